@@ -1,0 +1,24 @@
+"""The only place where finished vectors are normalised (METHODS 3.5; DQ 5.2, VU 2.3.3)."""
+
+from torch import Tensor
+
+EPSILON = 1e-12
+"""Vectors shorter than this stay zero instead of being blown up."""
+
+
+def l2(vector: Tensor) -> Tensor:
+    """`vector` [..., D] over its Euclidean length; a zero vector stays zero."""
+    return vector / vector.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+
+
+def signed_sqrt(vector: Tensor) -> Tensor:
+    """sign(x) sqrt|x| of each value."""
+    return vector.sign() * vector.abs().sqrt()
+
+
+NORMALISATIONS = {
+    "signed_sqrt_l2": lambda vector: l2(signed_sqrt(vector)),
+    "l2": l2,
+    "none": lambda vector: vector,
+}
+"""What `Encoder.finalise` may do last. `signed_sqrt_l2` is DQ 5.2's, and the default."""

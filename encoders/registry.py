@@ -1,0 +1,29 @@
+"""Name -> encoder class. A new encoder is one file and one line here."""
+
+import json
+
+import safetensors.torch
+
+from encoders.base import Encoder
+from encoders.pooling import Average
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "ave": Average,
+}
+
+
+def encoder_from_bytes(data: bytes) -> Encoder:
+    """The encoder that `Encoder.to_bytes` wrote.
+
+    Raises:
+        ValueError: the file names an encoder that is not in `ENCODERS`, or none.
+    """
+    header_size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
+    name = header.get("encoder")
+    if name not in ENCODERS:
+        raise ValueError(
+            f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
+            "was the file written by this version?"
+        )
+    return ENCODERS[name].build(safetensors.torch.load(data), json.loads(header["settings"]))
