@@ -93,6 +93,11 @@ class Encoder(ABC):
         """`finalise` of `accumulate`: descriptors [n, C] to a vector [D]."""
         return self.finalise(self.accumulate(descriptors))
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same encoder with its tensors on `device`; accepts descriptors of that device."""
+        tensors = {key: value.to(device) for key, value in self.tensors().items()}
+        return type(self).build(tensors, self.settings())
+
     def to_bytes(self) -> bytes:
         """One safetensors file: the tensors, and name and settings in its header."""
         header = {"encoder": self.name, "settings": json.dumps(self.settings(), sort_keys=True)}
