@@ -1,15 +1,57 @@
 """The one frozen configuration of a run: sections of plain values, checked before the cluster is touched.
 
 Units are in the names. A wrong value raises ConfigError with the section, what was expected, what
-was got and what to do.
+was got and what to do. This module imports no torch and no Ray, so that mistakes show at once.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from encoders.settings import (
+    FV_VAE_PRESETS,
+    FvVaeSettings,
+    GmmFvSettings,
+    VladSettings,
+    require,
+)
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be right; the message is meant for the user as it stands."""
+    """A setting or an input that cannot be right; the message is meant for the user as it stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What to do where videos and labels do not match: stop, leave them out, or encode without label."""
+
+    unlabelled: Literal["error", "skip", "encode"] = "error"
+    missing: Literal["error", "skip"] = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which videos train and which test (METHODS 4).
+
+    auto:            `given` where the labels have a split column, else `group_kfold` where they have a
+                     group column, else `random`.
+    given:           the split column says train or test.
+    random:          test_fraction of the groups, or of each class where there are no groups.
+    leave_one_group_out, group_kfold: every video is tested once, with its group left out of training.
+    """
+
+    kind: Literal["auto", "given", "random", "leave_one_group_out", "group_kfold"] = "auto"
+    test_fraction: float = 0.5
+    num_folds: int = 4
+
+    def __post_init__(self) -> None:
+        require(0 < self.test_fraction < 1, "split.test_fraction", "0 < x < 1", self.test_fraction)
+        require(self.num_folds >= 2, "split.num_folds", "at least 2", self.num_folds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +73,12 @@ class Sampling:
     max_duration_s: float = 300.0
     frames_per_segment: int = 2
 
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frames_per_segment"):
+            require(getattr(self, name) >= 1, f"sampling.{name}", "at least 1", getattr(self, name))
+        for name in ("interval_s", "fps", "max_duration_s"):
+            require(getattr(self, name) > 0, f"sampling.{name}", "more than 0", getattr(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -39,6 +87,15 @@ class Picture:
 
     resize_px: int = 256
     crop_px: int = 224
+
+    def __post_init__(self) -> None:
+        require(self.crop_px >= 1, "picture.crop_px", "at least 1", self.crop_px)
+        require(
+            self.resize_px >= self.crop_px,
+            "picture.resize_px",
+            f"at least picture.crop_px = {self.crop_px}",
+            self.resize_px,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +106,245 @@ class Decode:
     timeout_s: float = 120.0
     memory_bytes: int = 4 * 2**30
     max_frame_px: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "memory_bytes", "max_frame_px"):
+            require(getattr(self, name) > 0, f"decode.{name}", "more than 0", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """The network and how its maps become descriptors.
+
+    weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
+    batch_frames: frames of one forward pass. batch_segments: segments an actor takes at a time.
+    """
+
+    backbone: str = "vgg19"
+    nodes: tuple[str, ...] = ("pool5",)
+    weights: str = "IMAGENET1K_V1"
+    streams: tuple[Literal["appearance", "difference"], ...] = ("appearance", "difference")
+    scaling: Literal["per_position", "whole_map"] = "per_position"
+    spp_levels: tuple[int, ...] = (6, 3, 2, 1)
+    batch_frames: int = 32
+    batch_segments: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "streams", "spp_levels"):
+            value = getattr(self, name)
+            require(
+                len(value) > 0 and len(set(value)) == len(value),
+                f"describe.{name}",
+                "one or more, each once",
+                value,
+            )
+        require(
+            all(side >= 1 for side in self.spp_levels),
+            "describe.spp_levels",
+            "sides of at least 1",
+            self.spp_levels,
+        )
+        for name in ("batch_frames", "batch_segments"):
+            require(getattr(self, name) >= 1, f"describe.{name}", "at least 1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The sample that codebooks are fitted on, and the workers that fit them (Ray Train).
+
+    num_frames: frames drawn from the training videos for each stream (50 descriptors each by default).
+    checkpoint_s: seconds between checkpoints of a running fit.
+    """
+
+    num_frames: int = 20_000
+    num_workers: int = 1
+    checkpoint_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "num_workers", "checkpoint_s"):
+            require(getattr(self, name) > 0, f"fit.{name}", "more than 0", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Which encodings are made of every stream, and how their vectors are stored."""
+
+    encoders: tuple[str, ...] = ("ave", "vlad", "gmm_fv", "fv_vae")
+    normalisation: Literal["signed_sqrt_l2", "l2", "none"] = "signed_sqrt_l2"
+    dtype: Literal["float32", "float16"] = "float32"
+    batch_videos: int = 8
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.encoders) > 0 and len(set(self.encoders)) == len(self.encoders),
+            "encode.encoders",
+            "one or more, each once",
+            self.encoders,
+        )
+        require(self.batch_videos >= 1, "encode.batch_videos", "at least 1", self.batch_videos)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """One-vs-rest linear SVM (DQ 5.2: C = 100)."""
+
+    c: float = 100.0
+    loss: Literal["hinge", "squared_hinge"] = "squared_hinge"
+
+    def __post_init__(self) -> None:
+        require(self.c > 0, "classify.c", "more than 0", self.c)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Metrics, and the late fusions of the report.
+
+    stream_weights: weights of the streams in a fusion, in the order of describe.nodes x describe.streams;
+    empty means equal.
+    """
+
+    top_k: int = 3
+    stream_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.top_k >= 1, "evaluate.top_k", "at least 1", self.top_k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What belongs to the run as a whole.
+
+    max_failed_fraction: above this share of failed segments the job exits non-zero, after writing all.
+    """
+
+    seed: int = 0
+    max_failed_fraction: float = 0.75
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.max_failed_fraction <= 1,
+            "run.max_failed_fraction",
+            "0 to 1",
+            self.max_failed_fraction,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts."""
+
+    num_decoders: int = 0
+    num_describers: int = 0
+    num_encoders: int = 0
+    no_progress_timeout_s: int = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run is made from except its inputs and its output URI."""
+
+    recipe: str = "fcvid"
+    manifest: Manifest = field(default_factory=Manifest)
+    split: Split = field(default_factory=Split)
+    sampling: Sampling = field(default_factory=Sampling)
+    picture: Picture = field(default_factory=Picture)
+    decode: Decode = field(default_factory=Decode)
+    describe: Describe = field(default_factory=Describe)
+    fit: Fit = field(default_factory=Fit)
+    vlad: VladSettings = field(default_factory=VladSettings)
+    gmm_fv: GmmFvSettings = field(default_factory=GmmFvSettings)
+    fv_vae: FvVaeSettings = field(default_factory=FvVaeSettings)
+    encode: Encode = field(default_factory=Encode)
+    classify: Classify = field(default_factory=Classify)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    run: Run = field(default_factory=Run)
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        num_streams = len(self.describe.nodes) * len(self.describe.streams)
+        require(
+            len(self.evaluate.stream_weights) in (0, num_streams),
+            "evaluate.stream_weights",
+            f"none, or {num_streams} (describe.nodes x describe.streams)",
+            self.evaluate.stream_weights,
+        )
+
+    def with_settings(self, settings: list[str]) -> Self:
+        """This configuration after `section.field=value` (or fv_vae=PRESET) settings, in their order.
+
+        Raises:
+            ConfigError: a setting that is malformed, unknown, of the wrong type or out of range.
+        """
+        config = self
+        for setting in settings:
+            config = _with_setting(config, setting)
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for run.json and file footers."""
+        return dataclasses.asdict(self)
+
+
+def digest(*parts: object) -> str:
+    """Twelve hex digits that name whatever was made from these JSON-able parts and records."""
+
+    def plain(value: object) -> object:
+        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _with_setting(config: Config, setting: str) -> Config:
+    path, equals, text = setting.partition("=")
+    section, _, name = path.strip().partition(".")
+    sections = [f.name for f in dataclasses.fields(config) if f.name != "recipe"]
+    if not equals:
+        raise ConfigError(f"--set {setting}: expected section.field=value, got no '='")
+    if section not in sections:
+        raise ConfigError(f"--set {setting}: no section {section!r}{_near(section, sections)}")
+    record = getattr(config, section)
+    if section == "fv_vae" and not name:
+        if text not in FV_VAE_PRESETS:
+            raise ConfigError(f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}")
+        return dataclasses.replace(config, fv_vae=FV_VAE_PRESETS[text])
+    fields = typing.get_type_hints(type(record))
+    if name not in fields:
+        raise ConfigError(
+            f"--set {setting}: section {section!r} has no field {name!r}{_near(name, list(fields))}"
+        )
+    value = _parse(text.strip(), fields[name], setting)
+    try:
+        return dataclasses.replace(config, **{section: dataclasses.replace(record, **{name: value})})
+    except ValueError as error:
+        raise ConfigError(f"--set {setting}: {error}") from error
+
+
+def _parse(text: str, kind: Any, setting: str) -> Any:
+    """`text` as the annotated type of a field."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(_parse(part.strip(), arguments[0], setting) for part in text.split(",") if part)
+    if origin is Literal:
+        if text not in arguments:
+            raise ConfigError(f"--set {setting}: expected one of {list(arguments)}, got {text!r}")
+        return text
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        return _parse(text, next(a for a in arguments if a is not type(None)), setting)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"--set {setting}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        names = {int: "a whole number", float: "a number"}
+        expected = names.get(kind, kind.__name__)
+        raise ConfigError(f"--set {setting}: expected {expected}, got {text!r}") from None
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
