@@ -5,7 +5,6 @@ papers' names for the layers they use. Weights and preprocessing travel together
 """
 
 import difflib
-import hashlib
 import io
 import urllib.error
 from dataclasses import dataclass
@@ -87,8 +86,9 @@ def num_channels(network: str, nodes: tuple[str, ...], crop_px: int) -> dict[str
     Raises:
         WeightsError: unknown names, or a node whose output is no map [f, C, h, w] at this size.
     """
+    resolved = resolve_nodes(network, nodes)
     cut = create_feature_extractor(
-        _bare(network), return_nodes=resolve_nodes(network, nodes), suppress_diff_warning=True
+        _bare(network), return_nodes=resolved, suppress_diff_warning=True
     )
     with torch.inference_mode():
         maps = cut(torch.zeros(1, 3, crop_px, crop_px, device="meta"))
@@ -101,26 +101,35 @@ def num_channels(network: str, nodes: tuple[str, ...], crop_px: int) -> dict[str
     return {node: value.shape[1] for node, value in maps.items()}
 
 
+def published(network: str, weights: str) -> models.WeightsEnum:
+    """Torchvision's record of published weights, by name such as IMAGENET1K_V1; nothing is downloaded.
+
+    Raises:
+        WeightsError: the network has no weights of that name.
+    """
+    known = models.get_model_weights(network).__members__
+    if weights not in known:
+        raise WeightsError(
+            f"describe.weights: {network} has {sorted(known)}, got {weights!r}; name one of these, "
+            "or a file or URI of a state dict"
+        )
+    return known[weights]
+
+
 def load_published(network: str, weights: str) -> bytes:
-    """Torchvision's published weights by name (such as IMAGENET1K_V1), as safetensors bytes.
+    """Published weights, downloaded or from torch's cache, as safetensors bytes.
 
     Raises:
         WeightsError: no such weights, or they cannot be downloaded.
     """
-    published = models.get_model_weights(network)
-    if weights not in published.__members__:
-        raise WeightsError(
-            f"describe.weights: {network} has {sorted(published.__members__)}, got {weights!r}; "
-            "name one of these, or a file or URI of a state dict"
-        )
+    record = published(network, weights)
     try:
-        state = published[weights].get_state_dict(progress=False, check_hash=True)
+        return _pack(record.get_state_dict(progress=False, check_hash=True))
     except (urllib.error.URLError, OSError) as error:
         raise WeightsError(
-            f"describe.weights: {network} {weights} could not be downloaded ({error}); give the "
-            "weights as a file or URI instead: --set describe.weights=FILE"
+            f"describe.weights: {network} {weights} could not be downloaded from {record.url} "
+            f"({error}); give the weights as a file or URI instead: --set describe.weights=FILE"
         ) from error
-    return _pack(state)
 
 
 def load_file(data: bytes, name: str) -> bytes:
@@ -145,11 +154,6 @@ def random_filters(network: str, seed: int) -> bytes:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _pack(models.get_model(network, weights=None).state_dict())
-
-
-def digest(weights: bytes) -> str:
-    """The sha256 of packed weights, in hex."""
-    return hashlib.sha256(weights).hexdigest()
 
 
 def build(

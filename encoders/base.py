@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from encoders.normalise import NORMALISATIONS
+from encoders.sample import FitSample
 
 
 class State(NamedTuple):
@@ -41,6 +42,16 @@ class Encoder(ABC):
     descriptor_dim: int
     output_dim: int
     normalisation: str
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, sample: FitSample, settings: object, normalisation: str) -> Self:
+        """The encoder of this codebook, the same on every worker.
+
+        Args:
+            settings: the encoder's record in `encoders.settings`, or None where it has none.
+            normalisation: a key of `encoders.normalise.NORMALISATIONS`.
+        """
 
     @abstractmethod
     def _sums(self, descriptors: Tensor) -> Tensor:

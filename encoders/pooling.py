@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import Encoder
+from encoders.sample import FitSample
 
 
 class Average(Encoder):
@@ -16,6 +17,10 @@ class Average(Encoder):
     def __init__(self, descriptor_dim: int, normalisation: str = "signed_sqrt_l2") -> None:
         self.descriptor_dim = self.output_dim = descriptor_dim
         self.normalisation = normalisation
+
+    @classmethod
+    def fit(cls, sample: FitSample, settings: object, normalisation: str) -> Self:
+        return cls(sample.frames.shape[2], normalisation)
 
     def _sums(self, descriptors: Tensor) -> Tensor:
         return descriptors.double().sum(0)

@@ -5,10 +5,14 @@ import json
 import safetensors.torch
 
 from encoders.base import Encoder
+from encoders.fisher import GmmFisher
 from encoders.pooling import Average
+from encoders.vlad import Vlad
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ave": Average,
+    "gmm_fv": GmmFisher,
+    "vlad": Vlad,
 }
 
 

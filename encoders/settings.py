@@ -93,6 +93,11 @@ class FvVaeSettings:
             self.hidden,
         )
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the codebook depends on labels, and so must be fitted without the test fold."""
+        return self.lambda3 > 0
+
 
 FV_VAE_PRESETS = {
     "paper": FvVaeSettings(),

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -146,6 +147,22 @@ class Describe:
         )
         for name in ("batch_frames", "batch_segments"):
             require(getattr(self, name) >= 1, f"describe.{name}", "at least 1", getattr(self, name))
+        columns = list(self.stream_columns)
+        require(
+            len(columns) == len(self.nodes) * len(self.streams),
+            "describe.nodes",
+            "names that differ in their letters and digits",
+            self.nodes,
+        )
+
+    @property
+    def stream_columns(self) -> dict[str, tuple[str, str]]:
+        """{column of DESCRIPTORS: (node, stream)}, such as features_12_appearance."""
+        return {
+            f"{re.sub('[^0-9A-Za-z]+', '_', node)}_{stream}": (node, stream)
+            for node in self.nodes
+            for stream in self.streams
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

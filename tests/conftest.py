@@ -1,7 +1,20 @@
+"""Fixtures of all tests: the data folder, and the one local Ray cluster of this test process."""
+
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Read by Ray when it is imported, which must not leave a token file in the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+# This machine's load must not decide whether a property holds; CI tries the same examples each time.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +25,16 @@ def data() -> Path:
     if not (folder / "README.md").exists():
         pytest.fail(f"no test data at {folder}: set VIDEO_FISHER_DATA to the data folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """An embedded Ray cluster; every test of the process that wants one joins it."""
+    import ray
+
+    from pipelines import cluster
+    from pipelines.config import Cluster
+
+    cluster.connect(None, Cluster(no_progress_timeout_s=120))
+    yield
+    ray.shutdown()

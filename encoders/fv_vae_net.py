@@ -1,0 +1,152 @@
+"""The FV-VAE's network and loss (DQ 3.3, Algorithm 1, Table 7; METHODS 3.1).
+
+Letters: b frames of a batch, T descriptors of a frame, C channels, L latents, K classes.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from encoders.settings import FvVaeSettings
+
+MIN_RELATIVE_VARIANCE = 1e-3
+"""Floor of sigma_x^2, over the mean variance of the first batch's channels. A channel that never
+fires in training would otherwise have an unbounded likelihood, and swamp the vector at its first
+sign of life."""
+
+
+class FvVaeNet(nn.Module):
+    """The trainable network: encoder C -> .. -> L (mean only), decoder L -> C with a ReLU.
+
+    sigma_z [L] and sigma_x [C] (or [1]) are shared by all descriptors. There is a classifier L -> K
+    only if lambda3 > 0. The same seed gives the same weights.
+    """
+
+    def __init__(
+        self,
+        descriptor_dim: int,
+        num_classes: int,
+        settings: FvVaeSettings,
+        *,
+        seed: int = 0,
+        multi_label: bool = False,
+    ) -> None:
+        super().__init__()
+        if settings.lambda3 > 0 and num_classes < (1 if multi_label else 2):
+            raise ValueError(
+                f"FV-VAE: lambda3 = {settings.lambda3:g} expects at least two classes (one with "
+                f"multi_label), got {num_classes}; give labels, or set lambda3 to 0"
+            )
+        self.settings = settings
+        self.multi_label = multi_label
+        hidden = (descriptor_dim,) if settings.hidden is None else settings.hidden
+        latents = settings.num_latents
+        generator = torch.Generator().manual_seed(seed)
+        widths = pairwise((descriptor_dim, *hidden, latents))
+        self.encoder = nn.ModuleList([_linear(*shape, generator) for shape in widths])
+        self.decoder = _linear(latents, descriptor_dim, generator)
+        self.classifier = _linear(latents, num_classes, generator) if settings.lambda3 else None
+        self.log_var_z = nn.Parameter(torch.zeros(latents))
+        self.log_var_x = nn.Parameter(torch.zeros(1 if settings.scalar_sigma_x else descriptor_dim))
+        self.register_buffer("min_log_var_x", torch.tensor(-math.inf))
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def encode(self, descriptors: Tensor) -> Tensor:
+        """mu_z [.., L] of descriptors [.., C]."""
+        descriptors = descriptors * self.scale
+        for layer in self.encoder[:-1]:
+            descriptors = functional.relu(layer(descriptors))
+        return self.encoder[-1](descriptors)
+
+    def loss(
+        self, frames: Tensor, targets: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """lambda1 L_rec + lambda2 L_reg + lambda3 L_cls, and the three of them (Algorithm 1).
+
+        Means over descriptors (L_cls with max pooling: over frames) of nats. L_reg has the squares
+        that Algorithm 1 misprints as norms. L_cls is softmax cross-entropy, for multi-label corpora
+        the binary cross-entropy summed over classes. Dropout acts in training mode only.
+
+        Args:
+            frames: descriptors [b, T, C].
+            targets: [b, K] of 0 and 1; read only if lambda3 > 0.
+            generator: on the frames' device; gives the dropout mask and the noise of z.
+        """
+        inputs = frames
+        if self.training and self.settings.dropout > 0:
+            keep = 1 - self.settings.dropout
+            mask = torch.rand(frames.shape, generator=generator, device=frames.device) < keep
+            inputs = frames * mask / keep
+        mean_z = self.encode(inputs)
+        noise = torch.randn(
+            mean_z.shape, generator=generator, device=mean_z.device, dtype=mean_z.dtype
+        )
+        z = mean_z + noise * (0.5 * self.log_var_z).exp()
+        mean_x = functional.relu(self.decoder(z))
+        surprise = (frames * self.scale - mean_x).square() * (-self.log_var_x).exp() + self.log_var_x
+        divergence = mean_z.square() + self.log_var_z.exp() - 1 - self.log_var_z
+        parts = {
+            "reconstruction": (0.5 * (surprise + math.log(2 * math.pi)) - self.scale.log())
+            .sum(-1)
+            .mean(),
+            "regularisation": 0.5 * divergence.sum(-1).mean(),
+        }
+        total = self.settings.lambda1 * parts["reconstruction"]
+        total = total + self.settings.lambda2 * parts["regularisation"]
+        if self.classifier is not None:
+            parts["classification"] = self._classification_loss(z, targets)
+            total = total + self.settings.lambda3 * parts["classification"]
+        return total, parts
+
+    def _classification_loss(self, z: Tensor, targets: Tensor | None) -> Tensor:
+        if targets is None:
+            raise ValueError(
+                f"FV-VAE: lambda3 = {self.settings.lambda3:g} expects targets, got None; let the "
+                "batches carry the videos' labels, or set lambda3 to 0"
+            )
+        scores = self.classifier(z)
+        if self.settings.class_pooling == "max":
+            scores = scores.amax(1, keepdim=True)
+        scores = scores.flatten(0, 1)
+        targets = targets.to(z.dtype).repeat_interleave(len(scores) // len(targets), 0)
+        if self.multi_label:
+            losses = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+            return losses.sum(-1).mean()
+        return functional.cross_entropy(scores, targets)
+
+    @torch.no_grad()
+    def start_at(self, moments: Tensor) -> None:
+        """Start where the data is: decoder bias at the mean of x, sigma_x at its deviation.
+
+        Args:
+            moments: [1 + 2 C] as `descriptor_moments` gives them, summed over workers.
+        """
+        mean, mean_square = (moments[1:] / moments[0]).chunk(2)
+        scale = mean_square.mean().rsqrt()
+        mean = mean * scale
+        variance = (mean_square * scale**2 - mean.square()).clamp_min(0)
+        floor = (MIN_RELATIVE_VARIANCE * variance.mean()).clamp_min(1e-30)
+        variance = variance.mean(0, keepdim=True) if self.settings.scalar_sigma_x else variance
+        self.scale.copy_(scale)
+        self.decoder.bias.copy_(mean)
+        self.min_log_var_x.copy_(floor.log())
+        self.log_var_x.copy_(variance.clamp_min(floor).log())
+
+
+def descriptor_moments(frames: Tensor) -> Tensor:
+    """[1 + 2 C] float64 of frames [b, T, C]: how many descriptors, sum of x, sum of x^2."""
+    descriptors = frames.flatten(0, 1).double()
+    count = descriptors.new_tensor([float(len(descriptors))])
+    return torch.cat([count, descriptors.sum(0), descriptors.square().sum(0)])
+
+
+def _linear(num_inputs: int, num_outputs: int, generator: torch.Generator) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, num_inputs, num_outputs)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+

@@ -1,0 +1,77 @@
+"""k-means codebooks, and the assignment of descriptors to them (METHODS 3.3).
+
+Letters: n descriptors, C channels, K centroids.
+"""
+
+import torch
+from torch import Tensor
+
+from encoders.pca import Pca, fit_sample_pca, from_first_worker
+from encoders.sample import FitSample
+
+MAX_POINTS_PER_CENTROID = 1024
+"""k-means uses all descriptors up to K times this many, else a part. FK 4.3 has 1,000."""
+
+CHUNK_DESCRIPTORS = 1024
+"""How many descriptors are encoded at a time: bounds memory and float32 sums, and fits a cache."""
+
+
+def fit_kmeans(
+    descriptors: Tensor, num_centroids: int, seed: int, num_iterations: int = 25
+) -> Tensor:
+    """Centroids [K, C], float32 and on the CPU, of descriptors [n, C], by faiss.
+
+    The same descriptors, seed and number of threads give the same bits. A GPU is used where faiss
+    sees one.
+
+    Raises:
+        ValueError: fewer descriptors than centroids, or a value that is not finite.
+    """
+    # Encoding needs the centroids but not faiss, and runs where it is not installed.
+    import faiss
+
+    if len(descriptors) < num_centroids:
+        raise ValueError(
+            f"fit section: expected at least {num_centroids} descriptors for k-means, got "
+            f"{len(descriptors)}; lower vlad.num_centroids or gmm_fv.num_components, or sample more"
+        )
+    num_bad = int((~torch.isfinite(descriptors)).any(1).sum())
+    if num_bad:
+        raise ValueError(
+            f"fit section: expected finite descriptors for k-means, got {num_bad} of "
+            f"{len(descriptors)} with NaN or infinity; describe the videos they come from again"
+        )
+    points = descriptors.detach().cpu().float().contiguous().numpy()
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        num_centroids,
+        niter=num_iterations,
+        seed=seed,
+        gpu=faiss.get_num_gpus() > 0,
+        min_points_per_centroid=1,
+        max_points_per_centroid=MAX_POINTS_PER_CENTROID,
+    )
+    kmeans.train(points)
+    return torch.from_numpy(kmeans.centroids.copy())
+
+
+def fit_centroids(
+    sample: FitSample, num_centroids: int, pca_components: int
+) -> tuple[Pca | None, Tensor]:
+    """A sample's PCA (None for 0 components), and centroids [K, C] after it: those of worker 0."""
+    pca = fit_sample_pca(sample, pca_components) if pca_components else None
+    points = sample.gather(MAX_POINTS_PER_CENTROID * num_centroids)
+    points = points if pca is None else pca.transform(points)
+    return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
+
+
+def nearest(centroids: Tensor, descriptors: Tensor) -> Tensor:
+    """The index [n] of the centroid [K, C] nearest to each descriptor [n, C]; the first of equals.
+
+    In the dtype of the descriptors. argmin |x - c|^2 = argmax x.c - |c|^2 / 2, taken about the mean
+    centroid, so that an offset which all share costs no digits.
+    """
+    centre = centroids.mean(0)
+    offsets = centroids - centre
+    scores = torch.addmm(offsets.square().sum(1) / -2, descriptors - centre, offsets.T)
+    return scores.argmax(1)

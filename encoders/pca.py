@@ -1,0 +1,118 @@
+"""Principal components of descriptors, before a codebook (FK 4.3), or of finished vectors.
+
+Letters: n rows, C width before, P width after.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from encoders.sample import FitSample
+
+MAX_ROWS = 65536
+"""How many of a sample's descriptors the components of a codebook's PCA are estimated from."""
+
+NEGLIGIBLE_VARIANCE = 1e-10
+"""Of the first component's variance. Whitening would blow a component below it up to noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pca:
+    """A fitted projection: mean [C], orthonormal components [P, C], scale [P] (1, or whitening)."""
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def transform(self, x: Tensor) -> Tensor:
+        """(x - mean) components^T scale: [n, C] to [n, P], in the dtype and on the device of x."""
+        return ((x - self.mean.to(x)) @ self.components.to(x).T) * self.scale.to(x)
+
+    def tensors(self, prefix: str = "pca.") -> dict[str, Tensor]:
+        """The three tensors by prefixed name, for an encoder to store beside its own."""
+        return {
+            f"{prefix}mean": self.mean,
+            f"{prefix}components": self.components,
+            f"{prefix}scale": self.scale,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], prefix: str = "pca.") -> Self | None:
+        """The inverse of `tensors`; None where `tensors` holds no name with the prefix."""
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if prefix in key}
+        return cls(**own) if own else None
+
+
+def input_width(pca: Pca | None, width: int, owner: str) -> int:
+    """The width of what an encoder of `width` channels accepts: that before its PCA, if it has one.
+
+    Raises:
+        ValueError: the PCA gives another width.
+    """
+    if pca is None:
+        return width
+    if len(pca.components) != width:
+        raise ValueError(
+            f"{owner}: expected a PCA to {width} components as its codebook, got one to "
+            f"{len(pca.components)}; fit the codebook on descriptors after this PCA"
+        )
+    return len(pca.mean)
+
+
+def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
+    """The float64 principal components of x [n, C], by scikit-learn, on the CPU.
+
+    Signs are fixed: the loading of largest magnitude of each component is positive. With `whiten`
+    each output has variance 1 (n - 1 in the denominator) over the rows of x.
+
+    Raises:
+        ValueError: more components than min(n, C); a value that is not finite; `whiten` of a
+            component along which x does not vary.
+    """
+    # Encoding needs the projection but not scikit-learn.
+    from sklearn.decomposition import PCA
+
+    num_rows, width = x.shape
+    if not 1 <= num_components <= min(num_rows, width):
+        raise ValueError(
+            f"fit section: expected pca_components between 1 and {min(num_rows, width)} for "
+            f"{num_rows} rows of width {width}, got {num_components}; lower it or sample more"
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            "fit section: expected finite rows for PCA, got NaN or infinity; describe the videos "
+            "they come from again"
+        )
+    # Both solvers are exact and not random. The first is fast for many rows, the second needs no
+    # C x C matrix, which for finished vectors would not fit in memory.
+    solver = "covariance_eigh" if num_rows > width else "full"
+    fitted = PCA(num_components, svd_solver=solver).fit(x.detach().cpu().double().numpy())
+    variance = torch.from_numpy(fitted.explained_variance_)
+    scale = torch.ones(num_components, dtype=torch.float64)
+    if whiten:
+        usable = int((variance > NEGLIGIBLE_VARIANCE * variance[0]).sum())
+        if usable < num_components:
+            raise ValueError(
+                f"fit section: expected {num_components} directions with variance to whiten, got "
+                f"{usable}; lower pca_components or sample more"
+            )
+        scale = variance.rsqrt()
+    return Pca(torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_), scale)
+
+
+def fit_sample_pca(sample: FitSample, num_components: int) -> Pca:
+    """The PCA of a sample's descriptors in float32, as worker 0 has it."""
+    fitted = fit_pca(sample.gather(MAX_ROWS), num_components)
+    return Pca(
+        *(
+            from_first_worker(sample, t.float())
+            for t in (fitted.mean, fitted.components, fitted.scale)
+        )
+    )
+
+
+def from_first_worker(sample: FitSample, tensor: Tensor) -> Tensor:
+    """Worker 0's `tensor`, on every worker: other machines' libraries may round otherwise."""
+    return sample.all_reduce(tensor if sample.rank == 0 else torch.zeros_like(tensor))

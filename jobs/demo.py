@@ -1,0 +1,87 @@
+"""The main job on a small corpus that this script makes itself, or on one's own videos."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from encoders import backbones
+from jobs import fcvid_encode
+from pipelines.demo_corpus import make_demo_corpus
+from pipelines.recipes import recipe
+
+log = logging.getLogger("video_fisher")
+
+QUERIES = """
+Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
+
+-- which encoder and stream is best?
+SELECT encoder, stream, max(value) FILTER (metric = 'accuracy') AS accuracy,
+       max(value) FILTER (metric = 'mAP') AS mAP
+FROM '{out}/metrics/*/*.parquet' WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
+
+-- what is in the corpus, as the headers say?
+SELECT codec, width_px, height_px, round(fps, 2) AS fps, count(*) AS videos,
+       round(sum(duration_s), 1) AS seconds
+FROM '{out}/videos/*/*.parquet' GROUP BY ALL ORDER BY videos DESC;
+
+-- which videos does the best single encoding get most wrong?
+SELECT video_id, labels[1] AS truth, label AS predicted, round(score, 2) AS score
+FROM '{out}/scores/fv_vae-{stream}/*/*.parquet' JOIN '{out}/videos/*/*.parquet' USING (video_id)
+WHERE NOT is_true QUALIFY row_number() OVER (PARTITION BY video_id ORDER BY score DESC) = 1
+ORDER BY score DESC LIMIT 5;
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Makes the corpus, finds weights, runs the job; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--videos", help="folder of one's own videos")
+    parser.add_argument("--labels", help="CSV: path,label[,group][,split]")
+    parser.add_argument("--weights", help="file or URI of SqueezeNet 1.0 weights (state dict)")
+    parser.add_argument("--out", default="demo_out", help="folder for everything the demo makes")
+    arguments = parser.parse_args(argv)
+    if bool(arguments.videos) != bool(arguments.labels):
+        parser.error("VIDEOS and LABELS go together")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    out = Path(arguments.out)
+    if arguments.videos:
+        videos, labels = arguments.videos, arguments.labels
+    else:
+        labels = str(make_demo_corpus(out / "corpus", on_video=_progress))
+        videos = str(out / "corpus")
+    run = out / "run"
+    code = fcvid_encode.main(
+        ["--videos", videos, "--labels", labels, "--out", str(run), "--recipe", "demo"]
+        + ["--set", f"describe.weights={_weights(arguments.weights)}"]
+    )
+    if code != 2:
+        stream = next(iter(recipe("demo").describe.stream_columns))
+        print(QUERIES.format(out=run, stream=stream))
+    return code
+
+
+def _weights(given: str | None) -> str:
+    """The given weights, else the published ones, else (said loudly, here and in the report) random ones."""
+    if given:
+        return given
+    describe = recipe("demo").describe
+    try:
+        backbones.load_published(describe.backbone, describe.weights)
+    except backbones.WeightsError as error:
+        log.warning("%s", error)
+        log.warning(
+            "The demo goes on with seeded RANDOM filters: what follows shows the pipeline, not the accuracy "
+            "of the method. With weights: make demo WEIGHTS=FILE"
+        )
+        return "random:0"
+    return describe.weights
+
+
+def _progress(done: int, total: int) -> None:
+    if done % 24 == 0 or done == total:
+        log.info("demo corpus: %d/%d videos", done, total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Connecting to Ray, and how a step's actor pools share what the cluster has."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipelines.config import Cluster
+
+
+def connect(address: str | None, settings: Cluster) -> None:
+    """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
+    if ray.is_initialized():
+        pass
+    elif address:
+        packages = [str(Path(__file__).parents[1] / name) for name in ("encoders", "pipelines")]
+        # A Ray job ships its working directory already.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = settings.no_progress_timeout_s
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU."""
+
+    size: int
+    num_cpus: float
+    num_gpus: float = 0
+    num_threads: int = 1
+
+    def options(self, batch_size: int) -> dict:
+        """Keyword arguments for `Dataset.map_batches`."""
+        return {
+            "compute": ActorPoolStrategy(size=self.size),
+            "batch_size": batch_size,
+            "batch_format": "pyarrow",
+            "num_cpus": self.num_cpus,
+            "num_gpus": self.num_gpus or None,
+            "max_restarts": 4,
+            "max_task_retries": 4,
+        }
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The pools of the steps. Together with a write task they never hold more CPUs than there are,
+    because Ray waits silently for what it can never have."""
+
+    decode: Pool
+    describe: Pool
+    encode: Pool
+    write_cpus: float
+
+
+def pools(settings: Cluster) -> Pools:
+    """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
+
+    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the
+    cost: a quarter of the cores decode, and the describers share all cores as torch threads.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
+    describers = settings.num_describers or gpus or max(1, int(cpus) // 8)
+    decoders = settings.num_decoders or max(1, int(cpus) - describers if gpus else int(cpus) // 4)
+    encoders = settings.num_encoders or gpus or max(1, int(cpus) // 2)
+    gpu = 1 if gpus else 0
+    return Pools(
+        decode=Pool(decoders, min(1, 0.5 * cpus / decoders)),
+        describe=Pool(
+            describers,
+            min(1, 0.25 * cpus / describers),
+            gpu,
+            num_threads=max(1, int(cpus) // describers),
+        ),
+        encode=Pool(encoders, min(1, 0.75 * cpus / encoders), gpu),
+        write_cpus=min(1, 0.125 * cpus),
+    )

@@ -1,0 +1,231 @@
+"""All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
+
+Each worker keeps its share of the sampled frames in memory and fits one codebook after another. What is
+finished is published at once, so a run that is started again goes on behind it; a codebook that was
+under way goes on from its last checkpoint.
+"""
+
+import io
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from encoders.registry import ENCODERS
+from encoders.sample import FitSample
+from pipelines.config import Config
+from pipelines.stages import Codebook
+from pipelines.storage import DONE, Store
+from pipelines.tables import CURVES, vectors_from_arrow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One codebook to fit: on which sample, on which videos of it, with which labels.
+
+    labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted on.
+    """
+
+    codebook: Codebook
+    sample: str
+    videos: frozenset[str]
+    labels: dict[str, list[str]]
+    footer: dict[str, str]
+
+
+def fit_codebooks(
+    tasks: list[Task], store: Store, config: Config, num_cells: int, name: str
+) -> None:
+    """Fits and publishes every task's codebook.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker failed more often than is bearable.
+    """
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= config.fit.num_workers
+    cpus = ray.cluster_resources().get("CPU", 1)
+    share = 1 if cpus >= config.fit.num_workers + 1 else cpus / (config.fit.num_workers + 1)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "tasks": tasks,
+            "store": store,
+            "config": config,
+            "num_cells": num_cells,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.fit.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": share} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=store.uri("train"),
+            failure_config=ray.train.FailureConfig(max_failures=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(setting: dict) -> None:
+    """The train loop: runs on each Ray Train worker."""
+    store, config = setting["store"], setting["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    kept = _Checkpoints(config.fit.checkpoint_s, rank)
+    frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
+    for task in setting["tasks"]:
+        book = task.codebook
+        if store.exists(f"{book.folder}/{DONE}"):
+            continue
+        if task.sample not in frames:
+            frames = {task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)}
+        started, curves = time.monotonic(), _Curves(book, rank)
+        sample = _fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
+        encoder = ENCODERS[book.encoder].fit(
+            sample, getattr(config, book.encoder, None), config.encode.normalisation
+        )
+        if rank == 0:
+            _publish(store, task, encoder.to_bytes(), curves, time.monotonic() - started)
+        kept.finished(book)
+    kept.report({})
+
+
+def _publish(store: Store, task: Task, codebook: bytes, curves: "_Curves", seconds: float) -> None:
+    folder = task.codebook.folder
+    store.publish(f"{folder}/codebook.safetensors", codebook)
+    if curves.rows:
+        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
+    store.publish_json(
+        f"{folder}/{DONE}", {"seconds": seconds, "videos": len(task.videos), **task.footer}
+    )
+
+
+def _read_share(
+    store: Store, sample: str, num_cells: int, rank: int, world_size: int
+) -> tuple[torch.Tensor, list[str]]:
+    """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn."""
+    table = store.read_table(sample).sort_by([("video_id", "ascending"), ("frame", "ascending")])
+    videos = table["video_id"].to_pylist()
+    own = {video for place, video in enumerate(sorted(set(videos))) if place % world_size == rank}
+    mine = np.array([video in own for video in videos])
+    column = table.filter(pa.array(mine))["descriptors"]
+    flat = np.concatenate([vectors_from_arrow(chunk.flatten()) for chunk in column.chunks])
+    frames = torch.from_numpy(flat.copy()).view(-1, num_cells, flat.shape[1])
+    return frames, [video for video, keep in zip(videos, mine, strict=True) if keep]
+
+
+def _fit_sample(
+    task: Task,
+    share: tuple[torch.Tensor, list[str]],
+    config: Config,
+    rank: int,
+    world_size: int,
+    curves: "_Curves",
+    kept: "_Checkpoints",
+) -> FitSample:
+    frames, videos = share
+    use = [place for place, video in enumerate(videos) if video in task.videos]
+    number = {video: place for place, video in enumerate(sorted(task.videos))}
+    classes = sorted({label for labels in task.labels.values() for label in labels})
+    targets = torch.zeros(len(number), len(classes))
+    for video, labels in task.labels.items():
+        for label in labels:
+            targets[number[video], classes.index(label)] = 1
+    device = ray.train.torch.get_device()
+    return FitSample(
+        frames=frames[use].to(device),
+        video=torch.tensor([number[videos[place]] for place in use], dtype=torch.int64),
+        targets=targets if classes else None,
+        multi_label=bool((targets.sum(1) > 1).any()),
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        all_reduce=_all_reduce if world_size > 1 else lambda tensor: tensor,
+        log=curves.add,
+        state=kept.state_of(task.codebook),
+        checkpoint=lambda state: kept.offer(task.codebook, state),
+    )
+
+
+def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
+    # nccl reduces tensors of its own device only; the caller's device comes back.
+    total = tensor.detach().to(ray.train.torch.get_device(), copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+@dataclass
+class _Curves:
+    """Rows of CURVES, and a line in the log every few seconds, from rank 0."""
+
+    book: Codebook
+    rank: int
+    rows: list[dict] = field(default_factory=list)
+    logged: float = field(default_factory=time.monotonic)
+
+    def add(self, quantity: str, step: int, value: float) -> None:
+        if self.rank:
+            return
+        named = {"codebook": self.book.encoder, "stream": self.book.stream, "fold": self.book.fold}
+        self.rows.append(named | {"quantity": quantity, "step": step, "value": value})
+        if time.monotonic() - self.logged > 5:
+            self.logged = time.monotonic()
+            log.info("fit %s: step %d, %s %.4f", self.book.name, step, quantity, value)
+
+
+class _Checkpoints:
+    """Ray Train checkpoints of the codebook under way: plain tensors, read without unpickling."""
+
+    def __init__(self, every_s: float, rank: int) -> None:
+        self.every_s, self.rank, self.last = every_s, rank, time.monotonic()
+        self.state: dict | None = None
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint:
+            with checkpoint.as_directory() as folder:
+                data = (Path(folder) / "state.pt").read_bytes()
+            self.state = torch.load(io.BytesIO(data), weights_only=True)
+
+    def state_of(self, book: Codebook) -> dict | None:
+        """The state of an interrupted fit of this codebook, or None."""
+        return self.state["fit"] if self.state and self.state["digest"] == book.digest else None
+
+    def offer(self, book: Codebook, state: Callable[[], dict]) -> None:
+        """Keeps a state when the last one is old. Every rank reports; each decides by its own clock
+        only at rank 0, whose word is spread, because Ray Train wants all ranks to report together."""
+        due = torch.tensor([float(self.rank == 0 and time.monotonic() - self.last > self.every_s)])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            due = _all_reduce(due)
+        if due.item():
+            self.last = time.monotonic()
+            self.report({"digest": book.digest, "fit": state()})
+
+    def finished(self, book: Codebook) -> None:
+        """Waits until every worker sees the published codebook."""
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.barrier()
+
+    def report(self, state: dict) -> None:
+        """One report to Ray Train, with a checkpoint where there is a state."""
+        if not state:
+            ray.train.report({"finished": True})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if self.rank == 0:
+                torch.save(state, Path(folder) / "state.pt")
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"digest": state["digest"]}, checkpoint=checkpoint)

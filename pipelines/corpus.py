@@ -1,0 +1,348 @@
+"""The whole data flow, top to bottom:
+
+    index      videos, labels               -> VIDEOS, SEGMENTS
+    describe   SEGMENTS                     -> DESCRIPTORS, FAILURES
+    fit        sample of DESCRIPTORS        -> codebooks
+    encode     DESCRIPTORS, codebooks       -> ENCODINGS
+    classify   ENCODINGS, VIDEOS            -> classifiers, SCORES
+    evaluate   SCORES, VIDEOS               -> METRICS, report
+
+Each step reads what the steps before it published, publishes its own, and does nothing where its output
+for the same inputs and settings is complete.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import Dataset
+
+from encoders.spp import num_cells
+from pipelines import classify, cluster, codebooks, evaluate, run_report, sink, stages
+from pipelines.layout import STEPS, Job
+from pipelines.sampling import num_segments
+from pipelines.storage import DONE
+from pipelines.tables import DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.video import VideoFacts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run says at its end. `planned` = ok + partial + failed, in segments."""
+
+    did_work: bool
+    planned: int
+    ok: int
+    partial: int
+    failed: int
+
+    @property
+    def failed_fraction(self) -> float:
+        return self.failed / self.planned if self.planned else 0.0
+
+
+def run(job: Job, steps: tuple[str, ...], address: str | None) -> Outcome:
+    """Runs the named steps in their order; starts or joins a cluster only if there is work."""
+    work = [name for name in steps if not is_complete(job, name)]
+    for name in steps:
+        if name not in work:
+            log.info("%s: complete, nothing to do", name)
+    if work:
+        cluster.connect(address, job.config.cluster)
+    for name in STEPS:
+        if name in work and not is_complete(job, name):
+            started = time.monotonic()
+            rows = _STEP[name](job)
+            seconds = time.monotonic() - started
+            log.info("%s: done, %d rows in %.0f s", name, rows, seconds)
+            job.record(name, rows, seconds)
+    return outcome(job, bool(work))
+
+
+def is_complete(job: Job, step: str) -> bool:
+    """Whether every output of a step, for these inputs and settings, is there."""
+    return all(job.store.exists(mark) for mark in job.marks(step))
+
+
+def index(job: Job) -> int:
+    """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
+    known = _known_videos(job)
+    fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
+    log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
+    outputs = [
+        sink.Output(SEGMENTS, job.segments, job.footer("index"), stages.plan_segments),
+        sink.Output(VIDEOS, job.videos, job.footer("index")),
+    ]
+    if known.num_rows:
+        for output in outputs:
+            table = output.select(known)
+            name = sink.file_name(table, output.table.key)
+            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+    pool = cluster.pools(job.config.cluster).decode
+    rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
+    data = _dataset(rows, 64).map_batches(
+        stages.ProbeVideos,
+        fn_constructor_args=(job.config.sampling, job.config.decode),
+        **pool.options(batch_size=64),
+    )
+    _write(job, "index", data, outputs, total=rows.num_rows, rows_per_file=10_000)
+    job.finish("index")
+    return job.manifest.num_rows
+
+
+def describe(job: Job) -> int:
+    """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
+    job.weights.keep(job.store)
+    plan = _plan(job)
+    rows = sink.pending(plan, job.store, job.descriptors, ("segment_id", "source"))
+    log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
+    pools, config = cluster.pools(job.config.cluster), job.config
+    data = (
+        _dataset(rows, 4)
+        .map_batches(
+            stages.DecodeSegments,
+            fn_constructor_args=(config.sampling, config.picture, config.decode),
+            **pools.decode.options(batch_size=4),
+        )
+        .map_batches(
+            stages.DescribeFrames,
+            fn_constructor_args=(job.store, job.weights.file, config, pools.describe.num_threads),
+            **pools.describe.options(config.describe.batch_segments),
+        )
+    )
+    outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
+    _write(job, "describe", data, outputs, total=rows.num_rows, rows_per_file=16)
+    _write_failures(job)
+    job.finish("describe")
+    return plan.num_rows
+
+
+def fit(job: Job) -> int:
+    """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
+    for stream in job.streams:
+        _sample(job, stream)
+    tasks = [
+        codebooks.Task(
+            codebook=book,
+            sample=job.sample(book.stream),
+            videos=job.training_videos(book.fold),
+            labels=job.labels_for(book),
+            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
+        )
+        for book in job.codebooks
+    ]
+    # A codebook that is there already is skipped by the workers, but their start is not free.
+    tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
+    if tasks:
+        log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
+        cells = num_cells(job.config.describe.spp_levels)
+        codebooks.fit_codebooks(tasks, job.store, job.config, cells, job.digest("fit"))
+    job.finish("fit")
+    return len(job.codebooks)
+
+
+def encode(job: Job) -> int:
+    """ENCODINGS: one pass over each stream makes the vectors of all its codebooks."""
+    videos = _places_by_video(job)
+    total = 0
+    for stream in job.streams:
+        books = [b for b in job.codebooks if b.stream == stream]
+        books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
+        if not books:
+            continue
+        left = [sink.pending(videos, job.store, job.encodings(b), ("video_id", "source")) for b in books]
+        rows = pa.concat_tables(left).group_by(["video_id", "source"]).aggregate([]).sort_by("video_id")
+        rows = videos.filter(pc.is_in(videos["video_id"], rows["video_id"]))
+        data = _dataset(rows, job.config.encode.batch_videos).map_batches(
+            stages.EncodeVideos,
+            fn_constructor_args=(job.store, books, job.config.encode.dtype),
+            **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
+        )
+        outputs = [
+            sink.Output(
+                ENCODINGS,
+                job.encodings(book),
+                job.footer("encode") | {"video_fisher.codebook": book.digest},
+                functools.partial(stages.encodings_of, book=book),
+            )
+            for book in books
+        ]
+        _write(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
+        for book in books:
+            job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
+        total += len(books) * rows.num_rows
+    job.finish("encode")
+    return total
+
+
+def classify_videos(job: Job) -> int:
+    """Classifiers and SCORES: one task per encoder, stream and fold."""
+    rows = classify.classify(job)
+    job.finish("classify")
+    return rows
+
+
+def evaluate_scores(job: Job) -> int:
+    """METRICS and the report."""
+    rows = evaluate.evaluate(job)
+    run_report.write(job, outcome(job, True))
+    job.finish("evaluate")
+    return rows
+
+
+_STEP: dict[str, Callable[[Job], int]] = {
+    "index": index,
+    "describe": describe,
+    "fit": fit,
+    "encode": encode,
+    "classify": classify_videos,
+    "evaluate": evaluate_scores,
+}
+
+
+def outcome(job: Job, did_work: bool) -> Outcome:
+    """The count of segments by status; all zero before they are described."""
+    counts = {"ok": 0, "partial": 0, "failed": 0}
+    planned = 0
+    if is_complete(job, "index"):
+        plan = job.store.read_table(job.segments, ["segment_id", "source"])
+        planned = plan.num_rows
+        if job.store.files(job.descriptors):
+            done = _current(plan, job.store.read_table(job.descriptors, ["segment_id", "source", "status"]))
+            for item in pc.value_counts(done["status"]).to_pylist():
+                counts[item["values"]] = item["counts"]
+    return Outcome(did_work, planned, **counts)
+
+
+def _plan(job: Job) -> pa.Table:
+    """SEGMENTS with what decoding needs of VIDEOS."""
+    columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
+    segments = job.store.read_table(job.segments)
+    return segments.join(job.store.read_table(job.videos, columns), "video_id").sort_by("segment_id")
+
+
+def _known_videos(job: Job) -> pa.Table:
+    """VIDEOS rows of an earlier index whose files have not changed, with today's labels and plan."""
+    empty = VIDEOS.schema().empty_table()
+    folders = [f for f in job.older("videos") if job.store.files(f)]
+    if not folders:
+        return empty
+    facts = job.store.read_table(folders[-1], ["video_id", "source", "status", *stages.FACTS])
+    facts = facts.filter(pc.equal(facts["status"], "ok")).drop_columns(["status"])
+    rows = job.manifest.join(facts, ["video_id", "source"], join_type="inner").to_pylist()
+    planned = []
+    for row in rows:
+        found = VideoFacts(**{name: row[name] for name in stages.FACTS})
+        manifest = {name: row[name] for name in job.manifest.column_names}
+        planned.append(stages.videos_row(manifest, found, num_segments(found, job.config.sampling)))
+    return VIDEOS.build(planned) if planned else empty
+
+
+def _write_failures(job: Job) -> None:
+    """FAILURES: the rows of DESCRIPTORS that are not ok."""
+    plan = job.store.read_table(job.segments, ["segment_id", "source"])
+    columns = [column.name for column in FAILURES.columns]
+    rows = _current(plan, job.store.read_table(job.descriptors, columns))
+    bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
+    missing = plan.num_rows - rows.num_rows
+    if missing:
+        raise RuntimeError(
+            f"describe: {missing} of {plan.num_rows} planned segments have no row; run it again"
+        )
+    job.store.publish_table(
+        f"{job.failures}/failures.parquet", bad.cast(FAILURES.schema()), job.footer("describe")
+    )
+
+
+def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
+    """The rows that the plan asks for: not of other videos, nor of a file that has changed since."""
+    return rows.join(plan.select(["segment_id", "source"]), ["segment_id", "source"], join_type="inner")
+
+
+def _places(job: Job) -> pa.Table:
+    """Where the described segments are: segment_id, video_id, source, segment, file, row."""
+    columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status"]
+    tables = []
+    for name in job.store.files(job.descriptors):
+        with job.store.open_parquet(name) as file:
+            table = file.read(columns=columns).replace_schema_metadata(None)
+        table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
+        tables.append(table.append_column("row", pa.array(np.arange(table.num_rows))))
+    plan = job.store.read_table(job.segments, ["segment_id", "source"])
+    places = _current(plan, pa.concat_tables(tables))
+    return places.filter(pc.not_equal(places["status"], "failed")).sort_by("segment_id")
+
+
+def _places_by_video(job: Job) -> pa.Table:
+    """video_id, source, files and rows (of its segments, in order of time), by file for locality."""
+    grouped = _places(job).group_by(["video_id", "source"], use_threads=False)
+    table = grouped.aggregate([("file", "list"), ("row", "list"), ("file", "min")])
+    table = table.rename_columns(["video_id", "source", "files", "rows", "first"])
+    return table.sort_by([("first", "ascending"), ("video_id", "ascending")]).drop_columns(["first"])
+
+
+def _sample(job: Job, stream: str) -> None:
+    """SAMPLES of one stream: about fit.num_frames frames of the videos that codebooks may see."""
+    folder = job.sample(stream)
+    if job.store.exists(f"{folder}/{DONE}"):
+        return
+    places = _places(job)
+    allowed = pa.array(sorted(job.training_videos(None)), pa.string())
+    places = places.filter(pc.is_in(places["video_id"], allowed))
+    num_frames = pc.sum(places["num_frames"]).as_py() or 0
+    if not num_frames:
+        raise RuntimeError(f"fit: no training video has descriptors of {stream}; see FAILURES")
+    rate = job.config.fit.num_frames / num_frames
+    width = job.widths[stream]
+    rows = places.select(["video_id", "file", "row"])
+    rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
+    data = _dataset(rows, 64).map_batches(
+        stages.SampleFrames,
+        fn_constructor_args=(job.store, stream, job.config.describe, width, rate, job.config.run.seed),
+        **cluster.pools(job.config.cluster).encode.options(batch_size=64),
+    )
+    outputs = [sink.Output(SAMPLES, folder, job.footer("fit"))]
+    _write(job, f"sample {stream}", data, outputs, total=num_frames, rows_per_file=1000)
+    job.store.publish_json(f"{folder}/{DONE}", {"rate": rate, "num_frames": num_frames})
+
+
+def _dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
+    """Blocks of that many rows, so that work is dealt out evenly and a lost task costs little."""
+    parts = [rows.slice(i, rows_per_block) for i in range(0, max(1, rows.num_rows), rows_per_block)]
+    return ray.data.from_arrow([part.combine_chunks() for part in parts])
+
+
+def _write(
+    job: Job, step: str, data: Dataset, outputs: list[sink.Output], *, total: int, rows_per_file: int
+) -> None:
+    """Runs the pipeline into its tables, with a progress line."""
+    if not total:
+        return
+    counter = sink.Counter.remote()
+    table_sink = sink.TableSink(job.store, outputs, counter, rows_per_file)
+    cpus = cluster.pools(job.config.cluster).write_cpus
+    with sink.ProgressLine(log.info, step, total, counter):
+        data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+
+
+def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str]:
+    """What the user sees last: the ledger, the results and where they are."""
+    lines = []
+    if not result.did_work:
+        lines.append("nothing to do: every step is complete for these inputs and settings")
+    lines.append(
+        f"segments: {result.planned} planned = {result.ok} ok + {result.partial} partial + "
+        f"{result.failed} failed"
+    )
+    if "evaluate" in steps:
+        lines += evaluate.text_table(job)
+        lines.append(f"report: {job.store.uri(job.report)}")
+    return [*lines, f"output: {job.store.root}"]

@@ -1,0 +1,145 @@
+"""A segment of a video in, its sampled frames as pictures out.
+
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands in for
+the other. A frame is either the right picture or missing, never a neighbour or a concealed error.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from pipelines.config import Decode, Picture, Sampling
+from pipelines.decode_decord import DecordVideo
+from pipelines.decode_pyav import PyAvVideo
+from pipelines.sampling import SegmentPlan, plan_segment, sample_frames
+from pipelines.video import ErrorType, VideoError, local_path, open_remote, reading
+
+_COPY_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class SegmentFrames:
+    """The frames of one segment.
+
+    Attributes:
+        images: uint8 [has_predecessor + m, crop_px, crop_px, 3], RGB, contiguous.
+        has_predecessor: images[0] is the sampled frame before the segment's first one, decoded for the
+            difference between the two, which belongs to this segment. False in the first segment, in
+            an empty one, and where that frame is lost: the segment before reports it as missing.
+        frame_indices: int64 [m], places among the frames of the video in order of display.
+        timestamps_s: float64 [m], when each is shown, after the first frame of the video.
+        num_missing: wanted frames that are not in `images`.
+        error_type, error: why, where num_missing > 0.
+    """
+
+    images: np.ndarray
+    has_predecessor: bool
+    frame_indices: np.ndarray
+    timestamps_s: np.ndarray
+    num_missing: int
+    error_type: ErrorType | None
+    error: str | None
+    decoder: str
+    decoder_version: str
+
+
+class Video(Protocol):
+    """A video opened by one decoder. The frames are those that a player shows, in order of display.
+
+    Attributes:
+        timestamps_s: float64 [n], ascending, the first is 0.
+        end_s: when the last frame stops being shown.
+        is_key: bool [n].
+    """
+
+    name: str
+    version: str
+    timestamps_s: np.ndarray
+    end_s: float
+    is_key: np.ndarray
+
+    def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
+        """{ordinal: uint8 [crop_px, crop_px, 3]} of the frames that decode, and why others do not."""
+
+
+_DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
+
+
+def decode_segment(  # noqa: PLR0913
+    uri: str,
+    segment: int,
+    num_segments: int,
+    sampling: Sampling,
+    picture: Picture,
+    decode: Decode,
+) -> SegmentFrames:
+    """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`.
+
+    Raises:
+        VideoError: the file cannot be opened, holds no frame, or none of the segment's frames decodes.
+    """
+    with _seekable(uri) as source, reading(uri):
+        video: Video = _DECODERS[decode.decoder](source, uri, picture, decode)
+        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+        if len(video.timestamps_s) == 0:
+            raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+        if len(ordinals) == 0:
+            raise VideoError("no_frames", f"{uri}: marks no key frame; take another sampling.policy")
+        plan = plan_segment(ordinals, segment, num_segments)
+        before = [] if plan.predecessor is None else [plan.predecessor]
+        images, reason = video.pictures([*before, *plan.wanted.tolist()])
+    return _segment_frames(uri, video, plan, images, reason, picture.crop_px)
+
+
+def _segment_frames(  # noqa: PLR0913
+    uri: str,
+    video: Video,
+    plan: SegmentPlan,
+    images: dict[int, np.ndarray],
+    reason: str,
+    crop_px: int,
+) -> SegmentFrames:
+    own = [ordinal for ordinal in plan.wanted.tolist() if ordinal in images]
+    num_lost = len(plan.wanted) - len(own)
+    if num_lost and not own:
+        raise VideoError("damaged", f"{uri}: none of {num_lost} wanted frames decodes: {reason}")
+    errors: list[tuple[ErrorType, str]] = []
+    if num_lost:
+        errors.append(("damaged", f"{num_lost} of {len(plan.wanted)} frames do not decode: {reason}"))
+    if plan.num_unplanned:
+        text = f"{plan.num_unplanned} frames lie beyond the end that the header promised"
+        errors.append(("longer_than_planned", text))
+    shown = ([plan.predecessor] if plan.predecessor in images else []) + own
+    stacked = np.empty((len(shown), crop_px, crop_px, 3), np.uint8)
+    for place, ordinal in enumerate(shown):
+        stacked[place] = images[ordinal]
+    return SegmentFrames(
+        images=stacked,
+        has_predecessor=len(shown) > len(own),
+        frame_indices=np.array(own, np.int64),
+        timestamps_s=video.timestamps_s[own],
+        num_missing=num_lost + plan.num_unplanned,
+        error_type=errors[0][0] if errors else None,
+        error=f"{uri}: " + "; ".join(text for _, text in errors) if errors else None,
+        decoder=video.name,
+        decoder_version=video.version,
+    )
+
+
+@contextmanager
+def _seekable(uri: str) -> Iterator[str | BinaryIO]:
+    """The path of a local file; of any other an unlinked local copy, because the timestamps take one
+    pass over the whole file and the pictures a second one."""
+    if (path := local_path(uri)) is not None:
+        yield path
+        return
+    with tempfile.TemporaryFile() as copy:
+        with open_remote(uri, "none", _COPY_BYTES) as file:
+            shutil.copyfileobj(file, copy, _COPY_BYTES)
+        copy.flush()
+        yield copy

@@ -1,0 +1,236 @@
+"""Frames through PyAV: choose by the timestamps of all packets, then decode only what is needed.
+
+Packets are listed without decoding. To reach a frame, decoding starts at the last packet before it that
+the file marks as a key frame; packets in between are read and dropped, which needs no seeking and so
+depends on no container's index. What cannot be reached like that is decoded from the start of the file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from pipelines.config import Decode, Picture
+from pipelines.video import check_size, display_matrix, open_stream
+
+# Bilinear with the support scaled, which is what torchvision's antialiased resize does, at the full
+# chroma resolution: 0.0 to 0.3 grey levels from torchvision on the test clips (2 without the latter).
+# The other two make the result the same on every processor, at no cost.
+_SCALING = (
+    Interpolation.BILINEAR
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+)
+
+_NO_TICK = -(2**62)
+_VP8_SHOW_FRAME = 0x10
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The frames that are shown, in order of display.
+
+    Attributes:
+        ticks: int64 [n], ascending, each once: when a frame is first shown, in units of time_base.
+        is_key: bool [n].
+        first, last: int64 [n], the packets to decode for a frame, counted in order of the file.
+        end_tick: when the last frame stops being shown.
+    """
+
+    ticks: np.ndarray
+    is_key: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    end_tick: int
+
+
+class PyAvVideo:
+    """`pipelines.decode.Video` by PyAV, on one thread."""
+
+    name = "pyav"
+    version = f"{av.__version__} (FFmpeg {av.ffmpeg_version_info})"
+
+    def __init__(
+        self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode
+    ) -> None:
+        self._source, self._uri = source, uri
+        self._picture, self._max_frame_px = picture, decode.max_frame_px
+        with open_stream(source, uri) as (container, stream):
+            check_size(stream, self._max_frame_px)
+            # AVI stores no display times. With B-frames its packets say neither when nor whether (packed
+            # bitstreams, dropped frames) a picture is shown: only decoding tells.
+            self._is_listed_by_decoding = (
+                container.format.name == "avi" and stream.codec_context.has_b_frames
+            )
+            if self._is_listed_by_decoding:
+                self._listing = _list_decoded(container, stream)
+            else:
+                self._listing = _list_packets(container, stream)
+            time_base = stream.time_base
+        ticks = self._listing.ticks
+        start = ticks[0] if len(ticks) else 0
+        self.timestamps_s = (ticks - start) * time_base.numerator / time_base.denominator
+        self.end_s = float((self._listing.end_tick - start) * time_base)
+        self.is_key = self._listing.is_key
+
+    def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
+        """See `pipelines.decode.Video`."""
+        first, last = self._listing.first[ordinals], self._listing.last[ordinals]
+        images, reason = self._decode(_runs(first, last), ordinals)
+        lost = [ordinal for ordinal in ordinals if ordinal not in images]
+        if lost and (self._listing.first[lost] > 0).any():
+            # A packet marked as a key frame need not be one.
+            whole = [(0, int(self._listing.last[lost].max()))]
+            recovered, reason = self._decode(whole, lost)
+            images |= recovered
+        return images, reason
+
+    def _decode(
+        self, runs: list[tuple[int, int]], ordinals: list[int]
+    ) -> tuple[dict[int, np.ndarray], str]:
+        wanted = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
+        images: dict[int, np.ndarray] = {}
+        reasons = ["the decoder gives no such frame"]
+        scaler = VideoReformatter()
+        with open_stream(self._source, self._uri) as (container, stream):
+            check_size(stream, self._max_frame_px)
+            for tick, frame, flaw in _decoded(container, stream, runs, self._is_listed_by_decoding):
+                if flaw:
+                    reasons.append(flaw)
+                elif tick in wanted:
+                    images[wanted[tick]] = self._image(scaler, frame)
+                    if len(images) == len(wanted):
+                        break
+        return images, reasons[-1]
+
+    def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
+        size, crop = self._picture.resize_px, self._picture.crop_px
+        scaled = scaler.reformat(
+            frame, size, size, "rgb24", interpolation=int(_SCALING), threads=1
+        ).to_ndarray()
+        margin = (size - crop) // 2
+        turned = orient(scaled, display_matrix(frame))
+        return turned[margin : margin + crop, margin : margin + crop].copy()
+
+
+def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
+    """The image [h, w, 3] as players show it; `signs` as `pipelines.video.display_matrix` gives them."""
+    if signs is None:
+        return image
+    (a, b), (c, d) = signs
+    return image[::d, ::a] if a else image.swapaxes(0, 1)[::b, ::c]
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The packets of the stream. One that cannot be read ends the file."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except (MemoryError, OSError):
+        raise
+    except av.FFmpegError:
+        return
+
+
+def _list_packets(container: InputContainer, stream: VideoStream) -> _Listing:
+    is_vp8 = stream.codec_context.name == "vp8"
+    ticks, keys, shown, durations = [], [], [], []
+    for packet in _packets(container, stream):
+        tick = packet.dts if packet.pts is None else packet.pts
+        hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
+        ticks.append(_NO_TICK if tick is None else tick)
+        shown.append(tick is not None and not packet.is_discard and not hidden)
+        keys.append(packet.is_keyframe)
+        durations.append(packet.duration or 0)
+    tick, is_key = np.array(ticks, np.int64), np.array(keys, bool)
+    # The last of equal ones, so that both have been decoded when the frame is.
+    own = np.flatnonzero(shown)[::-1]
+    unique, place = np.unique(tick[own], return_index=True)
+    last = own[place]
+    end_tick = int(unique[-1]) + (durations[last[-1]] or _step(unique, stream)) if len(last) else 0
+    return _Listing(unique, is_key[last], _key_packets(tick, is_key, last), last, end_tick)
+
+
+def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
+    """For each packet the last key packet that is neither read nor shown after it; 0 where none is.
+
+    Frames shown before a key frame that was read before them may need the frames before that as well.
+    """
+    keys = np.flatnonzero(is_key)
+    found = np.searchsorted(keys, packets, side="right") - 1
+    while len(late := np.flatnonzero((found >= 0) & (tick[keys[found]] > tick[packets]))):
+        found[late] -= 1
+    return np.where(found >= 0, keys[found], 0) if len(keys) else np.zeros_like(packets)
+
+
+def _list_decoded(container: InputContainer, stream: VideoStream) -> _Listing:
+    everything = [(0, 2**62)]
+    frames: dict[int, bool] = {}
+    for tick, frame, _ in _decoded(container, stream, everything, by_order=True):
+        frames[tick] = frame is not None and frame.key_frame
+    ticks = np.array(sorted(frames), np.int64)
+    is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
+    end_tick = int(ticks[-1]) + _step(ticks, stream) if len(ticks) else 0
+    first = np.zeros_like(ticks)
+    return _Listing(ticks, is_key, first, np.full_like(ticks, everything[0][1]), end_tick)
+
+
+def _step(ticks: np.ndarray, stream: VideoStream) -> int:
+    """How long a frame is usually shown, in ticks; 0 where nothing tells."""
+    if len(ticks) > 1:
+        return int(np.median(np.diff(ticks)))
+    return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
+
+
+def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
+    """The spans of packets first..last, joined where they overlap, in order of the file."""
+    runs: list[tuple[int, int]] = []
+    for start, stop in sorted(zip(first.tolist(), last.tolist(), strict=True)):
+        if runs and start <= runs[-1][1]:
+            runs[-1] = (runs[-1][0], max(stop, runs[-1][1]))
+        else:
+            runs.append((start, stop))
+    return runs
+
+
+def _decoded(
+    container: InputContainer,
+    stream: VideoStream,
+    runs: list[tuple[int, int]],
+    by_order: bool,
+) -> Iterator[tuple[int, VideoFrame | None, str]]:
+    """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" where all is well.
+
+    A frame after lost data looks right and may be wrong until the next key frame, so it has a flaw too.
+    Ticks are those of the packets, or with by_order those of decoding, in the order of display.
+    """
+    remaining = iter(runs)
+    run = next(remaining, None)
+    tick, flaw = _NO_TICK, ""
+    for index, packet in enumerate(_packets(container, stream)):
+        if run is None:
+            return
+        if index < run[0]:
+            continue
+        if index == run[0]:
+            flaw = _start_flaw(packet, index)
+        parts = (packet, None) if index == run[1] else (packet,)
+        for part in parts:
+            frames, error = _decode_packet(stream, part)
+            for frame in frames:
+                flaw = _frame_flaw(frame, flaw)
+                tick = _tick(frame, tick, by_order)
+                yield tick, frame, flaw
+            if error:
+                flaw = error
+                yield packet.dts or 0, None, flaw
+        if index == run[1]:
+            stream.codec_context.flush_buffers()
+            run = next(remaining, None)

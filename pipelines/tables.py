@@ -1,0 +1,249 @@
+"""Every table of a run, declared once: columns, Arrow types, units, meaning and key.
+
+All types are plain Arrow types, so that DuckDB, pandas and Polars open the files without Ray. A vector
+column is a list of fixed-size lists (descriptors) or one fixed-size list (encodings); its width is part
+of the schema of a file, never of the table.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `nullable` columns may be missing where the meaning says so."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns in order, and the columns whose values name a row."""
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def schema(self, **vectors: pa.DataType) -> pa.Schema:
+        """The Arrow schema, with the vector columns of this file appended (name=type)."""
+        fields = [pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns]
+        fields += [pa.field(name, kind, nullable=True) for name, kind in vectors.items()]
+        return pa.schema(fields)
+
+    def build(self, rows: list[dict], **vectors: pa.DataType) -> pa.Table:
+        """Rows (a dict each) as a table of exactly this schema.
+
+        Raises:
+            ValueError: a row lacks a column, has one that is not declared, or a null where none may be.
+        """
+        schema = self.schema(**vectors)
+        for row in rows[:1]:
+            if set(row) != set(schema.names):
+                raise ValueError(
+                    f"{self.name}: expected columns {schema.names}, got {sorted(row)}"
+                )
+        columns = []
+        for field in schema:
+            values = [row[field.name] for row in rows]
+            array = pa.array(values, type=field.type)
+            if array.null_count and not field.nullable:
+                raise ValueError(f"{self.name}.{field.name}: expected no nulls, got {array.null_count}")
+            columns.append(array)
+        return pa.Table.from_arrays(columns, schema=schema)
+
+
+STATUSES = ("ok", "partial", "failed")
+
+_STATUS = (
+    Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
+    Column("stage", pa.string(), "where it failed: index, decode or describe", nullable=True),
+    Column("error_type", pa.string(), "one of pipelines.video.ERROR_TYPES", nullable=True),
+    Column("error", pa.string(), "message for people", nullable=True),
+)
+
+VIDEOS = Table(
+    "videos",
+    "One row per video: labels, split and container facts read from the header alone",
+    ("video_id",),
+    (
+        Column("video_id", pa.string(), "path as the labels give it, relative to the videos"),
+        Column("uri", pa.string(), "where the file is"),
+        Column("labels", pa.list_(pa.string()), "sorted; empty where there are none"),
+        Column("group", pa.string(), "videos that must stay on one side of a split", nullable=True),
+        Column("fold", pa.int32(), "fold that tests this video; -1: always training"),
+        Column("size_bytes", pa.int64(), "size of the file"),
+        Column("source", pa.string(), "digest of uri, size and modification time or etag"),
+        Column("container", pa.string(), "FFmpeg's name of the container", nullable=True),
+        Column("codec", pa.string(), "FFmpeg's name of the codec", nullable=True),
+        Column("width_px", pa.int32(), "as shown, after rotation", nullable=True),
+        Column("height_px", pa.int32(), "as shown, after rotation", nullable=True),
+        Column("rotation_deg", pa.int32(), "counter-clockwise: 0, 90, 180 or 270", nullable=True),
+        Column("duration_s", pa.float64(), "null where the header has none", nullable=True),
+        Column("fps", pa.float64(), "average frame rate of the header", nullable=True),
+        Column("num_frames_header", pa.int64(), "what the header claims", nullable=True),
+        Column("num_segments", pa.int32(), "planned segments, at least 1"),
+        *_STATUS,
+    ),
+)
+
+SEGMENTS = Table(
+    "segments",
+    "The plan: one row per segment of at most 64 sampled frames, made before anything is decoded",
+    ("segment_id",),
+    (
+        Column("segment_id", pa.string(), "video_id, '#' and the segment in five digits"),
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("segment", pa.int32(), "0-based, in order of time"),
+        Column("num_segments", pa.int32(), "segments of this video"),
+        Column("source", pa.string(), "as in VIDEOS: a changed file is described again"),
+    ),
+)
+
+DESCRIPTORS = Table(
+    "descriptors",
+    "One row per segment; one column per stream with the descriptors of its frames",
+    ("segment_id",),
+    (
+        Column("segment_id", pa.string(), "key of SEGMENTS"),
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("segment", pa.int32(), "0-based, in order of time"),
+        Column("source", pa.string(), "as in VIDEOS when it was described"),
+        Column("num_frames", pa.int32(), "frames described"),
+        Column("num_missing", pa.int32(), "wanted frames that could not be decoded"),
+        Column("frame_indices", pa.list_(pa.int64()), "place in the video, counted in shown frames"),
+        Column("timestamps_s", pa.list_(pa.float64()), "when each frame is shown"),
+        *_STATUS,
+        Column("attempts", pa.int32(), "times the segment was tried"),
+        Column("decode_s", pa.float64(), "seconds of decoding"),
+        Column("decoder", pa.string(), "decoder and its version", nullable=True),
+    ),
+)
+
+FAILURES = Table(
+    "failures",
+    "The failed and partial rows of DESCRIPTORS, without vectors",
+    ("segment_id",),
+    tuple(c for c in DESCRIPTORS.columns if c.name not in ("frame_indices", "timestamps_s")),
+)
+
+SAMPLES = Table(
+    "samples",
+    "Frames drawn for the codebooks of one stream",
+    ("video_id", "frame"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("frame", pa.int64(), "frame of the video (the later one of a difference)"),
+    ),
+)
+
+CURVES = Table(
+    "curves",
+    "Training curves of the codebooks",
+    ("codebook", "stream", "fold", "quantity", "step"),
+    (
+        Column("codebook", pa.string(), "encoder"),
+        Column("stream", pa.string(), "stream it was fitted on"),
+        Column("fold", pa.int32(), "fold left out; -1: fitted once"),
+        Column("quantity", pa.string(), "loss, or mean log-likelihood of a descriptor"),
+        Column("step", pa.int64(), "training step or EM iteration"),
+        Column("value", pa.float64(), ""),
+    ),
+)
+
+ENCODINGS = Table(
+    "encodings",
+    "One row per video and encoder: the normalised vector of the whole video",
+    ("video_id", "encoder", "stream", "fold"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was described"),
+        Column("encoder", pa.string(), "registry name"),
+        Column("stream", pa.string(), "column of DESCRIPTORS it was made from"),
+        Column("fold", pa.int32(), "fold the codebook was fitted without; -1: one codebook for all"),
+        Column("num_descriptors", pa.int64(), "descriptors summed; 0 gives a zero vector"),
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    "One row per tested video and class: the score of the one-vs-rest SVM",
+    ("video_id", "encoder", "stream", "label"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("encoder", pa.string(), "registry name"),
+        Column("stream", pa.string(), "column of DESCRIPTORS"),
+        Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
+        Column("label", pa.string(), "class"),
+        Column("is_true", pa.bool_(), "whether the video has this label"),
+        Column("score", pa.float64(), "signed distance from the class's hyperplane, not calibrated"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "Long form: one row per number of the report",
+    ("encoder", "stream", "split", "metric", "class"),
+    (
+        Column("encoder", pa.string(), "registry name, or 'fusion'"),
+        Column("stream", pa.string(), "stream, or the fused ones joined by '+'"),
+        Column("split", pa.string(), "fold:k, or all (tested videos of all folds together)"),
+        Column("metric", pa.string(), "accuracy, balanced_accuracy, top_K, mAP, AP, num_videos"),
+        Column("class", pa.string(), "class of an AP", nullable=True),
+        Column("value", pa.float64(), "null where a class has no positive", nullable=True),
+    ),
+)
+
+TABLES = (VIDEOS, SEGMENTS, DESCRIPTORS, FAILURES, SAMPLES, CURVES, ENCODINGS, SCORES, METRICS)
+
+
+def descriptor_type(width: int) -> pa.DataType:
+    """A stream's column: the descriptors of a segment, frame by frame, each [width] float16."""
+    return pa.list_(pa.field("element", _fixed(pa.float16(), width)))
+
+
+def encoding_type(dim: int, dtype: str) -> pa.DataType:
+    """The vector column of ENCODINGS."""
+    return _fixed(pa.float16() if dtype == "float16" else pa.float32(), dim)
+
+
+def _fixed(kind: pa.DataType, size: int) -> pa.DataType:
+    # Parquet calls the items "element"; the same name in memory makes a read table equal the written.
+    return pa.list_(pa.field("element", kind), size)
+
+
+def descriptors_to_arrow(per_row: list[np.ndarray | None], width: int) -> pa.Array:
+    """Arrays [n, width] (None: null) as one column of `descriptor_type(width)`, without copies per row."""
+    kept = [rows for rows in per_row if rows is not None]
+    flat = np.concatenate(kept) if kept else np.empty((0, width), np.float16)
+    lengths = [0 if rows is None else len(rows) for rows in per_row]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    kind = descriptor_type(width)
+    values = pa.array(flat.astype(np.float16).reshape(-1))
+    inner = pa.FixedSizeListArray.from_arrays(values, type=kind.value_type)
+    mask = pa.array([rows is None for rows in per_row])
+    return pa.ListArray.from_arrays(offsets, inner, type=kind, mask=mask)
+
+
+def descriptors_from_arrow(row: pa.ListScalar) -> np.ndarray | None:
+    """One value of a stream's column as [n, width] float16; None for null."""
+    if not row.is_valid:
+        return None
+    inner = row.values
+    width = inner.type.list_size
+    # flatten() respects the slice; .values would give the whole column's buffer.
+    return inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def vectors_from_arrow(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A fixed-size list column without nulls as [rows, dim]."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks if len(c)]
+    return np.concatenate(parts) if parts else np.empty((0, column.type.list_size))

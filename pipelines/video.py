@@ -1,0 +1,228 @@
+"""What the header of a video says, and the one error that a video can cause.
+
+The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`: most frames, then bit rate, then
+size), so that PyAV and decord agree where there are several. Cover art (an attached picture) is none.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, get_args
+
+import av
+import fsspec
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.config import Decode
+
+ErrorType = Literal[
+    "not_found",  # no file there
+    "unreadable",  # there is a file, but storage does not give it
+    "empty_file",  # 0 bytes
+    "not_a_video",  # no container that FFmpeg knows, or its header is broken
+    "no_video_stream",  # audio or cover art alone
+    "unsupported",  # the chosen decoder cannot read this file
+    "frame_too_large",  # more than decode.max_frame_px
+    "no_frames",  # the header is fine, but no frame follows it
+    "damaged",  # wanted frames could not be decoded
+    "longer_than_planned",  # frames lie beyond what the header promised
+    "timeout",
+    "crashed",
+    "out_of_memory",
+    "unexpected",
+]
+ERROR_TYPES: tuple[str, ...] = get_args(ErrorType)
+
+_READ_AHEAD_BYTES = 512 * 2**10
+_ROTATION_PACKETS = 64
+"""Packets after which a decoder that gives no frame is no longer asked for the rotation."""
+
+# FFmpeg's remarks about damaged files are not for people; the errors that matter are raised.
+av.logging.set_level(av.logging.PANIC)
+
+
+class VideoError(Exception):
+    """A video cannot be read, in part or at all. Becomes a row, never the end of a job."""
+
+    def __init__(self, error_type: ErrorType, message: str) -> None:
+        super().__init__(error_type, message)
+        self.error_type = error_type
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.message}"
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """The header of a video. `width_px` and `height_px` are as shown, after `rotation_deg`
+    (counter-clockwise; 0 where the file holds none or nonsense). None: the header does not say."""
+
+    container: str
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_deg: Literal[0, 90, 180, 270]
+    duration_s: float | None
+    fps: float | None
+    num_frames_header: int | None
+
+
+def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
+    """The header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://, memory://).
+
+    Reads the header and the packets up to the first frame, which carries the rotation.
+
+    Raises:
+        VideoError: the file is not there or holds no video that can be shown.
+    """
+    with open_source(uri) as source, open_stream(source, uri) as (container, stream):
+        check_size(stream, max_frame_px)
+        width_px, height_px = stream.codec_context.width, stream.codec_context.height
+        frame = _first_frame(container, stream)
+        rotation_deg = rotation(frame) if frame else 0
+        if rotation_deg in (90, 270):
+            width_px, height_px = height_px, width_px
+        return VideoFacts(
+            container=container.format.name,
+            codec=stream.codec_context.codec.canonical_name,
+            width_px=width_px,
+            height_px=height_px,
+            rotation_deg=rotation_deg,
+            duration_s=_duration_s(container, stream),
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            num_frames_header=stream.frames or None,
+        )
+
+
+@contextmanager
+def open_source(uri: str) -> Iterator[str | BinaryIO]:
+    """What FFmpeg opens: a path where the file is local, else a file object that reads ahead a little."""
+    if (path := local_path(uri)) is not None:
+        yield path
+        return
+    with _remote(uri, "readahead", _READ_AHEAD_BYTES) as file:
+        yield file
+
+
+def local_path(uri: str) -> str | None:
+    """The absolute path of a local URI, None of any other."""
+    if "://" not in uri:
+        # Absolute, because FFmpeg takes "a:b.mp4" for a protocol named a.
+        return os.path.abspath(uri)
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return path if isinstance(filesystem, LocalFileSystem) else None
+
+
+@contextmanager
+def _remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    with reading(uri), filesystem.open(path, block_size=block_bytes, cache_type=cache_type) as file:
+        yield file
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turns what storage raises into VideoError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise VideoError("not_found", f"{uri}: no such file") from error
+    except OSError as error:
+        raise VideoError("unreadable", f"{uri}: {error.strerror or error}") from error
+
+
+@contextmanager
+def open_stream(
+    source: str | BinaryIO, uri: str
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its best video stream, with a decoder that uses one thread.
+
+    Raises:
+        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream or unsupported.
+    """
+    with reading(uri):
+        try:
+            container = av.open(source, metadata_errors="replace")
+        except MemoryError:
+            raise
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise
+            if _is_empty(source):
+                raise VideoError("empty_file", f"{uri}: 0 bytes") from error
+            raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & Disposition.attached_pic:
+            raise VideoError("no_video_stream", f"{uri}: holds no video stream")
+        if stream.codec_context is None:
+            raise VideoError("unsupported", f"{uri}: FFmpeg has no decoder for this codec")
+        # The workers share the cores among themselves.
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def check_size(stream: VideoStream, max_frame_px: int) -> None:
+    """Refuses frames of more than max_frame_px, now by the header and later by the decoder itself."""
+    context = stream.codec_context
+    if context.width * context.height > max_frame_px:
+        raise VideoError(
+            "frame_too_large",
+            f"{context.width}x{context.height} = {context.width * context.height} pixels, at most "
+            f"{max_frame_px} are decoded; raise decode.max_frame_px",
+        )
+    context.options = {"max_pixels": str(max_frame_px)}
+
+
+def display_matrix(frame: VideoFrame) -> np.ndarray | None:
+    """Signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is shown at
+    (a x + c y, b x + d y), y downwards. None where there is none or it is no multiple of 90 degrees."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    signs = np.sign(np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)[:2, :2])
+    turned = np.abs(signs)
+    if (turned.sum(0) == 1).all() and (turned.sum(1) == 1).all():
+        return signs
+    return None
+
+
+def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
+    """Degrees counter-clockwise by which players turn the frame."""
+    return frame.rotation % 360 if display_matrix(frame) is not None else 0
+
+
+def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    try:
+        for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
+            for frame in packet.decode():
+                return frame
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+    return None
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _is_empty(source: str | BinaryIO) -> bool:
+    if isinstance(source, str):
+        return os.path.getsize(source) == 0
+    return source.seek(0, os.SEEK_END) == 0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,101 @@
+"""The backbone's weights: named before the cluster is used, fetched once, kept with the run."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import fsspec
+
+from encoders import backbones
+from pipelines.config import ConfigError, Describe
+from pipelines.storage import Store
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights by identity; `load` fetches them.
+
+    Attributes:
+        identity: equal for equal weights: a published file's name, which holds its hash, or a sha256.
+        description: for the report.
+        is_random: seeded random filters instead of trained ones.
+    """
+
+    settings: Describe
+    identity: str
+    description: str
+    is_random: bool
+
+    @property
+    def file(self) -> str:
+        """Where the run keeps them."""
+        name = hashlib.sha256(self.identity.encode()).hexdigest()[:16]
+        return f"weights/{name}.safetensors"
+
+    def load(self) -> bytes:
+        """safetensors bytes, checked against the network.
+
+        Raises:
+            ConfigError: they cannot be had, or do not fit the network.
+        """
+        source, network = self.settings.weights, self.settings.backbone
+        try:
+            if self.is_random:
+                data = backbones.random_filters(network, _seed(source))
+            elif _is_published(source):
+                data = backbones.load_published(network, source)
+            else:
+                data = backbones.load_file(_read(source), source)
+            backbones.build(network, self.settings.nodes, data)
+        except backbones.WeightsError as error:
+            raise ConfigError(str(error)) from error
+        return data
+
+    def keep(self, store: Store) -> None:
+        """Puts the weights into the run, unless they are there."""
+        if not store.exists(self.file):
+            store.publish(self.file, self.load())
+
+
+def resolve(settings: Describe) -> Weights:
+    """The weights that the settings name; checks names and files, downloads nothing.
+
+    Raises:
+        ConfigError: an unknown network, node or weights, or a file that cannot be read.
+    """
+    source, network = settings.weights, settings.backbone
+    try:
+        backbones.resolve_nodes(network, settings.nodes)
+        if source.startswith("random:"):
+            identity = f"random {network} {_seed(source)}"
+            return Weights(settings, identity, f"random filters, seed {_seed(source)}", True)
+        if _is_published(source):
+            file = backbones.published(network, source).url.rpartition("/")[2]
+            return Weights(settings, file, f"torchvision {network} {source} ({file})", False)
+    except backbones.WeightsError as error:
+        raise ConfigError(str(error)) from error
+    sha = hashlib.sha256(_read(source)).hexdigest()
+    return Weights(settings, sha, f"{source.rpartition('/')[2]} (sha256 {sha[:12]})", False)
+
+
+def _is_published(source: str) -> bool:
+    return "/" not in source and "." not in source
+
+
+def _seed(source: str) -> int:
+    text = source.removeprefix("random:")
+    if not text.isdigit():
+        raise ConfigError(f"describe.weights: expected random:SEED with a whole number, got {source!r}")
+    return int(text)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(source: str) -> bytes:
+    try:
+        with fsspec.open(source, "rb") as file:
+            return file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"describe.weights: cannot read {source!r} ({type(error).__name__}: {error}); expected a "
+            "file or URI of a state dict, or the name of published weights"
+        ) from error

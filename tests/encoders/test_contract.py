@@ -1,0 +1,191 @@
+"""What holds of every encoder. A new one is a line in EXAMPLES, and has all of it checked."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from encoders.base import Encoder
+from encoders.fisher import GmmFisher
+from encoders.gmm import Gmm
+from encoders.pca import fit_pca
+from encoders.pooling import Average
+from encoders.registry import ENCODERS, encoder_from_bytes
+from encoders.vlad import Vlad
+
+C, N = 6, 37
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def average() -> Encoder:
+    return Average(C)
+
+
+def gmm_fv() -> Encoder:
+    pca = fit_pca(random(40, C, seed=1), 4, whiten=True)
+    variances = 0.4 + random(3, 4, seed=2).square()
+    weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    return GmmFisher(Gmm(weights, random(3, 4, seed=3), variances), pca)
+
+
+def vlad() -> Encoder:
+    pca = fit_pca(random(40, C, seed=1), 4)
+    return Vlad(random(5, 4, seed=4).float(), pca, intra=True)
+
+
+EXAMPLES: dict[str, Callable[[], Encoder]] = {
+    "ave": average,
+    "gmm_fv": gmm_fv,
+    "vlad": vlad,
+}
+
+pytestmark = pytest.mark.parametrize("name", EXAMPLES)
+repeatable = settings(derandomize="CI" in os.environ, deadline=None, max_examples=25)
+
+
+def descriptors(seed: int = 0) -> Tensor:
+    return random(N, C, seed=seed).abs()
+
+
+def assert_same(encoder: Encoder, other: Encoder) -> None:
+    """The same class, settings and tensors, bit for bit."""
+    assert type(encoder) is type(other)
+    assert encoder.settings() == other.settings()
+    assert encoder.tensors().keys() == other.tensors().keys()
+    for key, tensor in encoder.tensors().items():
+        assert tensor.dtype == other.tensors()[key].dtype
+        assert torch.equal(tensor, other.tensors()[key])
+
+
+def assert_same_sums(sums: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(sums, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
+
+
+def test_examples_cover_the_registry(name: str) -> None:
+    assert EXAMPLES.keys() == ENCODERS.keys()
+    assert type(EXAMPLES[name]()) is ENCODERS[name]
+    assert ENCODERS[name].name == name
+
+
+def test_declared_widths_hold(name: str) -> None:
+    encoder = EXAMPLES[name]()
+    state = encoder.accumulate(descriptors())
+    vector = encoder.finalise(state)
+    assert encoder.descriptor_dim == C
+    assert (vector.shape, vector.dtype) == ((encoder.output_dim,), torch.float32)
+    assert (state.count, state.sums.dtype) == (N, torch.float64)
+    assert vector.isfinite().all()
+    assert float(vector.norm()) == pytest.approx(1, abs=1e-6)
+
+
+@repeatable
+@given(cuts=st.lists(st.integers(0, N), max_size=4))
+def test_states_of_any_parts_add_up_to_the_whole(name: str, cuts: list[int]) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    parts = [encoder.accumulate(part) for part in x.tensor_split(sorted(cuts))]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    whole = encoder.accumulate(x)
+    assert total.count == whole.count
+    assert_same_sums(total.sums, whole.sums)
+    torch.testing.assert_close(encoder.finalise(total), encoder.finalise(whole), rtol=0, atol=1e-6)
+
+
+@repeatable
+@given(order=st.permutations(range(N)))
+def test_order_does_not_matter(name: str, order: list[int]) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    assert_same_sums(encoder.accumulate(x[order]).sums, encoder.accumulate(x).sums)
+
+
+def test_no_descriptor_gives_zeros(name: str) -> None:
+    encoder = EXAMPLES[name]()
+    state = encoder.accumulate(torch.zeros(0, C))
+    assert (state.count, state.sums.any().item()) == (0, False)
+    assert state.sums.shape == encoder.accumulate(descriptors()).sums.shape
+    assert torch.equal(encoder.finalise(state), torch.zeros(encoder.output_dim))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e4])
+def test_one_descriptor_gives_a_finite_vector(name: str, value: float) -> None:
+    assert EXAMPLES[name]().encode(torch.full((1, C), value)).isfinite().all()
+
+
+def test_the_set_twice_is_the_same_vector(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    torch.testing.assert_close(encoder.encode(x.repeat(2, 1)), encoder.encode(x), rtol=0, atol=1e-6)
+
+
+def test_other_descriptors_give_another_vector(name: str) -> None:
+    encoder = EXAMPLES[name]()
+    difference = encoder.encode(descriptors()) - encoder.encode(descriptors(seed=1))
+    assert difference.norm() > 0.01
+
+
+def test_input_and_encoder_stay_as_they_are(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    before = x.clone()
+    encoder.encode(x)
+    assert torch.equal(x, before)
+    assert_same(encoder, EXAMPLES[name]())
+
+
+def test_float32_is_near_float64(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors().float()
+    single, double = encoder.accumulate(x), encoder.accumulate(x.double())
+    assert (single.sums - double.sums).norm() < 1e-6 * double.sums.norm()
+    # The square root turns an error of e in a value near 0 into one of sqrt(e).
+    assert (encoder.finalise(single) - encoder.finalise(double)).norm() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_as_float32(name: str, dtype: torch.dtype) -> None:
+    encoder, x = EXAMPLES[name](), descriptors().to(dtype)
+    torch.testing.assert_close(encoder.encode(x), encoder.encode(x.float()), rtol=0, atol=1e-6)
+
+
+def test_a_strided_view_is_as_good_as_a_copy(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    view = x.T.contiguous().T
+    assert not view.is_contiguous()
+    torch.testing.assert_close(encoder.encode(view), encoder.encode(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bytes_round_trip_keeps_every_bit(name: str, dtype: torch.dtype) -> None:
+    encoder, x = EXAMPLES[name](), descriptors().to(dtype)
+    again = encoder_from_bytes(encoder.to_bytes())
+    assert_same(again, encoder)
+    assert torch.equal(again.encode(x), encoder.encode(x))
+
+
+def test_same_input_same_bits(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors()
+    assert torch.equal(encoder.encode(x), EXAMPLES[name]().encode(x.clone()))
+
+
+@pytest.mark.parametrize("shape", [(3, C + 1), (C,), (2, 3, C), (0, C - 1)])
+def test_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: expected descriptors of shape \[n, {C}\], got \[.*\]; encode with the",
+    ):
+        EXAMPLES[name]().accumulate(torch.zeros(shape))
+
+
+def test_on_another_device_it_is_the_same_encoder(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors().float()
+    assert torch.equal(encoder.to("cpu").encode(x), encoder.encode(x))
+    if torch.cuda.is_available():
+        on_gpu = encoder.to("cuda").encode(x.cuda())
+        assert on_gpu.is_cuda
+        torch.testing.assert_close(on_gpu.cpu(), encoder.encode(x), rtol=0, atol=1e-4)

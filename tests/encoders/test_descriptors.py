@@ -1,0 +1,87 @@
+"""Spatial pyramid, differences and scalings against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.descriptors import appearance, difference, scale, stream_width
+from encoders.differences import difference_maps
+from encoders.spp import LEVELS, num_cells, pyramid_pool
+
+
+def random_maps(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def windows_of_the_paper(maps: np.ndarray) -> np.ndarray:
+    """DQ Table 7 on a 7 x 7 map: max pooling with size/stride 2/1, 3/2, 4/3, 7/1."""
+    cells = []
+    for size, stride in ((2, 1), (3, 2), (4, 3), (7, 1)):
+        for top in range(0, 7 - size + 1, stride):
+            for left in range(0, 7 - size + 1, stride):
+                cells.append(maps[:, :, top : top + size, left : left + size].max((2, 3)))
+    return np.stack(cells, axis=1)
+
+
+def test_pyramid_uses_exactly_the_windows_of_the_paper() -> None:
+    maps = random_maps(3, 5, 7, 7)
+    pooled = pyramid_pool(maps)
+    assert pooled.shape == (3, 50, 5) == (3, num_cells(), 5)
+    np.testing.assert_array_equal(pooled.numpy(), windows_of_the_paper(maps.numpy()))
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 13, 28])
+def test_pyramid_of_any_map_size_keeps_the_maximum(side: int) -> None:
+    maps = random_maps(2, 3, side, side + 1)
+    pooled = pyramid_pool(maps)
+    assert pooled.shape == (2, 50, 3)
+    torch.testing.assert_close(pooled[:, -1], maps.amax((2, 3)))
+    assert torch.equal(pooled.amax(1), maps.amax((2, 3)))
+
+
+def test_each_position_is_normalised_before_the_pyramid() -> None:
+    maps = random_maps(2, 4, 7, 7)
+    maps[0, :, 0, 0] = 0
+    scaled = scale(maps, "per_position")
+    lengths = scaled.norm(dim=1)
+    assert lengths[0, 0, 0] == 0
+    assert torch.allclose(lengths.flatten()[1:], torch.ones(97))
+    torch.testing.assert_close(appearance(maps, "per_position"), pyramid_pool(scaled))
+
+
+def test_whole_map_scaling_is_the_released_networks() -> None:
+    maps = random_maps(2, 4, 7, 7)
+    expected = torch.stack([158 * m / np.sqrt((m.numpy() ** 2).sum()) for m in maps])
+    torch.testing.assert_close(scale(maps, "whole_map"), expected)
+    assert torch.equal(scale(torch.zeros(1, 4, 7, 7), "whole_map"), torch.zeros(1, 4, 7, 7))
+
+
+def test_unknown_scaling_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="per_position"):
+        scale(random_maps(1, 1, 1, 1), "l1")
+
+
+def test_differences_keep_both_signs() -> None:
+    maps = random_maps(4, 3, 5, 5)
+    parts = difference_maps(maps)
+    assert parts.shape == (3, 6, 5, 5)
+    assert (parts >= 0).all()
+    torch.testing.assert_close(parts[:, :3] - parts[:, 3:], maps[1:] - maps[:-1])
+    assert (parts[:, :3] * parts[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("num_frames", [0, 1])
+def test_one_frame_has_no_difference_and_is_no_error(num_frames: int) -> None:
+    rows = difference(random_maps(num_frames, 3, 5, 5), "per_position")
+    assert rows.shape == (0, 50, stream_width("difference", 3))
+
+
+def test_pyramid_levels_are_a_setting() -> None:
+    assert appearance(random_maps(2, 3, 8, 8), "per_position", (2, 1)).shape == (2, 5, 3)
+    assert num_cells((2, 1)) == 5
+    assert LEVELS == (6, 3, 2, 1)
+
+
+def test_a_still_video_has_zero_differences() -> None:
+    maps = random_maps(1, 3, 7, 7).expand(4, -1, -1, -1)
+    assert torch.equal(difference(maps, "per_position"), torch.zeros(3, 50, 6))

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from skimage.feature import fisher_vector
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from encoders.fisher import GmmFisher
+from encoders.gmm import Gmm, fit_gmm
+from encoders.pca import fit_pca
+from encoders.sample import FitSample
+from encoders.settings import GmmFvSettings
+from tests.encoders import oracles
+from tests.encoders.test_contract import assert_same
+from tests.encoders.test_gmm import LargestTensor, arrays, draw, mixture
+
+K, C, N = 3, 4, 50
+
+
+def encoder(gmm: Gmm | None = None) -> GmmFisher:
+    return GmmFisher(gmm or mixture(K, C), normalisation="none")
+
+
+def descriptors() -> Tensor:
+    """Drawn from another mixture, so that no gradient is small by itself."""
+    return draw(mixture(K, C, seed=8), N)
+
+
+def test_equals_the_loops() -> None:
+    gmm, x = mixture(K, C), descriptors()
+    expected = oracles.fisher_vector(*arrays(gmm), x.numpy())
+    np.testing.assert_allclose(encoder(gmm).encode(x), expected, rtol=1e-5, atol=1e-6)
+    state = encoder(gmm).accumulate(x)
+    np.testing.assert_allclose(encoder(gmm)._vector(*state), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_is_the_gradient_over_the_root_of_the_information() -> None:
+    gmm, x = mixture(K, C), descriptors()
+    means = gmm.means.clone().requires_grad_()
+    deviations = gmm.variances.sqrt().requires_grad_()
+    components = torch.distributions.Independent(torch.distributions.Normal(means, deviations), 1)
+    mix = torch.distributions.Categorical(probs=gmm.weights)
+    likelihood = torch.distributions.MixtureSameFamily(mix, components).log_prob(x).mean()
+    mean_gradient, sigma_gradient = torch.autograd.grad(likelihood, (means, deviations))
+    over_root = gmm.variances.sqrt() / gmm.weights.sqrt().unsqueeze(1)
+    expected = torch.stack([mean_gradient * over_root, sigma_gradient * over_root / 2**0.5])
+    vector = encoder(gmm)._vector(*encoder(gmm).accumulate(x))
+    torch.testing.assert_close(vector, expected.flatten(), rtol=1e-10, atol=1e-12)
+
+
+def test_equals_scikit_image_but_for_its_order_and_sign() -> None:
+    gmm, x = mixture(K, C), descriptors()
+    theirs = GaussianMixture(K, covariance_type="diag")
+    theirs.weights_, theirs.means_, theirs.covariances_ = arrays(gmm)
+    theirs.precisions_cholesky_ = 1 / np.sqrt(theirs.covariances_)
+    vector = fisher_vector(x.numpy(), theirs)
+    # First the weights' gradient, which is not ours; the sigma block has the opposite sign.
+    mean, sigma = vector[K : K + K * C], -vector[K + K * C :]
+    ours = encoder(gmm)._vector(*encoder(gmm).accumulate(x))
+    np.testing.assert_allclose(ours, np.concatenate([mean, sigma]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("x", "mean", "sigma"), [(4.0, 1.0, 0.0), (8.0, 3.0, 8 / 2**0.5)])
+def test_one_component_by_hand(x: float, mean: float, sigma: float) -> None:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    gmm = Gmm(one[0], 2 * one, 4 * one)
+    assert encoder(gmm).encode(torch.tensor([[x]])).tolist() == pytest.approx([mean, sigma])
+
+
+def test_order_is_all_means_by_component_then_all_sigmas() -> None:
+    gmm = Gmm(
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+        torch.tensor([[0, 0, 0], [100, 100, 100]], dtype=torch.float64),
+        torch.ones(2, 3, dtype=torch.float64),
+    )
+    # One standard deviation from the second mean in its last channel: no sigma gradient there.
+    vector = encoder(gmm).encode(torch.tensor([[100.0, 100.0, 101.0]]))
+    assert vector[:6].nonzero().flatten().tolist() == [5]
+    assert vector[6:].nonzero().flatten().tolist() == [3, 4]
+
+
+def test_information_whitens_the_gradients_of_the_mixtures_own_draws() -> None:
+    # With components far apart the closed form is exact: covariance I, up to sampling.
+    gmm = mixture(K, C)
+    gmm = Gmm(gmm.weights, 100 * gmm.means, gmm.variances)
+    x = draw(gmm, 20_000)
+    vectors = torch.stack([encoder(gmm).encode(row[None]) for row in x[:4000]])
+    covariance = torch.cov(vectors.T)
+    torch.testing.assert_close(covariance, torch.eye(2 * K * C), rtol=0, atol=0.15)
+    assert encoder(gmm).encode(x).abs().max() < 0.03
+
+
+def test_is_zero_on_what_the_mixture_was_fitted_on() -> None:
+    x = draw(mixture(K, C), 400)
+    gmm = fit_gmm(x, x[:K], max_iterations=2000, tolerance=1e-15, variance_floor=1e-9)
+    assert encoder(gmm).encode(x).abs().max() < 1e-5
+    assert encoder(gmm).encode(x[:100]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_float32_costs_little_even_far_from_the_origin(offset: float) -> None:
+    gmm = mixture(16, 64)
+    gmm = Gmm(gmm.weights, gmm.means + offset, 0.01 * gmm.variances)
+    # The same float32 values for both, so that only the arithmetic differs.
+    x = (draw(mixture(16, 64, seed=2), 3000) + offset).float()
+    single, double = (encoder(gmm)._vector(*encoder(gmm).accumulate(y)) for y in (x, x.double()))
+    assert (single - double).norm() < 2e-5 * double.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    x = descriptors().to(dtype)
+    assert torch.equal(encoder().encode(x), encoder().encode(x.float()))
+
+
+def test_after_a_pca_the_descriptor_is_as_wide_as_before() -> None:
+    wide = torch.cat([descriptors(), 3 + descriptors().flip(0)], 1)
+    pca, gmm = fit_pca(wide, C, whiten=True), mixture(K, C)
+    with_pca = GmmFisher(gmm, pca, "none")
+    assert (with_pca.descriptor_dim, with_pca.output_dim) == (2 * C, 2 * K * C)
+    expected = oracles.fisher_vector(*arrays(gmm), pca.transform(wide).numpy())
+    np.testing.assert_allclose(with_pca.encode(wide), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_of_size_n_k_c_or_n_d_is_made() -> None:
+    gmm = mixture(24, 32)
+    x = draw(gmm, 5000).float()
+    encode = encoder(gmm).encode
+    with LargestTensor() as largest:
+        encode(x)
+    assert largest.numel <= 1024 * 2 * 32
+
+
+@pytest.mark.parametrize("pca_components", [0, 3])
+def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(pca_components: int) -> None:
+    frames = draw(mixture(K, C), 600).float().view(12, 50, C)
+    settings = GmmFvSettings(num_components=K, max_iterations=8, pca_components=pca_components)
+    logged: list[tuple[str, int, float]] = []
+
+    def work(num_workers: int):
+        def one(rank, all_reduce):
+            share = frames.tensor_split(num_workers)[rank]
+            sample = FitSample(
+                frames=share,
+                video=torch.zeros(len(share), dtype=torch.int64),
+                rank=rank,
+                world_size=num_workers,
+                all_reduce=all_reduce,
+                log=lambda *row: logged.append(row) if rank == 0 else None,
+            )
+            return GmmFisher.fit(sample, settings, "none")
+
+        return oracles.run_workers(num_workers, one)
+
+    (alone,), (first, second) = work(1), work(2)
+    assert_same(first, second)
+    assert alone.output_dim == 2 * K * (pca_components or C)
+    torch.testing.assert_close(alone.gmm.means, first.gmm.means, rtol=0, atol=1e-6)
+    x = frames.flatten(0, 1)
+    torch.testing.assert_close(alone.encode(x), first.encode(x), rtol=0, atol=1e-5)
+    assert logged[0][:2] == ("mean_log_likelihood", 0)
+    assert logged[1][2] > logged[0][2]

@@ -1,0 +1,90 @@
+import dataclasses
+
+import pytest
+
+from encoders.settings import FV_VAE_PRESETS
+from pipelines.config import Config, ConfigError, digest
+from pipelines.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_return_their_own_frozen_configuration(name: str) -> None:
+    config = recipe(name)
+    assert config.recipe == name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.recipe = "other"  # type: ignore[misc]
+
+
+def test_fcvid_is_the_papers_protocol() -> None:
+    config = recipe("fcvid")
+    assert (config.sampling.policy, config.sampling.interval_s) == ("interval", 3.0)
+    assert (config.picture.resize_px, config.picture.crop_px) == (256, 224)
+    assert config.classify.c == 100
+
+
+@pytest.mark.parametrize(
+    ("setting", "section", "field", "value"),
+    [
+        ("sampling.num_frames=7", "sampling", "num_frames", 7),
+        ("sampling.interval_s=0.5", "sampling", "interval_s", 0.5),
+        ("vlad.intra=true", "vlad", "intra", True),
+        ("describe.nodes=pool5,conv5_4", "describe", "nodes", ("pool5", "conv5_4")),
+        ("describe.spp_levels=2,1", "describe", "spp_levels", (2, 1)),
+        ("fv_vae.hidden=", "fv_vae", "hidden", ()),
+        ("fv_vae.hidden=none", "fv_vae", "hidden", None),
+        ("fv_vae.hidden=128,64", "fv_vae", "hidden", (128, 64)),
+        ("split.kind=leave_one_group_out", "split", "kind", "leave_one_group_out"),
+    ],
+)
+def test_any_field_can_be_set(setting: str, section: str, field: str, value: object) -> None:
+    config = Config().with_settings([setting])
+    assert getattr(getattr(config, section), field) == value
+
+
+def test_a_preset_is_a_section_that_later_settings_change() -> None:
+    config = Config().with_settings(["fv_vae=released", "fv_vae.lambda3=7"])
+    assert config.fv_vae == dataclasses.replace(FV_VAE_PRESETS["released"], lambda3=7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("nonsense", "expected section.field=value"),
+        ("sampler.num_frames=3", "no section 'sampler'; did you mean sampling"),
+        ("sampling.frames=3", "no field 'frames'; did you mean"),
+        ("sampling.num_frames=many", "expected a whole number, got 'many'"),
+        ("sampling.num_frames=0", "expected at least 1, got 0"),
+        ("vlad.intra=yes", "expected true or false"),
+        ("split.kind=kfold", "expected one of"),
+        ("fv_vae=large", "expected one of"),
+        ("fv_vae.dropout=1", "fv_vae.dropout: expected 0 <= x < 1"),
+        ("picture.resize_px=100", "at least picture.crop_px = 224"),
+        ("describe.streams=appearance,appearance", "each once"),
+        ("run.max_failed_fraction=2", "0 to 1"),
+        ("evaluate.stream_weights=1,2,3", "evaluate.stream_weights: expected none, or 2"),
+    ],
+)
+def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Config().with_settings([setting])
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"--set {setting}")
+
+
+def test_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="activitynet"):
+        recipe("imagenet")
+
+
+def test_digest_tells_settings_apart_and_is_stable() -> None:
+    config = Config()
+    assert digest(config) == digest(Config())
+    assert digest(config) != digest(config.with_settings(["vlad.num_centroids=3"]))
+
+
+def test_stream_columns_are_plain_names() -> None:
+    describe = Config().with_settings(["describe.nodes=features.12"]).describe
+    assert describe.stream_columns == {
+        "features_12_appearance": ("features.12", "appearance"),
+        "features_12_difference": ("features.12", "difference"),
+    }
