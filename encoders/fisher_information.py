@@ -5,6 +5,7 @@ The statistics are packed float64 tensors that add, so that workers can sum them
 all-reduce; the constructors `from_statistics` take the total.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from encoders.settings import FvVaeSettings
 
 if TYPE_CHECKING:  # fv_vae imports this module
     from encoders.fv_vae import FvVae
@@ -31,7 +34,7 @@ def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
 
 
 def kronecker_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
-    """Packed [1 + C^2 + (L + 1)^2] of descriptors [n, C]: n, sums of delta delta^T and [z,1][z,1]^T."""
+    """Packed [1 + C^2 + (L + 1)^2] of [n, C]: n, sums of delta delta^T and of [z,1][z,1]^T."""
     delta, code = (factor.double() for factor in fv_vae.gradient_factors(descriptors))
     num_descriptors = delta.new_tensor([float(len(descriptors))])
     return torch.cat([num_descriptors, (delta.T @ delta).flatten(), (code.T @ code).flatten()])
@@ -122,6 +125,29 @@ class KroneckerInformation:
 
 Information = DiagonalInformation | KroneckerInformation
 INFORMATION = {form.kind: form for form in (DiagonalInformation, KroneckerInformation)}
+
+
+def estimate(
+    fv_vae: "FvVae",
+    videos: Iterable[Tensor],
+    settings: FvVaeSettings,
+    all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Information | None:
+    """The information that `settings` asks for; None for "none".
+
+    Args:
+        videos: the sampled descriptors [n, C] of each of this worker's videos, at least one.
+        all_reduce: sums a tensor over workers and gives each the sum.
+    """
+    if settings.information == "none":
+        return None
+    statistics = _STATISTICS[settings.information]
+    total = all_reduce(sum(statistics(fv_vae, descriptors) for descriptors in videos))
+    form = INFORMATION[settings.information]
+    return form.from_statistics(total, fv_vae.descriptor_dim, settings.damping)
+
+
+_STATISTICS = {"diagonal": diagonal_statistics, "kronecker": kronecker_statistics}
 
 
 def _mean(statistics: Tensor, name: str) -> Tensor:

@@ -4,6 +4,7 @@ DQ 3.4, Eq. 11-13; METHODS 3.1. Letters: n descriptors, T descriptors of a frame
 L latents; D = C (L + 1).
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoders.base import Encoder
-from encoders.fisher_information import INFORMATION, Information
+from encoders.fisher_information import INFORMATION, Information, estimate
 from encoders.fv_vae_net import FvVaeNet
+from encoders.fv_vae_training import fit_fv_vae
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
@@ -70,28 +72,59 @@ class FvVae(Encoder):
         normalisation: str = "signed_sqrt_l2",
     ) -> Self:
         """The encoder of a trained network; its weights are copied."""
-        state = {key: value.detach().clone() for key, value in net.state_dict().items()}
-        weights = {key: state[key] for key in state if key.startswith(("encoder.", "decoder."))}
-        num_channels = len(weights["decoder.bias"])
-        weights["var_x"] = state["log_var_x"].exp().expand(num_channels) / state["scale"] ** 2
-        weights["encoder.0.weight"] *= state["scale"]
-        weights["decoder.weight"] /= state["scale"]
-        weights["decoder.bias"] /= state["scale"]
+        state = {key: value.detach() for key, value in net.state_dict().items()}
+        scale = state["scale"]
+        weights = {
+            key: state[key].clone() for key in state if key.startswith(("encoder.", "decoder."))
+        }
+        weights["encoder.0.weight"] *= scale
+        weights["decoder.weight"] /= scale
+        weights["decoder.bias"] /= scale
+        weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
         return cls(weights, information, normalisation)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
-        raise NotImplementedError
+        """Training over all workers, then the Fisher information of the frames it was trained on.
+
+        Each frame of a batch is a random frame of a random video. Logs the losses of each step.
+
+        Raises:
+            ValueError: no frames on this worker, or what `fit_fv_vae` raises.
+        """
+        num_frames = _own_frames(sample)
+
+        def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
+            for quantity, value in losses.items():
+                sample.log(quantity, step, value)
+            sample.checkpoint(state)
+
+        net = fit_fv_vae(
+            _batches(sample, num_frames, settings.batch_frames),
+            sample.frames.shape[2],
+            0 if sample.targets is None else sample.targets.shape[1],
+            settings,
+            seed=sample.seed,
+            multi_label=sample.multi_label,
+            rank=sample.rank,
+            all_reduce=sample.all_reduce,
+            state=sample.state,
+            on_step=on_step,
+        )
+        plain = cls.from_net(net.to(sample.frames.device)).tensors()
+        videos = (part.flatten(0, 1).float() for part in sample.frames.split(num_frames.tolist()))
+        information = estimate(cls(plain), videos, settings, sample.all_reduce)
+        return cls(plain, information, normalisation).to("cpu")
 
     def latents(self, descriptors: Tensor) -> Tensor:
-        """z = mu_z [.., L] of descriptors [.., C], computed in float64 for float64, else in float32."""
+        """z = mu_z [.., L] of descriptors [.., C], in float64 if they are, else in float32."""
         z = descriptors.to(_compute_dtype(descriptors))
         for layer in range(self._num_layers):
             z = self._linear(f"encoder.{layer}", functional.relu(z) if layer else z)
         return z
 
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """delta [.., C] and [z, 1] [.., L + 1]: their outer product is each descriptor's gradient."""
+        """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product."""
         z = self.latents(descriptors)
         mean_x = self._linear("decoder", z)  # before the ReLU: where it is negative, delta is zero
         delta = (mean_x - descriptors.to(z.dtype)) / self._weights["var_x"].to(z.dtype)
@@ -131,14 +164,15 @@ class FvVae(Encoder):
         return cls(weights, information, settings["normalisation"])
 
     def _sums(self, descriptors: Tensor) -> Tensor:
-        sums = self._zeros().to(descriptors.device)
+        sums = self._zeros()
         for chunk in descriptors.split(CHUNK_DESCRIPTORS):
             delta, code = self.gradient_factors(chunk)
             sums += delta.T @ code
         return sums
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(self.descriptor_dim, self.num_latents + 1, dtype=torch.float64)
+        shape = (self.descriptor_dim, self.num_latents + 1)
+        return self._weights["var_x"].new_zeros(shape, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         gradient = sums / count
@@ -167,3 +201,34 @@ def load_released(
 
 def _compute_dtype(descriptors: Tensor) -> torch.dtype:
     return torch.float64 if descriptors.dtype == torch.float64 else torch.float32
+
+
+def _own_frames(sample: FitSample) -> Tensor:
+    """How many frames each video of this worker has, in the order of the frames."""
+    if len(sample.frames) == 0:
+        raise ValueError(
+            f"fit section: expected frames on each of {sample.world_size} workers, got none on "
+            f"worker {sample.rank}; lower fit.num_workers or sample more videos"
+        )
+    return sample.video.cpu().unique_consecutive(return_counts=True)[1]
+
+
+def _batches(
+    sample: FitSample, num_frames: Tensor, batch_frames: int
+) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]:
+    """This worker's share of a batch: random frames of random videos, and their targets."""
+    first, end = (batch_frames * (sample.rank + i) // sample.world_size for i in (0, 1))
+    size = max(1, end - first)
+    starts = num_frames.cumsum(0) - num_frames
+
+    def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        videos = torch.randint(len(num_frames), (size,), generator=generator)
+        places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
+        chosen = starts[videos] + places.long()
+        frames = sample.frames[chosen.to(sample.frames.device)].float()
+        targets = sample.targets
+        if targets is not None:
+            targets = targets[sample.video[chosen]].to(frames.device)
+        return frames, targets
+
+    return batch

@@ -23,6 +23,11 @@ class FvVaeNet(nn.Module):
 
     sigma_z [L] and sigma_x [C] (or [1]) are shared by all descriptors. There is a classifier L -> K
     only if lambda3 > 0. The same seed gives the same weights.
+
+    Inside, descriptors are multiplied by `scale`, so that their root mean square is 1: the weights,
+    and with them the size of a good step, then do not depend on how descriptors are normalised.
+    (The released network's 158 is the same: the root of the 7 x 7 x 512 values of a unit map.) The
+    losses are those of the descriptors as given; `FvVae.from_net` folds the scale into the weights.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class FvVaeNet(nn.Module):
         if settings.lambda3 > 0 and num_classes < (1 if multi_label else 2):
             raise ValueError(
                 f"FV-VAE: lambda3 = {settings.lambda3:g} expects at least two classes (one with "
-                f"multi_label), got {num_classes}; give labels, or set lambda3 to 0"
+                f"multi_label), got {num_classes}; give labels, or set fv_vae.lambda3 to 0"
             )
         self.settings = settings
         self.multi_label = multi_label
@@ -47,7 +52,8 @@ class FvVaeNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         widths = pairwise((descriptor_dim, *hidden, latents))
         self.encoder = nn.ModuleList([_linear(*shape, generator) for shape in widths])
-        self.decoder = _linear(latents, descriptor_dim, generator)
+        # Small, so that the first reconstructions are the mean and not noise.
+        self.decoder = _linear(latents, descriptor_dim, generator, gain=0.1)
         self.classifier = _linear(latents, num_classes, generator) if settings.lambda3 else None
         self.log_var_z = nn.Parameter(torch.zeros(latents))
         self.log_var_x = nn.Parameter(torch.zeros(1 if settings.scalar_sigma_x else descriptor_dim))
@@ -72,7 +78,8 @@ class FvVaeNet(nn.Module):
 
         Args:
             frames: descriptors [b, T, C].
-            targets: [b, K] of 0 and 1; read only if lambda3 > 0.
+            targets: [b, K] of 0 and 1; read only if lambda3 > 0. To the cross-entropy a frame
+                without a label adds nothing.
             generator: on the frames' device; gives the dropout mask and the noise of z.
         """
         inputs = frames
@@ -86,12 +93,11 @@ class FvVaeNet(nn.Module):
         )
         z = mean_z + noise * (0.5 * self.log_var_z).exp()
         mean_x = functional.relu(self.decoder(z))
-        surprise = (frames * self.scale - mean_x).square() * (-self.log_var_x).exp() + self.log_var_x
+        square = (frames * self.scale - mean_x).square()
+        nats = square * (-self.log_var_x).exp() + self.log_var_x + math.log(2 * math.pi)
         divergence = mean_z.square() + self.log_var_z.exp() - 1 - self.log_var_z
         parts = {
-            "reconstruction": (0.5 * (surprise + math.log(2 * math.pi)) - self.scale.log())
-            .sum(-1)
-            .mean(),
+            "reconstruction": (0.5 * nats - self.scale.log()).sum(-1).mean(),
             "regularisation": 0.5 * divergence.sum(-1).mean(),
         }
         total = self.settings.lambda1 * parts["reconstruction"]
@@ -102,16 +108,18 @@ class FvVaeNet(nn.Module):
         return total, parts
 
     def _classification_loss(self, z: Tensor, targets: Tensor | None) -> Tensor:
-        if targets is None:
+        expected = [len(z), self.classifier.out_features]
+        if targets is None or list(targets.shape) != expected:
             raise ValueError(
-                f"FV-VAE: lambda3 = {self.settings.lambda3:g} expects targets, got None; let the "
-                "batches carry the videos' labels, or set lambda3 to 0"
+                f"FV-VAE: lambda3 = {self.settings.lambda3:g} expects targets of shape {expected}, "
+                f"got {targets if targets is None else list(targets.shape)}; give the frames the "
+                "labels of their videos, or set fv_vae.lambda3 to 0"
             )
         scores = self.classifier(z)
         if self.settings.class_pooling == "max":
             scores = scores.amax(1, keepdim=True)
         scores = scores.flatten(0, 1)
-        targets = targets.to(z.dtype).repeat_interleave(len(scores) // len(targets), 0)
+        targets = targets.to(z.dtype).repeat_interleave(len(scores) // len(z), 0)
         if self.multi_label:
             losses = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
             return losses.sum(-1).mean()
@@ -119,17 +127,26 @@ class FvVaeNet(nn.Module):
 
     @torch.no_grad()
     def start_at(self, moments: Tensor) -> None:
-        """Start where the data is: decoder bias at the mean of x, sigma_x at its deviation.
+        """Start at the data: its scale, the decoder's bias at the mean, sigma_x at the deviation.
 
         Args:
             moments: [1 + 2 C] as `descriptor_moments` gives them, summed over workers.
+
+        Raises:
+            ValueError: the descriptors are all zero, or not finite.
         """
         mean, mean_square = (moments[1:] / moments[0]).chunk(2)
+        if not 0 < mean_square.mean() < math.inf:
+            raise ValueError(
+                "FV-VAE training, first batch: expected finite descriptors that are not all zero, "
+                f"got a mean square of {mean_square.mean().item():g}; describe the videos again"
+            )
         scale = mean_square.mean().rsqrt()
-        mean = mean * scale
-        variance = (mean_square * scale**2 - mean.square()).clamp_min(0)
-        floor = (MIN_RELATIVE_VARIANCE * variance.mean()).clamp_min(1e-30)
-        variance = variance.mean(0, keepdim=True) if self.settings.scalar_sigma_x else variance
+        mean, mean_square = mean * scale, mean_square * scale**2
+        variance = (mean_square - mean.square()).clamp_min(0)
+        floor = (MIN_RELATIVE_VARIANCE * variance.mean()).clamp_min(MIN_RELATIVE_VARIANCE**2)
+        if self.settings.scalar_sigma_x:
+            variance = variance.mean(0, keepdim=True)
         self.scale.copy_(scale)
         self.decoder.bias.copy_(mean)
         self.min_log_var_x.copy_(floor.log())
@@ -143,10 +160,10 @@ def descriptor_moments(frames: Tensor) -> Tensor:
     return torch.cat([count, descriptors.sum(0), descriptors.square().sum(0)])
 
 
-def _linear(num_inputs: int, num_outputs: int, generator: torch.Generator) -> nn.Linear:
+def _linear(
+    num_inputs: int, num_outputs: int, generator: torch.Generator, gain: float = 1.0
+) -> nn.Linear:
     layer = nn.utils.skip_init(nn.Linear, num_inputs, num_outputs)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.xavier_uniform_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
-
-

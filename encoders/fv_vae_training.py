@@ -16,6 +16,11 @@ from torch import Tensor
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
 from encoders.settings import FvVaeSettings
 
+OPTIMISERS = {
+    "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-6),  # Zeiler's values
+    "adam": torch.optim.Adam,
+}
+
 
 def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inputs
     batch: Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]],
@@ -49,7 +54,7 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
             torch.load(weights_only=True).
 
     Raises:
-        ValueError: wrong shapes, no targets, a state of other settings, or a loss that is not finite.
+        ValueError: wrong shapes, no targets, a state of another run, or a loss that is not finite.
     """
     run = {**asdict(settings), "seed": seed, "multi_label": multi_label}
     net = FvVaeNet(descriptor_dim, num_classes, settings, seed=seed, multi_label=multi_label)
@@ -67,7 +72,8 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
             if state is None:
                 net.start_at(all_reduce(descriptor_moments(frames)))
             else:
-                optimiser.load_state_dict(state["optimiser"])
+                # torch would go on working in the caller's own tensors.
+                optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         noise = _generator(frames.device, seed, step, rank, 1)
         losses = _step(net, optimiser, net.loss(frames, targets, noise), len(frames), all_reduce)
         if not all(math.isfinite(value) for value in losses.values()):
@@ -116,9 +122,7 @@ def _optimiser(net: FvVaeNet) -> torch.optim.Optimizer:
         {"params": others, "lr": settings.learning_rate},
         {"params": sigmas, "lr": settings.learning_rate * settings.sigma_learning_rate_factor},
     ]
-    if settings.optimiser == "adam":
-        return torch.optim.Adam(groups)
-    return torch.optim.Adadelta(groups, rho=0.95, eps=1e-6)  # Zeiler's values
+    return OPTIMISERS[settings.optimiser](groups)
 
 
 def _generator(device: torch.device | str, *entropy: int) -> torch.Generator:
@@ -132,7 +136,7 @@ def _state(net: FvVaeNet, optimiser: torch.optim.Optimizer, run: dict, step: int
 
 
 def _check_same_run(saved: dict, wanted: dict) -> None:
-    """More steps are welcome, and the information is estimated later; the rest must be as it was."""
+    """More steps are welcome, and the information is estimated later; the rest must be the same."""
     free = ("num_steps", "information", "damping")
     for name in wanted.keys() - free:
         if saved.get(name) != wanted[name]:
@@ -148,5 +152,3 @@ def _check_frames(frames: Tensor, descriptor_dim: int) -> None:
             f"FV-VAE training: expected frames of shape [b, T, {descriptor_dim}], none of them 0, "
             f"got {list(frames.shape)}; each worker needs at least one frame a step"
         )
-
-

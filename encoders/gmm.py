@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 from encoders.kmeans import CHUNK_DESCRIPTORS, nearest
 
 STARVED_SHARE = 1e-3
-"""A component is starved if its mass is below this part of an even share, n / K."""
+"""A component is starved if its weight is below this part of an even share, 1 / K."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def _maximise(centre: Tensor, packed: Tensor, num_components: int, variance_floo
     offsets = moments.first / mass
     variances = torch.maximum(moments.second / mass - offsets.square(), floor)
     weights = moments.mass / moments.count
-    for starved in _starved(packed, num_components).nonzero().flatten().tolist():
+    for starved in (weights < STARVED_SHARE / num_components).nonzero().flatten().tolist():
         _split_heaviest(weights, offsets, variances, into=starved)
     return Gmm(weights / weights.sum(), centre + offsets, torch.maximum(variances, floor))
 
@@ -185,11 +185,6 @@ def _floor_unit(moments: Moments) -> Tensor:
             "sample more videos"
         )
     return variance.clamp_min(variance.mean())
-
-
-def _starved(packed: Tensor, num_components: int) -> Tensor:
-    even_share = packed[0] / num_components
-    return packed[2 : 2 + num_components] < STARVED_SHARE * even_share
 
 
 def _split_heaviest(weights: Tensor, means: Tensor, variances: Tensor, into: int) -> None:
@@ -235,14 +230,13 @@ def fit_gmm(
     centroids = centroids.to(x.device)
     packed = all_reduce(assignment_statistics(centroids, x))
     gmm = initial_gmm(centroids, packed, variance_floor)
-    previous, reseeded = -torch.inf, False
+    previous = -torch.inf
     for iteration in range(max_iterations):
         packed = all_reduce(statistics(gmm, x))
         log_likelihood = mean_log_likelihood(packed)
         on_iteration(iteration, log_likelihood)
-        # The round after a split may gain nothing yet: the halves still have to part.
-        if log_likelihood - previous < tolerance and not reseeded:
+        if log_likelihood - previous < tolerance:
             break
         gmm = update(gmm, packed, variance_floor)
-        previous, reseeded = log_likelihood, bool(_starved(packed, len(centroids)).any())
+        previous = log_likelihood
     return gmm

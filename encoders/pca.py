@@ -99,7 +99,9 @@ def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
                 f"{usable}; lower pca_components or sample more"
             )
         scale = variance.rsqrt()
-    return Pca(torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_), scale)
+    # Contiguous as a stored one: another memory layout would round otherwise.
+    components = torch.from_numpy(fitted.components_).contiguous()
+    return Pca(torch.from_numpy(fitted.mean_), components, scale)
 
 
 def fit_sample_pca(sample: FitSample, num_components: int) -> Pca:

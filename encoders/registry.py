@@ -6,11 +6,13 @@ import safetensors.torch
 
 from encoders.base import Encoder
 from encoders.fisher import GmmFisher
+from encoders.fv_vae import FvVae
 from encoders.pooling import Average
 from encoders.vlad import Vlad
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ave": Average,
+    "fv_vae": FvVae,
     "gmm_fv": GmmFisher,
     "vlad": Vlad,
 }

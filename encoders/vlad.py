@@ -39,7 +39,7 @@ class Vlad(Encoder):
         normalisation: str | None = None,
     ) -> None:
         num_centroids, width = centroids.shape
-        self.centroids, self.pca, self.intra = centroids, pca, intra
+        self.centroids, self.pca, self.intra = centroids.contiguous(), pca, intra
         self.normalisation = normalisation or ("l2" if intra else "signed_sqrt_l2")
         self.descriptor_dim = input_width(pca, width, self.name)
         self.output_dim = num_centroids * width

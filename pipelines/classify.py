@@ -80,7 +80,7 @@ def read_encodings(store: Store, folder: str, labels: pa.Table) -> tuple[pa.Tabl
     table = store.read_table(folder, ["video_id", "vector"])
     table = table.filter(pc.is_in(table["video_id"], labels["video_id"])).sort_by("video_id")
     vectors = vectors_from_arrow(table["vector"]).astype(np.float32)
-    return table.select(["video_id"]).join(labels, "video_id").sort_by("video_id"), vectors
+    return labels.take(pc.index_in(table["video_id"], labels["video_id"])), vectors
 
 
 def target_matrix(labels: list[list[str]], classes: list[str]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Connecting to Ray, and how a step's actor pools share what the cluster has."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ def connect(address: str | None, settings: Cluster) -> None:
             _node_ip_address="127.0.0.1",
             **quiet,
         )
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -51,8 +54,6 @@ class Pool:
             "batch_format": "pyarrow",
             "num_cpus": self.num_cpus,
             "num_gpus": self.num_gpus or None,
-            "max_restarts": 4,
-            "max_task_retries": 4,
         }
 
 

@@ -26,6 +26,7 @@ from ray.data import Dataset
 from encoders.spp import num_cells
 from pipelines import classify, cluster, codebooks, evaluate, run_report, sink, stages
 from pipelines.layout import STEPS, Job
+from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
 from pipelines.storage import DONE
 from pipelines.tables import DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
@@ -192,8 +193,11 @@ def classify_videos(job: Job) -> int:
 
 def evaluate_scores(job: Job) -> int:
     """METRICS and the report."""
+    started = time.monotonic()
     rows = evaluate.evaluate(job)
-    run_report.write(job, outcome(job, True))
+    counts = outcome(job, True)
+    ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
+    run_report.write(job, ledger, time.monotonic() - started)
     job.finish("evaluate")
     return rows
 
@@ -237,12 +241,12 @@ def _known_videos(job: Job) -> pa.Table:
         return empty
     facts = job.store.read_table(folders[-1], ["video_id", "source", "status", *stages.FACTS])
     facts = facts.filter(pc.equal(facts["status"], "ok")).drop_columns(["status"])
-    rows = job.manifest.join(facts, ["video_id", "source"], join_type="inner").to_pylist()
+    known = {(row["video_id"], row["source"]): row for row in facts.to_pylist()}
     planned = []
-    for row in rows:
-        found = VideoFacts(**{name: row[name] for name in stages.FACTS})
-        manifest = {name: row[name] for name in job.manifest.column_names}
-        planned.append(stages.videos_row(manifest, found, num_segments(found, job.config.sampling)))
+    for row in job.manifest.to_pylist():
+        if fact := known.get((row["video_id"], row["source"])):
+            found = VideoFacts(**{name: fact[name] for name in stages.FACTS})
+            planned.append(stages.videos_row(row, found, num_segments(found, job.config.sampling)))
     return VIDEOS.build(planned) if planned else empty
 
 

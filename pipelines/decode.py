@@ -1,7 +1,7 @@
 """A segment of a video in, its sampled frames as pictures out.
 
-Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands in for
-the other. A frame is either the right picture or missing, never a neighbour or a concealed error.
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands in
+for the other. A frame is the right picture or missing, never a neighbour or a concealed error.
 """
 
 import shutil
@@ -28,9 +28,9 @@ class SegmentFrames:
 
     Attributes:
         images: uint8 [has_predecessor + m, crop_px, crop_px, 3], RGB, contiguous.
-        has_predecessor: images[0] is the sampled frame before the segment's first one, decoded for the
-            difference between the two, which belongs to this segment. False in the first segment, in
-            an empty one, and where that frame is lost: the segment before reports it as missing.
+        has_predecessor: images[0] is the sampled frame before the segment's first one, decoded for
+            the difference between the two, which belongs to this segment. False in the first segment,
+            in an empty one, and where that frame is lost: the segment before reports it as missing.
         frame_indices: int64 [m], places among the frames of the video in order of display.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
         num_missing: wanted frames that are not in `images`.
@@ -64,13 +64,13 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """{ordinal: uint8 [crop_px, crop_px, 3]} of the frames that decode, and why others do not."""
+        """{ordinal: uint8 [crop_px, crop_px, 3]} of the frames that decode; why others do not."""
 
 
 _DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
 
 
-def decode_segment(  # noqa: PLR0913
+def decode_segment(
     uri: str,
     segment: int,
     num_segments: int,
@@ -81,7 +81,7 @@ def decode_segment(  # noqa: PLR0913
     """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`.
 
     Raises:
-        VideoError: the file cannot be opened, holds no frame, or none of the segment's frames decodes.
+        VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
     with _seekable(uri) as source, reading(uri):
         video: Video = _DECODERS[decode.decoder](source, uri, picture, decode)
@@ -89,14 +89,16 @@ def decode_segment(  # noqa: PLR0913
         if len(video.timestamps_s) == 0:
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
         if len(ordinals) == 0:
-            raise VideoError("no_frames", f"{uri}: marks no key frame; take another sampling.policy")
+            raise VideoError(
+                "no_frames", f"{uri}: marks no key frame; take another sampling.policy"
+            )
         plan = plan_segment(ordinals, segment, num_segments)
         before = [] if plan.predecessor is None else [plan.predecessor]
         images, reason = video.pictures([*before, *plan.wanted.tolist()])
     return _segment_frames(uri, video, plan, images, reason, picture.crop_px)
 
 
-def _segment_frames(  # noqa: PLR0913
+def _segment_frames(
     uri: str,
     video: Video,
     plan: SegmentPlan,
@@ -110,7 +112,9 @@ def _segment_frames(  # noqa: PLR0913
         raise VideoError("damaged", f"{uri}: none of {num_lost} wanted frames decodes: {reason}")
     errors: list[tuple[ErrorType, str]] = []
     if num_lost:
-        errors.append(("damaged", f"{num_lost} of {len(plan.wanted)} frames do not decode: {reason}"))
+        errors.append(
+            ("damaged", f"{num_lost} of {len(plan.wanted)} frames do not decode: {reason}")
+        )
     if plan.num_unplanned:
         text = f"{plan.num_unplanned} frames lie beyond the end that the header promised"
         errors.append(("longer_than_planned", text))
@@ -133,8 +137,8 @@ def _segment_frames(  # noqa: PLR0913
 
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """The path of a local file; of any other an unlinked local copy, because the timestamps take one
-    pass over the whole file and the pictures a second one."""
+    """The path of a local file; of any other an unlinked local copy, because the timestamps take
+    one pass over the whole file and the pictures a second one."""
     if (path := local_path(uri)) is not None:
         yield path
         return

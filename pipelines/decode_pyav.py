@@ -1,10 +1,11 @@
 """Frames through PyAV: choose by the timestamps of all packets, then decode only what is needed.
 
-Packets are listed without decoding. To reach a frame, decoding starts at the last packet before it that
-the file marks as a key frame; packets in between are read and dropped, which needs no seeking and so
-depends on no container's index. What cannot be reached like that is decoded from the start of the file.
+Packets are listed without decoding. To reach a frame, decoding starts at the last packet before it
+that the file marks as a key frame; packets in between are read and dropped, which needs no seeking
+and so depends on no container's index. What is not reached like that is decoded from the start.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -20,8 +21,8 @@ from av.video.stream import VideoStream
 from pipelines.config import Decode, Picture
 from pipelines.video import check_size, display_matrix, open_stream
 
-# Bilinear with the support scaled, which is what torchvision's antialiased resize does, at the full
-# chroma resolution: 0.0 to 0.3 grey levels from torchvision on the test clips (2 without the latter).
+# Bilinear with the support scaled, as torchvision's antialiased resize does it, at full chroma
+# resolution: 0.0 to 0.3 grey levels from torchvision on the test clips (1 to 2.4 without the latter).
 # The other two make the result the same on every processor, at no cost.
 _SCALING = (
     Interpolation.BILINEAR
@@ -58,15 +59,13 @@ class PyAvVideo:
     name = "pyav"
     version = f"{av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
-    def __init__(
-        self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode
-    ) -> None:
+    def __init__(self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode) -> None:
         self._source, self._uri = source, uri
         self._picture, self._max_frame_px = picture, decode.max_frame_px
         with open_stream(source, uri) as (container, stream):
             check_size(stream, self._max_frame_px)
-            # AVI stores no display times. With B-frames its packets say neither when nor whether (packed
-            # bitstreams, dropped frames) a picture is shown: only decoding tells.
+            # AVI stores no display times. With B-frames its packets say neither when nor whether
+            # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
             self._is_listed_by_decoding = (
                 container.format.name == "avi" and stream.codec_context.has_b_frames
             )
@@ -122,7 +121,7 @@ class PyAvVideo:
 
 
 def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
-    """The image [h, w, 3] as players show it; `signs` as `pipelines.video.display_matrix` gives them."""
+    """The image [h, w, 3] as players show it; `signs` as from `pipelines.video.display_matrix`."""
     if signs is None:
         return image
     (a, b), (c, d) = signs
@@ -159,22 +158,23 @@ def _list_packets(container: InputContainer, stream: VideoStream) -> _Listing:
 
 
 def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
-    """For each packet the last key packet that is neither read nor shown after it; 0 where none is.
+    """For each packet the last key packet that is neither read nor shown after it; else packet 0.
 
-    Frames shown before a key frame that was read before them may need the frames before that as well.
+    A frame that is read after a key frame but shown before it may need what comes before that.
     """
     keys = np.flatnonzero(is_key)
+    keys = np.concatenate([[0], keys[keys > 0]])
     found = np.searchsorted(keys, packets, side="right") - 1
-    while len(late := np.flatnonzero((found >= 0) & (tick[keys[found]] > tick[packets]))):
+    while len(late := np.flatnonzero((found > 0) & (tick[keys[found]] > tick[packets]))):
         found[late] -= 1
-    return np.where(found >= 0, keys[found], 0) if len(keys) else np.zeros_like(packets)
+    return keys[found]
 
 
 def _list_decoded(container: InputContainer, stream: VideoStream) -> _Listing:
     everything = [(0, 2**62)]
     frames: dict[int, bool] = {}
     for tick, frame, _ in _decoded(container, stream, everything, by_order=True):
-        frames[tick] = frame is not None and frame.key_frame
+        frames.setdefault(tick, frame is not None and bool(frame.key_frame))
     ticks = np.array(sorted(frames), np.int64)
     is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
     end_tick = int(ticks[-1]) + _step(ticks, stream) if len(ticks) else 0
@@ -206,23 +206,23 @@ def _decoded(
     runs: list[tuple[int, int]],
     by_order: bool,
 ) -> Iterator[tuple[int, VideoFrame | None, str]]:
-    """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" where all is well.
+    """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" is no flaw.
 
-    A frame after lost data looks right and may be wrong until the next key frame, so it has a flaw too.
-    Ticks are those of the packets, or with by_order those of decoding, in the order of display.
+    After lost data all frames up to the next key frame have a flaw: they may be wrong and the decoder
+    does not say so. Ticks are those of the packets or, with by_order, of the moment of decoding.
     """
     remaining = iter(runs)
     run = next(remaining, None)
     tick, flaw = _NO_TICK, ""
-    for index, packet in enumerate(_packets(container, stream)):
+    for index, packet in enumerate(itertools.chain(_packets(container, stream), [None])):
         if run is None:
             return
         if index < run[0]:
             continue
         if index == run[0]:
             flaw = _start_flaw(packet, index)
-        parts = (packet, None) if index == run[1] else (packet,)
-        for part in parts:
+        ends = packet is not None and index == run[1]
+        for part in (packet, None) if ends else (packet,):
             frames, error = _decode_packet(stream, part)
             for frame in frames:
                 flaw = _frame_flaw(frame, flaw)
@@ -231,6 +231,42 @@ def _decoded(
             if error:
                 flaw = error
                 yield packet.dts or 0, None, flaw
-        if index == run[1]:
+        if ends:
             stream.codec_context.flush_buffers()
             run = next(remaining, None)
+
+
+def _decode_packet(stream: VideoStream, packet: Packet | None) -> tuple[list[VideoFrame], str]:
+    """The frames that come out when `packet` goes in (None: the last ones), or the complaint."""
+    if packet is not None and packet.is_corrupt:
+        return [], "a packet is incomplete"
+    try:
+        return stream.codec_context.decode(packet), ""
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        return [], error.strerror
+
+
+def _start_flaw(packet: Packet, index: int) -> str:
+    """What is wrong with decoding from `packet` until the decoder itself reports a key frame.
+
+    The key frame before an edit list's first frame is decoded but not given out: nothing tells, so
+    the file is believed.
+    """
+    if packet.is_keyframe and (index == 0 or packet.is_discard):
+        return ""
+    return "no key frame comes before it"
+
+
+def _frame_flaw(frame: VideoFrame, before: str) -> str:
+    if frame.is_corrupt:
+        return "the decoder met damaged data"
+    return "" if frame.key_frame else before
+
+
+def _tick(frame: VideoFrame, before: int, by_order: bool) -> int:
+    if not by_order:
+        return frame.dts if frame.pts is None else frame.pts
+    # The last frames come out when no packet goes in, and carry no time.
+    return before + 1 if frame.dts is None else frame.dts

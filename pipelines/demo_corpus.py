@@ -51,7 +51,7 @@ class Clip:
     num_frames: int
 
 
-def _clip(seed: int, scene: int) -> Clip:
+def clip_of_scene(seed: int, scene: int) -> Clip:
     """Scenes go round the options; 3, 5 and 4 have no common factor: all combinations come up."""
     pick = [
         options[default_rng([seed, 2, axis]).permutation(len(options))[scene % len(options)]]
@@ -76,7 +76,7 @@ def _write_video(path: Path, clip: Clip, frames: Iterator[Image]) -> None:
 
 def _write_scene(folder: Path, seed: int, scene: int) -> Iterator[tuple[str, str, str]]:
     """Writes the videos of one scene, one per class, and gives (path, label, group) after each."""
-    clip = _clip(seed, scene)
+    clip = clip_of_scene(seed, scene)
     short_px = min(clip.width_px, clip.height_px)
     canvas = scene_canvas(seed, scene, round(CANVAS_SIDE * short_px))
     objects = scene_objects(seed, scene, round(OBJECT_SIDE * short_px))
@@ -148,6 +148,10 @@ def make_demo_corpus(
         _write_corpus(partial, settings, on_video)
         partial.chmod(0o755)  # mkdtemp gives 0o700; the workers may be another user
         partial.replace(folder)
+    except OSError:
+        # Another run with the same settings may have been first.
+        if not _is_complete(folder, settings):
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder / LABELS_FILE

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from PIL.Image import Image, Resampling, Transform
 
 CANVAS_SIDE = 2.5
-OBJECT_SIDE = 0.28
+OBJECT_SIDE = 0.36
 
 
 @dataclass
@@ -57,15 +57,15 @@ def _pan_vertical(motion: Motion, shot: Shot, rng: Generator) -> None:
 
 
 def _zoom_in(motion: Motion, shot: Shot, rng: Generator) -> None:
-    motion.zoom *= rng.uniform(1.4, 1.7) ** shot.progress
+    motion.zoom *= rng.uniform(1.6, 2.1) ** shot.progress
 
 
 def _zoom_out(motion: Motion, shot: Shot, rng: Generator) -> None:
-    motion.zoom *= rng.uniform(1.4, 1.7) ** -shot.progress
+    motion.zoom *= rng.uniform(1.5, 1.75) ** -shot.progress
 
 
 def _rotation(motion: Motion, shot: Shot, rng: Generator) -> None:
-    motion.angle_rad += _sign(rng) * np.deg2rad(rng.uniform(40, 80)) * shot.progress
+    motion.angle_rad += _sign(rng) * np.deg2rad(rng.uniform(60, 110)) * shot.progress
 
 
 def _shake(motion: Motion, shot: Shot, rng: Generator) -> None:
@@ -73,7 +73,7 @@ def _shake(motion: Motion, shot: Shot, rng: Generator) -> None:
         for _ in range(2):
             # Below 6 Hz, half the lowest frame rate.
             phase = 2 * np.pi * (rng.uniform(2.5, 5.5) * shot.time_s + rng.uniform())
-            motion.centre[:, axis] += rng.uniform(0.025, 0.05) * np.sin(phase)
+            motion.centre[:, axis] += rng.uniform(0.04, 0.08) * np.sin(phase)
 
 
 def _still(motion: Motion, shot: Shot, rng: Generator) -> None:
@@ -100,7 +100,7 @@ def _objects_crossing(motion: Motion, shot: Shot, rng: Generator) -> None:
 
 def _flicker(motion: Motion, shot: Shot, rng: Generator) -> None:
     phase = 2 * np.pi * (rng.uniform(1.5, 4) * shot.time_s + rng.uniform())
-    motion.brightness *= 1 + rng.uniform(0.25, 0.4) * np.sin(phase)
+    motion.brightness *= 1 + rng.uniform(0.4, 0.6) * np.sin(phase)
 
 
 MOTIONS: dict[str, Callable[[Motion, Shot, Generator], None]] = {

@@ -263,7 +263,7 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
         if kind == "leave_one_group_out":
             fold[chosen] = np.unique(units, return_inverse=True)[1]
         else:
-            fold[chosen] = _group_folds(units, first, settings.num_folds, seed)
+            fold[chosen] = _group_folds(units, settings.num_folds, seed)
         num_folds = int(fold.max()) + 1
     _check_folds(fold, num_folds, labels, chosen, kind)
     return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), kind, num_folds
@@ -289,16 +289,16 @@ def _random_test(units: np.ndarray, first: np.ndarray, fraction: float, seed: in
     return np.array([0 if test[unit] else -1 for unit in units], np.int32)
 
 
-def _group_folds(units: np.ndarray, first: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+def _group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     # sklearn takes a second to import, and only this kind of split needs it.
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import GroupKFold
 
     num_groups = len(np.unique(units))
     if num_groups < num_folds:
         raise ConfigError(f"split.num_folds: expected at most the {num_groups} groups, got {num_folds}")
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    folds = GroupKFold(num_folds, shuffle=True, random_state=seed)
     fold = np.zeros(len(units), np.int32)
-    for number, (_, test) in enumerate(folds.split(units, first, units)):
+    for number, (_, test) in enumerate(folds.split(units, groups=units)):
         fold[test] = number
     return fold
 

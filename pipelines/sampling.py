@@ -49,8 +49,8 @@ class SegmentPlan:
 def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
     """Segments to plan for a video, at least 1, from its header alone.
 
-    The real frames decide later: a video shorter than its header leaves the last segments empty, and
-    frames beyond the plan are reported as missing by the last one.
+    The real frames decide later: a video shorter than its header leaves the last segments empty,
+    and frames beyond the plan are reported as missing by the last one.
     """
     return max(1, math.ceil(_planned_frames(facts.duration_s, sampling) / SEGMENT_FRAMES))
 

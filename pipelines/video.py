@@ -1,7 +1,7 @@
 """What the header of a video says, and the one error that a video can cause.
 
-The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`: most frames, then bit rate, then
-size), so that PyAV and decord agree where there are several. Cover art (an attached picture) is none.
+The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`), so that PyAV and decord
+agree where there are several. Cover art (an attached picture) is none.
 """
 
 import itertools
@@ -104,11 +104,11 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[str | BinaryIO]:
-    """What FFmpeg opens: a path where the file is local, else a file object that reads ahead a little."""
+    """What FFmpeg opens: the path of a local file, else a file object that reads ahead a little."""
     if (path := local_path(uri)) is not None:
         yield path
         return
-    with _remote(uri, "readahead", _READ_AHEAD_BYTES) as file:
+    with open_remote(uri, "readahead", _READ_AHEAD_BYTES) as file:
         yield file
 
 
@@ -122,7 +122,8 @@ def local_path(uri: str) -> str | None:
 
 
 @contextmanager
-def _remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
+def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
+    """The file object that fsspec gives for `uri`."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     with reading(uri), filesystem.open(path, block_size=block_bytes, cache_type=cache_type) as file:
         yield file
@@ -140,9 +141,7 @@ def reading(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_stream(
-    source: str | BinaryIO, uri: str
-) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(source: str | BinaryIO, uri: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its best video stream, with a decoder that uses one thread.
 
     Raises:
@@ -150,6 +149,8 @@ def open_stream(
     """
     with reading(uri):
         try:
+            if not isinstance(source, str):
+                source.seek(0)
             container = av.open(source, metadata_errors="replace")
         except MemoryError:
             raise
@@ -172,7 +173,7 @@ def open_stream(
 
 
 def check_size(stream: VideoStream, max_frame_px: int) -> None:
-    """Refuses frames of more than max_frame_px, now by the header and later by the decoder itself."""
+    """Refuses frames of more than max_frame_px: by the header now, by the decoder itself later."""
     context = stream.codec_context
     if context.width * context.height > max_frame_px:
         raise VideoError(
@@ -185,7 +186,8 @@ def check_size(stream: VideoStream, max_frame_px: int) -> None:
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """Signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is shown at
-    (a x + c y, b x + d y), y downwards. None where there is none or it is no multiple of 90 degrees."""
+    (a x + c y, b x + d y), y downwards. None where there is none, or none by a multiple of 90 degrees.
+    """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from encoders.base import Encoder
 from encoders.fisher import GmmFisher
+from encoders.fisher_information import KroneckerInformation
+from encoders.fv_vae import FvVae
 from encoders.gmm import Gmm
 from encoders.pca import fit_pca
 from encoders.pooling import Average
@@ -29,6 +31,20 @@ def average() -> Encoder:
     return Average(C)
 
 
+def fv_vae() -> Encoder:
+    weights = {
+        "encoder.0.weight": random(5, C, seed=5),
+        "encoder.0.bias": random(5, seed=6),
+        "encoder.1.weight": random(3, 5, seed=7),
+        "encoder.1.bias": random(3, seed=8),
+        "decoder.weight": random(C, 3, seed=9),
+        "decoder.bias": random(C, seed=10),
+        "var_x": 0.5 + random(C, seed=11).square(),
+    }
+    a, b = (random(9, size, seed=size) for size in (C, 4))
+    return FvVae(weights, KroneckerInformation(a.T @ a, b.T @ b, damping=0.1))
+
+
 def gmm_fv() -> Encoder:
     pca = fit_pca(random(40, C, seed=1), 4, whiten=True)
     variances = 0.4 + random(3, 4, seed=2).square()
@@ -43,6 +59,7 @@ def vlad() -> Encoder:
 
 EXAMPLES: dict[str, Callable[[], Encoder]] = {
     "ave": average,
+    "fv_vae": fv_vae,
     "gmm_fv": gmm_fv,
     "vlad": vlad,
 }

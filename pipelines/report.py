@@ -1,0 +1,130 @@
+"""The report of a run: one HTML page that needs no network and no script.
+
+Everything in a `Report` may come from hostile files (paths, labels, messages): the template escapes
+all of it, and the page's own policy forbids it to load or run anything.
+"""
+
+import base64
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup, escape
+
+from pipelines.report_charts import NUM_STYLES, charts
+from pipelines.report_data import ClassRow, Confusion, Failure, Report
+
+NUM_FAILURES_LISTED = 200
+_MAX_MATRIX = 50  # classes; above, a cell is too small to read
+_MAX_NUMBERED = 20  # classes; above, a cell has no room for its number
+_MAX_CLASSES = (
+    40  # classes; above, the weakest and the strongest are shown and the rest folded away
+)
+_NONE = Markup("<span class='none' title='not available'>&ndash;</span>")
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Two classes that were mixed up: `count` videos, `share` of all videos of class `true`."""
+
+    true: str
+    predicted: str
+    count: int
+    share: float
+
+
+def render(report: Report) -> str:
+    """The page, as the text of a UTF-8 file. Equal reports give equal pages."""
+    ranked = report.ranked()
+    best = ranked[0] if ranked and report.value(ranked[0]) is not None else None
+    classes = _sorted_classes(report.per_class)
+    many = len(classes) > _MAX_CLASSES
+    return _template().render(
+        report=report,
+        ranked=ranked,
+        best=best,
+        has_folds=any(result.fold_values for result in ranked),
+        classes=classes,
+        extremes=[("Strongest", classes[:10]), ("Weakest", classes[-10:])] if many else [],
+        confused=_most_confused(report.confusion)[:20],
+        matrix_fits=report.confusion and len(report.confusion.labels) <= _MAX_MATRIX,
+        matrix_numbered=report.confusion and len(report.confusion.labels) <= _MAX_NUMBERED,
+        charts=charts(report.curves),
+        num_styles=NUM_STYLES,
+        reasons=_reasons(report.failures),
+        num_listed=NUM_FAILURES_LISTED,
+        total_s=sum(step.seconds or 0 for step in report.steps),
+    )
+
+
+def _sorted_classes(rows: tuple[ClassRow, ...]) -> list[ClassRow]:
+    """Best AP first, classes without a value last."""
+    return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0), row.label))
+
+
+def _most_confused(confusion: Confusion | None) -> list[Confused]:
+    if confusion is None:
+        return []
+    pairs = [
+        Confused(true, predicted, count, count / sum(row))
+        for true, row in zip(confusion.labels, confusion.matrix, strict=True)
+        for predicted, count in zip(confusion.labels, row, strict=True)
+        if count and predicted != true
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.true, pair.predicted))
+
+
+def _reasons(failures: tuple[Failure, ...]) -> list[tuple[tuple[str, str, str], int]]:
+    """((stage, status, error type), count), the most frequent first."""
+    counts = Counter((f.stage, f.status, f.error_type) for f in failures)
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "metric": _metric,
+        "count": _count,
+        "duration": _duration,
+        "breakable": _breakable,
+        "jpeg": _jpeg,
+        "markup": Markup,  # only for the SVG that report_charts made
+    }
+    text = resources.files("pipelines").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def _metric(value: float | None) -> str:
+    """Three decimals, as in the papers; never per cent."""
+    return _NONE if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return _NONE if value is None else f"{value:,}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return _NONE
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped, and allowed to break after the marks that join names and paths."""
+    parts = re.split(r"(?<=[+/_.:,-])", text)
+    return Markup("<wbr>").join(escape(part) for part in parts)
+
+
+def _jpeg(content: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,121 @@
+"""Training curves as inline SVG that takes its colours from the page, and so follows its theme.
+
+matplotlib draws with marker colours; they are then replaced by the CSS variables of the template.
+"""
+
+import re
+from dataclasses import dataclass
+from io import StringIO
+from math import isfinite
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from pipelines.report_data import Curve
+
+# Marker colour -> CSS variable. Lines also differ in their dashes: colour is not all they have.
+_INK, _GRID = "#010203", "#010204"
+_VARIABLES = {_INK: "--muted", _GRID: "--rule", **{f"#0102a{i}": f"--line-{i}" for i in range(4)}}
+_DASHES = ((), (7, 3), (2, 2), (7, 2, 2, 2))
+NUM_STYLES = 8  # beyond these, lines are drawn alike and counted
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,
+    "axes.formatter.useoffset": False,
+    "path.simplify_threshold": 0.3,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry of a legend."""
+
+    name: str
+    color: str  # a CSS value
+    dashes: str  # an SVG stroke-dasharray
+    last: float | None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One pair of axes: an SVG element, its legend, and its content in words."""
+
+    title: str
+    svg: str
+    lines: tuple[Line, ...]
+    alt: str
+
+
+def charts(curves: tuple[Curve, ...]) -> list[Chart]:
+    """One chart for each `Curve.chart`, in order of appearance."""
+    by_chart: dict[str, list[Curve]] = {}
+    for curve in curves:
+        by_chart.setdefault(curve.chart, []).append(curve)
+    return [_chart(number, title, group) for number, (title, group) in enumerate(by_chart.items())]
+
+
+def _style(index: int, count: int) -> tuple[str, tuple[int, ...]]:
+    if count > NUM_STYLES:
+        return "#0102a0", ()
+    return f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4]
+
+
+def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
+    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": str(number)}):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        lines = [_draw(axes, curve, *_style(i, len(curves))) for i, curve in enumerate(curves)]
+        _dress(axes, curves[0])
+        svg = _to_svg(figure, prefix=f"chart{number}-")
+    ends = "; ".join(
+        f"{line.name} ends at {line.last:.4g}"
+        for line in lines[:NUM_STYLES]
+        if line.last is not None
+    )
+    alt = f"{curves[0].y_label} against {curves[0].x_label}, {len(curves)} line(s). {ends}"
+    return Chart(title, svg, tuple(lines), alt)
+
+
+def _draw(axes: Axes, curve: Curve, color: str, dashes: tuple[int, ...]) -> Line:
+    points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if isfinite(x) and isfinite(y)]
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    marker = "o" if len(points) == 1 else ""
+    axes.plot(xs, ys, color=color, lw=1.5, ls=(0, dashes) if dashes else "-", marker=marker, ms=4)
+    return Line(
+        curve.name, f"var({_VARIABLES[color]})", " ".join(map(str, dashes)), ys[-1] if ys else None
+    )
+
+
+def _dress(axes: Axes, curve: Curve) -> None:
+    axes.set_xlabel(curve.x_label, color=_INK)
+    axes.set_ylabel(curve.y_label, color=_INK)
+    axes.tick_params(colors=_INK, length=0)
+    axes.grid(axis="y", color=_GRID, lw=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _to_svg(figure: Figure, prefix: str) -> str:
+    """The <svg> element alone: no prologue, no metadata, identifiers unique in the page."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    buffer = StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    text = buffer.getvalue()
+    svg = text[text.index("<svg") :]
+    # The style sheet would hold for the whole page, and fonts are the page's.
+    svg = re.sub(
+        r"<defs>\s*<style.*?</defs>|<!--.*?-->|font-family: [^;]*;", "", svg, flags=re.DOTALL
+    )
+    svg = re.sub(r' width="[^"]*pt" height="[^"]*pt"', "", svg, count=1)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

@@ -1,0 +1,176 @@
+"""What a report shows, as plain values. Numbers that do not exist are None and shown as a dash."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One row of the results: an encoder on a stream, or a late fusion of several.
+
+    Metrics are over all tested videos together; `fold_values` are the values of the report's
+    headline metric in each fold. `output_dim` is D, None for a fusion.
+    """
+
+    encoder: str
+    stream: str
+    accuracy: float | None
+    top_k: float | None
+    map: float | None
+    num_videos: int
+    output_dim: int | None = None
+    fold_values: tuple[float, ...] = ()
+    is_fusion: bool = False
+
+
+@dataclass(frozen=True)
+class StepFact:
+    """One step of the data flow; `seconds` is None where it was not run."""
+
+    name: str
+    status: str
+    seconds: float | None
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """`ap` is None where the class has no positive video."""
+
+    label: str
+    ap: float | None
+    num_positive: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`matrix[i][j]`: number of videos of class i that were taken for class j.
+
+    Raises:
+        ValueError: the matrix is not K x K for K labels.
+    """
+
+    labels: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if {len(self.matrix), *map(len, self.matrix)} - {len(self.labels)}:
+            raise ValueError(
+                f"Confusion: expected a matrix of {len(self.labels)} x {len(self.labels)}, got "
+                f"{len(self.matrix)} rows of {sorted({len(row) for row in self.matrix})}"
+            )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a training curve; curves of the same `chart` share one pair of axes."""
+
+    chart: str
+    name: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(
+                f"Curve {self.name!r}: expected as many x as y, got {len(self.x)} and {len(self.y)}"
+            )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A segment that is not ok; `status` is partial or failed."""
+
+    video_id: str
+    stage: str
+    status: str
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Segments by status.
+
+    Raises:
+        ValueError: planned is not ok + partial + failed.
+    """
+
+    planned: int
+    ok: int
+    partial: int
+    failed: int
+
+    def __post_init__(self) -> None:
+        if self.planned != self.ok + self.partial + self.failed:
+            raise ValueError(f"Ledger: expected planned = ok + partial + failed, got {self}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video as the encoder saw it: some sampled frames (JPEG files), its labels and the guess."""
+
+    video_id: str
+    labels: tuple[str, ...]
+    predicted: str
+    jpegs: tuple[bytes, ...]
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted in self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The content of the page.
+
+    Args:
+        weights: what the backbone's filters are, in words.
+        notes: what a reader must know before believing the numbers.
+        facts: what was run: (name, value).
+        multi_label: the headline metric is then mAP, else accuracy.
+        chance: the headline metric of a classifier that has learnt nothing.
+        top_k: K of `Result.top_k`.
+        per_class: of the best result.
+        confusion: of the best result; None where videos have several labels.
+        failures: all rows that are not ok; the page lists the first of them and counts all.
+    """
+
+    title: str
+    recipe: str
+    weights: str
+    num_videos: int
+    num_classes: int
+    ledger: Ledger
+    multi_label: bool = False
+    chance: float | None = None
+    top_k: int = 5
+    notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    steps: tuple[StepFact, ...] = ()
+    results: tuple[Result, ...] = ()
+    per_class: tuple[ClassRow, ...] = ()
+    confusion: Confusion | None = None
+    curves: tuple[Curve, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The name of the metric by which results are compared."""
+        return "mAP" if self.multi_label else "accuracy"
+
+    def value(self, result: Result) -> float | None:
+        """The headline metric of a result."""
+        return result.map if self.multi_label else result.accuracy
+
+    def ranked(self) -> list[Result]:
+        """The results, best first; equal ones in the order given, those without a value last."""
+        return sorted(
+            self.results,
+            key=lambda r: -1.0 if self.value(r) is None else self.value(r),
+            reverse=True,
+        )

@@ -1,0 +1,249 @@
+"""What the report of a run says, collected from its tables; `pipelines.report` renders it."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from PIL import Image
+
+from encoders.metrics import confusion_matrix
+from pipelines.config import Config
+from pipelines.decode import decode_segment
+from pipelines.evaluate import ScoreMatrix, all_scores, results_table
+from pipelines.isolation import IsolatedDecoder
+from pipelines.layout import STEPS, Job
+from pipelines.report import render
+from pipelines.report_data import (
+    ClassRow,
+    Confusion,
+    Curve,
+    Failure,
+    Ledger,
+    Report,
+    Result,
+    Sample,
+    StepFact,
+)
+from pipelines.video import VideoError
+
+NUM_SAMPLES = 8
+FRAMES_PER_SAMPLE = 6
+THUMBNAIL_PX = 112
+
+
+def write(job: Job, ledger: Ledger, evaluate_s: float) -> None:
+    """Publishes report/index.html."""
+    matrices = all_scores(job)
+    metrics = job.store.read_table(job.metrics)
+    results = _results(job, metrics)
+    multi_label = matrices[0].multi_label
+    best = max(
+        range(len(results)),
+        key=lambda i: (results[i].map if multi_label else results[i].accuracy) or 0.0,
+    )
+    report = Report(
+        title=f"{job.config.recipe}: {job.manifest.num_rows} videos",
+        recipe=job.config.recipe,
+        weights=job.weights.description,
+        num_videos=job.manifest.num_rows,
+        num_classes=len(matrices[0].classes),
+        ledger=ledger,
+        multi_label=multi_label,
+        chance=_chance(matrices[best]),
+        top_k=min(job.config.evaluate.top_k, len(matrices[0].classes)),
+        notes=_notes(job),
+        facts=_facts(job),
+        steps=_steps(job, evaluate_s, metrics.num_rows),
+        results=tuple(results),
+        per_class=_per_class(matrices[best], metrics),
+        confusion=None if multi_label else _confusion(matrices[best]),
+        curves=_curves(job),
+        failures=_failures(job),
+        samples=_samples(job, matrices[best]),
+        provenance=job.footer("evaluate") | {"tables": job.store.root},
+    )
+    job.store.publish(job.report, render(report).encode())
+
+
+def _results(job: Job, metrics: pa.Table) -> list[Result]:
+    headline = "accuracy"
+    rows = metrics.to_pylist()
+    if not any(row["metric"] == "balanced_accuracy" for row in rows):
+        headline = "mAP"
+    folds: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["split"] != "all" and row["metric"] == headline and row["value"] is not None:
+            folds.setdefault((row["encoder"], row["stream"]), []).append(row["value"])
+    return [
+        Result(
+            encoder=row["encoder"],
+            stream=row["stream"],
+            accuracy=row["accuracy"],
+            top_k=next((row[name] for name in row if name.startswith("top_")), None),
+            map=row["mAP"],
+            num_videos=int(row["num_videos"]),
+            output_dim=_output_dim(job, row["encoder"], row["stream"]),
+            fold_values=tuple(folds.get((row["encoder"], row["stream"]), ())),
+            is_fusion="+" in row["encoder"] + row["stream"],
+        )
+        for row in results_table(metrics)
+    ]
+
+
+def _output_dim(job: Job, encoder: str, stream: str) -> int | None:
+    if (encoder, stream) not in job.pairs():
+        return None
+    folder = job.encodings(job.codebook(encoder, stream, job.folds[0]))
+    with job.store.open_parquet(job.store.files(folder)[0]) as file:
+        return file.schema_arrow.field("vector").type.list_size
+
+
+def _chance(matrix: ScoreMatrix) -> float:
+    """Accuracy of always naming the most frequent class; mAP of a random order."""
+    shares = matrix.targets.mean(0)
+    return float(shares.mean() if matrix.multi_label else shares.max())
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    notes = []
+    if job.weights.is_random:
+        notes.append(
+            "The network has seeded RANDOM filters, because no trained weights were given: the numbers "
+            "show that the pipeline works, not what the method can do."
+        )
+    per_fold = sorted({b.encoder for b in job.codebooks if b.fold >= 0})
+    if per_fold:
+        notes.append(
+            f"Codebooks that use labels ({', '.join(per_fold)}) were fitted once per fold, without the "
+            "videos that the fold tests."
+        )
+    once = sorted({b.encoder for b in job.codebooks if b.fold < 0})
+    if once and job.num_folds > 1:
+        notes.append(
+            f"Codebooks that use no labels ({', '.join(once)}) were fitted once, on descriptors of all "
+            "labelled videos; classifiers never see the videos that they are tested on."
+        )
+    notes.append(
+        "A fusion is the mean of the scores of its parts. Metrics are over the tested videos of all folds "
+        "together; videos that failed are not tested."
+    )
+    return tuple(notes)
+
+
+def _facts(job: Job) -> tuple[tuple[str, str], ...]:
+    config = job.config
+    return (
+        ("Network", f"{config.describe.backbone}, {', '.join(config.describe.nodes)}"),
+        ("Weights", job.weights.description),
+        ("Sampling", f"{config.sampling.policy} ({config.sampling})"),
+        ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),
+        ("Split", f"{job.split}, {job.num_folds} fold(s)"),
+        ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
+        ("Classifier", f"one-vs-rest linear SVM, C = {config.classify.c:g}, {config.classify.loss}"),
+        ("Seed", str(config.run.seed)),
+    )
+
+
+def _steps(job: Job, evaluate_s: float, metric_rows: int) -> tuple[StepFact, ...]:
+    record = (job.store.read_json("run.json") or {}).get("steps", {})
+    now = {"evaluate": {"seconds": evaluate_s, "rows": metric_rows}}
+    return tuple(
+        StepFact(name, "done", step["seconds"], step["rows"])
+        for name in STEPS
+        if (step := (record | now).get(name))
+    )
+
+
+def _per_class(matrix: ScoreMatrix, metrics: pa.Table) -> tuple[ClassRow, ...]:
+    positives = dict(zip(matrix.classes, matrix.targets.sum(0).astype(int).tolist(), strict=True))
+    return tuple(
+        ClassRow(row["class"], row["value"], positives[row["class"]])
+        for row in metrics.to_pylist()
+        if (row["encoder"], row["stream"]) == (matrix.encoder, matrix.stream)
+        and (row["split"], row["metric"]) == ("all", "AP")
+    )
+
+
+def _confusion(matrix: ScoreMatrix) -> Confusion:
+    counts = confusion_matrix(matrix.scores, matrix.targets)
+    return Confusion(tuple(matrix.classes), tuple(tuple(int(n) for n in row) for row in counts))
+
+
+def _curves(job: Job) -> tuple[Curve, ...]:
+    curves = []
+    for book in job.codebooks:
+        name = f"{book.folder}/curves.parquet"
+        if not job.store.exists(name):
+            continue
+        with job.store.open_parquet(name) as file:
+            table = file.read()
+        fold = "" if book.fold < 0 else f", fold {book.fold}"
+        for quantity in pc.unique(table["quantity"]).to_pylist():
+            part = table.filter(pc.equal(table["quantity"], quantity)).sort_by("step")
+            stride = max(1, part.num_rows // 300)
+            curves.append(
+                Curve(
+                    chart=f"{book.encoder}: {quantity}",
+                    name=book.stream + fold,
+                    x_label="step",
+                    y_label=quantity,
+                    x=tuple(part["step"].to_pylist()[::stride]),
+                    y=tuple(part["value"].to_pylist()[::stride]),
+                )
+            )
+    return tuple(curves)
+
+
+def _failures(job: Job) -> tuple[Failure, ...]:
+    columns = ["video_id", "stage", "status", "error_type", "error"]
+    rows = job.store.read_table(job.failures, columns).to_pylist()
+    return tuple(Failure(**{name: row[name] or "" for name in columns}) for row in rows)
+
+
+def _samples(job: Job, matrix: ScoreMatrix) -> tuple[Sample, ...]:
+    """Tested videos, the most confident wrong ones first, then right ones, with some frames."""
+    order = np.argsort(-matrix.scores.max(1), kind="stable")
+    right = matrix.targets[np.arange(len(order)), matrix.scores.argmax(1)] > 0
+    wrong_first = [i for i in order if not right[i]][: NUM_SAMPLES // 2]
+    chosen = wrong_first + [i for i in order if right[i]][: NUM_SAMPLES - len(wrong_first)]
+    columns = ["video_id", "uri", "labels", "num_segments"]
+    videos = {row["video_id"]: row for row in job.store.read_table(job.videos, columns).to_pylist()}
+    rows = [videos[matrix.video_ids[i]] for i in chosen]
+    jpegs = ray.get(_thumbnails.remote([(r["uri"], r["num_segments"]) for r in rows], job.config))
+    return tuple(
+        Sample(
+            video_id=row["video_id"],
+            labels=tuple(row["labels"]),
+            predicted=matrix.classes[int(matrix.scores[i].argmax())],
+            jpegs=tuple(frames),
+        )
+        for i, row, frames in zip(chosen, rows, jpegs, strict=True)
+    )
+
+
+@ray.remote
+def _thumbnails(videos: list[tuple[str, int]], config: Config) -> list[list[bytes]]:
+    """Some frames of each video as JPEG; none where it cannot be read any more."""
+    strips = []
+    with IsolatedDecoder(config.decode) as decoder:
+        for uri, num_segments in videos:
+            try:
+                frames = decoder.call(
+                    decode_segment, uri, 0, num_segments, config.sampling, config.picture, config.decode
+                )
+            except VideoError:
+                strips.append([])
+                continue
+            count = min(FRAMES_PER_SAMPLE, len(frames.images))
+            places = np.linspace(0, len(frames.images) - 1, count).astype(int)
+            strips.append([_jpeg(frames.images[place]) for place in places])
+    return strips
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
