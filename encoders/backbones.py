@@ -156,9 +156,7 @@ def random_filters(network: str, seed: int) -> bytes:
         return _pack(models.get_model(network, weights=None).state_dict())
 
 
-def build(
-    network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu"
-) -> Backbone:
+def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu") -> Backbone:
     """The network with packed weights; only what the deepest requested node needs is run.
 
     Raises:

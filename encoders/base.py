@@ -111,7 +111,10 @@ class Encoder(ABC):
 
     def to_bytes(self) -> bytes:
         """One safetensors file: the tensors, and name and settings in its header."""
-        header = {"encoder": self.name, "settings": json.dumps(self.settings(), sort_keys=True)}
+        # One key: safetensors writes several in any order, and equal codebooks should be equal files.
+        header = json.dumps({"name": self.name, "settings": self.settings()}, sort_keys=True)
         tensors = {key: value.cpu().contiguous() for key, value in self.tensors().items()}
         # safetensors stores no tensor-free file, and the average learns nothing.
-        return safetensors.torch.save(tensors or {"_": torch.zeros(1)}, metadata=header)
+        return safetensors.torch.save(
+            tensors or {"_": torch.zeros(1)}, metadata={"encoder": header}
+        )

@@ -25,11 +25,12 @@ def encoder_from_bytes(data: bytes) -> Encoder:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
     """
     header_size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
-    name = header.get("encoder")
+    metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
+    header = json.loads(metadata.get("encoder", "{}"))
+    name = header.get("name")
     if name not in ENCODERS:
         raise ValueError(
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
-    return ENCODERS[name].build(safetensors.torch.load(data), json.loads(header["settings"]))
+    return ENCODERS[name].build(safetensors.torch.load(data), header["settings"])

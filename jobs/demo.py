@@ -52,8 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         videos = str(out / "corpus")
     run = out / "run"
     code = fcvid_encode.main(
-        ["--videos", videos, "--labels", labels, "--out", str(run), "--recipe", "demo"]
-        + ["--set", f"describe.weights={_weights(arguments.weights)}"]
+        [
+            *("--videos", videos, "--labels", labels, "--out", str(run), "--recipe", "demo"),
+            *("--set", f"describe.weights={_weights(arguments.weights)}"),
+        ]
     )
     if code != 2:
         stream = next(iter(recipe("demo").describe.stream_columns))

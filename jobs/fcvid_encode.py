@@ -19,9 +19,13 @@ def parser() -> argparse.ArgumentParser:
     """The frozen command line; everything else is `--set section.field=value`."""
     out = argparse.ArgumentParser(prog="fcvid_encode", description=__doc__.splitlines()[0])
     out.add_argument(
-        "--videos", required=True, help="folder, glob, file or URI, or a CSV/Parquet manifest (path)"
+        "--videos",
+        required=True,
+        help="folder, glob, file or URI, or a CSV/Parquet manifest (path)",
     )
-    out.add_argument("--labels", help="CSV: path,label[,group][,split]; several rows: several labels")
+    out.add_argument(
+        "--labels", help="CSV: path,label[,group][,split]; several rows: several labels"
+    )
     out.add_argument("--out", required=True, help="URI that the tables and the report go under")
     out.add_argument("--recipe", default="fcvid", help=f"one of {', '.join(RECIPES)} (fcvid)")
     out.add_argument(
@@ -34,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--steps", default="all", help="all, or names joined by commas (all)")
     out.add_argument("--limit", type=int, help="use that many videos only, spread over the corpus")
-    out.add_argument("--address", help="Ray cluster to join; default: RAY_ADDRESS, else one started here")
+    out.add_argument(
+        "--address", help="Ray cluster to join; default: RAY_ADDRESS, else one started here"
+    )
     return out
 
 
@@ -57,6 +63,8 @@ def run(arguments: argparse.Namespace, config: object) -> int:
         # Read by Ray when it is imported. The embedded cluster listens on the loopback address only, and
         # a token file in the home folder would lock `ray start` and `ray job` out of each other later.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray's C++ side prints a harmless error for every actor pool.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from pipelines import corpus, prepare
 
     steps = prepare.parse_steps(arguments.steps)

@@ -14,7 +14,8 @@ from pipelines.config import Cluster
 def connect(address: str | None, settings: Cluster) -> None:
     """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here."""
     address = address or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
+    # Workers' own output stays in Ray's log files: what users should see goes through the driver.
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if ray.is_initialized():
         pass
     elif address:
@@ -29,7 +30,8 @@ def connect(address: str | None, settings: Cluster) -> None:
             _node_ip_address="127.0.0.1",
             **quiet,
         )
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Its warnings are about progress bars and CPUs that are busy for a moment; what fails is raised.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = DataContext.get_current()
     context.enable_progress_bars = False

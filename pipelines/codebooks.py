@@ -23,7 +23,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
 from pipelines.config import Config
-from pipelines.stages import Codebook
+from pipelines.descriptor_stages import Codebook
+from pipelines.sink import Counter, ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, vectors_from_arrow
 
@@ -52,6 +53,7 @@ def fit_codebooks(
     Raises:
         ray.train.TrainingFailedError: a worker failed more often than is bearable.
     """
+    counter = Counter.remote()
     use_gpu = ray.cluster_resources().get("GPU", 0) >= config.fit.num_workers
     cpus = ray.cluster_resources().get("CPU", 1)
     share = 1 if cpus >= config.fit.num_workers + 1 else cpus / (config.fit.num_workers + 1)
@@ -62,6 +64,7 @@ def fit_codebooks(
             "store": store,
             "config": config,
             "num_cells": num_cells,
+            "counter": counter,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.fit.num_workers,
@@ -76,7 +79,9 @@ def fit_codebooks(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    trainer.fit()
+    with ProgressLine(log.info, "fit", len(tasks), counter):
+        trainer.fit()
+    store.delete_folder("train")
 
 
 def _worker(setting: dict) -> None:
@@ -84,7 +89,6 @@ def _worker(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     kept = _Checkpoints(config.fit.checkpoint_s, rank)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
     for task in setting["tasks"]:
@@ -92,14 +96,17 @@ def _worker(setting: dict) -> None:
         if store.exists(f"{book.folder}/{DONE}"):
             continue
         if task.sample not in frames:
-            frames = {task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)}
-        started, curves = time.monotonic(), _Curves(book, rank)
+            frames = {
+                task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)
+            }
+        started, curves = time.monotonic(), _Curves(book, rank, setting["counter"])
         sample = _fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
         encoder = ENCODERS[book.encoder].fit(
             sample, getattr(config, book.encoder, None), config.encode.normalisation
         )
         if rank == 0:
             _publish(store, task, encoder.to_bytes(), curves, time.monotonic() - started)
+            setting["counter"].add.remote({"ok": 1})
         kept.finished(book)
     kept.report({})
 
@@ -170,10 +177,11 @@ def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class _Curves:
-    """Rows of CURVES, and a line in the log every few seconds, from rank 0."""
+    """Rows of CURVES, and a word for the progress line every few seconds, from rank 0."""
 
     book: Codebook
     rank: int
+    counter: ray.actor.ActorHandle
     rows: list[dict] = field(default_factory=list)
     logged: float = field(default_factory=time.monotonic)
 
@@ -182,9 +190,9 @@ class _Curves:
             return
         named = {"codebook": self.book.encoder, "stream": self.book.stream, "fold": self.book.fold}
         self.rows.append(named | {"quantity": quantity, "step": step, "value": value})
-        if time.monotonic() - self.logged > 5:
+        if time.monotonic() - self.logged > 2:
             self.logged = time.monotonic()
-            log.info("fit %s: step %d, %s %.4f", self.book.name, step, quantity, value)
+            self.counter.say.remote(f"{self.book.name} step {step}, {quantity} {value:.4f}")
 
 
 class _Checkpoints:

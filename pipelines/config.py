@@ -323,7 +323,9 @@ def _with_setting(config: Config, setting: str) -> Config:
     record = getattr(config, section)
     if section == "fv_vae" and not name:
         if text not in FV_VAE_PRESETS:
-            raise ConfigError(f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}")
+            raise ConfigError(
+                f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
+            )
         return dataclasses.replace(config, fv_vae=FV_VAE_PRESETS[text])
     fields = typing.get_type_hints(type(record))
     if name not in fields:
@@ -332,7 +334,9 @@ def _with_setting(config: Config, setting: str) -> Config:
         )
     value = _parse(text.strip(), fields[name], setting)
     try:
-        return dataclasses.replace(config, **{section: dataclasses.replace(record, **{name: value})})
+        return dataclasses.replace(
+            config, **{section: dataclasses.replace(record, **{name: value})}
+        )
     except ValueError as error:
         raise ConfigError(f"--set {setting}: {error}") from error
 
@@ -341,7 +345,9 @@ def _parse(text: str, kind: Any, setting: str) -> Any:
     """`text` as the annotated type of a field."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return tuple(_parse(part.strip(), arguments[0], setting) for part in text.split(",") if part)
+        return tuple(
+            _parse(part.strip(), arguments[0], setting) for part in text.split(",") if part
+        )
     if origin is Literal:
         if text not in arguments:
             raise ConfigError(f"--set {setting}: expected one of {list(arguments)}, got {text!r}")

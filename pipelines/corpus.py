@@ -24,7 +24,16 @@ import ray
 from ray.data import Dataset
 
 from encoders.spp import num_cells
-from pipelines import classify, cluster, codebooks, evaluate, run_report, sink, stages
+from pipelines import (
+    classify,
+    cluster,
+    codebooks,
+    descriptor_stages,
+    evaluate,
+    run_report,
+    sink,
+    video_stages,
+)
 from pipelines.layout import STEPS, Job
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
@@ -79,7 +88,7 @@ def index(job: Job) -> int:
     fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
     log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
     outputs = [
-        sink.Output(SEGMENTS, job.segments, job.footer("index"), stages.plan_segments),
+        sink.Output(SEGMENTS, job.segments, job.footer("index"), video_stages.plan_segments),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
     if known.num_rows:
@@ -90,7 +99,7 @@ def index(job: Job) -> int:
     pool = cluster.pools(job.config.cluster).decode
     rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
     data = _dataset(rows, 64).map_batches(
-        stages.ProbeVideos,
+        video_stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode),
         **pool.options(batch_size=64),
     )
@@ -109,12 +118,12 @@ def describe(job: Job) -> int:
     data = (
         _dataset(rows, 4)
         .map_batches(
-            stages.DecodeSegments,
+            video_stages.DecodeSegments,
             fn_constructor_args=(config.sampling, config.picture, config.decode),
             **pools.decode.options(batch_size=4),
         )
         .map_batches(
-            stages.DescribeFrames,
+            descriptor_stages.DescribeFrames,
             fn_constructor_args=(job.store, job.weights.file, config, pools.describe.num_threads),
             **pools.describe.options(config.describe.batch_segments),
         )
@@ -159,11 +168,18 @@ def encode(job: Job) -> int:
         books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
         if not books:
             continue
-        left = [sink.pending(videos, job.store, job.encodings(b), ("video_id", "source")) for b in books]
-        rows = pa.concat_tables(left).group_by(["video_id", "source"]).aggregate([]).sort_by("video_id")
+        left = [
+            sink.pending(videos, job.store, job.encodings(b), ("video_id", "source")) for b in books
+        ]
+        rows = (
+            pa.concat_tables(left)
+            .group_by(["video_id", "source"])
+            .aggregate([])
+            .sort_by("video_id")
+        )
         rows = videos.filter(pc.is_in(videos["video_id"], rows["video_id"]))
         data = _dataset(rows, job.config.encode.batch_videos).map_batches(
-            stages.EncodeVideos,
+            descriptor_stages.EncodeVideos,
             fn_constructor_args=(job.store, books, job.config.encode.dtype),
             **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
         )
@@ -172,7 +188,7 @@ def encode(job: Job) -> int:
                 ENCODINGS,
                 job.encodings(book),
                 job.footer("encode") | {"video_fisher.codebook": book.digest},
-                functools.partial(stages.encodings_of, book=book),
+                functools.partial(descriptor_stages.encodings_of, book=book),
             )
             for book in books
         ]
@@ -220,7 +236,9 @@ def outcome(job: Job, did_work: bool) -> Outcome:
         plan = job.store.read_table(job.segments, ["segment_id", "source"])
         planned = plan.num_rows
         if job.store.files(job.descriptors):
-            done = _current(plan, job.store.read_table(job.descriptors, ["segment_id", "source", "status"]))
+            done = _current(
+                plan, job.store.read_table(job.descriptors, ["segment_id", "source", "status"])
+            )
             for item in pc.value_counts(done["status"]).to_pylist():
                 counts[item["values"]] = item["counts"]
     return Outcome(did_work, planned, **counts)
@@ -230,7 +248,9 @@ def _plan(job: Job) -> pa.Table:
     """SEGMENTS with what decoding needs of VIDEOS."""
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
-    return segments.join(job.store.read_table(job.videos, columns), "video_id").sort_by("segment_id")
+    return segments.join(job.store.read_table(job.videos, columns), "video_id").sort_by(
+        "segment_id"
+    )
 
 
 def _known_videos(job: Job) -> pa.Table:
@@ -239,14 +259,16 @@ def _known_videos(job: Job) -> pa.Table:
     folders = [f for f in job.older("videos") if job.store.files(f)]
     if not folders:
         return empty
-    facts = job.store.read_table(folders[-1], ["video_id", "source", "status", *stages.FACTS])
+    facts = job.store.read_table(folders[-1], ["video_id", "source", "status", *video_stages.FACTS])
     facts = facts.filter(pc.equal(facts["status"], "ok")).drop_columns(["status"])
     known = {(row["video_id"], row["source"]): row for row in facts.to_pylist()}
     planned = []
     for row in job.manifest.to_pylist():
         if fact := known.get((row["video_id"], row["source"])):
-            found = VideoFacts(**{name: fact[name] for name in stages.FACTS})
-            planned.append(stages.videos_row(row, found, num_segments(found, job.config.sampling)))
+            found = VideoFacts(**{name: fact[name] for name in video_stages.FACTS})
+            planned.append(
+                video_stages.videos_row(row, found, num_segments(found, job.config.sampling))
+            )
     return VIDEOS.build(planned) if planned else empty
 
 
@@ -268,7 +290,9 @@ def _write_failures(job: Job) -> None:
 
 def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
     """The rows that the plan asks for: not of other videos, nor of a file that has changed since."""
-    return rows.join(plan.select(["segment_id", "source"]), ["segment_id", "source"], join_type="inner")
+    return rows.join(
+        plan.select(["segment_id", "source"]), ["segment_id", "source"], join_type="inner"
+    )
 
 
 def _places(job: Job) -> pa.Table:
@@ -290,7 +314,9 @@ def _places_by_video(job: Job) -> pa.Table:
     grouped = _places(job).group_by(["video_id", "source"], use_threads=False)
     table = grouped.aggregate([("file", "list"), ("row", "list"), ("file", "min")])
     table = table.rename_columns(["video_id", "source", "files", "rows", "first"])
-    return table.sort_by([("first", "ascending"), ("video_id", "ascending")]).drop_columns(["first"])
+    return table.sort_by([("first", "ascending"), ("video_id", "ascending")]).drop_columns(
+        ["first"]
+    )
 
 
 def _sample(job: Job, stream: str) -> None:
@@ -309,8 +335,15 @@ def _sample(job: Job, stream: str) -> None:
     rows = places.select(["video_id", "file", "row"])
     rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
     data = _dataset(rows, 64).map_batches(
-        stages.SampleFrames,
-        fn_constructor_args=(job.store, stream, job.config.describe, width, rate, job.config.run.seed),
+        descriptor_stages.SampleFrames,
+        fn_constructor_args=(
+            job.store,
+            stream,
+            job.config.describe,
+            width,
+            rate,
+            job.config.run.seed,
+        ),
         **cluster.pools(job.config.cluster).encode.options(batch_size=64),
     )
     outputs = [sink.Output(SAMPLES, folder, job.footer("fit"))]
@@ -325,7 +358,13 @@ def _dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
 
 
 def _write(
-    job: Job, step: str, data: Dataset, outputs: list[sink.Output], *, total: int, rows_per_file: int
+    job: Job,
+    step: str,
+    data: Dataset,
+    outputs: list[sink.Output],
+    *,
+    total: int,
+    rows_per_file: int,
 ) -> None:
     """Runs the pipeline into its tables, with a progress line."""
     if not total:

@@ -1,7 +1,7 @@
 """A segment of a video in, its sampled frames as pictures out.
 
-Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands in
-for the other. A frame is the right picture or missing, never a neighbour or a concealed error.
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands
+in for the other. A frame is the right picture or missing, never a neighbour or a concealed error.
 """
 
 import shutil
@@ -29,8 +29,8 @@ class SegmentFrames:
     Attributes:
         images: uint8 [has_predecessor + m, crop_px, crop_px, 3], RGB, contiguous.
         has_predecessor: images[0] is the sampled frame before the segment's first one, decoded for
-            the difference between the two, which belongs to this segment. False in the first segment,
-            in an empty one, and where that frame is lost: the segment before reports it as missing.
+            the difference between the two, which belongs to this segment. False in the first
+            segment, in an empty one, and where that frame is lost (the segment before reports it).
         frame_indices: int64 [m], places among the frames of the video in order of display.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
         num_missing: wanted frames that are not in `images`.

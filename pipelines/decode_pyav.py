@@ -22,7 +22,7 @@ from pipelines.config import Decode, Picture
 from pipelines.video import check_size, display_matrix, open_stream
 
 # Bilinear with the support scaled, as torchvision's antialiased resize does it, at full chroma
-# resolution: 0.0 to 0.3 grey levels from torchvision on the test clips (1 to 2.4 without the latter).
+# resolution: 0.0 to 0.3 grey levels from torchvision on test clips (1 to 2.4 without the latter).
 # The other two make the result the same on every processor, at no cost.
 _SCALING = (
     Interpolation.BILINEAR
@@ -208,8 +208,8 @@ def _decoded(
 ) -> Iterator[tuple[int, VideoFrame | None, str]]:
     """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" is no flaw.
 
-    After lost data all frames up to the next key frame have a flaw: they may be wrong and the decoder
-    does not say so. Ticks are those of the packets or, with by_order, of the moment of decoding.
+    After lost data all frames up to the next key frame have a flaw: they may be wrong without the
+    decoder saying so. Ticks are those of the packets or, with by_order, of the moment of decoding.
     """
     remaining = iter(runs)
     run = next(remaining, None)

@@ -30,7 +30,9 @@ class ScoreMatrix:
 
 def evaluate(job: Job) -> int:
     """Publishes METRICS of every encoder, stream and fusion; returns the number of rows."""
-    rows = [row for matrix in all_scores(job) for row in metric_rows(matrix, job.config.evaluate.top_k)]
+    rows = [
+        row for matrix in all_scores(job) for row in metric_rows(matrix, job.config.evaluate.top_k)
+    ]
     table = METRICS.build(rows)
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, job.footer("evaluate"))
     return table.num_rows
@@ -47,7 +49,9 @@ def all_scores(job: Job) -> list[ScoreMatrix]:
             results.append(fused(parts, encoder, "+".join(job.streams), weights))
     if len(job.config.encode.encoders) > 1:
         stream = "+".join(job.streams)
-        results.append(fused(list(single.values()), "+".join(job.config.encode.encoders), stream, None))
+        results.append(
+            fused(list(single.values()), "+".join(job.config.encode.encoders), stream, None)
+        )
     return results
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipelines import __version__
 from pipelines.config import Config, digest
-from pipelines.stages import Codebook
+from pipelines.descriptor_stages import Codebook
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
 from pipelines.weights import Weights

@@ -20,9 +20,48 @@ from pipelines.config import ConfigError, Manifest, Split
 log = logging.getLogger(__name__)
 
 NOT_VIDEOS = frozenset(
-    ".csv .tsv .txt .md .json .jsonl .yaml .yml .xml .html .parquet .npy .npz .pt .pth .safetensors"
-    " .jpg .jpeg .png .bmp .webp .tif .tiff .pdf .zip .tar .gz .tgz .bz2 .xz .zst .7z .rar"
-    " .py .sh .ipynb .srt .vtt .part .tmp".split()
+    [
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".md",
+        ".json",
+        ".jsonl",
+        ".yaml",
+        ".yml",
+        ".xml",
+        ".html",
+        ".parquet",
+        ".npy",
+        ".npz",
+        ".pt",
+        ".pth",
+        ".safetensors",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".pdf",
+        ".zip",
+        ".tar",
+        ".gz",
+        ".tgz",
+        ".bz2",
+        ".xz",
+        ".zst",
+        ".7z",
+        ".rar",
+        ".py",
+        ".sh",
+        ".ipynb",
+        ".srt",
+        ".vtt",
+        ".part",
+        ".tmp",
+    ]
 )
 """Suffixes that a folder may hold beside videos. Any other file is tried, and its row says what it was."""
 
@@ -59,7 +98,18 @@ def list_videos(videos: str) -> pa.Table:
     elif filesystem.exists(root):
         base, found = root.rpartition("/")[0], {root: filesystem.info(root)}
     else:
-        raise ConfigError(f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there")
+        raise ConfigError(
+            f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there"
+        )
+    rows = _rows_of_files(videos, filesystem, base, found)
+    if not rows:
+        raise ConfigError(f"--videos {videos}: expected videos, found none")
+    return pa.Table.from_pylist(rows, schema=_LISTED)
+
+
+def _rows_of_files(
+    videos: str, filesystem: fsspec.AbstractFileSystem, base: str, found: dict[str, dict]
+) -> list[dict]:
     rows, skipped = [], collections.Counter()
     for path, info in sorted(found.items()):
         relative = path[len(base) :].lstrip("/")
@@ -71,9 +121,7 @@ def list_videos(videos: str) -> pa.Table:
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
         log.info("%s: passed over %d files that are no videos (%s)", videos, skipped.total(), kinds)
-    if not rows:
-        raise ConfigError(f"--videos {videos}: expected videos, found none")
-    return pa.Table.from_pylist(rows, schema=_LISTED)
+    return rows
 
 
 _LISTED = pa.schema(
@@ -295,7 +343,9 @@ def _group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
 
     num_groups = len(np.unique(units))
     if num_groups < num_folds:
-        raise ConfigError(f"split.num_folds: expected at most the {num_groups} groups, got {num_folds}")
+        raise ConfigError(
+            f"split.num_folds: expected at most the {num_groups} groups, got {num_folds}"
+        )
     folds = GroupKFold(num_folds, shuffle=True, random_state=seed)
     fold = np.zeros(len(units), np.int32)
     for number, (_, test) in enumerate(folds.split(units, groups=units)):

@@ -9,8 +9,8 @@ from encoders.registry import ENCODERS
 from pipelines import manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
+from pipelines.descriptor_stages import stream_widths
 from pipelines.layout import NEED_LABELS, STEPS, Job
-from pipelines.stages import stream_widths
 from pipelines.storage import Store, absolute_uri
 
 
@@ -23,12 +23,20 @@ def parse_steps(text: str) -> tuple[str, ...]:
     names = STEPS if text == "all" else tuple(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in STEPS]
     if unknown:
-        raise ConfigError(f"--steps {text}: expected all, or some of {','.join(STEPS)}; got {unknown}")
+        raise ConfigError(
+            f"--steps {text}: expected all, or some of {','.join(STEPS)}; got {unknown}"
+        )
     return tuple(name for name in STEPS if name in names)
 
 
 def prepare(
-    *, videos: str, labels: str | None, out: str, config: Config, steps: tuple[str, ...], limit: int | None
+    *,
+    videos: str,
+    labels: str | None,
+    out: str,
+    config: Config,
+    steps: tuple[str, ...],
+    limit: int | None,
 ) -> Job:
     """The job that these inputs and settings describe.
 
@@ -41,9 +49,9 @@ def prepare(
     table, split, num_folds = _manifest(videos, labels, config, limit, steps)
     job = Job(_store(out), config, table, split, num_folds, found, widths)
     _check_steps(job, steps)
-    if "describe" in steps and not is_complete(job, "describe"):
-        if not job.store.exists(found.file):
-            found.load()
+    described = "describe" not in steps or is_complete(job, "describe")
+    if not described and not job.store.exists(found.file):
+        found.load()
     return job
 
 
@@ -56,9 +64,7 @@ def _check_encoders(config: Config) -> None:
 def _widths(config: Config) -> dict[str, int]:
     describe = config.describe
     try:
-        channels = backbones.num_channels(
-            describe.backbone, describe.nodes, config.picture.crop_px
-        )
+        channels = backbones.num_channels(describe.backbone, describe.nodes, config.picture.crop_px)
     except backbones.WeightsError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
@@ -87,7 +93,9 @@ def _manifest(
     rows, split, num_folds = manifest.assign_folds(rows, config.split, config.run.seed)
     sources = [
         hashlib.sha256(repr(row).encode()).hexdigest()[:16]
-        for row in zip(*(rows[c].to_pylist() for c in ("uri", "size_bytes", "modified")), strict=True)
+        for row in zip(
+            *(rows[c].to_pylist() for c in ("uri", "size_bytes", "modified")), strict=True
+        )
     ]
     rows = rows.drop_columns(["modified"]).append_column("source", pa.array(sources))
     return rows.rename_columns({"path": "video_id"}), split, num_folds
@@ -98,7 +106,9 @@ def _store(out: str) -> Store:
     try:
         store.fs.makedirs(store.path(""), exist_ok=True)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"--out {out}: cannot write there ({type(error).__name__}: {error})") from error
+        raise ConfigError(
+            f"--out {out}: cannot write there ({type(error).__name__}: {error})"
+        ) from error
     return store
 
 

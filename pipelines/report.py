@@ -41,14 +41,15 @@ def render(report: Report) -> str:
     ranked = report.ranked()
     best = ranked[0] if ranked and report.value(ranked[0]) is not None else None
     classes = _sorted_classes(report.per_class)
-    many = len(classes) > _MAX_CLASSES
+    known = [row for row in classes if row.ap is not None]
+    many = len(known) > _MAX_CLASSES
     return _template().render(
         report=report,
         ranked=ranked,
         best=best,
         has_folds=any(result.fold_values for result in ranked),
         classes=classes,
-        extremes=[("Strongest", classes[:10]), ("Weakest", classes[-10:])] if many else [],
+        extremes=[("Strongest", known[:10]), ("Weakest", known[-10:])] if many else [],
         confused=_most_confused(report.confusion)[:20],
         matrix_fits=report.confusion and len(report.confusion.labels) <= _MAX_MATRIX,
         matrix_numbered=report.confusion and len(report.confusion.labels) <= _MAX_NUMBERED,
@@ -122,7 +123,7 @@ def _duration(seconds: float | None) -> str:
 
 def _breakable(text: str) -> Markup:
     """Escaped, and allowed to break after the marks that join names and paths."""
-    parts = re.split(r"(?<=[+/_.:,-])", text)
+    parts = re.split(r"(?<=[+/])", text)
     return Markup("<wbr>").join(escape(part) for part in parts)
 
 

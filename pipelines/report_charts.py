@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from pipelines.report_data import Curve
 
@@ -58,17 +59,24 @@ def charts(curves: tuple[Curve, ...]) -> list[Chart]:
     return [_chart(number, title, group) for number, (title, group) in enumerate(by_chart.items())]
 
 
-def _style(index: int, count: int) -> tuple[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class _Style:
+    color: str
+    dashes: tuple[int, ...]
+    width: float
+
+
+def _style(index: int, count: int) -> _Style:
     if count > NUM_STYLES:
-        return "#0102a0", ()
-    return f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4]
+        return _Style("#0102a0", (), 0.7)
+    return _Style(f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4], 1.5)
 
 
 def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
     with mpl.rc_context(_SETTINGS | {"svg.hashsalt": str(number)}):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        lines = [_draw(axes, curve, *_style(i, len(curves))) for i, curve in enumerate(curves)]
+        lines = [_draw(axes, curve, _style(i, len(curves))) for i, curve in enumerate(curves)]
         _dress(axes, curves[0])
         svg = _to_svg(figure, prefix=f"chart{number}-")
     ends = "; ".join(
@@ -80,13 +88,23 @@ def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
     return Chart(title, svg, tuple(lines), alt)
 
 
-def _draw(axes: Axes, curve: Curve, color: str, dashes: tuple[int, ...]) -> Line:
+def _draw(axes: Axes, curve: Curve, style: _Style) -> Line:
     points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if isfinite(x) and isfinite(y)]
     xs, ys = zip(*points, strict=True) if points else ((), ())
-    marker = "o" if len(points) == 1 else ""
-    axes.plot(xs, ys, color=color, lw=1.5, ls=(0, dashes) if dashes else "-", marker=marker, ms=4)
+    axes.plot(
+        xs,
+        ys,
+        color=style.color,
+        linewidth=style.width,
+        linestyle=(0, style.dashes) if style.dashes else "-",
+        marker="o" if len(points) == 1 else "",
+        markersize=4,
+    )
     return Line(
-        curve.name, f"var({_VARIABLES[color]})", " ".join(map(str, dashes)), ys[-1] if ys else None
+        curve.name,
+        color=f"var({_VARIABLES[style.color]})",
+        dashes=" ".join(map(str, style.dashes)),
+        last=ys[-1] if ys else None,
     )
 
 
@@ -98,6 +116,8 @@ def _dress(axes: Axes, curve: Curve) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
 
 
 def _to_svg(figure: Figure, prefix: str) -> str:

@@ -141,7 +141,10 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
         ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),
         ("Split", f"{job.split}, {job.num_folds} fold(s)"),
         ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
-        ("Classifier", f"one-vs-rest linear SVM, C = {config.classify.c:g}, {config.classify.loss}"),
+        (
+            "Classifier",
+            f"one-vs-rest linear SVM, C = {config.classify.c:g}, {config.classify.loss}",
+        ),
         ("Seed", str(config.run.seed)),
     )
 
@@ -231,7 +234,13 @@ def _thumbnails(videos: list[tuple[str, int]], config: Config) -> list[list[byte
         for uri, num_segments in videos:
             try:
                 frames = decoder.call(
-                    decode_segment, uri, 0, num_segments, config.sampling, config.picture, config.decode
+                    decode_segment,
+                    uri,
+                    0,
+                    num_segments,
+                    config.sampling,
+                    config.picture,
+                    config.decode,
                 )
             except VideoError:
                 strips.append([])

@@ -23,17 +23,21 @@ from pipelines.tables import Table
 
 @ray.remote(num_cpus=0)
 class Counter:
-    """Counts rows of a step by status, for the progress line and the closing message."""
+    """Counts rows of a step by status, and passes on what workers have to say, for the progress line."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.latest = ""
 
     def add(self, counts: dict[str, int]) -> None:
         for status, number in counts.items():
             self.counts[status] = self.counts.get(status, 0) + number
 
-    def get(self) -> dict[str, int]:
-        return self.counts
+    def say(self, text: str) -> None:
+        self.latest = text
+
+    def get(self) -> tuple[dict[str, int], str]:
+        return self.counts, self.latest
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,9 @@ class ProgressLine(threading.Thread):
 
     def run(self) -> None:
         while not self.stopped.wait(5):
-            counts = ray.get(self.counter.get.remote())
-            self.log(progress_text(self.step, counts, self.total, time.monotonic() - self.started))
+            counts, latest = ray.get(self.counter.get.remote())
+            text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
+            self.log(f"{text}; {latest}" if latest else text)
 
 
 def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:

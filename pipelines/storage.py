@@ -4,6 +4,7 @@ A visible file is a finished file: `publish` writes under a hidden name and rena
 one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -114,15 +115,15 @@ class Store:
             entries = self.fs.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return []
-        names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"]
+        names = [
+            e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"
+        ]
         return sorted(f"{folder}/{name}" for name in names)
 
     def delete_folder(self, name: str) -> None:
         """Removes a folder with all in it; it is no error where it is gone already."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path(name), recursive=True)
-        except FileNotFoundError:
-            pass
 
     def open_parquet(self, name: str) -> pq.ParquetFile:
         """The file, opened for reading columns and row groups in ranges."""
@@ -139,7 +140,9 @@ class Store:
             with self.open_parquet(name) as file:
                 tables.append(file.read(columns=columns).replace_schema_metadata(None))
         if not tables:
-            raise FileNotFoundError(f"no Parquet files in {self.uri(folder)}: run the earlier steps")
+            raise FileNotFoundError(
+                f"no Parquet files in {self.uri(folder)}: run the earlier steps"
+            )
         return pa.concat_tables(tables)
 
 

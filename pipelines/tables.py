@@ -47,15 +47,15 @@ class Table:
         schema = self.schema(**vectors)
         for row in rows[:1]:
             if set(row) != set(schema.names):
-                raise ValueError(
-                    f"{self.name}: expected columns {schema.names}, got {sorted(row)}"
-                )
+                raise ValueError(f"{self.name}: expected columns {schema.names}, got {sorted(row)}")
         columns = []
         for field in schema:
             values = [row[field.name] for row in rows]
             array = pa.array(values, type=field.type)
             if array.null_count and not field.nullable:
-                raise ValueError(f"{self.name}.{field.name}: expected no nulls, got {array.null_count}")
+                raise ValueError(
+                    f"{self.name}.{field.name}: expected no nulls, got {array.null_count}"
+                )
             columns.append(array)
         return pa.Table.from_arrays(columns, schema=schema)
 
@@ -118,7 +118,9 @@ DESCRIPTORS = Table(
         Column("source", pa.string(), "as in VIDEOS when it was described"),
         Column("num_frames", pa.int32(), "frames described"),
         Column("num_missing", pa.int32(), "wanted frames that could not be decoded"),
-        Column("frame_indices", pa.list_(pa.int64()), "place in the video, counted in shown frames"),
+        Column(
+            "frame_indices", pa.list_(pa.int64()), "place in the video, counted in shown frames"
+        ),
         Column("timestamps_s", pa.list_(pa.float64()), "when each frame is shown"),
         *_STATUS,
         Column("attempts", pa.int32(), "times the segment was tried"),
@@ -167,7 +169,9 @@ ENCODINGS = Table(
         Column("source", pa.string(), "as in VIDEOS when it was described"),
         Column("encoder", pa.string(), "registry name"),
         Column("stream", pa.string(), "column of DESCRIPTORS it was made from"),
-        Column("fold", pa.int32(), "fold the codebook was fitted without; -1: one codebook for all"),
+        Column(
+            "fold", pa.int32(), "fold the codebook was fitted without; -1: one codebook for all"
+        ),
         Column("num_descriptors", pa.int64(), "descriptors summed; 0 gives a zero vector"),
     ),
 )
@@ -183,7 +187,9 @@ SCORES = Table(
         Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
         Column("label", pa.string(), "class"),
         Column("is_true", pa.bool_(), "whether the video has this label"),
-        Column("score", pa.float64(), "signed distance from the class's hyperplane, not calibrated"),
+        Column(
+            "score", pa.float64(), "signed distance from the class's hyperplane, not calibrated"
+        ),
     ),
 )
 
@@ -245,5 +251,7 @@ def descriptors_from_arrow(row: pa.ListScalar) -> np.ndarray | None:
 def vectors_from_arrow(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A fixed-size list column without nulls as [rows, dim]."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks if len(c)]
+    parts = [
+        c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks if len(c)
+    ]
     return np.concatenate(parts) if parts else np.empty((0, column.type.list_size))

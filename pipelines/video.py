@@ -186,7 +186,8 @@ def check_size(stream: VideoStream, max_frame_px: int) -> None:
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """Signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is shown at
-    (a x + c y, b x + d y), y downwards. None where there is none, or none by a multiple of 90 degrees.
+    (a x + c y, b x + d y), y downwards. None where there is none or it turns by no multiple of 90
+    degrees.
     """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:

@@ -85,7 +85,9 @@ def _is_published(source: str) -> bool:
 def _seed(source: str) -> int:
     text = source.removeprefix("random:")
     if not text.isdigit():
-        raise ConfigError(f"describe.weights: expected random:SEED with a whole number, got {source!r}")
+        raise ConfigError(
+            f"describe.weights: expected random:SEED with a whole number, got {source!r}"
+        )
     return int(text)
 
 

@@ -35,7 +35,10 @@ def test_a_cut_network_gives_the_whole_networks_maps(
     """The maps before the head, put through the head by hand, name what is in the picture."""
     whole = models.get_model(network, weights=None).eval()
     whole.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in safetensors.torch.load(packed[network]).items()}
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in safetensors.torch.load(packed[network]).items()
+        }
     )
     backbone = backbones.build(network, (node,), packed[network])
     files = sorted((data / "weights" / "check").glob("*.jpg"))
@@ -130,7 +133,7 @@ def test_weights_of_another_network_do_not_fit(packed: dict[str, bytes]) -> None
 
 
 def test_unknown_published_weights_list_the_known() -> None:
-    with pytest.raises(WeightsError, match="vgg19 has .'DEFAULT', 'IMAGENET1K_V1'"):
+    with pytest.raises(WeightsError, match=r"vgg19 has .'DEFAULT', 'IMAGENET1K_V1'"):
         backbones.published("vgg19", "IMAGENET")
 
 
@@ -140,5 +143,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match="could not be downloaded .*--set describe.weights=FILE"):
+    with pytest.raises(
+        WeightsError, match=r"could not be downloaded .*--set describe.weights=FILE"
+    ):
         backbones.load_published("squeezenet1_0", "IMAGENET1K_V1")

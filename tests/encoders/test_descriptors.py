@@ -19,7 +19,8 @@ def windows_of_the_paper(maps: np.ndarray) -> np.ndarray:
     for size, stride in ((2, 1), (3, 2), (4, 3), (7, 1)):
         for top in range(0, 7 - size + 1, stride):
             for left in range(0, 7 - size + 1, stride):
-                cells.append(maps[:, :, top : top + size, left : left + size].max((2, 3)))
+                window = maps[:, :, top : top + size, left : left + size]
+                cells.append(window.max((2, 3)))
     return np.stack(cells, axis=1)
 
 

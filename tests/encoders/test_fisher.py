@@ -165,7 +165,7 @@ def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(pca_componen
             share = frames.tensor_split(num_workers)[rank]
             sample = FitSample(
                 frames=share,
-                video=torch.zeros(len(share), dtype=torch.int64),
+                video=torch.full((len(share),), rank),
                 rank=rank,
                 world_size=num_workers,
                 all_reduce=all_reduce,

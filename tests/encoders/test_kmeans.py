@@ -99,7 +99,7 @@ def test_every_worker_gets_the_centroids_of_the_first(
     def work(rank, all_reduce):
         sample = FitSample(
             frames=shares[rank],
-            video=torch.zeros(len(shares[rank]), dtype=torch.int64),
+            video=torch.full((len(shares[rank]),), rank),
             rank=rank,
             world_size=num_workers,
             all_reduce=all_reduce,

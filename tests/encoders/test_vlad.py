@@ -90,7 +90,7 @@ def test_fit_makes_what_the_settings_say_on_every_worker(
         share = frames.tensor_split(2)[rank]
         sample = FitSample(
             frames=share,
-            video=torch.zeros(len(share), dtype=torch.int64),
+            video=torch.full((len(share),), rank),
             rank=rank,
             world_size=2,
             all_reduce=all_reduce,

@@ -13,7 +13,14 @@ from pipelines.manifest import assign_folds, list_videos, match, read_labels
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("a/1.mp4", "a/2.AVI", "b/\u00fc ' \".webm", "b/notes.txt", ".hidden.mp4", "labels.csv"):
+    for name in (
+        "a/1.mp4",
+        "a/2.AVI",
+        "b/\u00fc ' \".webm",
+        "b/notes.txt",
+        ".hidden.mp4",
+        "labels.csv",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -54,7 +61,9 @@ def test_symbolic_links_are_not_followed(folder: Path) -> None:
     assert "a/link.mp4" not in paths(list_videos(str(folder)))
 
 
-@pytest.mark.parametrize("videos", ["nowhere", "nowhere/*.mp4", "empty", "manifest.csv", "gone.csv"])
+@pytest.mark.parametrize(
+    "videos", ["nowhere", "nowhere/*.mp4", "empty", "manifest.csv", "gone.csv"]
+)
 def test_nothing_to_do_is_an_error(tmp_path: Path, videos: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "manifest.csv").write_text("path\nnot-there.mp4\n")
@@ -93,7 +102,9 @@ def test_wrong_labels_say_where(tmp_path: Path, text: str, message: str) -> None
 def test_mismatches_stop_unless_allowed(folder: Path) -> None:
     videos = list_videos(str(folder))
     labels = read_labels(write_labels(folder, "path,label\na/1.mp4,x\ngone.mp4,x\n"))
-    with pytest.raises(ConfigError, match="1 of 2 labelled videos do not exist, such as .'gone.mp4'"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 2 labelled videos do not exist, such as .'gone.mp4'"
+    ):
         match(videos, labels, Manifest())
     with pytest.raises(ConfigError, match="2 of 3 videos have no label"):
         match(videos, labels, Manifest(missing="skip"))
@@ -103,7 +114,9 @@ def test_mismatches_stop_unless_allowed(folder: Path) -> None:
     assert encoded["labels"].to_pylist() == [["x"], [], []]
 
 
-def corpus(classes: list[int], groups: list[int | None], splits: list[str] | None = None) -> pa.Table:
+def corpus(
+    classes: list[int], groups: list[int | None], splits: list[str] | None = None
+) -> pa.Table:
     size = len(classes)
     return pa.table(
         {

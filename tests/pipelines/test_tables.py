@@ -40,7 +40,11 @@ def test_columns_are_frozen_and_explained(table) -> None:
 
 
 def test_build_refuses_what_is_not_declared() -> None:
-    row = dict.fromkeys(CURVES.schema().names, 1) | {"codebook": "a", "stream": "b", "quantity": "c"}
+    row = dict.fromkeys(CURVES.schema().names, 1) | {
+        "codebook": "a",
+        "stream": "b",
+        "quantity": "c",
+    }
     assert CURVES.build([row]).schema == CURVES.schema()
     with pytest.raises(ValueError, match="expected columns"):
         CURVES.build([row | {"extra": 1}])
@@ -49,7 +53,14 @@ def test_build_refuses_what_is_not_declared() -> None:
 
 
 def test_nulls_are_allowed_where_the_meaning_says_so() -> None:
-    row = {"encoder": "ave", "stream": "s", "split": "all", "metric": "mAP", "class": None, "value": None}
+    row = {
+        "encoder": "ave",
+        "stream": "s",
+        "split": "all",
+        "metric": "mAP",
+        "class": None,
+        "value": None,
+    }
     assert METRICS.build([row])["value"].null_count == 1
 
 

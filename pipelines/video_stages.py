@@ -1,0 +1,159 @@
+"""The Ray callables that touch videos: headers and frames, both through a child that can be killed.
+
+Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray. No torch
+here: a node may run many of these. A row that fails is returned with its reason.
+"""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.config import Decode, Picture, Sampling
+from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.isolation import IsolatedDecoder
+from pipelines.sampling import num_segments
+from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
+from pipelines.video import VideoError, VideoFacts, probe
+
+FACTS = (
+    "container",
+    "codec",
+    "width_px",
+    "height_px",
+    "rotation_deg",
+    "duration_s",
+    "fps",
+    "num_frames_header",
+)
+"""The columns of VIDEOS that come out of the header."""
+
+_FRAMES = pa.schema(
+    [f for f in DESCRIPTORS.schema() if f.name not in ("num_frames",)]
+    + [
+        pa.field("images", pa.large_binary()),
+        pa.field("num_images", pa.int32()),
+        pa.field("has_predecessor", pa.bool_()),
+    ]
+)
+
+
+class ProbeVideos:
+    """Manifest rows to VIDEOS rows, from headers."""
+
+    def __init__(self, sampling: Sampling, decode: Decode) -> None:
+        self.sampling, self.max_frame_px = sampling, decode.max_frame_px
+        self.decoder = IsolatedDecoder(decode)
+
+    def __call__(self, manifest: pa.Table) -> pa.Table:
+        return VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
+
+    def _row(self, row: dict) -> dict:
+        try:
+            facts = self.decoder.call(probe, row["uri"], self.max_frame_px)
+        except VideoError as error:
+            return videos_row(row, None, 1) | {
+                "status": "failed",
+                "stage": "index",
+                "error_type": error.error_type,
+                "error": error.message,
+            }
+        return videos_row(row, facts, num_segments(facts, self.sampling))
+
+
+def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
+    """A VIDEOS row with status ok, of a manifest row and what its header says."""
+    return {
+        **row,
+        **{name: getattr(facts, name, None) for name in FACTS},
+        "num_segments": segments,
+        "status": "ok",
+        "stage": None,
+        "error_type": None,
+        "error": None,
+    }
+
+
+def plan_segments(videos: pa.Table) -> pa.Table:
+    """SEGMENTS rows of VIDEOS rows."""
+    counts = videos["num_segments"].to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    video_id = videos["video_id"].take(row)
+    ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), place, strict=True)]
+    columns = [
+        pa.array(ids, pa.string()),
+        video_id,
+        pa.array(place, pa.int32()),
+        pa.array(counts[row], pa.int32()),
+        videos["source"].take(row),
+    ]
+    return pa.Table.from_arrays(columns, schema=SEGMENTS.schema())
+
+
+class DecodeSegments:
+    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child."""
+
+    def __init__(self, sampling: Sampling, picture: Picture, decode: Decode) -> None:
+        self.sampling, self.picture, self.settings = sampling, picture, decode
+        self.decoder = IsolatedDecoder(decode)
+
+    def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
+        for row in segments.to_pylist():
+            yield pa.Table.from_pylist([self._row(row)], schema=_FRAMES)
+
+    def _row(self, row: dict) -> dict:
+        base = {
+            "segment_id": row["segment_id"],
+            "video_id": row["video_id"],
+            "segment": row["segment"],
+            "source": row["source"],
+            "attempts": 1,
+            "decoder": None,
+            "stage": "decode",
+        }
+        if row["status"] == "failed":
+            failed = {name: row[name] for name in ("stage", "error_type", "error")}
+            return base | _no_frames() | failed | {"attempts": 0, "decode_s": 0.0}
+        started = time.perf_counter()
+        try:
+            frames: SegmentFrames = self.decoder.call(
+                decode_segment,
+                row["uri"],
+                row["segment"],
+                row["num_segments"],
+                self.sampling,
+                self.picture,
+                self.settings,
+            )
+        except VideoError as error:
+            failed = {"error_type": error.error_type, "error": error.message}
+            return base | _no_frames() | failed | {"decode_s": time.perf_counter() - started}
+        partial = frames.num_missing > 0
+        return base | {
+            "num_missing": frames.num_missing,
+            "frame_indices": frames.frame_indices.tolist(),
+            "timestamps_s": frames.timestamps_s.tolist(),
+            "status": "partial" if partial else "ok",
+            "stage": "decode" if partial else None,
+            "error_type": frames.error_type,
+            "error": frames.error,
+            "decode_s": time.perf_counter() - started,
+            "decoder": f"{frames.decoder} {frames.decoder_version}",
+            "images": frames.images.tobytes(),
+            "num_images": len(frames.images),
+            "has_predecessor": frames.has_predecessor,
+        }
+
+
+def _no_frames() -> dict:
+    return {
+        "status": "failed",
+        "num_missing": 0,
+        "frame_indices": [],
+        "timestamps_s": [],
+        "images": b"",
+        "num_images": 0,
+        "has_predecessor": False,
+    }
