@@ -1,6 +1,7 @@
 """Sampling by time, and the partition into segments."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_samples_are_frames_and_segments_partition_them(
     assert np.concatenate([plan.wanted for plan in plans]).tolist() == ordinals.tolist()
     assert all(len(plan.wanted) <= SEGMENT_FRAMES for plan in plans)
     assert all(plan.num_unplanned == 0 for plan in plans)
-    for before, plan in zip(plans, plans[1:], strict=False):
+    for before, plan in itertools.pairwise(plans):
         assert plan.predecessor == (before.wanted[-1] if len(plan.wanted) else None)
     assert plans[0].predecessor is None
 

@@ -1,0 +1,105 @@
+"""The command line: frozen flags, and every user error before a cluster starts, in one message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.fcvid_encode import main, parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flags_are_frozen() -> None:
+    """A new setting is a field of the configuration, not a flag."""
+    flags = {option for action in parser()._actions for option in action.option_strings}
+    assert flags == {
+        "-h",
+        "--help",
+        "--videos",
+        "--labels",
+        "--out",
+        "--recipe",
+        "--set",
+        "--steps",
+        "--limit",
+        "--address",
+    }
+
+
+@pytest.fixture
+def weizmann(data: Path) -> dict[str, str]:
+    folder = data / "labelled" / "weizmann"
+    return {
+        "--videos": str(folder),
+        "--labels": str(folder / "labels.csv"),
+        "--recipe": "demo",
+        "--set": f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--recipe": "ucf11"}, "--recipe: expected one of"),
+        ({"--set": "describe.streams=flow"}, "expected one of ['appearance', 'difference']"),
+        ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
+        ({"--set": "describe.backbone=squeezenet"}, "known are squeezenet1"),
+        ({"--set": "describe.nodes=features.99"}, "describe.nodes"),
+        ({"--set": "describe.weights=/nowhere.pth"}, "cannot read '/nowhere.pth'"),
+        ({"--set": "describe.weights=IMAGENET21K_V1"}, "describe.weights: squeezenet1_0 has"),
+        ({"--set": "describe.weights=random:x"}, "expected random:SEED"),
+        ({"--videos": "/nowhere"}, "nothing is there"),
+        ({"--labels": "/nowhere.csv"}, "--labels /nowhere.csv: no such file"),
+        ({"--labels": None}, "need labels"),
+        ({"--steps": "decode"}, "--steps decode: expected all, or some of"),
+        ({"--steps": "classify"}, "step index is not complete"),
+        ({"--limit": "0"}, "--limit: expected at least 1"),
+        ({"--out": "/proc/nowhere"}, "--out /proc/nowhere: cannot write there"),
+        ({"--out": "s4://bucket/run"}, "--out s4://bucket/run"),
+    ],
+)
+def test_user_errors_are_one_message_and_no_cluster(
+    weizmann: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str | None],
+    message: str,
+) -> None:
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("a cluster was started"))
+    flags = {"--out": str(tmp_path / "out")} | weizmann | change
+    code = main([part for flag, value in flags.items() if value for part in (flag, value)])
+    printed = capsys.readouterr().err
+    assert code == 2
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert "Traceback" not in printed
+
+
+def test_weights_that_cannot_be_downloaded_stop_the_job(
+    weizmann: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    flags = weizmann | {"--out": str(tmp_path / "out"), "--set": "describe.weights=IMAGENET1K_V1"}
+    assert main([part for pair in flags.items() for part in pair]) == 2
+    assert "could not be downloaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", [["-m", "jobs.fcvid_encode"], ["jobs/fcvid_encode.py"]])
+def test_it_starts_as_module_and_as_script_and_fails_in_a_second(start: list[str]) -> None:
+    """Settings are checked before torch and Ray are loaded."""
+    command = [sys.executable, *start, "--videos", "x", "--out", "y", "--set", "fit.num_workers=0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --set fit.num_workers=0: fit.num_workers: expected more than 0, got 0\n"
+    )

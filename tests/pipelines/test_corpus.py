@@ -1,0 +1,250 @@
+"""The whole data flow on real video, on the one local cluster of this test process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.fcvid_encode import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+SMALL = (
+    "sampling.num_frames=3",
+    "fit.num_frames=40",
+    "vlad.num_centroids=4",
+    "gmm_fv.num_components=3",
+    "gmm_fv.max_iterations=4",
+    "fv_vae.hidden=16",
+    "fv_vae.num_latents=5",
+    "fv_vae.num_steps=6",
+    "fv_vae.batch_frames=4",
+    "split.num_folds=2",
+)
+STREAMS = ("features_12_appearance", "features_12_difference")
+
+
+def run(data: Path, out: Path, *settings: str, extra: tuple[str, ...] = ()) -> int:
+    folder = data / "labelled" / "weizmann"
+    weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
+    flags = ["--videos", str(folder), "--labels", str(folder / "labels.csv"), "--out", str(out)]
+    flags += ["--recipe", "demo", "--limit", "12", *extra]
+    for setting in (weights, *SMALL, *settings):
+        flags += ["--set", setting]
+    return main(flags)
+
+
+def rows(out: Path, pattern: str) -> pa.Table:
+    return pa.concat_tables(
+        pq.read_table(f).replace_schema_metadata(None) for f in sorted(out.glob(pattern))
+    )
+
+
+def written(out: Path, *tables: str) -> dict[str, int]:
+    """{file: time of its last change} of the Parquet files of some tables."""
+    return {
+        str(file): file.stat().st_mtime_ns
+        for table in tables
+        for file in out.glob(f"{table}/**/*.parquet")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    assert run(data, out) == 0
+    return out
+
+
+def test_every_video_has_its_rows(finished: Path) -> None:
+    videos = rows(finished, "videos/*/*.parquet")
+    segments = rows(finished, "segments/*/*.parquet")
+    descriptors = rows(finished, "descriptors/*/*.parquet")
+    assert videos.num_rows == segments.num_rows == descriptors.num_rows == 12
+    assert set(descriptors["status"].to_pylist()) == {"ok"}
+    assert descriptors["num_frames"].to_pylist() == [3] * 12
+    for row in descriptors.to_pylist():
+        assert len(row[STREAMS[0]]) == 3 * 50
+        assert len(row[STREAMS[1]]) == 2 * 50
+        assert {len(d) for d in row[STREAMS[0]]} == {512}
+        assert {len(d) for d in row[STREAMS[1]]} == {1024}
+        assert row["timestamps_s"] == sorted(row["timestamps_s"])
+    for encoder in ("ave", "vlad", "gmm_fv", "fv_vae"):
+        for stream in STREAMS:
+            table = rows(finished, f"encodings/{encoder}-{stream}/*/*.parquet")
+            vectors = np.stack(table["vector"].to_numpy())
+            assert sorted(table["video_id"].to_pylist()) == sorted(videos["video_id"].to_pylist())
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_results_follow_from_the_scores(finished: Path) -> None:
+    metrics = rows(finished, "metrics/*/*.parquet").to_pylist()
+    scores = rows(finished, f"scores/vlad-{STREAMS[0]}/*/*.parquet").to_pylist()
+    best: dict[str, dict] = {}
+    for row in scores:
+        if row["score"] > best.get(row["video_id"], {"score": -np.inf})["score"]:
+            best[row["video_id"]] = row
+    expected = np.mean([row["is_true"] for row in best.values()])
+    found = [
+        row["value"]
+        for row in metrics
+        if (row["encoder"], row["stream"], row["split"]) == ("vlad", STREAMS[0], "all")
+        and row["metric"] == "accuracy"
+    ]
+    assert found == [pytest.approx(expected)]
+    assert {row["stream"] for row in metrics} == {*STREAMS, "+".join(STREAMS)}
+
+
+def test_files_carry_their_provenance(finished: Path) -> None:
+    file = next(finished.glob("descriptors/*/*.parquet"))
+    footer = pq.read_metadata(file).metadata
+    assert footer[b"video_fisher.recipe"] == b"demo"
+    assert len(footer[b"video_fisher.weights"]) == 64
+    assert b"squeezenet1_0" in footer[b"video_fisher.backbone"]
+    assert b"num_frames=3" in footer[b"video_fisher.sampling"]
+    record = json.loads((finished / "run.json").read_text())
+    assert set(record["steps"]) == {"index", "describe", "fit", "encode", "classify", "evaluate"}
+    assert record["config"]["vlad"]["num_centroids"] == 4
+
+
+def test_the_report_is_one_page_with_the_results(finished: Path) -> None:
+    page = (finished / "report" / "index.html").read_text()
+    assert "squeezenet1_0.safetensors" in page
+    assert "fv_vae" in page
+    assert page.count("data:image/jpeg;base64,") >= 8
+    assert "fitted once, on descriptors of all" in page
+
+
+READERS = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] == 'ray':
+            raise ImportError('blocked: ' + name)
+sys.meta_path.insert(0, Block())
+import duckdb, glob, pandas, polars, pyarrow.parquet
+out = sys.argv[1]
+patterns = ['videos/*', 'segments/*', 'descriptors/*', 'failures/*', 'samples/*/*', 'codebooks/*/*',
+            'encodings/*/*', 'scores/*/*', 'metrics/*']
+for pattern in patterns:
+    files = sorted(glob.glob(f'{out}/{pattern}/*.parquet'))
+    assert files, pattern
+    for file in files:
+        count = pyarrow.parquet.read_metadata(file).num_rows
+        relation = duckdb.read_parquet(file)
+        assert len(relation.fetchall()) == count, file
+        types = ' '.join(map(str, relation.types))
+        assert 'BLOB' not in types, (file, types)
+        frame = polars.read_parquet(file)
+        assert frame.height == count, file
+        assert not any(isinstance(t, (polars.Binary, polars.Object)) for t in frame.dtypes), file
+        assert len(pandas.read_parquet(file)) == count, file
+        assert frame.columns == relation.columns == list(pandas.read_parquet(file).columns)
+print('read')
+"""
+
+
+def test_duckdb_pandas_and_polars_read_every_table_without_ray(finished: Path) -> None:
+    command = [sys.executable, "-c", READERS, str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "read", done.stderr
+
+
+def test_a_second_run_does_nothing_and_says_so(
+    finished: Path, data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("a cluster was asked for")
+
+    monkeypatch.setattr("pipelines.cluster.connect", refuse)
+    before = {f: f.stat().st_mtime_ns for f in finished.rglob("*") if f.is_file()}
+    with caplog.at_level("INFO"):
+        assert run(data, finished) == 0
+    assert "nothing to do: every step is complete" in caplog.text
+    assert {f: f.stat().st_mtime_ns for f in finished.rglob("*") if f.is_file()} == before
+
+
+def test_a_codebook_setting_refits_and_encodes_but_does_not_decode(
+    finished: Path, data: Path
+) -> None:
+    kept = written(finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*")
+    assert run(data, finished, "vlad.num_centroids=5") == 0
+    after = written(finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*")
+    assert after == kept
+    widths = {
+        len(rows(finished, f"{folder.relative_to(finished)}/*.parquet")["vector"][0])
+        for folder in finished.glob(f"encodings/vlad-{STREAMS[0]}/*")
+    }
+    assert widths == {4 * 512, 5 * 512}
+
+
+def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Path) -> None:
+    """As after a crash: the rows that are visible stay, the others come back with the same values."""
+    folder = next(finished.glob("descriptors/*"))
+    before = rows(finished, "descriptors/*/*.parquet").sort_by("segment_id")
+    table = pq.read_table(next(folder.glob("*.parquet")))
+    for file in folder.iterdir():
+        file.unlink()
+    pq.write_table(table.slice(0, 5), folder / "kept.parquet")
+    (folder / ".hidden.parquet").write_bytes(b"half a file")
+    assert run(data, finished, extra=("--steps", "index,describe")) == 0
+    after = rows(finished, "descriptors/*/[!.]*.parquet").sort_by("segment_id")
+    same = [n for n in before.column_names if n != "decode_s"]
+    assert after.num_rows == 12
+    assert after.select(same).equals(before.select(same))
+    assert pq.read_table(folder / "kept.parquet").num_rows == 5
+
+
+def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path) -> None:
+    settings = ("encode.encoders=fv_vae", "describe.streams=appearance", "fv_vae.lambda3=1")
+    out = finished.parent / "folds"
+    assert run(data, out, *settings) == 0
+    assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
+    assert len(list(out.glob("encodings/fv_vae-*/*"))) == 2
+    assert "fitted once per fold" in (out / "report" / "index.html").read_text()
+
+
+FAILED = {
+    "audio_only.mp4": "no_video_stream",
+    "audio_only_xhe_aac.mp4": "no_video_stream",
+    "audio_with_cover_art.mp3": "no_video_stream",
+    "nasa_13013.mp4.audio.mp3": "no_video_stream",
+    "bipbop_cbcs_video_init.mp4": "no_frames",
+    "bipbop_nonfragment_header.mp4": "no_frames",
+    "invalid_userdata.mp4": "no_frames",
+    "chunk_out_of_range.mp4": "not_a_video",
+    "zero_bytes.webm": "empty_file",
+    "test_case_1185230.mp4": "damaged",
+}
+PARTIAL = {"decord_corrupted.mp4", "no_timescale.mp4"}
+
+
+def test_bad_input_costs_its_own_row_only(local_ray: None, data: Path, tmp_path: Path) -> None:
+    files = sorted([*(data / "clips").iterdir(), *(data / "corrupt").iterdir()])
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path\n" + "\n".join(str(file) for file in files) + "\n")
+    flags = ["--videos", str(manifest), "--out", str(tmp_path / "out"), "--recipe", "demo"]
+    flags += ["--set", "describe.weights=random:0", "--set", "sampling.num_frames=4"]
+    flags += ["--set", "describe.streams=difference", "--steps", "index,describe"]
+    assert main(flags) == 0
+    table = rows(tmp_path / "out", "descriptors/*/*.parquet").to_pylist()
+    found = {Path(row["video_id"]).name: row for row in table}
+    assert len(table) == len(found) == len(files) == 82
+    assert {n: r["error_type"] for n, r in found.items() if r["status"] == "failed"} == FAILED
+    assert {n for n, r in found.items() if r["status"] == "partial"} == PARTIAL
+    for name, row in found.items():
+        if row["status"] == "ok":
+            assert row["num_missing"] == 0 < row["num_frames"] == len(row["frame_indices"]), name
+            assert len(row[STREAMS[1]]) == 50 * (row["num_frames"] - 1), name
+        else:
+            assert row["error"], name
+            assert row["stage"] in ("index", "decode"), name
+    failures = rows(tmp_path / "out", "failures/*/*.parquet")
+    assert failures.num_rows == len(FAILED) + len(PARTIAL)
+    # The same run with a stricter limit has nothing to do, and says what it thinks of the failures.
+    assert main([*flags, "--set", "run.max_failed_fraction=0.05"]) == 3

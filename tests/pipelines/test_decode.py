@@ -1,0 +1,577 @@
+"""Decoding of real files: which frames, which way up, and what becomes of bad files."""
+
+import dataclasses
+import io
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import fsspec
+import numpy as np
+import pytest
+
+from pipelines.config import Decode, Picture, Sampling
+from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.decode_pyav import PyAvVideo
+from pipelines.sampling import num_segments
+from pipelines.video import ERROR_TYPES, VideoError, open_stream, probe
+
+EIGHT = Sampling(policy="uniform", num_frames=8)
+PICTURE = Picture()
+SQUARE = Picture(resize_px=224, crop_px=224)
+PYAV, DECORD = Decode(decoder="pyav"), Decode(decoder="decord")
+
+# Frames that PyAV decodes by the README of the data, or the error of a file.
+CLIPS: dict[str, int | str] = {
+    "abseiling_k400.mp4": 250,
+    "anomaly_detection.mpg": 250,
+    "arm_wrestling.mp4": 280,
+    "asl_book.mkv": 109,
+    "asl_eat.mkv": 47,
+    "asl_walk.mkv": 89,
+    "audio_only.mp4": "no_video_stream",
+    "audio_only_xhe_aac.mp4": "no_video_stream",
+    "audio_with_cover_art.mp3": "no_video_stream",
+    "av1_video.mkv": 125,
+    "big_buck_bunny_0_30.webm": 720,
+    "bikes.mp4": 250,
+    "bottle-detection.mp4": 1189,
+    "bt709_full_range.mp4": 30,
+    "camtrap_04250002.MP4": 61,
+    "camtrap_Hyena.AVI": 15,
+    "camtrap_PICT0021.ASF": 61,
+    "camtrap_Ta\u00ef_11060025.AVI": 15,
+    "camtrap_small_cat.mp4": 360,
+    "car-detection.mp4": 377,
+    "carphone_distorted.mp4": 120,
+    "carphone_pristine.mp4": 120,
+    "chaplin.mp4": 241,
+    "chimp.mp4": 450,
+    "clip1024.flv": 174,
+    "cosmos_clip_10s.mp4": 240,
+    "decord_unordered.mov": 4,
+    "decord_video_0.mov": 3,
+    "decord_video_180.mov": 3,
+    "decord_video_90.mov": 3,
+    "discard_first_keyframe.mp4": 25,
+    "dog_eating_854132.mp4": 345,
+    "fall_subject1_13.mp4": 128,
+    "fire2.mp4": 25,
+    "flipping_a_pancake.mkv": 310,
+    "h264_10bits.mp4": 30,
+    "h265_10bits.mp4": 30,
+    "h265_video.mp4": 10,
+    "long_1080p.mp4": 3678,
+    "mmaction_part_0.mp4": 32,
+    "mmaction_test.avi": 164,
+    "mmaction_test2.mp4": 300,
+    # Of its two video streams the best one, not the first.
+    "nasa_13013.mp4": 390,
+    "nasa_13013.mp4.audio.mp3": "no_video_stream",
+    "nasa_13013_hdr.mp4": 325,
+    "nasa_13013_rotated.mp4": 17,
+    "nasa_13013_vfr.mp4": 50,
+    "no_duration.webm": 74,
+    "one_fps_1008x756.mp4": 20,
+    "one_frame_av1.mp4": 1,
+    "one_frame_h263.3gp": 1,
+    "one_frame_hevc.mp4": 1,
+    "one_frame_mpeg4.mp4": 1,
+    "one_frame_rotated_90.mp4": 1,
+    "one_frame_sar_16_9.mp4": 1,
+    "pigs_in_a_polka.gif": 30,
+    "portrait_362x640.mp4": 1190,
+    "portrait_480x640.mp4": 556,
+    "scene_cuts.mp4": 250,
+    "sine_stereo_mp2.mpg": 100,
+    "test_non_zero_start.mp4": 12,
+    "testsrc2_mpeg4.mp4": 1,
+    "testsrc2_odd_dims_10bit.mp4": 25,
+    "testsrc2_odd_height_and_width_vp9.mp4": 25,
+    "testsrc2_odd_width_mpeg2.mp4": 10,
+    "transparent.webm": 150,
+    "v_Basketball_g01_c01.avi": 141,
+    "v_GGSY1Qvo990.mp4": 355,
+    "v_ZNVhz7ctTq0.mp4": 420,
+    "var_fps_video.mp4": 300,
+    "video_with_failing_audio.mp4": 280,
+    "white_300_frames.mp4": 300,
+}
+
+# (frames listed, of eight uniform ones those that decode), or the error of a file.
+CORRUPT: dict[str, tuple[int, list[int]] | str] = {
+    "bipbop_cbcs_video_init.mp4": "no_frames",
+    "bipbop_nonfragment_header.mp4": "no_frames",
+    "chunk_out_of_range.mp4": "not_a_video",
+    # The first 28 frames are sound; the only key frame is before them.
+    "decord_corrupted.mp4": (50, [3, 9, 15, 21]),
+    "invalid_userdata.mp4": "no_frames",
+    # FFmpeg gives 170 frames, grey from the first key frame on, and marks that one as damaged.
+    "no_timescale.mp4": "damaged",
+    "one_pixel_1x1.mp4": (5, [0, 1, 2, 3, 4]),
+    "test_case_1185230.mp4": "damaged",
+    "two_pixel_2x2.mp4": (3, [0, 1, 2]),
+    "zero_bytes.webm": "empty_file",
+}
+
+DECORD_CANNOT = {
+    "anomaly_detection.mpg": "unsupported",
+    "av1_video.mkv": "unsupported",
+    "mmaction_test.avi": "unsupported",
+    "no_duration.webm": "unsupported",
+    "one_frame_av1.mp4": "unsupported",
+    "pigs_in_a_polka.gif": "unsupported",
+    "sine_stereo_mp2.mpg": "unsupported",
+    "audio_only.mp4": "no_video_stream",
+    "audio_with_cover_art.mp3": "no_video_stream",
+}
+
+
+def _decode(path: Path | str, sampling: Sampling = EIGHT, **changes: object) -> SegmentFrames:
+    arguments = {"segment": 0, "num_segments": 1, "picture": PICTURE, "decode": PYAV} | changes
+    return decode_segment(str(path), sampling=sampling, **arguments)
+
+
+def _error_type(function: Callable, *arguments: object, **named: object) -> str:
+    with pytest.raises(VideoError) as caught:
+        function(*arguments, **named)
+    assert caught.value.error_type in ERROR_TYPES
+    return caught.value.error_type
+
+
+def _in_order(path: Path, picture: Picture = PICTURE) -> list[np.ndarray]:
+    """Every frame, by decoding the whole file from its start: slow, and right by construction."""
+    video = PyAvVideo(str(path), str(path), picture, PYAV)
+    scaler = av.video.reformatter.VideoReformatter()
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        return [video._image(scaler, frame) for frame in container.decode(stream)]
+
+
+def test_the_tables_name_every_file(data: Path) -> None:
+    assert sorted(path.name for path in (data / "clips").iterdir()) == sorted(CLIPS)
+    assert sorted(path.name for path in (data / "corrupt").iterdir()) == sorted(CORRUPT)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clip(data: Path, name: str) -> None:
+    path, expected = data / "clips" / name, CLIPS[name]
+    if isinstance(expected, str):
+        assert _error_type(probe, str(path)) == expected
+        assert _error_type(_decode, path) == expected
+        return
+    assert len(PyAvVideo(str(path), name, PICTURE, PYAV).timestamps_s) == expected
+    frames = _decode(path)
+    assert frames.images.shape == (min(8, expected), 224, 224, 3)
+    assert frames.images.dtype == np.uint8
+    assert frames.images.flags.c_contiguous
+    assert frames.frame_indices.dtype == np.int64
+    assert len(frames.frame_indices) == len(frames.timestamps_s) == len(frames.images)
+    assert frames.frame_indices[-1] < expected
+    assert (np.diff(frames.timestamps_s) > 0).all()
+    assert (frames.num_missing, frames.error_type, frames.error) == (0, None, None)
+    assert not frames.has_predecessor
+    assert frames.decoder == "pyav"
+    assert frames.decoder_version.startswith(av.__version__)
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+def test_corrupt_file(data: Path, name: str) -> None:
+    path, expected = data / "corrupt" / name, CORRUPT[name]
+    if isinstance(expected, str):
+        assert _error_type(_decode, path) == expected
+        return
+    listed, decoded = expected
+    assert len(PyAvVideo(str(path), name, PICTURE, PYAV).timestamps_s) == listed
+    frames = _decode(path)
+    assert frames.frame_indices.tolist() == decoded
+    assert len(frames.images) == len(decoded)
+    assert frames.num_missing == min(8, listed) - len(decoded)
+    assert frames.error_type == ("damaged" if frames.num_missing else None)
+    assert (name in (frames.error or "")) == bool(frames.num_missing)
+
+
+def test_facts_of_a_header(data: Path) -> None:
+    facts = probe(str(data / "clips" / "nasa_13013.mp4"))
+    assert dataclasses.astuple(facts) == (
+        "mov,mp4,m4a,3gp,3g2,mj2",
+        "h264",
+        480,
+        270,
+        0,
+        13.013,
+        pytest.approx(30000 / 1001),
+        390,
+    )
+    assert probe(str(data / "clips" / "one_frame_av1.mp4")).codec == "av1"
+    nothing = probe(str(data / "corrupt" / "bipbop_cbcs_video_init.mp4"))
+    assert (nothing.duration_s, nothing.fps, nothing.num_frames_header) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "rotation_deg"),
+    [
+        ("clips/decord_video_0.mov", (568, 320), 0),
+        ("clips/decord_video_90.mov", (320, 568), 270),
+        ("clips/decord_video_180.mov", (568, 320), 180),
+        ("clips/nasa_13013_rotated.mp4", (270, 480), 90),
+        ("corrupt/no_timescale.mp4", (320, 240), 0),
+    ],
+)
+def test_size_as_shown(data: Path, name: str, size: tuple[int, int], rotation_deg: int) -> None:
+    facts = probe(str(data / name))
+    assert ((facts.width_px, facts.height_px), facts.rotation_deg) == (size, rotation_deg)
+
+
+def test_a_rotated_clip_is_turned(data: Path) -> None:
+    """nasa_13013_rotated.mp4 is the start of nasa_13013.mp4, turned by its header alone."""
+    sampling = Sampling(policy="fps", fps=29.97, max_duration_s=0.4)
+    plain = _decode(data / "clips" / "nasa_13013.mp4", sampling, picture=SQUARE)
+    turned = _decode(data / "clips" / "nasa_13013_rotated.mp4", sampling, picture=SQUARE)
+    assert len(plain.images) == 12
+    assert np.array_equal(np.rot90(plain.images, 1, axes=(1, 2)), turned.images)
+
+
+# What a display matrix (a, b, c, d) of the file makes of a picture.
+MATRICES = [
+    ((1, 0, 0, 1), lambda image: image),
+    ((-1, 0, 0, 1), np.fliplr),
+    ((1, 0, 0, -1), np.flipud),
+    ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    # Clockwise, as phones held upright write it.
+    ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+    ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+    ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    ((0, 0, 0, 0), lambda image: image),
+    ((1, 1, -1, 1), lambda image: image),
+]
+
+
+@pytest.mark.parametrize(("matrix", "shown"), MATRICES, ids=[str(m) for m, _ in MATRICES])
+def test_every_orientation(
+    data: Path, tmp_path: Path, matrix: tuple[int, int, int, int], shown: Callable
+) -> None:
+    source = data / "clips" / "decord_video_0.mov"
+    content = bytearray(source.read_bytes())
+    # In the track's header: four 16.16 numbers a, b, (u), c, d.
+    place = content.index((65536).to_bytes(4, "big"), content.index(b"tkhd"))
+    for value, offset in zip(matrix, (0, 4, 12, 16), strict=True):
+        content[place + offset : place + offset + 4] = (value * 65536).to_bytes(
+            4, "big", signed=True
+        )
+    turned = tmp_path / "turned.mov"
+    turned.write_bytes(content)
+    expected = shown(_decode(source).images[0])
+    assert np.array_equal(_decode(turned).images[0], expected)
+
+
+def test_variable_frame_rate_is_sampled_by_time(data: Path) -> None:
+    path = data / "clips" / "nasa_13013_vfr.mp4"
+    video = PyAvVideo(str(path), "vfr", PICTURE, PYAV)
+    frames = _decode(path)
+    targets_s = (np.arange(8) + 0.5) * video.end_s / 8
+    next_s = np.append(video.timestamps_s, video.end_s)[frames.frame_indices + 1]
+    assert (frames.timestamps_s <= targets_s).all()
+    assert (targets_s < next_s).all()
+    assert frames.frame_indices.tolist() != [(2 * i + 1) * 50 // 16 for i in range(8)]
+
+
+def test_times_start_at_the_first_frame(data: Path) -> None:
+    for name in ("test_non_zero_start.mp4", "sine_stereo_mp2.mpg", "discard_first_keyframe.mp4"):
+        video = PyAvVideo(str(data / "clips" / name), name, PICTURE, PYAV)
+        assert video.timestamps_s[0] == 0.0
+        assert video.timestamps_s[1] == pytest.approx(1 / probe(video._source).fps, rel=1e-3)
+
+
+# Many key frames, so that decoding starts in the middle; codecs and containers of all kinds; B-frames
+# in AVI (mmaction_test.avi, set1_41_8_0.avi), where the packets' times are wrong.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clips/anomaly_detection.mpg",
+        "clips/bikes.mp4",
+        "clips/camtrap_PICT0021.ASF",
+        "clips/clip1024.flv",
+        "clips/discard_first_keyframe.mp4",
+        "clips/h265_video.mp4",
+        "clips/mmaction_test.avi",
+        "clips/no_duration.webm",
+        "clips/pigs_in_a_polka.gif",
+        "clips/v_Basketball_g01_c01.avi",
+        "clips/v_GGSY1Qvo990.mp4",
+        "labelled/ut_interaction/set1_41_8_0.avi",
+    ],
+)
+def test_frames_are_those_of_decoding_in_order(data: Path, name: str) -> None:
+    path = data / name
+    if not path.exists():
+        (path,) = data.joinpath("labelled/ut_interaction").rglob(path.name)
+    every = _in_order(path)
+    video = PyAvVideo(str(path), name, PICTURE, PYAV)
+    assert len(video.timestamps_s) == len(every)
+    ordinals = sorted({0, 1, len(every) // 3, len(every) // 2, len(every) - 2, len(every) - 1})
+    images, _ = video.pictures(ordinals)
+    assert sorted(images) == ordinals
+    for ordinal in ordinals:
+        assert np.array_equal(images[ordinal], every[ordinal])
+
+
+def test_key_frames_are_listed(data: Path) -> None:
+    frames = _decode(data / "clips" / "bikes.mp4", Sampling(policy="keyframes", interval_s=0.1))
+    with av.open(str(data / "clips" / "bikes.mp4")) as container:
+        keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
+    assert len(keys) > 3
+    assert frames.frame_indices.tolist() == keys
+
+
+def test_segments_partition_the_samples(data: Path) -> None:
+    uri = str(data / "clips" / "bottle-detection.mp4")
+    sampling = Sampling(policy="fps", fps=4.0)
+    count = num_segments(probe(uri), sampling)
+    assert count == 3
+    segments = [_decode(uri, sampling, segment=k, num_segments=count) for k in range(count)]
+    indices = np.concatenate([segment.frame_indices for segment in segments])
+    # 39.85 s at 29.83 fps.
+    assert indices.tolist() == [int(0.25 * i * 179 / 6 + 1e-6) for i in range(160)]
+    assert [segment.has_predecessor for segment in segments] == [False, True, True]
+    assert [len(segment.images) for segment in segments] == [64, 65, 33]
+    assert [segment.num_missing for segment in segments] == [0, 0, 0]
+    for before, segment in itertools.pairwise(segments):
+        assert np.array_equal(before.images[-1], segment.images[0])
+        assert segment.timestamps_s[0] - before.timestamps_s[-1] == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_header_that_promises_too_little_makes_the_last_segment_partial(data: Path) -> None:
+    frames = _decode(
+        data / "clips" / "camtrap_04250002.MP4", Sampling(policy="interval", interval_s=0.5)
+    )
+    assert frames.num_missing == 0
+    every = Sampling(policy="segments", num_frames=25, frames_per_segment=4)
+    frames = _decode(data / "clips" / "chimp.mp4", every)
+    assert (len(frames.images), frames.num_missing) == (64, 36)
+    assert frames.error_type == "longer_than_planned"
+    assert "36 frames" in frames.error
+
+
+def test_a_header_that_promises_too_much_leaves_segments_empty(data: Path) -> None:
+    frames = _decode(data / "clips" / "bikes.mp4", segment=3, num_segments=4)
+    assert frames.images.shape == (0, 224, 224, 3)
+    assert (frames.num_missing, frames.error_type, frames.has_predecessor) == (0, None, False)
+    assert len(frames.frame_indices) == len(frames.timestamps_s) == 0
+
+
+def test_a_lost_predecessor_is_left_out(data: Path) -> None:
+    """Frame 27 is the last sound one: a segment that starts at 28 has neither."""
+    path = data / "corrupt" / "decord_corrupted.mp4"
+    every = Sampling(policy="fps", fps=10.0)
+    frames = _decode(path, every)
+    assert frames.frame_indices.tolist() == list(range(frames.frame_indices[-1] + 1))
+    assert 24 <= len(frames.images) <= 28
+    assert frames.num_missing == 50 - len(frames.images)
+
+
+def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path) -> None:
+    """Damage in the middle of a file: decoders guess, and the guess must not get through."""
+    source = data / "clips" / "bikes.mp4"
+    every = _in_order(source)
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    sampling = Sampling(policy="uniform", num_frames=50)
+    for place in (60, 121):
+        content = bytearray(source.read_bytes())
+        start, size = packets[place].pos, packets[place].size
+        content[start + size // 2 : start + size] = bytes(size - size // 2)
+        damaged = tmp_path / "damaged.mp4"
+        damaged.write_bytes(content)
+        frames = _decode(damaged, sampling)
+        assert frames.error_type == "damaged"
+        assert frames.num_missing == 50 - len(frames.images)
+        assert 0 < frames.num_missing < 30
+        for index, image in zip(frames.frame_indices, frames.images, strict=True):
+            assert np.array_equal(image, every[index])
+
+
+def test_packets_falsely_marked_as_key_frames_do_no_harm(data: Path, tmp_path: Path) -> None:
+    """Without its table of key frames an mp4 claims that every packet is one."""
+    for name in ("bikes.mp4", "testsrc2_odd_width_mpeg2.mp4"):
+        source = data / "clips" / name
+        content = source.read_bytes()
+        assert content.count(b"stss") == 1
+        lying = tmp_path / name
+        lying.write_bytes(content.replace(b"stss", b"free"))
+        assert PyAvVideo(str(lying), name, PICTURE, PYAV).is_key.all()
+        assert np.array_equal(_decode(lying).images, _decode(source).images)
+
+
+def test_hidden_vp8_frames_are_not_counted(data: Path, tmp_path: Path) -> None:
+    """VP8 keeps reference frames in packets of their own, marked not to be shown."""
+    source = data / "clips" / "big_buck_bunny_0_30.webm"
+    hidden = tmp_path / "hidden.mkv"
+    with av.open(str(source)) as container, av.open(str(hidden), "w") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for place, packet in enumerate(container.demux(stream)):
+            if packet.size and place < 40:
+                content = bytearray(bytes(packet))
+                if place == 10:
+                    content[0] &= ~0x10
+                shown = av.Packet(bytes(content))
+                shown.pts, shown.dts, shown.time_base = packet.pts, packet.dts, packet.time_base
+                shown.is_keyframe, shown.stream = packet.is_keyframe, copy
+                out.mux(shown)
+    video = PyAvVideo(str(hidden), "hidden", PICTURE, PYAV)
+    assert len(video.timestamps_s) == 39
+    frames = _decode(hidden, Sampling(policy="uniform", num_frames=39))
+    assert (frames.num_missing, len(frames.images)) == (0, 39)
+
+
+# The two FFmpegs scale differently (decord: bicubic, half the chroma): 1 to 3 grey levels.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "abseiling_k400.mp4",
+        "big_buck_bunny_0_30.webm",
+        "carphone_pristine.mp4",
+        "clip1024.flv",
+        "decord_video_180.mov",
+        "decord_video_90.mov",
+        "fall_subject1_13.mp4",
+        "fire2.mp4",
+        "nasa_13013.mp4",
+        "nasa_13013_rotated.mp4",
+        "nasa_13013_vfr.mp4",
+        "scene_cuts.mp4",
+        "test_non_zero_start.mp4",
+        "v_Basketball_g01_c01.avi",
+        "v_GGSY1Qvo990.mp4",
+    ],
+)
+def test_pyav_and_decord_agree(data: Path, name: str) -> None:
+    path = data / "clips" / name
+    ours, theirs = _decode(path), _decode(path, decode=DECORD)
+    assert theirs.decoder == "decord"
+    assert ours.frame_indices.tolist() == theirs.frame_indices.tolist()
+    assert np.allclose(ours.timestamps_s, theirs.timestamps_s, atol=1e-5)
+    difference = np.abs(ours.images.astype(int) - theirs.images).mean(axis=(1, 2, 3))
+    assert (difference < 4.0).all()
+
+
+@pytest.mark.parametrize("name", DECORD_CANNOT)
+def test_decord_refuses_rather_than_guesses(data: Path, name: str) -> None:
+    path = data / "clips" / name
+    assert _error_type(_decode, path, decode=DECORD) == DECORD_CANNOT[name]
+
+
+def test_decord_reports_what_it_would_replace(data: Path) -> None:
+    """decord puts neighbours in the place of frames it loses, here two of eight, unless told not to."""
+    frames = _decode(data / "clips" / "discard_first_keyframe.mp4", decode=DECORD)
+    assert (frames.num_missing, frames.error_type) == (2, "damaged")
+    corrupted = _decode(data / "corrupt" / "decord_corrupted.mp4", decode=DECORD)
+    assert corrupted.frame_indices.tolist() == [3, 9, 15, 21]
+
+
+def test_too_large_frames_are_refused(data: Path) -> None:
+    path = data / "clips" / "bikes.mp4"
+    small = {"max_frame_px": 640 * 272 - 1}
+    for decode in (PYAV, DECORD):
+        limited = dataclasses.replace(decode, **small)
+        assert _error_type(_decode, path, decode=limited) == "frame_too_large"
+    assert _error_type(probe, str(path), 640 * 272 - 1) == "frame_too_large"
+    assert probe(str(path), 640 * 272).width_px == 640
+
+
+def test_files_that_are_no_video(data: Path, tmp_path: Path) -> None:
+    clip = (data / "clips" / "camtrap_Hyena.AVI").read_bytes()
+    unknown = tmp_path / "unknown_codec.avi"
+    unknown.write_bytes(clip.replace(b"FMP4", b"QZQZ"))
+    for uri, error_type in {
+        str(tmp_path / "absent.mp4"): "not_found",
+        "memory://absent.mp4": "not_found",
+        str(tmp_path): "unreadable",
+        str(data / "README.md"): "not_a_video",
+        str(unknown): "unsupported",
+    }.items():
+        assert _error_type(probe, uri) == error_type
+        assert _error_type(_decode, uri) == error_type
+
+
+def test_no_key_frame_for_a_policy_that_needs_one(data: Path) -> None:
+    path = data / "corrupt" / "test_case_1185230.mp4"
+    assert not PyAvVideo(str(path), "", PICTURE, PYAV).is_key.any()
+    assert _error_type(_decode, path, Sampling(policy="keyframes")) == "no_frames"
+
+
+@pytest.mark.parametrize("decode", [PYAV, DECORD], ids=["pyav", "decord"])
+def test_a_video_in_remote_storage(data: Path, decode: Decode) -> None:
+    # Its index is at the end of the file.
+    path = data / "clips" / "arm_wrestling.mp4"
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/videos/a:b.mp4", path.read_bytes())
+    try:
+        uri = "memory://videos/a:b.mp4"
+        assert probe(uri) == probe(str(path))
+        assert np.array_equal(
+            _decode(uri, decode=decode).images, _decode(path, decode=decode).images
+        )
+    finally:
+        memory.rm("/videos", recursive=True)
+
+
+def test_local_uris(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # FFmpeg would take this for a protocol.
+    odd = tmp_path / "a:b #1.mp4"
+    odd.write_bytes((data / "clips" / "one_frame_hevc.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    images = [
+        _decode(uri).images
+        for uri in (odd, odd.name, odd.as_uri().replace("%20", " ").replace("%23", "#"))
+    ]
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
+
+
+class _Counting(io.FileIO):
+    num_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = super().read(size)
+        self.num_bytes += len(content)
+        return content
+
+
+def test_a_header_is_read_without_the_film(data: Path) -> None:
+    path = data / "clips" / "long_1080p.mp4"
+    with _Counting(path) as file, open_stream(file, "long") as (_, stream):
+        assert stream.frames == 3678
+        assert file.num_bytes < 0.1 * path.stat().st_size
+
+
+def test_pictures_are_those_of_torchvision(data: Path) -> None:
+    """The scaling is bilinear, antialiased, of all the chroma there is."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    path = data / "clips" / "long_1080p.mp4"
+    with av.open(str(path)) as container:
+        full = next(container.decode(video=0)).to_ndarray(format="rgb24", interpolation="BILINEAR")
+    scaled = functional.resize(torch.from_numpy(full).permute(2, 0, 1), [256, 256], antialias=True)
+    expected = scaled[:, 16:240, 16:240].permute(1, 2, 0).numpy().astype(int)
+    image = _decode(path, Sampling(policy="interval", interval_s=1e6)).images[0]
+    assert np.abs(image - expected).mean() < 0.1
+
+
+@pytest.mark.parametrize("order", ["torch, decord", "decord, torch", "av, decord, torch"])
+def test_decord_and_torch_live_together(data: Path, order: str) -> None:
+    path = str(data / "clips" / "decord_video_0.mov")
+    code = (
+        f"import {order}\n"
+        "import decord, torch\n"
+        f"image = decord.VideoReader({path!r}, num_threads=1)[0].asnumpy()\n"
+        "assert torch.from_numpy(image).float().mean() > 0\n"
+        "assert (torch.ones(64, 64) @ torch.ones(64, 64)).sum() == 64**3\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
