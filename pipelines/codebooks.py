@@ -205,7 +205,7 @@ class _Checkpoints:
         if checkpoint:
             with checkpoint.as_directory() as folder:
                 data = (Path(folder) / "state.pt").read_bytes()
-            self.state = torch.load(io.BytesIO(data), weights_only=True)
+            self.state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def state_of(self, book: Codebook) -> dict | None:
         """The state of an interrupted fit of this codebook, or None."""

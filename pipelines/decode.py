@@ -1,7 +1,8 @@
 """A segment of a video in, its sampled frames as pictures out.
 
 Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands
-in for the other. A frame is the right picture or missing, never a neighbour or a concealed error.
+in for the other. A frame is the right picture or missing, never a neighbour, and no damage that the
+decoder notices is painted over (VP8 and VP6 notice little).
 """
 
 import shutil

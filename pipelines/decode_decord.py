@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pipelines.config import Decode, Picture
+from pipelines.sampling import end_of
 from pipelines.video import VideoError, check_size, open_stream
 
 _NO_TIME_S = -1e9
@@ -51,20 +52,20 @@ class DecordVideo:
         self._list(uri)
 
     def _list(self, uri: str) -> None:
-        spans_s = np.float64(self._reader.get_frame_timestamp(range(len(self._reader))))
-        if (spans_s < _NO_TIME_S).any():
+        spans_s = self._reader.get_frame_timestamp(range(len(self._reader)))
+        times_s = np.float64(spans_s[:, 0])
+        if (times_s < _NO_TIME_S).any():
             text = f"{uri}: decord gives no timestamps for it; try decode.decoder = pyav"
             raise VideoError("unsupported", text)
         # decord gives frames that an edit list hides times below 0.
-        self._shown = np.flatnonzero(spans_s[:, 0] >= 0)
-        spans_s = spans_s[self._shown]
+        self._shown = np.flatnonzero(times_s >= 0)
+        times_s = times_s[self._shown]
         is_key = np.zeros(len(self._reader), bool)
         is_key[self._reader.get_key_indices()] = True
         self.is_key = is_key[self._shown]
-        start_s = spans_s[0, 0] if len(spans_s) else 0.0
         # Times come as float32: rounded down, a frame that starts at a target is shown at it.
-        self.timestamps_s = (spans_s[:, 0] - start_s) * (1 - 2.0**-23)
-        self.end_s = float(spans_s[:, 1].max() - start_s) if len(spans_s) else 0.0
+        self.timestamps_s = (times_s - times_s[:1]) * (1 - 2.0**-23)
+        self.end_s = end_of(self.timestamps_s, self._reader.get_avg_fps())
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """See `pipelines.decode.Video`."""

@@ -19,6 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.config import Decode, Picture
+from pipelines.sampling import end_of
 from pipelines.video import check_size, display_matrix, open_stream
 
 # Bilinear with the support scaled, as torchvision's antialiased resize does it, at full chroma
@@ -33,6 +34,8 @@ _SCALING = (
 
 _NO_TICK = -(2**62)
 _VP8_SHOW_FRAME = 0x10
+_MAX_REORDERED = 16
+"""Most frames that a decoder holds back to bring them into the order of display (H.264, HEVC)."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,14 @@ class _Listing:
     Attributes:
         ticks: int64 [n], ascending, each once: when a frame is first shown, in units of time_base.
         is_key: bool [n].
-        first, last: int64 [n], the packets to decode for a frame, counted in order of the file.
-        end_tick: when the last frame stops being shown.
+        first, last: int64 [n], the packets to decode for a frame, counted in order of the file; `last`
+            is the frame's own.
     """
 
     ticks: np.ndarray
     is_key: np.ndarray
     first: np.ndarray
     last: np.ndarray
-    end_tick: int
 
 
 class PyAvVideo:
@@ -73,11 +75,11 @@ class PyAvVideo:
                 self._listing = _list_decoded(container, stream)
             else:
                 self._listing = _list_packets(container, stream)
-            time_base = stream.time_base
+            time_base, fps = stream.time_base, stream.average_rate
         ticks = self._listing.ticks
         start = ticks[0] if len(ticks) else 0
         self.timestamps_s = (ticks - start) * time_base.numerator / time_base.denominator
-        self.end_s = float((self._listing.end_tick - start) * time_base)
+        self.end_s = end_of(self.timestamps_s, float(fps) if fps else None)
         self.is_key = self._listing.is_key
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
@@ -98,17 +100,37 @@ class PyAvVideo:
         wanted = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
         images: dict[int, np.ndarray] = {}
         reasons = ["the decoder gives no such frame"]
+        num_spare = _MAX_REORDERED
         scaler = VideoReformatter()
         with open_stream(self._source, self._uri) as (container, stream):
             check_size(stream, self._max_frame_px)
             for tick, frame, flaw in _decoded(container, stream, runs, self._is_listed_by_decoding):
                 if flaw:
                     reasons.append(flaw)
+                    for ordinal in self._decoded_after(tick, frame, images):
+                        del images[ordinal]
                 elif tick in wanted:
                     images[wanted[tick]] = self._image(scaler, frame)
-                    if len(images) == len(wanted):
+                if len(images) == len(wanted):
+                    num_spare -= 1
+                    if num_spare < 0:
                         break
         return images, reasons[-1]
+
+    def _decoded_after(
+        self, tick: int, frame: VideoFrame | None, images: dict[int, np.ndarray]
+    ) -> list[int]:
+        """Of the frames shown so far those that may have been predicted from a damaged `frame`.
+
+        A frame that is shown before another one can be decoded after it.
+        """
+        if frame is None or not frame.is_corrupt:
+            return []
+        damaged = int(np.searchsorted(self._listing.ticks, tick))
+        if self._is_listed_by_decoding:
+            return [ordinal for ordinal in images if ordinal > damaged - _MAX_REORDERED]
+        last = self._listing.last
+        return [ordinal for ordinal in images if last[ordinal] > last[damaged]]
 
     def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
         size, crop = self._picture.resize_px, self._picture.crop_px
@@ -140,21 +162,19 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]
 
 def _list_packets(container: InputContainer, stream: VideoStream) -> _Listing:
     is_vp8 = stream.codec_context.name == "vp8"
-    ticks, keys, shown, durations = [], [], [], []
+    ticks, keys, shown = [], [], []
     for packet in _packets(container, stream):
         tick = packet.dts if packet.pts is None else packet.pts
         hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
         ticks.append(_NO_TICK if tick is None else tick)
         shown.append(tick is not None and not packet.is_discard and not hidden)
         keys.append(packet.is_keyframe)
-        durations.append(packet.duration or 0)
     tick, is_key = np.array(ticks, np.int64), np.array(keys, bool)
     # The last of equal ones, so that both have been decoded when the frame is.
     own = np.flatnonzero(shown)[::-1]
     unique, place = np.unique(tick[own], return_index=True)
     last = own[place]
-    end_tick = int(unique[-1]) + (durations[last[-1]] or _step(unique, stream)) if len(last) else 0
-    return _Listing(unique, is_key[last], _key_packets(tick, is_key, last), last, end_tick)
+    return _Listing(unique, is_key[last], _key_packets(tick, is_key, last), last)
 
 
 def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
@@ -177,16 +197,7 @@ def _list_decoded(container: InputContainer, stream: VideoStream) -> _Listing:
         frames.setdefault(tick, frame is not None and bool(frame.key_frame))
     ticks = np.array(sorted(frames), np.int64)
     is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
-    end_tick = int(ticks[-1]) + _step(ticks, stream) if len(ticks) else 0
-    first = np.zeros_like(ticks)
-    return _Listing(ticks, is_key, first, np.full_like(ticks, everything[0][1]), end_tick)
-
-
-def _step(ticks: np.ndarray, stream: VideoStream) -> int:
-    """How long a frame is usually shown, in ticks; 0 where nothing tells."""
-    if len(ticks) > 1:
-        return int(np.median(np.diff(ticks)))
-    return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
+    return _Listing(ticks, is_key, np.zeros_like(ticks), np.full_like(ticks, everything[0][1]))
 
 
 def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:

@@ -1,10 +1,10 @@
 """Named runs: each recipe is a function that returns the one frozen configuration."""
 
+import dataclasses
 from collections.abc import Callable
 
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
 from pipelines.config import (
-    Classify,
     Config,
     ConfigError,
     Describe,
@@ -50,17 +50,31 @@ def activitynet() -> Config:
     )
 
 
-def demo() -> Config:
-    """Some hundred short videos on a small machine: SqueezeNet, small codebooks, grouped folds."""
+def weizmann() -> Config:
+    """Some dozens to hundreds of short clips in groups: 25 frames, SqueezeNet, small codebooks."""
     return Config(
-        recipe="demo",
-        sampling=Sampling(policy="uniform", num_frames=8),
+        recipe="weizmann",
+        sampling=Sampling(policy="uniform", num_frames=25),
         describe=Describe(backbone="squeezenet1_0", nodes=("features.12",)),
-        fit=Fit(num_frames=1000),
-        vlad=VladSettings(num_centroids=32),
+        split=Split(kind="leave_one_group_out"),
+        fit=Fit(num_frames=2000),
+        vlad=VladSettings(num_centroids=64, intra=True),
         gmm_fv=GmmFvSettings(num_components=32, max_iterations=30),
         fv_vae=FV_VAE_PRESETS["small"],
-        classify=Classify(c=100.0),
+    )
+
+
+def demo() -> Config:
+    """As `weizmann`, smaller: it must be done in minutes on two cores."""
+    return dataclasses.replace(
+        weizmann(),
+        recipe="demo",
+        sampling=Sampling(policy="uniform", num_frames=8),
+        split=Split(kind="auto"),
+        fit=Fit(num_frames=800),
+        vlad=VladSettings(num_centroids=32, intra=True),
+        gmm_fv=GmmFvSettings(num_components=16, max_iterations=15),
+        fv_vae=dataclasses.replace(FV_VAE_PRESETS["small"], hidden=(256,), num_steps=250),
     )
 
 
@@ -68,6 +82,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "fcvid": fcvid,
     "ucf101": ucf101,
     "activitynet": activitynet,
+    "weizmann": weizmann,
     "demo": demo,
 }
 

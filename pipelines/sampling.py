@@ -97,6 +97,13 @@ def sample_frames(
     return np.unique(shown)
 
 
+def end_of(timestamps_s: np.ndarray, fps: float | None) -> float:
+    """D of a video: its last frame is shown as long as frames usually are (containers seldom know)."""
+    if len(timestamps_s) > 1:
+        return float(timestamps_s[-1] + np.median(np.diff(timestamps_s)))
+    return 1 / fps if len(timestamps_s) and fps else 0.0
+
+
 def plan_segment(ordinals: np.ndarray, segment: int, num_segments: int) -> SegmentPlan:
     """The part of a video's sampled `ordinals` that segment `segment` of `num_segments` decodes."""
     start = segment * SEGMENT_FRAMES

@@ -172,9 +172,13 @@ def test_a_second_run_does_nothing_and_says_so(
 def test_a_codebook_setting_refits_and_encodes_but_does_not_decode(
     finished: Path, data: Path
 ) -> None:
-    kept = written(finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*")
+    kept = written(
+        finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*"
+    )
     assert run(data, finished, "vlad.num_centroids=5") == 0
-    after = written(finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*")
+    after = written(
+        finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*"
+    )
     assert after == kept
     widths = {
         len(rows(finished, f"{folder.relative_to(finished)}/*.parquet")["vector"][0])
