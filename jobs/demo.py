@@ -25,7 +25,7 @@ SELECT codec, width_px, height_px, round(fps, 2) AS fps, count(*) AS videos,
        round(sum(duration_s), 1) AS seconds
 FROM '{out}/videos/*/*.parquet' GROUP BY ALL ORDER BY videos DESC;
 
--- which videos does the best single encoding get most wrong?
+-- which videos does FV-VAE on frame differences get most wrong?
 SELECT video_id, labels[1] AS truth, label AS predicted, round(score, 2) AS score
 FROM '{out}/scores/fv_vae-{stream}/*/*.parquet' JOIN '{out}/videos/*/*.parquet' USING (video_id)
 WHERE NOT is_true QUALIFY row_number() OVER (PARTITION BY video_id ORDER BY score DESC) = 1
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         ]
     )
     if code != 2:
-        stream = next(iter(recipe("demo").describe.stream_columns))
+        *_, stream = recipe("demo").describe.stream_columns
         print(QUERIES.format(out=run, stream=stream))
     return code
 
