@@ -1,7 +1,8 @@
 """The main job: videos and labels in; descriptors, codebooks, Fisher vectors, SVMs and a report out.
 
 The FCVID protocol (VU 5.4.1) is the default recipe; the others differ only in their configuration.
-Exit codes: 0 done, 2 something in the inputs or settings is wrong, 3 too many segments failed.
+Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too many
+segments failed.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import logging
 import os
 import sys
 
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, RunError
 from pipelines.recipes import RECIPES, recipe
 
 log = logging.getLogger("video_fisher")
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def run(arguments: argparse.Namespace, config: object) -> int:

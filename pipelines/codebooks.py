@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
-from pipelines.config import Config
+from pipelines.config import Config, RunError
 from pipelines.descriptor_stages import Codebook
 from pipelines.sink import Counter, ProgressLine
 from pipelines.storage import DONE, Store
@@ -51,8 +51,14 @@ def fit_codebooks(
     """Fits and publishes every task's codebook.
 
     Raises:
-        ray.train.TrainingFailedError: a worker failed more often than is bearable.
+        RunError: the descriptors do not suffice for a codebook; says which and what to do.
     """
+    fewest = min(len(task.videos) for task in tasks)
+    if fewest < config.fit.num_workers:
+        raise RunError(
+            f"fit.num_workers: expected at most the {fewest} training videos, got "
+            f"{config.fit.num_workers}; each worker needs a video of its own"
+        )
     counter = Counter.remote()
     use_gpu = ray.cluster_resources().get("GPU", 0) >= config.fit.num_workers
     cpus = ray.cluster_resources().get("CPU", 1)
@@ -82,19 +88,29 @@ def fit_codebooks(
     with ProgressLine(log.info, "fit", len(tasks), counter):
         trainer.fit()
     store.delete_folder("train")
+    if error := ray.get(counter.failure.remote()):
+        raise RunError(f"fit: {error}")
 
 
 def _worker(setting: dict) -> None:
-    """The train loop: runs on each Ray Train worker."""
+    """The train loop: runs on each Ray Train worker.
+
+    A ValueError says that the descriptors or settings are wrong: trying again would not help.
+    """
+    try:
+        _fit_all(setting)
+    except ValueError as error:
+        ray.get(setting["counter"].fail.remote(str(error)))
+
+
+def _fit_all(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     kept = _Checkpoints(config.fit.checkpoint_s, rank)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
-    for task in setting["tasks"]:
+    for task in _unfinished(setting["tasks"], store, rank):
         book = task.codebook
-        if store.exists(f"{book.folder}/{DONE}"):
-            continue
         if task.sample not in frames:
             frames = {
                 task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)
@@ -107,8 +123,16 @@ def _worker(setting: dict) -> None:
         if rank == 0:
             _publish(store, task, encoder.to_bytes(), curves, time.monotonic() - started)
             setting["counter"].add.remote({"ok": 1})
-        kept.finished(book)
     kept.report({})
+
+
+def _unfinished(tasks: list[Task], store: Store, rank: int) -> list[Task]:
+    """The tasks without a codebook, as worker 0 sees them now: all workers must take the same steps."""
+    done = [rank == 0 and store.exists(f"{task.codebook.folder}/{DONE}") for task in tasks]
+    flags = torch.tensor(done, dtype=torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        flags = _all_reduce(flags)
+    return [task for task, flag in zip(tasks, flags.tolist(), strict=True) if not flag]
 
 
 def _publish(store: Store, task: Task, codebook: bytes, curves: "_Curves", seconds: float) -> None:
@@ -212,19 +236,14 @@ class _Checkpoints:
         return self.state["fit"] if self.state and self.state["digest"] == book.digest else None
 
     def offer(self, book: Codebook, state: Callable[[], dict]) -> None:
-        """Keeps a state when the last one is old. Every rank reports; each decides by its own clock
-        only at rank 0, whose word is spread, because Ray Train wants all ranks to report together."""
+        """Keeps a state when the last one is old. Worker 0's clock decides for all, because Ray Train wants
+        all workers to report together."""
         due = torch.tensor([float(self.rank == 0 and time.monotonic() - self.last > self.every_s)])
         if dist.is_initialized() and dist.get_world_size() > 1:
             due = _all_reduce(due)
         if due.item():
             self.last = time.monotonic()
             self.report({"digest": book.digest, "fit": state()})
-
-    def finished(self, book: Codebook) -> None:
-        """Waits until every worker sees the published codebook."""
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.barrier()
 
     def report(self, state: dict) -> None:
         """One report to Ray Train, with a checkpoint where there is a state."""

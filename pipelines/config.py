@@ -27,6 +27,10 @@ class ConfigError(ValueError):
     """A setting or an input that cannot be right; the message is meant for the user as it stands."""
 
 
+class RunError(Exception):
+    """A run that cannot go on because of what the videos hold; meant for the user as it stands."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What to do where videos and labels do not match: stop, leave them out, or encode without label."""
@@ -289,13 +293,31 @@ class Config:
     def with_settings(self, settings: list[str]) -> Self:
         """This configuration after `section.field=value` (or fv_vae=PRESET) settings, in their order.
 
+        The values of a section are checked together, so their order does not matter.
+
         Raises:
             ConfigError: a setting that is malformed, unknown, of the wrong type or out of range.
         """
-        config = self
+        records: dict[str, object] = {}
+        changes: dict[str, dict[str, object]] = {}
         for setting in settings:
-            config = _with_setting(config, setting)
-        return config
+            section, name, text = _split_setting(self, setting)
+            if not name:
+                records[section], changes[section] = _preset(section, text, setting), {}
+            else:
+                value = _value(getattr(self, section), name, text, setting)
+                changes.setdefault(section, {})[name] = value
+        for section, values in changes.items():
+            record = records.get(section, getattr(self, section))
+            try:
+                records[section] = dataclasses.replace(record, **values)
+            except ValueError as error:
+                ours = [s for s in settings if s.partition(".")[0].strip() == section]
+                raise ConfigError(f"--set {' --set '.join(ours)}: {error}") from error
+        try:
+            return dataclasses.replace(self, **records)
+        except ValueError as error:
+            raise ConfigError(f"--set {' --set '.join(settings)}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json and file footers."""
@@ -312,7 +334,8 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _with_setting(config: Config, setting: str) -> Config:
+def _split_setting(config: Config, setting: str) -> tuple[str, str, str]:
+    """Section, field ("" for a preset) and text of a setting."""
     path, equals, text = setting.partition("=")
     section, _, name = path.strip().partition(".")
     sections = [f.name for f in dataclasses.fields(config) if f.name != "recipe"]
@@ -320,25 +343,24 @@ def _with_setting(config: Config, setting: str) -> Config:
         raise ConfigError(f"--set {setting}: expected section.field=value, got no '='")
     if section not in sections:
         raise ConfigError(f"--set {setting}: no section {section!r}{_near(section, sections)}")
-    record = getattr(config, section)
-    if section == "fv_vae" and not name:
-        if text not in FV_VAE_PRESETS:
-            raise ConfigError(
-                f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
-            )
-        return dataclasses.replace(config, fv_vae=FV_VAE_PRESETS[text])
+    return section, name, text.strip()
+
+
+def _preset(section: str, text: str, setting: str) -> FvVaeSettings:
+    if section != "fv_vae":
+        raise ConfigError(f"--set {setting}: expected section.field=value, got no field")
+    if text not in FV_VAE_PRESETS:
+        raise ConfigError(
+            f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
+        )
+    return FV_VAE_PRESETS[text]
+
+
+def _value(record: object, name: str, text: str, setting: str) -> object:
     fields = typing.get_type_hints(type(record))
     if name not in fields:
-        raise ConfigError(
-            f"--set {setting}: section {section!r} has no field {name!r}{_near(name, list(fields))}"
-        )
-    value = _parse(text.strip(), fields[name], setting)
-    try:
-        return dataclasses.replace(
-            config, **{section: dataclasses.replace(record, **{name: value})}
-        )
-    except ValueError as error:
-        raise ConfigError(f"--set {setting}: {error}") from error
+        raise ConfigError(f"--set {setting}: no field {name!r}{_near(name, list(fields))}")
+    return _parse(text, fields[name], setting)
 
 
 def _parse(text: str, kind: Any, setting: str) -> Any:

@@ -34,6 +34,7 @@ from pipelines import (
     sink,
     video_stages,
 )
+from pipelines.config import RunError
 from pipelines.layout import STEPS, Job
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
@@ -280,7 +281,7 @@ def _write_failures(job: Job) -> None:
     bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
     missing = plan.num_rows - rows.num_rows
     if missing:
-        raise RuntimeError(
+        raise RunError(
             f"describe: {missing} of {plan.num_rows} planned segments have no row; run it again"
         )
     job.store.publish_table(
@@ -329,7 +330,10 @@ def _sample(job: Job, stream: str) -> None:
     places = places.filter(pc.is_in(places["video_id"], allowed))
     num_frames = pc.sum(places["num_frames"]).as_py() or 0
     if not num_frames:
-        raise RuntimeError(f"fit: no training video has descriptors of {stream}; see FAILURES")
+        raise RunError(
+            f"fit: expected training videos with descriptors of {stream}, found none; are all of them "
+            f"in {job.store.uri(job.failures)}, or one frame long?"
+        )
     rate = job.config.fit.num_frames / num_frames
     width = job.widths[stream]
     rows = places.select(["video_id", "file", "row"])

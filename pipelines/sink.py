@@ -28,6 +28,7 @@ class Counter:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.latest = ""
+        self.error = ""
 
     def add(self, counts: dict[str, int]) -> None:
         for status, number in counts.items():
@@ -35,6 +36,12 @@ class Counter:
 
     def say(self, text: str) -> None:
         self.latest = text
+
+    def fail(self, error: str) -> None:
+        self.error = error
+
+    def failure(self) -> str:
+        return self.error
 
     def get(self) -> tuple[dict[str, int], str]:
         return self.counts, self.latest

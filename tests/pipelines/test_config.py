@@ -71,6 +71,15 @@ def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> Non
     assert str(error.value).startswith(f"--set {setting}")
 
 
+def test_the_order_of_a_sections_settings_does_not_matter() -> None:
+    small = ["picture.resize_px=72", "picture.crop_px=64"]
+    assert Config().with_settings(small) == Config().with_settings(small[::-1])
+    with pytest.raises(
+        ConfigError, match=r"--set picture.resize_px=72: picture.resize_px: expected"
+    ):
+        Config().with_settings(small[:1])
+
+
 def test_unknown_recipe_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="activitynet"):
         recipe("imagenet")
