@@ -82,5 +82,5 @@ class DecordVideo:
 
 
 def _reason(error: Exception) -> str:
-    """decord's message without the time of day and the line of its source."""
-    return re.sub(r"^\[[\d:]+\] \S+ ", "", str(error).splitlines()[0])
+    """decord's message without the times of day and the lines of its source."""
+    return re.sub(r"\[[\d:]+\] \S+ ", "", str(error).splitlines()[0])

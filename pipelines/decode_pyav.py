@@ -241,7 +241,7 @@ def _decoded(
                 yield tick, frame, flaw
             if error:
                 flaw = error
-                yield packet.dts or 0, None, flaw
+                yield tick if part is None or part.dts is None else part.dts, None, flaw
         if ends:
             stream.codec_context.flush_buffers()
             run = next(remaining, None)

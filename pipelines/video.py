@@ -125,8 +125,16 @@ def local_path(uri: str) -> str | None:
 def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
     """The file object that fsspec gives for `uri`."""
     filesystem, path = fsspec.core.url_to_fs(uri)
-    with reading(uri), filesystem.open(path, block_size=block_bytes, cache_type=cache_type) as file:
-        yield file
+    with reading(uri):
+        try:
+            file = filesystem.open(path, block_size=block_bytes, cache_type=cache_type)
+        except OSError:
+            raise
+        except Exception as error:
+            # Such as botocore's: every storage library has errors of its own.
+            raise VideoError("unreadable", f"{uri}: {type(error).__name__}: {error}") from error
+        with file:
+            yield file
 
 
 @contextmanager

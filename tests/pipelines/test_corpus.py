@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import demo
 from jobs.fcvid_encode import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -153,6 +155,14 @@ def test_duckdb_pandas_and_polars_read_every_table_without_ray(finished: Path) -
     command = [sys.executable, "-c", READERS, str(finished)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "read", done.stderr
+
+
+def test_the_queries_that_the_demo_prints_run_as_pasted(finished: Path) -> None:
+    statements = demo.QUERIES.format(out=finished, stream=STREAMS[1]).split(";")[:-1]
+    assert len(statements) == 3
+    for statement in statements:
+        found = duckdb.sql(statement[statement.index("--") :]).fetchall()
+        assert 0 < len(found) <= 30
 
 
 def test_a_second_run_does_nothing_and_says_so(

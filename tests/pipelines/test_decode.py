@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines import sampling
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
@@ -366,35 +367,55 @@ def test_a_header_that_promises_too_much_leaves_segments_empty(data: Path) -> No
     assert len(frames.frame_indices) == len(frames.timestamps_s) == 0
 
 
-def test_a_lost_predecessor_is_left_out(data: Path) -> None:
-    """Frame 27 is the last sound one: a segment that starts at 28 has neither."""
-    path = data / "corrupt" / "decord_corrupted.mp4"
-    every = Sampling(policy="fps", fps=10.0)
-    frames = _decode(path, every)
-    assert frames.frame_indices.tolist() == list(range(frames.frame_indices[-1] + 1))
+def test_damage_ends_at_the_next_key_frame(data: Path) -> None:
+    """decord_corrupted.mp4 has one key frame, the first: nothing after the damage is trusted."""
+    frames = _decode(data / "corrupt" / "decord_corrupted.mp4", Sampling(policy="fps", fps=10.0))
+    assert frames.frame_indices.tolist() == list(range(len(frames.images)))
+    # 28 decode before the error; some of them are predicted from frames that come after it.
     assert 24 <= len(frames.images) <= 28
     assert frames.num_missing == 50 - len(frames.images)
 
 
-def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path) -> None:
+def _damaged(source: Path, packet: int, target: Path) -> Path:
+    """A copy of an mp4 in which the second half of a packet is zero."""
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    start, size = packets[packet].pos, packets[packet].size
+    content = bytearray(source.read_bytes())
+    content[start + size // 2 : start + size] = bytes(size - size // 2)
+    target.write_bytes(content)
+    return target
+
+
+def test_a_lost_predecessor_is_left_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = data / "clips" / "bikes.mp4"
+    key = int(np.flatnonzero(PyAvVideo(str(source), "", PICTURE, PYAV).is_key)[2])
+    path = _damaged(source, key - 8, tmp_path / "damaged.mp4")
+    every = Sampling(policy="fps", fps=25.0)
+    # The second segment starts at the key frame after the damage.
+    monkeypatch.setattr(sampling, "SEGMENT_FRAMES", key)
+    before, after = (_decode(path, every, segment=k, num_segments=9) for k in (0, 1))
+    assert before.error_type == "damaged"
+    assert key - 1 not in before.frame_indices
+    assert (after.has_predecessor, after.num_missing, after.error) == (False, 0, None)
+    assert after.frame_indices[0] == key
+    assert len(after.images) == len(after.frame_indices)
+
+
+@pytest.mark.parametrize("packet", [60, 121])
+def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path, packet: int) -> None:
     """Damage in the middle of a file: decoders guess, and the guess must not get through."""
     source = data / "clips" / "bikes.mp4"
     every = _in_order(source)
-    with av.open(str(source)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-    sampling = Sampling(policy="uniform", num_frames=50)
-    for place in (60, 121):
-        content = bytearray(source.read_bytes())
-        start, size = packets[place].pos, packets[place].size
-        content[start + size // 2 : start + size] = bytes(size - size // 2)
-        damaged = tmp_path / "damaged.mp4"
-        damaged.write_bytes(content)
-        frames = _decode(damaged, sampling)
-        assert frames.error_type == "damaged"
-        assert frames.num_missing == 50 - len(frames.images)
-        assert 0 < frames.num_missing < 30
-        for index, image in zip(frames.frame_indices, frames.images, strict=True):
-            assert np.array_equal(image, every[index])
+    path = _damaged(source, packet, tmp_path / "damaged.mp4")
+    frames = _decode(path, Sampling(policy="uniform", num_frames=50))
+    assert frames.error_type == "damaged"
+    assert frames.num_missing == 50 - len(frames.images)
+    assert 0 < frames.num_missing < 30
+    for index, image in zip(frames.frame_indices, frames.images, strict=True):
+        assert np.array_equal(image, every[index])
 
 
 def test_packets_falsely_marked_as_key_frames_do_no_harm(data: Path, tmp_path: Path) -> None:
