@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if bool(arguments.videos) != bool(arguments.labels):
         parser.error("VIDEOS and LABELS go together")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    fcvid_encode.configure_logging()
     out = Path(arguments.out)
     if arguments.videos:
         videos, labels = arguments.videos, arguments.labels

@@ -45,10 +45,17 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def configure_logging() -> None:
+    """One line per event of our own; of libraries, warnings only."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("video_fisher", "jobs", "pipelines", "encoders"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the job; returns the exit code."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    configure_logging()
     try:
         config = recipe(arguments.recipe).with_settings(arguments.settings)
         return run(arguments, config)

@@ -31,8 +31,38 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """An embedded Ray cluster; every test of the process that wants one joins it."""
+def s3_bucket() -> Iterator[str]:
+    """A bucket on a moto server in this process, which the environment names as the S3 endpoint."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket"
+    server.stop()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_bucket: str) -> Iterator[None]:
+    """An embedded Ray cluster; every test of the process that wants one joins it.
+
+    Its workers inherit the environment, and with it the S3 endpoint.
+    """
     import ray
 
     from pipelines import cluster

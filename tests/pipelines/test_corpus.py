@@ -13,6 +13,7 @@ import pytest
 
 from jobs import demo
 from jobs.fcvid_encode import main
+from pipelines.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -221,6 +222,39 @@ def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path)
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
     assert len(list(out.glob("encodings/fv_vae-*/*"))) == 2
     assert "fitted once per fold" in (out / "report" / "index.html").read_text()
+
+
+def test_object_storage_gives_the_same_rows_as_a_folder(
+    finished: Path, data: Path, s3_bucket: str
+) -> None:
+    """Videos, labels, weights and output on S3; names with a space, a quote and an umlaut among them."""
+    import boto3
+
+    odd = "bend/d\u00e4ria's bend.avi"
+    source = data / "labelled" / "weizmann"
+    files = {odd: source / "bend" / "daria_bend.avi"}
+    for name in ("bend/ido_bend.avi", "walk/daria_walk.avi", "walk/ido_walk.avi"):
+        files[name] = source / name
+    client = boto3.client("s3")
+    for name, file in files.items():
+        client.upload_file(str(file), "bucket", f"videos/{name}")
+    labels = "path,label\n" + "".join(f'"{name}",{name[:4]}\n' for name in files)
+    client.put_object(Bucket="bucket", Key="labels.csv", Body=labels.encode())
+    weights = data / "weights" / "squeezenet1_0.safetensors"
+    client.upload_file(str(weights), "bucket", "weights.safetensors")
+    flags = ["--videos", f"{s3_bucket}/videos", "--labels", f"{s3_bucket}/labels.csv"]
+    flags += ["--out", f"{s3_bucket}/run", "--recipe", "demo", "--steps", "index,describe"]
+    flags += ["--set", f"describe.weights={s3_bucket}/weights.safetensors"]
+    flags += ["--set", "sampling.num_frames=3"]
+    assert main(flags) == 0
+    store = Store(f"{s3_bucket}/run")
+    folder = store.read_json("run.json")["tables"]["descriptors"]
+    found = {row["video_id"]: row for row in store.read_table(folder).to_pylist()}
+    assert set(found) == set(files)
+    local = {row["video_id"]: row for row in rows(finished, "descriptors/*/*.parquet").to_pylist()}
+    expected = local["bend/daria_bend.avi"]
+    for column in ("timestamps_s", "frame_indices", *STREAMS):
+        assert found[odd][column] == expected[column]
 
 
 FAILED = {

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import sampling
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
@@ -329,6 +328,9 @@ def test_key_frames_are_listed(data: Path) -> None:
         keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
     assert len(keys) > 3
     assert frames.frame_indices.tolist() == keys
+    listing = PyAvVideo(str(data / "clips" / "bikes.mp4"), "", PICTURE, PYAV)._listing
+    # Nothing but the key frames is decoded.
+    assert np.array_equal(listing.first[keys], listing.last[keys])
 
 
 def test_segments_partition_the_samples(data: Path) -> None:
@@ -395,7 +397,7 @@ def test_a_lost_predecessor_is_left_out(
     path = _damaged(source, key - 8, tmp_path / "damaged.mp4")
     every = Sampling(policy="fps", fps=25.0)
     # The second segment starts at the key frame after the damage.
-    monkeypatch.setattr(sampling, "SEGMENT_FRAMES", key)
+    monkeypatch.setattr("pipelines.sampling.SEGMENT_FRAMES", key)
     before, after = (_decode(path, every, segment=k, num_segments=9) for k in (0, 1))
     assert before.error_type == "damaged"
     assert key - 1 not in before.frame_indices
@@ -416,6 +418,11 @@ def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path, packet: int) ->
     assert 0 < frames.num_missing < 30
     for index, image in zip(frames.frame_indices, frames.images, strict=True):
         assert np.array_equal(image, every[index])
+    # One at a time too: what damages a frame may be decoded before it and shown after it.
+    video = PyAvVideo(str(path), "damaged", PICTURE, PYAV)
+    for ordinal in range(packet - 4, packet + 4):
+        images, _ = video.pictures([ordinal])
+        assert ordinal not in images or np.array_equal(images[ordinal], every[ordinal])
 
 
 def test_packets_falsely_marked_as_key_frames_do_no_harm(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ import io
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,35 +12,11 @@ from pipelines.sink import file_name, pending, progress_text
 from pipelines.storage import Store, absolute_uri, write_parquet
 
 
-@pytest.fixture(scope="module")
-def moto_bucket() -> Iterator[str]:
-    """An s3:// URI on a moto server in this process."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    before = dict(os.environ)
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket/run"
-    server.stop()
-    os.environ.clear()
-    os.environ.update(before)
-
-
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return Store(str(tmp_path / "run"))
-    return Store(f"{request.getfixturevalue('moto_bucket')}/{tmp_path.name}")
+    return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
 
 
 def test_what_is_published_is_read(store: Store) -> None:
