@@ -32,7 +32,7 @@ class Fold:
 
 def classify(job: Job) -> int:
     """Trains all classifiers and publishes their SCORES; returns the number of rows."""
-    labels = job.manifest.select(["video_id", "labels", "fold"])
+    labels = job.manifest.select(["video_id", "source", "labels", "fold"])
     shared = ray.put(labels)
     tasks = []
     for encoder, stream in job.pairs():
@@ -76,11 +76,17 @@ def _classify_fold(store: Store, task: Fold, labels: pa.Table, settings: Classif
 
 
 def read_encodings(store: Store, folder: str, labels: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Rows of `labels` that have a vector, by video_id, and their vectors [N, D] in float32."""
-    table = store.read_table(folder, ["video_id", "vector"])
-    table = table.filter(pc.is_in(table["video_id"], labels["video_id"])).sort_by("video_id")
-    vectors = vectors_from_arrow(table["vector"]).astype(np.float32)
-    return labels.take(pc.index_in(table["video_id"], labels["video_id"])), vectors
+    """Rows of `labels` that have a vector, by video_id, and their vectors [N, D] in float32.
+
+    A vector of a file that has changed since, by its `source`, is not read.
+    """
+    table = store.read_table(folder, ["video_id", "source", "vector"]).sort_by("video_id")
+    row = pc.index_in(table["video_id"], labels["video_id"])
+    table, row = table.filter(pc.is_valid(row)), row.drop_null()
+    videos = labels.take(row)
+    current = pc.equal(table["source"], videos["source"])
+    vectors = vectors_from_arrow(table.filter(current)["vector"]).astype(np.float32)
+    return videos.filter(current), vectors
 
 
 def target_matrix(labels: list[list[str]], classes: list[str]) -> np.ndarray:

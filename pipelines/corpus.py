@@ -290,10 +290,11 @@ def _write_failures(job: Job) -> None:
 
 
 def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows that the plan asks for: not of other videos, nor of a file that has changed since."""
-    return rows.join(
-        plan.select(["segment_id", "source"]), ["segment_id", "source"], join_type="inner"
-    )
+    """The rows that the plan asks for, each once: not of other videos, nor of a file that has changed."""
+    key = ["segment_id", "source"]
+    rows = rows.join(plan.select(key), key, join_type="inner")
+    _, first = np.unique(np.array(rows["segment_id"].to_pylist(), object), return_index=True)
+    return rows.take(pa.array(first))
 
 
 def _places(job: Job) -> pa.Table:
@@ -325,6 +326,8 @@ def _sample(job: Job, stream: str) -> None:
     folder = job.sample(stream)
     if job.store.exists(f"{folder}/{DONE}"):
         return
+    # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
+    job.store.delete_folder(folder)
     places = _places(job)
     allowed = pa.array(sorted(job.training_videos(None)), pa.string())
     places = places.filter(pc.is_in(places["video_id"], allowed))

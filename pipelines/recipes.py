@@ -22,7 +22,6 @@ def fcvid() -> Config:
         recipe="fcvid",
         sampling=Sampling(policy="interval", interval_s=3.0),
         split=Split(kind="given"),
-        fit=Fit(num_frames=50_000),
         encode=Encode(dtype="float16"),
     )
 
@@ -33,7 +32,6 @@ def ucf101() -> Config:
         recipe="ucf101",
         sampling=Sampling(policy="uniform", num_frames=25),
         split=Split(kind="given"),
-        fit=Fit(num_frames=50_000),
     )
 
 
@@ -44,7 +42,6 @@ def activitynet() -> Config:
         sampling=Sampling(policy="uniform", num_frames=25),
         describe=Describe(backbone="resnet152", nodes=("res5c",)),
         split=Split(kind="given"),
-        fit=Fit(num_frames=50_000),
         encode=Encode(dtype="float16"),
         evaluate=Evaluate(top_k=3),
     )

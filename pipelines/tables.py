@@ -109,7 +109,8 @@ SEGMENTS = Table(
 
 DESCRIPTORS = Table(
     "descriptors",
-    "One row per segment; one column per stream with the descriptors of its frames",
+    "One row per segment; one column per stream with the descriptors of its frames. Rows of a file "
+    "that has changed since stay: join SEGMENTS on segment_id and source",
     ("segment_id",),
     (
         Column("segment_id", pa.string(), "key of SEGMENTS"),
@@ -162,7 +163,8 @@ CURVES = Table(
 
 ENCODINGS = Table(
     "encodings",
-    "One row per video and encoder: the normalised vector of the whole video",
+    "One row per video and encoder: the normalised vector of the whole video. Rows of a file that has "
+    "changed since stay: join VIDEOS on video_id and source",
     ("video_id", "encoder", "stream", "fold"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),

@@ -13,6 +13,7 @@ import pytest
 
 from jobs import demo
 from jobs.fcvid_encode import main
+from pipelines import corpus
 from pipelines.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -29,6 +30,7 @@ SMALL = (
     "fv_vae.batch_frames=4",
     "split.num_folds=2",
 )
+NOTHING = corpus.Outcome(did_work=False, planned=0, ok=0, partial=0, failed=0)
 STREAMS = ("features_12_appearance", "features_12_difference")
 
 
@@ -215,8 +217,26 @@ def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Pa
     assert pq.read_table(folder / "kept.parquet").num_rows == 5
 
 
+def test_an_interrupted_sample_is_drawn_again(
+    finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = []
+    monkeypatch.setattr("pipelines.corpus.run", lambda job, *_: jobs.append(job) or NOTHING)
+    monkeypatch.setattr("pipelines.corpus.closing_lines", lambda *_: [])
+    assert run(data, finished) == 0
+    folder = jobs[0].sample(STREAMS[0])
+    before = jobs[0].store.read_table(folder)
+    jobs[0].store.publish_table(f"{folder}/partial.parquet", before.slice(0, 3), {})
+    (finished / folder / "_done.json").unlink()
+    corpus._sample(jobs[0], STREAMS[0])
+    order = [("video_id", "ascending"), ("frame", "ascending")]
+    assert jobs[0].store.read_table(folder).sort_by(order).equals(before.sort_by(order))
+
+
 def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path) -> None:
-    settings = ("encode.encoders=fv_vae", "describe.streams=appearance", "fv_vae.lambda3=1")
+    """On two Ray Train workers, which gloo connects."""
+    settings = ("encode.encoders=fv_vae,gmm_fv", "describe.streams=appearance", "fv_vae.lambda3=1")
+    settings += ("fit.num_workers=2",)
     out = finished.parent / "folds"
     assert run(data, out, *settings) == 0
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
