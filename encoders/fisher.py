@@ -62,6 +62,8 @@ class GmmFisher(Encoder):
             variance_floor=settings.variance_floor,
             all_reduce=sample.all_reduce,
             on_iteration=lambda step, value: sample.log("mean_log_likelihood", step, value),
+            state=sample.state,
+            on_update=sample.checkpoint,
         )
         on_cpu = Gmm(gmm.weights.cpu(), gmm.means.cpu(), gmm.variances.cpu())
         return cls(on_cpu, pca, normalisation)

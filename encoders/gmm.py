@@ -11,6 +11,7 @@ variances are differences of sums, and fitting must not depend on how descriptor
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -200,7 +201,7 @@ def _split_heaviest(weights: Tensor, means: Tensor, variances: Tensor, into: int
     means[into, channel] += step
 
 
-def fit_gmm(
+def fit_gmm(  # noqa: PLR0913 - a training run has this many independent inputs
     x: Tensor,
     centroids: Tensor,
     *,
@@ -209,6 +210,8 @@ def fit_gmm(
     variance_floor: float,
     all_reduce: Callable[[Tensor], Tensor] = lambda packed: packed,
     on_iteration: Callable[[int, float], None] = lambda iteration, log_likelihood: None,
+    state: dict | None = None,
+    on_update: Callable[[Callable[[], dict]], None] = lambda state: None,
 ) -> Gmm:
     """EM from k-means centroids [K, C] over x [n, C], this worker's descriptors; n may be 0.
 
@@ -218,6 +221,9 @@ def fit_gmm(
         all_reduce: returns the sum of a tensor over all workers. Every worker calls it equally
             often, and errors in the descriptors are found after it, by all workers at once.
         on_iteration: called after each E step with its number and the mean log-likelihood.
+        state: what `on_update`'s argument returned; EM goes on behind it, bit for bit.
+        on_update: called after each M step with a function that returns the state: tensors and plain
+            values, for torch.save and torch.load(weights_only=True).
 
     Raises:
         ValueError: the widths differ, a descriptor is not finite, or no descriptor differs.
@@ -228,10 +234,14 @@ def fit_gmm(
             f"centroids, got {list(x.shape)}; fit k-means on the same stream"
         )
     centroids = centroids.to(x.device)
-    packed = all_reduce(assignment_statistics(centroids, x))
-    gmm = initial_gmm(centroids, packed, variance_floor)
-    previous = -torch.inf
-    for iteration in range(max_iterations):
+    if state is None:
+        packed = all_reduce(assignment_statistics(centroids, x))
+        gmm = initial_gmm(centroids, packed, variance_floor)
+        first, previous = 0, -torch.inf
+    else:
+        gmm = Gmm(*(state[name].to(x.device) for name in ("weights", "means", "variances")))
+        first, previous = state["iteration"], state["log_likelihood"]
+    for iteration in range(first, max_iterations):
         packed = all_reduce(statistics(gmm, x))
         log_likelihood = mean_log_likelihood(packed)
         on_iteration(iteration, log_likelihood)
@@ -239,4 +249,10 @@ def fit_gmm(
             break
         gmm = update(gmm, packed, variance_floor)
         previous = log_likelihood
+        on_update(partial(_state, gmm, iteration + 1, log_likelihood))
     return gmm
+
+
+def _state(gmm: Gmm, iteration: int, log_likelihood: float) -> dict:
+    learnt = {"weights": gmm.weights, "means": gmm.means, "variances": gmm.variances}
+    return {"iteration": iteration, "log_likelihood": log_likelihood, **learnt}

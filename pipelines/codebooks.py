@@ -115,7 +115,8 @@ def _fit_all(setting: dict) -> None:
             frames = {
                 task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)
             }
-        started, curves = time.monotonic(), _Curves(book, rank, setting["counter"])
+        started = time.monotonic()
+        curves = _Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
         sample = _fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
         encoder = ENCODERS[book.encoder].fit(
             sample, getattr(config, book.encoder, None), config.encode.normalisation
@@ -188,7 +189,7 @@ def _fit_sample(
         all_reduce=_all_reduce if world_size > 1 else lambda tensor: tensor,
         log=curves.add,
         state=kept.state_of(task.codebook),
-        checkpoint=lambda state: kept.offer(task.codebook, state),
+        checkpoint=lambda state: kept.offer(task.codebook, state, curves.rows),
     )
 
 
@@ -233,9 +234,16 @@ class _Checkpoints:
 
     def state_of(self, book: Codebook) -> dict | None:
         """The state of an interrupted fit of this codebook, or None."""
-        return self.state["fit"] if self.state and self.state["digest"] == book.digest else None
+        return self.state["fit"] if self._is_of(book) else None
 
-    def offer(self, book: Codebook, state: Callable[[], dict]) -> None:
+    def curves_of(self, book: Codebook) -> list[dict]:
+        """The rows of CURVES up to that state."""
+        return list(self.state["curves"]) if self._is_of(book) else []
+
+    def _is_of(self, book: Codebook) -> bool:
+        return self.state is not None and self.state["digest"] == book.digest
+
+    def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
         """Keeps a state when the last one is old. Worker 0's clock decides for all, because Ray Train wants
         all workers to report together."""
         due = torch.tensor([float(self.rank == 0 and time.monotonic() - self.last > self.every_s)])
@@ -243,7 +251,7 @@ class _Checkpoints:
             due = _all_reduce(due)
         if due.item():
             self.last = time.monotonic()
-            self.report({"digest": book.digest, "fit": state()})
+            self.report({"digest": book.digest, "fit": state(), "curves": curves})
 
     def report(self, state: dict) -> None:
         """One report to Ray Train, with a checkpoint where there is a state."""

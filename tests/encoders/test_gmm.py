@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,25 @@ def test_a_mixture_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Gmm(weights, means, variances)
+
+
+def test_em_that_was_stopped_goes_on_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(400, 5, generator=generator) * torch.rand(5, generator=generator)
+    settings = {"max_iterations": 9, "tolerance": 0.0, "variance_floor": 1e-3}
+    states = []
+    whole = fit_gmm(x, x[:4], **settings, on_update=lambda state: states.append(state()))
+    buffer = io.BytesIO()
+    torch.save(states[3], buffer)
+    buffer.seek(0)
+    later = []
+    resumed = fit_gmm(
+        x,
+        x[:4],
+        **settings,
+        state=torch.load(buffer, weights_only=True),
+        on_iteration=lambda iteration, _: later.append(iteration),
+    )
+    assert later[0] == states[3]["iteration"] == 4
+    for name in ("weights", "means", "variances"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
