@@ -12,7 +12,6 @@ EPSILON = 1e-12
 WHOLE_MAP_SCALE = 158.0
 """The released FV-VAE network multiplies the L2-normalised map by this constant."""
 
-STREAMS = ("appearance", "difference")
 SCALINGS = ("per_position", "whole_map")
 
 

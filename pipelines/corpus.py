@@ -88,8 +88,15 @@ def index(job: Job) -> int:
     known = _known_videos(job)
     fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
     log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
+    rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
     outputs = [
-        sink.Output(SEGMENTS, job.segments, job.footer("index"), video_stages.plan_segments),
+        sink.Output(
+            SEGMENTS,
+            job.segments,
+            job.footer("index"),
+            video_stages.plan_segments,
+            sink.visible_videos(rows, job.store, job.segments),
+        ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
     if known.num_rows:
@@ -98,7 +105,6 @@ def index(job: Job) -> int:
             name = sink.file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
     pool = cluster.pools(job.config.cluster).decode
-    rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
     data = _dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode),
@@ -169,16 +175,9 @@ def encode(job: Job) -> int:
         books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
         if not books:
             continue
-        left = [
-            sink.pending(videos, job.store, job.encodings(b), ("video_id", "source")) for b in books
-        ]
-        rows = (
-            pa.concat_tables(left)
-            .group_by(["video_id", "source"])
-            .aggregate([])
-            .sort_by("video_id")
-        )
-        rows = videos.filter(pc.is_in(videos["video_id"], rows["video_id"]))
+        visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
+        done = pa.array(sorted(frozenset.intersection(*visible)), pa.string())
+        rows = videos.filter(pc.invert(pc.is_in(videos["video_id"], done)))
         data = _dataset(rows, job.config.encode.batch_videos).map_batches(
             descriptor_stages.EncodeVideos,
             fn_constructor_args=(job.store, books, job.config.encode.dtype),
@@ -190,8 +189,9 @@ def encode(job: Job) -> int:
                 job.encodings(book),
                 job.footer("encode") | {"video_fisher.codebook": book.digest},
                 functools.partial(descriptor_stages.encodings_of, book=book),
+                already - frozenset(done.to_pylist()),
             )
-            for book in books
+            for book, already in zip(books, visible, strict=True)
         ]
         _write(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
         for book in books:
@@ -211,10 +211,11 @@ def classify_videos(job: Job) -> int:
 def evaluate_scores(job: Job) -> int:
     """METRICS and the report."""
     started = time.monotonic()
-    rows = evaluate.evaluate(job)
+    matrices = evaluate.all_scores(job)
+    rows = evaluate.evaluate(job, matrices)
     counts = outcome(job, True)
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
-    run_report.write(job, ledger, time.monotonic() - started)
+    run_report.write(job, matrices, ledger, time.monotonic() - started)
     job.finish("evaluate")
     return rows
 

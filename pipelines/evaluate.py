@@ -28,11 +28,9 @@ class ScoreMatrix:
         return bool((self.targets.sum(1) > 1).any())
 
 
-def evaluate(job: Job) -> int:
+def evaluate(job: Job, matrices: list[ScoreMatrix]) -> int:
     """Publishes METRICS of every encoder, stream and fusion; returns the number of rows."""
-    rows = [
-        row for matrix in all_scores(job) for row in metric_rows(matrix, job.config.evaluate.top_k)
-    ]
+    rows = [row for matrix in matrices for row in metric_rows(matrix, job.config.evaluate.top_k)]
     table = METRICS.build(rows)
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, job.footer("evaluate"))
     return table.num_rows

@@ -181,7 +181,8 @@ class Job:
     @functools.cached_property
     def _descriptors_digest(self) -> str:
         settings = dataclasses.asdict(self.config.describe)
-        made_by = {k: v for k, v in settings.items() if k not in ("weights", "batch_segments")}
+        how = ("weights", "batch_frames", "batch_segments")
+        made_by = {name: value for name, value in settings.items() if name not in how}
         return digest(
             FORMAT_VERSION,
             self.config.sampling,

@@ -11,7 +11,7 @@ from PIL import Image
 from encoders.metrics import confusion_matrix
 from pipelines.config import Config
 from pipelines.decode import decode_segment
-from pipelines.evaluate import ScoreMatrix, all_scores, results_table
+from pipelines.evaluate import ScoreMatrix, results_table
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import STEPS, Job
 from pipelines.report import render
@@ -33,9 +33,8 @@ FRAMES_PER_SAMPLE = 6
 THUMBNAIL_PX = 112
 
 
-def write(job: Job, ledger: Ledger, evaluate_s: float) -> None:
+def write(job: Job, matrices: list[ScoreMatrix], ledger: Ledger, evaluate_s: float) -> None:
     """Publishes report/index.html."""
-    matrices = all_scores(job)
     metrics = job.store.read_table(job.metrics)
     results = _results(job, metrics)
     multi_label = matrices[0].multi_label

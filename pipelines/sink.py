@@ -49,12 +49,17 @@ class Counter:
 
 @dataclass(frozen=True)
 class Output:
-    """One table that a sink writes: `select` makes its rows out of the rows that arrive."""
+    """One table that a sink writes: `select` makes its rows out of the rows that arrive.
+
+    `visible` are the videos whose rows a killed run has published here already, but not in every other
+    output: they arrive again, and must not be written twice.
+    """
 
     table: Table
     folder: str
     footer: dict[str, str]
     select: Callable[[pa.Table], pa.Table] = lambda rows: rows
+    visible: frozenset[str] = frozenset()
 
 
 class TableSink(Datasink):
@@ -88,7 +93,12 @@ class TableSink(Datasink):
             return 0
         rows = pa.concat_tables(filled)
         for output in self.outputs:
-            table = output.select(rows)
+            fresh = pa.array(
+                [video not in output.visible for video in rows["video_id"].to_pylist()]
+            )
+            table = output.select(rows.filter(fresh))
+            if not table.num_rows:
+                continue
             table = table.sort_by([(name, "ascending") for name in output.table.key])
             name = f"{output.folder}/{file_name(table, output.table.key)}"
             self.store.publish_table(name, table, output.footer)
@@ -115,6 +125,12 @@ def pending(plan: pa.Table, store: Store, folder: str, key: tuple[str, ...]) -> 
         return plan
     done = store.read_table(folder, list(key))
     return plan.filter(pc.invert(pc.is_in(_joined(plan, key), value_set=_joined(done, key))))
+
+
+def visible_videos(rows: pa.Table, store: Store, folder: str) -> frozenset[str]:
+    """Those videos of `rows` that have rows of their present source in visible files of `folder`."""
+    left = pending(rows, store, folder, ("video_id", "source"))
+    return frozenset(rows["video_id"].to_pylist()) - frozenset(left["video_id"].to_pylist())
 
 
 def _joined(table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:

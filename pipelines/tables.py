@@ -60,8 +60,6 @@ class Table:
         return pa.Table.from_arrays(columns, schema=schema)
 
 
-STATUSES = ("ok", "partial", "failed")
-
 _STATUS = (
     Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
     Column("stage", pa.string(), "where it failed: index, decode or describe", nullable=True),

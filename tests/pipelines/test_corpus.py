@@ -218,6 +218,27 @@ def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Pa
     assert pq.read_table(folder / "kept.parquet").num_rows == 5
 
 
+def test_a_run_killed_between_two_tables_writes_no_row_twice(finished: Path, data: Path) -> None:
+    """Several tables come out of one write task; here one of them lost rows that the others have."""
+    record = json.loads((finished / "run.json").read_text())["tables"]
+    shortened = [finished / record["videos"], finished / record[f"encodings/ave-{STREAMS[0]}"]]
+    for folder in shortened:
+        table = pa.concat_tables(pq.read_table(file) for file in folder.glob("*.parquet"))
+        for file in folder.iterdir():
+            file.unlink()
+        pq.write_table(table.slice(0, 5), folder / "kept.parquet")
+    for mark in finished.glob("encodings/*/*/_done-*.json"):
+        mark.unlink()
+    assert run(data, finished, extra=("--steps", "index,describe,fit,encode")) == 0
+    whole = [record["segments"], record["videos"]]
+    whole += [folder for name, folder in record.items() if name.startswith("encodings/")]
+    assert len(whole) == 2 + 8
+    for folder in whole:
+        table = rows(finished, f"{folder}/*.parquet")
+        key = "segment_id" if "segment_id" in table.column_names else "video_id"
+        assert table.num_rows == len(set(table[key].to_pylist())) == 12, folder
+
+
 def test_an_interrupted_sample_is_drawn_again(
     finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
