@@ -1,33 +1,33 @@
 """Networks by name: which nodes give the descriptors, and the preprocessing that belongs to the weights.
 
-Any torchvision classification network and any of its graph nodes can be named. `ALIASES` adds the
-papers' names for the layers they use. Weights and preprocessing travel together in `Backbone`.
+`vgg19` is torchvision's, `timm:vit_small_patch16_224` is timm's (the extra `timm`), and
+`alexnet_fcn` is our own. Any node of a network can be named, and the papers' names of
+`encoders.backbone_aliases`. Weights and preprocessing travel together in `Backbone`.
 """
 
-import difflib
 import io
-import urllib.error
 from dataclasses import dataclass
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-ALIASES: dict[tuple[str, str], str] = {
-    ("vgg16", "pool5"): "features.30",
-    ("vgg19", "pool5"): "features.36",
-    ("vgg19", "conv5_4"): "features.35",
-    ("resnet50", "res5c"): "layer4",
-    ("resnet152", "res5c"): "layer4",
-    ("alexnet", "pool5"): "features.12",
+from encoders.alexnet_fcn import AlexNetFcnFamily
+from encoders.backbone_aliases import ALIASES
+from encoders.backbone_family import Family, Layout, WeightsError, near
+from encoders.backbone_timm import Timm
+from encoders.backbone_torchvision import Torchvision
+
+FAMILIES: dict[str, Family] = {
+    "": Torchvision(),
+    "timm": Timm(),
 }
-"""(network, the papers' layer name) -> torchvision's node. conv5_4 and res5c are taken after ReLU."""
+"""What stands before the colon of a network's name -> where it comes from."""
 
-
-class WeightsError(ValueError):
-    """Weights that cannot be had or do not fit; the message is meant for the user as it stands."""
+OWN: dict[str, Family] = {
+    "alexnet_fcn": AlexNetFcnFamily(),
+}
+"""Our own networks, each by its whole name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,101 +35,120 @@ class Backbone:
     """A network cut at its deepest requested node, ready for inference.
 
     Attributes:
-        network: maps normalised frames [f, 3, h, w] to {node: maps [f, C, h', w']}.
+        network: frames [f, 3, h, w], normalised, to {the family's node: output}.
+        nodes: {requested name: the family's node}.
+        layout: how outputs become maps.
         mean, std: the preprocessing that goes with the network's weights, for RGB in 0..1.
     """
 
     network: nn.Module
+    nodes: dict[str, str]
+    layout: Layout
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @torch.inference_mode()
     def maps(self, frames: Tensor) -> dict[str, Tensor]:
-        """{requested node: float32 maps [f, C, h', w']} of RGB frames uint8 [f, height, width, 3]."""
+        """{requested node: float32 maps [f, C, h', w']} of RGB frames uint8 [f, height, width, 3].
+
+        A vector is a map of one position; patch tokens are a square map (`Layout.as_maps`).
+        """
+        return self.differentiable_maps(frames)
+
+    def differentiable_maps(self, frames: Tensor) -> dict[str, Tensor]:
+        """As `maps`, and gradients flow back into the network's parameters."""
         weight = next(self.network.parameters())
         like = {"dtype": weight.dtype, "device": weight.device}
         pixels = frames.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
         mean, std = (torch.tensor(values, **like).view(3, 1, 1) for values in (self.mean, self.std))
         pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-        return {node: maps.float() for node, maps in self.network(pixels).items()}
+        outputs = self.network(pixels)
+        return {name: self.layout.as_maps(outputs[node]) for name, node in self.nodes.items()}
 
 
 def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
-    """{torchvision's node name: the requested name}, for `create_feature_extractor`.
+    """{requested name: the family's node}.
 
     Raises:
         WeightsError: no such network or node; the message lists near names.
     """
-    known = models.list_models(module=models)
-    if network not in known:
-        raise WeightsError(
-            f"describe.backbone: expected a torchvision network, got {network!r}; known are "
-            f"{_near(network, known)}"
-        )
-    graph = get_graph_node_names(_bare(network), suppress_diff_warning=True)[1]
+    family, own_name = _family(network)
+    known = family.nodes(own_name)
     resolved = {}
     for requested in nodes:
         node = ALIASES.get((network, requested), requested)
-        if not any(name == node or name.startswith(f"{node}.") for name in graph):
+        if not any(name == node or name.startswith(f"{node}.") for name in known):
             aliases = [alias for owner, alias in ALIASES if owner == network]
             raise WeightsError(
                 f"describe.nodes: expected nodes of {network}, got {requested!r}; known are "
-                f"{_near(requested, aliases + graph)}"
+                f"{near(requested, aliases + known)}"
             )
-        resolved[node] = requested
+        resolved[requested] = node
     return resolved
 
 
-def num_channels(network: str, nodes: tuple[str, ...], crop_px: int) -> dict[str, int]:
-    """{requested node: C}, found on torch's meta device, without weights or computation.
+def node_shapes(
+    network: str, nodes: tuple[str, ...], crop_px: int
+) -> dict[str, tuple[int, int, int]]:
+    """{requested node: (C, h, w)} at crop_px x crop_px, found on torch's meta device without weights.
+
+    A vector has h = w = 1.
 
     Raises:
-        WeightsError: unknown names, or a node whose output is no map [f, C, h, w] at this size.
+        WeightsError: unknown names, a size that the network does not take, or a node whose output is
+            neither a map nor a vector nor the tokens of square patches.
     """
+    family, own_name = _family(network)
     resolved = resolve_nodes(network, nodes)
-    cut = create_feature_extractor(
-        _bare(network), return_nodes=resolved, suppress_diff_warning=True
+    model = family.model(own_name, "meta")
+    cut, layout = family.cut(model, tuple(dict.fromkeys(resolved.values()))), family.layout(model)
+    try:
+        with torch.inference_mode():
+            outputs = cut(torch.zeros(1, 3, crop_px, crop_px, device="meta"))
+    except (AssertionError, RuntimeError) as error:
+        raise WeightsError(
+            f"picture.crop_px: {network} does not take {crop_px} px ({str(error)[:200]}); set the "
+            "size that the network was made for"
+        ) from error
+    return {name: _shape(outputs[node], layout, network, name) for name, node in resolved.items()}
+
+
+def _shape(output: object, layout: Layout, network: str, node: str) -> tuple[int, int, int]:
+    found = f"a {type(output).__name__}"
+    if isinstance(output, Tensor):
+        found = str(list(output.shape))
+        try:
+            channels, height, width = layout.as_maps(output).shape[1:]
+        except ValueError as error:
+            found = str(error)
+        else:
+            if height == width:
+                return channels, height, width
+    raise WeightsError(
+        "describe.nodes: expected a node with a vector [f, C], patch tokens [f, N, C] or maps "
+        f"[f, C, h, w] that are square where the frame is square, got {found} from "
+        f"{network}/{node}; name another node"
     )
-    with torch.inference_mode():
-        maps = cut(torch.zeros(1, 3, crop_px, crop_px, device="meta"))
-    for node, value in maps.items():
-        if value.ndim != 4:
-            raise WeightsError(
-                f"describe.nodes: expected a node with maps [f, C, h, w], got {list(value.shape)} "
-                f"from {network}/{node}; name an earlier, spatial node"
-            )
-    return {node: value.shape[1] for node, value in maps.items()}
 
 
-def published(network: str, weights: str) -> models.WeightsEnum:
-    """Torchvision's record of published weights, by name such as IMAGENET1K_V1; nothing is downloaded.
+def published(network: str, weights: str) -> str:
+    """What identifies published weights, such as vgg19-dcbb9e9d.pth; nothing is downloaded.
 
     Raises:
         WeightsError: the network has no weights of that name.
     """
-    known = models.get_model_weights(network).__members__
-    if weights not in known:
-        raise WeightsError(
-            f"describe.weights: {network} has {sorted(known)}, got {weights!r}; name one of these, "
-            "or a file or URI of a state dict"
-        )
-    return known[weights]
+    family, own_name = _family(network)
+    return family.published(own_name, weights)
 
 
 def load_published(network: str, weights: str) -> bytes:
-    """Published weights, downloaded or from torch's cache, as safetensors bytes.
+    """Published weights, downloaded or from the library's cache, as safetensors bytes.
 
     Raises:
         WeightsError: no such weights, or they cannot be downloaded.
     """
-    record = published(network, weights)
-    try:
-        return _pack(record.get_state_dict(progress=False, check_hash=True))
-    except (urllib.error.URLError, OSError) as error:
-        raise WeightsError(
-            f"describe.weights: {network} {weights} could not be downloaded from {record.url} "
-            f"({error}); give the weights as a file or URI instead: --set describe.weights=FILE"
-        ) from error
+    family, own_name = _family(network)
+    return pack(family.download(own_name, weights))
 
 
 def load_file(data: bytes, name: str) -> bytes:
@@ -140,8 +159,8 @@ def load_file(data: bytes, name: str) -> bytes:
     """
     try:
         if name.endswith(".safetensors"):
-            return _pack(safetensors.torch.load(data))
-        return _pack(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+            return pack(safetensors.torch.load(data))
+        return pack(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:
         raise WeightsError(
             f"describe.weights: expected a safetensors or torch file with a state dict, got {name} "
@@ -151,9 +170,10 @@ def load_file(data: bytes, name: str) -> bytes:
 
 def random_filters(network: str, seed: int) -> bytes:
     """A seeded random initialisation, for demonstrations where no weights can be had."""
+    family, own_name = _family(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _pack(models.get_model(network, weights=None).state_dict())
+        return pack(family.model(own_name, "cpu").state_dict())
 
 
 def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu") -> Backbone:
@@ -162,37 +182,79 @@ def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "c
     Raises:
         WeightsError: unknown names, or weights of another network.
     """
-    model = _bare(network)
+    return cut(network, load_model(network, weights), nodes, device)
+
+
+def cut(network: str, model: nn.Module, nodes: tuple[str, ...], device: str = "cpu") -> Backbone:
+    """A loaded network cut at its deepest requested node; parameters are shared with `model`.
+
+    Raises:
+        WeightsError: unknown nodes.
+    """
+    family, own_name = _family(network)
+    resolved = resolve_nodes(network, nodes)
+    mean, std = family.preprocessing(own_name)
+    part = family.cut(model, tuple(dict.fromkeys(resolved.values())))
+    return Backbone(
+        network=part.to(device=device, memory_format=torch.channels_last),
+        nodes=resolved,
+        layout=family.layout(model),
+        mean=mean,
+        std=std,
+    )
+
+
+def bare(network: str) -> nn.Module:
+    """The whole network on torch's meta device: its structure, without weights or memory.
+
+    Raises:
+        WeightsError: an unknown name.
+    """
+    family, own_name = _family(network)
+    return family.model(own_name, "meta")
+
+
+def load_model(network: str, weights: bytes) -> nn.Module:
+    """The whole network with packed weights, in evaluation mode and float32.
+
+    Raises:
+        WeightsError: an unknown name, or weights of another network.
+    """
+    family, own_name = _family(network)
+    model = family.loadable(own_name)
     state = {
         key: value.float() if value.is_floating_point() else value
         for key, value in safetensors.torch.load(weights).items()
     }
     try:
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict(family.fitting(state), assign=True)
     except RuntimeError as error:
         raise WeightsError(
             f"describe.weights: the weights do not fit {network}: {str(error)[:300]}"
         ) from error
-    cut = create_feature_extractor(
-        model, return_nodes=resolve_nodes(network, nodes), suppress_diff_warning=True
+    return model
+
+
+def pack(state: dict[str, Tensor]) -> bytes:
+    """A state dict as safetensors bytes, as `build` takes it."""
+    # A copy of each, because safetensors refuses tensors that share memory.
+    return safetensors.torch.save(
+        {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     )
-    preprocessing = models.get_model_weights(network).DEFAULT.transforms()
-    return Backbone(
-        network=cut.to(device=device, memory_format=torch.channels_last),
-        mean=tuple(preprocessing.mean),
-        std=tuple(preprocessing.std),
-    )
 
 
-def _bare(network: str) -> nn.Module:
-    # On the meta device nothing is allocated or initialised; the weights are assigned later.
-    with torch.device("meta"):
-        return models.get_model(network, weights=None).eval()
+def _family(network: str) -> tuple[Family, str]:
+    """Where the network comes from, and its name there.
 
-
-def _pack(state: dict[str, Tensor]) -> bytes:
-    return safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
-
-
-def _near(name: str, known: list[str]) -> str:
-    return ", ".join(difflib.get_close_matches(name, known, n=8, cutoff=0.3) or known[:8])
+    Raises:
+        WeightsError: nothing is known under what stands before the colon.
+    """
+    if network in OWN:
+        return OWN[network], network
+    prefix, _, name = network.rpartition(":")
+    if prefix not in FAMILIES:
+        raise WeightsError(
+            f"describe.backbone: expected NAME or timm:NAME, got {network!r}; there are no "
+            f"networks of {prefix!r}"
+        )
+    return FAMILIES[prefix], name

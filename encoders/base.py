@@ -1,6 +1,6 @@
 """The contract of every encoding: a sum over descriptors, and one vector at the end.
 
-Letters: n descriptors, C channels of a descriptor, D length of the finished vector.
+Letters: n descriptors, v videos, C channels of a descriptor, D length of the finished vector.
 
 Because `accumulate` is a sum, states of parts of a video add up to the state of the whole:
 a long video can be split over workers, merged after a failure, and encoded as a stream.
@@ -8,6 +8,7 @@ a long video can be split over workers, merged after a failure, and encoded as a
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import safetensors.torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from encoders.normalise import NORMALISATIONS
 from encoders.sample import FitSample
+
+CODEBOOK = "codebook.safetensors"
 
 
 class State(NamedTuple):
@@ -33,12 +36,18 @@ class Encoder(ABC):
 
     Attributes:
         name: the registry key.
+        reads: the kinds of stream it is made for, see `encoders.descriptors.KINDS`.
+        per_frame: a descriptor is a whole frame, its T local descriptors side by side.
+        has_attention: `attention` says how much each descriptor counts.
         descriptor_dim: C, the width that `accumulate` accepts.
         output_dim: D, the length of `finalise`'s vector.
         normalisation: a key of `encoders.normalise.NORMALISATIONS`, applied last by `finalise`.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[frozenset[str]] = frozenset({"appearance", "difference"})
+    per_frame: ClassVar[bool] = False
+    has_attention: ClassVar[bool] = False
     descriptor_dim: int
     output_dim: int
     normalisation: str
@@ -52,6 +61,19 @@ class Encoder(ABC):
             settings: the encoder's record in `encoders.settings`, or None where it has none.
             normalisation: a key of `encoders.normalise.NORMALISATIONS`.
         """
+
+    @classmethod
+    def fit_settings(cls, settings: object) -> object:
+        """`settings` without what `fit` does not depend on: equal ones give equal codebooks."""
+        return settings
+
+    def files(self) -> dict[str, bytes]:
+        """What is stored of a fitted encoder, by file name. `CODEBOOK` is one of them."""
+        return {CODEBOOK: self.to_bytes()}
+
+    def with_files(self, files: dict[str, bytes], settings: object) -> Self:
+        """This encoder, loaded from its `CODEBOOK`, as its other files and the settings want it."""
+        return self
 
     @abstractmethod
     def _sums(self, descriptors: Tensor) -> Tensor:
@@ -78,20 +100,45 @@ class Encoder(ABC):
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         """The inverse of `tensors` and `settings`."""
 
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The float64 sums of each of v videos [n, C]; an encoder with a faster way has its own."""
+        return [
+            self._sums(video).double() if len(video) else self._zeros().to(video.device)
+            for video in descriptors.split(lengths)
+        ]
+
     def accumulate(self, descriptors: Tensor) -> State:
         """The state of descriptors [n, C]; n may be 0. The input is not changed.
 
         Raises:
             ValueError: the input is not [n, C] with this encoder's C.
         """
+        return self.accumulate_batch(descriptors, descriptors.shape[:1])[0]
+
+    @torch.no_grad()  # the buffers that results are written into take no part in autograd
+    def accumulate_batch(self, descriptors: Tensor, lengths: Sequence[int]) -> list[State]:
+        """The states of v videos, whose descriptors [n, C] stand one video after the other.
+
+        Args:
+            lengths: how many descriptors each video has; 0 is allowed. Their sum is n.
+
+        Raises:
+            ValueError: the input is not [n, C] with this encoder's C, or the lengths are not its.
+        """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.descriptor_dim:
             raise ValueError(
                 f"{self.name}: expected descriptors of shape [n, {self.descriptor_dim}], got "
                 f"{list(descriptors.shape)}; encode with the codebook fitted on this stream"
             )
-        if len(descriptors) == 0:
-            return State(self._zeros().to(descriptors.device), 0)
-        return State(self._sums(descriptors).double(), len(descriptors))
+        lengths = [int(length) for length in lengths]
+        if sum(lengths) != len(descriptors) or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"{self.name}: expected lengths of 0 or more that add up to {len(descriptors)} "
+                f"descriptors, got {len(lengths)} of sum {sum(lengths)}, the smallest "
+                f"{min(lengths, default=0)}; give the number of descriptors of each video"
+            )
+        sums = self._batch_sums(descriptors, lengths) if lengths else []
+        return [State(*state) for state in zip(sums, lengths, strict=True)]
 
     def finalise(self, state: State) -> Tensor:
         """The float32 vector [D] of a state; all zeros where no descriptor was seen."""
@@ -103,6 +150,13 @@ class Encoder(ABC):
     def encode(self, descriptors: Tensor) -> Tensor:
         """`finalise` of `accumulate`: descriptors [n, C] to a vector [D]."""
         return self.finalise(self.accumulate(descriptors))
+
+    def encode_batch(self, descriptors: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`finalise` of `accumulate_batch`: v videos of descriptors [n, C] to vectors [v, D]."""
+        vectors = torch.empty(len(lengths), self.output_dim, device=descriptors.device)
+        for row, state in zip(vectors, self.accumulate_batch(descriptors, lengths), strict=True):
+            row.copy_(self.finalise(state))
+        return vectors
 
     def to(self, device: torch.device | str) -> Self:
         """The same encoder with its tensors on `device`; accepts descriptors of that device."""
@@ -118,3 +172,75 @@ class Encoder(ABC):
         return safetensors.torch.save(
             tensors or {"_": torch.zeros(1)}, metadata={"encoder": header}
         )
+
+
+CHUNK_DESCRIPTORS = 2048
+"""Rows to work on at a time on a CPU, and of one float32 product anywhere: more add up in float64."""
+
+ACCELERATOR_FACTOR = 16
+"""A cache bounds what a CPU should work on at a time; other devices want more to do."""
+
+Piece = tuple[int, slice]
+"""Number of a video, and rows of a group that belong to it."""
+
+
+class Scratch:
+    """Memory that is used again for each group of a call. New pages of a size that the C library
+    returns to the system at once would cost more time than what is done with them."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._like = {"dtype": dtype, "device": device}
+        self._memory: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, num_rows: int, width: int) -> Tensor:
+        """A contiguous [num_rows, width] to be overwritten; it lies where the last `name` did."""
+        size = num_rows * width
+        if name not in self._memory or len(self._memory[name]) < size:
+            self._memory[name] = torch.empty(size, **self._like)
+        return self._memory[name][:size].view(num_rows, width)
+
+
+def group_rows(most: int, device: torch.device) -> int:
+    """How many rows to work on at a time where a CPU should have `most`."""
+    return most if device.type == "cpu" else ACCELERATOR_FACTOR * most
+
+
+def groups(
+    lengths: Sequence[int], most: int, device: torch.device
+) -> Iterator[tuple[slice, list[Piece]]]:
+    """Cuts the rows of videos that stand one after the other into groups to work on at a time.
+
+    Args:
+        lengths: rows of each video.
+        most: rows of a piece, and of a group on the CPU. A video with no more is not cut.
+
+    Yields:
+        Rows of all videos, and the pieces they consist of, with rows counted from the group's first.
+    """
+    capacity = group_rows(most, device)
+    start, used, pieces = 0, 0, []
+    for video, length in enumerate(lengths):
+        for size in [most] * (length // most) + [length % most] * (length % most > 0):
+            if used + size > capacity:
+                yield slice(start, start + used), pieces
+                start, used, pieces = start + used, 0, []
+            pieces.append((video, slice(used, used + size)))
+            used += size
+    if pieces:
+        yield slice(start, start + used), pieces
+
+
+def add_products(sums: list[Tensor], left: Tensor, right: Tensor, pieces: list[Piece]) -> None:
+    """Adds to each video's float64 sums [P, Q] the product left^T right of its rows of a group.
+
+    Args:
+        sums: one a video.
+        left, right: [n, P] and [n, Q], contiguous.
+    """
+    if len({rows.stop - rows.start for _, rows in pieces}) == 1:
+        left, right = (factor.view(len(pieces), -1, factor.shape[1]) for factor in (left, right))
+        products = torch.bmm(left.mT, right)
+    else:
+        products = (left[rows].T @ right[rows] for _, rows in pieces)
+    for (video, _), product in zip(pieces, products, strict=True):
+        sums[video] += product

@@ -11,14 +11,16 @@ root of the closed-form Fisher information (w_k / s_k^2 for the mean, 2 w_k / s_
 The vector is all mean blocks, then all sigma blocks; there is no block for the weights.
 """
 
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from encoders.base import Encoder
-from encoders.gmm import Gmm, JointDensity, fit_gmm, joint_density
-from encoders.kmeans import CHUNK_DESCRIPTORS, fit_centroids
+from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, add_products, groups
+from encoders.gmm import Gmm, JointDensity, fit_gmm, fit_gmm_stepwise, joint_density
+from encoders.kmeans import fit_centroids
 from encoders.pca import Pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import GmmFvSettings
@@ -51,46 +53,81 @@ class GmmFisher(Encoder):
 
     @classmethod
     def fit(cls, sample: FitSample, settings: GmmFvSettings, normalisation: str) -> Self:
-        """EM over all workers from k-means; logs "mean_log_likelihood" of each iteration."""
-        pca, centroids = fit_centroids(sample, settings.num_components, settings.pca_components)
-        x = sample.descriptors()
-        gmm = fit_gmm(
-            x if pca is None else pca.transform(x),
-            centroids,
-            max_iterations=settings.max_iterations,
-            tolerance=settings.tolerance,
-            variance_floor=settings.variance_floor,
-            all_reduce=sample.all_reduce,
-            on_iteration=lambda step, value: sample.log("mean_log_likelihood", step, value),
-            state=sample.state,
-            on_update=sample.checkpoint,
-        )
+        """EM over all workers from k-means; logs "mean_log_likelihood" of each iteration or pass."""
+        pca, centroids = fit_centroids(sample, settings.num_components, settings)
+        options = {
+            "tolerance": settings.tolerance,
+            "variance_floor": settings.variance_floor,
+            "pca": pca,
+            "all_reduce": sample.all_reduce,
+            "state": sample.state,
+            "on_update": sample.checkpoint,
+        }
+        log = partial(sample.log, "mean_log_likelihood")
+        if settings.batch_descriptors:
+            steps_per_pass, batch = sample.batches(settings.batch_descriptors)
+            gmm = fit_gmm_stepwise(
+                sample.descriptors(),
+                centroids,
+                batch=batch,
+                steps_per_pass=steps_per_pass,
+                step_exponent=settings.step_exponent,
+                max_passes=settings.max_iterations,
+                on_pass=log,
+                **options,
+            )
+        else:
+            gmm = fit_gmm(
+                sample.descriptors(),
+                centroids,
+                max_iterations=settings.max_iterations,
+                on_iteration=log,
+                **options,
+            )
         on_cpu = Gmm(gmm.weights.cpu(), gmm.means.cpu(), gmm.variances.cpu())
         return cls(on_cpu, pca, normalisation)
 
     def _sums(self, descriptors: Tensor) -> Tensor:
-        sums = self._zeros()
-        for chunk in descriptors.split(CHUNK_DESCRIPTORS):
-            x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
-            x = x if self.pca is None else self.pca.transform(x)
-            density = self._densities[x.dtype]
-            y = density.expand(x)
-            posterior = density.log_joint(y).softmax(1)
-            sums += torch.cat([posterior.sum(0), (posterior.T @ y).flatten()])
+        return self._batch_sums(descriptors, [len(descriptors)])[0]
+
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        sums = [self._zeros() for _ in lengths]
+        num_components = len(self.gmm.weights)
+        moments = [each[num_components:].view(num_components, -1) for each in sums]
+        dtype = torch.promote_types(descriptors.dtype, torch.float32)
+        density, scratch = self._densities[dtype], Scratch(dtype, descriptors.device)
+        for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
+            x = descriptors[rows].to(dtype)
+            y = density.expand(x if self.pca is None else self.pca.transform(x), scratch)
+            posterior = density.posterior(density.log_joint(y, scratch), scratch)
+            for video, part in pieces:
+                sums[video][:num_components] += posterior[part].sum(0)
+            add_products(moments, posterior, y, pieces)
         return sums
 
     def _zeros(self) -> Tensor:
         return self.gmm.weights.new_zeros(len(self.gmm.weights) + self.output_dim)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
-        weights, variances = self.gmm.weights.unsqueeze(1), self.gmm.variances
-        offsets = self.gmm.means - self._centre
-        mass = sums[: len(weights)].unsqueeze(1)
-        first, second = sums[len(weights) :].view(len(weights), -1).chunk(2, 1)
-        mean = (first - offsets * mass) / variances.sqrt()
-        spread = second - 2 * offsets * first + offsets.square() * mass
-        sigma = (spread / variances - mass) / 2**0.5
-        return (torch.stack([mean, sigma]) / (count * weights.sqrt())).flatten()
+        num_components = len(self.gmm.weights)
+        mass = sums[:num_components].unsqueeze(1) / count
+        first, second = (sums[num_components:].view(num_components, -1) / count).chunk(2, 1)
+        to_mean, mean_offset, to_sigma, twice_offset, sigma_offset = self._whitening
+        vector = torch.stack([first * to_mean, second * to_sigma])
+        vector[0].addcmul_(mass, mean_offset)
+        vector[1].addcmul_(first, twice_offset).addcmul_(mass, sigma_offset)
+        return vector.flatten()
+
+    @cached_property
+    def _whitening(self) -> tuple[Tensor, ...]:
+        """What the mean moments about m are multiplied with, [K, C] each: x - m for the mean block, the
+        mass for it, (x - m)^2 for the sigma block, x - m for it, the mass for it."""
+        offsets, variances = self.gmm.means - self._centre, self.gmm.variances
+        root = self.gmm.weights.sqrt().unsqueeze(1)
+        to_mean = 1 / (variances.sqrt() * root)
+        to_sigma = 1 / (2**0.5 * variances * root)
+        sigma_offset = (offsets.square() - variances) * to_sigma
+        return to_mean, -offsets * to_mean, to_sigma, -2 * offsets * to_sigma, sigma_offset
 
     def tensors(self) -> dict[str, Tensor]:
         own = {

@@ -67,11 +67,15 @@ class DiagonalInformation:
 
     def whiten(self, gradient: Tensor) -> Tensor:
         """G / sqrt(F + damping mean(F)) of gradient [C, L + 1]."""
-        return gradient / (self.mean_square + self.damping * self.mean_square.mean()).sqrt()
+        return gradient * self._inverse_root
 
     def tensors(self) -> dict[str, Tensor]:
         """What was estimated, by name."""
         return {"mean_square": self.mean_square}
+
+    @cached_property
+    def _inverse_root(self) -> Tensor:
+        return (self.mean_square + self.damping * self.mean_square.mean()).rsqrt()
 
 
 @dataclass(frozen=True)
@@ -130,21 +134,38 @@ INFORMATION = {form.kind: form for form in (DiagonalInformation, KroneckerInform
 def estimate(
     fv_vae: "FvVae",
     videos: Iterable[Tensor],
-    settings: FvVaeSettings,
     all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-) -> Information | None:
-    """The information that `settings` asks for; None for "none".
+) -> dict[str, Tensor]:
+    """What both forms need, by name, from one pass over the sample (`choose` makes one of them).
 
     Args:
         videos: the sampled descriptors [n, C] of each of this worker's videos, at least one.
         all_reduce: sums a tensor over workers and gives each the sum.
     """
-    if settings.information == "none":
+    totals: dict[str, Tensor] = {}
+    for descriptors in videos:
+        for kind, statistics in _STATISTICS.items():
+            part = statistics(fv_vae, descriptors)
+            totals[kind] = totals[kind] + part if kind in totals else part
+    tensors = {}
+    for kind, total in totals.items():
+        form = INFORMATION[kind]
+        found = form.from_statistics(all_reduce(total), fv_vae.width, damping=0.0)
+        tensors |= {f"{kind}.{name}": value for name, value in found.tensors().items()}
+    return tensors
+
+
+def choose(tensors: dict[str, Tensor], settings: FvVaeSettings) -> Information | None:
+    """The form and damping that the settings ask for, of what `estimate` gave; None for "none"."""
+    kind = settings.information
+    if kind == "none":
         return None
-    statistics = _STATISTICS[settings.information]
-    total = all_reduce(sum(statistics(fv_vae, descriptors) for descriptors in videos))
-    form = INFORMATION[settings.information]
-    return form.from_statistics(total, fv_vae.descriptor_dim, settings.damping)
+    own = {
+        name.removeprefix(f"{kind}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{kind}.")
+    }
+    return INFORMATION[kind](**own, damping=settings.damping)
 
 
 _STATISTICS = {"diagonal": diagonal_statistics, "kronecker": kronecker_statistics}

@@ -4,22 +4,31 @@ DQ 3.4, Eq. 11-13; METHODS 3.1. Letters: n descriptors, T descriptors of a frame
 L latents; D = C (L + 1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Self
 
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import Encoder
-from encoders.fisher_information import INFORMATION, Information, estimate
+from encoders.base import (
+    CHUNK_DESCRIPTORS,
+    CODEBOOK,
+    Encoder,
+    Scratch,
+    add_products,
+    groups,
+)
+from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
-from encoders.fv_vae_training import fit_fv_vae
+from encoders.fv_vae_training import fit_fv_vae, random_frames
+from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
-CHUNK_DESCRIPTORS = 4096
-"""Rows of one float32 product; more are added up in float64."""
+INFORMATION_FILE = "information.safetensors"
 
 
 class FvVae(Encoder):
@@ -34,12 +43,14 @@ class FvVae(Encoder):
     """
 
     name = "fv_vae"
+    has_attention = True
 
     def __init__(
         self,
         weights: dict[str, Tensor],
         information: Information | None = None,
         normalisation: str = "signed_sqrt_l2",
+        pca: Pca | None = None,
     ) -> None:
         """
         Args:
@@ -47,19 +58,24 @@ class FvVae(Encoder):
                 `decoder.weight` [C, L], `decoder.bias` [C] and the variances `var_x` [C].
             information: of this network's gradients, see `encoders.fisher_information`.
             normalisation: a key of `encoders.normalise.NORMALISATIONS`.
+            pca: of the descriptors; C is then its number of components.
         """
-        self.descriptor_dim, self.num_latents = weights["decoder.weight"].shape
-        self.output_dim = self.descriptor_dim * (self.num_latents + 1)
+        self.width, self.num_latents = weights["decoder.weight"].shape
+        self.pca = pca
+        self.descriptor_dim = input_width(pca, self.width, self.name)
+        self.output_dim = self.width * (self.num_latents + 1)
         self.information = information
+        self.statistics: dict[str, Tensor] | None = None
         self.normalisation = normalisation
         self._weights = weights
+        self._layers_of: dict[torch.dtype, tuple[list[tuple[Tensor, Tensor]], Tensor]] = {}
         self._num_layers = sum(key.startswith("encoder.") for key in weights) // 2
         first, last = weights["encoder.0.weight"], weights[f"encoder.{self._num_layers - 1}.weight"]
         found = (first.shape[1], last.shape[0], tuple(weights["var_x"].shape))
-        if found != (self.descriptor_dim, self.num_latents, (self.descriptor_dim,)):
+        if found != (self.width, self.num_latents, (self.width,)):
             raise ValueError(
-                f"fv_vae: a decoder of shape {[self.descriptor_dim, self.num_latents]} expects an "
-                f"encoder {self.descriptor_dim} -> {self.num_latents} and as many variances as "
+                f"fv_vae: a decoder of shape {[self.width, self.num_latents]} expects an "
+                f"encoder {self.width} -> {self.num_latents} and as many variances as "
                 f"channels, got {found[0]} -> {found[1]} and var_x of shape {list(found[2])}; "
                 "do the tensors belong to one network?"
             )
@@ -70,6 +86,7 @@ class FvVae(Encoder):
         net: FvVaeNet,
         information: Information | None = None,
         normalisation: str = "signed_sqrt_l2",
+        pca: Pca | None = None,
     ) -> Self:
         """The encoder of a trained network; its weights are copied."""
         state = {key: value.detach() for key, value in net.state_dict().items()}
@@ -81,7 +98,7 @@ class FvVae(Encoder):
         weights["decoder.weight"] /= scale
         weights["decoder.bias"] /= scale
         weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
-        return cls(weights, information, normalisation)
+        return cls(weights, information, normalisation, pca)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
@@ -93,6 +110,7 @@ class FvVae(Encoder):
             ValueError: no frames on this worker, or what `fit_fv_vae` raises.
         """
         num_frames = _own_frames(sample)
+        pca = fit_sample_pca(sample, settings)
 
         def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
             for quantity, value in losses.items():
@@ -100,8 +118,8 @@ class FvVae(Encoder):
             sample.checkpoint(state)
 
         net = fit_fv_vae(
-            _batches(sample, num_frames, settings.batch_frames),
-            sample.frames.shape[2],
+            _batches(sample, settings.batch_frames, pca),
+            settings.pca_components or sample.frames.shape[2],
             0 if sample.targets is None else sample.targets.shape[1],
             settings,
             seed=sample.seed,
@@ -111,24 +129,63 @@ class FvVae(Encoder):
             state=sample.state,
             on_step=on_step,
         )
-        plain = cls.from_net(net.to(sample.frames.device)).tensors()
+        plain = cls.from_net(net.to(sample.frames.device), None, normalisation, pca)
         videos = (part.flatten(0, 1).float() for part in sample.frames.split(num_frames.tolist()))
-        information = estimate(cls(plain), videos, settings, sample.all_reduce)
-        return cls(plain, information, normalisation).to("cpu")
+        statistics = estimate(plain, videos, sample.all_reduce)
+        fitted = plain.with_information(choose(statistics, settings)).to("cpu")
+        fitted.statistics = {name: value.cpu() for name, value in statistics.items()}
+        return fitted
 
+    @classmethod
+    def fit_settings(cls, settings: FvVaeSettings) -> dict[str, object]:
+        """The network does not depend on the information that its gradients are whitened with."""
+        return {
+            name: value
+            for name, value in asdict(settings).items()
+            if name not in ("information", "damping")
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """The network, and beside it the Fisher information of both forms.
+
+        Raises:
+            ValueError: the information was not estimated, because `fit` did not make this encoder.
+        """
+        if self.statistics is None:
+            raise ValueError(
+                "fv_vae: expected an encoder that fit made, got one without statistics"
+            )
+        return {
+            CODEBOOK: self.with_information(None).to_bytes(),
+            INFORMATION_FILE: safetensors.torch.save(
+                {name: value.contiguous() for name, value in self.statistics.items()}
+            ),
+        }
+
+    def with_files(self, files: dict[str, bytes], settings: FvVaeSettings) -> Self:
+        """This network with the information that `settings` choose."""
+        statistics = safetensors.torch.load(files[INFORMATION_FILE])
+        return self.with_information(choose(statistics, settings))
+
+    def with_information(self, information: Information | None) -> Self:
+        """The same network with another information."""
+        return type(self)(self._weights, information, self.normalisation, self.pca)
+
+    @torch.no_grad()
     def latents(self, descriptors: Tensor) -> Tensor:
         """z = mu_z [.., L] of descriptors [.., C], in float64 if they are, else in float32."""
-        z = descriptors.to(_compute_dtype(descriptors))
-        for layer in range(self._num_layers):
-            z = self._linear(f"encoder.{layer}", functional.relu(z) if layer else z)
-        return z
+        x = self._rows(descriptors)
+        code = self._code(x, Scratch(x.dtype, x.device))
+        return code[:, :-1].unflatten(0, descriptors.shape[:-1])
 
+    @torch.no_grad()
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product."""
-        z = self.latents(descriptors)
-        mean_x = self._linear("decoder", z)  # before the ReLU: where it is negative, delta is zero
-        delta = (mean_x - descriptors.to(z.dtype)) / self._weights["var_x"].to(z.dtype)
-        return delta * (mean_x > 0), functional.pad(z, (0, 1), value=1.0)
+        x = self._rows(descriptors)
+        scratch = Scratch(x.dtype, x.device)
+        code = self._code(x, scratch)
+        delta = self._residuals(x, code, scratch) / self._weights["var_x"].to(x.dtype)
+        return tuple(factor.unflatten(0, descriptors.shape[:-1]) for factor in (delta, code))
 
     def attention(self, descriptors: Tensor) -> Tensor:
         """[.., T] of descriptors [.., T, C]: the sum of |gradient| of each (DQ appendix B).
@@ -141,7 +198,8 @@ class FvVae(Encoder):
 
     def tensors(self) -> dict[str, Tensor]:
         learnt = self.information.tensors() if self.information else {}
-        return self._weights | {f"information.{key}": value for key, value in learnt.items()}
+        own = self._weights | {f"information.{key}": value for key, value in learnt.items()}
+        return own | (self.pca.tensors() if self.pca else {})
 
     def settings(self) -> dict[str, object]:
         form = self.information and {
@@ -153,7 +211,9 @@ class FvVae(Encoder):
     @classmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         prefix = "information."
-        weights = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+        weights = {
+            key: value for key, value in tensors.items() if not key.startswith((prefix, "pca."))
+        }
         learnt = {
             key.removeprefix(prefix): value
             for key, value in tensors.items()
@@ -161,17 +221,25 @@ class FvVae(Encoder):
         }
         form = settings["information"]
         information = form and INFORMATION[form["kind"]](**learnt, damping=form["damping"])
-        return cls(weights, information, settings["normalisation"])
+        return cls(weights, information, settings["normalisation"], Pca.from_tensors(tensors))
 
     def _sums(self, descriptors: Tensor) -> Tensor:
-        sums = self._zeros()
-        for chunk in descriptors.split(CHUNK_DESCRIPTORS):
-            delta, code = self.gradient_factors(chunk)
-            sums += delta.T @ code
+        return self._batch_sums(descriptors, [len(descriptors)])[0]
+
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        sums = [self._zeros() for _ in lengths]
+        scratch = Scratch(_compute_dtype(descriptors), descriptors.device)
+        for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
+            x = self._rows(descriptors[rows])
+            code = self._code(x, scratch)
+            add_products(sums, self._residuals(x, code, scratch), code, pieces)
+        variances = self._weights["var_x"].double().unsqueeze(1)
+        for each in sums:
+            each /= variances
         return sums
 
     def _zeros(self) -> Tensor:
-        shape = (self.descriptor_dim, self.num_latents + 1)
+        shape = (self.width, self.num_latents + 1)
         return self._weights["var_x"].new_zeros(shape, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
@@ -180,9 +248,42 @@ class FvVae(Encoder):
             gradient = self.information.whiten(gradient)
         return gradient.flatten()
 
-    def _linear(self, layer: str, inputs: Tensor) -> Tensor:
-        weight, bias = self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
-        return functional.linear(inputs, weight.to(inputs.dtype), bias.to(inputs.dtype))
+    def _rows(self, descriptors: Tensor) -> Tensor:
+        """[n, C] of descriptors, after the PCA, in the dtype that is computed in."""
+        x = descriptors.flatten(0, -2).to(_compute_dtype(descriptors))
+        return x if self.pca is None else self.pca.transform(x)
+
+    def _code(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """[z, 1] [n, L + 1] of x [n, C], in scratch memory."""
+        layers, _ = self._layers(x.dtype)
+        for i, (weight, bias) in enumerate(layers):
+            x = x.relu_() if i else x
+            x = torch.addmm(bias, x, weight, out=scratch(f"layer {i}", len(x), len(bias)))
+        return x
+
+    def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
+        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]: the variances wait for the sums."""
+        _, decoder = self._layers(x.dtype)
+        linear = torch.mm(code, decoder, out=scratch("linear", *x.shape))  # mu_x before its ReLU
+        residuals = torch.sub(linear, x, out=scratch("residuals", *x.shape))
+        return torch.ops.aten.threshold_backward.grad_input(
+            residuals, linear, 0.0, grad_input=residuals
+        )
+
+    def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """The encoder's layers (W^T, b), the last with one output more that is always 1, and [W, b]^T
+        of the decoder: so [z, 1] and mu_x are one product each. Made once for each dtype."""
+        if dtype not in self._layers_of:
+            weights = {key: value.to(dtype) for key, value in self._weights.items()}
+            layers = [
+                (weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"])
+                for i in range(self._num_layers)
+            ]
+            weight, bias = layers[-1]
+            layers[-1] = functional.pad(weight, (0, 0, 0, 1)), functional.pad(bias, (0, 1), value=1)
+            decoder = torch.cat([weights["decoder.weight"], weights["decoder.bias"][:, None]], 1)
+            self._layers_of[dtype] = [(weight.T, bias) for weight, bias in layers], decoder.T
+        return self._layers_of[dtype]
 
 
 def load_released(
@@ -214,18 +315,14 @@ def _own_frames(sample: FitSample) -> Tensor:
 
 
 def _batches(
-    sample: FitSample, num_frames: Tensor, batch_frames: int
+    sample: FitSample, batch_frames: int, pca: Pca | None = None
 ) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]:
     """This worker's share of a batch: random frames of random videos, and their targets."""
-    first, end = (batch_frames * (sample.rank + i) // sample.world_size for i in (0, 1))
-    size = max(1, end - first)
-    starts = num_frames.cumsum(0) - num_frames
 
     def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        videos = torch.randint(len(num_frames), (size,), generator=generator)
-        places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
-        chosen = starts[videos] + places.long()
+        chosen = random_frames(sample, batch_frames, generator)
         frames = sample.frames[chosen.to(sample.frames.device)].float()
+        frames = frames if pca is None else pca.transform(frames)
         targets = sample.targets
         if targets is not None:
             targets = targets[sample.video[chosen]].to(frames.device)

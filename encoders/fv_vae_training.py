@@ -6,20 +6,34 @@ Letters: b frames of a batch, T descriptors of a frame, C channels, K classes.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
+from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
 OPTIMISERS = {
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-6),  # Zeiler's values
     "adam": torch.optim.Adam,
 }
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What computes the descriptors, where it is trained too.
+
+    Attributes:
+        parameters: by name, those that `batch`'s descriptors depend on and that are trained.
+        learning_rate_factor: they learn that much faster than the FV-VAE (slower where below 1).
+    """
+
+    parameters: dict[str, nn.Parameter]
+    learning_rate_factor: float
 
 
 def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inputs
@@ -30,6 +44,7 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
     *,
     seed: int,
     multi_label: bool = False,
+    trunk: Trunk | None = None,
     rank: int = 0,
     all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     state: dict | None = None,
@@ -45,6 +60,7 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
         batch: (step, CPU generator of this step and rank) -> this worker's frames [b, T, C] and
             their targets [b, K] or None. The network goes where the frames are, in their dtype.
         num_classes: K; not used if lambda3 is 0.
+        trunk: trained along with the FV-VAE, in place; gradients reach it through the descriptors.
         all_reduce: sums a tensor over workers and gives every worker the sum. Called once for the
             first batch's moments, then once a step.
         state: what `on_step`'s last argument returned; the run goes on behind it.
@@ -57,12 +73,14 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
         ValueError: wrong shapes, no targets, a state of another run, or a loss that is not finite.
     """
     run = {**asdict(settings), "seed": seed, "multi_label": multi_label}
+    if trunk is not None:
+        run |= {"trunk": list(trunk.parameters), "trunk_factor": trunk.learning_rate_factor}
     net = FvVaeNet(descriptor_dim, num_classes, settings, seed=seed, multi_label=multi_label)
-    optimiser = _optimiser(net)
+    trained = _Trained(net, trunk)
     first_step = 0
     if state is not None:
         _check_same_run(state["run"], run)
-        net.load_state_dict(state["model"])
+        trained.load(state)
         first_step = state["step"]
     for step in range(first_step, settings.num_steps):
         frames, targets = batch(step, _generator("cpu", seed, step, rank, 0))
@@ -70,12 +88,12 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
         if step == first_step:
             net.to(frames)
             if state is None:
-                net.start_at(all_reduce(descriptor_moments(frames)))
+                net.start_at(all_reduce(descriptor_moments(frames.detach())))
             else:
                 # torch would go on working in the caller's own tensors.
-                optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+                trained.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         noise = _generator(frames.device, seed, step, rank, 1)
-        losses = _step(net, optimiser, net.loss(frames, targets, noise), len(frames), all_reduce)
+        losses = _step(trained, net.loss(frames, targets, noise), len(frames), all_reduce)
         if not all(math.isfinite(value) for value in losses.values()):
             raise ValueError(
                 f"FV-VAE training, step {step}: expected finite losses, got {losses}; are the "
@@ -84,13 +102,49 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
                 f"({settings.sigma_learning_rate_factor:g}) or fv_vae.lambda3 "
                 f"({settings.lambda3:g})"
             )
-        on_step(step + 1, losses, partial(_state, net, optimiser, run, step + 1))
+        on_step(step + 1, losses, partial(trained.state, run, step + 1))
     return net
 
 
+class _Trained:
+    """The parameters of a run, of the network and of the trunk, and their optimiser."""
+
+    def __init__(self, net: FvVaeNet, trunk: Trunk | None) -> None:
+        self.net, self.trunk = net, trunk.parameters if trunk else {}
+        settings = net.settings
+        sigmas = [net.log_var_z, net.log_var_x]
+        others = [value for name, value in net.named_parameters() if not name.startswith("log_var")]
+        factors = [(others, 1.0), (sigmas, settings.sigma_learning_rate_factor)]
+        if trunk is not None:
+            factors.append((list(trunk.parameters.values()), trunk.learning_rate_factor))
+        groups = [
+            {"params": parameters, "lr": settings.learning_rate * factor}
+            for parameters, factor in factors
+        ]
+        self.optimiser = OPTIMISERS[settings.optimiser](groups)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.net.parameters(), *self.trunk.values()]
+
+    def state(self, run: dict, step: int) -> dict:
+        live = {
+            "model": self.net.state_dict(),
+            "trunk": {name: value.detach() for name, value in self.trunk.items()},
+            "optimiser": self.optimiser.state_dict(),
+        }
+        return {"run": run, "step": step, **copy.deepcopy(live)}
+
+    @torch.no_grad()
+    def load(self, state: dict) -> None:
+        """The parameters of a state; the optimiser's part waits until they are on their device."""
+        self.net.load_state_dict(state["model"])
+        for name, value in self.trunk.items():
+            value.copy_(state["trunk"][name])
+
+
 def _step(
-    net: FvVaeNet,
-    optimiser: torch.optim.Optimizer,
+    trained: _Trained,
     loss: tuple[Tensor, dict[str, Tensor]],
     num_frames: int,
     all_reduce: Callable[[Tensor], Tensor],
@@ -98,7 +152,7 @@ def _step(
     """One optimiser step on the gradients of all workers; the losses over all workers."""
     total, parts = loss
     losses = {"total": total, **parts}
-    parameters = list(net.parameters())
+    net, parameters = trained.net, trained.parameters
     gradients = torch.autograd.grad(total, parameters)
     # Losses travel with the gradients: one message a step, and all workers stop on the same step.
     values = [value.detach().reshape(1) for value in losses.values()]
@@ -108,21 +162,10 @@ def _step(
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, gradient in zip(parameters, flat[: sum(sizes)].split(sizes), strict=True):
         parameter.grad = gradient.view_as(parameter)
-    optimiser.step()
+    trained.optimiser.step()
     with torch.no_grad():
         net.log_var_x.clamp_(min=net.min_log_var_x)
     return dict(zip(losses, flat[sum(sizes) :].tolist(), strict=True))
-
-
-def _optimiser(net: FvVaeNet) -> torch.optim.Optimizer:
-    settings = net.settings
-    sigmas = [net.log_var_z, net.log_var_x]
-    others = [value for name, value in net.named_parameters() if not name.startswith("log_var")]
-    groups = [
-        {"params": others, "lr": settings.learning_rate},
-        {"params": sigmas, "lr": settings.learning_rate * settings.sigma_learning_rate_factor},
-    ]
-    return OPTIMISERS[settings.optimiser](groups)
 
 
 def _generator(device: torch.device | str, *entropy: int) -> torch.Generator:
@@ -130,20 +173,26 @@ def _generator(device: torch.device | str, *entropy: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(seed))
 
 
-def _state(net: FvVaeNet, optimiser: torch.optim.Optimizer, run: dict, step: int) -> dict:
-    live = {"model": net.state_dict(), "optimiser": optimiser.state_dict()}
-    return {"run": run, "step": step, **copy.deepcopy(live)}
-
-
 def _check_same_run(saved: dict, wanted: dict) -> None:
     """More steps are welcome, and the information is estimated later; the rest must be the same."""
     free = ("num_steps", "information", "damping")
-    for name in wanted.keys() - free:
-        if saved.get(name) != wanted[name]:
+    for name in (wanted | saved).keys() - free:
+        if saved.get(name) != wanted.get(name):
             raise ValueError(
-                f"FV-VAE training: expected a state with {name} = {wanted[name]!r}, got one with "
+                f"FV-VAE training: expected a state with {name} = {wanted.get(name)!r}, got one with "
                 f"{saved.get(name)!r}; start this run without the state"
             )
+
+
+def random_frames(sample: FitSample, batch_frames: int, generator: torch.Generator) -> Tensor:
+    """Places of this worker's share of a batch: each one a random frame of a random video."""
+    first, end = (batch_frames * (sample.rank + i) // sample.world_size for i in (0, 1))
+    size = max(1, end - first)
+    num_frames = sample.video.cpu().unique_consecutive(return_counts=True)[1]
+    starts = num_frames.cumsum(0) - num_frames
+    videos = torch.randint(len(num_frames), (size,), generator=generator)
+    places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
+    return starts[videos] + places.long()
 
 
 def _check_frames(frames: Tensor, descriptor_dim: int) -> None:

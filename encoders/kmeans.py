@@ -3,11 +3,15 @@
 Letters: n descriptors, C channels, K centroids.
 """
 
+from typing import NamedTuple, Self
+
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from encoders.pca import Pca, fit_sample_pca, from_first_worker
 from encoders.sample import FitSample
+from encoders.settings import PcaSettings
 
 MAX_POINTS_PER_CENTROID = 1024
 """k-means uses all descriptors up to K times this many, else a part. FK 4.3 has 1,000."""
@@ -56,10 +60,10 @@ def fit_kmeans(
 
 
 def fit_centroids(
-    sample: FitSample, num_centroids: int, pca_components: int
+    sample: FitSample, num_centroids: int, settings: PcaSettings
 ) -> tuple[Pca | None, Tensor]:
     """A sample's PCA (None for 0 components), and centroids [K, C] after it: those of worker 0."""
-    pca = fit_sample_pca(sample, pca_components) if pca_components else None
+    pca = fit_sample_pca(sample, settings)
     points = sample.gather(MAX_POINTS_PER_CENTROID * num_centroids)
     points = points if pca is None else pca.transform(points)
     return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
@@ -68,10 +72,41 @@ def fit_centroids(
 def nearest(centroids: Tensor, descriptors: Tensor) -> Tensor:
     """The index [n] of the centroid [K, C] nearest to each descriptor [n, C]; the first of equals.
 
-    In the dtype of the descriptors. argmin |x - c|^2 = argmax x.c - |c|^2 / 2, taken about the mean
-    centroid, so that an offset which all share costs no digits.
+    In the dtype of the descriptors.
     """
-    centre = centroids.mean(0)
-    offsets = centroids - centre
-    scores = torch.addmm(offsets.square().sum(1) / -2, descriptors - centre, offsets.T)
-    return scores.argmax(1)
+    assignment = Assignment.to(centroids)
+    return assignment.nearest(descriptors - assignment.centre)
+
+
+class Assignment(NamedTuple):
+    """argmin |x - c|^2 = argmax x.c - |c|^2 / 2, taken about the mean centroid, so that an offset
+    which all share costs no digits: centre [C], the centroids' offsets [K, C], and -|c|^2 / 2 [K]."""
+
+    centre: Tensor
+    offsets: Tensor
+    bias: Tensor
+
+    @classmethod
+    def to(cls, centroids: Tensor) -> Self:
+        """The assignment to `centroids` [K, C], in their dtype."""
+        centre = centroids.mean(0)
+        offsets = centroids - centre
+        return cls(centre, offsets, offsets.square().sum(1) / -2)
+
+    def nearest(self, centred: Tensor, out: Tensor | None = None) -> Tensor:
+        """The index [n] of the centroid nearest to each of x - centre [n, C]; the first of equals.
+
+        Args:
+            out: [n, K], overwritten with the scores.
+        """
+        return torch.addmm(self.bias, centred, self.offsets.T, out=out).argmax(1)
+
+
+def add_up_cells(rows: Tensor, cell: Tensor, num_cells: int) -> Tensor:
+    """[num_cells, P]: the sum of the rows [n, P] of each cell; `cell` [n] says whose each one is.
+
+    Each sum runs in the order of the rows on any device; index_add's does not on a GPU.
+    """
+    cell, order = cell.sort(stable=True)
+    starts = torch.searchsorted(cell, torch.arange(num_cells, device=cell.device))
+    return embedding_bag(order, rows, starts, mode="sum")

@@ -1,4 +1,4 @@
-"""Principal components of descriptors, before a codebook (FK 4.3), or of finished vectors.
+"""Principal components of descriptors, before a codebook (FK 4.3).
 
 Letters: n rows, C width before, P width after.
 """
@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from encoders.sample import FitSample
+from encoders.settings import PcaSettings
 
 MAX_ROWS = 65536
 """How many of a sample's descriptors the components of a codebook's PCA are estimated from."""
 
 NEGLIGIBLE_VARIANCE = 1e-10
 """Of the first component's variance. Whitening would blow a component below it up to noise."""
+
+BLOCK_COLUMNS = 128
+"""Rows of x^T x that one product makes, each from its diagonal block on: half the work is saved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +89,7 @@ def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
             "fit section: expected finite rows for PCA, got NaN or infinity; describe the videos "
             "they come from again"
         )
-    # Both solvers are exact and not random. The first is fast for many rows, the second needs no
-    # C x C matrix, which for finished vectors would not fit in memory.
+    # Both solvers are exact and not random. The first is fast for many rows, the second for few.
     solver = "covariance_eigh" if num_rows > width else "full"
     fitted = PCA(num_components, svd_solver=solver).fit(x.detach().cpu().double().numpy())
     variance = torch.from_numpy(fitted.explained_variance_)
@@ -104,9 +107,18 @@ def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
     return Pca(torch.from_numpy(fitted.mean_), components, scale)
 
 
-def fit_sample_pca(sample: FitSample, num_components: int) -> Pca:
-    """The PCA of a sample's descriptors in float32, as worker 0 has it."""
-    fitted = fit_pca(sample.gather(MAX_ROWS), num_components)
+def add_gram(sums: Tensor, x: Tensor) -> None:
+    """Adds x^T x of x [n, C] to the upper triangle of `sums` [C, C]; below it is nothing of use."""
+    for start in range(0, len(sums), BLOCK_COLUMNS):
+        rows = slice(start, start + BLOCK_COLUMNS)
+        sums[rows, start:] += x[:, rows].T @ x[:, start:]
+
+
+def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
+    """The PCA of a sample's descriptors in float32, as worker 0 has it; None for 0 components."""
+    if not settings.pca_components:
+        return None
+    fitted = fit_pca(sample.gather(MAX_ROWS), settings.pca_components, settings.pca_whiten)
     return Pca(
         *(
             from_first_worker(sample, t.float())

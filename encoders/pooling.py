@@ -1,4 +1,7 @@
-"""AVE: the mean of the descriptors (DQ 5.2)."""
+"""GA, AVE and Concatenation: means that learn nothing (DQ 5.2; METHODS 2).
+
+Letters: f frames, T descriptors of a frame, C channels.
+"""
 
 from typing import Self
 
@@ -10,9 +13,10 @@ from encoders.sample import FitSample
 
 
 class Average(Encoder):
-    """The mean descriptor: D = C. Learns nothing."""
+    """AVE: the mean descriptor, D = C. DQ's is that of the 49 positions of pool5."""
 
     name = "ave"
+    reads = frozenset({"positions", "appearance", "difference"})
 
     def __init__(self, descriptor_dim: int, normalisation: str = "signed_sqrt_l2") -> None:
         self.descriptor_dim = self.output_dim = descriptor_dim
@@ -20,10 +24,11 @@ class Average(Encoder):
 
     @classmethod
     def fit(cls, sample: FitSample, settings: object, normalisation: str) -> Self:
-        return cls(sample.frames.shape[2], normalisation)
+        cells, width = sample.frames.shape[1:]
+        return cls(cells * width if cls.per_frame else width, normalisation)
 
     def _sums(self, descriptors: Tensor) -> Tensor:
-        return descriptors.double().sum(0)
+        return descriptors.sum(0, dtype=torch.float64)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.descriptor_dim, dtype=torch.float64)
@@ -40,3 +45,18 @@ class Average(Encoder):
     @classmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         return cls(**settings)
+
+
+class GlobalActivation(Average):
+    """GA: the mean over frames of a node without spatial extent, such as VGG-19's fc7 (D = 4096)."""
+
+    name = "ga"
+    reads = frozenset({"global"})
+
+
+class Concatenation(Average):
+    """A frame's positions side by side, averaged over frames: D = T C, 25,088 for pool5."""
+
+    name = "concat"
+    reads = frozenset({"positions"})
+    per_frame = True

@@ -5,14 +5,18 @@ import json
 import safetensors.torch
 
 from encoders.base import Encoder
+from encoders.bilinear import Bilinear
 from encoders.fisher import GmmFisher
 from encoders.fv_vae import FvVae
-from encoders.pooling import Average
+from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.vlad import Vlad
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ave": Average,
+    "bilinear": Bilinear,
+    "concat": Concatenation,
     "fv_vae": FvVae,
+    "ga": GlobalActivation,
     "gmm_fv": GmmFisher,
     "vlad": Vlad,
 }

@@ -41,38 +41,66 @@ class FitSample:
     checkpoint: Callable[[Callable[[], dict]], None] = field(default=lambda _: None)
 
     def descriptors(self) -> Tensor:
-        """This worker's descriptors [f T, C] in float32."""
-        return self.frames.flatten(0, 1).float()
+        """This worker's descriptors [f T, C]: the frames themselves, neither copied nor converted."""
+        return self.frames.view(-1, self.frames.shape[2])
 
     def gather(self, most: int) -> Tensor:
         """At most `most` descriptors [n, C] in float32, drawn with the seed from those of all workers.
 
         The same on each worker, and the same however many workers there are.
         """
+        places, total = self._places()
+        chosen = np.random.default_rng(self.seed).choice(total, min(most, total), replace=False)
+        chosen.sort()
+        gathered = torch.zeros(len(chosen), self.frames.shape[2])
+        mine, row = self._own(chosen, places)
+        gathered[mine] = self.descriptors()[row.to(self.frames.device)].float().cpu()
+        return self.all_reduce(gathered)
+
+    def batches(self, size: int) -> tuple[int, Callable[[int], Tensor]]:
+        """How many batches are one pass over the descriptors of all workers; and what gives this
+        worker's part [m, C] of a step's batch, in float32.
+
+        The batches of a pass have at most `size` descriptors, and deal each one out once, a frame's
+        in different batches where possible. Seed and step say which; how many workers there are
+        plays no part.
+        """
+        places, total = self._places()
+        cells, num_frames = self.frames.shape[1], total // self.frames.shape[1]
+        steps_per_pass = -(-total // size)
+
+        def batch(step: int) -> Tensor:
+            number, part = divmod(step, steps_per_pass)
+            generator = np.random.default_rng((self.seed, number))
+            order = generator.permutation(num_frames)
+            first_cell = generator.integers(cells, size=num_frames)
+            dealt = np.arange(*(total * i // steps_per_pass for i in (part, part + 1)))
+            frame = order[dealt % num_frames]
+            cell = (first_cell[frame] + dealt // num_frames) % cells
+            _, row = self._own(np.sort(frame * cells + cell), places)
+            return self.descriptors()[row.to(self.frames.device)].float()
+
+        return steps_per_pass, batch
+
+    def _places(self) -> tuple[NDArray[np.int64], int]:
+        """Where this worker's frames stand among those of all workers, ascending; and how many
+        descriptors all workers have."""
         num_videos = int(self._largest(self.video.max() + 1 if len(self.video) else 0))
         frames_of = torch.zeros(num_videos, dtype=torch.float64)
         frames_of += torch.bincount(self.video.cpu(), minlength=num_videos)
         frames_of = self.all_reduce(frames_of).long()
         first = frames_of.cumsum(0) - frames_of
-        total = int(frames_of.sum()) * self.frames.shape[1]
-        chosen = np.arange(total)
-        if total > most:
-            chosen = np.sort(np.random.default_rng(self.seed).choice(total, most, replace=False))
-        gathered = torch.zeros(len(chosen), self.frames.shape[2])
-        own = self._places(first)
-        mine = np.isin(chosen, own)
-        row = np.searchsorted(own, chosen[mine])
-        flat = self.frames.flatten(0, 1)
-        gathered[torch.from_numpy(mine)] = flat[torch.from_numpy(row)].float().cpu()
-        return self.all_reduce(gathered)
-
-    def _places(self, first: Tensor) -> NDArray[np.int64]:
-        """Where this worker's descriptors stand among those of all workers, ascending."""
         video = self.video.cpu()
         starts = torch.searchsorted(video, video)
-        frame = first[video] + torch.arange(len(video)) - starts
-        cells = self.frames.shape[1]
-        return (frame[:, None] * cells + torch.arange(cells)).flatten().numpy()
+        places = first[video] + torch.arange(len(video)) - starts
+        return places.numpy(), int(frames_of.sum()) * self.frames.shape[1]
+
+    def _own(self, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Which of the chosen descriptors of all workers are this one's, and their rows here."""
+        frame, cell = np.divmod(chosen, self.frames.shape[1])
+        mine = np.isin(frame, places)
+        row = np.searchsorted(places, frame[mine]) * self.frames.shape[1] + cell[mine]
+        return torch.from_numpy(mine), torch.from_numpy(row)
 
     def _largest(self, number: Tensor | int) -> float:
         """The largest of the workers' numbers, found with sums alone."""

@@ -14,52 +14,128 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VladSettings:
-    """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100, intra-normalisation).
+class PcaSettings:
+    """What happens to descriptors before a codebook sees them (FK 4.3: PCA to 128).
 
-    pca_components = 0 keeps the descriptors as they are.
+    pca_components: 0 keeps the descriptors as they are.
+    pca_whiten: scale each component to variance 1.
     """
 
-    num_centroids: int = 256
-    intra: bool = False
     pca_components: int = 0
+    pca_whiten: bool = False
 
-    def __post_init__(self) -> None:
-        require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
-        require(self.pca_components >= 0, "vlad.pca_components", "0 or more", self.pca_components)
+    def check_pca(self, section: str) -> None:
+        """Raises ValueError unless the two go together."""
+        require(
+            self.pca_components >= 0, f"{section}.pca_components", "0 or more", self.pca_components
+        )
+        require(
+            self.pca_components > 0 or not self.pca_whiten,
+            f"{section}.pca_whiten",
+            f"false where {section}.pca_components is 0",
+            self.pca_whiten,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GmmFvSettings:
+class VladSettings(PcaSettings):
+    """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100, intra-normalisation)."""
+
+    num_centroids: int = 256
+    intra: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
+        self.check_pca("vlad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GmmFvSettings(PcaSettings):
     """Diagonal mixture (DQ: 128 components on raw descriptors; FK 4.3: 256 after PCA to 128).
 
-    tolerance: EM stops when the mean log-likelihood of a descriptor rises by less.
+    max_iterations: each reads as many descriptors as the sample has.
+    tolerance: EM stops when the mean log-likelihood of a descriptor rises by less in an iteration.
     variance_floor: relative to the descriptors' variance.
+    batch_descriptors: 0 is EM over the whole sample; more is stepwise EM with batches of so many, for
+        samples that do not fit in memory.
+    step_exponent: of stepwise EM; step t moves the statistics by (t + 2)^-step_exponent of the way.
     """
 
     num_components: int = 128
     max_iterations: int = 100
     tolerance: float = 1e-3
     variance_floor: float = 1e-3
-    pca_components: int = 0
+    batch_descriptors: int = 0
+    step_exponent: float = 0.6
 
     def __post_init__(self) -> None:
         for name in ("num_components", "max_iterations"):
             require(getattr(self, name) >= 1, f"gmm_fv.{name}", "at least 1", getattr(self, name))
         for name in ("tolerance", "variance_floor"):
             require(getattr(self, name) > 0, f"gmm_fv.{name}", "more than 0", getattr(self, name))
-        require(self.pca_components >= 0, "gmm_fv.pca_components", "0 or more", self.pca_components)
+        require(
+            self.batch_descriptors >= 0,
+            "gmm_fv.batch_descriptors",
+            "0 or more",
+            self.batch_descriptors,
+        )
+        self.check_pca("gmm_fv")
+        require(
+            0.5 < self.step_exponent <= 1,
+            "gmm_fv.step_exponent",
+            "0.5 < x <= 1",
+            self.step_exponent,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FvVaeSettings:
-    """Network, loss and training of the FV-VAE (METHODS 3.1). The defaults are the preset `paper`.
+class BilinearSettings(PcaSettings):
+    """Bilinear pooling (DQ 5.2), and its estimates in fewer values.
+
+    form: all C^2 products; their upper triangle, with the same inner products; or a random map of
+        them to num_features values.
+    """
+
+    form: Literal["full", "upper", "tensor_sketch", "random_maclaurin"] = "full"
+    num_features: int = 8192
+
+    def __post_init__(self) -> None:
+        require(self.num_features >= 1, "bilinear.num_features", "at least 1", self.num_features)
+        self.check_pca("bilinear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSettings:
+    """What finished vectors become before a classifier or a search (DQ 5.4, VU 2.3.3).
+
+    num_features: their length. VU 2.3.3 has 128, by a PCA with whitening.
+    """
+
+    kind: Literal["none", "pca", "random_maclaurin"] = "none"
+    num_features: int = 128
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.num_features >= 1, "compress.num_features", "at least 1", self.num_features)
+        require(
+            self.kind != "random_maclaurin" or not self.whiten,
+            "compress.whiten",
+            "False where compress.kind is random_maclaurin",
+            self.whiten,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FvVaeSettings(PcaSettings):
+    """Network, loss and training of the FV-VAE (METHODS 3.1). The defaults are the preset `paper`
+    without its class loss.
 
     hidden: widths of the encoder's hidden layers; None is one layer as wide as the descriptor.
     lambda3: weight of the class loss; 0 is FV-VAE^-, whose codebook uses no labels.
     class_pooling: classify each descriptor, or the frame by the largest score over its descriptors.
     sigma_learning_rate_factor: the two covariances learn that much faster (the released network: 10).
-    information: the Fisher information that whitens the gradient, with its relative damping.
+    information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
+        forms are estimated with the codebook, so changing these fits nothing again.
     """
 
     hidden: tuple[int, ...] | None = None
@@ -85,6 +161,7 @@ class FvVaeSettings:
             require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
         for name in ("learning_rate", "sigma_learning_rate_factor"):
             require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
+        self.check_pca("fv_vae")
         require(0 <= self.dropout < 1, "fv_vae.dropout", "0 <= x < 1", self.dropout)
         require(
             self.hidden is None or all(width >= 1 for width in self.hidden),
@@ -99,8 +176,27 @@ class FvVaeSettings:
         return self.lambda3 > 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Training of an FV-VAE through the backbone, end to end (METHODS 3.1); fv_vae has the rest.
+
+    trainable_from: node behind which the backbone's parameters are trained, those before it stay as they
+        are; "" trains all.
+    learning_rate_factor: the backbone learns that much slower (below 1) than the FV-VAE.
+    num_frames: frames of the training videos that are kept as pictures, about as many of each video.
+    """
+
+    trainable_from: str = ""
+    learning_rate_factor: float = 0.01
+    num_frames: int = 20_000
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate_factor", "num_frames"):
+            require(getattr(self, name) > 0, f"finetune.{name}", "more than 0", getattr(self, name))
+
+
 FV_VAE_PRESETS = {
-    "paper": FvVaeSettings(),
+    "paper": FvVaeSettings(lambda3=1000.0),
     "released": FvVaeSettings(
         hidden=(),
         num_latents=256,
@@ -112,5 +208,5 @@ FV_VAE_PRESETS = {
         num_latents=63, optimiser="adam", learning_rate=1e-3, num_steps=400, batch_frames=32
     ),
 }
-"""The two published settings, and one for corpora of some hundred videos. `paper` is FV-VAE^- until
-lambda3 is set: the paper picks it by a sweep (DQ Figure 4(b))."""
+"""The two published settings, and one for corpora of some hundred videos, which needs no labels. DQ does not
+print its lambda3: 1,000 is the released network's, and what `jobs.sweep` picks (docs/encoders.md)."""

@@ -14,10 +14,25 @@ LEVELS = (6, 3, 2, 1)
 def pyramid_pool(maps: Tensor, levels: tuple[int, ...] = LEVELS) -> Tensor:
     """Max-pools maps [f, C, h, w] to descriptors [f, T, C], level by level, row by row in each.
 
-    Maps smaller than a level repeat values, as adaptive pooling defines it.
+    Maps smaller than a level repeat values, as adaptive pooling defines it. Gradients go to the
+    largest value of a cell, in equal parts where several are largest.
     """
-    pooled = [functional.adaptive_max_pool2d(maps, side).flatten(2) for side in levels]
+    # On a GPU the gradient of torch's own adaptive pooling differs from run to run.
+    pool = _pool_by_slices if maps.requires_grad else functional.adaptive_max_pool2d
+    pooled = [pool(maps, side).flatten(2) for side in levels]
     return torch.cat(pooled, dim=2).transpose(1, 2).contiguous()
+
+
+def _pool_by_slices(maps: Tensor, side: int) -> Tensor:
+    rows, columns = (_cells(size, side) for size in maps.shape[2:])
+    bands = [maps[:, :, row].amax(2) for row in rows]
+    cells = [band[..., column].amax(2) for band in bands for column in columns]
+    return torch.stack(cells, dim=2).unflatten(2, (side, side))
+
+
+def _cells(size: int, side: int) -> list[slice]:
+    """Cell i covers floor(i size / side) to ceil((i + 1) size / side)."""
+    return [slice(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
 
 
 def num_cells(levels: tuple[int, ...] = LEVELS) -> int:

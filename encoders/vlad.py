@@ -3,14 +3,14 @@
 Letters: n descriptors, C channels (after PCA), K centroids, D = KC, one block of C per centroid.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from encoders.base import Encoder
-from encoders.kmeans import CHUNK_DESCRIPTORS, fit_centroids, nearest
+from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, groups
+from encoders.kmeans import Assignment, add_up_cells, fit_centroids
 from encoders.normalise import l2
 from encoders.pca import Pca, input_width
 from encoders.sample import FitSample
@@ -43,24 +43,42 @@ class Vlad(Encoder):
         self.normalisation = normalisation or ("l2" if intra else "signed_sqrt_l2")
         self.descriptor_dim = input_width(pca, width, self.name)
         self.output_dim = num_centroids * width
+        self._assigning_of: dict[torch.dtype, tuple[Tensor, Assignment]] = {}
 
     @classmethod
     def fit(cls, sample: FitSample, settings: VladSettings, normalisation: str) -> Self:
         """k-means of the sample; with `settings.intra` the normalisation is VU 2.3.3's, "l2"."""
-        pca, centroids = fit_centroids(sample, settings.num_centroids, settings.pca_components)
+        pca, centroids = fit_centroids(sample, settings.num_centroids, settings)
         return cls(centroids, pca, settings.intra, "l2" if settings.intra else normalisation)
 
     def _sums(self, descriptors: Tensor) -> Tensor:
-        sums = self._zeros()
-        for chunk in descriptors.split(CHUNK_DESCRIPTORS):
-            x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
+        return self._batch_sums(descriptors, [len(descriptors)])[0]
+
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        sums = [self._zeros() for _ in lengths]
+        dtype = torch.promote_types(descriptors.dtype, torch.float32)
+        centroids, assignment = self._assigning(dtype)
+        scratch = Scratch(dtype, descriptors.device)
+        for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
+            x = descriptors[rows].to(dtype)
             x = x if self.pca is None else self.pca.transform(x)
-            centroids = self.centroids.to(x.dtype)
-            cell = nearest(centroids, x)
-            # A product instead of index_add: on a GPU that one adds in no fixed order.
-            members = one_hot(cell, len(centroids)).to(x.dtype)
-            sums += members.T @ (x - centroids[cell])
+            residuals = torch.sub(x, assignment.centre, out=scratch("residuals", *x.shape))
+            cell = assignment.nearest(residuals, scratch("scores", len(x), len(centroids)))
+            nearest = torch.index_select(centroids, 0, cell, out=scratch("nearest", *x.shape))
+            torch.sub(x, nearest, out=residuals)
+            for number, (_, part) in enumerate(pieces):
+                cell[part] += number * len(centroids)
+            blocks = add_up_cells(residuals, cell, len(pieces) * len(centroids))
+            for (video, _), added in zip(pieces, blocks.split(len(centroids)), strict=True):
+                sums[video] += added
         return sums
+
+    def _assigning(self, dtype: torch.dtype) -> tuple[Tensor, Assignment]:
+        """The centroids in `dtype`, and the assignment to them; made once for each dtype."""
+        if dtype not in self._assigning_of:
+            centroids = self.centroids.to(dtype)
+            self._assigning_of[dtype] = centroids, Assignment.to(centroids)
+        return self._assigning_of[dtype]
 
     def _zeros(self) -> Tensor:
         return torch.zeros_like(self.centroids, dtype=torch.float64)

@@ -58,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         ]
     )
     if code != 2:
-        *_, stream = recipe("demo").describe.stream_columns
-        print(QUERIES.format(out=run, stream=stream))
+        print(QUERIES.format(out=run, stream="features_12_difference"))
     return code
 
 

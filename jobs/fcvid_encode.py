@@ -5,20 +5,30 @@ Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or sett
 segments failed.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
+import shlex
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError, RunError
+from pipelines.config import Config, ConfigError, RunError
 from pipelines.recipes import RECIPES, recipe
+
+if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
+    from pipelines.layout import Job
 
 log = logging.getLogger("video_fisher")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(
+    prog: str = "fcvid_encode", description: str = __doc__, default_recipe: str = "fcvid"
+) -> argparse.ArgumentParser:
     """The frozen command line; everything else is `--set section.field=value`."""
-    out = argparse.ArgumentParser(prog="fcvid_encode", description=__doc__.splitlines()[0])
+    out = argparse.ArgumentParser(prog=prog, description=description.splitlines()[0])
     out.add_argument(
         "--videos",
         required=True,
@@ -28,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
         "--labels", help="CSV: path,label[,group][,split]; several rows: several labels"
     )
     out.add_argument("--out", required=True, help="URI that the tables and the report go under")
-    out.add_argument("--recipe", default="fcvid", help=f"one of {', '.join(RECIPES)} (fcvid)")
+    out.add_argument(
+        "--recipe",
+        default=default_recipe,
+        help=f"one of {', '.join(RECIPES)} ({default_recipe})",
+    )
     out.add_argument(
         "--set",
         action="append",
@@ -39,6 +53,19 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--steps", default="all", help="all, or names joined by commas (all)")
     out.add_argument("--limit", type=int, help="use that many videos only, spread over the corpus")
+    out.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        choices=("", "pyav", "decord"),
+        metavar="DECODER",
+        help="try the segments of FAILURES again, with that decoder if one is named",
+    )
+    out.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the output folder from another run that is surely dead",
+    )
     out.add_argument(
         "--address", help="Ray cluster to join; default: RAY_ADDRESS, else one started here"
     )
@@ -55,10 +82,16 @@ def configure_logging() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the job; returns the exit code."""
     arguments = parser().parse_args(argv)
+    return guarded(
+        lambda: run(arguments, recipe(arguments.recipe).with_settings(arguments.settings))
+    )
+
+
+def guarded(job: Callable[[], int]) -> int:
+    """The exit code of a job, with the user's errors as one message each."""
     configure_logging()
     try:
-        config = recipe(arguments.recipe).with_settings(arguments.settings)
-        return run(arguments, config)
+        return job()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,8 +100,19 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def run(arguments: argparse.Namespace, config: object) -> int:
-    """Prepares and runs; imported late, so that a wrong setting shows before torch and Ray are loaded."""
+def run(
+    arguments: argparse.Namespace,
+    config: Config,
+    *,
+    training_only: bool = False,
+    finish: Callable[[Job], None] = lambda job: None,
+) -> int:
+    """Prepares and runs; imported late, so that a wrong setting shows before torch and Ray are loaded.
+
+    Args:
+        training_only: see `prepare.prepare`.
+        finish: called at the end, before the exit code is decided.
+    """
     address = arguments.address or os.environ.get("RAY_ADDRESS")
     if not address:
         # Read by Ray when it is imported. The embedded cluster listens on the loopback address only, and
@@ -77,6 +121,7 @@ def run(arguments: argparse.Namespace, config: object) -> int:
         # Ray's C++ side prints a harmless error for every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from pipelines import corpus, prepare
+    from pipelines.lock import RunLock
 
     steps = prepare.parse_steps(arguments.steps)
     job = prepare.prepare(
@@ -86,10 +131,19 @@ def run(arguments: argparse.Namespace, config: object) -> int:
         config=config,
         steps=steps,
         limit=arguments.limit,
+        training_only=training_only,
     )
-    outcome = corpus.run(job, steps, address)
+    if all(corpus.is_complete(job, step) for step in steps) and arguments.retry_failed is None:
+        outcome = corpus.run(job, steps, address)
+    else:
+        command = shlex.join(sys.argv)
+        with RunLock(job.store, command, take_over=arguments.take_over) as lock:
+            if arguments.retry_failed is not None:
+                job = prepare.retry_failed(job, steps, arguments.retry_failed)
+            outcome = corpus.run(job, steps, address, lock.check)
     for line in corpus.closing_lines(job, outcome, steps):
         log.info(line)
+    finish(job)
     limit = config.run.max_failed_fraction
     if outcome.failed_fraction > limit:
         log.error(

@@ -7,7 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+import torch
 
+from encoders.compress import fit_compression
+from encoders.settings import CompressSettings
 from encoders.svm import fit_one_vs_rest
 from pipelines.config import Classify
 from pipelines.layout import Job
@@ -27,6 +30,8 @@ class Fold:
     encodings: str
     scores: str
     classifier: str
+    compression: str
+    compress: CompressSettings
     footer: dict[str, str]
 
 
@@ -45,10 +50,16 @@ def classify(job: Job) -> int:
                 encodings=job.encodings(job.codebook(encoder, stream, fold)),
                 scores=f"{scores}/fold-{fold:05d}.parquet",
                 classifier=f"{job.classifiers(encoder, stream)}/fold-{fold:05d}.safetensors",
+                compression=f"{job.classifiers(encoder, stream)}/compression-{fold:05d}.safetensors",
+                compress=job.variants[encoder].compress,
                 footer=job.footer("classify"),
             )
             if not job.store.exists(task.scores):
-                tasks.append(_classify_fold.remote(job.store, task, shared, job.config.classify))
+                tasks.append(
+                    _classify_fold.remote(
+                        job.store, task, shared, job.config.classify, job.config.run.seed
+                    )
+                )
     rows = 0
     for done, task in enumerate(tasks, start=1):
         rows += ray.get(task)
@@ -58,13 +69,20 @@ def classify(job: Job) -> int:
 
 
 @ray.remote(max_retries=3)
-def _classify_fold(store: Store, task: Fold, labels: pa.Table, settings: Classify) -> int:
+def _classify_fold(
+    store: Store, task: Fold, labels: pa.Table, settings: Classify, seed: int
+) -> int:
     videos, vectors = read_encodings(store, task.encodings, labels)
     classes = sorted({name for names in labels["labels"].to_pylist() for name in names})
     targets = target_matrix(videos["labels"].to_pylist(), classes)
     labelled = targets.any(1)
     tests = np.asarray(videos["fold"]) == task.fold
     train, test = labelled & ~tests, labelled & tests
+    if task.compress.kind != "none":
+        # Fitted on training videos alone, like everything that the test videos are judged by.
+        compression = fit_compression(torch.from_numpy(vectors[train]), task.compress, seed)
+        store.publish(task.compression, compression.to_bytes())
+        vectors = compression.transform(torch.from_numpy(vectors)).float().numpy()
     classifier = fit_one_vs_rest(
         vectors[train], targets[train], classes=classes, c=settings.c, loss=settings.loss
     )

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
 from pipelines.config import Config, RunError
 from pipelines.descriptor_stages import Codebook
 from pipelines.sink import Counter, ProgressLine
 from pipelines.storage import DONE, Store
-from pipelines.tables import CURVES, vectors_from_arrow
+from pipelines.tables import CURVES, descriptors_from_arrow
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Task:
 
 
 def fit_codebooks(
-    tasks: list[Task], store: Store, config: Config, num_cells: int, name: str
+    tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream], name: str
 ) -> None:
     """Fits and publishes every task's codebook.
 
@@ -59,21 +59,49 @@ def fit_codebooks(
             f"fit.num_workers: expected at most the {fewest} training videos, got "
             f"{config.fit.num_workers}; each worker needs a video of its own"
         )
-    counter = Counter.remote()
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= config.fit.num_workers
-    cpus = ray.cluster_resources().get("CPU", 1)
-    share = 1 if cpus >= config.fit.num_workers + 1 else cpus / (config.fit.num_workers + 1)
-    trainer = TorchTrainer(
+    # One CPU each: codebooks are the same bits for the same number of threads only.
+    run_training(
         _worker,
-        train_loop_config={
-            "tasks": tasks,
-            "store": store,
-            "config": config,
-            "num_cells": num_cells,
-            "counter": counter,
-        },
+        {"tasks": tasks, "store": store, "config": config, "streams": streams},
+        name=name,
+        step="fit",
+        total=len(tasks),
+        threads=1,
+    )
+
+
+def run_training(
+    loop: Callable[[dict], None],
+    setting: dict,
+    *,
+    name: str,
+    step: str,
+    total: int,
+    threads: int | None = None,
+) -> None:
+    """One Ray Train run of fit.num_workers workers, with a progress line.
+
+    Args:
+        setting: what `loop` is given, with `store` and `config`; a Counter is added as `counter`.
+        total: how many results `loop` counts.
+        threads: CPUs of a worker, and so its threads; None: all that there are, but one.
+
+    Raises:
+        RunError: `loop` reported a failure that would come again.
+    """
+    store, config = setting["store"], setting["config"]
+    counter = Counter.remote()
+    workers, resources = config.fit.num_workers, ray.cluster_resources()
+    use_gpu = resources.get("GPU", 0) >= workers
+    cpus = resources.get("CPU", 1)
+    share = threads or max(1, int(cpus - 1) // workers)
+    if cpus < workers * share + 1:
+        share = cpus / (workers + 1)
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=setting | {"counter": counter},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.fit.num_workers,
+            num_workers=workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": share} | ({"GPU": 1} if use_gpu else {}),
         ),
@@ -85,11 +113,11 @@ def fit_codebooks(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    with ProgressLine(log.info, "fit", len(tasks), counter):
+    with ProgressLine(log.info, step, total, counter):
         trainer.fit()
     store.delete_folder("train")
     if error := ray.get(counter.failure.remote()):
-        raise RunError(f"fit: {error}")
+        raise RunError(f"{step}: {error}")
 
 
 def _worker(setting: dict) -> None:
@@ -107,22 +135,19 @@ def _fit_all(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    kept = _Checkpoints(config.fit.checkpoint_s, rank)
+    kept = Checkpoints(config.fit.checkpoint_s, rank)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
     for task in _unfinished(setting["tasks"], store, rank):
         book = task.codebook
         if task.sample not in frames:
-            frames = {
-                task.sample: _read_share(store, task.sample, setting["num_cells"], rank, world_size)
-            }
+            stream = setting["streams"][book.stream]
+            frames = {task.sample: _read_share(store, task.sample, stream, rank, world_size)}
         started = time.monotonic()
-        curves = _Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
-        sample = _fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
-        encoder = ENCODERS[book.encoder].fit(
-            sample, getattr(config, book.encoder, None), config.encode.normalisation
-        )
+        curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
+        sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
+        encoder = ENCODERS[book.base].fit(sample, book.settings, config.encode.normalisation)
         if rank == 0:
-            _publish(store, task, encoder.to_bytes(), curves, time.monotonic() - started)
+            _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             setting["counter"].add.remote({"ok": 1})
     kept.report({})
 
@@ -136,9 +161,12 @@ def _unfinished(tasks: list[Task], store: Store, rank: int) -> list[Task]:
     return [task for task, flag in zip(tasks, flags.tolist(), strict=True) if not flag]
 
 
-def _publish(store: Store, task: Task, codebook: bytes, curves: "_Curves", seconds: float) -> None:
+def _publish(
+    store: Store, task: Task, files: dict[str, bytes], curves: "Curves", seconds: float
+) -> None:
     folder = task.codebook.folder
-    store.publish(f"{folder}/codebook.safetensors", codebook)
+    for name, content in files.items():
+        store.publish(f"{folder}/{name}", content)
     if curves.rows:
         store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
     store.publish_json(
@@ -147,39 +175,59 @@ def _publish(store: Store, task: Task, codebook: bytes, curves: "_Curves", secon
 
 
 def _read_share(
-    store: Store, sample: str, num_cells: int, rank: int, world_size: int
+    store: Store, sample: str, stream: Stream, rank: int, world_size: int
 ) -> tuple[torch.Tensor, list[str]]:
-    """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn."""
-    table = store.read_table(sample).sort_by([("video_id", "ascending"), ("frame", "ascending")])
-    videos = table["video_id"].to_pylist()
-    own = {video for place, video in enumerate(sorted(set(videos))) if place % world_size == rank}
-    mine = np.array([video in own for video in videos])
-    column = table.filter(pa.array(mine))["descriptors"]
-    flat = np.concatenate([vectors_from_arrow(chunk.flatten()) for chunk in column.chunks])
-    frames = torch.from_numpy(flat.copy()).view(-1, num_cells, flat.shape[1])
-    return frames, [video for video, keep in zip(videos, mine, strict=True) if keep]
+    """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
+
+    The frames are a float16 file that is mapped into memory: a sample may be larger than it. The file has
+    no name any more when this returns, and goes with the worker.
+    """
+    keys = store.read_table(sample, ["video_id", "frame"])
+    videos = np.array(keys["video_id"].to_pylist(), object)
+    rank_of = {video: place % world_size for place, video in enumerate(sorted(set(videos)))}
+    mine = np.array([rank_of[video] == rank for video in videos], bool)
+    order = np.flatnonzero(mine)[
+        np.lexsort((keys["frame"].to_numpy()[mine], videos[mine].astype(str)))
+    ]
+    place = np.full(len(videos), -1)
+    place[order] = np.arange(len(order))
+    shape = (len(order), stream.cells, stream.width)
+    if not len(order):
+        return torch.zeros(shape, dtype=torch.float16), []
+    with tempfile.TemporaryFile() as file:
+        frames = np.memmap(file, np.float16, "w+", shape=shape)
+    first = 0
+    for name in store.files(sample):
+        with store.open_parquet(name) as table:
+            column = table.read(["descriptors"])["descriptors"]
+        for row in column:
+            if place[first] >= 0:
+                frames[place[first]] = descriptors_from_arrow(row)
+            first += 1
+    return torch.from_numpy(frames), videos[order].tolist()
 
 
-def _fit_sample(
+def fit_sample(
     task: Task,
     share: tuple[torch.Tensor, list[str]],
     config: Config,
     rank: int,
     world_size: int,
-    curves: "_Curves",
-    kept: "_Checkpoints",
+    curves: "Curves",
+    kept: "Checkpoints",
 ) -> FitSample:
     frames, videos = share
     use = [place for place, video in enumerate(videos) if video in task.videos]
+    if len(use) < len(videos):
+        frames = frames[use]
     number = {video: place for place, video in enumerate(sorted(task.videos))}
     classes = sorted({label for labels in task.labels.values() for label in labels})
     targets = torch.zeros(len(number), len(classes))
     for video, labels in task.labels.items():
         for label in labels:
             targets[number[video], classes.index(label)] = 1
-    device = ray.train.torch.get_device()
     return FitSample(
-        frames=frames[use].to(device),
+        frames=frames.to(ray.train.torch.get_device()),
         video=torch.tensor([number[videos[place]] for place in use], dtype=torch.int64),
         targets=targets if classes else None,
         multi_label=bool((targets.sum(1) > 1).any()),
@@ -201,7 +249,7 @@ def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass
-class _Curves:
+class Curves:
     """Rows of CURVES, and a word for the progress line every few seconds, from rank 0."""
 
     book: Codebook
@@ -217,10 +265,12 @@ class _Curves:
         self.rows.append(named | {"quantity": quantity, "step": step, "value": value})
         if time.monotonic() - self.logged > 2:
             self.logged = time.monotonic()
-            self.counter.say.remote(f"{self.book.name} step {step}, {quantity} {value:.4f}")
+            self.counter.say.remote(
+                f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
+            )
 
 
-class _Checkpoints:
+class Checkpoints:
     """Ray Train checkpoints of the codebook under way: plain tensors, read without unpickling."""
 
     def __init__(self, every_s: float, rank: int) -> None:

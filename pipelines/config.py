@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -16,6 +15,9 @@ from typing import Any, Literal, Self
 
 from encoders.settings import (
     FV_VAE_PRESETS,
+    BilinearSettings,
+    CompressSettings,
+    FinetuneSettings,
     FvVaeSettings,
     GmmFvSettings,
     VladSettings,
@@ -105,15 +107,19 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """The decoder, and the budget of one segment; what goes over it becomes a failed row."""
+    """The decoder, and the budget of one segment; what goes over it becomes a failed row.
+
+    timeout_s: for the whole segment. frame_timeout_s: between two signs of life, such as frames.
+    """
 
     decoder: Literal["pyav", "decord"] = "pyav"
     timeout_s: float = 120.0
+    frame_timeout_s: float = 30.0
     memory_bytes: int = 4 * 2**30
     max_frame_px: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "memory_bytes", "max_frame_px"):
+        for name in ("timeout_s", "frame_timeout_s", "memory_bytes", "max_frame_px"):
             require(getattr(self, name) > 0, f"decode.{name}", "more than 0", getattr(self, name))
 
 
@@ -121,6 +127,9 @@ class Decode:
 class Describe:
     """The network and how its maps become descriptors.
 
+    streams: what is kept of each node's maps (encoders.descriptors.KINDS): pyramids of the maps and of their
+        differences, or every position, which `concat` and DQ's AVE read. A node without spatial extent, such as
+        fc7, gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
     batch_frames: frames of one forward pass. batch_segments: segments an actor takes at a time.
     """
@@ -128,7 +137,10 @@ class Describe:
     backbone: str = "vgg19"
     nodes: tuple[str, ...] = ("pool5",)
     weights: str = "IMAGENET1K_V1"
-    streams: tuple[Literal["appearance", "difference"], ...] = ("appearance", "difference")
+    streams: tuple[Literal["appearance", "difference", "positions"], ...] = (
+        "appearance",
+        "difference",
+    )
     scaling: Literal["per_position", "whole_map"] = "per_position"
     spp_levels: tuple[int, ...] = (6, 3, 2, 1)
     batch_frames: int = 32
@@ -151,22 +163,6 @@ class Describe:
         )
         for name in ("batch_frames", "batch_segments"):
             require(getattr(self, name) >= 1, f"describe.{name}", "at least 1", getattr(self, name))
-        columns = list(self.stream_columns)
-        require(
-            len(columns) == len(self.nodes) * len(self.streams),
-            "describe.nodes",
-            "names that differ in their letters and digits",
-            self.nodes,
-        )
-
-    @property
-    def stream_columns(self) -> dict[str, tuple[str, str]]:
-        """{column of DESCRIPTORS: (node, stream)}, such as features_12_appearance."""
-        return {
-            f"{re.sub('[^0-9A-Za-z]+', '_', node)}_{stream}": (node, stream)
-            for node in self.nodes
-            for stream in self.streams
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +184,16 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Which encodings are made of every stream, and how their vectors are stored."""
+    """Which encodings are made of every stream, and how their vectors are stored.
+
+    encoders: registry names, or variants such as vlad@num_centroids=64 (see `Config.variant`).
+    attention: write ATTENTION, for encoders that have one (fv_vae).
+    """
 
     encoders: tuple[str, ...] = ("ave", "vlad", "gmm_fv", "fv_vae")
     normalisation: Literal["signed_sqrt_l2", "l2", "none"] = "signed_sqrt_l2"
     dtype: Literal["float32", "float16"] = "float32"
+    attention: bool = True
     batch_videos: int = 8
 
     def __post_init__(self) -> None:
@@ -260,6 +261,30 @@ class Cluster:
     no_progress_timeout_s: int = 600
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One entry of encode.encoders: what is fitted, and what the classifier is given.
+
+    Attributes:
+        name: as in encode.encoders; names results.
+        base: the registry key.
+        codebook: the name without what only concerns the classifier; names codebooks and encodings.
+        settings: the encoder's record, None where it has none.
+        compress: of the finished vectors.
+    """
+
+    name: str
+    base: str
+    codebook: str
+    settings: Any
+    compress: CompressSettings
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the codebook depends on labels, and so must be fitted without the test fold."""
+        return getattr(self.settings, "uses_labels", False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything a run is made from except its inputs and its output URI."""
@@ -274,20 +299,56 @@ class Config:
     fit: Fit = field(default_factory=Fit)
     vlad: VladSettings = field(default_factory=VladSettings)
     gmm_fv: GmmFvSettings = field(default_factory=GmmFvSettings)
-    fv_vae: FvVaeSettings = field(default_factory=FvVaeSettings)
+    fv_vae: FvVaeSettings = FV_VAE_PRESETS["paper"]
+    bilinear: BilinearSettings = field(default_factory=BilinearSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     encode: Encode = field(default_factory=Encode)
+    compress: CompressSettings = field(default_factory=CompressSettings)
     classify: Classify = field(default_factory=Classify)
     evaluate: Evaluate = field(default_factory=Evaluate)
     run: Run = field(default_factory=Run)
     cluster: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
-        num_streams = len(self.describe.nodes) * len(self.describe.streams)
-        require(
-            len(self.evaluate.stream_weights) in (0, num_streams),
-            "evaluate.stream_weights",
-            f"none, or {num_streams} (describe.nodes x describe.streams)",
-            self.evaluate.stream_weights,
+        for name in self.encode.encoders:
+            self.variant(name)
+
+    def variant(self, name: str) -> Variant:
+        """What a name of encode.encoders means: an encoder with settings of its own.
+
+        `base@field=value:field=value` changes fields of the section `base`, lists written with / ; fields
+        that begin with `compress.` change that section.
+
+        Raises:
+            ValueError: malformed, or a field or value that the section does not have.
+        """
+        base, _, text = name.partition("@")
+        changes: dict[str, dict[str, object]] = {base: {}, "compress": {}}
+        own = []
+        for part in text.split(":") if text else []:
+            path, equals, value = part.partition("=")
+            section, _, field_name = path.rpartition(".")
+            record = getattr(self, section or base, None)
+            if (
+                not equals
+                or section not in ("", "compress")
+                or not dataclasses.is_dataclass(record)
+            ):
+                raise ConfigError(
+                    f"--set encode.encoders={name}: expected encoder@field=value:field=value"
+                )
+            where = f"encode.encoders={name}"
+            value = _value(record, field_name, value.replace("/", ","), where)
+            changes[section or base][field_name] = value
+            if not section:
+                own.append(part)
+        settings = getattr(self, base, None)
+        return Variant(
+            name=name,
+            base=base,
+            codebook=f"{base}@{':'.join(own)}" if own else base,
+            settings=settings and dataclasses.replace(settings, **changes[base]),
+            compress=dataclasses.replace(self.compress, **changes["compress"]),
         )
 
     def with_settings(self, settings: list[str]) -> Self:
@@ -316,6 +377,8 @@ class Config:
                 raise ConfigError(f"--set {' --set '.join(ours)}: {error}") from error
         try:
             return dataclasses.replace(self, **records)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"--set {' --set '.join(settings)}: {error}") from error
 

@@ -3,7 +3,7 @@
     index      videos, labels               -> VIDEOS, SEGMENTS
     describe   SEGMENTS                     -> DESCRIPTORS, FAILURES
     fit        sample of DESCRIPTORS        -> codebooks
-    encode     DESCRIPTORS, codebooks       -> ENCODINGS
+    encode     DESCRIPTORS, codebooks       -> ENCODINGS, ATTENTION
     classify   ENCODINGS, VIDEOS            -> classifiers, SCORES
     evaluate   SCORES, VIDEOS               -> METRICS, report
 
@@ -11,6 +11,7 @@ Each step reads what the steps before it published, publishes its own, and does 
 for the same inputs and settings is complete.
 """
 
+import dataclasses
 import functools
 import logging
 import time
@@ -23,7 +24,6 @@ import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
 
-from encoders.spp import num_cells
 from pipelines import (
     classify,
     cluster,
@@ -34,12 +34,12 @@ from pipelines import (
     sink,
     video_stages,
 )
-from pipelines.config import RunError
+from pipelines.config import Decode, RunError
 from pipelines.layout import STEPS, Job
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
 from pipelines.storage import DONE
-from pipelines.tables import DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
 from pipelines.video import VideoFacts
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,17 @@ class Outcome:
         return self.failed / self.planned if self.planned else 0.0
 
 
-def run(job: Job, steps: tuple[str, ...], address: str | None) -> Outcome:
-    """Runs the named steps in their order; starts or joins a cluster only if there is work."""
+def run(
+    job: Job,
+    steps: tuple[str, ...],
+    address: str | None,
+    check: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Runs the named steps in their order; starts or joins a cluster only if there is work.
+
+    Args:
+        check: called before each step; raises where the run must not go on.
+    """
     work = [name for name in steps if not is_complete(job, name)]
     for name in steps:
         if name not in work:
@@ -70,6 +79,7 @@ def run(job: Job, steps: tuple[str, ...], address: str | None) -> Outcome:
         cluster.connect(address, job.config.cluster)
     for name in STEPS:
         if name in work and not is_complete(job, name):
+            check()
             started = time.monotonic()
             rows = _STEP[name](job)
             seconds = time.monotonic() - started
@@ -105,12 +115,12 @@ def index(job: Job) -> int:
             name = sink.file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
     pool = cluster.pools(job.config.cluster).decode
-    data = _dataset(rows, 64).map_batches(
+    data = dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode),
         **pool.options(batch_size=64),
     )
-    _write(job, "index", data, outputs, total=rows.num_rows, rows_per_file=10_000)
+    write_tables(job, "index", data, outputs, total=rows.num_rows, rows_per_file=10_000)
     job.finish("index")
     return job.manifest.num_rows
 
@@ -118,25 +128,31 @@ def index(job: Job) -> int:
 def describe(job: Job) -> int:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
-    plan = _plan(job)
-    rows = sink.pending(plan, job.store, job.descriptors, ("segment_id", "source"))
+    plan = segment_plan(job)
+    rows = _to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     pools, config = cluster.pools(job.config.cluster), job.config
     data = (
-        _dataset(rows, 4)
+        dataset(rows, 4)
         .map_batches(
             video_stages.DecodeSegments,
-            fn_constructor_args=(config.sampling, config.picture, config.decode),
+            fn_constructor_args=(config.sampling, config.picture, _decode(job)),
             **pools.decode.options(batch_size=4),
         )
         .map_batches(
             descriptor_stages.DescribeFrames,
-            fn_constructor_args=(job.store, job.weights.file, config, pools.describe.num_threads),
+            fn_constructor_args=(
+                job.store,
+                job.weights.file,
+                config,
+                job.described,
+                pools.describe.num_threads,
+            ),
             **pools.describe.options(config.describe.batch_segments),
         )
     )
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
-    _write(job, "describe", data, outputs, total=rows.num_rows, rows_per_file=16)
+    write_tables(job, "describe", data, outputs, total=rows.num_rows, rows_per_file=16)
     _write_failures(job)
     job.finish("describe")
     return plan.num_rows
@@ -156,18 +172,19 @@ def fit(job: Job) -> int:
         )
         for book in job.codebooks
     ]
-    # A codebook that is there already is skipped by the workers, but their start is not free.
+    # Variants may share a codebook. One that is there already is skipped by the workers, but their
+    # start is not free.
+    tasks = list({task.codebook.folder: task for task in tasks}.values())
     tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
     if tasks:
         log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
-        cells = num_cells(job.config.describe.spp_levels)
-        codebooks.fit_codebooks(tasks, job.store, job.config, cells, job.digest("fit"))
+        codebooks.fit_codebooks(tasks, job.store, job.config, job.described, job.digest("fit"))
     job.finish("fit")
     return len(job.codebooks)
 
 
 def encode(job: Job) -> int:
-    """ENCODINGS: one pass over each stream makes the vectors of all its codebooks."""
+    """ENCODINGS and ATTENTION: one pass over each stream serves all its codebooks."""
     videos = _places_by_video(job)
     total = 0
     for stream in job.streams:
@@ -178,12 +195,23 @@ def encode(job: Job) -> int:
         visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
         done = pa.array(sorted(frozenset.intersection(*visible)), pa.string())
         rows = videos.filter(pc.invert(pc.is_in(videos["video_id"], done)))
-        data = _dataset(rows, job.config.encode.batch_videos).map_batches(
+        attentive = [book for book in books if job.writes_attention(book)]
+        described = job.described[stream]
+        data = dataset(rows, job.config.encode.batch_videos).map_batches(
             descriptor_stages.EncodeVideos,
-            fn_constructor_args=(job.store, books, job.config.encode.dtype),
+            fn_constructor_args=(job.store, books, attentive, described, job.config.encode.dtype),
             **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
         )
         outputs = [
+            sink.Output(
+                ATTENTION,
+                job.attention(book),
+                job.footer("encode") | {"video_fisher.codebook": book.digest},
+                functools.partial(descriptor_stages.attention_of, book=book, stream=described),
+                sink.visible_videos(rows, job.store, job.attention(book)),
+            )
+            for book in attentive
+        ] + [
             sink.Output(
                 ENCODINGS,
                 job.encodings(book),
@@ -193,7 +221,7 @@ def encode(job: Job) -> int:
             )
             for book, already in zip(books, visible, strict=True)
         ]
-        _write(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
+        write_tables(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
         for book in books:
             job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
         total += len(books) * rows.num_rows
@@ -239,20 +267,40 @@ def outcome(job: Job, did_work: bool) -> Outcome:
         planned = plan.num_rows
         if job.store.files(job.descriptors):
             done = _current(
-                plan, job.store.read_table(job.descriptors, ["segment_id", "source", "status"])
+                plan,
+                job.store.read_table(
+                    job.descriptors, ["segment_id", "source", "status", "attempts"]
+                ),
             )
             for item in pc.value_counts(done["status"]).to_pylist():
                 counts[item["values"]] = item["counts"]
     return Outcome(did_work, planned, **counts)
 
 
-def _plan(job: Job) -> pa.Table:
-    """SEGMENTS with what decoding needs of VIDEOS."""
+def segment_plan(job: Job) -> pa.Table:
+    """SEGMENTS with what decoding needs of VIDEOS, and which attempt this is."""
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
-    return segments.join(job.store.read_table(job.videos, columns), "video_id").sort_by(
-        "segment_id"
-    )
+    plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
+    attempt = pa.repeat(pa.scalar(job.retries.passes + 1, pa.int32()), plan.num_rows)
+    return plan.append_column("attempts", attempt).sort_by("segment_id")
+
+
+def _to_describe(job: Job, plan: pa.Table) -> pa.Table:
+    """The segments without a row; after `--retry-failed` also those that it has not tried again yet."""
+    if not job.store.files(job.descriptors):
+        return plan
+    columns = ["segment_id", "source", "status", "attempts"]
+    rows = _current(plan, job.store.read_table(job.descriptors, columns))
+    tried = pc.greater(rows["attempts"], job.retries.passes)
+    done = rows.filter(pc.or_(pc.equal(rows["status"], "ok"), tried))
+    return plan.filter(pc.invert(pc.is_in(plan["segment_id"], done["segment_id"])))
+
+
+def _decode(job: Job) -> Decode:
+    """The decoding of this attempt."""
+    settings = job.config.decode
+    return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
 
 
 def _known_videos(job: Job) -> pa.Table:
@@ -280,10 +328,11 @@ def _write_failures(job: Job) -> None:
     columns = [column.name for column in FAILURES.columns]
     rows = _current(plan, job.store.read_table(job.descriptors, columns))
     bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
-    missing = plan.num_rows - rows.num_rows
+    missing = sorted(set(plan["segment_id"].to_pylist()) - set(rows["segment_id"].to_pylist()))
     if missing:
         raise RunError(
-            f"describe: {missing} of {plan.num_rows} planned segments have no row; run it again"
+            f"describe: {len(missing)} of {plan.num_rows} planned segments have no row, such as "
+            f"{', '.join(missing[:5])}; run it again"
         )
     job.store.publish_table(
         f"{job.failures}/failures.parquet", bad.cast(FAILURES.schema()), job.footer("describe")
@@ -291,16 +340,17 @@ def _write_failures(job: Job) -> None:
 
 
 def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows that the plan asks for, each once: not of other videos, nor of a file that has changed."""
+    """The rows that the plan asks for, each once, by its last attempt: not of other videos, nor of a file
+    that has changed."""
     key = ["segment_id", "source"]
-    rows = rows.join(plan.select(key), key, join_type="inner")
+    rows = rows.join(plan.select(key), key, join_type="inner").sort_by([("attempts", "descending")])
     _, first = np.unique(np.array(rows["segment_id"].to_pylist(), object), return_index=True)
     return rows.take(pa.array(first))
 
 
 def _places(job: Job) -> pa.Table:
     """Where the described segments are: segment_id, video_id, source, segment, file, row."""
-    columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status"]
+    columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status", "attempts"]
     tables = []
     for name in job.store.files(job.descriptors):
         with job.store.open_parquet(name) as file:
@@ -339,33 +389,25 @@ def _sample(job: Job, stream: str) -> None:
             f"in {job.store.uri(job.failures)}, or one frame long?"
         )
     rate = job.config.fit.num_frames / num_frames
-    width = job.widths[stream]
     rows = places.select(["video_id", "file", "row"])
     rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
-    data = _dataset(rows, 64).map_batches(
+    data = dataset(rows, 64).map_batches(
         descriptor_stages.SampleFrames,
-        fn_constructor_args=(
-            job.store,
-            stream,
-            job.config.describe,
-            width,
-            rate,
-            job.config.run.seed,
-        ),
+        fn_constructor_args=(job.store, job.described[stream], rate, job.config.run.seed),
         **cluster.pools(job.config.cluster).encode.options(batch_size=64),
     )
     outputs = [sink.Output(SAMPLES, folder, job.footer("fit"))]
-    _write(job, f"sample {stream}", data, outputs, total=num_frames, rows_per_file=1000)
+    write_tables(job, f"sample {stream}", data, outputs, total=num_frames, rows_per_file=1000)
     job.store.publish_json(f"{folder}/{DONE}", {"rate": rate, "num_frames": num_frames})
 
 
-def _dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
+def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
     """Blocks of that many rows, so that work is dealt out evenly and a lost task costs little."""
     parts = [rows.slice(i, rows_per_block) for i in range(0, max(1, rows.num_rows), rows_per_block)]
     return ray.data.from_arrow([part.combine_chunks() for part in parts])
 
 
-def _write(
+def write_tables(
     job: Job,
     step: str,
     data: Dataset,

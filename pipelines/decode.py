@@ -2,10 +2,9 @@
 
 Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands
 in for the other. A frame is the right picture or missing, never a neighbour, and no damage that the
-decoder notices is painted over (VP8 and VP6 notice little).
+decoder notices is painted over (VP8 and VP6 notice little, decord nothing: docs/decoders.md).
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from pipelines import watch
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode_decord import DecordVideo
 from pipelines.decode_pyav import PyAvVideo
@@ -145,6 +145,8 @@ def _seekable(uri: str) -> Iterator[str | BinaryIO]:
         return
     with tempfile.TemporaryFile() as copy:
         with open_remote(uri, "none", _COPY_BYTES) as file:
-            shutil.copyfileobj(file, copy, _COPY_BYTES)
+            while block := file.read(_COPY_BYTES):
+                watch.alive()
+                copy.write(block)
         copy.flush()
         yield copy

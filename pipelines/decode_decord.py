@@ -1,6 +1,11 @@
 """Frames through decord: no longer maintained, x86-64 Linux alone, and without AV1.
 
 decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
+
+It is used only where its list of the frames (number, times, key frames) is that of the packets. Where
+they differ it gives wrong pictures without a word: after an edit list, the frame five places on; in
+HEVC with open groups of pictures it counts key frames in order of the file, and after a seek gives
+neighbours. docs/decoders.md names the clips.
 """
 
 import re
@@ -8,29 +13,39 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pipelines import watch
 from pipelines.config import Decode, Picture
-from pipelines.sampling import end_of
-from pipelines.video import VideoError, check_size, open_stream
+from pipelines.decode_pyav import PyAvVideo
+from pipelines.video import VideoError
 
-_NO_TIME_S = -1e9
-"""decord writes a time far below this where the file holds none."""
+_TIME_TOLERANCE = 2.0**-20
+"""decord's times are float32: this is eight of their smallest steps."""
 
 
 class DecordVideo:
     """`pipelines.decode.Video` by decord, on one thread.
 
     Raises:
-        VideoError: as `pipelines.video.open_stream`, and unsupported where decord refuses the file.
+        VideoError: as `pipelines.video.open_stream`, and unsupported where decord refuses the file or
+            would give the wrong frames of it.
     """
 
     name = "decord"
 
     def __init__(self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode) -> None:
-        with open_stream(source, uri) as (_, stream):
-            check_size(stream, decode.max_frame_px)
+        listed = PyAvVideo(source, uri, picture, decode)
+        if listed.is_listed_by_decoding:
+            text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
+            raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
+        self.timestamps_s, self.end_s, self.is_key = (
+            listed.timestamps_s,
+            listed.end_s,
+            listed.is_key,
+        )
         # Not at the top: there is no decord for other machines, and it is slow to load.
         import decord
 
+        watch.alive()
         decord.logging.set_level(decord.logging.QUIET)
         self.version = decord.__version__
         self._errors = (decord.DECORDError, decord._ffi.base.DECORDLimitReachedError)
@@ -47,33 +62,33 @@ class DecordVideo:
                 fault_tol=1e-9,
             )
         except (*self._errors, RuntimeError) as error:
-            text = f"{uri}: decord refuses it; try decode.decoder = pyav: {_reason(error)}"
+            text = f"{uri}: decord refuses it; set decode.decoder = pyav: {_reason(error)}"
             raise VideoError("unsupported", text) from error
-        self._list(uri)
-
-    def _list(self, uri: str) -> None:
-        spans_s = self._reader.get_frame_timestamp(range(len(self._reader)))
-        times_s = np.float64(spans_s[:, 0])
-        if (times_s < _NO_TIME_S).any():
-            text = f"{uri}: decord gives no timestamps for it; try decode.decoder = pyav"
+        if difference := self._difference():
+            text = f"{uri}: decord would give wrong frames: {difference}; set decode.decoder = pyav"
             raise VideoError("unsupported", text)
-        # decord gives frames that an edit list hides times below 0.
-        self._shown = np.flatnonzero(times_s >= 0)
-        times_s = times_s[self._shown]
-        is_key = np.zeros(len(self._reader), bool)
-        is_key[self._reader.get_key_indices()] = True
-        self.is_key = is_key[self._shown]
-        # Times come as float32: rounded down, a frame that starts at a target is shown at it.
-        self.timestamps_s = (times_s - times_s[:1]) * (1 - 2.0**-23)
-        self.end_s = end_of(self.timestamps_s, self._reader.get_avg_fps())
+
+    def _difference(self) -> str:
+        """In what decord's list of the frames is not that of the packets; "" in nothing."""
+        num_frames = len(self._reader)
+        if num_frames != len(self.timestamps_s):
+            return f"it lists {num_frames} frames, the packets {len(self.timestamps_s)}"
+        times_s = np.float64(self._reader.get_frame_timestamp(range(num_frames))[:, 0])
+        distance_s = np.abs(times_s - times_s[:1] - self.timestamps_s)
+        if not (distance_s <= _TIME_TOLERANCE * (1 + np.abs(times_s))).all():
+            return "it lists other times than the packets"
+        if self._reader.get_key_indices() != np.flatnonzero(self.is_key).tolist():
+            return "it lists other key frames than the packets"
+        return ""
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """See `pipelines.decode.Video`."""
         images, reason = {}, ""
         crop = slice(self._margin, self._margin + self._crop_px)
         for ordinal in ordinals:
+            watch.alive()
             try:
-                image = self._reader[int(self._shown[ordinal])].asnumpy()
+                image = self._reader[ordinal].asnumpy()
             except self._errors as error:
                 reason = _reason(error)
             else:

@@ -18,9 +18,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from pipelines import watch
 from pipelines.config import Decode, Picture
 from pipelines.sampling import end_of
-from pipelines.video import check_size, display_matrix, open_stream
+from pipelines.video import VideoError, decode_packet, display_matrix, open_stream
 
 # Bilinear with the support scaled, as torchvision's antialiased resize does it, at full chroma
 # resolution: 0.0 to 0.3 grey levels from torchvision on test clips (1 to 2.4 without the latter).
@@ -56,7 +57,11 @@ class _Listing:
 
 
 class PyAvVideo:
-    """`pipelines.decode.Video` by PyAV, on one thread."""
+    """`pipelines.decode.Video` by PyAV, on one thread.
+
+    Attributes:
+        is_listed_by_decoding: the packets do not say which frames are shown when.
+    """
 
     name = "pyav"
     version = f"{av.__version__} (FFmpeg {av.ffmpeg_version_info})"
@@ -64,14 +69,13 @@ class PyAvVideo:
     def __init__(self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode) -> None:
         self._source, self._uri = source, uri
         self._picture, self._max_frame_px = picture, decode.max_frame_px
-        with open_stream(source, uri) as (container, stream):
-            check_size(stream, self._max_frame_px)
+        with open_stream(source, uri, self._max_frame_px) as (container, stream):
             # AVI stores no display times. With B-frames its packets say neither when nor whether
             # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
-            self._is_listed_by_decoding = (
+            self.is_listed_by_decoding = (
                 container.format.name == "avi" and stream.codec_context.has_b_frames
             )
-            if self._is_listed_by_decoding:
+            if self.is_listed_by_decoding:
                 self._listing = _list_decoded(container, stream)
             else:
                 self._listing = _list_packets(container, stream)
@@ -102,9 +106,9 @@ class PyAvVideo:
         reasons = ["the decoder gives no such frame"]
         num_spare = _MAX_REORDERED
         scaler = VideoReformatter()
-        with open_stream(self._source, self._uri) as (container, stream):
-            check_size(stream, self._max_frame_px)
-            for tick, frame, flaw in _decoded(container, stream, runs, self._is_listed_by_decoding):
+        opened = open_stream(self._source, self._uri, self._max_frame_px)
+        with opened as (container, stream):
+            for tick, frame, flaw in _decoded(container, stream, runs, self.is_listed_by_decoding):
                 if flaw:
                     reasons.append(flaw)
                     for ordinal in self._decoded_after(tick, frame, images):
@@ -127,7 +131,7 @@ class PyAvVideo:
         if frame is None or not frame.is_corrupt:
             return []
         damaged = int(np.searchsorted(self._listing.ticks, tick))
-        if self._is_listed_by_decoding:
+        if self.is_listed_by_decoding:
             return [ordinal for ordinal in images if ordinal > damaged - _MAX_REORDERED]
         last = self._listing.last
         return [ordinal for ordinal in images if last[ordinal] > last[damaged]]
@@ -153,7 +157,10 @@ def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     """The packets of the stream. One that cannot be read ends the file."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        for packet in container.demux(stream):
+            watch.alive()
+            if packet.size:
+                yield packet
     except (MemoryError, OSError):
         raise
     except av.FFmpegError:
@@ -231,6 +238,8 @@ def _decoded(
         if index < run[0]:
             continue
         if index == run[0]:
+            if packet is None:
+                return
             flaw = _start_flaw(packet, index)
         ends = packet is not None and index == run[1]
         for part in (packet, None) if ends else (packet,):
@@ -252,11 +261,11 @@ def _decode_packet(stream: VideoStream, packet: Packet | None) -> tuple[list[Vid
     if packet is not None and packet.is_corrupt:
         return [], "a packet is incomplete"
     try:
-        return stream.codec_context.decode(packet), ""
+        return decode_packet(stream.codec_context, packet), ""
     except MemoryError:
         raise
-    except av.FFmpegError as error:
-        return [], error.strerror
+    except (av.FFmpegError, VideoError) as error:
+        return [], str(error) if isinstance(error, VideoError) else error.strerror
 
 
 def _start_flaw(packet: Packet, index: int) -> str:

@@ -3,26 +3,26 @@
 Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray.
 """
 
-import functools
 import hashlib
-from dataclasses import dataclass
-from operator import add
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from encoders import backbones
-from encoders.base import State
-from encoders.descriptors import appearance, difference, stream_width
+from encoders.base import CODEBOOK, Encoder, State
+from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
-from encoders.spp import num_cells
-from pipelines.config import Config, Describe
+from pipelines.config import Config
 from pipelines.storage import Store
 from pipelines.tables import (
+    ATTENTION,
     DESCRIPTORS,
     ENCODINGS,
     SAMPLES,
+    attention_type,
     descriptor_type,
     descriptors_from_arrow,
     descriptors_to_arrow,
@@ -33,35 +33,41 @@ from pipelines.tables import (
 class DescribeFrames:
     """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams."""
 
-    def __init__(self, store: Store, weights: str, config: Config, num_threads: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        weights: str,
+        config: Config,
+        streams: dict[str, Stream],
+        num_threads: int,
+    ) -> None:
         self.settings, self.crop_px = config.describe, config.picture.crop_px
+        self.streams = streams
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
         self.backbone = backbones.build(
             self.settings.backbone, self.settings.nodes, store.read(weights), self.device
         )
-        channels = backbones.num_channels(self.settings.backbone, self.settings.nodes, self.crop_px)
-        self.widths = stream_widths(self.settings, channels)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         counts = batch["num_images"].to_pylist()
         images = np.concatenate([self._images(value) for value in batch["images"]])
         maps = self._maps(torch.from_numpy(images))
         starts = np.cumsum([0, *counts])
-        streams: dict[str, list[np.ndarray | None]] = {name: [] for name in self.widths}
+        columns: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
         failed = [status == "failed" for status in batch["status"].to_pylist()]
         halo = batch["has_predecessor"].to_pylist()
         for place, (start, count) in enumerate(zip(starts, counts, strict=False)):
-            for name, (node, stream) in self.settings.stream_columns.items():
-                own = None if failed[place] else maps[node][start : start + count]
-                streams[name].append(self._describe(own, stream, halo[place]))
+            for name, stream in self.streams.items():
+                own = None if failed[place] else maps[stream.node][start : start + count]
+                columns[name].append(self._describe(own, stream, halo[place]))
         table = batch.drop_columns(["images", "num_images", "has_predecessor"])
         frames = [count - has for count, has in zip(counts, halo, strict=True)]
         table = table.append_column("num_frames", pa.array(frames, pa.int32()))
-        for name, rows in streams.items():
-            table = table.append_column(name, descriptors_to_arrow(rows, self.widths[name]))
-        kinds = {name: descriptor_type(width) for name, width in self.widths.items()}
+        for name, rows in columns.items():
+            table = table.append_column(name, descriptors_to_arrow(rows, self.streams[name].width))
+        kinds = {name: descriptor_type(stream.width) for name, stream in self.streams.items()}
         schema = DESCRIPTORS.schema(**kinds)
         return table.select(schema.names).cast(schema)
 
@@ -74,24 +80,14 @@ class DescribeFrames:
         return {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
 
     def _describe(
-        self, maps: torch.Tensor | None, stream: str, has_predecessor: bool
+        self, maps: torch.Tensor | None, stream: Stream, has_predecessor: bool
     ) -> np.ndarray | None:
         if maps is None:
             return None
-        settings = self.settings
-        if stream == "difference":
-            rows = difference(maps, settings.scaling, settings.spp_levels)
-        else:
-            rows = appearance(maps[int(has_predecessor) :], settings.scaling, settings.spp_levels)
+        if stream.kind != "difference":
+            maps = maps[int(has_predecessor) :]
+        rows = stream.describe(maps, self.settings.scaling, self.settings.spp_levels)
         return rows.flatten(0, 1).half().cpu().numpy()
-
-
-def stream_widths(settings: Describe, channels: dict[str, int]) -> dict[str, int]:
-    """{column of DESCRIPTORS: width of its descriptors}."""
-    return {
-        name: stream_width(stream, channels[node])
-        for name, (node, stream) in settings.stream_columns.items()
-    }
 
 
 class SampleFrames:
@@ -101,21 +97,18 @@ class SampleFrames:
     depend on files, order or workers.
     """
 
-    def __init__(
-        self, store: Store, stream: str, settings: Describe, width: int, rate: float, seed: int
-    ) -> None:
-        self.reader = SegmentReader(store, ["frame_indices", stream])
-        self.stream, self.width, self.rate, self.seed = stream, width, rate, seed
-        self.cells = num_cells(settings.spp_levels)
+    def __init__(self, store: Store, stream: Stream, rate: float, seed: int) -> None:
+        self.reader = SegmentReader(store, ["frame_indices", stream.name])
+        self.stream, self.rate, self.seed = stream, rate, seed
 
     def __call__(self, places: pa.Table) -> pa.Table:
         rows, kept = [], []
         for place in places.to_pylist():
             row = self.reader.read(place["file"], place["row"])
-            descriptors = descriptors_from_arrow(row[self.stream][0])
+            descriptors = descriptors_from_arrow(row[self.stream.name][0])
             if descriptors is None or not len(descriptors):
                 continue
-            frames = descriptors.reshape(-1, self.cells, self.width)
+            frames = descriptors.reshape(-1, self.stream.cells, self.stream.width)
             # A difference belongs to the later of its two frames: the first frame may have none.
             indices = row["frame_indices"][0].as_py()[-len(frames) :]
             for index, frame in zip(indices, frames, strict=True):
@@ -123,7 +116,7 @@ class SampleFrames:
                     rows.append({"video_id": place["video_id"], "frame": index})
                     kept.append(frame)
         table = pa.Table.from_pylist(rows, schema=SAMPLES.schema())
-        return table.append_column("descriptors", descriptors_to_arrow(kept, self.width))
+        return table.append_column("descriptors", descriptors_to_arrow(kept, self.stream.width))
 
 
 def _uniform(seed: int, video_id: str, frame: int) -> float:
@@ -133,88 +126,162 @@ def _uniform(seed: int, video_id: str, frame: int) -> float:
 
 @dataclass(frozen=True)
 class Codebook:
-    """A fitted encoder: where it is, and what names its encodings."""
+    """A fitted encoder: what names its encodings, where it is, and the settings it is used with.
+
+    `encoder` is the name in encode.encoders, without what only concerns the classifier; `base` is the
+    registry key. Codebooks that differ in what `fit` does not depend on are one, in one folder.
+    """
 
     encoder: str
+    base: str
     stream: str
     fold: int
+    settings: object
     digest: str
 
     @property
     def folder(self) -> str:
-        return f"codebooks/{self.name}/{self.digest}"
+        return f"codebooks/{self.base}-{self.stream}/{self.digest}"
 
     @property
     def name(self) -> str:
-        return f"{self.encoder}-{self.stream}"
+        return f"{self.base}-{self.stream}"
+
+    @property
+    def column(self) -> str:
+        """Its column in what `EncodeVideos` returns."""
+        return f"{self.encoder}/{self.digest}"
+
+    def load(self, store: Store, device: str) -> Encoder:
+        """The encoder, from the files of the folder."""
+        names = store.files(self.folder, ".safetensors")
+        files = {name.rsplit("/", 1)[-1]: store.read(name) for name in names}
+        encoder = encoder_from_bytes(files[CODEBOOK])
+        return encoder.with_files(files, self.settings).to(device)
 
 
 class EncodeVideos:
     """Videos, with the places of their segments, to one vector per codebook of one stream.
 
-    Returns video_id, source, num_descriptors and a vector column for each codebook, named by its digest.
+    Returns video_id, source, num_descriptors and, named by `Codebook.column`, a vector column for each
+    codebook; for those in `attentive` also the attention of each frame's cells, and then the frames'
+    places in the video as frame_indices and timestamps_s.
     """
 
-    def __init__(self, store: Store, codebooks: list[Codebook], dtype: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        codebooks: list[Codebook],
+        attentive: list[Codebook],
+        stream: Stream,
+        dtype: str,
+    ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoders = {
-            book.digest: encoder_from_bytes(store.read(f"{book.folder}/codebook.safetensors")).to(
-                self.device
-            )
-            for book in codebooks
-        }
-        self.stream, self.dtype = codebooks[0].stream, dtype
-        self.reader = SegmentReader(store, [self.stream])
+        self.encoders = {book.column: book.load(store, self.device) for book in codebooks}
+        self.attentive = [book.column for book in attentive]
+        self.stream, self.dtype = stream, dtype
+        columns = ["frame_indices", "timestamps_s"] if attentive else []
+        self.reader = SegmentReader(store, [*columns, stream.name])
 
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
-        counts: list[int] = []
-        vectors: dict[str, list[np.ndarray]] = {digest: [] for digest in self.encoders}
-        for video in videos.to_pylist():
-            places = zip(video["files"], video["rows"], strict=True)
-            states = self._states([self._descriptors(file, row) for file, row in places])
-            for digest, state in states.items():
-                vector = self.encoders[digest].finalise(state).cpu().numpy()
-                vectors[digest].append(vector.astype(self.dtype))
-            counts.append(next(iter(states.values())).count)
+        made = [self._video(row["files"], row["rows"]) for row in videos.to_pylist()]
+        return self._table(videos, made)
+
+    def _video(self, files: list[str], rows: list[int]) -> "_Video":
+        """The sum over the segments. Each is encoded alone: what stands beside it in a batch, and so how
+        work was dealt out or went on after a crash, must not change its last bits."""
+        made = _Video()
+        for place in zip(files, rows, strict=True):
+            segment = self.reader.read(*place)
+            frames = self._frames(segment)
+            for name, encoder in self.encoders.items():
+                state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
+                made.states[name] = made.states[name] + state if name in made.states else state
+            for name in self.attentive:
+                cells = self.encoders[name].attention(frames).float().cpu().numpy()
+                made.attention.setdefault(name, []).append(cells.reshape(-1))
+            if self.attentive and len(frames):
+                # A difference belongs to the later of its two frames: the first frame may have none.
+                made.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
+                made.timestamps_s += segment["timestamps_s"][0].as_py()[-len(frames) :]
+            made.num_frames += len(frames)
+        return made
+
+    def _frames(self, segment: pa.Table) -> torch.Tensor:
+        """[f, T, C] of one segment, in half precision as stored."""
+        descriptors = descriptors_from_arrow(segment[self.stream.name][0])
+        shape = (-1, self.stream.cells, self.stream.width)
+        if descriptors is None or not len(descriptors):
+            return torch.zeros(0, *shape[1:], device=self.device)
+        return torch.from_numpy(descriptors.reshape(shape).copy()).to(self.device)
+
+    def _table(self, videos: pa.Table, made: list["_Video"]) -> pa.Table:
         table = videos.select(["video_id", "source"])
-        table = table.append_column("num_descriptors", pa.array(counts, pa.int64()))
-        for digest, rows in vectors.items():
-            kind = encoding_type(rows[0].size, self.dtype)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows)), type=kind)
-            table = table.append_column(digest, column)
+        lengths = pa.array([video.num_frames * self.stream.cells for video in made], pa.int64())
+        table = table.append_column("num_descriptors", lengths)
+        for name, encoder in self.encoders.items():
+            vectors = torch.stack([encoder.finalise(video.states[name]) for video in made])
+            flat = vectors.cpu().numpy().astype(self.dtype).reshape(-1)
+            kind = encoding_type(encoder.output_dim, self.dtype)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+            table = table.append_column(name, column)
+        if self.attentive:
+            indices, times = [v.frame_indices for v in made], [v.timestamps_s for v in made]
+            table = table.append_column("frame_indices", pa.array(indices, pa.list_(pa.int64())))
+            table = table.append_column("timestamps_s", pa.array(times, pa.list_(pa.float64())))
+        for name in self.attentive:
+            cells = [np.concatenate(video.attention[name]) for video in made]
+            column = pa.array(cells, pa.list_(pa.float32()))
+            table = table.append_column(f"attention/{name}", column)
         return table
 
-    def _states(self, segments: list[torch.Tensor]) -> dict[str, State]:
-        """One state per codebook: the states of the segments add up to the video's."""
-        return {
-            digest: functools.reduce(add, [encoder.accumulate(part) for part in segments])
-            for digest, encoder in self.encoders.items()
-        }
 
-    def _descriptors(self, file: str, row: int) -> torch.Tensor:
-        rows = descriptors_from_arrow(self.reader.read(file, row)[self.stream][0])
-        if rows is None:
-            width = next(iter(self.encoders.values())).descriptor_dim
-            return torch.zeros(0, width, device=self.device)
-        return torch.from_numpy(rows.copy()).to(self.device).float()
+@dataclass
+class _Video:
+    """What the segments of a video have added up to."""
+
+    num_frames: int = 0
+    states: dict[str, State] = field(default_factory=dict)
+    attention: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    frame_indices: list[int] = field(default_factory=list)
+    timestamps_s: list[float] = field(default_factory=list)
 
 
 def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
     """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
-    kind = rows.schema.field(book.digest).type
-    constant = {
-        "encoder": pa.array([book.encoder] * rows.num_rows),
-        "stream": pa.array([book.stream] * rows.num_rows),
-        "fold": pa.array([book.fold] * rows.num_rows, pa.int32()),
-        "vector": rows[book.digest],
-    }
+    kind = rows.schema.field(book.column).type
+    columns = _named(rows, book) | {"vector": rows[book.column]}
     schema = ENCODINGS.schema(vector=kind)
-    columns = [
-        constant.get(name, rows[name] if name in rows.column_names else None)
-        for name in schema.names
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def attention_of(rows: pa.Table, book: Codebook, stream: Stream) -> pa.Table:
+    """The ATTENTION rows of one codebook, one per frame, out of what `EncodeVideos` returns."""
+    lengths = [len(values) for values in rows["frame_indices"]]
+    video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
+    cells = pc.list_flatten(rows[f"attention/{book.column}"]).to_numpy().astype(np.float32)
+    cells = cells.reshape(-1, stream.cells)
+    columns = _named(rows.take(video), book) | {
+        "frame_index": pc.list_flatten(rows["frame_indices"]).cast(pa.int64()),
+        "timestamp_s": pc.list_flatten(rows["timestamps_s"]).cast(pa.float64()),
+        "value": pa.array(cells.sum(1, dtype=np.float64).astype(np.float32)),
+        "cells": pa.FixedSizeListArray.from_arrays(
+            pa.array(cells.reshape(-1)), type=attention_type(stream.cells)
+        ),
+    }
+    schema = ATTENTION.schema(cells=attention_type(stream.cells))
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """The columns that both tables share."""
+    count = rows.num_rows
+    return {name: rows[name] for name in ("video_id", "source", "num_descriptors")} | {
+        "encoder": pa.repeat(book.encoder, count),
+        "stream": pa.repeat(book.stream, count),
+        "fold": pa.repeat(pa.scalar(book.fold, pa.int32()), count),
+    }
 
 
 class SegmentReader:

@@ -37,19 +37,22 @@ def evaluate(job: Job, matrices: list[ScoreMatrix]) -> int:
 
 
 def all_scores(job: Job) -> list[ScoreMatrix]:
-    """Score matrices of all results: single ones, then each encoder over all streams, then everything."""
+    """Score matrices of all results: single ones, each encoder over its local streams, then everything."""
     single = {pair: read_scores(job, *pair) for pair in job.pairs()}
     results = list(single.values())
-    if len(job.streams) > 1:
-        weights = job.config.evaluate.stream_weights or None
-        for encoder in job.config.encode.encoders:
-            parts = [single[encoder, stream] for stream in job.streams]
-            results.append(fused(parts, encoder, "+".join(job.streams), weights))
-    if len(job.config.encode.encoders) > 1:
-        stream = "+".join(job.streams)
-        results.append(
-            fused(list(single.values()), "+".join(job.config.encode.encoders), stream, None)
-        )
+    local = job.local_streams
+    parts = {
+        encoder: [single[encoder, stream] for stream in local if (encoder, stream) in single]
+        for encoder in job.config.encode.encoders
+    }
+    weights = job.config.evaluate.stream_weights or None
+    for encoder, matrices in parts.items():
+        if len(matrices) > 1:
+            results.append(fused(matrices, encoder, "+".join(local), weights))
+    encoders = [encoder for encoder, matrices in parts.items() if matrices]
+    if len(encoders) > 1:
+        everything = [matrix for encoder in encoders for matrix in parts[encoder]]
+        results.append(fused(everything, "+".join(encoders), "+".join(local), None))
     return results
 
 

@@ -5,8 +5,8 @@ old output and recomputes only what depends on it:
 
     run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
     failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
-    encodings/<encoder>-<stream>/<digest>/   classifiers/...   scores/...   metrics/<digest>/
-    report/index.html
+    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
+    metrics/<digest>/   report/index.html
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
@@ -15,14 +15,17 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from encoders.descriptors import Stream
+from encoders.registry import ENCODERS
 from pipelines import __version__
-from pipelines.config import Config, digest
+from pipelines.config import Config, Variant, digest
 from pipelines.descriptor_stages import Codebook
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
@@ -33,6 +36,17 @@ STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
 NEED_LABELS = ("classify", "evaluate")
 
 
+RETRIES = "retries.json"
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How many times `--retry-failed` was asked for, and the decoder of the last time ("": the usual one)."""
+
+    passes: int = 0
+    decoder: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """Everything a run is made from.
@@ -40,7 +54,8 @@ class Job:
     Attributes:
         manifest: video_id, uri, labels, group, fold, size_bytes, source; one row per video.
         split: the kind of split in force ("none" without labels), of num_folds folds.
-        widths: {column of DESCRIPTORS: width of its descriptors}.
+        described: {column of DESCRIPTORS: what it holds}.
+        retries: how often failed segments have been tried again.
     """
 
     store: Store
@@ -49,14 +64,35 @@ class Job:
     split: str
     num_folds: int
     weights: Weights
-    widths: dict[str, int]
+    described: dict[str, Stream]
+    retries: Retries = Retries()
 
     # --- what is made -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The entries of encode.encoders by name."""
+        return {name: self.config.variant(name) for name in self.config.encode.encoders}
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of all results, in the order of the report: those made for each other."""
+        return [
+            (variant.name, stream.name)
+            for stream in self.described.values()
+            for variant in self.variants.values()
+            if stream.kind in ENCODERS[variant.base].reads
+        ]
 
     @property
     def streams(self) -> list[str]:
         """The streams that are encoded: columns of DESCRIPTORS."""
-        return list(self.config.describe.stream_columns)
+        return list(dict.fromkeys(stream for _, stream in self.pairs()))
+
+    @property
+    def local_streams(self) -> list[str]:
+        """The streams of local descriptors, whose scores are fused: the others show the same frames."""
+        kinds = ("appearance", "difference")
+        return [name for name in self.streams if self.described[name].kind in kinds]
 
     @property
     def folds(self) -> list[int]:
@@ -65,22 +101,40 @@ class Job:
 
     @functools.cached_property
     def codebooks(self) -> list[Codebook]:
-        """All codebooks; one per fold where they use labels and there is more than one fold."""
-        return [
-            Codebook(encoder, stream, fold, self._codebook_digest(encoder, stream, fold))
-            for stream in self.streams
-            for encoder in self.config.encode.encoders
-            for fold in self._codebook_folds(encoder)
-        ]
+        """All codebooks, each once; one per fold where they use labels and there is more than one fold."""
+        return list(
+            dict.fromkeys(
+                self._codebook(self.variants[name], stream, fold)
+                for name, stream in self.pairs()
+                for fold in self._codebook_folds(self.variants[name])
+            )
+        )
 
     def codebook(self, encoder: str, stream: str, fold: int) -> Codebook:
         """The codebook whose encodings the classifier of this fold may use."""
-        books = {b.fold: b for b in self.codebooks if (b.encoder, b.stream) == (encoder, stream)}
-        return books.get(fold, books.get(-1))
+        variant = self.variants[encoder]
+        folds = self._codebook_folds(variant)
+        return self._codebook(variant, stream, fold if fold in folds else -1)
 
-    def _codebook_folds(self, encoder: str) -> list[int]:
-        uses_labels = getattr(getattr(self.config, encoder, None), "uses_labels", False)
-        return self.folds if uses_labels and self.num_folds > 1 else [-1]
+    def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
+        fitted = ENCODERS[variant.base].fit_settings(variant.settings)
+        return Codebook(
+            encoder=variant.codebook,
+            base=variant.base,
+            stream=stream,
+            fold=fold,
+            settings=variant.settings,
+            digest=self._codebook_digest(variant, fitted, stream, fold),
+        )
+
+    def _codebook_folds(self, variant: Variant) -> list[int]:
+        return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
+
+    def writes_attention(self, book: Codebook) -> bool:
+        """Whether ATTENTION has rows of this codebook: it can say where it looks, and on a pyramid."""
+        kind = self.described[book.stream].kind
+        wanted = self.config.encode.attention and kind in ("appearance", "difference")
+        return wanted and ENCODERS[book.base].has_attention
 
     def training_videos(self, fold: int | None) -> frozenset[str]:
         """Videos that a codebook may see: those that train in `fold`; -1 or None: in any fold.
@@ -100,9 +154,10 @@ class Job:
 
     def labels_for(self, book: Codebook) -> dict[str, list[str]]:
         """{video: labels} of the codebook's videos where it uses labels, else nothing."""
-        if not getattr(getattr(self.config, book.encoder, None), "uses_labels", False):
-            return {}
-        allowed = self.training_videos(book.fold)
+        return self._labels(book.fold) if getattr(book.settings, "uses_labels", False) else {}
+
+    def _labels(self, fold: int) -> dict[str, list[str]]:
+        allowed = self.training_videos(fold)
         pairs = zip(
             self.manifest["video_id"].to_pylist(), self.manifest["labels"].to_pylist(), strict=True
         )
@@ -130,26 +185,26 @@ class Job:
         return f"samples/{stream}/{self._sample_digest(stream)}"
 
     def encodings(self, book: Codebook) -> str:
-        return f"encodings/{book.name}/{digest(book.digest, self.config.encode.dtype)}"
+        made_by = (book.encoder, book.digest, book.settings, self.config.encode.dtype)
+        return f"encodings/{book.name}/{digest(*made_by)}"
+
+    def attention(self, book: Codebook) -> str:
+        return f"attention/{book.name}/{digest(book.encoder, book.digest)}"
 
     def encodings_mark(self, book: Codebook) -> str:
         return f"{self.encodings(book)}/_done-{self._videos_digest}.json"
 
     def scores(self, encoder: str, stream: str) -> str:
-        return f"scores/{encoder}-{stream}/{self._scores_digest(encoder, stream)}"
+        return f"scores/{self._scores_folder(encoder, stream)}"
 
     def classifiers(self, encoder: str, stream: str) -> str:
-        return f"classifiers/{encoder}-{stream}/{self._scores_digest(encoder, stream)}"
+        return f"classifiers/{self._scores_folder(encoder, stream)}"
 
     @property
     def metrics(self) -> str:
         return f"metrics/{self._metrics_digest}"
 
     report = "report/index.html"
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results, in the order of the report."""
-        return [(e, s) for s in self.streams for e in self.config.encode.encoders]
 
     def marks(self, step: str) -> list[str]:
         """The files that exist when a step is complete."""
@@ -176,7 +231,8 @@ class Job:
         sha = hashlib.sha256()
         for row in rows:
             sha.update(repr(row).encode())
-        return digest(FORMAT_VERSION, sha.hexdigest(), self.config.sampling)
+        passes = (self.retries.passes,) if self.retries.passes else ()
+        return digest(FORMAT_VERSION, sha.hexdigest(), self.config.sampling, *passes)
 
     @functools.cached_property
     def _descriptors_digest(self) -> str:
@@ -192,35 +248,46 @@ class Job:
             self.weights.identity,
         )
 
-    @functools.cache  # noqa: B019 - a job lives as long as the process
-    def _sample_digest(self, stream: str) -> str:
+    @functools.cached_property
+    def _described_digest(self) -> str:
+        """As the descriptors', and which of today's segments are not whole: a retry may change that."""
+        if not self.store.files(self.failures):
+            return self._descriptors_digest
+        columns = ["segment_id", "source", "status", "num_missing"]
+        rows = self.store.read_table(self.failures, columns).to_pylist()
+        bad = sorted(tuple(row.values()) for row in rows)
+        return digest(self._descriptors_digest, bad) if bad else self._descriptors_digest
+
+    @functools.cached_property
+    def _sample_pool(self) -> str:
         allowed = self.training_videos(None)
         pairs = zip(
             self.manifest["video_id"].to_pylist(), self.manifest["source"].to_pylist(), strict=True
         )
-        pool = sorted(pair for pair in pairs if pair[0] in allowed)
-        settings = (self.config.fit.num_frames, self.config.run.seed)
-        return digest(self._descriptors_digest, stream, settings, pool)
+        return digest(sorted(pair for pair in pairs if pair[0] in allowed))
 
-    def _codebook_digest(self, encoder: str, stream: str, fold: int) -> str:
-        settings = getattr(self.config, encoder, None)
-        learns = settings is not None
-        book = Codebook(encoder, stream, fold, "")
+    def _sample_digest(self, stream: str) -> str:
+        settings = (self.config.fit.num_frames, self.config.run.seed)
+        return digest(self._described_digest, stream, settings, self._sample_pool)
+
+    def _codebook_digest(self, variant: Variant, settings: object, stream: str, fold: int) -> str:
         return digest(
-            encoder,
+            variant.base,
             stream,
             settings,
             self.config.encode.normalisation,
-            self._descriptors_digest,
-            (self._sample_digest(stream), self.config.fit.num_workers) if learns else None,
-            sorted(self.labels_for(book).items()),
+            self._described_digest,
+            (self._sample_digest(stream), self.config.fit.num_workers) if settings else None,
+            sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
         )
 
-    def _scores_digest(self, encoder: str, stream: str) -> str:
+    def _scores_folder(self, encoder: str, stream: str) -> str:
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
         folders = [self.encodings(book) for book in books]
-        return digest(folders, self._videos_digest, self.config.classify)
+        settings = (self.config.classify, self.variants[encoder].compress)
+        made_by = digest(folders, self._videos_digest, settings)
+        return f"{folder_name(encoder, stream)}/{made_by}"
 
     @property
     def _metrics_digest(self) -> str:
@@ -238,6 +305,10 @@ class Job:
 
     def finish(self, step: str) -> None:
         """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
+        if step == "describe":
+            # What follows is named by which segments are whole.
+            for name in ("_described_digest", "codebooks"):
+                self.__dict__.pop(name, None)
         for mark in self.marks(step):
             if not self.store.exists(mark):
                 self.store.publish_json(mark, self.footer(step))
@@ -245,7 +316,9 @@ class Job:
             "index": ["videos", "segments"],
             "describe": ["failures"],
             "classify": [
-                f"{kind}/{e}-{s}" for kind in ("scores", "classifiers") for e, s in self.pairs()
+                f"{kind}/{folder_name(*pair)}"
+                for kind in ("scores", "classifiers")
+                for pair in self.pairs()
             ],
             "evaluate": ["metrics"],
         }
@@ -288,6 +361,14 @@ class Job:
         }
         self.store.publish_json("run.json", record)
 
+    def output_dim(self, encoder: str, stream: str) -> int | None:
+        """D of the encodings of a pair; None for a fusion."""
+        if (encoder, stream) not in self.pairs():
+            return None
+        folder = self.encodings(self.codebook(encoder, stream, self.folds[0]))
+        with self.store.open_parquet(self.store.files(folder)[0]) as file:
+            return file.schema_arrow.field("vector").type.list_size
+
     def tables(self) -> dict[str, str]:
         """{table, or table/encoder-stream: its folder}, for readers."""
         named = {
@@ -298,13 +379,18 @@ class Job:
             "metrics": self.metrics,
         }
         for encoder, stream in self.pairs():
-            name = f"{encoder}-{stream}"
-            named[f"scores/{name}"] = self.scores(encoder, stream)
-            for book in self.codebooks:
-                if book.name == name:
-                    fold = "" if book.fold < 0 else f"/fold-{book.fold}"
-                    named[f"encodings/{name}{fold}"] = self.encodings(book)
+            named[f"scores/{encoder}-{stream}"] = self.scores(encoder, stream)
+        for book in self.codebooks:
+            name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
+            named[f"encodings/{name}"] = self.encodings(book)
+            if self.writes_attention(book):
+                named[f"attention/{name}"] = self.attention(book)
         return named
+
+
+def folder_name(encoder: str, stream: str) -> str:
+    """A folder for an encoder's or variant's results: readers take name=value for a partition."""
+    return re.sub("[^0-9A-Za-z_.-]+", "_", f"{encoder}-{stream}")
 
 
 @functools.cache

@@ -4,9 +4,13 @@ No cluster is needed: files are listed, labels are read and matched, folds are a
 """
 
 import collections
+import csv
 import io
 import logging
 import os
+import stat
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import fsspec
@@ -14,8 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.config import ConfigError, Manifest, Split
+from pipelines.storage import filesystem, refuse_credentials
 
 log = logging.getLogger(__name__)
 
@@ -79,49 +85,136 @@ def list_videos(videos: str) -> pa.Table:
     """path, uri, size_bytes, modified (and labels' columns of a manifest) of all videos, by path.
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
-    relative paths start at the manifest's folder.
+    relative paths start at the manifest's folder. In a folder, links are not followed, and what is no
+    regular file that can be read is passed over, with one warning.
 
     Raises:
         ConfigError: nothing is there, or the manifest has no column `path`.
     """
+    refuse_credentials("--videos", videos)
     try:
-        filesystem, root = fsspec.core.url_to_fs(videos)
+        fs, root = filesystem(videos)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"--videos {videos}: {error}") from error
     if videos.lower().endswith((".csv", ".parquet")):
-        return _from_manifest(videos, filesystem, root)
-    if any(mark in root for mark in "*?["):
+        return _from_manifest(videos, fs, root)
+    skipped: dict[str, list[str]] = {}
+    if fs.isdir(root):
+        base = root.rstrip("/")
+        is_local = isinstance(fs, LocalFileSystem)
+        found = _walk(base, skipped) if is_local else fs.find(root, detail=True)
+    elif fs.exists(root):
+        base, found = root.rpartition("/")[0], {root: fs.info(root)}
+    elif any(mark in root for mark in "*?["):
         base = root[: min(root.find(m) for m in "*?[" if m in root)].rpartition("/")[0]
-        found = filesystem.glob(root, detail=True)
-    elif filesystem.isdir(root):
-        base, found = root.rstrip("/"), filesystem.find(root, detail=True)
-    elif filesystem.exists(root):
-        base, found = root.rpartition("/")[0], {root: filesystem.info(root)}
+        found = fs.glob(root, detail=True)
     else:
         raise ConfigError(
             f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there"
         )
-    rows = _rows_of_files(videos, filesystem, base, found)
+    rows = _rows_of_files(videos, fs, base, found, skipped)
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
     return pa.Table.from_pylist(rows, schema=_LISTED)
 
 
+def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
+    """Infos, as of fsspec, of the files below a local folder. Other than fsspec it says what it cannot list."""
+
+    def cannot(error: OSError) -> None:
+        skipped.setdefault("folder that cannot be read", []).append(str(error.filename))
+
+    found = {}
+    for folder, folders, names in os.walk(base, onerror=cannot):
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                skipped.setdefault("link", []).append(os.path.join(folder, name))
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                found[path] = _local_info(os.lstat(path))
+            except OSError:
+                skipped.setdefault("file that is gone or cannot be read", []).append(path)
+    return found
+
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def _local_info(found: os.stat_result) -> dict:
+    kind = _TYPES.get(stat.S_IFMT(found.st_mode), "other")
+    return {"type": kind, "size": found.st_size, "mtime": found.st_mtime}
+
+
 def _rows_of_files(
-    videos: str, filesystem: fsspec.AbstractFileSystem, base: str, found: dict[str, dict]
+    videos: str,
+    fs: fsspec.AbstractFileSystem,
+    base: str,
+    found: dict[str, dict],
+    skipped: dict[str, list[str]],
 ) -> list[dict]:
-    rows, skipped = [], collections.Counter()
+    rows, companions = [], collections.Counter()
     for path, info in sorted(found.items()):
         relative = path[len(base) :].lstrip("/")
         suffix = os.path.splitext(path)[1].lower()
-        if info["type"] != "file" or info.get("islink") or suffix in NOT_VIDEOS:
-            skipped["link" if info.get("islink") else suffix or info["type"]] += 1
+        if odd := _oddity(fs, path, info):
+            skipped.setdefault(odd, []).append(relative)
+        elif suffix in NOT_VIDEOS:
+            companions[suffix] += 1
         elif not relative.rpartition("/")[2].startswith("."):
-            rows.append(_row(relative, filesystem.unstrip_protocol(path), info))
-    if skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        log.info("%s: passed over %d files that are no videos (%s)", videos, skipped.total(), kinds)
+            rows.append(_row(relative, fs.unstrip_protocol(path), info))
+    if companions:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(companions.items()))
+        log.info(
+            "%s: passed over %d files that are no videos (%s)", videos, companions.total(), kinds
+        )
+    _warn(videos, skipped)
     return rows
+
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
+def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
+    """Why a file is passed over with a warning; empty where it is not."""
+    if info.get("islink"):
+        return "link"
+    if info["type"] != "file":
+        return info["type"]
+    if not _is_text(path):
+        return "name that is no UTF-8"
+    if path.lower().endswith(_ARCHIVES):
+        return "archive"
+    if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
+        return "file that is gone or cannot be read"
+    return ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _warn(videos: str, skipped: dict[str, list[str]]) -> None:
+    if not skipped:
+        return
+    kinds = "; ".join(
+        f"{len(paths)} x {kind}, such as {min(paths)[:200]!a}"
+        for kind, paths in sorted(skipped.items())
+    )
+    total = sum(len(paths) for paths in skipped.values())
+    log.warning("%s: passed over %d entries: %s", videos, total, kinds)
 
 
 _LISTED = pa.schema(
@@ -144,47 +237,111 @@ def _row(relative: str, uri: str, info: dict) -> dict:
     }
 
 
-def _from_manifest(videos: str, filesystem: fsspec.AbstractFileSystem, path: str) -> pa.Table:
-    table = _read_small_table(videos, filesystem, path, "--videos")
+def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
+    table = _read_small_table(videos, fs, path, "--videos")
     if "path" not in table.column_names:
         raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
     base = path.rpartition("/")[0]
-    rows, missing = {}, []
-    for name in table["path"].to_pylist():
-        if not name:
-            raise ConfigError(f"--videos {videos}: a row has no path")
-        outside = "://" in name or name.startswith("/")
-        fs, full = fsspec.core.url_to_fs(name) if outside else (filesystem, f"{base}/{name}")
-        try:
-            rows[name] = _row(name, fs.unstrip_protocol(full), fs.info(full))
-        except FileNotFoundError:
-            missing.append(name)
+    column = table["path"].cast(pa.string()).to_pylist()
+    if not all(column):
+        raise ConfigError(f"--videos {videos}: a row has no path")
+    names = sorted(set(column))
+    if len(names) < len(column):
+        log.warning(
+            "%s: %d of %d rows repeat a path and count once",
+            videos,
+            len(column) - len(names),
+            len(column),
+        )
+    # On object storage each look is a request.
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        looks = list(pool.map(lambda name: _look(fs, base, name), names, chunksize=1))
+    missing = [name for name, row in zip(names, looks, strict=True) if row is None]
     if missing:
         raise ConfigError(
-            f"--videos {videos}: {len(missing)} files do not exist, such as {missing[:3]}; paths are "
+            f"--videos {videos}: {len(missing)} files do not exist, such as {_some(missing)}; paths are "
             f"relative to {base}"
         )
+    skipped: dict[str, list[str]] = {}
+    for name, row in zip(names, looks, strict=True):
+        if isinstance(row, str):
+            skipped.setdefault(row, []).append(name)
+    _warn(videos, skipped)
+    rows = [row for row in looks if isinstance(row, dict)]
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
-    return pa.Table.from_pylist([rows[name] for name in sorted(rows)], schema=_LISTED)
+    return pa.Table.from_pylist(rows, schema=_LISTED)
 
 
-def _read_small_table(
-    name: str, filesystem: fsspec.AbstractFileSystem, path: str, flag: str
-) -> pa.Table:
+_LOOKS_AT_ONCE = 16
+
+
+def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | None:
+    """The row of a file that a manifest names, why it is none, or None where there is no such file.
+
+    A link is followed: the manifest names it.
+    """
+    if "://" in name:
+        refuse_credentials("--videos", name)
+        fs, full = filesystem(name)
+    else:
+        full = name if name.startswith("/") else f"{base}/{name}"
+    if name.startswith("/") or isinstance(fs, LocalFileSystem):
+        try:
+            info, uri = _local_info(os.stat(full)), full
+        except (OSError, ValueError):
+            return None
+        if info["type"] == "file" and not os.access(full, os.R_OK):
+            return "file that cannot be read"
+    else:
+        try:
+            info, uri = fs.info(full), fs.unstrip_protocol(full)
+        except FileNotFoundError:
+            return None
+    return _row(name, uri, info) if info["type"] == "file" else info["type"]
+
+
+def _some(names: list[str]) -> list[str]:
+    return [name[:200] for name in names[:3]]
+
+
+def _read_small_table(name: str, fs: fsspec.AbstractFileSystem, path: str, flag: str) -> pa.Table:
     try:
-        data = filesystem.cat_file(path)
+        data = fs.cat_file(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError(f"{flag} {name}: no such file") from error
     try:
-        if name.lower().endswith(".parquet"):
-            return pq.read_table(io.BytesIO(data))
-        header = data.partition(b"\n")[0].decode("utf-8-sig").strip().split(",")
-        text = dict.fromkeys([column.strip('"') for column in header], pa.string())
-        options = pyarrow.csv.ConvertOptions(column_types=text, strings_can_be_null=True)
-        return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        table = pq.read_table(io.BytesIO(data)) if _is_parquet(name) else _read_csv(data)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{flag} {name}: expected text in UTF-8, got another encoding: {error}; save it as UTF-8"
+        ) from error
+    except pa.ArrowInvalid as error:
         raise ConfigError(f"{flag} {name}: not a readable table: {error}") from error
+    twice = [name for name, count in collections.Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{flag} {name}: expected each column once, got {twice} several times")
+    return table
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
+
+
+def _read_csv(data: bytes) -> pa.Table:
+    """All cells as text, as they are; an empty one is null. UTF-8, or UTF-16 where its mark says so."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        data = data.decode("utf-16").encode()
+    data.decode()
+    header = next(csv.reader([data.partition(b"\n")[0].decode("utf-8-sig").strip()]), [])
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()),
+        strings_can_be_null=True,
+        # Not "NA" or "null": they may be labels.
+        null_values=[""],
+    )
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=options)
 
 
 def read_labels(labels: str) -> Labels:
@@ -193,7 +350,8 @@ def read_labels(labels: str) -> Labels:
     Raises:
         ConfigError: no such file, a missing column, an empty cell, or rows of a path that disagree.
     """
-    table = _read_small_table(labels, *fsspec.core.url_to_fs(labels), "--labels")
+    refuse_credentials("--labels", labels)
+    table = _read_small_table(labels, *filesystem(labels), "--labels")
     for column in ("path", "label"):
         if column not in table.column_names:
             raise ConfigError(
@@ -266,15 +424,27 @@ def _match_errors(videos: set[str], labelled: set[str], settings: Manifest) -> N
     if missing and settings.missing == "error":
         raise ConfigError(
             f"--labels: {len(missing)} of {len(labelled)} labelled videos do not exist, such as "
-            f"{missing[:3]}; paths are relative to --videos. To leave them out: "
-            "--set manifest.missing=skip"
+            f"{_some(missing)}; paths are relative to --videos. To leave them out: "
+            f"--set manifest.missing=skip{_spelling(missing, unlabelled)}"
         )
     if unlabelled and settings.unlabelled == "error":
         raise ConfigError(
             f"--labels: {len(unlabelled)} of {len(videos)} videos have no label, such as "
-            f"{unlabelled[:3]}. To leave them out: --set manifest.unlabelled=skip; to encode them "
+            f"{_some(unlabelled)}. To leave them out: --set manifest.unlabelled=skip; to encode them "
             "without label: --set manifest.unlabelled=encode"
         )
+
+
+def _spelling(missing: list[str], unlabelled: list[str]) -> str:
+    """Says so where names look the same, but have their accents in one character or in two."""
+    there = {unicodedata.normalize("NFC", name) for name in unlabelled}
+    same = [name for name in missing if unicodedata.normalize("NFC", name) in there]
+    if not same:
+        return ""
+    return (
+        f". {len(same)} of them, such as {same[0][:200]!a}, are there in another Unicode form (NFC, NFD): "
+        "write the labels as the files are named"
+    )
 
 
 def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table, str, int]:

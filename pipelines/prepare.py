@@ -1,17 +1,22 @@
 """From the user's flags to a Job: everything that can be wrong is found here, without a cluster."""
 
+import dataclasses
 import hashlib
+import logging
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoders import backbones
+from encoders.descriptors import Stream, streams_of
 from encoders.registry import ENCODERS
 from pipelines import manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
-from pipelines.descriptor_stages import stream_widths
-from pipelines.layout import NEED_LABELS, STEPS, Job
+from pipelines.layout import NEED_LABELS, RETRIES, STEPS, Job, Retries
 from pipelines.storage import Store, absolute_uri
+
+log = logging.getLogger(__name__)
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -37,17 +42,25 @@ def prepare(
     config: Config,
     steps: tuple[str, ...],
     limit: int | None,
+    training_only: bool = False,
 ) -> Job:
     """The job that these inputs and settings describe.
+
+    Args:
+        training_only: leave out the test videos of a split into two, and split the training videos again:
+            for choosing settings. Folds that take turns stay as they are.
 
     Raises:
         ConfigError: any input or setting that cannot be right.
     """
     _check_encoders(config)
     found = weights.resolve(config.describe)
-    widths = _widths(config)
-    table, split, num_folds = _manifest(videos, labels, config, limit, steps)
-    job = Job(_store(out), config, table, split, num_folds, found, widths)
+    streams = _streams(config)
+    table, split, num_folds = _manifest(videos, labels, config, limit, steps, training_only)
+    store = _store(out)
+    retries = Retries(**(store.read_json(RETRIES) or {}))
+    job = Job(store, config, table, split, num_folds, found, streams, retries)
+    _check_pairs(job)
     _check_steps(job, steps)
     described = "describe" not in steps or is_complete(job, "describe")
     if not described and not job.store.exists(found.file):
@@ -55,27 +68,86 @@ def prepare(
     return job
 
 
+def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
+    """The job with the segments of FAILURES to be tried again; as it is where there are none.
+
+    Their videos are probed again too. Steps after that run again only if a segment came out otherwise.
+
+    Args:
+        decoder: for these segments alone; "" is the run's own.
+
+    Raises:
+        ConfigError: `steps` lack those that try again.
+    """
+    if not {"index", "describe"} <= set(steps):
+        raise ConfigError(
+            f"--retry-failed: expected steps index and describe, got {','.join(steps)}; add them"
+        )
+    if not is_complete(job, "describe"):
+        log.info("--retry-failed: describe is not finished yet, and goes on first")
+        return job
+    rows = job.store.read_table(job.failures, ["video_id"])
+    if not rows.num_rows:
+        log.info("--retry-failed: no segment has failed")
+        return job
+    videos = len(set(rows["video_id"].to_pylist()))
+    log.info("--retry-failed: %d segments of %d videos again", rows.num_rows, videos)
+    retries = Retries(job.retries.passes + 1, decoder)
+    job.store.publish_json(RETRIES, dataclasses.asdict(retries))
+    return dataclasses.replace(job, retries=retries)
+
+
 def _check_encoders(config: Config) -> None:
-    unknown = [name for name in config.encode.encoders if name not in ENCODERS]
+    bases = {name: config.variant(name).base for name in config.encode.encoders}
+    unknown = [name for name, base in bases.items() if base not in ENCODERS]
     if unknown:
         raise ConfigError(f"encode.encoders: expected some of {sorted(ENCODERS)}, got {unknown}")
 
 
-def _widths(config: Config) -> dict[str, int]:
+def _streams(config: Config) -> dict[str, Stream]:
     describe = config.describe
     try:
-        channels = backbones.num_channels(describe.backbone, describe.nodes, config.picture.crop_px)
-    except backbones.WeightsError as error:
+        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
+        return streams_of(shapes, describe.streams, describe.spp_levels)
+    except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
             f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
         ) from error
-    return stream_widths(describe, channels)
+
+
+def _check_pairs(job: Job) -> None:
+    kinds = {stream.kind for stream in job.described.values()}
+    for variant in job.variants.values():
+        reads = ENCODERS[variant.base].reads
+        if not reads & kinds:
+            raise ConfigError(
+                f"encode.encoders: {variant.name} reads streams of kind {' or '.join(sorted(reads))}, but "
+                f"describe.nodes = {','.join(job.config.describe.nodes)} with describe.streams = "
+                f"{','.join(job.config.describe.streams)} give {' and '.join(sorted(kinds))}; add positions "
+                "to describe.streams, or a node such as fc7 for a global one"
+            )
+    labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
+    if labelled and not job.num_folds:
+        raise ConfigError(
+            f"fv_vae.lambda3: {', '.join(labelled)} trains with a class loss and expects labels, got none; give "
+            "--labels, or set fv_vae.lambda3=0"
+        )
+    weights, local = job.config.evaluate.stream_weights, job.local_streams
+    if len(weights) not in (0, len(local)):
+        raise ConfigError(
+            f"evaluate.stream_weights: expected none, or one for each of {', '.join(local)}; got {weights}"
+        )
 
 
 def _manifest(
-    videos: str, labels: str | None, config: Config, limit: int | None, steps: tuple[str, ...]
+    videos: str,
+    labels: str | None,
+    config: Config,
+    limit: int | None,
+    steps: tuple[str, ...],
+    training_only: bool,
 ) -> tuple[pa.Table, str, int]:
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
@@ -90,7 +162,13 @@ def _manifest(
     if limit is not None and limit < rows.num_rows:
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([place * rows.num_rows // limit for place in range(limit)]))
+    listed_rows = rows
     rows, split, num_folds = manifest.assign_folds(rows, config.split, config.run.seed)
+    if training_only and num_folds == 1:
+        training = listed_rows.filter(pc.equal(rows["fold"], -1))
+        has_groups = not any(group is None for group in training["group"].to_pylist())
+        again = dataclasses.replace(config.split, kind="group_kfold" if has_groups else "random")
+        rows, split, num_folds = manifest.assign_folds(training, again, config.run.seed)
     sources = [
         hashlib.sha256(repr(row).encode()).hexdigest()[:16]
         for row in zip(

@@ -61,6 +61,31 @@ def weizmann() -> Config:
     )
 
 
+def compare_encoders() -> Config:
+    """The runs of DQ Table 2 on a small corpus: single frames, every encoding, FV-VAE with class loss."""
+    small = weizmann()
+    return dataclasses.replace(
+        small,
+        recipe="compare_encoders",
+        describe=dataclasses.replace(
+            small.describe, nodes=("features.12", "ga"), streams=("appearance", "positions")
+        ),
+        encode=Encode(
+            encoders=(
+                "ga",
+                "concat",
+                "ave",
+                "gmm_fv",
+                "vlad",
+                "bilinear",
+                "fv_vae@lambda3=0",
+                "fv_vae",
+            ),
+        ),
+        fv_vae=dataclasses.replace(small.fv_vae, lambda3=1000.0),
+    )
+
+
 def demo() -> Config:
     """As `weizmann`, smaller: it must be done in minutes on two cores."""
     return dataclasses.replace(
@@ -80,6 +105,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "ucf101": ucf101,
     "activitynet": activitynet,
     "weizmann": weizmann,
+    "compare_encoders": compare_encoders,
     "demo": demo,
 }
 

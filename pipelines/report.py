@@ -14,6 +14,8 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup, escape
 
+from pipelines.attention_picture import picture
+from pipelines.papers import DQ_DATA
 from pipelines.report_charts import NUM_STYLES, charts
 from pipelines.report_data import ClassRow, Confusion, Failure, Report
 
@@ -43,7 +45,7 @@ def render(report: Report) -> str:
     classes = _sorted_classes(report.per_class)
     known = [row for row in classes if row.ap is not None]
     many = len(known) > _MAX_CLASSES
-    return _template().render(
+    return template("report.html.j2").render(
         report=report,
         ranked=ranked,
         best=best,
@@ -53,6 +55,8 @@ def render(report: Report) -> str:
         confused=_most_confused(report.confusion)[:20],
         matrix_fits=report.confusion and len(report.confusion.labels) <= _MAX_MATRIX,
         matrix_numbered=report.confusion and len(report.confusion.labels) <= _MAX_NUMBERED,
+        attention=[(strip, picture(strip)) for strip in report.attention],
+        paper_data=DQ_DATA,
         charts=charts(report.curves),
         num_styles=NUM_STYLES,
         reasons=_reasons(report.failures),
@@ -85,20 +89,29 @@ def _reasons(failures: tuple[Failure, ...]) -> list[tuple[tuple[str, str, str], 
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template beside this file: it escapes all values, and formats them with the filters below."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "metric": _metric,
         "count": _count,
+        "seconds": _seconds,
         "duration": _duration,
         "breakable": _breakable,
         "jpeg": _jpeg,
-        "markup": Markup,  # only for the SVG that report_charts made
+        "markup": Markup,  # only for the SVG that report_charts and attention_picture made
     }
-    text = resources.files("pipelines").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text)
+    return environment.get_template(name)
+
+
+def _source(name: str) -> str:
+    return resources.files("pipelines").joinpath(name).read_text(encoding="utf-8")
 
 
 def _metric(value: float | None) -> str:
@@ -108,6 +121,10 @@ def _metric(value: float | None) -> str:
 
 def _count(value: int | None) -> str:
     return _NONE if value is None else f"{value:,}"
+
+
+def _seconds(time_s: float) -> str:
+    return f"{time_s:.1f} s"
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG that takes its colours from the page, and so follows its theme.
+"""Charts as inline SVG that takes its colours from the page, and so follows its theme.
 
 matplotlib draws with marker colours; they are then replaced by the CSS variables of the template.
 """
@@ -17,11 +17,11 @@ from matplotlib.ticker import StrMethodFormatter
 from pipelines.report_data import Curve
 
 # Marker colour -> CSS variable. Lines also differ in their dashes: colour is not all they have.
-_INK, _GRID = "#010203", "#010204"
-_VARIABLES = {_INK: "--muted", _GRID: "--rule", **{f"#0102a{i}": f"--line-{i}" for i in range(4)}}
+INK, GRID = "#010203", "#010204"
+VARIABLES = {INK: "--muted", GRID: "--rule", **{f"#0102a{i}": f"--line-{i}" for i in range(4)}}
 _DASHES = ((), (7, 3), (2, 2), (7, 2, 2, 2))
 NUM_STYLES = 8  # beyond these, lines are drawn alike and counted
-_SETTINGS = {
+SETTINGS = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -60,25 +60,31 @@ def charts(curves: tuple[Curve, ...]) -> list[Chart]:
 
 
 @dataclass(frozen=True)
-class _Style:
+class Style:
+    """Colour as a key of `VARIABLES`, SVG dashes, width in points."""
+
     color: str
     dashes: tuple[int, ...]
     width: float
 
 
-def _style(index: int, count: int) -> _Style:
+def style_of(index: int, count: int) -> Style:
+    """The look of line `index` of `count` in one chart."""
     if count > NUM_STYLES:
-        return _Style("#0102a0", (), 0.7)
-    return _Style(f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4], 1.5)
+        return Style("#0102a0", (), 0.7)
+    return Style(f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4], 1.5)
 
 
 def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
-    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": str(number)}):
+    with mpl.rc_context(SETTINGS | {"svg.hashsalt": str(number)}):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        lines = [_draw(axes, curve, _style(i, len(curves))) for i, curve in enumerate(curves)]
-        _dress(axes, curves[0])
-        svg = _to_svg(figure, prefix=f"chart{number}-")
+        lines = [_draw(axes, curve, style_of(i, len(curves))) for i, curve in enumerate(curves)]
+        dress(axes, curves[0].x_label, curves[0].y_label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+        svg = to_svg(figure, prefix=f"chart{number}-")
     ends = "; ".join(
         f"{line.name} ends at {line.last:.4g}"
         for line in lines[:NUM_STYLES]
@@ -88,7 +94,7 @@ def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
     return Chart(title, svg, tuple(lines), alt)
 
 
-def _draw(axes: Axes, curve: Curve, style: _Style) -> Line:
+def _draw(axes: Axes, curve: Curve, style: Style) -> Line:
     points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if isfinite(x) and isfinite(y)]
     xs, ys = zip(*points, strict=True) if points else ((), ())
     axes.plot(
@@ -102,25 +108,23 @@ def _draw(axes: Axes, curve: Curve, style: _Style) -> Line:
     )
     return Line(
         curve.name,
-        color=f"var({_VARIABLES[style.color]})",
+        color=f"var({VARIABLES[style.color]})",
         dashes=" ".join(map(str, style.dashes)),
         last=ys[-1] if ys else None,
     )
 
 
-def _dress(axes: Axes, curve: Curve) -> None:
-    axes.set_xlabel(curve.x_label, color=_INK)
-    axes.set_ylabel(curve.y_label, color=_INK)
-    axes.tick_params(colors=_INK, length=0)
-    axes.grid(axis="y", color=_GRID, lw=0.8)
+def dress(axes: Axes, x_label: str, y_label: str) -> None:
+    """Labels, a grid of horizontal lines, and the page's colours."""
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.grid(axis="y", color=GRID, lw=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axes.spines["bottom"].set_color(GRID)
 
 
-def _to_svg(figure: Figure, prefix: str) -> str:
+def to_svg(figure: Figure, prefix: str) -> str:
     """The <svg> element alone: no prologue, no metadata, identifiers unique in the page."""
     figure.patch.set_visible(False)
     for axes in figure.axes:
@@ -136,6 +140,6 @@ def _to_svg(figure: Figure, prefix: str) -> str:
     )
     svg = re.sub(r' width="[^"]*pt" height="[^"]*pt"', "", svg, count=1)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
-    for color, variable in _VARIABLES.items():
+    for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

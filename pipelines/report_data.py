@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from pipelines.papers import Comparison
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -122,6 +126,64 @@ class Sample:
         return self.predicted in self.labels
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionStrip:
+    """Where an encoder looked in a video (DQ appendix B). Letters: F frames, T cells of the pyramid.
+
+    Args:
+        labels: of the video.
+        predicted: by the result that `Report.samples` is of.
+        times_s: [F], when each frame is shown.
+        values: [F], temporal attention: the sum of the frame's cells.
+        frames: the frames that are shown, RGB uint8 [height, width, 3], cropped as the network saw them.
+        shown: the place of each of `frames` among the F, ascending.
+        cells: [F, T], spatial attention, level after level, row by row.
+        levels: sides of the pyramid; T is the sum of their squares.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+
+    video_id: str
+    encoder: str
+    stream: str
+    labels: tuple[str, ...]
+    predicted: str
+    times_s: tuple[float, ...]
+    values: np.ndarray
+    frames: tuple[np.ndarray, ...]
+    shown: tuple[int, ...]
+    cells: np.ndarray
+    levels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        frames, cells = len(self.times_s), sum(side * side for side in self.levels)
+        if self.values.shape != (frames,) or self.cells.shape != (frames, cells):
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected values [{frames}] and cells [{frames}, {cells}] "
+                f"for {frames} times and levels {self.levels}, got {self.values.shape} and {self.cells.shape}"
+            )
+        places = list(self.shown)
+        if len(self.frames) != len(places) or not places or places != sorted(set(places)):
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected one ascending place for each of "
+                f"{len(self.frames)} frames, and one frame at least, got {places}"
+            )
+        if places[0] < 0 or places[-1] >= frames:
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected places from 0 to {frames - 1}, got {places}"
+            )
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether a frame's values are of it and the sampled frame before it."""
+        return self.stream.endswith("difference")
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted in self.labels
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The content of the page.
@@ -136,6 +198,8 @@ class Report:
         per_class: of the best result.
         confusion: of the best result; None where videos have several labels.
         failures: all rows that are not ok; the page lists the first of them and counts all.
+        attention: of some videos, where an encoder looked.
+        paper: the results beside the paper's; None where they were not compared.
     """
 
     title: str
@@ -156,6 +220,8 @@ class Report:
     curves: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
     samples: tuple[Sample, ...] = ()
+    attention: tuple[AttentionStrip, ...] = ()
+    paper: Comparison | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property

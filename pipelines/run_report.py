@@ -1,6 +1,7 @@
 """What the report of a run says, collected from its tables; `pipelines.report` renders it."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import ray
 from PIL import Image
 
 from encoders.metrics import confusion_matrix
+from pipelines.comparison import comparison
 from pipelines.config import Config
 from pipelines.decode import decode_segment
 from pipelines.evaluate import ScoreMatrix, results_table
@@ -16,6 +18,7 @@ from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import STEPS, Job
 from pipelines.report import render
 from pipelines.report_data import (
+    AttentionStrip,
     ClassRow,
     Confusion,
     Curve,
@@ -29,6 +32,7 @@ from pipelines.report_data import (
 from pipelines.video import VideoError
 
 NUM_SAMPLES = 8
+NUM_STRIPS = 4
 FRAMES_PER_SAMPLE = 6
 THUMBNAIL_PX = 112
 
@@ -42,6 +46,7 @@ def write(job: Job, matrices: list[ScoreMatrix], ledger: Ledger, evaluate_s: flo
         range(len(results)),
         key=lambda i: (results[i].map if multi_label else results[i].accuracy) or 0.0,
     )
+    shown = _shown(job, matrices[best])
     report = Report(
         title=f"{job.config.recipe}: {job.manifest.num_rows} videos",
         recipe=job.config.recipe,
@@ -60,7 +65,9 @@ def write(job: Job, matrices: list[ScoreMatrix], ledger: Ledger, evaluate_s: flo
         confusion=None if multi_label else _confusion(matrices[best]),
         curves=_curves(job),
         failures=_failures(job),
-        samples=_samples(job, matrices[best]),
+        samples=_samples(matrices[best], shown),
+        attention=_attention(job, matrices[best], results, shown),
+        paper=comparison(job) if job.config.recipe == "compare_encoders" else None,
         provenance=job.footer("evaluate") | {"tables": job.store.root},
     )
     job.store.publish(job.report, render(report).encode())
@@ -83,20 +90,12 @@ def _results(job: Job, metrics: pa.Table) -> list[Result]:
             top_k=next((row[name] for name in row if name.startswith("top_")), None),
             map=row["mAP"],
             num_videos=int(row["num_videos"]),
-            output_dim=_output_dim(job, row["encoder"], row["stream"]),
+            output_dim=job.output_dim(row["encoder"], row["stream"]),
             fold_values=tuple(folds.get((row["encoder"], row["stream"]), ())),
             is_fusion="+" in row["encoder"] + row["stream"],
         )
         for row in results_table(metrics)
     ]
-
-
-def _output_dim(job: Job, encoder: str, stream: str) -> int | None:
-    if (encoder, stream) not in job.pairs():
-        return None
-    folder = job.encodings(job.codebook(encoder, stream, job.folds[0]))
-    with job.store.open_parquet(job.store.files(folder)[0]) as file:
-        return file.schema_arrow.field("vector").type.list_size
 
 
 def _chance(matrix: ScoreMatrix) -> float:
@@ -204,31 +203,91 @@ def _failures(job: Job) -> tuple[Failure, ...]:
     return tuple(Failure(**{name: row[name] or "" for name in columns}) for row in rows)
 
 
-def _samples(job: Job, matrix: ScoreMatrix) -> tuple[Sample, ...]:
-    """Tested videos, the most confident wrong ones first, then right ones, with some frames."""
+@dataclass(frozen=True)
+class _Shown:
+    """A tested video of the report, and some of its frames as the network saw them."""
+
+    place: int  # in the score matrix
+    video_id: str
+    labels: tuple[str, ...]
+    frame_indices: list[int]
+    images: np.ndarray
+
+
+def _shown(job: Job, matrix: ScoreMatrix) -> list[_Shown]:
+    """Tested videos, the most confident wrong ones first, then right ones."""
     order = np.argsort(-matrix.scores.max(1), kind="stable")
     right = matrix.targets[np.arange(len(order)), matrix.scores.argmax(1)] > 0
     wrong_first = [i for i in order if not right[i]][: NUM_SAMPLES // 2]
     chosen = wrong_first + [i for i in order if right[i]][: NUM_SAMPLES - len(wrong_first)]
     columns = ["video_id", "uri", "labels", "num_segments"]
-    videos = {row["video_id"]: row for row in job.store.read_table(job.videos, columns).to_pylist()}
-    rows = [videos[matrix.video_ids[i]] for i in chosen]
-    jpegs = ray.get(_thumbnails.remote([(r["uri"], r["num_segments"]) for r in rows], job.config))
+    wanted = [matrix.video_ids[i] for i in chosen]
+    found = job.store.read_rows(job.videos, columns, "video_id", wanted).to_pylist()
+    videos = {row["video_id"]: row for row in found}
+    rows = [videos[name] for name in wanted]
+    frames = ray.get(_frames.remote([(r["uri"], r["num_segments"]) for r in rows], job.config))
+    return [
+        _Shown(int(i), row["video_id"], tuple(row["labels"]), indices, images)
+        for i, row, (indices, images) in zip(chosen, rows, frames, strict=True)
+    ]
+
+
+def _samples(matrix: ScoreMatrix, shown: list[_Shown]) -> tuple[Sample, ...]:
     return tuple(
         Sample(
-            video_id=row["video_id"],
-            labels=tuple(row["labels"]),
-            predicted=matrix.classes[int(matrix.scores[i].argmax())],
-            jpegs=tuple(frames),
+            video_id=video.video_id,
+            labels=video.labels,
+            predicted=matrix.classes[int(matrix.scores[video.place].argmax())],
+            jpegs=tuple(_jpeg(image) for image in video.images),
         )
-        for i, row, frames in zip(chosen, rows, jpegs, strict=True)
+        for video in shown
     )
 
 
-@ray.remote
-def _thumbnails(videos: list[tuple[str, int]], config: Config) -> list[list[bytes]]:
-    """Some frames of each video as JPEG; none where it cannot be read any more."""
+def _attention(
+    job: Job, matrix: ScoreMatrix, results: list[Result], shown: list[_Shown]
+) -> tuple[AttentionStrip, ...]:
+    """Where the best encoder that can say so looked in those videos."""
+    books = {
+        pair: {fold: job.codebook(*pair, fold) for fold in job.folds}
+        for pair in job.pairs()
+        if job.writes_attention(job.codebook(*pair, job.folds[0]))
+    }
+    rank = {(result.encoder, result.stream): result.accuracy or 0.0 for result in results}
+    if not books:
+        return ()
+    pair = max(books, key=lambda pair: rank[pair])
     strips = []
+    for video in shown[:: max(1, len(shown) // NUM_STRIPS)][:NUM_STRIPS]:
+        folder = job.attention(books[pair][int(matrix.folds[video.place])])
+        rows = job.store.read_rows(folder, None, "video_id", [video.video_id])
+        rows = rows.sort_by("frame_index")
+        places = {index: i for i, index in enumerate(rows["frame_index"].to_pylist())}
+        kept = [i for i, index in enumerate(video.frame_indices) if index in places]
+        if not kept:
+            continue
+        strips.append(
+            AttentionStrip(
+                video_id=video.video_id,
+                encoder=pair[0],
+                stream=pair[1],
+                labels=video.labels,
+                predicted=matrix.classes[int(matrix.scores[video.place].argmax())],
+                times_s=tuple(rows["timestamp_s"].to_pylist()),
+                values=rows["value"].to_numpy(),
+                frames=tuple(video.images[i] for i in kept),
+                shown=tuple(places[video.frame_indices[i]] for i in kept),
+                cells=np.stack(rows["cells"].to_numpy()),
+                levels=job.config.describe.spp_levels,
+            )
+        )
+    return tuple(strips)
+
+
+@ray.remote
+def _frames(videos: list[tuple[str, int]], config: Config) -> list[tuple[list[int], np.ndarray]]:
+    """Some frames of each video's first segment, and their places in it; none where it cannot be read."""
+    found = []
     with IsolatedDecoder(config.decode) as decoder:
         for uri, num_segments in videos:
             try:
@@ -242,12 +301,12 @@ def _thumbnails(videos: list[tuple[str, int]], config: Config) -> list[list[byte
                     config.decode,
                 )
             except VideoError:
-                strips.append([])
+                found.append(([], np.empty((0, 0, 0, 3), np.uint8)))
                 continue
             count = min(FRAMES_PER_SAMPLE, len(frames.images))
             places = np.linspace(0, len(frames.images) - 1, count).astype(int)
-            strips.append([_jpeg(frames.images[place]) for place in places])
-    return strips
+            found.append((frames.frame_indices[places].tolist(), frames.images[places]))
+    return found
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -2,31 +2,124 @@
 
 A visible file is a finished file: `publish` writes under a hidden name and renames (local), or completes
 one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
+
+Object storage fails now and then. The client tries a request again that got no answer, or 429 or 5xx, and a
+read that was cut; `Store` tries again what failed all the same. Both wait longer each time, with jitter.
+Credentials and endpoint come from where the client looks (AWS_ENDPOINT_URL, AWS_PROFILE, ...), never from a URI.
 """
 
 import contextlib
+import errno
+import functools
 import io
 import json
+import logging
 import os
+import random
+import re
 import secrets
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.config import ConfigError, RunError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 DONE = "_done.json"
 """Written last into a finished folder; DuckDB's and Spark's globs pass over it."""
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What folders say that are no folders of a disk, such as mounted object storage."""
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+"""Names of the hidden files of `publish`."""
+
+_REQUESTS = 4
+"""How often the client sends a request."""
+
+_TRIES = 4
+"""How often `Store` tries what the client gave up."""
+
+_PATIENCE_S = 120.0
+"""After this `Store` tries no more."""
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
+
+_PASSING = (
+    errno.EBUSY,
+    errno.EIO,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+    errno.ECONNREFUSED,
+    errno.ECONNABORTED,
+    errno.EPIPE,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+)
+"""Errors that may be gone at the next try: s3fs says EBUSY for 503, EREMOTEIO for 500, EIO for the unknown."""
+
+
+class StorageError(RunError, OSError):
+    """Object storage does not do what it is asked; says which object, what happened, how often it was tried."""
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held."""
+    protocol = uri.partition("://")[0]
+    options = {}
+    if protocol in ("s3", "s3a"):
+        retries = {"mode": "standard", "total_max_attempts": _REQUESTS}
+        options = {"config_kwargs": {"retries": retries}}
+    if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
+        options["use_listings_cache"] = False
+    return fsspec.core.url_to_fs(uri, **options)
 
 
 def absolute_uri(uri: str) -> str:
     """Local paths made absolute, because workers run in other folders; other URIs as they are."""
+    refuse_credentials("--out", uri)
     if "://" not in uri:
         return str(Path(uri).expanduser().absolute())
     return uri.rstrip("/")
+
+
+_SECRETS = re.compile(
+    r"(?P<user>(?<=://)[^/@\s]+:[^/@\s]*(?=@))"
+    r"|(?P<name>[?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|"
+    r"sig|token|access_token|key|secret|password)=)[^&;\s'\"]*",
+    re.IGNORECASE,
+)
+"""user:password@ and the signatures of signed URLs (S3, GCS, Azure)."""
+
+
+def redact(text: str) -> str:
+    """`text` with the credentials of the URIs in it left out."""
+    return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
+
+
+def refuse_credentials(where: str, uri: str) -> None:
+    """Refuses a URI that holds credentials: it would be written into tables and logs.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if "://" in uri and _SECRETS.search(uri):
+        raise ConfigError(
+            f"{where} {redact(uri)}: expected a URI without credentials, got some; give them by the "
+            "environment or the configuration of the storage's client (such as AWS_ACCESS_KEY_ID, "
+            "AWS_PROFILE or the role of the machine)"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,10 +128,10 @@ class Store:
 
     root: str
 
-    @cached_property
+    @functools.cached_property
     def _where(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        filesystem, path = fsspec.core.url_to_fs(self.root)
-        return filesystem, path.rstrip("/")
+        fs, path = filesystem(self.root)
+        return fs, path.rstrip("/")
 
     def __getstate__(self) -> dict:
         return {"root": self.root}
@@ -47,6 +140,10 @@ class Store:
     def fs(self) -> fsspec.AbstractFileSystem:
         """The filesystem behind the root."""
         return self._where[0]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str) -> str:
         """`name` as the filesystem calls it."""
@@ -57,30 +154,60 @@ class Store:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        return self.fs.exists(self.path(name))
+        return self._tried("look for", name, lambda: self.fs.exists(self.path(name)))
 
     def read(self, name: str) -> bytes:
-        return self.fs.cat_file(self.path(name))
+        return self._tried("read", name, lambda: self.fs.cat_file(self.path(name)))
 
     def publish(self, name: str, data: bytes) -> None:
         """Makes `name` hold `data`: readers see the old file or the whole new one."""
         final = self.path(name)
-        if not isinstance(self.fs, LocalFileSystem):
-            self.fs.pipe_file(final, data)
+        if not self.is_local:
+            self._tried("write", name, lambda: self.fs.pipe_file(final, data))
             return
-        folder, base = os.path.split(final)
-        os.makedirs(folder, exist_ok=True)
-        hidden = os.path.join(folder, f".{base}.{secrets.token_hex(4)}")
-        try:
-            with open(hidden, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with _hidden(final, data) as hidden:
             os.replace(hidden, final)
-        except BaseException:
-            if os.path.exists(hidden):
-                os.unlink(hidden)
+
+    def create(self, name: str, data: bytes) -> None:
+        """As `publish`, where no `name` is: of any number that try at once, one can.
+
+        Object storage needs conditional writes (If-None-Match) for that.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        try:
+            self._tried("create", name, lambda: self._create(self.path(name), data))
+        except FileExistsError:
+            # A try whose answer was lost has made it, and the next one has met that.
+            with contextlib.suppress(FileNotFoundError):
+                if self.read(name) == data:
+                    return
             raise
+
+    def _create(self, final: str, data: bytes) -> None:
+        if self.is_local:
+            with _hidden(final, data) as hidden:
+                try:
+                    os.link(hidden, final)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    with open(final, "xb") as file:
+                        file.write(data)
+            return
+        try:
+            self.fs.pipe_file(final, data, mode="create")
+        except OSError as error:
+            # Not every object storage says which condition failed, as s3fs expects of it.
+            if _code(error) == "PreconditionFailed":
+                raise FileExistsError(final) from error
+            raise
+
+    def delete(self, name: str) -> None:
+        """Removes a file; it is no error where it is gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self._tried("remove", name, lambda: self.fs.rm_file(self.path(name)))
 
     def publish_json(self, name: str, value: object) -> None:
         self.publish(name, json.dumps(value, indent=1, sort_keys=True).encode())
@@ -100,34 +227,92 @@ class Store:
 
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
         """Names of the finished files in `folder`, sorted; none where it does not exist."""
-        self.fs.invalidate_cache(self.path(folder))
-        try:
-            paths = self.fs.ls(self.path(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        names = [path.rsplit("/", 1)[-1] for path in paths]
+        names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
         return sorted(f"{folder}/{n}" for n in names if n.endswith(suffix) and n[0] not in "._")
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`, sorted; none where it does not exist."""
+        entries = [e["name"].rstrip("/") for e in self._list(folder) if e["type"] == "directory"]
+        return sorted(f"{folder}/{entry.rsplit('/', 1)[-1]}" for entry in entries)
+
+    def _list(self, folder: str) -> list[dict]:
         self.fs.invalidate_cache(self.path(folder))
         try:
-            entries = self.fs.ls(self.path(folder), detail=True)
+            return self._tried("list", folder, lambda: self.fs.ls(self.path(folder), detail=True))
         except FileNotFoundError:
             return []
-        names = [
-            e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"
-        ]
-        return sorted(f"{folder}/{name}" for name in names)
 
     def delete_folder(self, name: str) -> None:
         """Removes a folder with all in it; it is no error where it is gone already."""
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path(name), recursive=True)
+            self._tried("remove", name, lambda: self.fs.rm(self.path(name), recursive=True))
+
+    def sweep(self, before: float) -> int:
+        """Removes what killed writers left: hidden files last changed before that time. Returns how many.
+
+        For a run that holds the lock, because only then nobody else is writing. Unfinished uploads to
+        object storage are invisible; a lifecycle rule of the bucket ends them.
+
+        Args:
+            before: seconds since 1970.
+        """
+        if not self.is_local:
+            return 0
+        removed = 0
+        for folder, _, names in os.walk(self.path("")):
+            for name in filter(_PART.fullmatch, names):
+                with contextlib.suppress(FileNotFoundError):
+                    file = os.path.join(folder, name)
+                    if os.lstat(file).st_mtime < before:
+                        os.unlink(file)
+                        removed += 1
+        return removed
 
     def open_parquet(self, name: str) -> pq.ParquetFile:
         """The file, opened for reading columns and row groups in ranges."""
-        return pq.ParquetFile(self.fs.open(self.path(name), "rb"))
+        if self.is_local:
+            return pq.ParquetFile(self.fs.open(self.path(name), "rb"))
+        return pq.ParquetFile(pa.PythonFile(_Ranges(self, name), "r"), pre_buffer=True)
+
+    def size_bytes(self, name: str) -> int:
+        return self._tried("look for", name, lambda: self.fs.size(self.path(name)))
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of the file."""
+        read = functools.partial(self.fs.cat_file, self.path(name), start=start, end=end)
+        return self._tried("read", name, read)
+
+    def _tried(self, action: str, name: str, call: Callable[[], T]) -> T:
+        """What `call` returns; on object storage it is called again where its error may pass.
+
+        Raises:
+            StorageError: it failed too often, or in a way that does not pass.
+        """
+        if self.is_local:
+            return call()
+        started, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            try:
+                return call()
+            except Exception as error:
+                if isinstance(error, (FileNotFoundError, FileExistsError)) and not _passes(error):
+                    raise
+                seconds = time.monotonic() - started
+                if not _passes(error) or tries == _TRIES or seconds > _PATIENCE_S:
+                    what = redact(f"{type(error).__name__}: {error}")
+                    raise StorageError(
+                        f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
+                        f"{seconds:.0f} s, with up to {_REQUESTS} requests each; run the same command again "
+                        "when the storage answers"
+                        if _passes(error)
+                        else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "
+                        "rights and the credentials"
+                    ) from error
+                log.debug("%s: %s failed: %s", self.uri(name), action, error)
+                longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries)
+                # Jitter, so that a thousand workers do not come back at once.
+                time.sleep(random.uniform(0, longest))
 
     def read_table(self, folder: str, columns: list[str] | None = None) -> pa.Table:
         """The named columns of all finished files of `folder`, in order of file name.
@@ -144,6 +329,90 @@ class Store:
                 f"no Parquet files in {self.uri(folder)}: run the earlier steps"
             )
         return pa.concat_tables(tables)
+
+    def read_rows(
+        self, folder: str, columns: list[str] | None, key: str, values: list[str]
+    ) -> pa.Table:
+        """The rows of all finished files of `folder` whose column `key` is one of some values.
+
+        Row groups whose statistics rule them out are not read.
+        """
+        tables = [
+            pq.read_table(
+                self.path(name), filesystem=self.fs, columns=columns, filters=[(key, "in", values)]
+            ).replace_schema_metadata(None)
+            for name in self.files(folder)
+        ]
+        return pa.concat_tables(tables)
+
+
+class _Ranges(io.RawIOBase):
+    """A file of a store for reading, each read one ranged request. (s3fs's own file reads 50 MB ahead.)"""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+        self._size, self._place = store.size_bytes(name), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._size if size < 0 else min(self._size, self._place + size)
+        if end <= self._place:
+            return b""
+        data = self._store.read_range(self._name, self._place, end)
+        self._place = end
+        return data
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error of object storage may be gone at the next try."""
+    if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
+        # An upload in parts is not known once its end or its abort was carried out and the answer lost.
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    # Imported here, because local runs need neither.
+    from aiohttp import ClientError
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(error, (ClientError, NoConnection, HTTPClientError, ResponseParserError))
+
+
+def _code(error: Exception) -> str:
+    """The error code that S3 gave, empty where there is none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code", "")
+
+
+@contextlib.contextmanager
+def _hidden(final: str, data: bytes) -> Iterator[str]:
+    """A hidden file beside `final` that holds `data`, gone afterwards."""
+    folder, base = os.path.split(final)
+    os.makedirs(folder, exist_ok=True)
+    hidden = os.path.join(folder, f".{base}.{secrets.token_hex(4)}.part")
+    try:
+        with open(hidden, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield hidden
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hidden)
 
 
 def write_parquet(table: pa.Table, sink: io.BytesIO, footer: dict[str, str]) -> None:
@@ -164,6 +433,7 @@ def write_parquet(table: pa.Table, sink: io.BytesIO, footer: dict[str, str]) -> 
         table,
         sink,
         compression="zstd",
+        write_page_checksum=True,
         use_dictionary=dictionary,
         column_encoding=split or None,
         row_group_size=max(1, (16 * 2**20) // row_bytes),

@@ -108,8 +108,9 @@ SEGMENTS = Table(
 DESCRIPTORS = Table(
     "descriptors",
     "One row per segment; one column per stream with the descriptors of its frames. Rows of a file "
-    "that has changed since stay: join SEGMENTS on segment_id and source",
-    ("segment_id",),
+    "that has changed since stay: join SEGMENTS on segment_id and source. A segment that failed and was "
+    "tried again (--retry-failed) has a row for each time: the one with most attempts counts",
+    ("segment_id", "attempts"),
     (
         Column("segment_id", pa.string(), "key of SEGMENTS"),
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -167,12 +168,49 @@ ENCODINGS = Table(
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("source", pa.string(), "as in VIDEOS when it was described"),
-        Column("encoder", pa.string(), "registry name"),
+        Column("encoder", pa.string(), "registry name or variant"),
         Column("stream", pa.string(), "column of DESCRIPTORS it was made from"),
         Column(
             "fold", pa.int32(), "fold the codebook was fitted without; -1: one codebook for all"
         ),
         Column("num_descriptors", pa.int64(), "descriptors summed; 0 gives a zero vector"),
+    ),
+)
+
+ATTENTION = Table(
+    "attention",
+    "One row per frame: how much each cell of the pyramid counts in the encoding (DQ appendix B). Rows of a "
+    "file that has changed since stay: join VIDEOS on video_id and source",
+    ("video_id", "encoder", "stream", "fold", "frame_index"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was described"),
+        Column("encoder", pa.string(), "registry name or variant"),
+        Column("stream", pa.string(), "column of DESCRIPTORS"),
+        Column("fold", pa.int32(), "as in ENCODINGS"),
+        Column("frame_index", pa.int64(), "frame of the video (the later one of a difference)"),
+        Column("timestamp_s", pa.float64(), "when the frame is shown"),
+        Column("value", pa.float32(), "temporal attention: the sum of the cells"),
+    ),
+)
+
+FRAMES = Table(
+    "frames",
+    "One row per segment of a training video: the pictures that the backbone is trained on",
+    ("segment_id",),
+    (
+        Column("segment_id", pa.string(), "key of SEGMENTS"),
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was decoded"),
+        Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
+        Column("error", pa.string(), "message for people", nullable=True),
+        Column("frame_indices", pa.list_(pa.int64()), "which frames, ascending; empty if failed"),
+        Column(
+            "pictures",
+            pa.large_binary(),
+            "RGB, uint8 [frames, crop_px, crop_px, 3]: not compressed, because the network is to be "
+            "trained on exactly the pixels that it will describe",
+        ),
     ),
 )
 
@@ -207,7 +245,19 @@ METRICS = Table(
     ),
 )
 
-TABLES = (VIDEOS, SEGMENTS, DESCRIPTORS, FAILURES, SAMPLES, CURVES, ENCODINGS, SCORES, METRICS)
+TABLES = (
+    VIDEOS,
+    SEGMENTS,
+    DESCRIPTORS,
+    FAILURES,
+    SAMPLES,
+    CURVES,
+    ENCODINGS,
+    ATTENTION,
+    SCORES,
+    METRICS,
+    FRAMES,
+)
 
 
 def descriptor_type(width: int) -> pa.DataType:
@@ -218,6 +268,11 @@ def descriptor_type(width: int) -> pa.DataType:
 def encoding_type(dim: int, dtype: str) -> pa.DataType:
     """The vector column of ENCODINGS."""
     return _fixed(pa.float16() if dtype == "float16" else pa.float32(), dim)
+
+
+def attention_type(num_cells: int) -> pa.DataType:
+    """The column `cells` of ATTENTION: spatial attention, in the order of the pyramid."""
+    return _fixed(pa.float32(), num_cells)
 
 
 def _fixed(kind: pa.DataType, size: int) -> pa.DataType:

@@ -1,11 +1,15 @@
 """What the header of a video says, and the one error that a video can cause.
 
-The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`), so that PyAV and decord
-agree where there are several. Cover art (an attached picture) is none.
+The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`): one marked as default rather
+than not, then one with more frames (up to five) in what the opening reads, then the one of the highest
+bit rate, then the first. Where that is cover art (an attached picture), the file holds no video.
 """
 
+import errno
 import itertools
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +19,14 @@ import av
 import fsspec
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines import watch
 from pipelines.config import Decode
 
 ErrorType = Literal[
@@ -44,8 +51,14 @@ _READ_AHEAD_BYTES = 512 * 2**10
 _ROTATION_PACKETS = 64
 """Packets after which a decoder that gives no frame is no longer asked for the rotation."""
 
-# FFmpeg's remarks about damaged files are not for people; the errors that matter are raised.
-av.logging.set_level(av.logging.PANIC)
+_MAX_INT = 2**31 - 1
+_REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
+
+# FFmpeg's remarks about damaged files are not for people; the errors that matter are raised. One is
+# said in a remark alone: that a frame is too large (`decode_packet`).
+av.logging.set_level(av.logging.ERROR)
+logging.getLogger("libav").propagate = False
+logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class VideoError(Exception):
@@ -83,10 +96,15 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
     Raises:
         VideoError: the file is not there or holds no video that can be shown.
     """
-    with open_source(uri) as source, open_stream(source, uri) as (container, stream):
-        check_size(stream, max_frame_px)
+    with (
+        open_source(uri) as source,
+        open_stream(source, uri, max_frame_px) as (container, stream),
+    ):
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
-        frame = _first_frame(container, stream)
+        try:
+            frame = _first_frame(container, stream)
+        except VideoError as error:
+            raise VideoError(error.error_type, f"{uri}: {error.message}") from error
         rotation_deg = rotation(frame) if frame else 0
         if rotation_deg in (90, 270):
             width_px, height_px = height_px, width_px
@@ -145,21 +163,31 @@ def reading(uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise VideoError("not_found", f"{uri}: no such file") from error
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
         raise VideoError("unreadable", f"{uri}: {error.strerror or error}") from error
 
 
 @contextmanager
-def open_stream(source: str | BinaryIO, uri: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(
+    source: str | BinaryIO, uri: str, max_frame_px: int = Decode.max_frame_px
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its best video stream, with a decoder that uses one thread.
 
+    Frames of more than max_frame_px are refused before there is memory for them: by the header now, by
+    `decode_packet` later.
+
     Raises:
-        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream or unsupported.
+        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream, unsupported or
+            frame_too_large.
     """
+    # FFmpeg holds the numbers of its options in an int.
+    options = {"max_pixels": str(min(max_frame_px, _MAX_INT))}
     with reading(uri):
         try:
             if not isinstance(source, str):
                 source.seek(0)
-            container = av.open(source, metadata_errors="replace")
+            container = av.open(source, metadata_errors="replace", options=options)
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError) as error:
@@ -169,27 +197,46 @@ def open_stream(source: str | BinaryIO, uri: str) -> Iterator[tuple[InputContain
                 raise VideoError("empty_file", f"{uri}: 0 bytes") from error
             raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
     with container:
+        watch.alive()
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise VideoError("no_video_stream", f"{uri}: holds no video stream")
-        if stream.codec_context is None:
+        context = stream.codec_context
+        if context is None:
             raise VideoError("unsupported", f"{uri}: FFmpeg has no decoder for this codec")
         # The workers share the cores among themselves.
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
+        context.thread_type, context.thread_count = "NONE", 1
+        if context.width * context.height > max_frame_px:
+            num_px = context.width * context.height
+            text = f"{context.width}x{context.height} = {num_px} pixels, at most {max_frame_px} are decoded"
+            raise VideoError("frame_too_large", f"{uri}: {text}; raise decode.max_frame_px")
+        context.options = options
         yield container, stream
 
 
-def check_size(stream: VideoStream, max_frame_px: int) -> None:
-    """Refuses frames of more than max_frame_px: by the header now, by the decoder itself later."""
-    context = stream.codec_context
-    if context.width * context.height > max_frame_px:
-        raise VideoError(
-            "frame_too_large",
-            f"{context.width}x{context.height} = {context.width * context.height} pixels, at most "
-            f"{max_frame_px} are decoded; raise decode.max_frame_px",
-        )
-    context.options = {"max_pixels": str(max_frame_px)}
+def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+    """The frames that come out when `packet` goes in (None: the last ones).
+
+    Raises:
+        VideoError: frame_too_large, where the header said less.
+        av.FFmpegError: the packet does not decode.
+    """
+    with av.logging.Capture() as remarks:
+        try:
+            return context.decode(packet)
+        except av.FFmpegError:
+            for _, _, remark in remarks:
+                size = _REFUSED_SIZE.match(remark)
+                if size and (num_px := int(size[1]) * int(size[2])) > 0:
+                    text = (
+                        f"{size[1]}x{size[2]} = {num_px} pixels, which is not what the header says"
+                    )
+                    raise VideoError(
+                        "frame_too_large", f"{text}; see decode.max_frame_px"
+                    ) from None
+            raise
+        finally:
+            watch.alive()
 
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
@@ -215,7 +262,7 @@ def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     try:
         for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
-            for frame in packet.decode():
+            for frame in decode_packet(stream.codec_context, packet if packet.size else None):
                 return frame
     except av.FFmpegError as error:
         if isinstance(error, MemoryError):

@@ -109,13 +109,13 @@ class DecodeSegments:
             "video_id": row["video_id"],
             "segment": row["segment"],
             "source": row["source"],
-            "attempts": 1,
+            "attempts": row.get("attempts", 1),
             "decoder": None,
             "stage": "decode",
         }
         if row["status"] == "failed":
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
-            return base | _no_frames() | failed | {"attempts": 0, "decode_s": 0.0}
+            return base | _no_frames() | failed | {"decode_s": 0.0}
         started = time.perf_counter()
         try:
             frames: SegmentFrames = self.decoder.call(

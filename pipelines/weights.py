@@ -4,11 +4,9 @@ import functools
 import hashlib
 from dataclasses import dataclass
 
-import fsspec
-
 from encoders import backbones
 from pipelines.config import ConfigError, Describe
-from pipelines.storage import Store
+from pipelines.storage import Store, filesystem, refuse_credentials
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ def resolve(settings: Describe) -> Weights:
             identity = f"random {network} {_seed(source)}"
             return Weights(settings, identity, f"random filters, seed {_seed(source)}", True)
         if _is_published(source):
-            file = backbones.published(network, source).url.rpartition("/")[2]
-            return Weights(settings, file, f"torchvision {network} {source} ({file})", False)
+            identity = backbones.published(network, source)
+            return Weights(settings, identity, f"{network} {source} ({identity})", False)
     except backbones.WeightsError as error:
         raise ConfigError(str(error)) from error
     sha = hashlib.sha256(_read(source)).hexdigest()
@@ -93,9 +91,10 @@ def _seed(source: str) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _read(source: str) -> bytes:
+    refuse_credentials("describe.weights", source)
     try:
-        with fsspec.open(source, "rb") as file:
-            return file.read()
+        fs, path = filesystem(source)
+        return fs.cat_file(path)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"describe.weights: cannot read {source!r} ({type(error).__name__}: {error}); expected a "

@@ -87,6 +87,48 @@ def principal_components(x, num_components):
     return mean, components, variances[order]
 
 
+def sum_of_squared_products(x, y):
+    """Sum of (x_i . y_j)^2 over all pairs of rows: what bilinear pooling's inner product is."""
+    return sum(sum(a * b for a, b in zip(row, other, strict=True)) ** 2 for row in x for other in y)
+
+
+def tensor_sketch(bins, signs, num_features, x):
+    """[P]: each row's two count sketches, convolved on a circle (Pham and Pagh 2013), summed."""
+    total = np.zeros(num_features)
+    for row in x:
+        first, second = np.zeros(num_features), np.zeros(num_features)
+        for c in range(len(row)):
+            first[bins[0, c]] += signs[0, c] * row[c]
+            second[bins[1, c]] += signs[1, c] * row[c]
+        for i in range(num_features):
+            for j in range(num_features):
+                total[(i + j) % num_features] += first[i] * second[j]
+    return total
+
+
+def random_maclaurin(signs, x):
+    """[P]: products of two random projections of each row (Kar and Karnick 2012), summed."""
+    num_features = signs.shape[1]
+    total = np.zeros(num_features)
+    for row in x:
+        for p in range(num_features):
+            total[p] += (signs[0, p] @ row) * (signs[1, p] @ row) / math.sqrt(num_features)
+    return total
+
+
+def multi_scale(vector_of, scales, pooling):
+    """The image vector of descriptors of several scales (FK Eq. 1 and 2, Table 2), before the last
+    normalisation; vector_of(rows) is the mean gradient of a list of descriptors.
+    """
+    if pooling == "nfk":
+        return vector_of([row for scale in scales for row in scale])
+    vectors = []
+    for scale in scales:
+        vector = vector_of(list(scale))
+        vectors.append(vector / math.sqrt((vector**2).sum()))
+    return np.concatenate(vectors) if pooling == "csf" else sum(vectors) / len(scales)
+
+
 def run_workers(num_workers, function):
     """[function(rank, all_reduce) of each rank], in threads; `all_reduce` sums over them."""
     barrier = threading.Barrier(num_workers, timeout=60)

@@ -61,30 +61,140 @@ def test_a_cut_network_gives_the_whole_networks_maps(
 
 
 @pytest.mark.parametrize(
-    ("network", "nodes", "channels"),
+    ("network", "nodes", "shapes"),
     [
-        ("vgg19", ("pool5",), {"pool5": 512}),
-        ("vgg19", ("conv5_4", "pool5"), {"pool5": 512, "conv5_4": 512}),
-        ("resnet152", ("res5c",), {"res5c": 2048}),
-        ("squeezenet1_0", ("features.12",), {"features.12": 512}),
-        ("mobilenet_v2", ("features.18",), {"features.18": 1280}),
-        ("densenet121", ("features",), {"features": 1024}),
+        ("vgg19", ("pool5", "conv5_4"), {"pool5": (512, 7, 7), "conv5_4": (512, 14, 14)}),
+        ("vgg16", ("pool5", "fc6"), {"pool5": (512, 7, 7), "fc6": (4096, 1, 1)}),
+        ("vgg19", ("fc7",), {"fc7": (4096, 1, 1)}),
+        ("resnet50", ("res5c", "pool5"), {"res5c": (2048, 7, 7), "pool5": (2048, 1, 1)}),
+        ("resnet101", ("res5c", "pool5"), {"res5c": (2048, 7, 7), "pool5": (2048, 1, 1)}),
+        ("resnet152", ("res5c", "pool5"), {"res5c": (2048, 7, 7), "pool5": (2048, 1, 1)}),
+        ("alexnet", ("pool5", "fc7"), {"pool5": (256, 6, 6), "fc7": (4096, 1, 1)}),
+        (
+            "squeezenet1_0",
+            ("features.12", "ga"),
+            {"features.12": (512, 13, 13), "ga": (1000, 1, 1)},
+        ),
+        ("mobilenet_v2", ("features.18", "ga"), {"features.18": (1280, 7, 7), "ga": (1280, 1, 1)}),
+        ("mobilenet_v3_small", ("ga",), {"ga": (576, 1, 1)}),
+        ("densenet121", ("features",), {"features": (1024, 7, 7)}),
+        (
+            "vit_b_16",
+            ("tokens", "conv_proj", "encoder.layers.encoder_layer_3"),
+            dict.fromkeys(("tokens", "conv_proj", "encoder.layers.encoder_layer_3"), (768, 14, 14)),
+        ),
+        ("swin_t", ("features.1", "permute"), {"features.1": (96, 56, 56), "permute": (768, 7, 7)}),
     ],
 )
 def test_any_network_and_node_by_name(
-    network: str, nodes: tuple[str, ...], channels: dict[str, int]
+    network: str, nodes: tuple[str, ...], shapes: dict[str, tuple[int, int, int]]
 ) -> None:
-    assert backbones.num_channels(network, nodes, 224) == channels
+    assert backbones.node_shapes(network, nodes, 224) == shapes
 
 
-def test_the_papers_layers_have_the_papers_sizes() -> None:
-    packed = backbones.random_filters("vgg19", 0)
-    frames = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
-    maps = backbones.build("vgg19", ("pool5", "conv5_4"), packed).maps(frames)
-    assert {node: tuple(m.shape) for node, m in maps.items()} == {
-        "pool5": (1, 512, 7, 7),
-        "conv5_4": (1, 512, 14, 14),
-    }
+VU_TABLE_2_1 = {
+    "googlenet": {
+        "pool1-norm1": (56, 64),
+        "conv2-norm2": (28, 192),
+        "inception 3a": (28, 256),
+        "inception 3b": (28, 480),
+        "inception 4a": (14, 512),
+        "inception 4b": (14, 512),
+        "inception 4c": (14, 512),
+        "inception 4d": (14, 528),
+        "inception 4e": (14, 832),
+        "inception 5a": (7, 832),
+        "inception 5b": (7, 1024),
+    },
+    "vgg16": {
+        f"conv{block}_{layer}": size
+        for block, layers, size in [
+            (2, 2, (112, 128)),
+            (3, 3, (56, 256)),
+            (4, 3, (28, 512)),
+            (5, 3, (14, 512)),
+        ]
+        for layer in range(1, layers + 1)
+    },
+}
+
+
+@pytest.mark.parametrize("network", VU_TABLE_2_1)
+def test_the_layers_of_vu_have_the_sizes_of_its_table(network: str) -> None:
+    table = VU_TABLE_2_1[network]
+    shapes = backbones.node_shapes(network, tuple(table), 224)
+    assert shapes == {layer: (depth, side, side) for layer, (side, depth) in table.items()}
+
+
+def test_the_layer_of_vus_table_that_vgg_16_does_not_have() -> None:
+    with pytest.raises(WeightsError, match=r"got 'conv2_3'; known are .*conv2_2"):
+        backbones.resolve_nodes("vgg16", ("conv2_3",))
+
+
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+def test_the_layers_of_vgg_are_relus_and_pools_of_its_blocks(network: str) -> None:
+    """Each alias against the module it names: the block by the widths, ReLU for convolutions."""
+    with torch.device("meta"):
+        features = models.get_model(network, weights=None).features
+    blocks: list[list[str]] = [[]]
+    for place, module in enumerate(features):
+        if isinstance(module, torch.nn.ReLU):
+            blocks[-1].append(f"features.{place}")
+        if isinstance(module, torch.nn.MaxPool2d):
+            pool = backbones.resolve_nodes(network, (f"pool{len(blocks)}",))
+            assert list(pool.values()) == [f"features.{place}"]
+            blocks.append([])
+    for block, places in enumerate(blocks[:-1], start=1):
+        names = tuple(f"conv{block}_{layer + 1}" for layer in range(len(places)))
+        assert list(backbones.resolve_nodes(network, names).values()) == places
+
+
+def test_conv5_4_at_448() -> None:
+    assert backbones.node_shapes("vgg19", ("conv5_4",), 448) == {"conv5_4": (512, 28, 28)}
+
+
+@pytest.mark.parametrize(
+    ("px", "side"),
+    [(227, 1), (322, 3), (454, 8), (643, 14), (908, 22), (1285, 34), (1816, 50)],
+)
+def test_convolutional_alexnet_has_the_activations_of_fk_table_1(px: int, side: int) -> None:
+    assert backbones.node_shapes("alexnet_fcn", ("fc7",), px) == {"fc7": (4096, side, side)}
+
+
+def test_convolutional_alexnet_is_alexnet_slid_over_the_image() -> None:
+    """With torchvision's weights: at pool5 sides of 6 the fully connected layers, else one per window."""
+    packed = backbones.random_filters("alexnet", 0)
+    alexnet = backbones.load_model("alexnet", packed)
+    pixels = torch.randint(256, (1, 259, 259, 3), generator=torch.Generator().manual_seed(1))
+    backbone = backbones.build("alexnet_fcn", ("pool5", "fc6", "fc7"), packed)
+    maps = backbone.maps(pixels.to(torch.uint8))
+    assert maps["pool5"].shape == (1, 256, 7, 7)
+    assert maps["fc7"].shape == (1, 4096, 2, 2)
+    with torch.inference_mode():
+        for row, column in ((0, 0), (1, 1), (0, 1)):
+            window = maps["pool5"][:, :, row : row + 6, column : column + 6].flatten(1)
+            fc6 = alexnet.classifier[:3](window)
+            fc7 = alexnet.classifier[3:6](fc6)
+            torch.testing.assert_close(maps["fc6"][:, :, row, column], fc6, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(maps["fc7"][:, :, row, column], fc7, rtol=1e-4, atol=1e-5)
+
+
+def test_two_names_of_one_node_give_both() -> None:
+    packed = backbones.random_filters("squeezenet1_0", 0)
+    frames = torch.randint(256, (1, 64, 64, 3)).to(torch.uint8)
+    maps = backbones.build("squeezenet1_0", ("ga", "classifier.3"), packed).maps(frames)
+    assert torch.equal(maps["ga"], maps["classifier.3"])
+
+
+def test_googlenet_turns_imagenets_normalisation_into_its_own() -> None:
+    """Its published weights expect (x - 0.5) / 0.5."""
+    packed = backbones.random_filters("googlenet", 0)
+    frames = torch.randint(256, (1, 64, 64, 3), generator=torch.Generator().manual_seed(2))
+    maps = backbones.build("googlenet", ("conv1",), packed).maps(frames.to(torch.uint8))["conv1"]
+    with torch.inference_mode():
+        pixels = (frames.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+        expected = backbones.load_model("googlenet", packed).conv1(pixels)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_random_filters_are_seeded_and_leave_the_global_state_alone() -> None:
@@ -116,15 +226,15 @@ def test_a_hostile_pickle_is_refused() -> None:
 @pytest.mark.parametrize(
     ("network", "nodes", "message"),
     [
-        ("vgg91", ("pool5",), "expected a torchvision network, got 'vgg91'; known are vgg19"),
+        ("vgg91", ("pool5",), "expected a torchvision network .*got 'vgg91'; known are vgg19"),
         ("vgg19", ("pool6",), "expected nodes of vgg19, got 'pool6'; known are pool5"),
-        ("vgg19", ("classifier.3",), "expected a node with maps"),
-        ("vit_b_16", ("encoder",), "expected a node with maps"),
+        ("vgg19", ("pool5", "flaten"), "expected nodes of vgg19, got 'flaten'; known are flatten"),
+        ("hub:vgg19", ("pool5",), "expected NAME or timm:NAME, got 'hub:vgg19'"),
     ],
 )
 def test_wrong_names_list_near_ones(network: str, nodes: tuple[str, ...], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        backbones.num_channels(network, nodes, 224)
+        backbones.node_shapes(network, nodes, 224)
 
 
 def test_weights_of_another_network_do_not_fit(packed: dict[str, bytes]) -> None:
@@ -147,3 +257,22 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_
         WeightsError, match=r"could not be downloaded .*--set describe.weights=FILE"
     ):
         backbones.load_published("squeezenet1_0", "IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    ("network", "node", "px"), [("vit_b_16", "tokens", 64), ("alexnet_fcn", "fc7", 64)]
+)
+def test_a_size_that_the_network_does_not_take_names_the_setting(
+    network: str, node: str, px: int
+) -> None:
+    with pytest.raises(WeightsError, match=f"picture.crop_px: {network} does not take 64 px"):
+        backbones.node_shapes(network, (node,), px)
+
+
+def test_outputs_that_are_no_maps_are_refused() -> None:
+    """Within a ConvNeXt block maps are [f, h, w, C]; attention gives a pair."""
+    with pytest.raises(WeightsError, match=r"got \[1, 56, 56, 96\] from convnext_tiny/"):
+        backbones.node_shapes("convnext_tiny", ("features.1.0.block.2",), 224)
+    attention = "encoder.layers.encoder_layer_0.self_attention"
+    with pytest.raises(WeightsError, match=f"got a tuple from vit_b_16/{attention}"):
+        backbones.node_shapes("vit_b_16", (attention,), 224)

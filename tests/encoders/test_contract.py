@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders.base import Encoder
+from encoders.bilinear import Bilinear
+from encoders.compact import TensorSketch
 from encoders.fisher import GmmFisher
 from encoders.fisher_information import KroneckerInformation
 from encoders.fv_vae import FvVae
 from encoders.gmm import Gmm
 from encoders.pca import fit_pca
-from encoders.pooling import Average
+from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.registry import ENCODERS, encoder_from_bytes
 from encoders.vlad import Vlad
 
@@ -29,6 +31,19 @@ def random(*shape: int, seed: int) -> Tensor:
 
 def average() -> Encoder:
     return Average(C)
+
+
+def bilinear() -> Encoder:
+    pca = fit_pca(random(40, C, seed=1), 4, whiten=True)
+    return Bilinear(4, TensorSketch.draw(4, 7, seed=2), pca)
+
+
+def concat() -> Encoder:
+    return Concatenation(C)
+
+
+def ga() -> Encoder:
+    return GlobalActivation(C)
 
 
 def fv_vae() -> Encoder:
@@ -59,7 +74,10 @@ def vlad() -> Encoder:
 
 EXAMPLES: dict[str, Callable[[], Encoder]] = {
     "ave": average,
+    "bilinear": bilinear,
+    "concat": concat,
     "fv_vae": fv_vae,
+    "ga": ga,
     "gmm_fv": gmm_fv,
     "vlad": vlad,
 }
@@ -190,6 +208,13 @@ def test_same_input_same_bits(name: str) -> None:
     assert torch.equal(encoder.encode(x), EXAMPLES[name]().encode(x.clone()))
 
 
+def test_descriptors_that_come_from_a_network_in_training_are_taken(name: str) -> None:
+    encoder, x = EXAMPLES[name](), descriptors().float()
+    vector = encoder.encode(x.clone().requires_grad_())
+    assert torch.equal(vector, encoder.encode(x))
+    assert not vector.requires_grad
+
+
 @pytest.mark.parametrize("shape", [(3, C + 1), (C,), (2, 3, C), (0, C - 1)])
 def test_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(
@@ -199,6 +224,50 @@ def test_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
         EXAMPLES[name]().accumulate(torch.zeros(shape))
 
 
+@repeatable
+@given(lengths=st.lists(st.integers(0, 9), max_size=6), most=st.sampled_from([1, 4, 2048]))
+def test_a_batch_is_each_video_by_itself(name: str, lengths: list[int], most: int) -> None:
+    encoder = EXAMPLES[name]()
+    x = random(sum(lengths), C, seed=1).abs()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("fisher", "fv_vae", "vlad"):
+            patch.setattr(f"encoders.{module}.CHUNK_DESCRIPTORS", most)
+        states, vectors = encoder.accumulate_batch(x, lengths), encoder.encode_batch(x, lengths)
+    assert [state.count for state in states] == lengths
+    assert (vectors.shape, vectors.dtype) == ((len(lengths), encoder.output_dim), torch.float32)
+    for video, state, vector in zip(x.split(lengths), states, vectors, strict=True):
+        alone = encoder.accumulate(video)
+        assert state.sums.shape == alone.sums.shape
+        assert state.sums.dtype == torch.float64
+        torch.testing.assert_close(state.sums, alone.sums, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(vector, encoder.finalise(alone), rtol=0, atol=1e-5)
+
+
+def test_states_of_a_batch_share_no_memory(name: str) -> None:
+    encoder = EXAMPLES[name]()
+    states = encoder.accumulate_batch(random(7, C, seed=1), [3, 4])
+    for state in states:
+        assert state.sums.untyped_storage().nbytes() == 8 * state.sums.numel()
+    before = states[1].sums.clone()
+    states[0].sums.zero_()
+    assert torch.equal(states[1].sums, before)
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [8], [], [9, -2]])
+def test_lengths_of_other_videos_are_refused(name: str, lengths: list[int]) -> None:
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: expected lengths of 0 or more that add up to 7 descriptors, got "
+        rf"{len(lengths)} of sum {sum(lengths)}, the smallest {min(lengths, default=0)}; give",
+    ):
+        EXAMPLES[name]().accumulate_batch(random(7, C, seed=1), lengths)
+
+
+def test_a_batch_of_another_width_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: expected descriptors of shape \[n, {C}\]"):
+        EXAMPLES[name]().encode_batch(torch.zeros(4, C + 1), [4])
+
+
 def test_on_another_device_it_is_the_same_encoder(name: str) -> None:
     encoder, x = EXAMPLES[name](), descriptors().float()
     assert torch.equal(encoder.to("cpu").encode(x), encoder.encode(x))
@@ -206,3 +275,6 @@ def test_on_another_device_it_is_the_same_encoder(name: str) -> None:
         on_gpu = encoder.to("cuda").encode(x.cuda())
         assert on_gpu.is_cuda
         torch.testing.assert_close(on_gpu.cpu(), encoder.encode(x), rtol=0, atol=1e-4)
+        lengths = [5, 0, 12, 20]
+        batch = encoder.to("cuda").encode_batch(x.cuda(), lengths)
+        torch.testing.assert_close(batch.cpu(), encoder.encode_batch(x, lengths), rtol=0, atol=1e-4)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from encoders.descriptors import appearance, difference, scale, stream_width
+from encoders.descriptors import appearance, difference, scale
 from encoders.differences import difference_maps
 from encoders.spp import LEVELS, num_cells, pyramid_pool
 
@@ -38,6 +40,25 @@ def test_pyramid_of_any_map_size_keeps_the_maximum(side: int) -> None:
     assert pooled.shape == (2, 50, 3)
     torch.testing.assert_close(pooled[:, -1], maps.amax((2, 3)))
     assert torch.equal(pooled.amax(1), maps.amax((2, 3)))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_pooling_with_gradients_pools_the_same(height: int, width: int, seed: int) -> None:
+    maps = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(pyramid_pool(maps.requires_grad_()), pyramid_pool(maps.detach()))
+
+
+def test_gradients_go_where_the_largest_value_was() -> None:
+    """As torch's own adaptive pooling, where no two values are equal; equal ones share."""
+    maps = random_maps(2, 3, 7, 8).requires_grad_()
+    weight = torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((pyramid_pool(maps) * weight).sum(), maps)
+    pooled = [torch.nn.functional.adaptive_max_pool2d(maps, side).flatten(2) for side in LEVELS]
+    (expected,) = torch.autograd.grad((torch.cat(pooled, 2) * weight.mT).sum(), maps)
+    torch.testing.assert_close(gradient, expected)
+    flat = torch.ones(1, 1, 4, 4).requires_grad_()
+    (shared,) = torch.autograd.grad(pyramid_pool(flat, (1,)).sum(), flat)
+    assert torch.equal(shared, torch.full((1, 1, 4, 4), 1 / 16))
 
 
 def test_each_position_is_normalised_before_the_pyramid() -> None:
@@ -74,7 +95,7 @@ def test_differences_keep_both_signs() -> None:
 @pytest.mark.parametrize("num_frames", [0, 1])
 def test_one_frame_has_no_difference_and_is_no_error(num_frames: int) -> None:
     rows = difference(random_maps(num_frames, 3, 5, 5), "per_position")
-    assert rows.shape == (0, 50, stream_width("difference", 3))
+    assert rows.shape == (0, 50, 6)
 
 
 def test_pyramid_levels_are_a_setting() -> None:

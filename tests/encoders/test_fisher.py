@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from skimage.feature import fisher_vector
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from encoders.base import CHUNK_DESCRIPTORS
 from encoders.fisher import GmmFisher
 from encoders.gmm import Gmm, fit_gmm
 from encoders.pca import fit_pca
@@ -147,17 +151,26 @@ def test_after_a_pca_the_descriptor_is_as_wide_as_before() -> None:
 
 def test_nothing_of_size_n_k_c_or_n_d_is_made() -> None:
     gmm = mixture(24, 32)
-    x = draw(gmm, 5000).float()
+    x = draw(gmm, 3 * CHUNK_DESCRIPTORS).float()
     encode = encoder(gmm).encode
     with LargestTensor() as largest:
         encode(x)
-    assert largest.numel <= 1024 * 2 * 32
+    assert largest.numel <= CHUNK_DESCRIPTORS * 2 * 32
 
 
 @pytest.mark.parametrize("pca_components", [0, 3])
-def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(pca_components: int) -> None:
+@pytest.mark.parametrize("batch_descriptors", [0, 90])
+def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(
+    pca_components: int, batch_descriptors: int
+) -> None:
     frames = draw(mixture(K, C), 600).float().view(12, 50, C)
-    settings = GmmFvSettings(num_components=K, max_iterations=8, pca_components=pca_components)
+    settings = GmmFvSettings(
+        num_components=K,
+        max_iterations=8,
+        pca_components=pca_components,
+        batch_descriptors=batch_descriptors,
+        tolerance=1e-9,
+    )
     logged: list[tuple[str, int, float]] = []
 
     def work(num_workers: int):
@@ -165,7 +178,7 @@ def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(pca_componen
             share = frames.tensor_split(num_workers)[rank]
             sample = FitSample(
                 frames=share,
-                video=torch.full((len(share),), rank),
+                video=torch.arange(12).tensor_split(num_workers)[rank] // 2,
                 rank=rank,
                 world_size=num_workers,
                 all_reduce=all_reduce,
@@ -183,3 +196,47 @@ def test_fit_is_the_same_on_any_number_of_workers_as_far_as_em_goes(pca_componen
     torch.testing.assert_close(alone.encode(x), first.encode(x), rtol=0, atol=1e-5)
     assert logged[0][:2] == ("mean_log_likelihood", 0)
     assert logged[1][2] > logged[0][2]
+
+
+class LargestNew(LargestTensor):
+    """As LargestTensor, of tensors that are not a part of `own`."""
+
+    def __init__(self, own: Tensor) -> None:
+        super().__init__()
+        self.own = own.untyped_storage().data_ptr()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() != self.own:
+                self.numel = max(self.numel, leaf.numel())
+        return out
+
+
+@pytest.mark.parametrize("pca_components", [0, 3])
+@pytest.mark.parametrize("batch_descriptors", [0, 2000])
+def test_fit_reads_frames_that_lie_in_a_file_part_by_part(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pca_components: int,
+    batch_descriptors: int,
+) -> None:
+    monkeypatch.setattr("encoders.pca.MAX_ROWS", 5000)
+    in_memory = draw(mixture(K, C), 60_000).half().view(1200, 50, C)
+    in_memory.numpy().tofile(tmp_path / "frames")
+    in_file = torch.from_file(str(tmp_path / "frames"), size=in_memory.numel(), dtype=torch.half)
+    in_file = in_file.view(in_memory.shape)
+    settings = GmmFvSettings(
+        num_components=K,
+        max_iterations=2,
+        pca_components=pca_components,
+        batch_descriptors=batch_descriptors,
+    )
+
+    def fit(frames: Tensor) -> GmmFisher:
+        return GmmFisher.fit(FitSample(frames=frames, video=torch.arange(1200)), settings, "none")
+
+    with LargestNew(in_file) as largest:
+        found = fit(in_file)
+    assert largest.numel < in_file.numel() / 4
+    assert_same(found, fit(in_memory))

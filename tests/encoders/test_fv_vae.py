@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoders import fv_vae
-from encoders.fisher_information import DiagonalInformation, estimate
+from encoders.fisher_information import DiagonalInformation, choose, estimate
 from encoders.fv_vae import FvVae, load_released
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
+from encoders.pca import fit_pca
 from encoders.registry import encoder_from_bytes
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
@@ -203,7 +204,10 @@ def test_fit_on_several_workers(information: str) -> None:
     assert books[0].to_bytes() == books[1].to_bytes() == books[2].to_bytes()
     whole = sample()
     videos = [whole.frames[whole.video == v].flatten(0, 1).float() for v in range(7)]
-    expected = estimate(FvVae(books[0]._weights), videos, settings)
+    statistics = estimate(FvVae(books[0]._weights), videos)
+    for key, value in statistics.items():
+        torch.testing.assert_close(books[0].statistics[key], value)
+    expected = choose(statistics, settings)
     assert (expected is None) == (information == "none")
     if expected:
         for key, value in expected.tensors().items():
@@ -226,6 +230,41 @@ def test_fit_that_is_stopped_and_resumed_is_undisturbed() -> None:
         assert FvVae.fit(sample(state=state), small(), "l2").to_bytes() == undisturbed
 
 
+@pytest.mark.parametrize("kind", ["none", "diagonal", "kronecker"])
+def test_the_information_is_chosen_from_what_lies_beside_the_network(kind: str) -> None:
+    """Fitted with one form, used with another: the same as fitted with it, and nothing trained again."""
+    fitted = FvVae.fit(sample(), small(information="diagonal"), "l2")
+    wanted = small(information=kind, damping=0.2)
+    files = fitted.files()
+    loaded = encoder_from_bytes(files["codebook.safetensors"])
+    assert loaded.information is None
+    with_files = loaded.with_files(files, wanted)
+    assert with_files.to_bytes() == FvVae.fit(sample(), wanted, "l2").to_bytes()
+    assert FvVae.fit_settings(wanted) == FvVae.fit_settings(small())
+    assert FvVae.fit_settings(small(dropout=0.1)) != FvVae.fit_settings(small())
+    with pytest.raises(ValueError, match="expected an encoder that fit made"):
+        loaded.files()
+
+
+def test_after_a_pca_it_is_the_encoder_of_the_components() -> None:
+    """The network sees components only; the vector is that of a plain one on projected descriptors."""
+    settings = small(pca_components=3, information="kronecker")
+    whole = sample()
+    encoder = encoder_from_bytes(FvVae.fit(whole, settings, "none").to_bytes())
+    assert (encoder.descriptor_dim, encoder.output_dim) == (C, 3 * (L + 1))
+    pca = fit_pca(whole.descriptors(), 3)
+    torch.testing.assert_close(encoder.pca.components, pca.components.float())
+    projected = FitSample(
+        frames=encoder.pca.transform(whole.frames.float()),
+        video=whole.video,
+        targets=whole.targets,
+        seed=3,
+    )
+    plain = FvVae.fit(projected, small(information="kronecker"), "none")
+    x = random(20, C, seed=4).abs().float()
+    torch.testing.assert_close(encoder.encode(x), plain.encode(encoder.pca.transform(x)))
+
+
 def test_fit_logs_its_losses() -> None:
     rows = []
     FvVae.fit(sample(log=lambda *row: rows.append(row)), small(lambda3=0), "l2")
@@ -237,7 +276,7 @@ def test_fit_logs_its_losses() -> None:
 def test_batches_are_random_frames_of_random_videos_and_carry_their_labels() -> None:
     whole = sample()
     num_frames = torch.tensor([3, 1, 4, 2, 4, 1, 3])
-    batch = fv_vae._batches(whole, num_frames, batch_frames=7000)
+    batch = fv_vae._batches(whole, batch_frames=7000)
     frames, targets = batch(0, torch.Generator().manual_seed(0))
     assert frames.dtype == torch.float32
     same = (frames[:, None] == whole.frames.float()[None]).flatten(2).all(2)
@@ -252,7 +291,7 @@ def test_batches_are_random_frames_of_random_videos_and_carry_their_labels() -> 
 
 def test_shares_of_a_batch_add_up() -> None:
     sizes = [
-        len(fv_vae._batches(sample(rank, 3), torch.tensor([3]), 8)(0, torch.Generator())[0])
+        len(fv_vae._batches(sample(rank, 3), 8)(0, torch.Generator())[0])
         for rank in range(3)
     ]
     assert sizes == [2, 3, 3]

@@ -12,11 +12,14 @@ from encoders.gmm import (
     Gmm,
     assignment_statistics,
     fit_gmm,
+    fit_gmm_stepwise,
     initial_gmm,
     mean_log_likelihood,
     statistics,
     update,
 )
+from encoders.pca import fit_pca
+from encoders.sample import FitSample
 from tests.encoders import oracles
 
 NO_FLOOR = 1e-12
@@ -224,7 +227,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if "split" not in str(func):  # views of the whole input
+        if "split" not in str(func) and "view" not in str(func):  # views of the whole input
             sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
             self.numel = max([self.numel, *sizes])
         return out
@@ -299,3 +302,134 @@ def test_em_that_was_stopped_goes_on_bit_for_bit() -> None:
     assert later[0] == states[3]["iteration"] == 4
     for name in ("weights", "means", "variances"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name))
+
+
+def stepwise(x: Tensor, centroids: Tensor, batch_size: int = 200, **changed: object) -> Gmm:
+    sample = FitSample(frames=x[:, None], video=torch.zeros(len(x), dtype=torch.int64))
+    steps_per_pass, batch = sample.batches(batch_size)
+    options = {
+        "batch": batch,
+        "steps_per_pass": steps_per_pass,
+        "step_exponent": 0.7,
+        "max_passes": 30,
+        "tolerance": 1e-4,
+        "variance_floor": 1e-3,
+    }
+    return fit_gmm_stepwise(x, centroids, **(options | changed))
+
+
+def test_a_step_blends_the_mixtures_moments_with_the_batchs() -> None:
+    x, batches = draw(mixture(seed=5), 60), draw(mixture(seed=6), 40).split(20)
+    gmm = initial_gmm(x[:3], assignment_statistics(x[:3], x), NO_FLOOR)
+    for step, batch in enumerate(batches):
+        eta, (weights, means, variances) = (step + 2) ** -0.6, arrays(gmm)
+        posterior, _ = oracles.posteriors(weights, means, variances, batch.numpy())
+        mass = (1 - eta) * weights + eta * posterior.mean(0)
+        first, second = (
+            (1 - eta) * weights[:, None] * old + eta * posterior.T @ new / len(batch)
+            for old, new in ((means, batch.numpy()), (variances + means**2, batch.numpy() ** 2))
+        )
+        means = first / mass[:, None]
+        variances = second / mass[:, None] - means**2
+        gmm = Gmm(*map(torch.from_numpy, (mass, means, variances)))
+    found = stepwise(
+        x,
+        x[:3],
+        batch=lambda step: batches[step],
+        steps_per_pass=2,
+        max_passes=1,
+        step_exponent=0.6,
+        variance_floor=NO_FLOOR,
+    )
+    assert_close(found, gmm, atol=1e-12)
+
+
+@pytest.mark.parametrize("step_exponent", [0.6, 0.7])
+def test_stepwise_em_comes_near_the_likelihood_of_em(step_exponent: float) -> None:
+    x = draw(mixture(num_components=5, width=6, seed=7), 3000).float()
+    passes: list[float] = []
+    found = stepwise(
+        x,
+        x[:5],
+        step_exponent=step_exponent,
+        tolerance=1e-3,
+        on_pass=lambda number, value: passes.append(value) or number,
+    )
+    full = fit_gmm(x, x[:5], max_iterations=200, tolerance=1e-5, variance_floor=1e-3)
+    start = initial_gmm(x[:5], assignment_statistics(x[:5], x), 1e-3)
+    reached, best, first = (mean_log_likelihood(statistics(gmm, x)) for gmm in (found, full, start))
+    assert best - first > 0.5
+    assert reached > best - 0.05
+    assert 1 < len(passes) < 30
+    assert passes[-1] - passes[-2] < 1e-3
+    assert passes[-1] == pytest.approx(reached, abs=0.2)
+
+
+def test_stepwise_em_fills_starved_components_and_keeps_the_floor() -> None:
+    x = draw(mixture(num_components=4, seed=11), 1500)
+    x[:, 2] = 0
+    centroids = torch.cat([x[:3], torch.full((2, 4), 1e3, dtype=torch.float64)])
+    gmm = stepwise(x, centroids)
+    assert gmm.weights.min() > 0.01
+    floor = 1e-3 * x.var(0, correction=0).clamp_min(x.var(0, correction=0).mean())
+    assert (gmm.variances >= floor * (1 - 1e-9)).all()
+    torch.testing.assert_close(gmm.variances[:, 2], floor[2].expand(5))
+    three = stepwise(x, x[:3])
+    assert mean_log_likelihood(statistics(gmm, x)) > mean_log_likelihood(statistics(three, x))
+
+
+def test_stepwise_em_that_was_stopped_goes_on_bit_for_bit() -> None:
+    x = draw(mixture(seed=2), 700).float()
+    states, passes = [], []
+    whole = stepwise(
+        x,
+        x[:3],
+        max_passes=4,
+        tolerance=-10,
+        variance_floor=0.3,
+        on_update=lambda state: states.append(state()),
+        on_pass=lambda *row: passes.append(row),
+    )
+    assert [state["step"] for state in states] == list(range(1, 17))
+    assert (whole.variances == states[0]["floor"]).any()
+    for stopped in (0, 5, 7, 15):  # in a pass and at the end of one
+        buffer = io.BytesIO()
+        torch.save(states[stopped], buffer)
+        buffer.seek(0)
+        later: list[tuple[int, float]] = []
+        resumed = stepwise(
+            x,
+            x[:3],
+            max_passes=4,
+            tolerance=-10,
+            variance_floor=0.3,
+            state=torch.load(buffer, weights_only=True),
+            on_pass=lambda *row, later=later: later.append(row),
+        )
+        assert_close(resumed, whole, atol=0)
+        assert later == passes[(stopped + 1) // 4 :]
+
+
+def test_stepwise_em_stops_at_values_that_are_not_finite() -> None:
+    x = draw(mixture(), 60)
+    x[7, 1] = float("nan")
+    with pytest.raises(ValueError, match="expected finite descriptors for the GMM"):
+        stepwise(x, x[:3])
+
+
+def test_stepwise_em_refuses_another_width() -> None:
+    with pytest.raises(ValueError, match=r"expected descriptors of shape \[n, 4\].* got \[20, 3\]"):
+        stepwise(torch.zeros(20, 3), torch.zeros(2, 4))
+
+
+def test_a_pca_on_the_way_is_a_pca_before() -> None:
+    x = draw(mixture(num_components=3, width=6), 900).float()
+    pca = fit_pca(x, 2)
+    options = {"max_iterations": 5, "tolerance": -1, "variance_floor": 1e-3}
+    before = pca.transform(x)
+    found = fit_gmm(x, before[:3], pca=pca, **options)
+    assert_close(found, fit_gmm(before, before[:3], **options), atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"expected descriptors of shape \[n, 6\].* got \[900, 2\]"
+    ):
+        fit_gmm(before, before[:3], pca=pca, **options)

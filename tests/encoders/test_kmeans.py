@@ -3,6 +3,7 @@ import torch
 
 from encoders.kmeans import fit_centroids, fit_kmeans, nearest
 from encoders.sample import FitSample
+from encoders.settings import PcaSettings
 from tests.encoders import oracles
 
 
@@ -104,7 +105,7 @@ def test_every_worker_gets_the_centroids_of_the_first(
             world_size=num_workers,
             all_reduce=all_reduce,
         )
-        return fit_centroids(sample, num_centroids=5, pca_components=2)
+        return fit_centroids(sample, num_centroids=5, settings=PcaSettings(pca_components=2))
 
     results = oracles.run_workers(num_workers, work)
     assert len(ranks) == num_workers

@@ -4,6 +4,13 @@ import torch
 
 from encoders.pca import Pca, fit_pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
+from encoders.settings import (
+    BilinearSettings,
+    FvVaeSettings,
+    GmmFvSettings,
+    PcaSettings,
+    VladSettings,
+)
 from tests.encoders import oracles
 
 
@@ -90,7 +97,20 @@ def test_whitening_a_direction_without_variance_is_refused(num_rows: int) -> Non
 def test_sample_pca_is_in_float32_and_of_all_descriptors() -> None:
     frames = data(60).view(6, 10, 7)
     sample = FitSample(frames=frames, video=torch.zeros(6, dtype=torch.int64))
-    pca = fit_sample_pca(sample, 3)
+    assert fit_sample_pca(sample, PcaSettings()) is None
+    pca = fit_sample_pca(sample, PcaSettings(pca_components=3))
     assert {t.dtype for t in (pca.mean, pca.components, pca.scale)} == {torch.float32}
     expected = fit_pca(frames.flatten(0, 1), 3)
     torch.testing.assert_close(pca.components.double(), expected.components, rtol=0, atol=1e-6)
+    white = fit_sample_pca(sample, PcaSettings(pca_components=3, pca_whiten=True))
+    variance = white.transform(frames.flatten(0, 1).float()).var(0)
+    torch.testing.assert_close(variance, torch.ones(3), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "record", [VladSettings, GmmFvSettings, BilinearSettings, FvVaeSettings], ids=str
+)
+def test_whitening_needs_components(record: type) -> None:
+    assert record(pca_components=2, pca_whiten=True).pca_whiten
+    with pytest.raises(ValueError, match=r"pca_whiten: expected false where .*pca_components is 0"):
+        record(pca_whiten=True)

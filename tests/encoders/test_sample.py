@@ -10,19 +10,84 @@ FRAMES = torch.arange(7 * 5 * 3, dtype=torch.float32).view(7, 5, 3)
 VIDEO = torch.tensor([0, 0, 1, 2, 2, 2, 3])
 
 
-def gather(num_workers: int, most: int, seed: int = 0) -> list[torch.Tensor]:
-    def run(rank: int, all_reduce) -> torch.Tensor:
+def run_workers(num_workers: int, function, seed: int = 0) -> list:
+    """`function` of each worker's share of the frames."""
+
+    def run(rank: int, all_reduce):
         own = VIDEO % num_workers == rank
-        return FitSample(
-            frames=FRAMES[own],
-            video=VIDEO[own],
-            seed=seed,
-            rank=rank,
-            world_size=num_workers,
-            all_reduce=all_reduce,
-        ).gather(most)
+        return function(
+            FitSample(
+                frames=FRAMES[own],
+                video=VIDEO[own],
+                seed=seed,
+                rank=rank,
+                world_size=num_workers,
+                all_reduce=all_reduce,
+            )
+        )
 
     return oracles.run_workers(num_workers, run)
+
+
+def gather(num_workers: int, most: int, seed: int = 0) -> list[torch.Tensor]:
+    return run_workers(num_workers, lambda sample: sample.gather(most), seed)
+
+
+def draw(num_workers: int, steps: int, size: int, seed: int = 0) -> list[torch.Tensor]:
+    """The batches of the steps, of all workers together, in the order of the descriptors."""
+
+    def work(sample: FitSample) -> list[torch.Tensor]:
+        steps_per_pass, batch = sample.batches(size)
+        assert steps_per_pass == -(-35 // size)
+        return [batch(step) for step in range(steps)]
+
+    parts = run_workers(num_workers, work, seed)
+    batches = [torch.cat(of_workers) for of_workers in zip(*parts, strict=True)]
+    return [batch[batch[:, 0].argsort()] for batch in batches]
+
+
+@pytest.mark.parametrize("size", [1, 8, 35, 50])
+def test_any_number_of_workers_draws_the_same_batches(size: int) -> None:
+    alone = draw(1, 5, size)
+    assert max(len(batch) for batch in alone) <= size
+    for num_workers in (2, 3, 5):
+        for batch, expected in zip(draw(num_workers, 5, size), alone, strict=True):
+            assert torch.equal(batch, expected)
+
+
+def test_a_pass_deals_out_each_descriptor_once_and_each_pass_anew() -> None:
+    batches = draw(2, 10, 8)
+    assert [len(batch) for batch in batches] == 2 * [7, 7, 7, 7, 7]
+    for number in range(2):
+        rows = torch.cat(batches[5 * number : 5 * number + 5])
+        assert torch.equal(rows[rows[:, 0].argsort()], FRAMES.flatten(0, 1))
+    for batch in batches:  # as many descriptors as frames: one of each
+        assert sorted((batch[:, 0] // 15).tolist()) == [0, 1, 2, 3, 4, 5, 6]
+    assert not torch.equal(batches[0], batches[5])
+    assert not torch.equal(batches[0], draw(2, 1, 8, seed=1)[0])
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 10])
+def test_a_pass_is_whole_for_any_number_of_frames(num_frames: int) -> None:
+    frames = torch.arange(num_frames * 5.0).view(num_frames, 5, 1)
+    sample = FitSample(frames=frames, video=torch.zeros(num_frames, dtype=torch.int64))
+    steps_per_pass, batch = sample.batches(3)
+    rows = torch.cat([batch(step) for step in range(steps_per_pass)])
+    assert rows.flatten().sort().values.tolist() == list(range(num_frames * 5))
+
+
+def test_batches_take_every_cell_alike() -> None:
+    rows = torch.cat(draw(1, 2000, 7)[::5])
+    cells = torch.bincount((rows[:, 0] / 3 % 5).long(), minlength=5)
+    # 560 of each; a count's standard deviation is 21.
+    assert ((cells - 560).abs() < 5 * 21).all()
+
+
+def test_descriptors_are_the_frames_themselves() -> None:
+    frames = FRAMES.half()
+    descriptors = FitSample(frames=frames, video=VIDEO).descriptors()
+    assert (descriptors.shape, descriptors.dtype) == ((35, 3), torch.half)
+    assert descriptors.data_ptr() == frames.data_ptr()
 
 
 @pytest.mark.parametrize("most", [11, 35, 100])

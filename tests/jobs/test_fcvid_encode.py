@@ -24,6 +24,8 @@ def test_flags_are_frozen() -> None:
         "--set",
         "--steps",
         "--limit",
+        "--retry-failed",
+        "--take-over",
         "--address",
     }
 
@@ -43,8 +45,10 @@ def weizmann(data: Path) -> dict[str, str]:
     ("change", "message"),
     [
         ({"--recipe": "ucf11"}, "--recipe: expected one of"),
-        ({"--set": "describe.streams=flow"}, "expected one of ['appearance', 'difference']"),
+        ({"--set": "describe.streams=flow"}, "expected one of ['appearance', 'difference', 'positions']"),
         ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
+        ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
+        ({"--set": "evaluate.stream_weights=1,2,3"}, "expected none, or one for each of features"),
         ({"--set": "describe.backbone=squeezenet"}, "known are squeezenet1"),
         ({"--set": "describe.nodes=features.99"}, "describe.nodes"),
         ({"--set": "describe.weights=/nowhere.pth"}, "cannot read '/nowhere.pth'"),
@@ -53,6 +57,10 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--videos": "/nowhere"}, "nothing is there"),
         ({"--labels": "/nowhere.csv"}, "--labels /nowhere.csv: no such file"),
         ({"--labels": None}, "need labels"),
+        (
+            {"--labels": None, "--steps": "index", "--set": "fv_vae.lambda3=1"},
+            "fv_vae trains with a class loss and expects labels, got none",
+        ),
         ({"--steps": "decode"}, "--steps decode: expected all, or some of"),
         ({"--steps": "classify"}, "step index is not complete"),
         ({"--limit": "0"}, "--limit: expected at least 1"),

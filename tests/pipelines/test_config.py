@@ -61,7 +61,11 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("picture.resize_px=100", "at least picture.crop_px = 224"),
         ("describe.streams=appearance,appearance", "each once"),
         ("run.max_failed_fraction=2", "0 to 1"),
-        ("evaluate.stream_weights=1,2,3", "evaluate.stream_weights: expected none, or 2"),
+        ("encode.encoders=vlad@k=3", "no field 'k'; there are pca_components"),
+        ("encode.encoders=vlad@num_centroids", "expected encoder@field=value:field=value"),
+        ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),
+        ("encode.encoders=ave@num_centroids=3", "expected encoder@field=value"),
+        ("encode.encoders=vlad@fit.num_workers=3", "expected encoder@field=value"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> None:
@@ -91,9 +95,17 @@ def test_digest_tells_settings_apart_and_is_stable() -> None:
     assert digest(config) != digest(config.with_settings(["vlad.num_centroids=3"]))
 
 
-def test_stream_columns_are_plain_names() -> None:
-    describe = Config().with_settings(["describe.nodes=features.12"]).describe
-    assert describe.stream_columns == {
-        "features_12_appearance": ("features.12", "appearance"),
-        "features_12_difference": ("features.12", "difference"),
-    }
+def test_a_variant_is_the_encoder_with_settings_of_its_own() -> None:
+    config = Config().with_settings(
+        ["fv_vae.lambda3=10", "encode.encoders=fv_vae@lambda3=0:hidden=8/4:compress.kind=pca,vlad"]
+    )
+    name, plain = config.encode.encoders
+    variant = config.variant(name)
+    assert (variant.base, variant.codebook) == ("fv_vae", "fv_vae@lambda3=0:hidden=8/4")
+    assert (variant.settings.lambda3, variant.settings.hidden) == (0, (8, 4))
+    assert not variant.uses_labels
+    assert config.variant("fv_vae").uses_labels
+    assert variant.settings.num_steps == config.fv_vae.num_steps
+    assert (variant.compress.kind, config.compress.kind) == ("pca", "none")
+    assert config.variant(plain).settings == config.vlad
+    assert config.variant("ave").settings is None

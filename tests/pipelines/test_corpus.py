@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from jobs import demo
 from jobs.fcvid_encode import main
@@ -135,7 +136,7 @@ sys.meta_path.insert(0, Block())
 import duckdb, glob, pandas, polars, pyarrow.parquet
 out = sys.argv[1]
 patterns = ['videos/*', 'segments/*', 'descriptors/*', 'failures/*', 'samples/*/*', 'codebooks/*/*',
-            'encodings/*/*', 'scores/*/*', 'metrics/*']
+            'encodings/*/*', 'attention/*/*', 'scores/*/*', 'metrics/*']
 for pattern in patterns:
     files = sorted(glob.glob(f'{out}/{pattern}/*.parquet'))
     assert files, pattern
@@ -199,6 +200,43 @@ def test_a_codebook_setting_refits_and_encodes_but_does_not_decode(
         for folder in finished.glob(f"encodings/vlad-{STREAMS[0]}/*")
     }
     assert widths == {4 * 512, 5 * 512}
+
+
+def test_variants_share_what_they_can(finished: Path, data: Path) -> None:
+    """Another information and another input of the classifier train no codebook again."""
+    kept = written(finished, "codebooks", "descriptors", "samples")
+    names = (
+        *("fv_vae", "fv_vae@information=kronecker:damping=0.1"),
+        *("vlad@compress.kind=pca:compress.num_features=3", "vlad"),
+    )
+    before = set(finished.glob("encodings/*/*"))
+    assert run(data, finished, f"encode.encoders={','.join(names)}") == 0
+    assert written(finished, "codebooks", "descriptors", "samples") == kept
+    made = set(finished.glob("encodings/*/*")) - before
+    assert {folder.parent.name for folder in made} == {f"fv_vae-{stream}" for stream in STREAMS}
+    metrics = rows(finished, "metrics/*/*.parquet").to_pylist()
+    results = {(row["encoder"], row["stream"]) for row in metrics}
+    assert {(name, stream) for name in names for stream in STREAMS} <= results
+    folder = finished / "codebooks" / f"fv_vae-{STREAMS[0]}"
+    assert next(folder.glob("*/information.safetensors")).stat().st_size > 512 * 512 * 8
+    widths = {
+        safetensors.numpy.load_file(file)["weights"].shape[1]
+        for file in finished.glob("classifiers/vlad_compress*/*/fold-*.safetensors")
+    }
+    assert widths == {3}
+    assert run(data, finished) == 0
+
+
+def test_attention_says_where_and_when(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())["tables"]
+    table = rows(finished, f"{record[f'attention/fv_vae-{STREAMS[1]}']}/*.parquet")
+    assert table.num_rows == 12 * 2
+    cells = np.stack(table["cells"].to_numpy())
+    assert cells.shape == (24, 50)
+    assert (cells >= 0).all()
+    np.testing.assert_allclose(table["value"].to_numpy(), cells.sum(1), rtol=1e-5)
+    page = (finished / "report" / "index.html").read_text()
+    assert "Attention" in page
 
 
 def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Path) -> None:

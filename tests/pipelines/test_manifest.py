@@ -1,3 +1,9 @@
+import csv
+import io
+import logging
+import os
+import socket
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.config import ConfigError, Manifest, Split
 from pipelines.manifest import assign_folds, list_videos, match, read_labels
+from pipelines.storage import Store
 
 
 @pytest.fixture
@@ -168,3 +175,220 @@ def test_splits_that_cannot_work_are_refused() -> None:
         assign_folds(corpus([0, 1, 0, 1], [0, 0, 1, 1]), Split(kind="group_kfold", num_folds=3), 0)
     with pytest.raises(ConfigError, match="has 1 classes to train on"):
         assign_folds(corpus([0, 1], [0, 1]), Split(kind="leave_one_group_out"), 0)
+
+
+# --- odd folders --------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    "plain.mp4",
+    " leading space.mp4",
+    "-leading dash.mp4",
+    "--set=x.mp4",
+    "quote ' and \" and `.mp4",
+    "new\nline.mp4",
+    "tab\tand\\backslash.mp4",
+    "a#b?c%20d*e[f]g{h}.mp4",
+    "a::b.mp4",
+    "semi;colon,comma&amp.mp4",
+    "<script>alert(1)<.mp4",
+    "=1+1.mp4",
+    "\u00e9 in one.mp4",
+    "e\u0301 in two.mp4",
+    "\u202egnp.mp4",
+    "\U0001f3ac.mp4",
+    "name=value.mp4",
+    "n" * 200 + ".mp4",
+    "a/" + "/".join(["deep" * 20] * 11) + "/x.mp4",
+    "no suffix",
+]
+
+
+def make(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_odd_names_are_names_like_others(tmp_path: Path) -> None:
+    base = tmp_path / "odd [1] * ?"
+    make(base, ODD_NAMES)
+    listed = list_videos(str(base))
+    assert paths(listed) == sorted(ODD_NAMES)
+    assert all(Path(uri).is_file() for uri in listed["uri"].to_pylist())
+    text = io.StringIO()
+    csv.writer(text).writerows(
+        [["path", "label"], *([name, "=HYPERLINK(1)"] for name in ODD_NAMES)]
+    )
+    (base / "list.csv").write_text(text.getvalue(), newline="")
+    assert paths(list_videos(str(base / "list.csv"))) == sorted(ODD_NAMES)
+    labels = read_labels(str(base / "list.csv"))
+    assert labels.labels == {name: ["=HYPERLINK(1)"] for name in ODD_NAMES}
+    matched = match(listed, labels, Manifest())
+    assert matched["labels"].to_pylist() == [["=HYPERLINK(1)"]] * len(ODD_NAMES)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1)
+        .filter(lambda name: name[0] != "." and len(name.encode()) < 200)
+        .map(lambda name: f"{name}.mp4"),
+        min_size=1,
+        max_size=5,
+        unique=True,
+    )
+)
+def test_any_name_survives(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), names)
+        assert paths(list_videos(folder)) == sorted(names)
+
+
+def test_odd_names_on_object_storage(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    names = ["a b.mp4", "a#b%20c.mp4", "e\u0301.mp4", "quote'.mp4", "x=1/y.mp4", "*.mp4"]
+    for name in names:
+        store.publish(name, b"x")
+    listed = list_videos(store.root)
+    assert paths(listed) == sorted(names)
+    store.publish("list.csv", ("path\n" + "\n".join(names)).encode())
+    assert list_videos(f"{store.root}/list.csv")["uri"].to_pylist() == listed["uri"].to_pylist()
+
+
+def test_what_is_no_video_is_passed_over_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "videos"
+    make(base, ["good.mp4", "labels.csv", "more.zip", "more.tar", "locked/x.mp4", "secret.mp4"])
+    make(tmp_path, ["outside/y.mp4"])
+    (base / "out").symlink_to(tmp_path / "outside")
+    (base / "loop").symlink_to(base)
+    (base / "self.mp4").symlink_to("self.mp4")
+    (base / "dangling.mp4").symlink_to("nowhere")
+    (base / "passwd.mp4").symlink_to("/etc/passwd")
+    os.mkfifo(base / "pipe.mp4")
+    open(os.fsencode(base) + b"/\xff.mp4", "wb").close()
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(base)
+        server.bind("socket.mp4")
+    scandir = os.scandir
+
+    def guarded(folder: str) -> object:
+        if str(folder).endswith("/locked"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(os, "access", lambda path, _: "secret" not in str(path))
+    with caplog.at_level(logging.INFO, logger="pipelines.manifest"):
+        assert paths(list_videos(str(base))) == ["good.mp4"]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "passed over 12 entries" in warnings[0]
+    for kind in (
+        "2 x archive",
+        "5 x link",
+        "1 x pipe",
+        "1 x socket",
+        "1 x folder that cannot be read",
+        "1 x file that is gone or cannot be read",
+        "1 x name that is no UTF-8",
+    ):
+        assert kind in warnings[0]
+    assert any("1 .csv" in r.getMessage() for r in caplog.records if r.levelno == logging.INFO)
+
+
+def test_a_manifest_may_name_links_but_no_pipes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, ["a.mp4", "folder/x.mp4"])
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    names = ["a.mp4", "link.mp4", "pipe.mp4", "folder", "a.mp4", "folder/../a.mp4"]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
+    assert paths(list_videos(f"{tmp_path}/list.csv")) == ["a.mp4", "folder/../a.mp4", "link.mp4"]
+    assert "1 of 6 rows repeat a path" in caplog.text
+    assert "1 x folder, such as 'folder'; 1 x pipe, such as 'pipe.mp4'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["n" * 4000, "a/" * 2000 + "x.mp4", "nul\0byte.mp4", "gone.mp4"])
+def test_a_name_that_cannot_be_is_missing(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"path": [name]}), tmp_path / "list.parquet")
+    with pytest.raises(ConfigError, match="1 files do not exist") as said:
+        list_videos(f"{tmp_path}/list.parquet")
+    assert len(str(said.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfpath,label\r\na.mp4,\xc3\xa9\r\n",
+        b"path,label\na.mp4,\xc3\xa9",
+        b'"path","label"\r\n"a.mp4","\xc3\xa9"\r\n',
+        "path,label\na.mp4,\u00e9\n".encode("utf-16"),
+        "path,label\r\na.mp4,\u00e9\r\n".encode("utf-16-le").join([b"\xff\xfe", b""]),
+    ],
+)
+def test_labels_written_by_other_programs(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "labels.csv").write_bytes(data)
+    assert read_labels(f"{tmp_path}/labels.csv").labels == {"a.mp4": ["\u00e9"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"path,label\na.mp4,\xe9\n", "expected text in UTF-8"),
+        (b"path;label\na.mp4;x\n", "expected columns path,label"),
+        (b"path,label,label\na.mp4,x,y\n", "each column once"),
+        (b"", "not a readable table"),
+        (b"path,label\na.mp4\n", "not a readable table"),
+        (b"\x00\x01\x02" * 50, "--labels"),
+    ],
+)
+def test_labels_that_cannot_be_read_say_why(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "labels.csv").write_bytes(data)
+    with pytest.raises(ConfigError, match=message):
+        read_labels(f"{tmp_path}/labels.csv")
+
+
+@pytest.mark.parametrize(
+    "label", ["NA", "null", "nan", "007", "1e3", "true", "=1+1", "@x", "-", " a"]
+)
+def test_labels_are_text_as_they_stand(tmp_path: Path, label: str) -> None:
+    assert read_labels(write_labels(tmp_path, f"path,label\nx,{label}\n")).labels == {"x": [label]}
+
+
+def test_names_in_another_unicode_form_are_explained(tmp_path: Path) -> None:
+    make(tmp_path, ["e\u0301.mp4"])
+    labels = read_labels(write_labels(tmp_path, "path,label\n\u00e9.mp4,x\n"))
+    with pytest.raises(ConfigError, match="another Unicode form"):
+        match(list_videos(str(tmp_path)), labels, Manifest())
+
+
+def test_a_million_rows(tmp_path: Path) -> None:
+    make(tmp_path, [f"{i}.mp4" for i in range(100)])
+    rows = "".join(f"{i % 100}.mp4,c{i % 7}\n" for i in range(1_000_000))
+    (tmp_path / "list.csv").write_text("path,label\n" + rows)
+    assert list_videos(f"{tmp_path}/list.csv").num_rows == 100
+    labels = read_labels(f"{tmp_path}/list.csv").labels
+    assert len(labels) == 100
+    assert labels["0.mp4"] == [f"c{i}" for i in range(7)]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:secret@bucket/x",
+        "https://host/x.mp4?X-Amz-Signature=s3cret&X-Amz-Credential=secret",
+    ],
+)
+def test_credentials_in_uris_are_refused_and_not_repeated(tmp_path: Path, uri: str) -> None:
+    pq.write_table(pa.table({"path": [uri]}), tmp_path / "list.parquet")
+    for call in (
+        lambda: list_videos(uri),
+        lambda: list_videos(f"{tmp_path}/list.parquet"),
+        lambda: read_labels(uri),
+    ):
+        with pytest.raises(ConfigError, match="without credentials") as said:
+            call()
+        assert "secret" not in str(said.value)
+        assert "s3cret" not in str(said.value)

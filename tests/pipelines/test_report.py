@@ -1,15 +1,20 @@
 """The report: a page that stands alone, says every number, and shows hostile text as text."""
 
 import base64
+import io
 import re
 import warnings
 from dataclasses import replace
-from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from pipelines.attention_picture import MAX_COLUMNS, attention_map, picture
+from pipelines.papers import Compared, Comparison
 from pipelines.report import NUM_FAILURES_LISTED, render
 from pipelines.report_data import (
+    AttentionStrip,
     ClassRow,
     Confusion,
     Curve,
@@ -20,10 +25,42 @@ from pipelines.report_data import (
     Sample,
     StepFact,
 )
+from tests.pipelines.page import (
+    HOSTILE,
+    Page,
+    assert_colours_of_the_page,
+    assert_fits,
+    assert_stands_alone,
+    assert_structure,
+)
 
-HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.test/x onerror=alert(1)> & $\\frac"
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture"
-VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
+LEVELS = (3, 2, 1)
+
+
+def strip(cells: np.ndarray | None = None, num_shown: int = 3, **changes) -> AttentionStrip:
+    """Frames half a second apart; without cells, 5 frames whose second looks at the top right."""
+    if cells is None:
+        cells = np.ones((5, 14), np.float32)
+        cells[1, 2] = 29.0
+    shown = np.linspace(0, len(cells) - 1, num_shown).astype(int)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (num_shown, 60, 60, 3), dtype=np.uint8)
+    fields = {
+        "video_id": "v/1.mp4",
+        "encoder": "fv_vae",
+        "stream": "pool5_appearance",
+        "labels": ("walk",),
+        "predicted": "walk",
+        "times_s": tuple(0.5 * np.arange(len(cells))),
+        "values": cells.sum(1),
+        "frames": tuple(frames),
+        "shown": tuple(shown.tolist()),
+        "cells": cells,
+        "levels": LEVELS,
+    }
+    return AttentionStrip(**fields | changes)
+
 
 EMPTY = Report(
     title="Empty",
@@ -100,6 +137,12 @@ FULL = Report(
         Sample("v/1.mp4", ("walk",), "walk", (JPEG, JPEG)),
         Sample("v/2.mp4", ("run",), "jump", (JPEG,)),
     ),
+    attention=(strip(), strip(stream="pool5_difference", predicted="run")),
+    paper=Comparison(
+        (Compared("ave", "pool5", "AVE", 512, 0.51249), Compared("sum", "pool5", None, 77, None)),
+        data="60 own clips",
+        differences="other clips, other network.",
+    ),
     provenance={"code revision": "312e83c"},
 )
 
@@ -122,48 +165,14 @@ def hostile() -> Report:
         curves=tuple(Curve(HOSTILE, HOSTILE + n, HOSTILE, HOSTILE, (0, 1), (0, 1)) for n in "ab"),
         failures=(Failure(HOSTILE, HOSTILE, "failed", HOSTILE, HOSTILE),),
         samples=(Sample(HOSTILE, (HOSTILE,), HOSTILE, (JPEG,)),),
+        attention=(
+            strip(
+                video_id=HOSTILE, encoder=HOSTILE, stream=HOSTILE, labels=(HOSTILE,), predicted="b"
+            ),
+        ),
+        paper=Comparison((Compared(HOSTILE, HOSTILE, None, None, None),), HOSTILE, HOSTILE),
         provenance={HOSTILE: HOSTILE},
     )
-
-
-class Page(HTMLParser):
-    """Fails where tags do not balance; keeps elements, visible text, and tables by region."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.tables: dict[str, list[list[str]]] = {}
-        self._rows: list[list[str]] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        assert len(dict(attrs)) == len(attrs), f"attribute twice in <{tag}>"
-        if tag not in VOID:
-            self.open.append(tag)
-        if dict(attrs).get("role") == "region":
-            self._rows = self.tables[dict(attrs)["aria-label"]] = []
-        if tag == "tr":
-            self._rows.append([])
-        if tag in ("td", "th"):
-            self._rows[-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self._rows[-1][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -177,40 +186,21 @@ def _results(page: Page) -> list[list[str]]:
 
 @pytest.mark.parametrize("report", [EMPTY, FULL, hostile()], ids=["empty", "full", "hostile"])
 def test_the_page_stands_alone(report):
-    html = render(report)
-    page = Page(html)
-    for tag, attributes in page.elements:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
-        assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-            address = attributes.get(name) or "#"
-            assert address.startswith(("#", "data:image/jpeg;base64,")), (tag, address)
-        assert "url(" not in (attributes.get("style") or "").replace("url(#", "")
-    style = html[html.index("<style>") : html.index("</style>")]
-    assert html.count("<style") == 1
-    assert "url(" not in style
-    assert "@import" not in style
-    policies = [a["content"] for t, a in page.elements if a.get("http-equiv")]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert_stands_alone(render(report))
 
 
 @pytest.mark.parametrize("report", [EMPTY, FULL], ids=["empty", "full"])
 def test_structure_for_phones_and_screen_readers(report):
-    page = Page(render(report))
-    elements = page.elements
-    assert ("html", {"lang": "en"}) in elements
-    viewports = [a["content"] for t, a in elements if a.get("name") == "viewport"]
-    assert viewports == ["width=device-width, initial-scale=1"]
-    identifiers = [a["id"] for _, a in elements if "id" in a]
-    assert len(identifiers) == len(set(identifiers))
+    html = render(report)
+    assert_structure(html)
+    elements = Page(html).elements
     links = [a["href"][1:] for t, a in elements if t == "a"]
-    assert len(links) == 9
-    assert set(links) <= set(identifiers)
-    referred = [i for _, a in elements for i in (a.get("aria-labelledby") or "").split()]
-    assert set(referred) <= set(identifiers)
-    assert all(a.get("alt") for t, a in elements if t == "img")
-    assert all(a.get("scope") in ("row", "col") for t, a in elements if t == "th")
-    assert [t for t, _ in elements].count("h1") == 1
+    assert len(links) == (11 if report.paper else 10)
+    assert set(links) <= {a["id"] for _, a in elements if "id" in a}
+
+
+def test_the_page_fits_a_phone_and_a_desktop(tmp_path):
+    assert_fits(render(FULL), tmp_path)
 
 
 def test_empty_sections_say_why():
@@ -220,6 +210,7 @@ def test_empty_sections_say_why():
         "No classes: there are no results",
         "No confusion matrix: there are no results",
         "No frames: none were kept",
+        "No attention: no encoder",
         "No curves:",
         "No failures: nothing was planned.",
         "No steps: nothing has been run.",
@@ -323,11 +314,10 @@ def test_confusion_stays_readable(size, shown):
 
 
 def test_right_and_wrong_are_said_in_words(full):
-    shown = full.text[full.text.index("Sampled frames") : full.text.index("Training curves")]
+    shown = full.text[full.text.index("Sampled frames") : full.text.index("How much each place")]
     assert re.sub(r"\s+", " ", shown).count("\u2713 right walk") == 1
     assert "\u2717 wrong jump instead of run" in re.sub(r"\s+", " ", shown)
-    sources = [a["src"] for t, a in full.elements if t == "img"]
-    assert len(sources) == 3
+    sources = [a["src"] for t, a in full.elements if t == "img"][:3]
     assert all(base64.b64decode(s.partition(",")[2]) == JPEG for s in sources)
 
 
@@ -345,12 +335,7 @@ def test_curves_of_one_chart_share_axes_and_differ_in_dashes(full):
 
 
 def test_charts_take_their_colours_from_the_page():
-    html = render(FULL)
-    svg = html[html.index("<figure") : html.rindex("</figure>")]
-    assert "<svg" in svg
-    assert not re.search(r"#[0-9a-f]{6}", svg)
-    for variable in set(re.findall(r"var\((--[a-z0-9-]+)\)", html)) - {"--v"}:
-        assert html.count(f"{variable}:") == 2, f"{variable}: one light value and one dark"
+    assert_colours_of_the_page(render(FULL))
 
 
 def test_failures_are_counted_by_reason_and_listed(full):
@@ -402,3 +387,159 @@ def test_impossible_reports_are_refused():
         Confusion(("a", "b"), ((1, 2), (3,)))
     with pytest.raises(ValueError, match=r"'loss': expected as many x as y, got 2 and 1"):
         Curve("c", "loss", "x", "y", (0, 1), (0,))
+
+
+def by_loops(cells: np.ndarray, levels: tuple[int, ...], height: int, width: int) -> np.ndarray:
+    """The map pixel by pixel: bilinear between the middles of cells, levels weighted by their cells."""
+    out = np.zeros((height, width))
+    for r in range(height):
+        for c in range(width):
+            start = 0
+            for side in levels:
+                y = min(max((r + 0.5) / height * side - 0.5, 0), side - 1)
+                x = min(max((c + 0.5) / width * side - 0.5, 0), side - 1)
+                top, left = min(int(y), side - 1), min(int(x), side - 1)
+                for i in {top, min(top + 1, side - 1)}:
+                    for j in {left, min(left + 1, side - 1)}:
+                        weight = (1 - abs(y - i)) * (1 - abs(x - j))
+                        out[r, c] += side * side * weight * cells[start + i * side + j]
+                start += side * side
+    return out / sum(side * side for side in levels)
+
+
+def test_attention_map_equals_plain_loops_and_keeps_the_frame_value():
+    cells = np.random.default_rng(1).random(50)
+    levels = (6, 3, 2, 1)
+    np.testing.assert_allclose(
+        attention_map(cells, levels, 31, 47), by_loops(cells, levels, 31, 47), rtol=1e-12
+    )
+    # The map is as strong in all as the frame's value, the sum of its cells.
+    assert attention_map(cells, levels, 36, 72).mean() * 50 == pytest.approx(cells.sum())
+
+
+def test_attention_shows_where_and_when_in_words(full):
+    alts = [a["alt"] for t, a in full.elements if t == "img" and a["alt"].startswith("attention")]
+    assert alts == 2 * [
+        "attention at 0.0 s: the same everywhere",
+        "attention at 1.0 s: the same everywhere",
+        "attention at 2.0 s: the same everywhere",
+    ]
+    cells = np.ones((2, 14), np.float32)
+    cells[0, 2], cells[1, 9 + 2] = 9.0, 9.0
+    where = [column.where for column in picture(strip(cells, 2)).columns]
+    assert where == ["highest at the top right", "highest at the bottom left"]
+    curves = [a["aria-label"] for t, a in full.elements if a.get("role") == "img"]
+    # Values 14, 42, 14, 14, 14 over their mean 19.6.
+    assert curves == 2 * [
+        "Attention over time, in multiples of the mean: goes from 0.71 at 0.0 s to 0.71 at 2.0 s, "
+        "highest at 0.5 s (2.14), lowest at 0.0 s (0.71)"
+    ]
+    change = ": a map is of the change between the frame and the sampled frame before it"
+    assert full.text.count(change) == full.text.count(f"pool5_difference{change}") == 1
+    rising = picture(strip(np.outer([1, 4, 2], np.ones(14)))).curve_alt
+    assert "rises from 0.43 at 0.0 s to 0.86 at 1.0 s, highest at 0.5 s (1.71)" in rising
+    falling = picture(strip(np.outer([3, 4, 2], np.ones(14)))).curve_alt
+    assert "falls from 1.00 at 0.0 s to 0.67 at 1.0 s" in falling
+
+
+def test_the_curve_is_aligned_with_the_columns():
+    curve = picture(strip(np.outer([1, 3, 2, 1, 1], np.ones(14)))).curve
+    assert 'viewBox="0 0 300 84"' in curve
+    # Five values at equal times over three columns; the highest at the top.
+    assert 'points="50.0,62.0 100.0,22.0 150.0,42.0 200.0,62.0 250.0,62.0"' in curve
+    dots = re.findall(r'<circle cx="([0-9.]+)" cy="([0-9.]+)"', curve)
+    assert dots == [("50.0", "62.0"), ("150.0", "42.0"), ("250.0", "62.0")]
+    for middle in (50, 150, 250):
+        assert f'points="{middle}.0,0 {middle}.0,10.0 {middle}.0,74.0 {middle}.0,84.0"' in curve
+    uneven = picture(strip(np.ones((3, 14)), times_s=(0.0, 0.5, 2.0))).curve
+    assert 'points="150.0,0 100.0,10.0 100.0,74.0 150.0,84.0"' in uneven
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(float)
+
+
+def test_frames_of_a_video_share_one_scale():
+    grey = tuple(np.full((60, 60, 3), 128, np.uint8) for _ in range(3))
+    shown = picture(strip(np.outer([1, 2, 3], np.ones(14)), frames=grey))
+    assert shown.scale == pytest.approx((0.5, 1.5))
+    ramp = _pixels(shown.legend)
+    ends = [ramp[:, :4].mean((0, 1)), ramp[:, 78:82].mean((0, 1)), ramp[:, -4:].mean((0, 1))]
+    for column, expected in zip(shown.columns, ends, strict=True):
+        np.testing.assert_allclose(_pixels(column.painted).mean((0, 1)), expected, atol=8)
+    assert np.linalg.norm(ends[0] - ends[2]) > 100
+
+
+def test_a_strip_is_small_and_has_few_columns():
+    many = strip(np.random.default_rng(3).random((40, 14)), num_shown=20)
+    assert len(picture(many).columns) == MAX_COLUMNS
+    assert [c.time_s for c in picture(many).columns][:: MAX_COLUMNS - 1] == [0.0, 19.5]
+    noise = np.random.default_rng(4).integers(0, 256, (MAX_COLUMNS, 224, 224, 3), dtype=np.uint8)
+    worst = strip(
+        np.random.default_rng(3).random((8, 14)), num_shown=MAX_COLUMNS, frames=tuple(noise)
+    )
+    size = len(render(replace(EMPTY, attention=(worst,)))) - len(render(EMPTY))
+    assert size < 150_000
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (np.full((3, 14), np.nan), "Attention over time: no values"),
+        (np.full((3, 14), np.inf), "Attention over time: no values"),
+        (np.zeros((3, 14)), "Attention over time: the same in 3 frame(s)"),
+        (np.ones((1, 14)), "Attention over time: the same in 1 frame(s)"),
+        (-np.ones((3, 14)), "Attention over time: the same in 3 frame(s)"),
+    ],
+)
+def test_odd_attention_is_survived_and_said(cells, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        html = render(replace(EMPTY, attention=(strip(cells, num_shown=len(cells)),)))
+    assert_stands_alone(html)
+    assert said in Page(html).text
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", html))
+
+
+def test_a_frame_without_values_is_left_out_and_counted():
+    cells = np.ones((3, 14))
+    cells[1, 0] = np.nan
+    html = render(replace(EMPTY, attention=(strip(cells),)))
+    assert "1 of 3 frames have no finite value; their maps are not painted" in Page(html).text
+    assert "attention at 0.5 s: no values" in html
+    plain = picture(strip(cells))
+    assert np.ptp(_pixels(plain.columns[1].painted), axis=2).max() < 8, "grey"
+    assert plain.curve.count("<circle") == 2
+
+
+def test_impossible_strips_are_refused():
+    with pytest.raises(
+        ValueError, match=r"cells \[5, 14\] for 5 times and levels \(3, 2, 1\), got"
+    ):
+        strip(np.ones((5, 13)))
+    with pytest.raises(ValueError, match="one ascending place for each of 3 frames"):
+        strip(shown=(2, 1, 0))
+    with pytest.raises(ValueError, match="one ascending place for each of 0 frames, and one frame"):
+        strip(shown=(), frames=())
+    with pytest.raises(ValueError, match="places from 0 to 4, got"):
+        strip(shown=(0, 1, 5))
+
+
+def test_own_results_stand_beside_the_paper(full):
+    header, *rows = full.tables["Results beside DQ Table 2"]
+    assert header == [
+        "DQ Table 2",
+        "paper's accuracy",
+        "own accuracy",
+        "paper's D",
+        "own D",
+        "own encoder",
+        "own stream",
+    ]
+    assert len(rows) == 9
+    assert rows[2] == ["AVEave, pool5", "0.7325", "0.512", "512", "512", "ave", "pool5"]
+    dash = "\u2013"
+    assert rows[7] == ["FV-VAEnot run", "0.8345", dash, "131,072", dash, "not run", dash]
+    assert rows[8] == [f"{dash}sum, pool5", dash, dash, dash, "77", "sum", "pool5"]
+    assert "do not measure one thing: other clips, other network." in full.text
+    assert "Beside the paper" not in Page(render(replace(FULL, paper=None))).text

@@ -8,23 +8,29 @@ import pytest
 import torch
 
 from encoders import backbones
-from encoders.descriptors import appearance, difference
-from encoders.pooling import Average
+from encoders.base import CODEBOOK
+from encoders.descriptors import appearance, difference, positions, streams_of
+from encoders.fv_vae import FvVae
+from encoders.fv_vae_net import FvVaeNet
+from encoders.pooling import Average, Concatenation, GlobalActivation
+from encoders.settings import FvVaeSettings
 from pipelines.config import Config, Decode
 from pipelines.descriptor_stages import (
     Codebook,
     DescribeFrames,
     EncodeVideos,
     SampleFrames,
+    attention_of,
     encodings_of,
 )
 from pipelines.storage import Store
-from pipelines.tables import ENCODINGS, VIDEOS, descriptors_from_arrow
+from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments
 
 SETTINGS = (
     "describe.backbone=squeezenet1_0",
-    "describe.nodes=features.5",
+    "describe.nodes=features.5,ga",
+    "describe.streams=appearance,difference,positions",
     "describe.weights=random:0",
     "sampling.policy=fps",
     "sampling.fps=3",
@@ -32,7 +38,12 @@ SETTINGS = (
     "picture.crop_px=64",
 )
 CONFIG = Config().with_settings(list(SETTINGS))
-APPEARANCE, DIFFERENCE = CONFIG.describe.stream_columns
+STREAMS = streams_of(
+    backbones.node_shapes("squeezenet1_0", CONFIG.describe.nodes, 64),
+    CONFIG.describe.streams,
+    CONFIG.describe.spp_levels,
+)
+APPEARANCE, DIFFERENCE, POSITIONS, GLOBAL = STREAMS
 
 
 def manifest(*files: Path) -> pa.Table:
@@ -76,7 +87,7 @@ def decoded(data: Path) -> tuple[pa.Table, list[pa.Table]]:
 
 @pytest.fixture(scope="module")
 def described(store: Store, decoded: tuple[pa.Table, list[pa.Table]]) -> pa.Table:
-    stage = DescribeFrames(store, "weights.safetensors", CONFIG, num_threads=1)
+    stage = DescribeFrames(store, "weights.safetensors", CONFIG, STREAMS, num_threads=1)
     return stage(pa.concat_tables(decoded[1]))
 
 
@@ -112,11 +123,15 @@ def test_nothing_depends_on_where_a_video_was_cut(
     ]
     np.testing.assert_array_equal(frames[0][-1], frames[1][0])
     whole = torch.from_numpy(np.concatenate([frames[0], frames[1][1:]]))
-    backbone = backbones.build("squeezenet1_0", ("features.5",), store.read("weights.safetensors"))
-    maps = backbone.maps(whole)["features.5"]
+    backbone = backbones.build(
+        "squeezenet1_0", CONFIG.describe.nodes, store.read("weights.safetensors")
+    )
+    maps = backbone.maps(whole)
     for column, expected in (
-        (APPEARANCE, appearance(maps, "per_position")),
-        (DIFFERENCE, difference(maps, "per_position")),
+        (APPEARANCE, appearance(maps["features.5"], "per_position")),
+        (DIFFERENCE, difference(maps["features.5"], "per_position")),
+        (POSITIONS, positions(maps["features.5"], "per_position")),
+        (GLOBAL, maps["ga"].flatten(1).unsqueeze(1)),
     ):
         found = np.concatenate([descriptors_from_arrow(described[column][i]) for i in (0, 1)])
         np.testing.assert_allclose(found, expected.flatten(0, 1).numpy(), atol=2e-3)
@@ -137,19 +152,93 @@ def placed(store: Store, described: pa.Table) -> pa.Table:
     )
 
 
+def codebook(encoder: str, stream: str, settings: object = None) -> Codebook:
+    return Codebook(encoder, encoder.partition("@")[0], stream, -1, settings, "abc")
+
+
+def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:
+    attentive = [book for book in books if book.base == "fv_vae"]
+    return EncodeVideos(store, books, attentive, STREAMS[books[0].stream], "float32")(placed)
+
+
+def everything(described: pa.Table, stream: str) -> torch.Tensor:
+    parts = [descriptors_from_arrow(described[stream][i]) for i in (0, 1)]
+    return torch.from_numpy(np.concatenate(parts)).float()
+
+
+@pytest.mark.parametrize(
+    ("stream", "encoder"),
+    [
+        (DIFFERENCE, Average(512)),
+        (GLOBAL, GlobalActivation(1000)),
+        (POSITIONS, Concatenation(STREAMS[POSITIONS].cells * 256)),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_video_is_encoded_from_all_its_segments(
+    store: Store, described: pa.Table, placed: pa.Table, stream: str, encoder: Average
+) -> None:
+    book = codebook(encoder.name, stream)
+    store.publish(f"{book.folder}/{CODEBOOK}", encoder.to_bytes())
+    table = encodings_of(encode(store, [book], placed), book)
+    descriptors = everything(described, stream)
+    frames = 89 if stream == DIFFERENCE else 90
+    assert table["num_descriptors"].to_pylist() == [len(descriptors)]
+    assert len(descriptors) == frames * STREAMS[stream].cells
+    assert table.schema.names == [*ENCODINGS.schema().names, "vector"]
+    expected = encoder.encode(descriptors.view(-1, encoder.descriptor_dim))
+    np.testing.assert_allclose(table["vector"][0].as_py(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_attention_has_a_row_for_every_frame(
     store: Store, described: pa.Table, placed: pa.Table
 ) -> None:
-    books = [Codebook("ave", DIFFERENCE, -1, "abc")]
-    width = described.schema.field(DIFFERENCE).type.value_type.list_size
-    store.publish(f"{books[0].folder}/codebook.safetensors", Average(width).to_bytes())
-    table = encodings_of(EncodeVideos(store, books, "float32")(placed), books[0])
-    parts = [descriptors_from_arrow(described[DIFFERENCE][i]) for i in (0, 1)]
-    everything = torch.from_numpy(np.concatenate(parts)).float()
-    assert table["num_descriptors"].to_pylist() == [len(everything)] == [89 * 50]
-    assert table.schema.names == [*ENCODINGS.schema().names, "vector"]
-    expected = Average(width).encode(everything)
-    np.testing.assert_allclose(table["vector"][0].as_py(), expected, rtol=1e-6)
+    settings = FvVaeSettings(num_latents=4, hidden=(), information="kronecker")
+    net = FvVaeNet(STREAMS[DIFFERENCE].width, 0, settings)
+    fitted = FvVae.from_net(net)
+    cells = everything(described, DIFFERENCE).view(-1, 50, fitted.descriptor_dim)
+    eye = {"a": torch.eye(fitted.descriptor_dim).double(), "b": torch.eye(5).double()}
+    fitted.statistics = {f"kronecker.{name}": value for name, value in eye.items()}
+    book = codebook("fv_vae@num_latents=4", DIFFERENCE, settings)
+    for name, content in fitted.files().items():
+        store.publish(f"{book.folder}/{name}", content)
+    rows = encode(store, [book], placed)
+    table = attention_of(rows, book, STREAMS[DIFFERENCE])
+    assert table.schema.names == [*ATTENTION.schema().names, "cells"]
+    assert table.num_rows == 89
+    assert set(table["encoder"].to_pylist()) == {"fv_vae@num_latents=4"}
+    expected = fitted.attention(cells).numpy()
+    np.testing.assert_allclose(np.stack(table["cells"].to_numpy()), expected, rtol=1e-4)
+    np.testing.assert_allclose(table["value"].to_numpy(), expected.sum(1), rtol=1e-4)
+    # A difference is shown with the later of its two frames.
+    indices = [i for part in described["frame_indices"].to_pylist()[:2] for i in part]
+    assert table["frame_index"].to_pylist() == indices[1:]
+    times = [t for part in described["timestamps_s"].to_pylist()[:2] for t in part]
+    assert table["timestamp_s"].to_pylist() == times[1:]
+    assert encodings_of(rows, book)["encoder"].to_pylist() == ["fv_vae@num_latents=4"]
+
+
+def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
+    store: Store, described: pa.Table
+) -> None:
+    """One frame is no error (METHODS 2); beside a longer video in the same batch."""
+    short = described.slice(0, 1).to_pylist()[0]
+    short |= {"frame_indices": [0], "timestamps_s": [0.0], DIFFERENCE: []}
+    short[APPEARANCE] = short[APPEARANCE][:50]
+    table = pa.Table.from_pylist([short], schema=described.schema)
+    store.publish_table("short/a.parquet", table, {})
+    store.publish_table("short/b.parquet", described.slice(1, 1), {})
+    places = {"video_id": ["s", "l"], "source": ["1", "1"], "rows": [[0], [0]]}
+    places["files"] = [["short/a.parquet"], ["short/b.parquet"]]
+    settings = FvVaeSettings(num_latents=4, hidden=(), information="none")
+    book = codebook("fv_vae@short=1", DIFFERENCE, settings)
+    rows = encode(store, [book], pa.table(places))
+    vectors = encodings_of(rows, book)["vector"].to_pylist()
+    assert not any(vectors[0])
+    assert np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-5)
+    attention = attention_of(rows, book, STREAMS[DIFFERENCE])
+    assert set(attention["video_id"].to_pylist()) == {"l"}
+    assert attention["frame_index"].to_pylist() == described["frame_indices"][1].as_py()
 
 
 def test_the_sample_is_the_same_however_it_is_read(store: Store, described: pa.Table) -> None:
@@ -160,7 +249,7 @@ def test_the_sample_is_the_same_however_it_is_read(store: Store, described: pa.T
     ]
 
     def draw(rate: float, seed: int, rows: list[dict]) -> list[int]:
-        stage = SampleFrames(store, DIFFERENCE, CONFIG.describe, width, rate, seed)
+        stage = SampleFrames(store, STREAMS[DIFFERENCE], rate, seed)
         table = stage(pa.Table.from_pylist(rows))
         for descriptors in table["descriptors"]:
             assert descriptors_from_arrow(descriptors).shape == (50, width)

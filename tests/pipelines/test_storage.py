@@ -1,6 +1,10 @@
+import errno
 import io
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.config import ConfigError
 from pipelines.sink import file_name, pending, progress_text
-from pipelines.storage import Store, absolute_uri, write_parquet
+from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -110,3 +115,85 @@ def test_progress_says_what_is_left() -> None:
 def test_local_paths_become_absolute() -> None:
     assert absolute_uri("out") == str(Path.cwd() / "out")
     assert absolute_uri("s3://bucket/out/") == "s3://bucket/out"
+
+
+def test_of_two_that_create_one_does(store: Store) -> None:
+    store.create("a/lock", b"one")
+    with pytest.raises(FileExistsError):
+        store.create("a/lock", b"two")
+    assert store.read("a/lock") == b"one"
+    store.delete("a/lock")
+    store.delete("a/lock")
+    store.create("a/lock", b"two")
+
+
+def test_create_does_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = Store(str(tmp_path))
+    store.create("lock", b"one")
+    with pytest.raises(FileExistsError):
+        store.create("lock", b"two")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("lock", b"one")]
+
+
+KILLED = """
+import os, signal, sys
+from pipelines.storage import Store
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Store(sys.argv[1]).publish("t/x.parquet", b"half")
+"""
+
+
+def test_a_killed_write_leaves_what_readers_pass_over_and_the_next_run_sweeps(
+    tmp_path: Path,
+) -> None:
+    store, root = Store(str(tmp_path)), Path(__file__).parents[2]
+    store.publish("t/y.parquet", b"whole")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = [p for p in (tmp_path / "t").iterdir() if p.name != "y.parquet"]
+    assert len(left) == 1
+    assert store.files("t") == ["t/y.parquet"]
+    kept = [".gitignore", ".x.parquet.0123456.part", "x.deadbeef.part", ".x.deadbeef.parts"]
+    for name in kept:
+        (tmp_path / "t" / name).write_bytes(b"")
+    assert store.sweep(before=left[0].stat().st_mtime) == 0
+    assert store.sweep(before=left[0].stat().st_mtime + 1) == 1
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == sorted([*kept, "y.parquet"])
+    assert Store(str(tmp_path / "nothing here")).sweep(before=1e12) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/x", "s3://***@bucket/x"),
+        (
+            "GET https://h/x?X-Amz-Algorithm=A&X-Amz-Credential=secret&X-Amz-Signature=secret: 403",
+            "GET https://h/x?X-Amz-Algorithm=A&X-Amz-Credential=***&X-Amz-Signature=*** 403",
+        ),
+        ("https://a/x?sv=1&SIG=secret%3D&x='y'", "https://a/x?sv=1&SIG=***&x='y'"),
+        ("--out s3://b/x --videos sftp://me:secret@h/y", "--out s3://b/x --videos sftp://***@h/y"),
+        ("https://h/x?X-Goog-Signature=secret", "https://h/x?X-Goog-Signature=***"),
+    ],
+)
+def test_credentials_are_left_out_of_what_is_shown(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert "secret" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://bucket/a:b@c.mp4", "sftp://me@host/x", "/a/b:c@d?e=f", "s3://b/keys=1/x?y=z", "a & b"],
+)
+def test_what_holds_no_credentials_is_shown_as_it_is(text: str) -> None:
+    assert redact(text) == text
+    refuse_credentials("--out", text)
+
+
+def test_an_output_with_credentials_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--out s3://\*\*\*@bucket/x: .*AWS_PROFILE") as said:
+        absolute_uri("s3://key:secret@bucket/x")
+    assert "secret" not in str(said.value)

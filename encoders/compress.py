@@ -1,0 +1,155 @@
+"""Compression of finished vectors: PCA, or random Maclaurin features (METHODS 3.5).
+
+DQ 5.4 (Figure 4(c)) compares both; VU 2.3.3 whitens and has 128 dimensions. The result is
+L2-normalised, as VU 2.3.4 compares by L2 distance and DQ 5.2's vectors have length 1.
+
+Letters: N vectors, D their length before, P after.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from encoders.compact import SeededMaclaurin
+from encoders.normalise import l2
+from encoders.pca import NEGLIGIBLE_VARIANCE, Pca, add_gram
+from encoders.settings import CompressSettings
+
+BLOCK_VALUES = 2**24
+"""Values of the training vectors that are in float64 at a time: 128 MiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """Vectors [.., D] to L2-normalised [.., P] by `map`."""
+
+    map: Pca | SeededMaclaurin
+
+    @property
+    def input_dim(self) -> int:
+        """D, the length that `transform` accepts."""
+        return len(self.map.mean) if isinstance(self.map, Pca) else self.map.width
+
+    def transform(self, vectors: Tensor) -> Tensor:
+        """[.., D] to [.., P]: in float64 if they are, else in float32. Zeros stay zeros.
+
+        Raises:
+            ValueError: vectors of another length.
+        """
+        if vectors.shape[-1:] != (self.input_dim,):
+            raise ValueError(
+                f"compress: expected vectors of shape [.., {self.input_dim}], got "
+                f"{list(vectors.shape)}; use the compression fitted on this encoding"
+            )
+        return l2(self.map.transform(vectors.to(torch.promote_types(vectors.dtype, torch.float32))))
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file; of random features it holds the seed and not the signs."""
+        if isinstance(self.map, Pca):
+            tensors = {key: value.cpu() for key, value in self.map.tensors().items()}
+            return safetensors.torch.save(tensors, metadata={"compression": "{}"})
+        seeded = {
+            "width": self.map.width,
+            "num_features": self.map.num_features,
+            "seed": self.map.seed,
+        }
+        # safetensors stores no tensor-free file.
+        return safetensors.torch.save(
+            {"_": torch.zeros(1)}, metadata={"compression": json.dumps(seeded, sort_keys=True)}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the file is none of a compression.
+        """
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        if "compression" not in metadata:
+            raise ValueError(
+                f"compression file: expected an entry 'compression', got {sorted(metadata)}; "
+                "was the file written by `Compression.to_bytes`?"
+            )
+        seeded = json.loads(metadata["compression"])
+        pca = Pca.from_tensors(safetensors.torch.load(data))
+        return cls(pca or SeededMaclaurin(**seeded))
+
+
+def fit_compression(vectors: Tensor, settings: CompressSettings, seed: int) -> Compression:
+    """The compression of vectors like the training vectors [N, D]; kind "none" has none.
+
+    Random Maclaurin features depend on D and the seed alone.
+
+    Raises:
+        ValueError: settings.kind is "none"; fewer directions in which the vectors vary than
+            features are wanted by PCA; a value that is not finite.
+    """
+    if settings.kind == "pca":
+        return Compression(_principal(vectors, settings.num_features, settings.whiten))
+    if settings.kind == "random_maclaurin":
+        return Compression(SeededMaclaurin(vectors.shape[1], settings.num_features, seed))
+    raise ValueError(
+        "compress.kind: expected 'pca' or 'random_maclaurin' to fit a compression, got "
+        f"{settings.kind!r}; leave the vectors as they are"
+    )
+
+
+def _principal(vectors: Tensor, num_features: int, whiten: bool) -> Pca:
+    """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
+
+    Signs are fixed: the loading of largest magnitude of each component is positive.
+    """
+    num_vectors, width = vectors.shape
+    columns = vectors.split(max(1, BLOCK_VALUES // num_vectors), 1)
+    mean = torch.cat([part.double().mean(0) for part in columns])
+    # A value that is not finite shows in the mean.
+    if not torch.isfinite(mean).all():
+        raise ValueError(
+            "compress: expected finite vectors for PCA, got NaN or infinity; encode the videos "
+            "they come from again"
+        )
+    values, basis = torch.linalg.eigh(_gram(vectors, mean), UPLO="U")
+    values, basis = values.flip(0), basis.flip(1)
+    usable = int((values > NEGLIGIBLE_VARIANCE * values[0]).sum())
+    if num_features > usable:
+        raise ValueError(
+            f"compress.num_features: expected at most {usable}, as many as the directions in which "
+            f"{num_vectors} training vectors of length {width} vary, got {num_features}; lower it "
+            "or train on more videos"
+        )
+    values, basis = values[:num_features], basis[:, :num_features]
+    if num_vectors <= width:
+        # From the eigenvectors of X X^T to those of X^T X.
+        basis = torch.cat([part @ basis for part in _parts(vectors, mean)]) / values.sqrt()
+    components = basis.T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    scale = ((num_vectors - 1) / values).sqrt() if whiten else torch.ones_like(values)
+    return Pca(mean.float(), (components * largest.sign()).float().contiguous(), scale.float())
+
+
+def _gram(vectors: Tensor, mean: Tensor) -> Tensor:
+    """X X^T of centred vectors X if N <= D, else X^T X: float64; the upper triangle counts."""
+    size = min(vectors.shape)
+    gram = mean.new_zeros(size, size)
+    for part in _parts(vectors, mean):
+        add_gram(gram, part)
+    return gram
+
+
+def _parts(vectors: Tensor, mean: Tensor) -> Iterator[Tensor]:
+    """Blocks of rows of the centred vectors, in float64; of their transpose if N <= D."""
+    num_vectors, width = vectors.shape
+    size = max(1, BLOCK_VALUES // min(vectors.shape))
+    if num_vectors <= width:
+        for part, offset in zip(vectors.T.split(size), mean.split(size), strict=True):
+            yield part.double() - offset.unsqueeze(1)
+    else:
+        for part in vectors.split(size):
+            yield part.double() - mean

@@ -1,0 +1,53 @@
+"""Checks the tables of a run for consistency, and explains what it finds.
+
+`python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in it. Exit codes: 0 no
+errors, 1 errors found, 2 there is no run, or the flags are wrong.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipelines import doctor
+from pipelines.config import ConfigError
+from pipelines.storage import Store, absolute_uri
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(prog="doctor", description=__doc__.splitlines()[0])
+    out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
+    out.add_argument("--json", metavar="FILE", help="write the findings into this file too")
+    out.add_argument(
+        "--quick",
+        action="store_true",
+        help="read no vectors, and of codebooks and classifiers the headers only",
+    )
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the report; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        report = doctor.examine(Store(absolute_uri(arguments.out)), arguments.quick)
+        if arguments.json:
+            _write(arguments.json, report)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in report.lines():
+        print(line)
+    return 1 if report.has_errors else 0
+
+
+def _write(file: str, report: doctor.Report) -> None:
+    try:
+        Path(file).write_text(json.dumps(report.to_json(), indent=1))
+    except OSError as error:
+        raise ConfigError(f"--json {file}: cannot write it ({error})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

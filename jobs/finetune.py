@@ -1,0 +1,106 @@
+"""Trains the backbone with the FV-VAE on the training videos, and says how the main job uses the new weights.
+
+`python -m jobs.finetune --videos ... --labels ... --out ... --set fv_vae.lambda3=100`; the flags and the exit codes
+are those of `jobs/fcvid_encode.py`, and the settings are those of the run that will use the weights: its node,
+its sampling and its split, of which the training videos alone are used. `finetune.*` says what is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from jobs import fcvid_encode
+from pipelines.config import Config, ConfigError
+from pipelines.recipes import recipe
+
+if TYPE_CHECKING:
+    from pipelines.finetune import Plan
+
+log = logging.getLogger("video_fisher")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the training; returns the exit code."""
+    parser = fcvid_encode.parser("finetune", __doc__)
+    arguments = parser.parse_args(argv)
+    return fcvid_encode.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.steps != "all" or arguments.retry_failed is not None:
+        raise ConfigError(
+            "--steps and --retry-failed: expected neither, because this job is one step; leave them out"
+        )
+    config = recipe(arguments.recipe).with_settings(arguments.settings)
+    address = arguments.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        # As in jobs/fcvid_encode.py: read by Ray when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from pipelines import cluster, corpus, finetune, prepare
+    from pipelines.lock import RunLock
+
+    finetune.check(config)
+    job = prepare.prepare(
+        videos=arguments.videos,
+        labels=arguments.labels,
+        out=arguments.out,
+        config=config,
+        steps=("index",),
+        limit=arguments.limit,
+    )
+    todo = finetune.plan(job)
+    if todo.is_done:
+        log.info("finetune: complete, nothing to do")
+    else:
+        if not job.store.exists(job.weights.file):
+            job.weights.load()
+        with RunLock(job.store, shlex.join(sys.argv), take_over=arguments.take_over) as lock:
+            corpus.run(job, ("index",), address, lock.check)
+            cluster.connect(address, config.cluster)
+            lock.check()
+            finetune.train(todo)
+    _print(arguments, todo)
+    return _exit_code(todo, config)
+
+
+def _print(arguments: argparse.Namespace, todo: Plan) -> None:
+    uri = todo.job.store.uri
+    log.info("weights and codebook: %s", uri(todo.folder))
+    kept = [
+        setting
+        for setting in arguments.settings
+        if not setting.startswith(("finetune.", "describe.weights="))
+    ]
+    flags = ["--videos", arguments.videos, "--labels", arguments.labels, "--out", arguments.out]
+    flags += ["--recipe", arguments.recipe]
+    if arguments.limit is not None:
+        flags += ["--limit", str(arguments.limit)]
+    for setting in [*kept, f"describe.weights={uri(todo.weights)}"]:
+        flags += ["--set", setting]
+    print(f"python -m jobs.fcvid_encode {shlex.join(flags)}")
+
+
+def _exit_code(todo: Plan, config: Config) -> int:
+    from pipelines import finetune
+
+    failed, limit = finetune.failed_fraction(todo), config.run.max_failed_fraction
+    if failed <= limit:
+        return 0
+    log.error(
+        "%.1f %% of the training videos' segments failed, more than run.max_failed_fraction = %.1f %%; "
+        "why is in %s",
+        100 * failed,
+        100 * limit,
+        todo.job.store.uri(todo.frames),
+    )
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Accuracy against the length of the vector, and against the weight of the class loss (DQ Figure 4).
+
+`python -m jobs.sweep --sweep dimension --videos ... --labels ... --out ...`; the other flags and the exit codes are
+those of `jobs/fcvid_encode.py`. Every point is a variant of an encoder in one ordinary run, so its numbers are rows of
+METRICS; the curves are `report/sweep-<name>.html`. Of a split into two only the training videos are used, split
+again: a setting must not be chosen by its accuracy on test videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from jobs import fcvid_encode
+from pipelines.config import ConfigError
+from pipelines.recipes import recipe
+
+if TYPE_CHECKING:
+    from pipelines.layout import Job
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the sweep and draws it; returns the exit code."""
+    parser = fcvid_encode.parser("sweep", __doc__, "weizmann")
+    parser.add_argument(
+        "--sweep",
+        choices=("dimension", "lambda3"),
+        required=True,
+        help="what changes: the vector's length, 2^12 to 2^17, or lambda3 of the FV-VAE, 0 and 1 to 1e5",
+    )
+    parser.add_argument("--values", help="other values, joined by commas")
+    arguments = parser.parse_args(argv)
+    command = f"python -m jobs.sweep {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    return fcvid_encode.guarded(lambda: _run(arguments, command))
+
+
+def _run(arguments: argparse.Namespace, command: str) -> int:
+    given = ["describe.streams=appearance", *arguments.settings]
+    config = recipe(arguments.recipe).with_settings(given)
+    values = _values(arguments.values)
+    # torch takes seconds to load: not before the settings were checked.
+    from pipelines import sweep
+
+    encoders = sweep.variants(config, arguments.sweep, values)
+    config = dataclasses.replace(
+        config, encode=dataclasses.replace(config.encode, encoders=encoders, attention=False)
+    )
+
+    def finish(job: Job) -> None:
+        for line in sweep.publish(job, arguments.sweep, command):
+            print(line)
+
+    return fcvid_encode.run(arguments, config, training_only=True, finish=finish)
+
+
+def _values(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return text and tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--values: expected numbers joined by commas, got {text!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

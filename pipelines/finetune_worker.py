@@ -1,0 +1,130 @@
+"""The Ray Train side of the end-to-end training: pictures and labels to new weights, with checkpoints."""
+
+import functools
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import ray.train
+import torch
+
+from encoders.descriptors import Stream
+from encoders.end_to_end import Network, fine_tune
+from pipelines import codebooks
+from pipelines.config import Config
+from pipelines.storage import DONE, Store
+from pipelines.tables import CURVES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the workers train.
+
+    Attributes:
+        task: the FV-VAE, the folder of FRAMES, and the labels of the videos in it.
+        stream: the FV-VAE's.
+        weights: the file that the backbone starts from.
+        folder: where the new weights, the codebook and the curves go.
+    """
+
+    task: codebooks.Task
+    store: Store
+    config: Config
+    stream: Stream
+    weights: str
+    folder: str
+
+
+def start(training: Training) -> None:
+    """One Ray Train run, which goes on from its last checkpoint where a worker is lost.
+
+    Raises:
+        RunError: the pictures or the settings do not do.
+    """
+    codebooks.run_training(
+        _worker,
+        {"training": training, "store": training.store, "config": training.config},
+        name=training.task.codebook.digest,
+        step="finetune",
+        total=1,
+    )
+
+
+def _worker(setting: dict) -> None:
+    """The train loop. A ValueError would come again with the same settings and pictures."""
+    try:
+        _fit(setting["training"], setting["counter"])
+    except ValueError as error:
+        ray.get(setting["counter"].fail.remote(str(error)))
+
+
+def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
+    task, store, config = training.task, training.store, training.config
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    kept = codebooks.Checkpoints(config.fit.checkpoint_s, rank)
+    started = time.monotonic()
+    curves = codebooks.Curves(task.codebook, rank, counter, rows=kept.curves_of(task.codebook))
+    share = read_share(store, task.sample, config.picture.crop_px, rank, world_size)
+    describe = config.describe
+    network = Network(
+        name=describe.backbone,
+        node=training.stream.node,
+        weights=store.read(training.weights),
+        describe=functools.partial(
+            training.stream.describe, scaling=describe.scaling, levels=describe.spp_levels
+        ),
+    )
+    tuned = fine_tune(
+        network,
+        codebooks.fit_sample(task, share, config, rank, world_size, curves, kept),
+        config.fv_vae,
+        config.finetune,
+        str(ray.train.torch.get_device()),
+    )
+    if rank == 0:
+        folder = training.folder
+        store.publish(f"{folder}/weights.safetensors", tuned.weights)
+        store.publish(f"{folder}/codebook.safetensors", tuned.codebook.to_bytes())
+        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
+        seconds = time.monotonic() - started
+        done = {"seconds": seconds, "videos": len(task.videos), **task.footer}
+        store.publish_json(f"{folder}/{DONE}", done)
+        counter.add.remote({"ok": 1})
+    kept.report({})
+
+
+def read_share(
+    store: Store, frames: str, crop_px: int, rank: int, world_size: int
+) -> tuple[torch.Tensor, list[str]]:
+    """This worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole videos, in turn.
+
+    The pictures are a file that is mapped into memory, and has no name any more when this returns.
+    """
+    keys = store.read_table(frames, ["segment_id", "video_id", "frame_indices"])
+    segments = keys.filter(pc.greater(pc.list_value_length(keys["frame_indices"]), 0))
+    segments = segments.sort_by([("video_id", "ascending"), ("segment_id", "ascending")])
+    videos = sorted(set(segments["video_id"].to_pylist()))
+    own = set(videos[rank::world_size])
+    first, names = {}, []
+    for row in segments.to_pylist():
+        if row["video_id"] in own:
+            first[row["segment_id"]] = len(names)
+            names += [row["video_id"]] * len(row["frame_indices"])
+    with tempfile.TemporaryFile() as file:
+        shape = (len(names), crop_px, crop_px, 3)
+        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
+    for name in store.files(frames):
+        with store.open_parquet(name) as table:
+            for batch in table.iter_batches(8, columns=["segment_id", "pictures"]):
+                for segment, value in zip(*batch.columns, strict=True):
+                    place = first.get(segment.as_py())
+                    if place is not None:
+                        part = np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape[1:])
+                        pictures[place : place + len(part)] = part
+    return torch.from_numpy(pictures), names

@@ -1,0 +1,159 @@
+"""What the papers report, for a look beside one's own numbers: records of the text, nothing read off figures.
+
+DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
+printed, so only what the text says of it is here.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a table: a representation, D, and its accuracy as a share of 1."""
+
+    feature: str
+    dimension: int
+    accuracy: float
+
+
+DQ_DATA = "UCF101 split 1, VGG-19"
+"""What DQ Table 2 and its text on 4,096 dimensions are measured on: 101 classes, 25 frames a video."""
+
+DQ_TABLE_2 = (
+    Published("GA", 4096, 0.7491),
+    Published("Concatenation", 25088, 0.7589),
+    Published("AVE", 512, 0.7325),
+    Published("FV", 131072, 0.7885),
+    Published("VLAD", 131072, 0.8067),
+    Published("BP", 262144, 0.8139),
+    Published("FV-VAE^-", 131072, 0.8191),
+    Published("FV-VAE", 131072, 0.8345),
+)
+
+DQ_SEVEN_LATENTS = Published("FV-VAE", 4096, 0.7837)
+"""FV-VAE with 7 latents (DQ 5.3)."""
+
+DQ_NO_CLASS_LOSS = {
+    "pool5": Published("FV-VAE^-", 131072, 0.8191),
+    "pool5 fine-tuned": Published("FV-VAE^-", 131072, 0.8205),
+    "res5c": Published("FV-VAE^-", 524288, 0.8505),
+}
+"""lambda3 = 0 by network (DQ Table 3); D follows from 256 x C (DQ 5.2)."""
+
+DQ_FIGURE_4A = (
+    "FV-VAE is better than VLAD and FV at each dimension from 2^12 to 2^17.",
+    "More dimensions are better in general, but FV falls above 2^15.",
+    "With 7 latents (4,096 dimensions) FV-VAE reaches 0.7837, and GA, as long, 0.7491.",
+)
+DQ_FIGURE_4B = (
+    'All curves have the shape of a "^" while lambda3 goes from 1 to 1e5.',
+    "With lambda3 = 0 (FV-VAE^-): 0.8191 on pool5 of VGG-19, 0.8205 on pool5 fine-tuned, 0.8505 on res5c of "
+    "ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
+)
+"""What DQ 5.3, 5.4 and Table 3 say about what Figure 4(a) and 4(b) draw."""
+
+_FEATURES = {
+    "ga": "GA",
+    "concat": "Concatenation",
+    "ave": "AVE",
+    "gmm_fv": "FV",
+    "vlad": "VLAD",
+    "bilinear": "BP",
+    "fv_vae": "FV-VAE",
+}
+
+
+def feature_of(encoder: str, uses_labels: bool) -> str | None:
+    """The row of DQ Table 2 that a registry name corresponds to; None where there is none.
+
+    Args:
+        encoder: registry name, without settings.
+        uses_labels: whether its codebook does; an FV-VAE's without (lambda3 = 0) is FV-VAE^-.
+    """
+    if encoder == "fv_vae" and not uses_labels:
+        return "FV-VAE^-"
+    return _FEATURES.get(encoder)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An own result, and the `feature` of DQ Table 2 to stand beside; None where there is none."""
+
+    encoder: str
+    stream: str
+    feature: str | None
+    dimension: int | None
+    accuracy: float | None
+
+    def __post_init__(self) -> None:
+        known = [row.feature for row in DQ_TABLE_2]
+        if self.feature is not None and self.feature not in known:
+            raise ValueError(
+                f"Compared: expected a feature out of {known} or None, got {self.feature!r}; "
+                "take it from feature_of"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Own results beside DQ Table 2.
+
+    Args:
+        rows: own results, in any order.
+        data: the own data set and protocol, in some words: "Weizmann, 6 folds by person".
+        differences: what data, network and protocol differ in, as a sentence.
+    """
+
+    rows: tuple[Compared, ...]
+    data: str
+    differences: str
+
+    def ordered(self) -> list[tuple[Compared | None, Published | None]]:
+        """Pairs in the order of the paper's table; last the own results that have no row there."""
+        pairs: list[tuple[Compared | None, Published | None]] = []
+        for published in DQ_TABLE_2:
+            own = [row for row in self.rows if row.feature == published.feature]
+            pairs += [(row, published) for row in own or [None]]
+        return pairs + [(row, None) for row in self.rows if row.feature is None]
+
+
+_HEADER = ("DQ Table 2", "D", "accuracy", "|", "own encoder", "stream", "D", "accuracy")
+_NUMBERS = (1, 2, 6, 7)
+
+
+def comparison_table(comparison: Comparison) -> list[str]:
+    """Lines for a terminal: DQ Table 2 on the left, the own results on the right."""
+    rows = [_HEADER]
+    for own, published in comparison.ordered():
+        left = (
+            (published.feature, f"{published.dimension:,}", f"{published.accuracy:.4f}")
+            if published
+            else ("-", "-", "-")
+        )
+        right = (
+            (own.encoder, own.stream, _number(own.dimension, ","), _number(own.accuracy, ".4f"))
+            if own
+            else ("not run", "-", "-", "-")
+        )
+        rows.append((*left, "|", *right))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            text.rjust(width) if place in _NUMBERS else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [
+        f"left, DQ Table 2: {DQ_DATA}",
+        f"right, own: {comparison.data}",
+        "",
+        lines[0],
+        "-" * max(map(len, lines)),
+        *lines[1:],
+        f"The two sides are different data and do not measure one thing: {comparison.differences}",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,116 @@
+"""The benchmarks run, compare results first, and write what docs quote. Times are not tested."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import encoders, harness
+from benchmarks.harness import Disagreement, Options, Row, at_least, at_most
+
+KEYS = {"measure", "against", "ratio", "target", "met", "detail"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch):
+    """Tiny sizes, and the thread count of the other tests afterwards."""
+    for name, value in {"C": 16, "L": 7, "CELLS": 4}.items():
+        monkeypatch.setattr(encoders, name, value)
+    encoders._network.cache_clear()
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    encoders._network.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("case", "num_rows"),
+    [
+        (encoders.fv_vae_against_autograd, 2),
+        (encoders.fv_vae_against_product, 1),
+        (encoders.gmm_against_skimage, 1),
+        (encoders.gmm_against_product, 1),
+        (encoders.whitening_against_encoding, 1),
+    ],
+)
+def test_a_case_finds_equal_results_and_times_both_sides(case, num_rows: int) -> None:
+    rows = case(Options(quick=True, threads=1))
+    assert len(rows) == num_rows
+    for row in rows:
+        assert row.ratio > 0
+        assert len(row.detail["seconds"]) == 2
+        assert min(row.detail["seconds"].values()) > 0
+
+
+def test_a_side_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    autograd = encoders._autograd
+    monkeypatch.setattr(encoders, "_autograd", lambda x: 1.001 * autograd(x))
+    with pytest.raises(
+        Disagreement, match=r"FV-VAE against autograd by 1: expected results within"
+    ):
+        encoders.fv_vae_against_autograd(Options(quick=True, threads=1))
+
+
+def one_case(options: Options) -> list[Row]:
+    """A case
+    of two rows"""
+    assert options == Options(quick=True, threads=1)
+    return [
+        at_least("fast", "slow", 2.0, 3.0, videos=4),
+        at_most("cost", "whole", 0.01, 0.05, videos=5),
+    ]
+
+
+def arguments(*given: str):
+    return harness.parser("text").parse_args(["--quick", "--threads", "1", *given])
+
+
+def test_the_file_and_the_table_say_what_was_met(tmp_path, capsys) -> None:
+    file = tmp_path / "folder" / "rows.json"
+    assert harness.main([one_case], arguments("--json", str(file))) == 0
+    rows = json.loads(file.read_text())
+    assert [row.keys() == KEYS for row in rows] == [True, True]
+    assert [row["met"] for row in rows] == [False, True]
+    assert (rows[0]["ratio"], rows[0]["target"], rows[0]["detail"]["videos"]) == (2.0, 3.0, 4)
+    for row in rows:
+        assert row["detail"]["quick"] is True
+        assert row["detail"]["threads"] == 1
+        assert row["detail"]["machine"]["torch"] == torch.__version__
+    out, progress = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["fast", "slow", "2", ">=", "3", "missed"]
+    assert lines[2] == ["cost", "whole", "0.01", "<=", "0.05", "met"]
+    assert progress.startswith("[1/1] A case\n[1/1] ")
+
+
+def test_results_that_disagree_end_in_an_error_and_no_file(tmp_path, capsys) -> None:
+    def wrong(options: Options) -> list[Row]:
+        """Wrong"""
+        harness.check_close("both", torch.ones(2), torch.zeros(2) + options.threads / 2, 0.1)
+        return []
+
+    file = tmp_path / "rows.json"
+    assert harness.main([wrong], arguments("--json", str(file))) == 1
+    assert not file.exists()
+    assert (
+        "error: both: expected results within 0.1 of each other, got 1" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1.2])
+def test_close_is_relative_to_the_norm(bad: float) -> None:
+    error = harness.check_close("x", torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]), 0.1)
+    assert error == pytest.approx(0.1)
+    with pytest.raises(Disagreement):
+        harness.check_close("x", torch.tensor([bad]), torch.ones(1), 0.1)
+
+
+def test_sides_take_turns_after_a_round_that_does_not_count(monkeypatch) -> None:
+    clock = iter([0, 9, 30, 31, 40, 42, 50, 53, 60, 64, 70, 75, 80, 86])
+    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    calls: list[str] = []
+    seconds = harness.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert seconds == {"a": 3, "b": 4}
