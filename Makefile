@@ -15,11 +15,11 @@ demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest
+test: test-unit
+	$(BIN)/python -m pytest -m ray
 
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not ray" -n auto --maxprocesses 4
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, get_args
 
 import av
-import fsspec
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
@@ -28,6 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import watch
 from pipelines.config import Decode
+from pipelines.storage import filesystem
 
 ErrorType = Literal[
     "not_found",  # no file there
@@ -135,17 +135,17 @@ def local_path(uri: str) -> str | None:
     if "://" not in uri:
         # Absolute, because FFmpeg takes "a:b.mp4" for a protocol named a.
         return os.path.abspath(uri)
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    return path if isinstance(filesystem, LocalFileSystem) else None
+    files, path = filesystem(uri)
+    return path if isinstance(files, LocalFileSystem) else None
 
 
 @contextmanager
 def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
     """The file object that fsspec gives for `uri`."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    files, path = filesystem(uri)
     with reading(uri):
         try:
-            file = filesystem.open(path, block_size=block_bytes, cache_type=cache_type)
+            file = files.open(path, block_size=block_bytes, cache_type=cache_type)
         except OSError:
             raise
         except Exception as error:

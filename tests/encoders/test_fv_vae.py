@@ -290,10 +290,7 @@ def test_batches_are_random_frames_of_random_videos_and_carry_their_labels() -> 
 
 
 def test_shares_of_a_batch_add_up() -> None:
-    sizes = [
-        len(fv_vae._batches(sample(rank, 3), 8)(0, torch.Generator())[0])
-        for rank in range(3)
-    ]
+    sizes = [len(fv_vae._batches(sample(rank, 3), 8)(0, torch.Generator())[0]) for rank in range(3)]
     assert sizes == [2, 3, 3]
 
 

@@ -45,7 +45,10 @@ def weizmann(data: Path) -> dict[str, str]:
     ("change", "message"),
     [
         ({"--recipe": "ucf11"}, "--recipe: expected one of"),
-        ({"--set": "describe.streams=flow"}, "expected one of ['appearance', 'difference', 'positions']"),
+        (
+            {"--set": "describe.streams=flow"},
+            "expected one of ['appearance', 'difference', 'positions']",
+        ),
         ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
         ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
         ({"--set": "evaluate.stream_weights=1,2,3"}, "expected none, or one for each of features"),

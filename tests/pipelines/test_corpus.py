@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jobs import demo
 from jobs.fcvid_encode import main
-from pipelines import corpus
+from pipelines import corpus, doctor, doctor_scan
 from pipelines.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -284,6 +284,9 @@ def test_an_interrupted_sample_is_drawn_again(
     monkeypatch.setattr("pipelines.corpus.run", lambda job, *_: jobs.append(job) or NOTHING)
     monkeypatch.setattr("pipelines.corpus.closing_lines", lambda *_: [])
     assert run(data, finished) == 0
+    seen_by_doctor = doctor_scan.Run(jobs[0].store)
+    for step in ("index", "describe", "encode", "classify", "evaluate"):
+        assert seen_by_doctor.marks(step) == jobs[0].marks(step)
     folder = jobs[0].sample(STREAMS[0])
     before = jobs[0].store.read_table(folder)
     jobs[0].store.publish_table(f"{folder}/partial.parquet", before.slice(0, 3), {})
@@ -302,6 +305,7 @@ def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path)
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
     assert len(list(out.glob("encodings/fv_vae-*/*"))) == 2
     assert "fitted once per fold" in (out / "report" / "index.html").read_text()
+    assert doctor.examine(Store(str(out))).findings == ()
 
 
 def test_object_storage_gives_the_same_rows_as_a_folder(

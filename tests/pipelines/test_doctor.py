@@ -1,6 +1,5 @@
 """Each way in which a run can be wrong is found by its own check, and by no other."""
 
-import dataclasses
 import json
 import shutil
 import socket
@@ -15,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.fcvid_encode import main
 from pipelines import doctor, doctor_scan
 from pipelines.config import ConfigError
-from pipelines.layout import STEPS, Job
+from pipelines.layout import STEPS
 from pipelines.lock import Holder
 from pipelines.sink import file_name
 from pipelines.storage import Store
@@ -610,46 +608,3 @@ def test_row_groups_are_read_one_at_a_time(sound: Path, monkeypatch: pytest.Monk
     """Whole files are read for examples only, and then their keys alone."""
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("a whole file"))
     assert found(sound) == set()
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(400)
-def test_a_real_run_is_sound(
-    local_ray: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = data / "labelled" / "weizmann"
-    flags = ["--videos", str(folder), "--labels", str(folder / "labels.csv"), "--limit", "12"]
-    flags += ["--recipe", "demo", "--out", str(tmp_path)]
-    weights = data / "weights" / "squeezenet1_0.safetensors"
-    for setting in (
-        f"describe.weights={weights}",
-        "sampling.num_frames=3",
-        "fit.num_frames=40",
-        "vlad.num_centroids=4",
-        "fv_vae.hidden=16",
-        "fv_vae.num_latents=5",
-        "fv_vae.num_steps=6",
-        "fv_vae.batch_frames=4",
-        "fv_vae.lambda3=1",
-        "split.num_folds=2",
-        "encode.encoders=fv_vae,vlad,vlad@num_centroids=3",
-    ):
-        flags += ["--set", setting]
-    jobs: list[Job] = []
-    monkeypatch.setattr(Job, "record", _recording(Job.record, jobs))
-    assert main(flags) == 0
-    assert [f.check for f in doctor.examine(Store(str(tmp_path))).findings] == []
-    run = doctor_scan.Run(Store(str(tmp_path)))
-    for step in STEPS:
-        assert run.is_recorded(step), step
-        if step != "fit":
-            assert run.marks(step) == jobs[-1].marks(step)
-    assert run.pairs == jobs[-1].pairs()
-
-
-def _recording(record: Callable, jobs: list[Job]) -> Callable:
-    def apply(job: Job, *arguments: object) -> None:
-        jobs.append(dataclasses.replace(job))
-        record(job, *arguments)
-
-    return apply

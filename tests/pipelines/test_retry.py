@@ -11,17 +11,17 @@ from pipelines.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-SMALL = ("sampling.num_frames=3", "fit.num_frames=40", "vlad.num_centroids=4")
+SMALL = ("sampling.num_frames=3",)
 
 
 def run(data: Path, out: Path, *extra: str) -> int:
-    """Five small videos and a larger one, without labels, to VLAD vectors."""
+    """Five small videos and a larger one, without labels, to descriptors."""
     folder = data / "labelled" / "weizmann"
     files = [*sorted((folder / "bend").iterdir())[:5], data / "clips" / "dog_eating_854132.mp4"]
     manifest = out.parent / "manifest.csv"
     manifest.write_text("path\n" + "".join(f"{file}\n" for file in files))
     flags = ["--videos", str(manifest), "--out", str(out), "--recipe", "demo"]
-    flags += ["--steps", "index,describe,fit,encode"]
+    flags += ["--steps", "index,describe"]
     weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
     for setting in (weights, *SMALL, "encode.encoders=vlad", "describe.streams=appearance"):
         flags += ["--set", setting]
@@ -41,6 +41,13 @@ def tables(out: Path) -> dict[str, pa.Table]:
     return found
 
 
+def later(out: Path) -> str:
+    """What codebooks, and so encodings, are named by."""
+    record = Store(str(out)).read_json("run.json")["tables"]
+    (folder,) = {folder for name, folder in record.items() if name.startswith("encodings/")}
+    return folder
+
+
 def test_a_retry_ends_as_if_nothing_had_failed(
     local_ray: None, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -55,6 +62,7 @@ def test_a_retry_ends_as_if_nothing_had_failed(
     assert [row["attempts"] for row in failures] == [1]
     first = {f: f.stat().st_mtime_ns for f in out.glob("descriptors/*/*.parquet")}
 
+    with_failure = later(out)
     # Without the flag a failed segment stays as it is.
     with caplog.at_level("INFO"):
         assert run(data, out) == 0
@@ -65,7 +73,9 @@ def test_a_retry_ends_as_if_nothing_had_failed(
     assert {f: again[f] for f in first} == first
     assert sum(pq.read_metadata(f).num_rows for f in set(again) - set(first)) == 1
     expected, found = tables(tmp_path / "a" / "run"), tables(out)
-    assert expected.keys() == found.keys()
+    assert expected.keys() == found.keys() == {"videos", "segments", "descriptors", "failures"}
+    # What follows is named as in the undisturbed run, and not as in the one with a failure.
+    assert later(tmp_path / "a" / "run") == later(out) != with_failure
     assert found["failures"].num_rows == 0
     newest = found.pop("descriptors").filter(pa.compute.field("status") == "ok")
     assert newest.equals(expected.pop("descriptors"))
@@ -85,8 +95,7 @@ def test_a_retry_with_the_other_decoder_is_recorded_and_bounded(
     local_ray: None, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    steps = ("--steps", "index,describe")
-    strict = (*steps, "--set", "decode.max_frame_px=200000")
+    strict = ("--set", "decode.max_frame_px=200000")
     assert run(data, out, *strict) == 0
     # It fails again: one more attempt, the rest left alone.
     assert run(data, out, "--retry-failed", "decord", *strict) == 0
@@ -95,7 +104,7 @@ def test_a_retry_with_the_other_decoder_is_recorded_and_bounded(
     assert attempts == [("failed", 1), ("failed", 2), *[("ok", 1)] * 5]
     failures = [pq.read_table(f).to_pylist() for f in out.glob("failures/*/*.parquet")]
     assert [row["attempts"] for row in failures[0]] == [2]
-    assert run(data, out, "--retry-failed", "decord", *steps) == 0
+    assert run(data, out, "--retry-failed", "decord") == 0
     rows = pa.concat_tables(pq.read_table(f) for f in out.glob("descriptors/*/*.parquet"))
     recovered = [row for row in rows.to_pylist() if row["attempts"] == 3]
     assert [row["status"] for row in recovered] == ["ok"]
