@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.harness import (
-    Disagreement,
     Options,
     Row,
     at_least,
@@ -42,7 +41,6 @@ from encoders.gmm import (
     mean_log_likelihood,
     statistics,
 )
-from encoders.kmeans import fit_kmeans
 from encoders.vlad import Vlad
 
 C, L, CELLS = 512, 255, 50
@@ -277,48 +275,6 @@ def em_against_sklearn(options: Options) -> list[Row]:
     ]
 
 
-def gmm_fit_against_sklearn(options: Options) -> list[Row]:
-    """a whole GMM fit against scikit-learn's"""
-    num, width, components = (20_000, 64, 64) if options.quick else (200_000, 128, 128)
-    x = _mixture_draws(num, width, components)
-    mixture = optional("sklearn.mixture").GaussianMixture
-    limits = {"max_iterations": 100, "tolerance": 1e-3, "variance_floor": 1e-3}
-
-    def ours() -> Gmm:
-        return fit_gmm(x, fit_kmeans(x, components, seed=0), **limits)
-
-    def theirs() -> Gmm:
-        fitted = mixture(components, covariance_type="diag", tol=1e-3, random_state=0)
-        fitted.fit(x.double().numpy())
-        learnt = fitted.weights_, fitted.means_, fitted.covariances_
-        return Gmm(*(torch.from_numpy(values).double() for values in learnt))
-
-    seconds, likelihoods = {}, {}
-    for name, fit in (("ours", ours), ("theirs", theirs)):
-        begin = time.perf_counter()
-        gmm = fit()
-        seconds[name] = time.perf_counter() - begin
-        likelihoods[name] = mean_log_likelihood(statistics(gmm, x))
-    worse = likelihoods["theirs"] - likelihoods["ours"]
-    if worse > 1e-3 * abs(likelihoods["theirs"]):
-        raise Disagreement(f"a whole GMM fit: expected a likelihood as high, got {likelihoods}")
-    return [
-        at_least(
-            "GMM fit, k-means start and EM until it converges",
-            "scikit-learn GaussianMixture (diag), the same",
-            seconds["theirs"] / seconds["ours"],
-            5.0,
-            seconds=seconds,
-            mean_log_likelihood=likelihoods,
-            descriptors=num,
-            C=width,
-            K=components,
-            note="each with its own k-means; once each; both stop where the mean log-likelihood rises by "
-            "less than 1e-3",
-        )
-    ]
-
-
 def em_on_two_workers(options: Options) -> list[Row]:
     """EM on two workers of one thread each, against one"""
     num, width, components, rounds = (
@@ -385,7 +341,6 @@ CASES = (
     gmm_against_product,
     vlad_against_faiss,
     em_against_sklearn,
-    gmm_fit_against_sklearn,
     em_on_two_workers,
     whitening_against_encoding,
 )

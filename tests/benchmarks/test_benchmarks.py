@@ -109,8 +109,20 @@ def test_close_is_relative_to_the_norm(bad: float) -> None:
 
 def test_sides_take_turns_after_a_round_that_does_not_count(monkeypatch) -> None:
     clock = iter([0, 9, 30, 31, 40, 42, 50, 53, 60, 64, 70, 75, 80, 86])
-    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     calls: list[str] = []
+    watch = SimpleNamespace(perf_counter=lambda: next(clock), sleep=lambda _: calls.append("pause"))
+    monkeypatch.setattr(harness, "time", watch)
     seconds = harness.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
-    assert calls == ["a", "b"] * 4
+    assert calls == ["pause", "a", "pause", "b"] * 4
     assert seconds == {"a": 3, "b": 4}
+
+
+def test_a_short_run_is_warmed_up_before_it_counts(monkeypatch) -> None:
+    """The time after a pause, with cold caches, is not the one that is measured."""
+    clock = iter([0, 1.0, 1.1, 2.0, 2.2, 3.0, 3.1])
+    calls: list[str] = []
+    watch = SimpleNamespace(perf_counter=lambda: next(clock), sleep=lambda _: None)
+    monkeypatch.setattr(harness, "time", watch)
+    seconds = harness.medians({"a": lambda: calls.append("a")}, 3)
+    assert len(calls) == 1 + 1 + 2 + 2
+    assert seconds["a"] == pytest.approx(0.1)
