@@ -16,10 +16,10 @@ demo: $(VENV)/installed
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: test-unit
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m "ray or slow"
 
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not ray" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m "not ray and not slow" -n auto --maxprocesses 4
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.config import ConfigError, Manifest, Split
-from pipelines.storage import filesystem, refuse_credentials
+from pipelines.filesystems import filesystem
+from pipelines.storage import refuse_credentials
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.config import ConfigError, RunError
+from pipelines.filesystems import REQUESTS, filesystem
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,6 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Names of the hidden files of `publish`."""
-
-_REQUESTS = 4
-"""How often the client sends a request."""
 
 _TRIES = 4
 """How often `Store` tries what the client gave up."""
@@ -72,18 +70,6 @@ _PASSING = (
 
 class StorageError(RunError, OSError):
     """Object storage does not do what it is asked; says which object, what happened, how often it was tried."""
-
-
-def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held."""
-    protocol = uri.partition("://")[0]
-    options = {}
-    if protocol in ("s3", "s3a"):
-        retries = {"mode": "standard", "total_max_attempts": _REQUESTS}
-        options = {"config_kwargs": {"retries": retries}}
-    if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
-        options["use_listings_cache"] = False
-    return fsspec.core.url_to_fs(uri, **options)
 
 
 def absolute_uri(uri: str) -> str:
@@ -303,7 +289,7 @@ class Store:
                     what = redact(f"{type(error).__name__}: {error}")
                     raise StorageError(
                         f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
-                        f"{seconds:.0f} s, with up to {_REQUESTS} requests each; run the same command again "
+                        f"{seconds:.0f} s, with up to {REQUESTS} requests each; run the same command again "
                         "when the storage answers"
                         if _passes(error)
                         else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "

@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import watch
 from pipelines.config import Decode
-from pipelines.storage import filesystem
+from pipelines.filesystems import filesystem
 
 ErrorType = Literal[
     "not_found",  # no file there

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from encoders import backbones
 from pipelines.config import ConfigError, Describe
-from pipelines.storage import Store, filesystem, refuse_credentials
+from pipelines.filesystems import filesystem
+from pipelines.storage import Store, refuse_credentials
 
 
 @dataclass(frozen=True)

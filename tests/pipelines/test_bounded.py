@@ -17,6 +17,8 @@ from pipelines.isolation import IsolatedDecoder
 from pipelines.sampling import SEGMENT_FRAMES
 from pipelines.video_stages import DecodeSegments, ProbeVideos
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 EVERY_SECOND = Sampling(policy="fps", fps=1.0, max_duration_s=7200.0)
 SMALL = Picture(resize_px=32, crop_px=32)

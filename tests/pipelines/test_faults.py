@@ -24,6 +24,8 @@ from pipelines.storage import StorageError, Store
 from pipelines.video import probe
 from tests.faulty_s3 import KINDS, FaultyS3
 
+pytestmark = pytest.mark.slow
+
 STORMY = {"500": 0.08, "503": 0.08, "delay": 0.05, "cut_get": 0.08, "cut_put": 0.06, "lost": 0.05}
 
 

@@ -23,6 +23,8 @@ from pipelines.isolation import IsolatedDecoder
 from pipelines.video import VideoError, probe
 from pipelines.video_stages import DecodeSegments, ProbeVideos
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 EIGHT = Sampling(policy="uniform", num_frames=8)
 SMALL = Picture(resize_px=32, crop_px=32)

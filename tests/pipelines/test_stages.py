@@ -241,7 +241,9 @@ def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
     assert attention["frame_index"].to_pylist() == described["frame_indices"][1].as_py()
 
 
-def test_the_sample_is_the_same_however_it_is_read(store: Store, described: pa.Table) -> None:
+def test_the_sample_is_the_same_however_it_is_read(
+    store: Store, described: pa.Table, placed: pa.Table
+) -> None:
     width = described.schema.field(DIFFERENCE).type.value_type.list_size
     places = [
         {"video_id": "big_buck_bunny_0_30.webm", "file": f"d/{name}.parquet", "row": 0}

@@ -1,0 +1,18 @@
+"""URIs to filesystems. Imports fsspec alone: the decoder's child process uses it too."""
+
+import fsspec
+
+REQUESTS = 4
+"""How often a client of object storage sends a request."""
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held."""
+    protocol = uri.partition("://")[0]
+    options = {}
+    if protocol in ("s3", "s3a"):
+        retries = {"mode": "standard", "total_max_attempts": REQUESTS}
+        options = {"config_kwargs": {"retries": retries}}
+    if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
+        options["use_listings_cache"] = False
+    return fsspec.core.url_to_fs(uri, **options)
