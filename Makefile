@@ -1,5 +1,5 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
-# make test    every test;  make test-unit: those that start no Ray cluster
+# make test    every test;  make test-unit: those that start no Ray cluster and do not wait long
 # make check   lint and format
 PYTHON ?= python3
 VENV := .venv
