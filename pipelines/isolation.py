@@ -60,6 +60,7 @@ class IsolatedDecoder:
         self._decode = decode
         self._child: subprocess.Popen | None = None
         self._pipe: socket.socket | None = None
+        self._start_bytes = 0
 
     def call(self, function: Callable[..., _Result], *args: object) -> _Result:
         """function(*args), computed in the child, which imports the function by its name.
@@ -113,9 +114,22 @@ class IsolatedDecoder:
 
     def _is_waiting(self) -> bool:
         """Whether there is a child that waits for a call: it lives, and has said nothing unasked."""
-        if self._child is None or self._child.poll() is not None:
+        if self._child is None or self._child.poll() is not None or self._has_grown():
             return False
         return not select.select([self._pipe], [], [], 0)[0]
+
+    def _has_grown(self) -> bool:
+        """Whether earlier calls have left half of memory_bytes behind: the next gets another child.
+
+        Asked here and not by the child, which would be gone in the moment that it is sent a call.
+        """
+        if sys.platform != "linux":
+            return False
+        try:
+            now = _status_bytes("VmData", self._child.pid)
+        except OSError:
+            return True
+        return now >= self._start_bytes + self._decode.memory_bytes // 2
 
     def _start(self) -> None:
         self.close()
@@ -134,6 +148,8 @@ class IsolatedDecoder:
             )
         try:
             self._receive(time.monotonic() + _START_S)
+            if sys.platform == "linux":
+                self._start_bytes = _status_bytes("VmData", self._child.pid)
         except (EOFError, OSError):
             self.close()
             raise RuntimeError(
@@ -190,10 +206,7 @@ class IsolatedDecoder:
 def serve(
     file_descriptor: int, frame_timeout_s: float, timeout_s: float, memory_bytes: int
 ) -> None:
-    """The child: answers calls until the parent closes its end of the pipe, or is gone.
-
-    It also ends where the calls have left half of memory_bytes behind: the next call starts another.
-    """
+    """The child: answers calls until the parent closes its end of the pipe, or is gone."""
     # Loaded now, so that calls are quick and the limit is on top of it.
     import pipelines.decode  # noqa: F401
 
@@ -201,14 +214,14 @@ def serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    start_bytes = _limit_memory(memory_bytes)
+    _limit_memory(memory_bytes)
     with socket.socket(fileno=file_descriptor) as pipe, pipe.makefile("rb") as requests:
         _answer(pipe, [pickle.dumps("ready")])
         # Megabytes that a decoder may print help nobody.
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, sys.stdout.fileno())
         os.dup2(silent, sys.stderr.fileno())
-        while sys.platform != "linux" or _status_bytes("VmData") < start_bytes + memory_bytes // 2:
+        while True:
             request = _next_request(requests)
             if request is None:
                 _end_session()
@@ -221,12 +234,12 @@ def serve(
             watch.end()
 
 
-def _limit_memory(memory_bytes: int) -> int:
-    """Sets the limits, and returns what counts towards them already."""
+def _limit_memory(memory_bytes: int) -> None:
+    """Limits this process to that much more than it holds now."""
     # A crash leaves its row, no copy of its memory on the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
-        return 0
+        return
     start_bytes = _status_bytes("VmData")
     for which, limit in (
         # Memory that is private and can be written, which is nearly all.
@@ -235,7 +248,6 @@ def _limit_memory(memory_bytes: int) -> int:
         (resource.RLIMIT_AS, _status_bytes("VmSize") + memory_bytes + _RESERVE_BYTES),
     ):
         resource.setrlimit(which, (limit, limit))
-    return start_bytes
 
 
 def _next_request(requests: BinaryIO) -> bytes | None:
@@ -296,9 +308,12 @@ def _pack(value: object) -> list[bytes | memoryview]:
     return [rest, *(buffer.raw() for buffer in buffers)]
 
 
-def _status_bytes(name: str) -> int:
-    with open("/proc/self/status") as status:
+def _status_bytes(name: str, process: int | str = "self") -> int:
+    """A size of a process; OSError where it has ended."""
+    with open(f"/proc/{process}/status") as status:
         sizes = dict(line.split(":", 1) for line in status)
+    if name not in sizes:
+        raise ProcessLookupError(f"process {process} has ended")
     return int(sizes[name].split()[0]) * 1024
 
 
