@@ -36,6 +36,7 @@ from pipelines import (
 )
 from pipelines.config import Decode, RunError
 from pipelines.layout import STEPS, Job
+from pipelines.ledger import Account, settle
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
 from pipelines.storage import DONE
@@ -81,10 +82,10 @@ def run(
         if name in work and not is_complete(job, name):
             check()
             started = time.monotonic()
-            rows = _STEP[name](job)
+            account = _STEP[name](job)
             seconds = time.monotonic() - started
-            log.info("%s: done, %d rows in %.0f s", name, rows, seconds)
-            job.record(name, rows, seconds)
+            log.info("%s: done in %.0f s, %s", name, seconds, account)
+            job.record(name, account, seconds)
     return outcome(job, bool(work))
 
 
@@ -93,7 +94,7 @@ def is_complete(job: Job, step: str) -> bool:
     return all(job.store.exists(mark) for mark in job.marks(step))
 
 
-def index(job: Job) -> int:
+def index(job: Job) -> Account:
     """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
     known = _known_videos(job)
     fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
@@ -121,11 +122,16 @@ def index(job: Job) -> int:
         **pool.options(batch_size=64),
     )
     write_tables(job, "index", data, outputs, total=rows.num_rows, rows_per_file=10_000)
+    videos = job.store.read_table(job.videos, ["video_id", "status"])
+    failed = videos.filter(pc.equal(videos["status"], "failed"))
+    account = settle(
+        "index", "videos", _names(job.manifest), _names(videos) - _names(failed), _names(failed)
+    )
     job.finish("index")
-    return job.manifest.num_rows
+    return account
 
 
-def describe(job: Job) -> int:
+def describe(job: Job) -> Account:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
     plan = segment_plan(job)
@@ -153,12 +159,12 @@ def describe(job: Job) -> int:
     )
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
     write_tables(job, "describe", data, outputs, total=rows.num_rows, rows_per_file=16)
-    _write_failures(job)
+    account = _write_failures(job, plan)
     job.finish("describe")
-    return plan.num_rows
+    return account
 
 
-def fit(job: Job) -> int:
+def fit(job: Job) -> Account:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
     for stream in job.streams:
         _sample(job, stream)
@@ -179,14 +185,16 @@ def fit(job: Job) -> int:
     if tasks:
         log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
         codebooks.fit_codebooks(tasks, job.store, job.config, job.described, job.digest("fit"))
+    planned = {book.folder for book in job.codebooks}
+    fitted = {folder for folder in planned if job.store.exists(f"{folder}/{DONE}")}
+    account = settle("fit", "codebooks", planned, fitted)
     job.finish("fit")
-    return len(job.codebooks)
+    return account
 
 
-def encode(job: Job) -> int:
+def encode(job: Job) -> Account:
     """ENCODINGS and ATTENTION: one pass over each stream serves all its codebooks."""
     videos = _places_by_video(job)
-    total = 0
     for stream in job.streams:
         books = [b for b in job.codebooks if b.stream == stream]
         books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
@@ -222,33 +230,48 @@ def encode(job: Job) -> int:
             for book, already in zip(books, visible, strict=True)
         ]
         write_tables(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
+        described_videos = _names(videos)
         for book in books:
+            done = sink.visible_videos(videos, job.store, job.encodings(book))
+            settle(f"encode {book.name}", "videos", described_videos, done)
             job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
-        total += len(books) * rows.num_rows
     job.finish("encode")
-    return total
+    planned = job.manifest.num_rows
+    books = len(job.codebooks)
+    return Account(
+        "encodings", planned * books, videos.num_rows * books, (planned - videos.num_rows) * books
+    )
 
 
-def classify_videos(job: Job) -> int:
+def classify_videos(job: Job) -> Account:
     """Classifiers and SCORES: one task per encoder, stream and fold."""
-    rows = classify.classify(job)
+    classify.classify(job)
+    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
+    without_vector = _names(tested) - _names(_places(job))
+    planned = failed = 0
+    for encoder, stream in job.pairs():
+        scored = job.store.distinct(job.scores(encoder, stream), "video_id")
+        account = settle(
+            f"classify {encoder} {stream}", "videos", _names(tested), scored, without_vector
+        )
+        planned, failed = planned + account.planned, failed + account.failed
     job.finish("classify")
-    return rows
+    return Account("scored videos", planned, planned - failed, failed)
 
 
-def evaluate_scores(job: Job) -> int:
+def evaluate_scores(job: Job) -> Account:
     """METRICS and the report."""
     started = time.monotonic()
     matrices = evaluate.all_scores(job)
-    rows = evaluate.evaluate(job, matrices)
+    num_metrics = evaluate.evaluate(job, matrices)
     counts = outcome(job, True)
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
     run_report.write(job, matrices, ledger, time.monotonic() - started)
     job.finish("evaluate")
-    return rows
+    return Account("metrics", num_metrics, num_metrics, 0)
 
 
-_STEP: dict[str, Callable[[Job], int]] = {
+_STEP: dict[str, Callable[[Job], Account]] = {
     "index": index,
     "describe": describe,
     "fit": fit,
@@ -322,21 +345,22 @@ def _known_videos(job: Job) -> pa.Table:
     return VIDEOS.build(planned) if planned else empty
 
 
-def _write_failures(job: Job) -> None:
+def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
+    return frozenset(rows[column].to_pylist())
+
+
+def _write_failures(job: Job, plan: pa.Table) -> Account:
     """FAILURES: the rows of DESCRIPTORS that are not ok."""
-    plan = job.store.read_table(job.segments, ["segment_id", "source"])
     columns = [column.name for column in FAILURES.columns]
     rows = _current(plan, job.store.read_table(job.descriptors, columns))
     bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
-    missing = sorted(set(plan["segment_id"].to_pylist()) - set(rows["segment_id"].to_pylist()))
-    if missing:
-        raise RunError(
-            f"describe: {len(missing)} of {plan.num_rows} planned segments have no row, such as "
-            f"{', '.join(missing[:5])}; run it again"
-        )
+    failed = bad.filter(pc.equal(bad["status"], "failed"))
+    named = [_names(part, "segment_id") for part in (plan, rows, failed)]
+    account = settle("describe", "segments", named[0], named[1] - named[2], named[2])
     job.store.publish_table(
         f"{job.failures}/failures.parquet", bad.cast(FAILURES.schema()), job.footer("describe")
     )
+    return account
 
 
 def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:

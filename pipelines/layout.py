@@ -27,6 +27,7 @@ from encoders.registry import ENCODERS
 from pipelines import __version__
 from pipelines.config import Config, Variant, digest
 from pipelines.descriptor_stages import Codebook
+from pipelines.ledger import Account
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
 from pipelines.weights import Weights
@@ -341,13 +342,13 @@ class Job:
             "video_fisher.code": code_revision(),
         }
 
-    def record(self, step: str, rows: int, seconds: float) -> None:
+    def record(self, step: str, account: Account, seconds: float) -> None:
         """Writes what a step did into run.json, with the whole configuration and today's folders."""
         record = self.store.read_json("run.json") or {"steps": {}}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["steps"][step] = {
             "digest": self.digest(step),
-            "rows": rows,
+            **dataclasses.asdict(account),
             "seconds": round(seconds, 3),
             "finished": now,
         }

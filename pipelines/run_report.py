@@ -149,9 +149,9 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
 
 def _steps(job: Job, evaluate_s: float, metric_rows: int) -> tuple[StepFact, ...]:
     record = (job.store.read_json("run.json") or {}).get("steps", {})
-    now = {"evaluate": {"seconds": evaluate_s, "rows": metric_rows}}
+    now = {"evaluate": {"seconds": evaluate_s, "done": metric_rows}}
     return tuple(
-        StepFact(name, "done", step["seconds"], step["rows"])
+        StepFact(name, "done", step["seconds"], step["done"])
         for name in STEPS
         if (step := (record | now).get(name))
     )

@@ -316,6 +316,15 @@ class Store:
             )
         return pa.concat_tables(tables)
 
+    def distinct(self, folder: str, column: str) -> frozenset[str]:
+        """The values of a column of all finished files of `folder`; no rows are kept."""
+        values: set[str] = set()
+        for name in self.files(folder):
+            with self.open_parquet(name) as file:
+                for batch in file.iter_batches(columns=[column]):
+                    values.update(batch[column].unique().to_pylist())
+        return frozenset(values)
+
     def read_rows(
         self, folder: str, columns: list[str] | None, key: str, values: list[str]
     ) -> pa.Table:

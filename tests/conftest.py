@@ -20,6 +20,10 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+SECRET = "a-secret-that-nothing-repeats"
+"""The key of the S3 server of the tests."""
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real videos, weights and oracles; `VIDEO_FISHER_DATA` names another one."""
@@ -42,7 +46,7 @@ def s3_bucket() -> Iterator[str]:
     names = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     before = {name: os.environ.get(name) for name in names}

@@ -301,6 +301,6 @@ def marks() -> dict[str, list[str]]:
 
 
 def _record(store: Store) -> None:
-    steps = {step: {"digest": digest(step, names), "rows": 1} for step, names in marks().items()}
+    steps = {step: {"digest": digest(step, names), "done": 1} for step, names in marks().items()}
     record = {"steps": steps, "tables": TABLES, "config": dataclasses.asdict(CONFIG)}
     store.publish_json("run.json", record | {"split": {"kind": "group_kfold", "num_folds": 2}})

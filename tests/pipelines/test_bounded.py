@@ -94,7 +94,7 @@ def test_many_short_videos_take_no_more_memory_than_a_few(data: Path, name: str)
     with decodes.decoder:
         sizes = []
         for _ in range(5):
-            for _ in range(200):
+            for _ in range(400):
                 list(decodes(_segment(uri, 0, 1)))
             sizes.append(
                 _resident_bytes(os.getpid()) + _resident_bytes(decodes.decoder.call(os.getpid))

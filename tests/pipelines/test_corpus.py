@@ -16,6 +16,7 @@ from jobs import demo
 from jobs.fcvid_encode import main
 from pipelines import corpus, doctor, doctor_scan
 from pipelines.storage import Store
+from tests.conftest import SECRET
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -309,7 +310,7 @@ def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path)
 
 
 def test_object_storage_gives_the_same_rows_as_a_folder(
-    finished: Path, data: Path, s3_bucket: str
+    finished: Path, data: Path, s3_bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Videos, labels, weights and output on S3; names with a space, a quote and an umlaut among them."""
     import boto3
@@ -327,10 +328,12 @@ def test_object_storage_gives_the_same_rows_as_a_folder(
     weights = data / "weights" / "squeezenet1_0.safetensors"
     client.upload_file(str(weights), "bucket", "weights.safetensors")
     flags = ["--videos", f"{s3_bucket}/videos", "--labels", f"{s3_bucket}/labels.csv"]
-    flags += ["--out", f"{s3_bucket}/run", "--recipe", "demo", "--steps", "index,describe"]
-    flags += ["--set", f"describe.weights={s3_bucket}/weights.safetensors"]
-    flags += ["--set", "sampling.num_frames=3"]
-    assert main(flags) == 0
+    flags += ["--out", f"{s3_bucket}/run", "--recipe", "demo"]
+    weights = f"describe.weights={s3_bucket}/weights.safetensors"
+    for setting in (weights, *SMALL, "encode.encoders=vlad,fv_vae", "fit.checkpoint_s=0.01"):
+        flags += ["--set", setting]
+    with caplog.at_level("DEBUG"):
+        assert main(flags) == 0
     store = Store(f"{s3_bucket}/run")
     folder = store.read_json("run.json")["tables"]["descriptors"]
     found = {row["video_id"]: row for row in store.read_table(folder).to_pylist()}
@@ -339,6 +342,21 @@ def test_object_storage_gives_the_same_rows_as_a_folder(
     expected = local["bend/daria_bend.avi"]
     for column in ("timestamps_s", "frame_indices", *STREAMS):
         assert found[odd][column] == expected[column]
+    assert not doctor.examine(store).has_errors
+    assert b"</html>" in store.read("report/index.html")
+    names = [
+        entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix="run/")["Contents"]
+    ]
+    assert any("codebook.safetensors" in name for name in names)
+    assert not any("lock" in name for name in names)
+    for name in names:
+        content = client.get_object(Bucket="bucket", Key=name)["Body"].read()
+        assert SECRET.encode() not in content
+        if name.endswith(".parquet"):
+            table = pq.read_table(pa.BufferReader(content))
+            texts = [c for c in table.schema.names if table.schema.field(c).type == pa.string()]
+            assert SECRET not in str(table.select(texts).to_pydict())
+    assert SECRET not in "".join(r.getMessage() for r in caplog.records if r.name[:4] != "boto")
 
 
 FAILED = {

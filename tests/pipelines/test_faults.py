@@ -22,6 +22,7 @@ from pipelines.decode import decode_segment
 from pipelines.lock import RunLock
 from pipelines.storage import StorageError, Store
 from pipelines.video import probe
+from tests.conftest import SECRET
 from tests.faulty_s3 import KINDS, FaultyS3
 
 pytestmark = pytest.mark.slow
@@ -286,4 +287,4 @@ def test_a_job_through_faults_writes_the_same(
         expected = everything(calm, table)
         assert expected
         assert everything(stormy, table) == expected
-    assert "testing" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
