@@ -89,7 +89,9 @@ class Nodes:
             for info in node.all_processes.get("raylet", []):
                 for child in psutil.Process(info.process.pid).children(recursive=True):
                     try:
-                        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::"):
+                        name = "".join(child.cmdline()[:1])
+                        # Without its agents a raylet ends itself: that would be a node.
+                        if name.startswith("ray::") and not name.endswith("Agent"):
                             found.append(child)
                     except psutil.Error:
                         continue
@@ -268,6 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args(argv)
+    # So that the cluster and the files are cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     data = Path(os.environ.get("VIDEO_FISHER_DATA", ROOT / ".." / "shared" / "data")).resolve()
     rng = random.Random(arguments.seed)
