@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +126,13 @@ class Driver:
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
     def _read(self) -> None:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
@@ -146,7 +153,7 @@ class Driver:
             time.sleep(0.05)
         return False
 
-    def end(self, timeout_s: float = 300) -> int:
+    def end(self, timeout_s: float = 900) -> int:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -228,39 +235,48 @@ def published(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files if path.name[0] not in "._"}
 
 
+@dataclass(frozen=True)
+class Kill:
+    """One survived kill: where it struck, the rows compared, the seconds of steps that had to be done again."""
+
+    where: str
+    rows: int
+    repeated_s: float
+
+
 def one_kill(
-    data: Path, folder: Path, nodes: Nodes, rng: random.Random, expected: dict, calm: Driver
-) -> tuple[str, int, float]:
-    """A run with a kill in it: what was hit, rows compared, seconds of work repeated."""
-    out = folder / "run"
+    data: Path, out: Path, nodes: Nodes, rng: random.Random, expected: dict, calm: Driver
+) -> Kill | None:
+    """A run with a kill in it; None where the run was over before there was something to kill."""
     step, victim = rng.choice(STEPS), rng.choice(VICTIMS)
     delay_s = rng.uniform(0, calm.step_s[step])
     later = STEPS[STEPS.index(step) :]
     hit, work_s = "", 0.0
     for attempt in range(MAX_TRIES):
         before = published(out)
-        driver = Driver(data, out, nodes.cluster.address)
-        if attempt == 0 and driver.wait_for(step):
-            time.sleep(delay_s)
-            while not hit and driver.process.poll() is None:
-                hit = strike(victim, driver, nodes, rng)
-                time.sleep(0.1)
-        code = driver.end()
-        died = time.monotonic()
+        with Driver(data, out, nodes.cluster.address) as driver:
+            if attempt == 0 and driver.wait_for(step):
+                time.sleep(delay_s)
+                while not hit and driver.process.poll() is None:
+                    hit = strike(victim, driver, nodes, rng)
+                    time.sleep(0.1)
+            code = driver.end()
+        ended = time.monotonic()
         after = published(out)
         if again := [path for path, when in before.items() if after.get(path) != when]:
             raise SystemExit(f"{step}, {victim}: written again or gone: {again}")
         work_s += sum(driver.step_s.get(name, 0.0) for name in later)
         if code == 0:
             break
-        work_s += died - driver.step_began
+        work_s += ended - driver.step_began
         if code == 2 or attempt == MAX_TRIES - 1:
             tail = "\n".join(driver.lines[-30:])
             raise SystemExit(f"{step}, {victim}: the job ended with {code}:\n{tail}")
     rows = compare(expected, tables(out))
     examine(out)
     repeated_s = max(0.0, work_s - sum(calm.step_s[name] for name in later))
-    return f"{step} + {delay_s:.1f} s: {hit or f'no {victim} there'}", rows, repeated_s
+    where = f"{step} + {delay_s:.1f} s, {victim}: {hit}"
+    return Kill(where, rows, round(repeated_s, 1)) if hit else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -275,33 +291,34 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     data = Path(os.environ.get("VIDEO_FISHER_DATA", ROOT / ".." / "shared" / "data")).resolve()
     rng = random.Random(arguments.seed)
-    results = []
+    kills: list[Kill] = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         nodes = Nodes.start()
         try:
             undisturbed = Path(temporary) / "undisturbed"
-            calm = Driver(data, undisturbed, nodes.cluster.address)
-            if code := calm.end():
-                raise SystemExit(f"undisturbed: exit {code}\n" + "\n".join(calm.lines[-30:]))
+            with Driver(data, undisturbed, nodes.cluster.address) as calm:
+                if code := calm.end():
+                    raise SystemExit(f"undisturbed: exit {code}\n" + "\n".join(calm.lines[-30:]))
             expected = tables(undisturbed)
             steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in calm.step_s.items())
             print(f"undisturbed: {steps}", flush=True)
-            for number in range(arguments.kills):
-                folder = Path(temporary) / f"kill-{number}"
-                what, rows, repeated_s = one_kill(data, folder, nodes, rng, expected, calm)
-                results.append({"kill": what, "rows": rows, "repeated_s": round(repeated_s, 1)})
-                print(
-                    f"{number + 1}/{arguments.kills} {what}: {rows} rows equal, {repeated_s:.0f} s repeated",
-                    flush=True,
-                )
-                shutil.rmtree(folder)
+            while len(kills) < arguments.kills:
+                out = Path(temporary) / "run"
+                if kill := one_kill(data, out, nodes, rng, expected, calm):
+                    kills.append(kill)
+                    print(
+                        f"{len(kills)}/{arguments.kills} {kill.where}: {kill.rows} rows equal, "
+                        f"{kill.repeated_s:.0f} s repeated",
+                        flush=True,
+                    )
+                shutil.rmtree(out)
         finally:
             nodes.cluster.shutdown()
-    rows = sum(result["rows"] for result in results)
-    seconds = sum(result["repeated_s"] for result in results)
-    print(f"{len(results)} kills survived, {rows} rows compared, {seconds:.0f} s of work repeated")
+    rows = sum(kill.rows for kill in kills)
+    seconds = sum(kill.repeated_s for kill in kills)
+    print(f"{len(kills)} kills survived, {rows} rows compared, {seconds:.0f} s of work repeated")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=1))
+        Path(arguments.json).write_text(json.dumps([asdict(kill) for kill in kills], indent=1))
     return 0
 
 
