@@ -13,9 +13,9 @@ import torch
 
 from encoders import backbones
 from encoders.base import CODEBOOK, Encoder, State
-from encoders.descriptors import Stream
+from encoders.descriptors import Stream, streams_of
 from encoders.registry import encoder_from_bytes
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.storage import Store
 from pipelines.tables import (
     ATTENTION,
@@ -28,6 +28,24 @@ from pipelines.tables import (
     descriptors_to_arrow,
     encoding_type,
 )
+
+
+def described_streams(config: Config) -> dict[str, Stream]:
+    """{column of DESCRIPTORS: what it holds}.
+
+    Raises:
+        ConfigError: the network has no such node, or does not take such pictures.
+    """
+    describe = config.describe
+    try:
+        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
+        return streams_of(shapes, describe.streams, describe.spp_levels)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
+        ) from error
 
 
 class DescribeFrames:
@@ -194,7 +212,7 @@ class EncodeVideos:
         made = _Video()
         for place in zip(files, rows, strict=True):
             segment = self.reader.read(*place)
-            frames = self._frames(segment)
+            frames = stored_frames(segment, self.stream, self.device)
             for name, encoder in self.encoders.items():
                 state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
                 made.states[name] = made.states[name] + state if name in made.states else state
@@ -207,14 +225,6 @@ class EncodeVideos:
                 made.timestamps_s += segment["timestamps_s"][0].as_py()[-len(frames) :]
             made.num_frames += len(frames)
         return made
-
-    def _frames(self, segment: pa.Table) -> torch.Tensor:
-        """[f, T, C] of one segment, in half precision as stored."""
-        descriptors = descriptors_from_arrow(segment[self.stream.name][0])
-        shape = (-1, self.stream.cells, self.stream.width)
-        if descriptors is None or not len(descriptors):
-            return torch.zeros(0, *shape[1:], device=self.device)
-        return torch.from_numpy(descriptors.reshape(shape).copy()).to(self.device)
 
     def _table(self, videos: pa.Table, made: list["_Video"]) -> pa.Table:
         table = videos.select(["video_id", "source"])
@@ -235,6 +245,15 @@ class EncodeVideos:
             column = pa.array(cells, pa.list_(pa.float32()))
             table = table.append_column(f"attention/{name}", column)
         return table
+
+
+def stored_frames(segment: pa.Table, stream: Stream, device: str) -> torch.Tensor:
+    """[f, T, C] of one row of DESCRIPTORS, in half precision as stored."""
+    descriptors = descriptors_from_arrow(segment[stream.name][0])
+    shape = (-1, stream.cells, stream.width)
+    if descriptors is None or not len(descriptors):
+        return torch.zeros(0, *shape[1:], device=device)
+    return torch.from_numpy(descriptors.reshape(shape).copy()).to(device)
 
 
 @dataclass

@@ -24,6 +24,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class VectorColumn:
+    """A column of vectors, after the others; their width is part of the schema of a file."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table: its columns in order, and the columns whose values name a row."""
 
@@ -31,6 +40,7 @@ class Table:
     meaning: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    vectors: tuple[VectorColumn, ...] = ()
 
     def schema(self, **vectors: pa.DataType) -> pa.Schema:
         """The Arrow schema, with the vector columns of this file appended (name=type)."""
@@ -124,8 +134,16 @@ DESCRIPTORS = Table(
         Column("timestamps_s", pa.list_(pa.float64()), "when each frame is shown"),
         *_STATUS,
         Column("attempts", pa.int32(), "times the segment was tried"),
-        Column("decode_s", pa.float64(), "seconds of decoding"),
+        Column("decode_s", pa.float64(), "time that decoding took"),
         Column("decoder", pa.string(), "decoder and its version", nullable=True),
+    ),
+    (
+        VectorColumn(
+            "<stream>",
+            "list of float16[C]",
+            "one column per stream, such as pool5_appearance: the descriptors, frame by frame, each frame "
+            "cell by cell of the pyramid; null if failed",
+        ),
     ),
 )
 
@@ -143,6 +161,11 @@ SAMPLES = Table(
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("frame", pa.int64(), "frame of the video (the later one of a difference)"),
+    ),
+    (
+        VectorColumn(
+            "descriptors", "list of float16[C]", "of the frame, cell by cell of the pyramid"
+        ),
     ),
 )
 
@@ -175,6 +198,27 @@ ENCODINGS = Table(
         ),
         Column("num_descriptors", pa.int64(), "descriptors summed; 0 gives a zero vector"),
     ),
+    (VectorColumn("vector", "float32[D] or float16[D]", "the encoding (encode.dtype)"),),
+)
+
+SEARCH = Table(
+    "search",
+    "One row per video: its vector as `jobs.search` compares it, after PCA with whitening (VU 2.3.3). A folder "
+    "is made by the first search of an encoder and stream, and again when videos or encodings have changed",
+    ("video_id", "encoder", "stream", "fold"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was described"),
+        Column("encoder", pa.string(), "as in ENCODINGS"),
+        Column("stream", pa.string(), "as in ENCODINGS"),
+        Column("fold", pa.int32(), "as in ENCODINGS"),
+        Column("cell", pa.int32(), "of the index, whose rows are in its order; 0 in a small one"),
+    ),
+    (
+        VectorColumn(
+            "vector", "float32[P]", "length 1: the inner product of two is their similarity"
+        ),
+    ),
 )
 
 ATTENTION = Table(
@@ -192,6 +236,7 @@ ATTENTION = Table(
         Column("timestamp_s", pa.float64(), "when the frame is shown"),
         Column("value", pa.float32(), "temporal attention: the sum of the cells"),
     ),
+    (VectorColumn("cells", "float32[T]", "spatial attention, cell by cell of the pyramid"),),
 )
 
 FRAMES = Table(
@@ -253,6 +298,7 @@ TABLES = (
     SAMPLES,
     CURVES,
     ENCODINGS,
+    SEARCH,
     ATTENTION,
     SCORES,
     METRICS,

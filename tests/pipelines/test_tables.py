@@ -27,6 +27,7 @@ COLUMNS = {
     "samples": "video_id frame",
     "curves": "codebook stream fold quantity step value",
     "encodings": "video_id source encoder stream fold num_descriptors",
+    "search": "video_id source encoder stream fold cell",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
     "metrics": "encoder stream split metric class value",
