@@ -88,14 +88,23 @@ VIDEOS = Table(
         Column("group", pa.string(), "videos that must stay on one side of a split", nullable=True),
         Column("fold", pa.int32(), "fold that tests this video; -1: always training"),
         Column("size_bytes", pa.int64(), "size of the file"),
-        Column("source", pa.string(), "digest of uri, size and modification time or etag"),
+        Column(
+            "source",
+            pa.string(),
+            "digest of uri, size and modification time or etag: it changes with the file",
+        ),
         Column("container", pa.string(), "FFmpeg's name of the container", nullable=True),
         Column("codec", pa.string(), "FFmpeg's name of the codec", nullable=True),
         Column("width_px", pa.int32(), "as shown, after rotation", nullable=True),
         Column("height_px", pa.int32(), "as shown, after rotation", nullable=True),
         Column("rotation_deg", pa.int32(), "counter-clockwise: 0, 90, 180 or 270", nullable=True),
         Column("duration_s", pa.float64(), "null where the header has none", nullable=True),
-        Column("fps", pa.float64(), "average frame rate of the header", nullable=True),
+        Column(
+            "fps",
+            pa.float64(),
+            "average frame rate of the header, in frames a second",
+            nullable=True,
+        ),
         Column("num_frames_header", pa.int64(), "what the header claims", nullable=True),
         Column("num_segments", pa.int32(), "planned segments, at least 1"),
         *_STATUS,
@@ -177,9 +186,13 @@ CURVES = Table(
         Column("codebook", pa.string(), "encoder"),
         Column("stream", pa.string(), "stream it was fitted on"),
         Column("fold", pa.int32(), "fold left out; -1: fitted once"),
-        Column("quantity", pa.string(), "loss, or mean log-likelihood of a descriptor"),
+        Column(
+            "quantity",
+            pa.string(),
+            "of fv_vae: total, reconstruction, regularisation, classification; of gmm_fv: mean_log_likelihood",
+        ),
         Column("step", pa.int64(), "training step or EM iteration"),
-        Column("value", pa.float64(), ""),
+        Column("value", pa.float64(), "nats, the mean over descriptors"),
     ),
 )
 
@@ -234,7 +247,11 @@ ATTENTION = Table(
         Column("fold", pa.int32(), "as in ENCODINGS"),
         Column("frame_index", pa.int64(), "frame of the video (the later one of a difference)"),
         Column("timestamp_s", pa.float64(), "when the frame is shown"),
-        Column("value", pa.float32(), "temporal attention: the sum of the cells"),
+        Column(
+            "value",
+            pa.float32(),
+            "temporal attention: the sum of the cells; without a unit, to be compared within a video",
+        ),
     ),
     (VectorColumn("cells", "float32[T]", "spatial attention, cell by cell of the pyramid"),),
 )
@@ -271,7 +288,9 @@ SCORES = Table(
         Column("label", pa.string(), "class"),
         Column("is_true", pa.bool_(), "whether the video has this label"),
         Column(
-            "score", pa.float64(), "signed distance from the class's hyperplane, not calibrated"
+            "score",
+            pa.float64(),
+            "signed distance from the class's hyperplane, w x + b; not calibrated, without a unit",
         ),
     ),
 )
