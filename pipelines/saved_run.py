@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
+from encoders.base import CODEBOOK
 from pipelines.config import Config, ConfigError
 from pipelines.descriptor_stages import Codebook
 from pipelines.storage import Store, absolute_uri
@@ -102,9 +103,13 @@ class SavedRun:
         return self.store.exists(f"{encodings.folder}/_done-{videos}.json")
 
     def codebook(self, pair: tuple[str, str]) -> Codebook:
-        """The codebook that made the encodings of a pair, by what their footer says."""
+        """The codebook that made the encodings of a pair, by what their footer says.
+
+        Raises:
+            ConfigError: it is not there any more.
+        """
         variant, encodings = self.config.variant(pair[0]), self.encodings[pair]
-        return Codebook(
+        book = Codebook(
             encoder=variant.codebook,
             base=variant.base,
             stream=encodings.stream,
@@ -112,6 +117,12 @@ class SavedRun:
             settings=variant.settings,
             digest=self._footer(encodings.folder, "video_fisher.codebook"),
         )
+        if not self.store.exists(f"{book.folder}/{CODEBOOK}"):
+            raise ConfigError(
+                f"{self.store.uri(book.folder)}: expected the codebook of {pair[0]} on {pair[1]}, found none; a new "
+                "file cannot be encoded without it, so run the job again with step fit"
+            )
+        return book
 
     @property
     def weights(self) -> str:

@@ -10,6 +10,7 @@ import difflib
 import functools
 import io
 import logging
+import operator
 import os
 import posixpath
 import time
@@ -161,12 +162,13 @@ def _query(run: SavedRun, pair: tuple[str, str], index: Index, query: str) -> _Q
             f"({_reason(run, row)})"
         )
     is_uri = "://" in query
-    if not is_uri and not Path(query).expanduser().is_file():
+    # Normalised, as VIDEOS has it: a file of the run is not to find itself.
+    uri = query if is_uri else os.path.abspath(os.path.expanduser(query))
+    if not is_uri and not os.path.isfile(uri):
         raise ConfigError(
             f"--query {query}: expected a video_id of the run, or a video file; found neither"
             f"{_near(query, index.video_ids())}"
         )
-    uri = query if is_uri else str(Path(query).expanduser().absolute())
     videos = _probe(run, uri)
     vector = index.compress(_encode(run, pair, videos))
     same = run.store.read_rows(run.videos, ["video_id"], "uri", [uri.removeprefix("file://")])
@@ -179,8 +181,9 @@ def _reason(run: SavedRun, row: dict) -> str:
     if not rows and run.store.files(run.tables["failures"]):
         failed = run.store.read_rows(run.tables["failures"], columns, "video_id", [row["video_id"]])
         rows = failed.sort_by("segment_id").to_pylist()
-    said = "; ".join(f"{r['error_type']}: {r['error']}" for r in rows[:1])
-    return said or "no descriptor, such as a video of one frame on a difference stream"
+    if not rows:
+        return "no descriptor, such as a video of one frame on a difference stream"
+    return _said(rows[0])
 
 
 def _near(query: str, video_ids: list[str]) -> str:
@@ -203,32 +206,41 @@ def _probe(run: SavedRun, uri: str) -> pa.Table:
     stage = ProbeVideos(run.config.sampling, run.config.decode)
     with contextlib.closing(stage.decoder):
         videos = stage(pa.Table.from_pylist([listed | {"size_bytes": 0, "source": ""}]))
-    _check(videos.to_pylist()[0], uri)
+    row = videos.to_pylist()[0]
+    if row["status"] == "failed":
+        raise ConfigError(f"--query {uri}: cannot be decoded ({_said(row, uri)})")
     return videos
 
 
 def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarray:
-    """The encoding [D] of a file, by the run's own settings, weights and codebook, as step encode makes it."""
+    """The encoding [D] of a file, by the run's own settings, weights and codebook, as step encode makes it.
+
+    As there, segments that cannot be decoded are left out, unless it is all of them.
+    """
     uri = videos["uri"][0].as_py()
     stream = described_streams(run.config)[pair[1]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     describe = DescribeFrames(
-        run.store, run.weights, run.config, {stream.name: stream}, os.cpu_count() or 1
+        run.store, run.weights, run.config, {stream.name: stream}, torch.get_num_threads()
     )
     encoder = run.codebook(pair).load(run.store, device)
     stage = DecodeSegments(run.config.sampling, run.config.picture, run.config.decode)
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     plan = plan_segments(videos).join(videos.select(columns), "video_id").sort_by("segment")
-    states = []
+    states, failed = [], ""
     with contextlib.closing(stage.decoder), torch.inference_mode():
         for frames in stage(plan):
             row = frames.drop_columns(["images"]).to_pylist()[0]
-            _check(row, uri)
-            if row["status"] == "partial":
-                log.warning("--query %s: %s", uri, row["error"])
+            if row["status"] != "ok":
+                log.warning("--query %s: segment %d: %s", uri, row["segment"], _said(row, uri))
+            if row["status"] == "failed":
+                failed = failed or _said(row, uri)
+                continue
             descriptors = stored_frames(describe(frames), stream, device)
             states.append(encoder.accumulate(descriptors.reshape(-1, encoder.descriptor_dim)))
-    state = functools.reduce(lambda a, b: a + b, states)
+    if not states:
+        raise ConfigError(f"--query {uri}: cannot be decoded ({failed})")
+    state = functools.reduce(operator.add, states)
     if not state.count:
         raise ConfigError(
             f"--query {uri}: expected descriptors of stream {stream.name}, got none; a video of one frame has no "
@@ -237,10 +249,9 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
     return encoder.finalise(state).cpu().numpy().astype(run.config.encode.dtype)
 
 
-def _check(row: dict, uri: str) -> None:
-    if row["status"] == "failed":
-        reason = " ".join(row["error"].removeprefix(f"{uri}: ").split())
-        raise ConfigError(f"--query {uri}: cannot be decoded ({row['error_type']}: {reason})")
+def _said(row: dict, uri: str = "") -> str:
+    """The reason of a failure, in one line and without the file's name."""
+    return " ".join(f"{row['error_type']}: {row['error'].removeprefix(f'{uri}: ')}".split())
 
 
 # --- results ----------------------------------------------------------------------------------

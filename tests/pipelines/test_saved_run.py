@@ -83,6 +83,9 @@ def test_codebook_and_weights_are_those_of_the_footers(run: SavedRun) -> None:
     assert run.store.exists(f"{book.folder}/codebook.safetensors")
     assert book.settings == run.config.fv_vae
     assert run.weights.startswith("weights/")
+    run.store.delete(f"{book.folder}/codebook.safetensors")
+    with pytest.raises(ConfigError, match=r"expected the codebook of fv_vae on pool5_difference"):
+        run.codebook(("fv_vae", "pool5_difference"))
     for name in run.store.files(run.tables["descriptors"]):
         run.store.delete(name)
     with pytest.raises(ConfigError, match=r"video_fisher.weights in their footer, found none"):

@@ -1,5 +1,6 @@
 """A search without a cluster: what it answers, what its page shows, and what it says of a wrong query."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,11 +47,18 @@ ANSWER = Answer(
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """v0 to v4 have encodings, v5 could not be decoded; the files are not there any more."""
-    made.make(tmp_path / "run")
-    return tmp_path / "run"
+    folder = tmp_path_factory.mktemp("shared")
+    made.make(folder)
+    return folder
+
+
+@pytest.fixture
+def run(shared: Path, tmp_path: Path) -> Path:
+    """A copy, for a test that changes it."""
+    return shutil.copytree(shared, tmp_path / "run", ignore=shutil.ignore_patterns("search"))
 
 
 def test_the_answer_is_the_other_videos_by_likeness(run: Path) -> None:
@@ -71,19 +79,19 @@ def test_the_answer_is_the_other_videos_by_likeness(run: Path) -> None:
     assert search(str(run), "v0", encoder="ave", stream="pool5_appearance") == answer
 
 
-def test_the_pair_of_the_best_map_is_taken_among_those_allowed(run: Path) -> None:
-    metrics = made.Store(str(run)).read_table(made.TABLES["metrics"]).to_pylist()
+def test_the_pair_of_the_best_map_is_taken_among_those_allowed(shared: Path) -> None:
+    metrics = made.Store(str(shared)).read_table(made.TABLES["metrics"]).to_pylist()
     value = {
         (row["encoder"], row["stream"]): row["value"]
         for row in metrics
         if (row["split"], row["metric"]) == ("all", "mAP") and "+" not in row["stream"]
     }
-    best = search(str(run), "v0", num=2)
+    best = search(str(shared), "v0", num=2)
     assert value[best.encoder, best.stream] == max(value.values())
     assert len(best.results) == 2
-    of_ave = search(str(run), "v0", encoder="ave")
+    of_ave = search(str(shared), "v0", encoder="ave")
     assert value["ave", of_ave.stream] == max(v for k, v in value.items() if k[0] == "ave")
-    per_fold = search(str(run), "v0", encoder="fv_vae", stream="pool5_difference")
+    per_fold = search(str(shared), "v0", encoder="fv_vae", stream="pool5_difference")
     assert per_fold.fold == 0
     assert "codebook of fold 0" in Path(per_fold.page).read_text()
 
@@ -107,6 +115,7 @@ def test_the_page_goes_where_it_is_wanted(run: Path, tmp_path: Path) -> None:
         ({"query": "v00"}, r"a video_id of the run, or a video file; found neither; did you mean"),
         ({"query": "/nowhere/v2"}, r"found neither; did you mean 'v2'\?"),
         ({"query": "nothing alike"}, r"found neither; ids look like 'v0'"),
+        ({"query": "~nobody/" + "long" * 100}, r"found neither; ids look like 'v0'"),
         ({"query": "v5"}, r"this one has none by ave on .* \(empty_file: it is empty\)"),
         ({"query": __file__}, r"test_search.py: cannot be decoded \(not_a_video: Invalid data"),
         ({"query": "memory://nowhere.mp4"}, r"cannot be decoded \(not_found: no such file\)"),
@@ -117,10 +126,10 @@ def test_the_page_goes_where_it_is_wanted(run: Path, tmp_path: Path) -> None:
         ({"num": 101}, "--num: expected 1 to 100, got 101"),
     ],
 )
-def test_a_wrong_query_is_one_line(run: Path, given: dict, message: str) -> None:
+def test_a_wrong_query_is_one_line(shared: Path, given: dict, message: str) -> None:
     flags = {"query": "v0", "encoder": "ave"} | given
     with pytest.raises(ConfigError, match=message) as caught:
-        search(str(run), **flags)
+        search(str(shared), **flags)
     assert "\n" not in str(caught.value)
 
 
