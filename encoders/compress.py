@@ -101,7 +101,21 @@ def fit_compression(vectors: Tensor, settings: CompressSettings, seed: int) -> C
     )
 
 
-def _principal(vectors: Tensor, num_features: int, whiten: bool) -> Pca:
+def fit_whitening(vectors: Tensor, num_features: int) -> Compression:
+    """PCA with whitening for a search (VU 2.3.3) of vectors [N, D], to `num_features` or as few as they carry.
+
+    At most N / 3 (and 1 at least): the nearer P comes to N, the more whitening makes noise as large as what
+    tells videos apart, and with P = N - 1 all N are at the same distance. On 8 to 60 videos of Weizmann
+    N / 3 finds videos of the query's class best, for each encoder and stream.
+
+    Raises:
+        ValueError: the vectors do not vary; a value that is not finite.
+    """
+    fewer = min(num_features, max(1, len(vectors) // 3))
+    return Compression(_principal(vectors, fewer, whiten=True, or_fewer=True))
+
+
+def _principal(vectors: Tensor, num_features: int, whiten: bool, or_fewer: bool = False) -> Pca:
     """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
 
     Signs are fixed: the loading of largest magnitude of each component is positive.
@@ -118,6 +132,8 @@ def _principal(vectors: Tensor, num_features: int, whiten: bool) -> Pca:
     values, basis = torch.linalg.eigh(_gram(vectors, mean), UPLO="U")
     values, basis = values.flip(0), basis.flip(1)
     usable = int((values > NEGLIGIBLE_VARIANCE * values[0]).sum())
+    if or_fewer and usable:
+        num_features = min(num_features, usable)
     if num_features > usable:
         raise ValueError(
             f"compress.num_features: expected at most {usable}, as many as the directions in which "

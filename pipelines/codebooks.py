@@ -22,8 +22,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
+from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
-from pipelines.descriptor_stages import Codebook
 from pipelines.sink import Counter, ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow

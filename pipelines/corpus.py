@@ -27,8 +27,10 @@ from ray.data import Dataset
 from pipelines import (
     classify,
     cluster,
+    codebook,
     codebooks,
     descriptor_stages,
+    encoding_stages,
     evaluate,
     run_report,
     sink,
@@ -206,7 +208,7 @@ def encode(job: Job) -> Account:
         attentive = [book for book in books if job.writes_attention(book)]
         described = job.described[stream]
         data = dataset(rows, job.config.encode.batch_videos).map_batches(
-            descriptor_stages.EncodeVideos,
+            encoding_stages.EncodeVideos,
             fn_constructor_args=(job.store, books, attentive, described, job.config.encode.dtype),
             **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
         )
@@ -215,7 +217,7 @@ def encode(job: Job) -> Account:
                 ATTENTION,
                 job.attention(book),
                 job.footer("encode") | {"video_fisher.codebook": book.digest},
-                functools.partial(descriptor_stages.attention_of, book=book, stream=described),
+                functools.partial(codebook.attention_of, book=book, num_cells=described.cells),
                 sink.visible_videos(rows, job.store, job.attention(book)),
             )
             for book in attentive
@@ -224,7 +226,7 @@ def encode(job: Job) -> Account:
                 ENCODINGS,
                 job.encodings(book),
                 job.footer("encode") | {"video_fisher.codebook": book.digest},
-                functools.partial(descriptor_stages.encodings_of, book=book),
+                functools.partial(codebook.encodings_of, book=book),
                 already - frozenset(done.to_pylist()),
             )
             for book, already in zip(books, visible, strict=True)
@@ -416,7 +418,7 @@ def _sample(job: Job, stream: str) -> None:
     rows = places.select(["video_id", "file", "row"])
     rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
     data = dataset(rows, 64).map_batches(
-        descriptor_stages.SampleFrames,
+        encoding_stages.SampleFrames,
         fn_constructor_args=(job.store, job.described[stream], rate, job.config.run.seed),
         **cluster.pools(job.config.cluster).encode.options(batch_size=64),
     )

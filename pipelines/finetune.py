@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
 from pipelines import cluster, codebooks, corpus, finetune_worker, sink, video_stages
+from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
-from pipelines.descriptor_stages import Codebook
 from pipelines.finetune_worker import Training
 from pipelines.layout import Job
 from pipelines.storage import DONE

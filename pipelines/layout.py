@@ -11,6 +11,8 @@ old output and recomputes only what depends on it:
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import functools
@@ -19,18 +21,21 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines import __version__
+from pipelines.codebook import Codebook
 from pipelines.config import Config, Variant, digest
-from pipelines.descriptor_stages import Codebook
 from pipelines.ledger import Account
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
-from pipelines.weights import Weights
+
+if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not need
+    from pipelines.weights import Weights
 
 STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
 

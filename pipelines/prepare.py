@@ -7,12 +7,11 @@ import logging
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders import backbones
-from encoders.descriptors import Stream, streams_of
 from encoders.registry import ENCODERS
 from pipelines import manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
+from pipelines.descriptor_stages import described_streams
 from pipelines.layout import NEED_LABELS, RETRIES, STEPS, Job, Retries
 from pipelines.storage import Store, absolute_uri
 
@@ -55,7 +54,7 @@ def prepare(
     """
     _check_encoders(config)
     found = weights.resolve(config.describe)
-    streams = _streams(config)
+    streams = described_streams(config)
     table, split, num_folds = _manifest(videos, labels, config, limit, steps, training_only)
     store = _store(out)
     retries = Retries(**(store.read_json(RETRIES) or {}))
@@ -102,19 +101,6 @@ def _check_encoders(config: Config) -> None:
     unknown = [name for name, base in bases.items() if base not in ENCODERS]
     if unknown:
         raise ConfigError(f"encode.encoders: expected some of {sorted(ENCODERS)}, got {unknown}")
-
-
-def _streams(config: Config) -> dict[str, Stream]:
-    describe = config.describe
-    try:
-        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
-        return streams_of(shapes, describe.streams, describe.spp_levels)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except RuntimeError as error:
-        raise ConfigError(
-            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
-        ) from error
 
 
 def _check_pairs(job: Job) -> None:

@@ -205,10 +205,16 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def publish_table(self, name: str, table: pa.Table, footer: dict[str, str]) -> None:
+    def publish_table(
+        self,
+        name: str,
+        table: pa.Table,
+        footer: dict[str, str],
+        rows_per_group: int | None = None,
+    ) -> None:
         """One Parquet file; `footer` goes into its key-value metadata, beside the schema."""
         buffer = io.BytesIO()
-        write_parquet(table, buffer, footer)
+        write_parquet(table, buffer, footer, rows_per_group)
         self.publish(name, buffer.getvalue())
 
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
@@ -410,8 +416,13 @@ def _hidden(final: str, data: bytes) -> Iterator[str]:
             os.unlink(hidden)
 
 
-def write_parquet(table: pa.Table, sink: io.BytesIO, footer: dict[str, str]) -> None:
-    """zstd; byte-stream split for float32 vectors; row groups of about 16 MiB.
+def write_parquet(
+    table: pa.Table,
+    sink: io.BytesIO,
+    footer: dict[str, str],
+    rows_per_group: int | None = None,
+) -> None:
+    """zstd; byte-stream split for float32 vectors; row groups of about 16 MiB, or of so many rows.
 
     Row groups are small because a reader fetches single videos. float16 stays plain: DuckDB cannot
     read it byte-stream split.
@@ -431,5 +442,5 @@ def write_parquet(table: pa.Table, sink: io.BytesIO, footer: dict[str, str]) -> 
         write_page_checksum=True,
         use_dictionary=dictionary,
         column_encoding=split or None,
-        row_group_size=max(1, (16 * 2**20) // row_bytes),
+        row_group_size=rows_per_group or max(1, (16 * 2**20) // row_bytes),
     )

@@ -24,6 +24,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class VectorColumn:
+    """A column of vectors, after the others; their width is part of the schema of a file."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table: its columns in order, and the columns whose values name a row."""
 
@@ -31,6 +40,7 @@ class Table:
     meaning: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    vectors: tuple[VectorColumn, ...] = ()
 
     def schema(self, **vectors: pa.DataType) -> pa.Schema:
         """The Arrow schema, with the vector columns of this file appended (name=type)."""
@@ -78,14 +88,23 @@ VIDEOS = Table(
         Column("group", pa.string(), "videos that must stay on one side of a split", nullable=True),
         Column("fold", pa.int32(), "fold that tests this video; -1: always training"),
         Column("size_bytes", pa.int64(), "size of the file"),
-        Column("source", pa.string(), "digest of uri, size and modification time or etag"),
+        Column(
+            "source",
+            pa.string(),
+            "digest of uri, size and modification time or etag: it changes with the file",
+        ),
         Column("container", pa.string(), "FFmpeg's name of the container", nullable=True),
         Column("codec", pa.string(), "FFmpeg's name of the codec", nullable=True),
         Column("width_px", pa.int32(), "as shown, after rotation", nullable=True),
         Column("height_px", pa.int32(), "as shown, after rotation", nullable=True),
         Column("rotation_deg", pa.int32(), "counter-clockwise: 0, 90, 180 or 270", nullable=True),
         Column("duration_s", pa.float64(), "null where the header has none", nullable=True),
-        Column("fps", pa.float64(), "average frame rate of the header", nullable=True),
+        Column(
+            "fps",
+            pa.float64(),
+            "average frame rate of the header, in frames a second",
+            nullable=True,
+        ),
         Column("num_frames_header", pa.int64(), "what the header claims", nullable=True),
         Column("num_segments", pa.int32(), "planned segments, at least 1"),
         *_STATUS,
@@ -124,8 +143,16 @@ DESCRIPTORS = Table(
         Column("timestamps_s", pa.list_(pa.float64()), "when each frame is shown"),
         *_STATUS,
         Column("attempts", pa.int32(), "times the segment was tried"),
-        Column("decode_s", pa.float64(), "seconds of decoding"),
+        Column("decode_s", pa.float64(), "time that decoding took"),
         Column("decoder", pa.string(), "decoder and its version", nullable=True),
+    ),
+    (
+        VectorColumn(
+            "<stream>",
+            "list of float16[C]",
+            "one column per stream, such as pool5_appearance: the descriptors, frame by frame, each frame "
+            "cell by cell of the pyramid; null if failed",
+        ),
     ),
 )
 
@@ -144,6 +171,11 @@ SAMPLES = Table(
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("frame", pa.int64(), "frame of the video (the later one of a difference)"),
     ),
+    (
+        VectorColumn(
+            "descriptors", "list of float16[C]", "of the frame, cell by cell of the pyramid"
+        ),
+    ),
 )
 
 CURVES = Table(
@@ -154,9 +186,13 @@ CURVES = Table(
         Column("codebook", pa.string(), "encoder"),
         Column("stream", pa.string(), "stream it was fitted on"),
         Column("fold", pa.int32(), "fold left out; -1: fitted once"),
-        Column("quantity", pa.string(), "loss, or mean log-likelihood of a descriptor"),
+        Column(
+            "quantity",
+            pa.string(),
+            "of fv_vae: total, reconstruction, regularisation, classification; of gmm_fv: mean_log_likelihood",
+        ),
         Column("step", pa.int64(), "training step or EM iteration"),
-        Column("value", pa.float64(), ""),
+        Column("value", pa.float64(), "nats, the mean over descriptors"),
     ),
 )
 
@@ -175,6 +211,27 @@ ENCODINGS = Table(
         ),
         Column("num_descriptors", pa.int64(), "descriptors summed; 0 gives a zero vector"),
     ),
+    (VectorColumn("vector", "float32[D] or float16[D]", "the encoding (encode.dtype)"),),
+)
+
+SEARCH = Table(
+    "search",
+    "One row per video: its vector as `jobs.search` compares it, after PCA with whitening (VU 2.3.3). A folder "
+    "is made by the first search of an encoder and stream, and again when videos or encodings have changed",
+    ("video_id", "encoder", "stream", "fold"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was described"),
+        Column("encoder", pa.string(), "as in ENCODINGS"),
+        Column("stream", pa.string(), "as in ENCODINGS"),
+        Column("fold", pa.int32(), "as in ENCODINGS"),
+        Column("cell", pa.int32(), "of the index, whose rows are in its order; 0 in a small one"),
+    ),
+    (
+        VectorColumn(
+            "vector", "float32[P]", "length 1: the inner product of two is their similarity"
+        ),
+    ),
 )
 
 ATTENTION = Table(
@@ -190,8 +247,13 @@ ATTENTION = Table(
         Column("fold", pa.int32(), "as in ENCODINGS"),
         Column("frame_index", pa.int64(), "frame of the video (the later one of a difference)"),
         Column("timestamp_s", pa.float64(), "when the frame is shown"),
-        Column("value", pa.float32(), "temporal attention: the sum of the cells"),
+        Column(
+            "value",
+            pa.float32(),
+            "temporal attention: the sum of the cells; without a unit, to be compared within a video",
+        ),
     ),
+    (VectorColumn("cells", "float32[T]", "spatial attention, cell by cell of the pyramid"),),
 )
 
 FRAMES = Table(
@@ -226,7 +288,9 @@ SCORES = Table(
         Column("label", pa.string(), "class"),
         Column("is_true", pa.bool_(), "whether the video has this label"),
         Column(
-            "score", pa.float64(), "signed distance from the class's hyperplane, not calibrated"
+            "score",
+            pa.float64(),
+            "signed distance from the class's hyperplane, w x + b; not calibrated, without a unit",
         ),
     ),
 )
@@ -253,6 +317,7 @@ TABLES = (
     SAMPLES,
     CURVES,
     ENCODINGS,
+    SEARCH,
     ATTENTION,
     SCORES,
     METRICS,

@@ -58,3 +58,17 @@ def test_settings_need_no_torch() -> None:
     script = "import sys, pipelines.recipes\nprint([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("pipelines.sink, pipelines.codebook, pipelines.video_stages", "torch"),
+        ("pipelines.encoding_stages, pipelines.codebooks, pipelines.layout", "torchvision"),
+    ],
+)
+def test_workers_load_what_they_need(modules: str, without: str) -> None:
+    """Each actor and task of a step is a new process; torch takes seconds of it, torchvision as long again."""
+    script = f"import sys, {modules}\nprint({without!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr

@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from encoders import compact, compress
-from encoders.compress import Compression, fit_compression
+from encoders.compress import Compression, fit_compression, fit_whitening
 from encoders.settings import CompressSettings
 from tests.encoders import oracles
 
@@ -125,6 +125,24 @@ def test_more_components_than_directions_are_refused(shape: tuple[int, int], mos
         fitted("pca", most + 1, vectors(*shape))
     if most:
         assert fitted("pca", most, vectors(*shape)).transform(vectors(3, shape[1])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "expected"),
+    [((40, 20), 128, 13), ((40, 20), 5, 5), ((60, 7), 128, 7), ((5, 20), 128, 1), ((2, 9), 128, 1)],
+)
+def test_whitening_for_a_search_takes_as_many_components_as_the_vectors_carry(
+    shape: tuple[int, int], wanted: int, expected: int
+) -> None:
+    x = vectors(*shape)
+    found = fit_whitening(x, wanted)
+    settings = CompressSettings(kind="pca", num_features=expected, whiten=True)
+    assert found.to_bytes() == fit_compression(x, settings, 0).to_bytes()
+
+
+def test_whitening_of_equal_vectors_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"compress.num_features: expected at most 0"):
+        fit_whitening(torch.ones(9, 4), 128)
 
 
 def test_constant_vectors_are_refused() -> None:

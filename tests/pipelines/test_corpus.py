@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from jobs import demo
+from jobs import demo, search
 from jobs.fcvid_encode import main
 from pipelines import corpus, doctor, doctor_scan
 from pipelines.storage import Store
 from tests.conftest import SECRET
+from tests.pipelines.analysts import answers, assert_alike
+from tests.pipelines.page import assert_stands_alone
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -169,6 +171,46 @@ def test_the_queries_that_the_demo_prints_run_as_pasted(finished: Path) -> None:
     for statement in statements:
         found = duckdb.sql(statement).fetchall()
         assert 0 < len(found) <= 30
+
+
+def test_three_tools_answer_the_analysts_questions_alike(finished: Path) -> None:
+    assert_alike(answers(finished, {"pool5_": "features_12_"}))
+
+
+def searched(capsys: pytest.CaptureFixture[str], finished: Path, query: object) -> dict:
+    flags = ["--out", str(finished), "--query", str(query), "--encoder", "vlad", "--json"]
+    assert search.main(flags) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_search_finds_the_same_by_id_by_file_and_by_copy(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file is decoded, described and encoded as the run did it; itself is no result, a copy's origin is."""
+    video = rows(finished, "videos/*/*.parquet").to_pylist()[0]
+    by_id = searched(capsys, finished, video["video_id"])
+    file = Path(video["uri"])
+    by_file = searched(capsys, finished, f"{file.parent}/../{file.parent.name}/{file.name}")
+    copy = tmp_path / "another name.avi"
+    copy.write_bytes(Path(video["uri"]).read_bytes())
+    by_copy = searched(capsys, finished, copy)
+    assert (by_id["query"], by_file["query"]) == (video["video_id"], video["uri"])
+    assert [len(found["results"]) for found in (by_id, by_file, by_copy)] == [10, 10, 10]
+    similarity = {r["video_id"]: r["similarity"] for r in by_id["results"]}
+    assert video["video_id"] not in similarity
+    assert {r["video_id"]: r["similarity"] for r in by_file["results"]} == pytest.approx(
+        similarity, abs=1e-4
+    )
+    first = by_copy["results"][0]
+    assert (first["video_id"], first["labels"]) == (video["video_id"], video["labels"])
+    assert first["similarity"] == pytest.approx(1)
+    page = Path(by_id["page"]).read_text()
+    assert page.count("data:image/jpeg;base64,") == 11 * 3
+    assert_stands_alone(page)
+    copy.write_bytes(Path(video["uri"]).read_bytes()[:3000])
+    assert search.main(["--out", str(finished), "--query", str(copy)]) == 2
+    assert "cannot be decoded (" in capsys.readouterr().err
+    assert doctor.examine(Store(str(finished))).findings == ()
 
 
 def test_a_second_run_does_nothing_and_says_so(

@@ -14,15 +14,10 @@ from encoders.fv_vae import FvVae
 from encoders.fv_vae_net import FvVaeNet
 from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.settings import FvVaeSettings
+from pipelines.codebook import Codebook, attention_of, encodings_of
 from pipelines.config import Config, Decode
-from pipelines.descriptor_stages import (
-    Codebook,
-    DescribeFrames,
-    EncodeVideos,
-    SampleFrames,
-    attention_of,
-    encodings_of,
-)
+from pipelines.descriptor_stages import DescribeFrames
+from pipelines.encoding_stages import EncodeVideos, SampleFrames
 from pipelines.storage import Store
 from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments
@@ -203,7 +198,7 @@ def test_attention_has_a_row_for_every_frame(
     for name, content in fitted.files().items():
         store.publish(f"{book.folder}/{name}", content)
     rows = encode(store, [book], placed)
-    table = attention_of(rows, book, STREAMS[DIFFERENCE])
+    table = attention_of(rows, book, STREAMS[DIFFERENCE].cells)
     assert table.schema.names == [*ATTENTION.schema().names, "cells"]
     assert table.num_rows == 89
     assert set(table["encoder"].to_pylist()) == {"fv_vae@num_latents=4"}
@@ -236,7 +231,7 @@ def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
     vectors = encodings_of(rows, book)["vector"].to_pylist()
     assert not any(vectors[0])
     assert np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-5)
-    attention = attention_of(rows, book, STREAMS[DIFFERENCE])
+    attention = attention_of(rows, book, STREAMS[DIFFERENCE].cells)
     assert set(attention["video_id"].to_pylist()) == {"l"}
     assert attention["frame_index"].to_pylist() == described["frame_indices"][1].as_py()
 

@@ -27,6 +27,7 @@ COLUMNS = {
     "samples": "video_id frame",
     "curves": "codebook stream fold quantity step value",
     "encodings": "video_id source encoder stream fold num_descriptors",
+    "search": "video_id source encoder stream fold cell",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
     "metrics": "encoder stream split metric class value",
@@ -38,7 +39,7 @@ COLUMNS = {
 def test_columns_are_frozen_and_explained(table) -> None:
     assert [column.name for column in table.columns] == COLUMNS[table.name].split()
     assert set(table.key) <= set(table.schema().names)
-    assert all(column.meaning or column.name == "value" for column in table.columns)
+    assert all(column.meaning for column in (*table.columns, *table.vectors))
 
 
 def test_build_refuses_what_is_not_declared() -> None:

@@ -1,0 +1,74 @@
+"""A codebook's name and place, and the rows of the tables made with it. No torch: write tasks need none."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.tables import ATTENTION, ENCODINGS, attention_type
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A fitted encoder: what names its encodings, where it is, and the settings it is used with.
+
+    `encoder` is the name in encode.encoders, without what only concerns the classifier; `base` is the
+    registry key. Codebooks that differ in what `fit` does not depend on are one, in one folder.
+    """
+
+    encoder: str
+    base: str
+    stream: str
+    fold: int
+    settings: object
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        return f"codebooks/{self.base}-{self.stream}/{self.digest}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.base}-{self.stream}"
+
+    @property
+    def column(self) -> str:
+        """Its column in what `EncodeVideos` returns."""
+        return f"{self.encoder}/{self.digest}"
+
+
+def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
+    """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
+    kind = rows.schema.field(book.column).type
+    columns = _named(rows, book) | {"vector": rows[book.column]}
+    schema = ENCODINGS.schema(vector=kind)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
+    """The ATTENTION rows of one codebook, one per frame, out of what `EncodeVideos` returns."""
+    lengths = [len(values) for values in rows["frame_indices"]]
+    video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
+    cells = pc.list_flatten(rows[f"attention/{book.column}"]).to_numpy().astype(np.float32)
+    cells = cells.reshape(-1, num_cells)
+    columns = _named(rows.take(video), book) | {
+        "frame_index": pc.list_flatten(rows["frame_indices"]).cast(pa.int64()),
+        "timestamp_s": pc.list_flatten(rows["timestamps_s"]).cast(pa.float64()),
+        "value": pa.array(cells.sum(1, dtype=np.float64).astype(np.float32)),
+        "cells": pa.FixedSizeListArray.from_arrays(
+            pa.array(cells.reshape(-1)), type=attention_type(num_cells)
+        ),
+    }
+    schema = ATTENTION.schema(cells=attention_type(num_cells))
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """The columns that both tables share."""
+    count = rows.num_rows
+    return {name: rows[name] for name in ("video_id", "source", "num_descriptors")} | {
+        "encoder": pa.repeat(book.encoder, count),
+        "stream": pa.repeat(book.stream, count),
+        "fold": pa.repeat(pa.scalar(book.fold, pa.int32()), count),
+    }

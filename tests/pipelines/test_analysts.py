@@ -1,0 +1,62 @@
+"""What analysts read: the page of the tables is today's, and the snippets answer alike."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.tables import TABLES
+from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, FILES, render
+from tests.pipelines import doctor_run as made
+from tests.pipelines.analysts import answers, assert_alike, snippets
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_the_tables_is_what_its_command_makes() -> None:
+    page = (DOCS / "tables.md").read_text()
+    assert page == render() + "\n", "run: python -m pipelines.tables_page > docs/tables.md"
+    for table in TABLES:
+        section = page.split(f"\n## {table.name}\n")[1].partition("\n## ")[0]
+        rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+        columns = [column.name for column in (*table.columns, *table.vectors)]
+        assert rows == [f"| `{name}`" for name in columns]
+
+
+def test_examples_have_the_type_of_their_column() -> None:
+    assert set(FILES) == {table.name for table in TABLES}
+    unused = set(EXAMPLES) | set(EXAMPLES_OF)
+    for table in TABLES:
+        for column in table.columns:
+            key = (table.name, column.name)
+            unused -= {key, column.name}
+            example = EXAMPLES_OF.get(key, EXAMPLES.get(column.name))
+            if example is not None:
+                assert made.pa.array([example], column.type).null_count == 0, key
+            assert example is not None or key not in EXAMPLES_OF or column.nullable, key
+    assert unused == set()
+
+
+def test_three_tools_answer_each_of_six_questions_alike(tmp_path: Path) -> None:
+    assert len(snippets()) == 1 + 6
+    made.make(tmp_path / "run")
+    # Here the codebook with attention was fitted per fold.
+    by_fold = {"attention/fv_vae-pool5_appearance": "attention/fv_vae-pool5_appearance/fold-0"}
+    found = answers(tmp_path / "run", by_fold)
+    assert_alike(found)
+    columns, rows = found["2. What failed, and why?"]["DuckDB"]
+    assert columns == ["status", "stage", "error_type", "segments", "videos"]
+    assert rows == [
+        ["ok", None, None, 5, 5],
+        ["failed", "index", "empty_file", 1, 1],
+        ["partial", "decode", "damaged", 1, 1],
+    ]
+    _, means = found["4. What is the average vector of a class?"]["DuckDB"]
+    table = made.Store(str(tmp_path / "run")).read_table(
+        made.TABLES["encodings/ave-pool5_appearance"]
+    )
+    vectors = {row["video_id"]: row["vector"] for row in table.to_pylist()}
+    expected = {"bend": ("v0", "v2"), "walk": ("v1", "v3")}
+    assert [(label, videos) for label, videos, _ in means] == [("bend", 2), ("walk", 2)]
+    for label, _, mean in means:
+        assert mean == pytest.approx(np.mean([vectors[name] for name in expected[label]], axis=0))
