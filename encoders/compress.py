@@ -105,8 +105,8 @@ def fit_whitening(vectors: Tensor, num_features: int) -> Compression:
     """PCA with whitening for a search (VU 2.3.3) of vectors [N, D], to `num_features` or as few as they carry.
 
     At most N / 3 (and 1 at least): the nearer P comes to N, the more whitening makes noise as large as what
-    tells videos apart, and with P = N - 1 all N are at the same distance. On 8 to 60 videos of Weizmann
-    N / 3 finds videos of the query's class best, for each encoder and stream.
+    tells videos apart, and with P = N - 1 all N are at the same distance. On 8 to 60 videos of Weizmann N / 3
+    finds videos of the query's class best or nearly so, whatever the encoder.
 
     Raises:
         ValueError: the vectors do not vary; a value that is not finite.

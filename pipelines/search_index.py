@@ -123,6 +123,8 @@ class Index:
         wanted = num + len(leave_out)
         found: list[tuple[str, float]] = []
         for rows in self._candidates(vector, wanted):
+            if not rows.num_rows:
+                continue
             index = faiss.IndexFlatIP(len(vector))
             index.add(vectors_from_arrow(rows["vector"]))
             similarity, row = index.search(vector[None], min(wanted, rows.num_rows))

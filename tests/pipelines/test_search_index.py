@@ -176,6 +176,20 @@ def test_only_row_groups_of_the_cells_are_read(
     assert 0 < sum(num_read) < 200
 
 
+def test_cells_that_are_empty_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 300 videos only six differ: most cells are empty, and lie between others in a file."""
+    monkeypatch.setattr(search_index, "MAX_FLAT", 100)
+    monkeypatch.setattr(search_index, "ROWS_PER_FILE", 100)
+    index = opened(write(tmp_path, clusters(6, 20, 6)[np.arange(300) % 6]))
+    sizes = safetensors.numpy.load(index.store.read(f"{index.folder}/cells.safetensors"))["sizes"]
+    empty = np.flatnonzero(sizes == 0)
+    occupied = np.flatnonzero(sizes)
+    assert ((occupied[0] < empty) & (empty < occupied[-1])).any()
+    assert len(index.nearest(index.vector("v001"), 299, frozenset(["v001"]))) == 299
+    monkeypatch.setattr(Index, "_probed", lambda *_: empty.astype(np.int32))
+    assert index.nearest(index.vector("v001"), 5, frozenset()) == []
+
+
 def test_it_is_built_once_and_the_same_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
