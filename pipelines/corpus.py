@@ -239,13 +239,12 @@ def classify_videos(job: Job) -> int:
 def evaluate_scores(job: Job) -> int:
     """METRICS and the report."""
     started = time.monotonic()
-    matrices = evaluate.all_scores(job)
-    rows = evaluate.evaluate(job, matrices)
+    evaluated = evaluate.evaluate(job)
     counts = outcome(job, True)
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
-    run_report.write(job, matrices, ledger, time.monotonic() - started)
+    run_report.write(job, evaluated, ledger, time.monotonic() - started)
     job.finish("evaluate")
-    return rows
+    return evaluated.metrics.num_rows
 
 
 _STEP: dict[str, Callable[[Job], int]] = {

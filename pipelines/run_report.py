@@ -13,7 +13,7 @@ from encoders.metrics import confusion_matrix
 from pipelines.comparison import comparison
 from pipelines.config import Config
 from pipelines.decode import decode_segment
-from pipelines.evaluate import ScoreMatrix, results_table
+from pipelines.evaluate import Evaluated, results_table
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import STEPS, Job
 from pipelines.report import render
@@ -29,6 +29,7 @@ from pipelines.report_data import (
     Sample,
     StepFact,
 )
+from pipelines.results import ScoreMatrix
 from pipelines.video import VideoError
 
 NUM_SAMPLES = 8
@@ -37,36 +38,31 @@ FRAMES_PER_SAMPLE = 6
 THUMBNAIL_PX = 112
 
 
-def write(job: Job, matrices: list[ScoreMatrix], ledger: Ledger, evaluate_s: float) -> None:
+def write(job: Job, evaluated: Evaluated, ledger: Ledger, evaluate_s: float) -> None:
     """Publishes report/index.html."""
-    metrics = job.store.read_table(job.metrics)
+    metrics, best = evaluated.metrics, evaluated.best
     results = _results(job, metrics)
-    multi_label = matrices[0].multi_label
-    best = max(
-        range(len(results)),
-        key=lambda i: (results[i].map if multi_label else results[i].accuracy) or 0.0,
-    )
-    shown = _shown(job, matrices[best])
+    shown = _shown(job, best)
     report = Report(
         title=f"{job.config.recipe}: {job.manifest.num_rows} videos",
         recipe=job.config.recipe,
         weights=job.weights.description,
         num_videos=job.manifest.num_rows,
-        num_classes=len(matrices[0].classes),
+        num_classes=len(best.classes),
         ledger=ledger,
-        multi_label=multi_label,
-        chance=_chance(matrices[best]),
-        top_k=min(job.config.evaluate.top_k, len(matrices[0].classes)),
+        multi_label=best.multi_label,
+        chance=_chance(best),
+        top_k=min(min(job.config.evaluate.top_k), len(best.classes)),
         notes=_notes(job),
         facts=_facts(job),
         steps=_steps(job, evaluate_s, metrics.num_rows),
         results=tuple(results),
-        per_class=_per_class(matrices[best], metrics),
-        confusion=None if multi_label else _confusion(matrices[best]),
+        per_class=_per_class(best, metrics),
+        confusion=None if best.multi_label else _confusion(best),
         curves=_curves(job),
         failures=_failures(job),
-        samples=_samples(matrices[best], shown),
-        attention=_attention(job, matrices[best], results, shown),
+        samples=_samples(best, shown),
+        attention=_attention(job, best, results, shown),
         paper=comparison(job) if job.config.recipe == "compare_encoders" else None,
         provenance=job.footer("evaluate") | {"tables": job.store.root},
     )
@@ -162,7 +158,7 @@ def _per_class(matrix: ScoreMatrix, metrics: pa.Table) -> tuple[ClassRow, ...]:
     return tuple(
         ClassRow(row["class"], row["value"], positives[row["class"]])
         for row in metrics.to_pylist()
-        if (row["encoder"], row["stream"]) == (matrix.encoder, matrix.stream)
+        if (row["encoder"], row["stream"], row["fusion"]) == matrix.key
         and (row["split"], row["metric"]) == ("all", "AP")
     )
 
