@@ -294,12 +294,23 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts."""
+    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts.
+
+    price_per_cpu_hour and price_per_gpu_hour: what the report counts the steps' cost with; 0 gives none.
+    """
 
     num_decoders: int = 0
     num_describers: int = 0
     num_encoders: int = 0
     no_progress_timeout_s: int = 600
+    price_per_cpu_hour: float = 0.0
+    price_per_gpu_hour: float = 0.0
+    currency: str = "USD"
+
+    def __post_init__(self) -> None:
+        for name in ("price_per_cpu_hour", "price_per_gpu_hour"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"cluster.{name}", "0 or more", value)
 
 
 @dataclass(frozen=True)

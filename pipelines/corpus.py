@@ -84,7 +84,7 @@ def run(
             rows = _STEP[name](job)
             seconds = time.monotonic() - started
             log.info("%s: done, %d rows in %.0f s", name, rows, seconds)
-            job.record(name, rows, seconds)
+            job.record(name, rows, seconds, ray.cluster_resources())
     return outcome(job, bool(work))
 
 

@@ -357,14 +357,20 @@ class Job:
             "video_fisher.code": code_revision(),
         }
 
-    def record(self, step: str, rows: int, seconds: float) -> None:
-        """Writes what a step did into run.json, with the whole configuration and today's folders."""
+    def record(self, step: str, rows: int, seconds: float, resources: dict[str, float]) -> None:
+        """Writes what a step did into run.json, with the whole configuration and today's folders.
+
+        Args:
+            resources: of the cluster when the step ended, as Ray names them.
+        """
         record = self.store.read_json("run.json") or {"steps": {}}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["steps"][step] = {
             "digest": self.digest(step),
             "rows": rows,
             "seconds": round(seconds, 3),
+            "cpus": resources.get("CPU", 0.0),
+            "gpus": resources.get("GPU", 0.0),
             "finished": now,
         }
         record |= {

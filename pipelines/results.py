@@ -19,6 +19,15 @@ SINGLE = "none"
 """What METRICS calls the fusion of a result that is none."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, each None where there is none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreMatrix:
     """Scores of one result: video_ids [N], folds [N], scores and targets [N, K].
