@@ -126,7 +126,7 @@ DQ_TABLE_5 = PaperTable(
         ("FV-VAE-pool5", (0.7251, 0.8568, 0.7725)),
         ("FV-VAE-res5c", (0.7855, 0.9116, 0.8409)),
     ),
-    "Videos that are no longer to be had are missing here; codebooks and classifiers are those of this run's settings. "
+    "Videos that can no longer be had are missing here; codebooks and classifiers are those of this run's settings. "
     "Difference streams have no counterpart in the paper's table.",
 )
 

@@ -50,6 +50,7 @@ def render(report: Report) -> str:
         report=report,
         ranked=ranked,
         best=best,
+        columns=_columns(report),
         has_folds=any(result.fold_mean is not None for result in ranked),
         has_intervals=any(report.estimate(result).low is not None for result in ranked),
         has_cost=any(step.cost is not None for step in report.steps),
@@ -73,6 +74,12 @@ def render(report: Report) -> str:
         total_gpu_s=sum(step.gpu_s or 0 for step in report.steps),
         total_cost=sum(step.cost or 0 for step in report.steps),
     )
+
+
+def _columns(report: Report) -> list[tuple[str, str]]:
+    """(name, field of a result) of the metrics, the headline first: a phone shows that one without scrolling."""
+    columns = [("accuracy", "accuracy"), (f"top-{report.top_k}", "top_k")]
+    return [("mAP", "map"), *columns] if report.multi_label else [*columns, ("mAP", "map")]
 
 
 def _sorted_classes(rows: tuple[ClassRow, ...]) -> list[ClassRow]:

@@ -120,7 +120,8 @@ def _attention(
         by_folder.setdefault(folder, []).append(name)
     found = {}
     for folder, names in by_folder.items():
-        rows = job.store.read_rows(folder, None, "video_id", names).sort_by("frame_index")
+        rows = job.store.read_rows(folder, None, "video_id", names)
+        rows = _current(rows, job.manifest).sort_by("frame_index")
         for name in names:
             found[name] = rows.filter(pc.equal(rows["video_id"], name))
     return found
@@ -153,7 +154,8 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
 def neighbours(job: Job, matrix: ScoreMatrix, results: list[Result]) -> NeighbourSearch | None:
     """For some tested videos, those whose vectors of the best single result have the highest cosine.
 
-    Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos asked for.
+    Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos asked for; None
+    where it has none.
     """
     metric = "map" if headline_metric(matrix.multi_label) == "mAP" else "accuracy"
     single = [r for r in results if not r.fusion]
@@ -167,6 +169,8 @@ def neighbours(job: Job, matrix: ScoreMatrix, results: list[Result]) -> Neighbou
     ids = np.array(matrix.video_ids, object)
     if book.fold >= 0:
         ids = ids[matrix.folds == book.fold]
+    if not len(ids):
+        return None
     queries = ids[np.unique(np.linspace(0, len(ids) - 1, NUM_QUERIES).astype(int))].tolist()
     known = job.manifest.select(["video_id", "source"])
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
@@ -241,6 +245,7 @@ def _spread(store: Store, folder: str) -> list[str]:
 
 
 def _current(rows: pa.Table, known: pa.Table) -> pa.Table:
+    """Without the rows of other videos, and of files that have changed since, by their `source`."""
     row = pc.index_in(rows["video_id"], known["video_id"])
     rows, row = rows.filter(pc.is_valid(row)), row.drop_null()
     return rows.filter(pc.equal(rows["source"], known["source"].take(row)))
@@ -272,7 +277,7 @@ def _decode(requests: list[Request], config: Config) -> list[Frames]:
 
 
 def decode(requests: list[Request], config: Config) -> list[Frames]:
-    """Some frames of each video, in limited time."""
+    """Some frames of each video, evenly spread over its first segment, in limited time."""
     limits = config.decode
     limits = dataclasses.replace(limits, timeout_s=min(VIDEO_S, limits.timeout_s))
     found, end = [], time.monotonic() + DECODE_S

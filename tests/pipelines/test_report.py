@@ -337,6 +337,7 @@ def test_the_headline_is_the_best_result_and_map_where_videos_have_several_label
     ranks = [row[0] for row in _results(page)[1:]]
     assert ranks == ["avebestpool5", "fv_vaepool5", "ave+fv_vaechosen 0.25 : 0.75pool5"]
     assert "Hit@1 and Hit@2" in page.text
+    assert _results(page)[0][2:5] == ["mAP", "accuracy", "top-2"]
 
 
 def test_results_without_a_value_have_no_best():
