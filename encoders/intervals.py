@@ -2,7 +2,8 @@
 
 A draw takes N of the N videos with replacement and asks for every metric again; an interval holds the
 middle 95 % of the draws (the percentile method). What the classifiers were trained on stays as it is, so
-an interval says how much the choice of test videos matters, not that of training videos.
+an interval says how much the choice of test videos matters, not that of training videos. Where classes have a
+handful of positives, draws repeat some and lack others, so that their AP leans upwards and an interval of it is rough.
 """
 
 from collections.abc import Iterator
