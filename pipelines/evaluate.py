@@ -70,14 +70,14 @@ def read_scores(job: Job, encoder: str, stream: str) -> ScoreMatrix:
             f"{job.store.uri(folder)}: expected scores of tested videos, found none; are all of them in "
             f"{job.store.uri(job.failures)}?"
         )
-    video, label, fold, is_true, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     video_ids, rank = videos.sorted()
     labels, column = classes.sorted()
-    row, column = rank[video], column[label]
     shape = (len(video_ids), len(labels))
     scores, targets = np.full(shape, np.nan), np.zeros(shape, np.float32)
     folds = np.zeros(shape[0], np.int64)
-    scores[row, column], targets[row, column], folds[row] = score, is_true, fold
+    for video, label, fold, is_true, score in parts:
+        row, place = rank[video], column[label]
+        scores[row, place], targets[row, place], folds[row] = score, is_true, fold
     if np.isnan(scores).any():
         example = video_ids[int(np.isnan(scores).any(1).argmax())]
         raise RunError(

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import average_splits, fcvid_encode
+from pipelines import doctor
+from pipelines.storage import Store
 
 NAMES = ("split1", "split2")
 SMALL = (
@@ -79,6 +81,8 @@ def test_the_mean_of_two_splits(
     ]
     assert len(tested) == 2
     assert not tested[0] & tested[1]
+    findings = doctor.examine(Store(str(out))).findings
+    assert [f.check for f in findings if f.severity == "error"] == []
 
     def refuse(*_: object) -> None:
         pytest.fail("a cluster was asked for")
