@@ -15,8 +15,8 @@ log = logging.getLogger("video_fisher")
 QUERIES = """
 Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
 
--- which encoder and stream is best?
-SELECT encoder, stream, max(value) FILTER (metric = 'accuracy') AS accuracy,
+-- which encoder, stream and fusion is best?
+SELECT encoder, stream, fusion, max(value) FILTER (metric = 'accuracy') AS accuracy,
        max(value) FILTER (metric = 'mAP') AS mAP
 FROM '{out}/metrics/*/*.parquet' WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
 

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -47,18 +48,33 @@ class Split:
 
     auto:            `given` where the labels have a split column, else `group_kfold` where they have a
                      group column, else `random`.
-    given:           the split column says train or test.
+    given:           the split column says train, test or unused; `name` is the column, "split" where it is empty.
+                     Benchmarks with several splits have a column for each (jobs/average_splits.py).
     random:          test_fraction of the groups, or of each class where there are no groups.
     leave_one_group_out, group_kfold: every video is tested once, with its group left out of training.
     """
 
     kind: Literal["auto", "given", "random", "leave_one_group_out", "group_kfold"] = "auto"
+    name: str = ""
     test_fraction: float = 0.5
     num_folds: int = 4
 
     def __post_init__(self) -> None:
         require(0 < self.test_fraction < 1, "split.test_fraction", "0 < x < 1", self.test_fraction)
         require(self.num_folds >= 2, "split.num_folds", "at least 2", self.num_folds)
+        # It becomes part of a file name.
+        require(
+            re.fullmatch(r"[0-9A-Za-z_.-]*", self.name) is not None,
+            "split.name",
+            "letters, digits, and _ . - alone",
+            self.name,
+        )
+        require(
+            not self.name or self.kind in ("auto", "given"),
+            "split.name",
+            "a name only where split.kind is given or auto",
+            self.name,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,17 +235,42 @@ class Classify:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Metrics, and the late fusions of the report.
+    """Metrics, and the late fusions of an encoder's streams (METHODS 4).
 
-    stream_weights: weights of the streams in a fusion, in the order of describe.nodes x describe.streams;
-    empty means equal.
+    top_k: K of top-K accuracy; with several labels a video, of Hit@K.
+    fusions: those of which METRICS get numbers, where the streams and folds allow them.
+        given:      mean of the scores by `stream_weights` (DQ 5.3).
+        two_stream: appearance 1, difference 1.5, after L1 normalisation (VU 5.3.3).
+        chosen:     for each fold the weights that are best on the others; a split into two has none.
+    stream_weights: of the streams, in the order of describe.nodes x describe.streams; empty means equal.
+    bootstrap: draws of the intervals; 0 leaves them out.
     """
 
-    top_k: int = 3
+    top_k: tuple[int, ...] = (3, 5)
+    fusions: tuple[Literal["given", "two_stream", "chosen"], ...] = (
+        "given",
+        "two_stream",
+        "chosen",
+    )
     stream_weights: tuple[float, ...] = ()
+    bootstrap: int = 1000
 
     def __post_init__(self) -> None:
-        require(self.top_k >= 1, "evaluate.top_k", "at least 1", self.top_k)
+        require(all(k >= 1 for k in self.top_k), "evaluate.top_k", "at least 1 each", self.top_k)
+        require(
+            len(set(self.fusions)) == len(self.fusions),
+            "evaluate.fusions",
+            "each once",
+            self.fusions,
+        )
+        weights = self.stream_weights
+        require(
+            not weights or (min(weights) >= 0 and sum(weights) > 0),
+            "evaluate.stream_weights",
+            "none below 0, and not all 0",
+            weights,
+        )
+        require(self.bootstrap >= 0, "evaluate.bootstrap", "0 or more", self.bootstrap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +294,23 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts."""
+    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts.
+
+    price_per_cpu_hour and price_per_gpu_hour: what the report counts the steps' cost with; 0 gives none.
+    """
 
     num_decoders: int = 0
     num_describers: int = 0
     num_encoders: int = 0
     no_progress_timeout_s: int = 600
+    price_per_cpu_hour: float = 0.0
+    price_per_gpu_hour: float = 0.0
+    currency: str = "USD"
+
+    def __post_init__(self) -> None:
+        for name in ("price_per_cpu_hour", "price_per_gpu_hour"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"cluster.{name}", "0 or more", value)
 
 
 @dataclass(frozen=True)

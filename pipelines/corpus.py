@@ -87,7 +87,7 @@ def run(
             account = _STEP[name](job)
             seconds = time.monotonic() - started
             log.info("%s: done in %.0f s, %s", name, seconds, account)
-            job.record(name, account, seconds)
+            job.record(name, account, seconds, ray.cluster_resources())
     return outcome(job, bool(work))
 
 
@@ -264,13 +264,14 @@ def classify_videos(job: Job) -> Account:
 def evaluate_scores(job: Job) -> Account:
     """METRICS and the report."""
     started = time.monotonic()
-    matrices = evaluate.all_scores(job)
-    num_metrics = evaluate.evaluate(job, matrices)
+    evaluated = evaluate.evaluate(job)
+    num_metrics = evaluated.metrics.num_rows
+    account = Account("metrics", num_metrics, num_metrics, 0)
     counts = outcome(job, True)
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
-    run_report.write(job, matrices, ledger, time.monotonic() - started)
+    run_report.write(job, evaluated, ledger, account, time.monotonic() - started)
     job.finish("evaluate")
-    return Account("metrics", num_metrics, num_metrics, 0)
+    return account
 
 
 _STEP: dict[str, Callable[[Job], Account]] = {

@@ -1,7 +1,7 @@
 """The doctor's checks of SCORES and METRICS: what was tested, and every number again from the scores.
 
-Letters: N tested videos, K classes. Some 40 N K bytes are in memory: the scores of one encoder and stream, their sum over
-streams, that over encoders, and the targets.
+Intervals are not computed again. Letters: N tested videos, K classes. Some 12 N K bytes are in memory for each stream of
+an encoder, and 40 N K more for their fusions, the sum over encoders and the targets.
 """
 
 import math
@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders import metrics
+from pipelines.config import Evaluate
 from pipelines.doctor_files import EXAMPLES, Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, fingerprints, is_not_finite, mixed
 from pipelines.doctor_scan import Folder, Run
 from pipelines.doctor_tables import has_rows, is_in, last_attempts
+from pipelines.results import ScoreMatrix, is_local, metric_rows, results
+from pipelines.tables import METRICS
 
 TOLERANCE = 1e-9
 """Between a value of METRICS and the same number computed again."""
 
-Key = tuple[str, str, str, str, str | None]
-"""Encoder, stream, split, metric and class of a row of METRICS."""
+Key = tuple[str, str, str, str, str, str | None]
+"""Encoder, stream, fusion, split, metric and class of a row of METRICS."""
 
 
 @dataclass
@@ -93,53 +95,40 @@ def problems(run: Run) -> dict[str, list[Problem]]:
 
 def _read_results(run: Run) -> Results:
     """One pass over SCORES. METRICS are computed of results whose scores are all there and finite."""
-    results = Results()
+    found = Results()
     if not (has_rows(run, "videos") and run.folders("scores")):
-        return results
-    tested = _tested(run)
-    local = [s for s in _streams(run) if s.endswith(("_appearance", "_difference"))]
-    weights = run.setting("evaluate", "stream_weights", ()) or [1.0] * len(local)
-    everything = _Sum()
-    scored = list(dict.fromkeys(encoder for encoder, _ in run.pairs))
-    asked = run.setting("encode", "encoders", ())
-    encoders = sorted(scored, key=lambda e: asked.index(e) if e in asked else len(asked))
-    fused_encoders = []
-    for encoder in encoders:
-        one = _Sum()
-        for stream in dict.fromkeys(s for e, s in run.pairs if e == encoder):
-            values = _single(run, results, tested, encoder, stream)
-            if stream in local:
-                one.add(values, weights[local.index(stream)])
-                everything.add(values, 1.0)
-        if one.count:
-            fused_encoders.append(encoder)
-        if one.count > 1:
-            _compute(run, results, tested, one.mean(), (encoder, "+".join(local)))
-    if len(fused_encoders) > 1:
-        key = ("+".join(fused_encoders), "+".join(local))
-        _compute(run, results, tested, everything.mean(), key)
-    return results
+        return found
+    tested, settings = _tested(run), _settings(run)
+    # Fusions are of the same videos; where that is not so, scores are missing, which is said already.
+    videos: list[list[str]] = []
+
+    def read(encoder: str, stream: str) -> ScoreMatrix | None:
+        matrix = _single(run, found, tested, encoder, stream)
+        if matrix is not None:
+            videos.append(matrix.video_ids)
+        return matrix if matrix is not None and matrix.video_ids == videos[0] else None
+
+    for matrix in results(run.pairs, settings, read):
+        for row in metric_rows(matrix, settings, protocol=""):
+            value = math.nan if row["value"] is None else row["value"]
+            found.expected[tuple(row[name] for name in METRICS.key)] = value
+    return found
 
 
-class _Sum:
-    """A weighted mean of score matrices, added up one by one (encoders.fusion.fuse, which needs torch)."""
-
-    def __init__(self) -> None:
-        self.count, self.weight, self.total, self.is_lost = 0, 0.0, None, False
-
-    def add(self, values: np.ndarray | None, weight: float) -> None:
-        self.count += 1
-        self.is_lost |= values is None
-        if not self.is_lost:
-            self.weight += weight
-            self.total = values * weight if self.total is None else self.total + values * weight
-
-    def mean(self) -> np.ndarray | None:
-        return None if self.is_lost or not self.weight else self.total / self.weight
-
-
-def _streams(run: Run) -> list[str]:
-    return list(dict.fromkeys(stream for _, stream in run.pairs))
+def _settings(run: Run) -> Evaluate:
+    """The run's settings without intervals, with the defaults where it is of other code or they are wrong."""
+    known = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in ("top_k", "fusions", "stream_weights")
+        if (value := run.setting("evaluate", name)) is not None
+    }
+    local = {stream for _, stream in run.pairs if is_local(stream)}
+    if len(known.get("stream_weights", ())) != len(local):
+        known.pop("stream_weights", None)
+    try:
+        return Evaluate(**known, bootstrap=0)
+    except (TypeError, ValueError):
+        return Evaluate(bootstrap=0)
 
 
 def _tested(run: Run) -> Tested:
@@ -161,19 +150,28 @@ def _tested(run: Run) -> Tested:
 
 
 def _single(
-    run: Run, results: Results, tested: Tested, encoder: str, stream: str
-) -> np.ndarray | None:
-    """Reads, checks and computes one result; its scores where they can be fused."""
+    run: Run, found: Results, tested: Tested, encoder: str, stream: str
+) -> ScoreMatrix | None:
+    """Reads and checks one result; its scores where they are complete and finite."""
     folder = run.folder(f"scores/{encoder}-{stream}")
     if folder is None:
         return None
     scores = _read(run, folder, tested)
-    _report(run, results, tested, scores)
+    _report(run, found, tested, scores)
     complete = folder.is_whole and bool((scores.seen[_wanted(tested, scores)] == 1).all())
-    if not complete or scores.not_finite.count:
+    there = ~np.isnan(scores.values).any(1) if scores.values.size else np.zeros(0, bool)
+    if not complete or scores.not_finite.count or not there.any():
         return None
-    _compute(run, results, tested, scores.values, (encoder, stream))
-    return scores.values
+    return ScoreMatrix(
+        encoder=encoder,
+        stream=stream,
+        # Fingerprints name videos as well as their texts do.
+        video_ids=tested.ids[there].tolist(),
+        folds=tested.folds[there],
+        classes=tested.classes,
+        scores=scores.values[there],
+        targets=tested.targets[there],
+    )
 
 
 def _wanted(tested: Tested, scores: Scores) -> np.ndarray:
@@ -245,39 +243,6 @@ def _report(run: Run, results: Results, tested: Tested, scores: Scores) -> None:
             )
 
 
-def _compute(
-    run: Run, results: Results, tested: Tested, values: np.ndarray | None, name: tuple[str, str]
-) -> None:
-    """METRICS of a result, as `pipelines.evaluate`, which cannot be imported without torch, has them."""
-    if values is None:
-        return
-    there = ~np.isnan(values).any(1) if values.size else np.zeros(len(values), bool)
-    folds = np.unique(tested.folds[there])
-    splits = {"all": there}
-    if len(folds) > 1:
-        splits |= {f"fold:{fold}": there & (tested.folds == fold) for fold in folds}
-    k = min(int(run.setting("evaluate", "top_k", 1)), len(tested.classes))
-    one_label = bool((tested.targets[there].sum(1) <= 1).all())
-    for split, rows in splits.items():
-        scores, targets = values[rows], tested.targets[rows]
-        if not len(scores):
-            continue
-        precision = metrics.average_precision(scores, targets)
-        known = precision[~np.isnan(precision)]
-        numbers: dict[tuple[str, str | None], float] = {
-            ("num_videos", None): len(scores),
-            ("accuracy", None): metrics.accuracy(scores, targets),
-            (f"top_{k}", None): metrics.top_k_accuracy(scores, targets, k),
-            ("mAP", None): float(known.mean()) if len(known) else math.nan,
-        }
-        for label, value in zip(tested.classes, precision, strict=True):
-            numbers["AP", label] = value
-        if one_label:
-            numbers["balanced_accuracy", None] = metrics.balanced_accuracy(scores, targets)
-        for (metric, label), value in numbers.items():
-            results.expected[*name, split, metric, label] = float(value)
-
-
 def _check_metrics(run: Run, results: Results) -> None:
     """Compares METRICS with what the scores give."""
     folder = run.folder("metrics")
@@ -285,10 +250,9 @@ def _check_metrics(run: Run, results: Results) -> None:
         return
     found: dict[Key, float] = {}
     again: list[Key] = []
-    names = ("encoder", "stream", "split", "metric", "class", "value")
     for _, table in run.row_groups(folder):
-        for row in table.to_pylist():
-            *key, value = (row[name] for name in names)
+        for row in table.select([*METRICS.key, "value"]).to_pylist():
+            *key, value = row.values()
             if tuple(key) in found:
                 again.append(tuple(key))
             found[tuple(key)] = math.nan if value is None else value
@@ -322,13 +286,13 @@ def _check_metrics(run: Run, results: Results) -> None:
 def _strangers(run: Run, found: dict[Key, float], expected: dict[Key, float]) -> list[Key]:
     """Rows of no result, or of a split or class that their result has not. Names may hold a +."""
     parts = {part for result in run.pairs for part in result}
-    known = {(*key[:2], key[3]) for key in expected}
+    known = {(*key[:3], key[4]) for key in expected}
     return [
         key
         for key in found
         if key not in expected
         and (
-            (*key[:2], key[3]) in known
+            (*key[:3], key[4]) in known
             or not all(name in parts or parts.issuperset(name.split("+")) for name in key[:2])
         )
     ]

@@ -6,7 +6,7 @@ old output and recomputes only what depends on it:
     run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
     failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
-    metrics/<digest>/   report/index.html
+    metrics/<digest>/   split_metrics/   report/index.html
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
@@ -31,6 +31,7 @@ from pipelines import __version__
 from pipelines.codebook import Codebook
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account
+from pipelines.results import is_local
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
 
@@ -96,9 +97,14 @@ class Job:
 
     @property
     def local_streams(self) -> list[str]:
-        """The streams of local descriptors, whose scores are fused: the others show the same frames."""
-        kinds = ("appearance", "difference")
-        return [name for name in self.streams if self.described[name].kind in kinds]
+        """The streams whose scores are fused."""
+        return [name for name in self.streams if is_local(name)]
+
+    @property
+    def protocol(self) -> str:
+        """How videos are split, in words: kind, the column of the labels if one is named, folds."""
+        named = f" by {self.config.split.name}" if self.config.split.name else ""
+        return f"{self.split}{named}, {self.num_folds} fold{'' if self.num_folds == 1 else 's'}"
 
     @property
     def folds(self) -> list[int]:
@@ -323,14 +329,23 @@ class Job:
             "describe": ["failures"],
             "classify": [
                 f"{kind}/{folder_name(*pair)}"
-                for kind in ("scores", "classifiers")
+                for kind in ("classifiers", "scores")
                 for pair in self.pairs()
             ],
             "evaluate": ["metrics"],
         }
         for table in replaced.get(step, []):
             for folder in self.older(table):
-                self.store.delete_folder(folder)
+                if self._split_of(folder) in (None, self.config.split.name):
+                    self.store.delete_folder(folder)
+
+    def _split_of(self, folder: str) -> str | None:
+        """The named split that a folder was made for, which stays when another one has its turn; else None."""
+        # Classifiers have no footer; their scores are beside them.
+        for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
+            with self.store.open_parquet(name) as file:
+                return (file.metadata.metadata or {}).get(b"video_fisher.split", b"").decode()
+        return None
 
     def footer(self, step: str) -> dict[str, str]:
         """Provenance for the footer of every file of a step."""
@@ -344,17 +359,26 @@ class Job:
             "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.nodes)}",
             "video_fisher.decoder": config.decode.decoder,
             "video_fisher.sampling": repr(config.sampling),
+            "video_fisher.split": config.split.name,
             "video_fisher.code": code_revision(),
         }
 
-    def record(self, step: str, account: Account, seconds: float) -> None:
-        """Writes what a step did into run.json, with the whole configuration and today's folders."""
+    def record(
+        self, step: str, account: Account, seconds: float, resources: dict[str, float]
+    ) -> None:
+        """Writes what a step did into run.json, with the whole configuration and today's folders.
+
+        Args:
+            resources: of the cluster when the step ended, as Ray names them.
+        """
         record = self.store.read_json("run.json") or {"steps": {}}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["steps"][step] = {
             "digest": self.digest(step),
             **dataclasses.asdict(account),
             "seconds": round(seconds, 3),
+            "cpus": resources.get("CPU", 0.0),
+            "gpus": resources.get("GPU", 0.0),
             "finished": now,
         }
         record |= {

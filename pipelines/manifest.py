@@ -345,8 +345,11 @@ def _read_csv(data: bytes) -> pa.Table:
     return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=options)
 
 
-def read_labels(labels: str) -> Labels:
+def read_labels(labels: str, split: str = "") -> Labels:
     """A CSV or Parquet file with columns path, label[, group][, split]; several rows per path are several labels.
+
+    Args:
+        split: the column with the split, which must be there; where it is empty, `split` if it is there.
 
     Raises:
         ConfigError: no such file, a missing column, an empty cell, or rows of a path that disagree.
@@ -366,16 +369,22 @@ def read_labels(labels: str) -> Labels:
     found = collections.defaultdict(set)
     for path, name in zip(paths, names, strict=True):
         found[path].add(name)
-    split = _one_per_path(labels, table, "split")
-    for path, value in (split or {}).items():
-        if value not in ("train", "test"):
+    if split and split not in table.column_names:
+        raise ConfigError(
+            f"split.name={split}: expected a column {split!r} in --labels {labels}, got "
+            f"{','.join(table.column_names)}"
+        )
+    column = split or "split"
+    splits = _one_per_path(labels, table, column)
+    for path, value in (splits or {}).items():
+        if value not in ("train", "test", "unused"):
             raise ConfigError(
-                f"--labels {labels}: expected split train or test, got {value!r} for {path}"
+                f"--labels {labels}: expected {column} train, test or unused, got {value!r} for {path}"
             )
     return Labels(
         labels={path: sorted(values) for path, values in found.items()},
         group=_one_per_path(labels, table, "group"),
-        split=split,
+        split=splits,
     )
 
 
@@ -452,20 +461,24 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
     """`videos` with a column fold (the fold that tests it, -1: always training), the kind and the number.
 
     Fold k trains on every labelled video whose fold is not k. Videos without label are never trained
-    or tested on.
+    or tested on, and those that a given split does not use are left without label.
 
     Raises:
         ConfigError: the kind needs a column that the labels lack, or a fold could not train or test.
     """
     labels = videos["labels"].to_pylist()
     groups, splits = videos["group"].to_pylist(), videos["split"].to_pylist()
-    use = np.array([bool(names) for names in labels])
-    fold = np.full(len(labels), -1, np.int32)
     kind = settings.kind
-    if not use.any():
-        return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), "none", 0
     if kind == "auto":
         kind = "given" if any(splits) else "group_kfold" if any(groups) else "random"
+    if kind == "given" and "unused" in splits:
+        labels = [n if s != "unused" else [] for n, s in zip(labels, splits, strict=True)]
+        place = videos.column_names.index("labels")
+        videos = videos.set_column(place, "labels", pa.array(labels, pa.list_(pa.string())))
+    use = np.array([bool(names) for names in labels])
+    fold = np.full(len(labels), -1, np.int32)
+    if not use.any():
+        return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), "none", 0
     chosen = np.flatnonzero(use)
     first = np.array([labels[i][0] for i in chosen])
     if kind == "given":

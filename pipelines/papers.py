@@ -1,10 +1,12 @@
 """What the papers report, for a look beside one's own numbers: records of the text, nothing read off figures.
 
 DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
-printed, so only what the text says of it is here.
+printed, so only what the text says of it is here. VU: Video Understanding with Deep Networks.
 """
 
 from dataclasses import dataclass
+
+from pipelines.results import Estimate
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,103 @@ DQ_FIGURE_4B = (
     "ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
 )
 """What DQ 5.3, 5.4 and Table 3 say about what Figure 4(a) and 4(b) draw."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper: methods and their numbers, as shares of 1.
+
+    Args:
+        data: what it is measured on, and how.
+        metrics: names of METRICS, one for each number of a row.
+        differences: how this program's way differs from the paper's, on the same videos.
+    """
+
+    name: str
+    data: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    differences: str
+
+
+@dataclass(frozen=True)
+class BesidePaper:
+    """A paper's table, and own results in the same metrics.
+
+    Args:
+        own: (name, an estimate for each metric), best first.
+        data: the own data and protocol, in some words.
+    """
+
+    table: PaperTable
+    own: tuple[tuple[str, tuple[Estimate, ...]], ...]
+    data: str
+
+
+DQ_TABLE_4 = PaperTable(
+    "DQ Table 4",
+    "UCF101, mean of three splits, ten crops of a frame",
+    ("accuracy",),
+    (
+        ("Two-stream ConvNet", (0.881,)),
+        ("C3D (3 nets)", (0.852,)),
+        ("Factorized ST-ConvNet", (0.881,)),
+        ("Two-stream + LSTM", (0.886,)),
+        ("Two-stream fusion", (0.925,)),
+        ("Long-term temporal ConvNet", (0.917,)),
+        ("Key-volume mining CNN", (0.931,)),
+        ("TSN (3 modalities)", (0.942,)),
+        ("IDT", (0.859,)),
+        ("C3D + IDT", (0.904,)),
+        ("TDD + IDT", (0.915,)),
+        ("Long-term temporal ConvNet + IDT", (0.927,)),
+        ("FV-VAE-pool5", (0.839,)),
+        ("FV-VAE-pool5 optical flow", (0.895,)),
+        ("FV-VAE-res5c", (0.866,)),
+        ("FV-VAE-(pool5 + pool5 optical flow)", (0.937,)),
+        ("FV-VAE-(res5c + pool5 optical flow)", (0.942,)),
+        ("FV-VAE-(res5c + pool5 optical flow) + IDT", (0.952,)),
+    ),
+    "The paper takes ten crops of a frame and averages three splits; a run here takes the centre crop, and is one split "
+    "(jobs.average_splits runs and averages three). Instead of optical flow there are differences of feature maps.",
+)
+
+DQ_TABLE_5 = PaperTable(
+    "DQ Table 5",
+    "ActivityNet 1.3, the 4,926 videos of the validation set, 200 classes",
+    ("accuracy", "top_3", "mAP"),
+    (
+        ("VGG_19-GA", (0.6659, 0.8270, 0.7022)),
+        ("ResNet_152-GA", (0.7143, 0.8645, 0.7656)),
+        ("C3D-GA", (0.6580, 0.8116, 0.6768)),
+        ("IDT", (0.6470, 0.7798, 0.6869)),
+        ("FV-VAE-pool5", (0.7251, 0.8568, 0.7725)),
+        ("FV-VAE-res5c", (0.7855, 0.9116, 0.8409)),
+    ),
+    "Videos that can no longer be had are missing here; codebooks and classifiers are those of this run's settings. "
+    "Difference streams have no counterpart in the paper's table.",
+)
+
+VU_TABLE_5_3 = PaperTable(
+    "VU Table 5.3",
+    "FCVID, about half of its 91,223 videos for training and half for testing, 239 classes",
+    ("mAP",),
+    (
+        ("Static CNN", (0.638,)),
+        ("rDNN (Static CNN + Motion + Audio)", (0.760,)),
+        ("ResNet-50 TSN", (0.818,)),
+        ("ResNet-50 TDN", (0.837,)),
+    ),
+    "The paper trains ResNet-50 end to end on the videos, and tests 25 clips in ten crops; here linear classifiers are "
+    "trained on encodings of a network that is fixed, from one frame every few seconds in one crop.",
+)
+
+TABLES_OF_RECIPES = {
+    "ucf101": (DQ_TABLE_4,),
+    "activitynet": (DQ_TABLE_5,),
+    "fcvid": (VU_TABLE_5_3,),
+}
+"""Tables of the paper whose protocol a recipe follows; DQ Table 2 has a `Comparison` of its own."""
 
 _FEATURES = {
     "ga": "GA",

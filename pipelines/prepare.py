@@ -138,7 +138,7 @@ def _manifest(
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
     listed = manifest.list_videos(videos)
-    named = manifest.read_labels(labels) if labels else None
+    named = manifest.read_labels(labels, config.split.name) if labels else None
     if named is None and any(step in NEED_LABELS for step in steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "

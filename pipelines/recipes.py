@@ -43,7 +43,7 @@ def activitynet() -> Config:
         describe=Describe(backbone="resnet152", nodes=("res5c",)),
         split=Split(kind="given"),
         encode=Encode(dtype="float16"),
-        evaluate=Evaluate(top_k=3),
+        evaluate=Evaluate(top_k=(3,)),
     )
 
 

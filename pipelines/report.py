@@ -18,6 +18,7 @@ from pipelines.attention_picture import picture
 from pipelines.papers import DQ_DATA
 from pipelines.report_charts import NUM_STYLES, charts
 from pipelines.report_data import ClassRow, Confusion, Failure, Report
+from pipelines.results import Estimate
 
 NUM_FAILURES_LISTED = 200
 _MAX_MATRIX = 50  # classes; above, a cell is too small to read
@@ -43,31 +44,47 @@ def render(report: Report) -> str:
     ranked = report.ranked()
     best = ranked[0] if ranked and report.value(ranked[0]) is not None else None
     classes = _sorted_classes(report.per_class)
-    known = [row for row in classes if row.ap is not None]
+    known = [row for row in classes if row.ap.value is not None]
     many = len(known) > _MAX_CLASSES
     return template("report.html.j2").render(
         report=report,
         ranked=ranked,
         best=best,
-        has_folds=any(result.fold_values for result in ranked),
+        columns=_columns(report),
+        has_folds=any(result.fold_mean is not None for result in ranked),
+        has_intervals=any(report.estimate(result).low is not None for result in ranked),
+        has_cost=any(step.cost is not None for step in report.steps),
+        has_cores=any(step.core_s is not None for step in report.steps),
+        has_gpus=any(step.gpu_s for step in report.steps),
         classes=classes,
         extremes=[("Strongest", known[:10]), ("Weakest", known[-10:])] if many else [],
         confused=_most_confused(report.confusion)[:20],
         matrix_fits=report.confusion and len(report.confusion.labels) <= _MAX_MATRIX,
         matrix_numbered=report.confusion and len(report.confusion.labels) <= _MAX_NUMBERED,
-        attention=[(strip, picture(strip)) for strip in report.attention],
+        samples=[(s, s.attention and picture(s.attention)) for s in report.samples],
+        has_attention=any(sample.attention for sample in report.samples),
         paper_data=DQ_DATA,
         charts=charts(report.curves),
+        precision_recall=charts(report.precision_recall, prefix="pr", shares=True),
         num_styles=NUM_STYLES,
         reasons=_reasons(report.failures),
         num_listed=NUM_FAILURES_LISTED,
         total_s=sum(step.seconds or 0 for step in report.steps),
+        total_core_s=sum(step.core_s or 0 for step in report.steps),
+        total_gpu_s=sum(step.gpu_s or 0 for step in report.steps),
+        total_cost=sum(step.cost or 0 for step in report.steps),
     )
+
+
+def _columns(report: Report) -> list[tuple[str, str]]:
+    """(name, field of a result) of the metrics, the headline first: a phone shows that one without scrolling."""
+    columns = [("accuracy", "accuracy"), (f"top-{report.top_k}", "top_k")]
+    return [("mAP", "map"), *columns] if report.multi_label else [*columns, ("mAP", "map")]
 
 
 def _sorted_classes(rows: tuple[ClassRow, ...]) -> list[ClassRow]:
     """Best AP first, classes without a value last."""
-    return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0), row.label))
+    return sorted(rows, key=lambda row: (row.ap.value is None, -(row.ap.value or 0), row.label))
 
 
 def _most_confused(confusion: Confusion | None) -> list[Confused]:
@@ -100,6 +117,9 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters |= {
         "metric": _metric,
+        "interval": _interval,
+        "decimals": _decimals,
+        "money": _money,
         "count": _count,
         "seconds": _seconds,
         "duration": _duration,
@@ -119,8 +139,25 @@ def _metric(value: float | None) -> str:
     return _NONE if value is None else f"{value:.3f}"
 
 
+def _interval(estimate: Estimate) -> str:
+    """The ends, as in "0.812 to 0.934"; empty where there are none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
 def _count(value: int | None) -> str:
     return _NONE if value is None else f"{value:,}"
+
+
+def _decimals(value: float | None) -> str:
+    """One decimal, thousands with commas."""
+    return _NONE if value is None else f"{value:,.1f}"
+
+
+def _money(value: float) -> str:
+    """Small sums with more decimals."""
+    return f"{value:,.2f}" if value >= 1 or not value else f"{value:.4f}"
 
 
 def _seconds(time_s: float) -> str:

@@ -51,12 +51,22 @@ class Chart:
     alt: str
 
 
-def charts(curves: tuple[Curve, ...]) -> list[Chart]:
-    """One chart for each `Curve.chart`, in order of appearance."""
+def charts(
+    curves: tuple[Curve, ...], *, prefix: str = "chart", shares: bool = False
+) -> list[Chart]:
+    """One chart for each `Curve.chart`, in order of appearance.
+
+    Args:
+        prefix: of the identifiers in the page; differs from those of the page's other charts.
+        shares: both axes go from 0 to 1.
+    """
     by_chart: dict[str, list[Curve]] = {}
     for curve in curves:
         by_chart.setdefault(curve.chart, []).append(curve)
-    return [_chart(number, title, group) for number, (title, group) in enumerate(by_chart.items())]
+    return [
+        _chart(f"{prefix}{number}-", title, group, shares)
+        for number, (title, group) in enumerate(by_chart.items())
+    ]
 
 
 @dataclass(frozen=True)
@@ -75,16 +85,19 @@ def style_of(index: int, count: int) -> Style:
     return Style(f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4], 1.5)
 
 
-def _chart(number: int, title: str, curves: list[Curve]) -> Chart:
-    with mpl.rc_context(SETTINGS | {"svg.hashsalt": str(number)}):
+def _chart(prefix: str, title: str, curves: list[Curve], shares: bool) -> Chart:
+    with mpl.rc_context(SETTINGS | {"svg.hashsalt": prefix}):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         lines = [_draw(axes, curve, style_of(i, len(curves))) for i, curve in enumerate(curves)]
         dress(axes, curves[0].x_label, curves[0].y_label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        if shares:
+            axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
-        svg = to_svg(figure, prefix=f"chart{number}-")
+        svg = to_svg(figure, prefix)
     ends = "; ".join(
         f"{line.name} ends at {line.last:.4g}"
         for line in lines[:NUM_STYLES]

@@ -5,44 +5,53 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.papers import Comparison
+from pipelines.ledger import Account
+from pipelines.papers import BesidePaper, Comparison
+from pipelines.results import Estimate, is_difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """One row of the results: an encoder on a stream, or a late fusion of several.
 
-    Metrics are over all tested videos together; `fold_values` are the values of the report's
-    headline metric in each fold. `output_dim` is D, None for a fusion.
+    Metrics are over all tested videos together; `fold_mean` and `fold_sd` are of the report's headline metric over
+    the folds. `output_dim` is D, None for a fusion; `fusion` how scores were fused and with which weights, empty
+    where they were not.
     """
 
     encoder: str
     stream: str
-    accuracy: float | None
-    top_k: float | None
-    map: float | None
+    accuracy: Estimate
+    top_k: Estimate
+    map: Estimate
     num_videos: int
     output_dim: int | None = None
-    fold_values: tuple[float, ...] = ()
-    is_fusion: bool = False
+    fold_mean: float | None = None
+    fold_sd: float | None = None
+    fusion: str = ""
 
 
 @dataclass(frozen=True)
 class StepFact:
-    """One step of the data flow; `seconds` is None where it was not run."""
+    """One step of the data flow, and what it cost; None where it is not known, or no price is set.
+
+    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended.
+    """
 
     name: str
-    status: str
     seconds: float | None
-    rows: int | None
+    account: Account | None
+    core_s: float | None = None
+    gpu_s: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """`ap` is None where the class has no positive video."""
+    """`ap` has no value where the class has no positive video."""
 
     label: str
-    ap: float | None
+    ap: Estimate
     num_positive: int
 
 
@@ -112,27 +121,11 @@ class Ledger:
             raise ValueError(f"Ledger: expected planned = ok + partial + failed, got {self}")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A video as the encoder saw it: some sampled frames (JPEG files), its labels and the guess."""
-
-    video_id: str
-    labels: tuple[str, ...]
-    predicted: str
-    jpegs: tuple[bytes, ...]
-
-    @property
-    def is_right(self) -> bool:
-        return self.predicted in self.labels
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionStrip:
     """Where an encoder looked in a video (DQ appendix B). Letters: F frames, T cells of the pyramid.
 
     Args:
-        labels: of the video.
-        predicted: by the result that `Report.samples` is of.
         times_s: [F], when each frame is shown.
         values: [F], temporal attention: the sum of the frame's cells.
         frames: the frames that are shown, RGB uint8 [height, width, 3], cropped as the network saw them.
@@ -147,8 +140,6 @@ class AttentionStrip:
     video_id: str
     encoder: str
     stream: str
-    labels: tuple[str, ...]
-    predicted: str
     times_s: tuple[float, ...]
     values: np.ndarray
     frames: tuple[np.ndarray, ...]
@@ -177,11 +168,56 @@ class AttentionStrip:
     @property
     def is_difference(self) -> bool:
         """Whether a frame's values are of it and the sampled frame before it."""
-        return self.stream.endswith("difference")
+        return is_difference(self.stream)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A tested video: its labels, the guess with its score, and some sampled frames (JPEG files).
+
+    `missing` says why there are no frames; `attention` where an encoder looked, if one says so.
+    """
+
+    video_id: str
+    labels: tuple[str, ...]
+    predicted: str
+    score: float
+    jpegs: tuple[bytes, ...] = ()
+    missing: str = ""
+    attention: AttentionStrip | None = None
 
     @property
     def is_right(self) -> bool:
         return self.predicted in self.labels
+
+
+@dataclass(frozen=True)
+class Near:
+    """A video beside another one: `similarity` is the cosine of their vectors; `jpeg` None where it cannot be read."""
+
+    video_id: str
+    labels: tuple[str, ...]
+    similarity: float
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A tested video (similarity 1) and those whose vectors are nearest, nearest first."""
+
+    query: Near
+    nearest: tuple[Near, ...]
+
+
+@dataclass(frozen=True)
+class NeighbourSearch:
+    """Nearest neighbours of some videos, in the vectors of one result; `num_searched` of `num_videos` were looked at."""
+
+    encoder: str
+    stream: str
+    num_searched: int
+    num_videos: int
+    found: tuple[Neighbours, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +232,13 @@ class Report:
         chance: the headline metric of a classifier that has learnt nothing.
         top_k: K of `Result.top_k`.
         per_class: of the best result.
+        precision_recall: curves of the best result: of some classes, and the mean of all.
         confusion: of the best result; None where videos have several labels.
         failures: all rows that are not ok; the page lists the first of them and counts all.
-        attention: of some videos, where an encoder looked.
-        paper: the results beside the paper's; None where they were not compared.
+        samples: the most confident wrong and right videos of the best result.
+        paper: the results beside DQ Table 2; None where they were not compared.
+        paper_tables: other tables of the paper that the recipe follows.
+        currency: of `StepFact.cost`.
     """
 
     title: str
@@ -217,11 +256,14 @@ class Report:
     results: tuple[Result, ...] = ()
     per_class: tuple[ClassRow, ...] = ()
     confusion: Confusion | None = None
+    precision_recall: tuple[Curve, ...] = ()
     curves: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
     samples: tuple[Sample, ...] = ()
-    attention: tuple[AttentionStrip, ...] = ()
+    neighbours: NeighbourSearch | None = None
     paper: Comparison | None = None
+    paper_tables: tuple[BesidePaper, ...] = ()
+    currency: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -231,6 +273,10 @@ class Report:
 
     def value(self, result: Result) -> float | None:
         """The headline metric of a result."""
+        return self.estimate(result).value
+
+    def estimate(self, result: Result) -> Estimate:
+        """The headline metric of a result, with its interval."""
         return result.map if self.multi_label else result.accuracy
 
     def ranked(self) -> list[Result]:

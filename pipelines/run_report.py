@@ -1,24 +1,21 @@
 """What the report of a run says, collected from its tables; `pipelines.report` renders it."""
 
-import io
-from dataclasses import dataclass
+import dataclasses
+import itertools
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from PIL import Image
 
-from encoders.metrics import confusion_matrix
+from encoders.metrics import Ranking, confusion_matrix, mean_over_classes
 from pipelines.comparison import comparison
-from pipelines.config import Config
-from pipelines.decode import decode_segment
-from pipelines.evaluate import ScoreMatrix, results_table
-from pipelines.isolation import IsolatedDecoder
+from pipelines.config import Cluster
+from pipelines.evaluate import Evaluated, headline_metric
 from pipelines.layout import STEPS, Job
+from pipelines.ledger import Account
+from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
 from pipelines.report import render
 from pipelines.report_data import (
-    AttentionStrip,
     ClassRow,
     Confusion,
     Curve,
@@ -26,76 +23,121 @@ from pipelines.report_data import (
     Ledger,
     Report,
     Result,
-    Sample,
     StepFact,
 )
-from pipelines.video import VideoError
+from pipelines.report_videos import neighbours, samples
+from pipelines.results import SINGLE, Estimate, ScoreMatrix
 
-NUM_SAMPLES = 8
-NUM_STRIPS = 4
-FRAMES_PER_SAMPLE = 6
-THUMBNAIL_PX = 112
+NUM_OWN_ROWS = 10
+"""Own results beside a paper's table: the best ones."""
+
+NUM_LEVELS = 101
+"""Levels of recall of a drawn precision-recall curve."""
 
 
-def write(job: Job, matrices: list[ScoreMatrix], ledger: Ledger, evaluate_s: float) -> None:
+def write(
+    job: Job, evaluated: Evaluated, ledger: Ledger, account: Account, evaluate_s: float
+) -> None:
     """Publishes report/index.html."""
-    metrics = job.store.read_table(job.metrics)
-    results = _results(job, metrics)
-    multi_label = matrices[0].multi_label
-    best = max(
-        range(len(results)),
-        key=lambda i: (results[i].map if multi_label else results[i].accuracy) or 0.0,
-    )
-    shown = _shown(job, matrices[best])
+    metrics, best = evaluated.metrics, evaluated.best
+    rows = metrics.to_pylist()
+    top_k = min(min(job.config.evaluate.top_k, default=1), len(best.classes))
+    results = _results(job, rows, best.multi_label, top_k)
+    recipe = job.config.recipe
     report = Report(
-        title=f"{job.config.recipe}: {job.manifest.num_rows} videos",
-        recipe=job.config.recipe,
+        title=f"{recipe}: {job.manifest.num_rows} videos",
+        recipe=recipe,
         weights=job.weights.description,
         num_videos=job.manifest.num_rows,
-        num_classes=len(matrices[0].classes),
+        num_classes=len(best.classes),
         ledger=ledger,
-        multi_label=multi_label,
-        chance=_chance(matrices[best]),
-        top_k=min(job.config.evaluate.top_k, len(matrices[0].classes)),
+        multi_label=best.multi_label,
+        chance=_chance(best),
+        top_k=top_k,
         notes=_notes(job),
         facts=_facts(job),
-        steps=_steps(job, evaluate_s, metrics.num_rows),
+        steps=_steps(job, account, evaluate_s),
         results=tuple(results),
-        per_class=_per_class(matrices[best], metrics),
-        confusion=None if multi_label else _confusion(matrices[best]),
+        per_class=_per_class(best, rows),
+        precision_recall=precision_recall(best),
+        confusion=None if best.multi_label else _confusion(best),
         curves=_curves(job),
         failures=_failures(job),
-        samples=_samples(matrices[best], shown),
-        attention=_attention(job, matrices[best], results, shown),
-        paper=comparison(job) if job.config.recipe == "compare_encoders" else None,
+        samples=samples(job, best, results),
+        neighbours=neighbours(job, best, results),
+        paper=comparison(job) if recipe in ("compare_encoders", "ucf101") else None,
+        paper_tables=_paper_tables(job, rows, best.multi_label),
+        currency=job.config.cluster.currency,
         provenance=job.footer("evaluate") | {"tables": job.store.root},
     )
     job.store.publish(job.report, render(report).encode())
 
 
-def _results(job: Job, metrics: pa.Table) -> list[Result]:
-    headline = "accuracy"
-    rows = metrics.to_pylist()
-    if not any(row["metric"] == "balanced_accuracy" for row in rows):
-        headline = "mAP"
-    folds: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if row["split"] != "all" and row["metric"] == headline and row["value"] is not None:
-            folds.setdefault((row["encoder"], row["stream"]), []).append(row["value"])
-    return [
-        Result(
-            encoder=row["encoder"],
-            stream=row["stream"],
-            accuracy=row["accuracy"],
-            top_k=next((row[name] for name in row if name.startswith("top_")), None),
-            map=row["mAP"],
-            num_videos=int(row["num_videos"]),
-            output_dim=job.output_dim(row["encoder"], row["stream"]),
-            fold_values=tuple(folds.get((row["encoder"], row["stream"]), ())),
-            is_fusion="+" in row["encoder"] + row["stream"],
+def _results(job: Job, rows: list[dict], multi_label: bool, top_k: int) -> list[Result]:
+    numbers = _by_result(rows)
+    headline = headline_metric(multi_label)
+    found = []
+    for (encoder, stream, fusion), own in numbers.items():
+        first = own["all", "accuracy"]
+        mean = own.get(("mean", headline), {})
+        found.append(
+            Result(
+                encoder=encoder,
+                stream=stream,
+                accuracy=_estimate(first),
+                top_k=_estimate(own.get(("all", f"top_{top_k}"))),
+                map=_estimate(own["all", "mAP"]),
+                num_videos=first["num_videos"],
+                output_dim=job.output_dim(encoder, stream) if fusion == SINGLE else None,
+                fold_mean=mean.get("value"),
+                fold_sd=mean.get("sd"),
+                fusion="" if fusion == SINGLE else _fusion(fusion, first["weights"]),
+            )
         )
-        for row in results_table(metrics)
-    ]
+    return found
+
+
+def _by_result(rows: list[dict]) -> dict[tuple[str, str, str], dict[tuple[str, str], dict]]:
+    """{(encoder, stream, fusion): {(split, metric): row}} of the rows that are of no one class."""
+    found: dict[tuple[str, str, str], dict[tuple[str, str], dict]] = {}
+    for row in rows:
+        if row["class"] is None:
+            own = found.setdefault((row["encoder"], row["stream"], row["fusion"]), {})
+            own[row["split"], row["metric"]] = row
+    return found
+
+
+def _estimate(row: dict | None) -> Estimate:
+    return Estimate(row["value"], row["ci_low"], row["ci_high"]) if row else Estimate()
+
+
+def _fusion(kind: str, weights: list[float]) -> str:
+    """ "two_stream 0.40 : 0.60"; the weights only where there are few enough to read."""
+    return f"{kind} {' : '.join(f'{w:.2f}' for w in weights)}" if len(weights) <= 4 else kind
+
+
+def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[BesidePaper, ...]:
+    tables = TABLES_OF_RECIPES.get(job.config.recipe, ())
+    headline = headline_metric(multi_label)
+    numbers = _by_result(rows)
+    ranked = sorted(numbers, key=lambda key: -(numbers[key]["all", headline]["value"] or 0.0))
+    config = job.config
+    classes = {name for labels in job.manifest["labels"].to_pylist() for name in labels}
+    tested = next(iter(numbers.values()))["all", "accuracy"]["num_videos"]
+    data = (
+        f"{job.manifest.num_rows:,} videos, {tested:,} of them tested, {len(classes)} classes, {job.protocol}; "
+        f"{config.describe.backbone} ({', '.join(config.describe.nodes)}; {job.weights.description})"
+    )
+    found = []
+    for table in tables:
+        own = []
+        for key in ranked[:NUM_OWN_ROWS]:
+            encoder, stream, fusion = key
+            name = f"{encoder} on {stream}" + ("" if fusion == SINGLE else f" ({fusion})")
+            estimates = [_estimate(numbers[key].get(("all", m))) for m in table.metrics]
+            own.append((name, tuple(estimates)))
+        found.append(BesidePaper(table, tuple(own), data))
+    return tuple(found)
 
 
 def _chance(matrix: ScoreMatrix) -> float:
@@ -124,9 +166,17 @@ def _notes(job: Job) -> tuple[str, ...]:
             "labelled videos; classifiers never see the videos that they are tested on."
         )
     notes.append(
-        "A fusion is the mean of the scores of its parts. Metrics are over the tested videos of all folds "
-        "together; videos that failed are not tested."
+        "Metrics are over the tested videos of all folds together; videos that failed are not tested. Intervals "
+        f"hold the middle 95 % of {job.config.evaluate.bootstrap:,} bootstrap draws over the tested videos: how "
+        "much the choice of test videos matters, not that of training videos."
+        if job.config.evaluate.bootstrap
+        else "Metrics are over the tested videos of all folds together; videos that failed are not tested."
     )
+    if "chosen" in job.config.evaluate.fusions and job.num_folds > 1:
+        notes.append(
+            "A fusion is the weighted mean of the scores of its parts. Chosen weights are those that are best on "
+            "the other folds, never on the videos that they are used for; the mean of them is shown."
+        )
     return tuple(notes)
 
 
@@ -137,7 +187,8 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
         ("Weights", job.weights.description),
         ("Sampling", f"{config.sampling.policy} ({config.sampling})"),
         ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),
-        ("Split", f"{job.split}, {job.num_folds} fold(s)"),
+        ("Data", _data(job)),
+        ("Split", job.protocol),
         ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
         (
             "Classifier",
@@ -147,23 +198,69 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _steps(job: Job, evaluate_s: float, metric_rows: int) -> tuple[StepFact, ...]:
+def _data(job: Job) -> str:
+    """Where the videos are, how many, how long and how large."""
+    rows = job.store.read_table(job.videos, ["uri", "duration_s", "size_bytes"])
+    ends = pc.min_max(rows["uri"]).as_py()
+    parts = zip(ends["min"].split("/")[:-1], ends["max"].split("/"), strict=False)
+    root = "/".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
+    hours = (pc.sum(rows["duration_s"]).as_py() or 0.0) / 3600
+    size = (pc.sum(rows["size_bytes"]).as_py() or 0) / 1e9
+    return f"{rows.num_rows:,} videos of {root or 'several places'}, {hours:,.2f} hours, {size:,.2f} GB"
+
+
+def _steps(job: Job, account: Account, evaluate_s: float) -> tuple[StepFact, ...]:
     record = (job.store.read_json("run.json") or {}).get("steps", {})
-    now = {"evaluate": {"seconds": evaluate_s, "done": metric_rows}}
+    held = ray.cluster_resources()
+    now = {"seconds": evaluate_s, **dataclasses.asdict(account)}
+    now |= {"cpus": held.get("CPU", 0.0), "gpus": held.get("GPU", 0.0)}
     return tuple(
-        StepFact(name, "done", step["seconds"], step["done"])
+        step_fact(name, step, job.config.cluster)
         for name in STEPS
-        if (step := (record | now).get(name))
+        if (step := (record | {"evaluate": now}).get(name))
     )
 
 
-def _per_class(matrix: ScoreMatrix, metrics: pa.Table) -> tuple[ClassRow, ...]:
-    positives = dict(zip(matrix.classes, matrix.targets.sum(0).astype(int).tolist(), strict=True))
+def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
+    """A step of run.json, with what it cost by the prices of the configuration."""
+    seconds, cpus, gpus = step["seconds"], step.get("cpus"), step.get("gpus")
+    if cpus is None:  # written by an earlier version
+        return StepFact(name, seconds, None)
+    account = Account(*(step[field.name] for field in dataclasses.fields(Account)))
+    core_s, gpu_s = seconds * cpus, seconds * gpus
+    price = core_s * prices.price_per_cpu_hour + gpu_s * prices.price_per_gpu_hour
+    has_price = prices.price_per_cpu_hour > 0 or prices.price_per_gpu_hour > 0
+    cost = price / 3600 if has_price else None
+    return StepFact(name, seconds, account, core_s, gpu_s, cost)
+
+
+def _per_class(matrix: ScoreMatrix, rows: list[dict]) -> tuple[ClassRow, ...]:
     return tuple(
-        ClassRow(row["class"], row["value"], positives[row["class"]])
-        for row in metrics.to_pylist()
-        if (row["encoder"], row["stream"]) == (matrix.encoder, matrix.stream)
+        ClassRow(row["class"], _estimate(row), row["num_positives"])
+        for row in rows
+        if (row["encoder"], row["stream"], row["fusion"]) == matrix.key
         and (row["split"], row["metric"]) == ("all", "AP")
+    )
+
+
+def precision_recall(matrix: ScoreMatrix) -> tuple[Curve, ...]:
+    """Interpolated precision against recall: the mean of all classes, and the two best, the middle and the two worst."""
+    ranking, once = Ranking(matrix.scores, matrix.targets), np.ones((len(matrix.scores), 1))
+    precision = ranking.average_precision(once)[:, 0]
+    curves = ranking.interpolated_precision(once, NUM_LEVELS)[..., 0]
+    known = np.flatnonzero(~np.isnan(precision))
+    if not len(known):
+        return ()
+    order = known[np.argsort(-precision[known], kind="stable")]
+    picked = dict.fromkeys([0, 1, len(order) // 2, len(order) - 2, len(order) - 1])
+    chosen = [order[place] for place in sorted(picked) if 0 <= place < len(order)]
+    mean = mean_over_classes(precision)
+    named = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
+    named += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
+    recall = tuple(np.linspace(0, 1, NUM_LEVELS).tolist())
+    return tuple(
+        Curve("Precision against recall", name, "recall", "precision", recall, tuple(y.tolist()))
+        for name, y in named
     )
 
 
@@ -201,116 +298,3 @@ def _failures(job: Job) -> tuple[Failure, ...]:
     columns = ["video_id", "stage", "status", "error_type", "error"]
     rows = job.store.read_table(job.failures, columns).to_pylist()
     return tuple(Failure(**{name: row[name] or "" for name in columns}) for row in rows)
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A tested video of the report, and some of its frames as the network saw them."""
-
-    place: int  # in the score matrix
-    video_id: str
-    labels: tuple[str, ...]
-    frame_indices: list[int]
-    images: np.ndarray
-
-
-def _shown(job: Job, matrix: ScoreMatrix) -> list[_Shown]:
-    """Tested videos, the most confident wrong ones first, then right ones."""
-    order = np.argsort(-matrix.scores.max(1), kind="stable")
-    right = matrix.targets[np.arange(len(order)), matrix.scores.argmax(1)] > 0
-    wrong_first = [i for i in order if not right[i]][: NUM_SAMPLES // 2]
-    chosen = wrong_first + [i for i in order if right[i]][: NUM_SAMPLES - len(wrong_first)]
-    columns = ["video_id", "uri", "labels", "num_segments"]
-    wanted = [matrix.video_ids[i] for i in chosen]
-    found = job.store.read_rows(job.videos, columns, "video_id", wanted).to_pylist()
-    videos = {row["video_id"]: row for row in found}
-    rows = [videos[name] for name in wanted]
-    frames = ray.get(_frames.remote([(r["uri"], r["num_segments"]) for r in rows], job.config))
-    return [
-        _Shown(int(i), row["video_id"], tuple(row["labels"]), indices, images)
-        for i, row, (indices, images) in zip(chosen, rows, frames, strict=True)
-    ]
-
-
-def _samples(matrix: ScoreMatrix, shown: list[_Shown]) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(
-            video_id=video.video_id,
-            labels=video.labels,
-            predicted=matrix.classes[int(matrix.scores[video.place].argmax())],
-            jpegs=tuple(_jpeg(image) for image in video.images),
-        )
-        for video in shown
-    )
-
-
-def _attention(
-    job: Job, matrix: ScoreMatrix, results: list[Result], shown: list[_Shown]
-) -> tuple[AttentionStrip, ...]:
-    """Where the best encoder that can say so looked in those videos."""
-    books = {
-        pair: {fold: job.codebook(*pair, fold) for fold in job.folds}
-        for pair in job.pairs()
-        if job.writes_attention(job.codebook(*pair, job.folds[0]))
-    }
-    rank = {(result.encoder, result.stream): result.accuracy or 0.0 for result in results}
-    if not books:
-        return ()
-    pair = max(books, key=lambda pair: rank[pair])
-    strips = []
-    for video in shown[:: max(1, len(shown) // NUM_STRIPS)][:NUM_STRIPS]:
-        folder = job.attention(books[pair][int(matrix.folds[video.place])])
-        rows = job.store.read_rows(folder, None, "video_id", [video.video_id])
-        rows = rows.sort_by("frame_index")
-        places = {index: i for i, index in enumerate(rows["frame_index"].to_pylist())}
-        kept = [i for i, index in enumerate(video.frame_indices) if index in places]
-        if not kept:
-            continue
-        strips.append(
-            AttentionStrip(
-                video_id=video.video_id,
-                encoder=pair[0],
-                stream=pair[1],
-                labels=video.labels,
-                predicted=matrix.classes[int(matrix.scores[video.place].argmax())],
-                times_s=tuple(rows["timestamp_s"].to_pylist()),
-                values=rows["value"].to_numpy(),
-                frames=tuple(video.images[i] for i in kept),
-                shown=tuple(places[video.frame_indices[i]] for i in kept),
-                cells=np.stack(rows["cells"].to_numpy()),
-                levels=job.config.describe.spp_levels,
-            )
-        )
-    return tuple(strips)
-
-
-@ray.remote
-def _frames(videos: list[tuple[str, int]], config: Config) -> list[tuple[list[int], np.ndarray]]:
-    """Some frames of each video's first segment, and their places in it; none where it cannot be read."""
-    found = []
-    with IsolatedDecoder(config.decode) as decoder:
-        for uri, num_segments in videos:
-            try:
-                frames = decoder.call(
-                    decode_segment,
-                    uri,
-                    0,
-                    num_segments,
-                    config.sampling,
-                    config.picture,
-                    config.decode,
-                )
-            except VideoError:
-                found.append(([], np.empty((0, 0, 0, 3), np.uint8)))
-                continue
-            count = min(FRAMES_PER_SAMPLE, len(frames.images))
-            places = np.linspace(0, len(frames.images) - 1, count).astype(int)
-            found.append((frames.frame_indices[places].tolist(), frames.images[places]))
-    return found
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    size = (THUMBNAIL_PX, THUMBNAIL_PX)
-    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()

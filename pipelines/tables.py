@@ -297,15 +297,52 @@ SCORES = Table(
 
 METRICS = Table(
     "metrics",
-    "Long form: one row per number of the report",
-    ("encoder", "stream", "split", "metric", "class"),
+    "Long form: one row per number, with what it is of",
+    ("encoder", "stream", "fusion", "split", "metric", "class"),
     (
-        Column("encoder", pa.string(), "registry name, or 'fusion'"),
-        Column("stream", pa.string(), "stream, or the fused ones joined by '+'"),
-        Column("split", pa.string(), "fold:k, or all (tested videos of all folds together)"),
-        Column("metric", pa.string(), "accuracy, balanced_accuracy, top_K, mAP, AP, num_videos"),
+        Column("encoder", pa.string(), "registry name or variant; the fused ones joined by '+'"),
+        Column("stream", pa.string(), "column of DESCRIPTORS; the fused ones joined by '+'"),
+        Column(
+            "fusion",
+            pa.string(),
+            "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
+            "(appearance 1, difference 1.5, after L1 normalisation; VU 5.3.3), chosen (weights that are best "
+            "on the other folds)",
+        ),
+        Column(
+            "weights",
+            pa.list_(pa.field("element", pa.float64())),
+            "of the fused parts, encoder by encoder and stream by stream, sum 1; where folds have different "
+            "ones, their mean over videos (split all) or over folds (split mean)",
+            nullable=True,
+        ),
+        Column("protocol", pa.string(), "how videos were split: kind, column of the labels, folds"),
+        Column(
+            "split",
+            pa.string(),
+            "all (tested videos of all folds together), fold:k, mean (over the folds), or the name of a split",
+        ),
+        Column(
+            "metric",
+            pa.string(),
+            "accuracy (Hit@1), top_K (Hit@K: one of the video's classes is among the first K), "
+            "balanced_accuracy, AP (all points), AP_11 (11-point interpolated, VOC 2007), and mAP and mAP_11, "
+            "their means over the classes with a positive",
+        ),
         Column("class", pa.string(), "class of an AP", nullable=True),
         Column("value", pa.float64(), "null where a class has no positive", nullable=True),
+        Column(
+            "ci_low",
+            pa.float64(),
+            "lower end of the 95 % bootstrap interval over tested videos; of split all alone",
+            nullable=True,
+        ),
+        Column("ci_high", pa.float64(), "its upper end", nullable=True),
+        Column(
+            "sd", pa.float64(), "standard deviation of what a mean is of (n - 1)", nullable=True
+        ),
+        Column("num_videos", pa.int64(), "tested videos that the number is of"),
+        Column("num_positives", pa.int64(), "those that have the class of an AP", nullable=True),
     ),
 )
 

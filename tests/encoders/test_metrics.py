@@ -3,6 +3,8 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encoders import metrics
 
@@ -99,3 +101,71 @@ def test_wrong_inputs() -> None:
         metrics.top_k_accuracy(SCORES, SINGLE, 4)
     with pytest.raises(ValueError, match=r"one class a video, got 2 in row 1"):
         metrics.confusion_matrix(SCORES, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]]))
+
+
+def test_eleven_points_by_hand() -> None:
+    # Ranks of the positives: 1, 3, 6 of 7. Precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1, so the highest at or
+    # above 0 ... 0.3 is 1 (4 levels), at 0.4 ... 0.6 it is 2/3 (3), at 0.7 ... 1 it is 1/2 (4).
+    scores = np.arange(7, 0, -1.0)[:, None]
+    targets = np.array([1, 0, 1, 0, 0, 1, 0])[:, None]
+    expected = (4 * 1 + 3 * 2 / 3 + 4 / 2) / 11
+    np.testing.assert_allclose(metrics.voc_average_precision(scores, targets), [expected])
+    # 10 positives: recall 0.3 after the third is level 0.3, which 3 / 10 in floats would miss.
+    ten = np.array([1] * 3 + [0] * 7 + [1] * 7)[:, None]
+    found = metrics.Ranking(np.arange(17, 0, -1.0)[:, None], ten)
+    levels = found.interpolated_precision(np.ones((17, 1)))[0, :, 0]
+    np.testing.assert_allclose(levels[:4], 1)
+    assert levels[4] < 1
+
+
+def voc2007(score: np.ndarray, target: np.ndarray) -> float:
+    """As the VOC 2007 development kit: the highest precision where recall >= t, for t = 0, 0.1, ..., 1."""
+    target = target[np.argsort(-score, kind="stable")]
+    found = np.cumsum(target)
+    precision = found / np.arange(1, len(target) + 1)
+    highest = []
+    for level in range(11):
+        there = found * 10 >= level * found[-1]
+        highest.append(precision[there].max())
+    return float(np.mean(highest))
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_average_precisions_equal_scikit_learn_and_the_voc_kit(size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((size, 2)) < 0.4).astype(int)
+    # All different for the kit, which knows no equal scores; some equal for scikit-learn.
+    scores = rng.permutation(size * 2).reshape(size, 2).astype(float)
+    coarse = (scores // 5).astype(np.float32)
+    for k in range(2):
+        if targets[:, k].any():
+            expected = sklearn.metrics.average_precision_score(targets[:, k], coarse[:, k])
+            assert metrics.average_precision(coarse, targets)[k] == pytest.approx(expected)
+            found = metrics.voc_average_precision(scores, targets)[k]
+            assert found == pytest.approx(voc2007(scores[:, k], targets[:, k]))
+        else:
+            assert np.isnan(metrics.average_precision(scores, targets)[k])
+            assert np.isnan(metrics.voc_average_precision(scores, targets)[k])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_weighting_is_a_data_set_with_repeated_videos(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.integers(6, size=(12, 3)).astype(float), rng.integers(2, size=(12, 3))
+    counts = rng.integers(3, size=(12, 4))
+    ranking = metrics.Ranking(scores, targets)
+    found, eleven = ranking.average_precision(counts), ranking.voc_average_precision(counts)
+    for b in range(4):
+        rows = np.repeat(np.arange(12), counts[:, b])
+        if len(rows):
+            part = scores[rows], targets[rows]
+            np.testing.assert_allclose(found[:, b], metrics.average_precision(*part))
+            np.testing.assert_allclose(eleven[:, b], metrics.voc_average_precision(*part))
+
+
+def test_hit_at_k_of_several_labels() -> None:
+    # A video with classes 0 and 2 that ranks 1, 2, 0: its best class is second.
+    ranks = metrics.hit_ranks(
+        np.array([[0.1, 0.9, 0.5], [1.0, 2.0, 3.0]]), np.array([[1, 0, 1], [0, 0, 0]])
+    )
+    assert ranks.tolist() == [1, 3]

@@ -90,7 +90,7 @@ def test_a_sweep_writes_metrics_and_draws_its_curves(
     split = ("split.kind=random", "split.num_folds=2")
     assert sweep.main([*values, *flags(data, tmp_path, *split)]) == 0
     metrics = pq.read_table(next(tmp_path.glob("metrics/*/*.parquet"))).to_pylist()
-    found = {row["encoder"]: row["value"] for row in metrics if row["metric"] == "num_videos"}
+    found = {row["encoder"]: row["num_videos"] for row in metrics if row["split"] == "all"}
     singles = {name: count for name, count in found.items() if "+" not in name}
     assert set(singles) == {
         f"{name}"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import safetensors.numpy
 
 from pipelines.config import Config, digest
-from pipelines.evaluate import ScoreMatrix, fused, metric_rows
+from pipelines.results import ScoreMatrix, metric_rows, results
 from pipelines.sink import file_name
 from pipelines.storage import DONE, Store
 from pipelines.tables import (
@@ -269,16 +269,23 @@ def _classify(store: Store, encoder: str, stream: str, draw: np.random.Generator
         data = safetensors.numpy.save(weights | {"bias": np.zeros(2, np.float32)})
         store.publish(f"{folder.replace('scores', 'classifiers', 1)}/{name}.safetensors", data)
     store.publish_json(f"{folder}/{DONE}", {})
-    ids = [f"v{place}" for place in tested]
-    return ScoreMatrix(encoder, stream, ids, folds, list(CLASSES), scores, targets)
+    return ScoreMatrix(
+        encoder=encoder,
+        stream=stream,
+        video_ids=[f"v{place}" for place in tested],
+        folds=folds,
+        classes=list(CLASSES),
+        scores=scores,
+        targets=targets,
+    )
 
 
 def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
-    results, name = list(matrices), "+".join(STREAMS)
-    by_encoder = [[m for m in matrices if m.encoder == e] for e in ("ave", "fv_vae")]
-    results += [fused(parts, parts[0].encoder, name, (1, 3)) for parts in by_encoder]
-    results.append(fused([m for parts in by_encoder for m in parts], "ave+fv_vae", name, None))
-    rows = [row for matrix in results for row in metric_rows(matrix, 1)]
+    single = {(matrix.encoder, matrix.stream): matrix for matrix in matrices}
+    settings = dataclasses.replace(CONFIG.evaluate, bootstrap=20)
+    found = results(PAIRS, settings, lambda *pair: single[pair])
+    rows = [row for matrix in found for row in metric_rows(matrix, settings, "group_kfold")]
+    assert {row["fusion"] for row in rows} == {"none", "given", "two_stream", "chosen"}
     assert not any(isinstance(row["value"], float) and math.isnan(row["value"]) for row in rows)
     folder = TABLES["metrics"]
     store.publish_table(f"{folder}/metrics.parquet", METRICS.build(rows), footer("evaluate"))

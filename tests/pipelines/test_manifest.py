@@ -96,7 +96,7 @@ def test_several_rows_are_several_labels(tmp_path: Path) -> None:
     [
         ("path,lable\nx,a\n", "expected columns path,label"),
         ("path,label\nx,\n", "row 2 has no label"),
-        ("path,label,split\nx,a,dev\n", "expected split train or test, got 'dev'"),
+        ("path,label,split\nx,a,dev\n", "expected split train, test or unused, got 'dev'"),
         ("path,label,group\nx,a,1\nx,b,2\n", "two values of group"),
         ("path,label,group\nx,a,\n", "has no group"),
     ],
@@ -104,6 +104,15 @@ def test_several_rows_are_several_labels(tmp_path: Path) -> None:
 def test_wrong_labels_say_where(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_labels(write_labels(tmp_path, text))
+
+
+def test_a_named_split_is_read_from_its_column(tmp_path: Path) -> None:
+    text = "path,label,split,split2\nx,a,train,test\ny,b,test,unused\n"
+    file = write_labels(tmp_path, text)
+    assert read_labels(file).split == {"x": "train", "y": "test"}
+    assert read_labels(file, "split2").split == {"x": "test", "y": "unused"}
+    with pytest.raises(ConfigError, match=r"split\.name=split3: expected a column 'split3' in"):
+        read_labels(file, "split3")
 
 
 def test_mismatches_stop_unless_allowed(folder: Path) -> None:
@@ -159,6 +168,14 @@ def test_auto_takes_what_the_labels_offer() -> None:
     assert assign_folds(corpus(classes, groups, split), Split(), 0)[1:] == ("given", 1)
     assert assign_folds(corpus(classes, groups), Split(), 0)[1:] == ("group_kfold", 4)
     assert assign_folds(corpus(classes, [None] * 8), Split(), 0)[1:] == ("random", 1)
+
+
+def test_videos_that_a_split_does_not_use_neither_train_nor_test() -> None:
+    splits = ["train", "test", "unused"] * 4
+    table, kind, _ = assign_folds(corpus([0, 0, 0, 1, 1, 1] * 2, [None] * 12, splits), Split(), 0)
+    assert kind == "given"
+    assert table["fold"].to_pylist() == [-1, 0, -1] * 4
+    assert table["labels"].to_pylist() == [["c0"], ["c0"], [], ["c1"], ["c1"], []] * 2
 
 
 def test_random_keeps_each_class_on_both_sides() -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pipelines.attention_picture import MAX_COLUMNS, attention_map, picture
-from pipelines.papers import Compared, Comparison
+from pipelines.ledger import Account
+from pipelines.papers import DQ_TABLE_5, BesidePaper, Compared, Comparison
 from pipelines.report import NUM_FAILURES_LISTED, render
 from pipelines.report_data import (
     AttentionStrip,
@@ -20,11 +21,15 @@ from pipelines.report_data import (
     Curve,
     Failure,
     Ledger,
+    Near,
+    Neighbours,
+    NeighbourSearch,
     Report,
     Result,
     Sample,
     StepFact,
 )
+from pipelines.results import Estimate
 from tests.pipelines.page import (
     HOSTILE,
     Page,
@@ -50,8 +55,6 @@ def strip(cells: np.ndarray | None = None, num_shown: int = 3, **changes) -> Att
         "video_id": "v/1.mp4",
         "encoder": "fv_vae",
         "stream": "pool5_appearance",
-        "labels": ("walk",),
-        "predicted": "walk",
         "times_s": tuple(0.5 * np.arange(len(cells))),
         "values": cells.sum(1),
         "frames": tuple(frames),
@@ -82,41 +85,52 @@ FULL = Report(
     notes=("random filters: published weights could not be fetched",),
     facts=(("Sampling", "uniform, 8 frames"),),
     steps=(
-        StepFact("describe", "done", 3725.0, 1300),
-        StepFact("fit", "done", 12.345, 7),
-        StepFact("evaluate", "complete before", None, None),
+        StepFact("describe", 3725.0, Account("segments", 1300, 1297, 3), 59600.0, 3725.0, 12.5),
+        StepFact("fit", 12.345, Account("codebooks", 7, 7, 0), 197.52, 12.345, 0.0525),
+        StepFact("evaluate", None, None),
     ),
     results=(
         Result(
             encoder="ave",
             stream="pool5",
-            accuracy=0.51249,
-            top_k=0.75,
-            map=0.4,
+            accuracy=Estimate(0.51249, 0.48, 0.5425),
+            top_k=Estimate(0.75, 0.7, 0.8),
+            map=Estimate(0.4, 0.35, 0.45),
             num_videos=1200,
             output_dim=512,
-            fold_values=(0.45, 0.61, 0.5),
+            fold_mean=0.52,
+            fold_sd=0.082,
         ),
         Result(
             encoder="fv_vae",
             stream="pool5",
-            accuracy=0.6,
-            top_k=0.8125,
-            map=0.35,
+            accuracy=Estimate(0.6),
+            top_k=Estimate(0.8125),
+            map=Estimate(0.35),
             num_videos=1200,
             output_dim=131072,
         ),
         Result(
             encoder="ave+fv_vae",
             stream="pool5",
-            accuracy=0.853,
-            top_k=1.0,
-            map=None,
+            accuracy=Estimate(0.853, 0.8, 0.9),
+            top_k=Estimate(1.0),
+            map=Estimate(),
             num_videos=1199,
-            is_fusion=True,
+            fusion="chosen 0.25 : 0.75",
         ),
     ),
-    per_class=(ClassRow("walk", 0.25, 4), ClassRow("jump", None, 0), ClassRow("run", 0.875, 2)),
+    per_class=(
+        ClassRow("walk", Estimate(0.25, 0.125, 0.5), 4),
+        ClassRow("jump", Estimate(), 0),
+        ClassRow("run", Estimate(0.875, 0.75, 1.0), 2),
+    ),
+    precision_recall=(
+        Curve("Precision against recall", "mean", "recall", "precision", (0, 1), (0.9, 0.6)),
+        Curve(
+            "Precision against recall", "run, AP 0.875", "recall", "precision", (0, 1), (1, 0.75)
+        ),
+    ),
     confusion=Confusion(("walk", "jump", "run"), ((3, 0, 1), (0, 0, 0), (2, 0, 6))),
     curves=(
         Curve(
@@ -134,10 +148,37 @@ FULL = Report(
         Failure("d.mp4", "decode", "partial", "InvalidDataError", "2 of 8 frames"),
     ),
     samples=(
-        Sample("v/1.mp4", ("walk",), "walk", (JPEG, JPEG)),
-        Sample("v/2.mp4", ("run",), "jump", (JPEG,)),
+        Sample("v/2.mp4", ("run",), "jump", 1.25, (JPEG,)),
+        Sample("v/3.mp4", ("run",), "walk", 1.0, missing="cannot be read any more (damaged)"),
+        Sample("v/1.mp4", ("walk",), "walk", 2.5, (JPEG, JPEG)),
+        Sample("v/4.mp4", ("walk",), "walk", 2.0, (JPEG,), attention=strip()),
+        Sample(
+            "v/5.mp4", ("walk",), "walk", 1.5, (JPEG,), attention=strip(stream="pool5_difference")
+        ),
     ),
-    attention=(strip(), strip(stream="pool5_difference", predicted="run")),
+    neighbours=NeighbourSearch(
+        "fv_vae",
+        "pool5",
+        1000,
+        1234,
+        (
+            Neighbours(
+                Near("v/1.mp4", ("walk",), 1.0, JPEG),
+                (
+                    Near("v/6.mp4", ("run",), 0.75, JPEG),
+                    Near("v/7.mp4", ("walk", "run"), 0.5, None),
+                ),
+            ),
+        ),
+    ),
+    currency="EUR",
+    paper_tables=(
+        BesidePaper(
+            DQ_TABLE_5,
+            (("ave on pool5", (Estimate(0.51249, 0.48, 0.5425), Estimate(0.75), Estimate())),),
+            "60 own clips",
+        ),
+    ),
     paper=Comparison(
         (Compared("ave", "pool5", "AVE", 512, 0.51249), Compared("sum", "pool5", None, 77, None)),
         data="60 own clips",
@@ -158,18 +199,39 @@ def hostile() -> Report:
         ledger=Ledger(1, 0, 0, 1),
         notes=(HOSTILE,),
         facts=((HOSTILE, HOSTILE),),
-        steps=(StepFact(HOSTILE, HOSTILE, 1.0, 1),),
-        results=(replace(FULL.results[0], encoder=HOSTILE, stream=HOSTILE),),
-        per_class=(ClassRow(HOSTILE, 0.5, 1),),
+        steps=(StepFact(HOSTILE, 1.0, Account(HOSTILE, 1, 1, 0), 2.0, 0.0, 3.0),),
+        results=(replace(FULL.results[0], encoder=HOSTILE, stream=HOSTILE, fusion=HOSTILE),),
+        per_class=(ClassRow(HOSTILE, Estimate(0.5), 1),),
+        precision_recall=tuple(
+            Curve("Precision", HOSTILE + n, "recall", "precision", (0, 1), (1, 0)) for n in "ab"
+        ),
         confusion=Confusion((HOSTILE, "b"), ((1, 2), (0, 1))),
         curves=tuple(Curve(HOSTILE, HOSTILE + n, HOSTILE, HOSTILE, (0, 1), (0, 1)) for n in "ab"),
         failures=(Failure(HOSTILE, HOSTILE, "failed", HOSTILE, HOSTILE),),
-        samples=(Sample(HOSTILE, (HOSTILE,), HOSTILE, (JPEG,)),),
-        attention=(
-            strip(
-                video_id=HOSTILE, encoder=HOSTILE, stream=HOSTILE, labels=(HOSTILE,), predicted="b"
+        samples=(
+            Sample(HOSTILE, (HOSTILE,), HOSTILE, 0.0, (JPEG,)),
+            Sample(HOSTILE, (HOSTILE,), "b", 0.0, missing=HOSTILE),
+            Sample(
+                HOSTILE,
+                (HOSTILE,),
+                "b",
+                0.0,
+                attention=strip(video_id=HOSTILE, encoder=HOSTILE, stream=HOSTILE),
             ),
         ),
+        neighbours=NeighbourSearch(
+            HOSTILE,
+            HOSTILE,
+            1,
+            1,
+            (
+                Neighbours(
+                    Near(HOSTILE, (HOSTILE,), 1.0, JPEG), (Near(HOSTILE, (HOSTILE,), 0.5, None),)
+                ),
+            ),
+        ),
+        currency=HOSTILE,
+        paper_tables=(BesidePaper(DQ_TABLE_5, ((HOSTILE, (Estimate(),) * 3),), HOSTILE),),
         paper=Comparison((Compared(HOSTILE, HOSTILE, None, None, None),), HOSTILE, HOSTILE),
         provenance={HOSTILE: HOSTILE},
     )
@@ -195,7 +257,7 @@ def test_structure_for_phones_and_screen_readers(report):
     assert_structure(html)
     elements = Page(html).elements
     links = [a["href"][1:] for t, a in elements if t == "a"]
-    assert len(links) == (11 if report.paper else 10)
+    assert len(links) == (12 if report.paper else 11)
     assert set(links) <= {a["id"] for _, a in elements if "id" in a}
 
 
@@ -209,9 +271,10 @@ def test_empty_sections_say_why():
         'No results: the step "evaluate" has not been run',
         "No classes: there are no results",
         "No confusion matrix: there are no results",
-        "No frames: none were kept",
-        "No attention: no encoder",
-        "No curves:",
+        "No curves: no class has a tested video",
+        "No videos: nothing was evaluated",
+        "No neighbours: there are no results",
+        "No curves: no codebook",
         "No failures: nothing was planned.",
         "No steps: nothing has been run.",
         "No result: nothing was evaluated.",
@@ -224,19 +287,43 @@ def test_empty_sections_say_why():
 
 def test_every_number_of_the_results_is_in_its_column(full):
     header, *rows = _results(full)
-    columns = ["encoder", "stream", "accuracy", "top-2", "mAP", "accuracy in folds", "D", "videos"]
+    columns = ["encoder", "stream", "accuracy", "top-2", "mAP", "mean of folds", "D", "videos"]
     assert header[:-1] == columns
     # The stream is repeated below the encoder, for narrow screens.
     assert [row[1:-1] for row in rows] == [
-        ["pool5", "0.853", "1.000", "\u2013", "\u2013", "\u2013", "1,199"],
+        ["pool5", "0.8530.800 to 0.900", "1.000", "\u2013", "\u2013", "\u2013", "1,199"],
         ["pool5", "0.600", "0.812", "0.350", "\u2013", "131,072", "1,200"],
-        ["pool5", "0.512", "0.750", "0.400", "0.450 to 0.610", "512", "1,200"],
+        [
+            "pool5",
+            "0.5120.480 to 0.542",
+            "0.7500.700 to 0.800",
+            "0.4000.350 to 0.450",
+            "0.520\u00b1 0.082",
+            "512",
+            "1,200",
+        ],
     ]
-    assert [row[0] for row in rows] == ["ave+fv_vaebestfusionpool5", "fv_vaepool5", "avepool5"]
+    assert [row[0] for row in rows] == [
+        "ave+fv_vaebestchosen 0.25 : 0.75pool5",
+        "fv_vaepool5",
+        "avepool5",
+    ]
+
+
+def test_without_intervals_none_is_spoken_of():
+    bare = replace(
+        FULL,
+        results=(FULL.results[1],),
+        per_class=(ClassRow("run", Estimate(0.875), 2),),
+        paper_tables=(),
+    )
+    page = Page(render(bare))
+    assert "interval" not in page.text
+    assert page.tables["Average precision by class"][1] == ["run", "0.875", "2"]
 
 
 def test_no_per_cent_anywhere(full):
-    assert "%" not in full.text
+    assert "%" not in full.text.replace("95 % interval", "")
 
 
 def test_the_headline_is_the_best_result_and_map_where_videos_have_several_labels(full):
@@ -249,11 +336,13 @@ def test_the_headline_is_the_best_result_and_map_where_videos_have_several_label
     assert "Best mAP" in before
     assert "0.400" in before
     ranks = [row[0] for row in _results(page)[1:]]
-    assert ranks == ["avebestpool5", "fv_vaepool5", "ave+fv_vaefusionpool5"]
+    assert ranks == ["avebestpool5", "fv_vaepool5", "ave+fv_vaechosen 0.25 : 0.75pool5"]
+    assert "Hit@1 and Hit@2" in page.text
+    assert _results(page)[0][2:5] == ["mAP", "accuracy", "top-2"]
 
 
 def test_results_without_a_value_have_no_best():
-    unknown = replace(FULL, results=(replace(FULL.results[0], accuracy=None),))
+    unknown = replace(FULL, results=(replace(FULL.results[0], accuracy=Estimate()),))
     page = Page(render(unknown))
     assert "nothing was evaluated" in page.text
     assert _results(page)[1][0] == "avepool5"
@@ -272,14 +361,20 @@ def test_summary_and_ledger(full):
 
 def test_classes_are_sorted_and_their_bars_have_their_length(full):
     rows = full.tables["Average precision by class"][1:]
-    assert rows == [["run", "0.875", "2"], ["walk", "0.250", "4"], ["jump", "\u2013", "0"]]
+    assert rows == [
+        ["run", "0.875", "0.750 to 1.000", "2"],
+        ["walk", "0.250", "0.125 to 0.500", "4"],
+        ["jump", "\u2013", "\u2013", "0"],
+    ]
     widths = [a["style"] for t, a in full.elements if t == "span" and "style" in a]
     assert widths[-2:] == ["width:87.5%", "width:25.0%"]
+    whiskers = [a["style"] for t, a in full.elements if t == "i"]
+    assert whiskers[-2:] == ["left:75.0%;width:25.0%", "left:12.5%;width:37.5%"]
 
 
 def test_many_classes_are_folded_away_with_the_extremes_on_top():
-    rows = tuple(ClassRow(f"c{i:03d}", i / 100, 1) for i in range(100))
-    tables = Page(render(replace(FULL, per_class=(*rows, ClassRow("none", None, 0))))).tables
+    rows = tuple(ClassRow(f"c{i:03d}", Estimate(i / 100), 1) for i in range(100))
+    tables = Page(render(replace(FULL, per_class=(*rows, ClassRow("none", Estimate(), 0))))).tables
     assert [r[0] for r in tables["Strongest classes"][1:]] == [
         f"c{i:03d}" for i in range(99, 89, -1)
     ]
@@ -314,22 +409,93 @@ def test_confusion_stays_readable(size, shown):
 
 
 def test_right_and_wrong_are_said_in_words(full):
-    shown = full.text[full.text.index("Sampled frames") : full.text.index("How much each place")]
-    assert re.sub(r"\s+", " ", shown).count("\u2713 right walk") == 1
-    assert "\u2717 wrong jump instead of run" in re.sub(r"\s+", " ", shown)
+    shown = full.text[full.text.index("Most confident") : full.text.index("For some tested videos")]
+    shown = re.sub(r"\s+", " ", shown)
+    assert shown.count("\u2713 right walk") == 3
+    assert "\u2717 wrong jump instead of run score 1.25 v/2.mp4" in shown
+    assert "v/3.mp4 No frames: cannot be read any more (damaged)." in shown
     sources = [a["src"] for t, a in full.elements if t == "img"][:3]
     assert all(base64.b64decode(s.partition(",")[2]) == JPEG for s in sources)
 
 
+def test_neighbours_stand_beside_their_video(full):
+    shown = full.text[
+        full.text.index("For some tested videos") : full.text.index("Training curves")
+    ]
+    shown = re.sub(r"\s+", " ", shown)
+    assert "fv_vae on pool5, the best result that is no fusion. 1,000 of 1,234 videos" in shown
+    assert (
+        shown.index("walk this video")
+        < shown.index("run cosine 0.750")
+        < shown.index("cosine 0.500")
+    )
+    assert "no picture: cannot be read any more walk, run" in shown
+
+
+def test_precision_against_recall_has_axes_of_its_own(full):
+    (figure,) = [
+        a["aria-label"] for t, a in full.elements if t == "figure" and "recall" in a["aria-label"]
+    ]
+    assert (
+        "precision against recall, 2 line(s). mean ends at 0.6; run, AP 0.875 ends at 0.75"
+        in figure
+    )
+    html = render(FULL)
+    identifiers = re.findall(r'\bid="([^"]+)"', html)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_steps_say_what_they_cost(full):
+    header, *rows = full.tables["Steps of the run"]
+    counts = ["what", "planned", "done", "failed"]
+    assert header == ["step", "time", *counts, "core seconds", "GPU seconds", "EUR"]
+    dash = "\u2013"
+    assert rows == [
+        [
+            "describe",
+            "1 h 02 min",
+            "segments",
+            "1,300",
+            "1,297",
+            "3",
+            "59,600.0",
+            "3,725.0",
+            "12.50",
+        ],
+        ["fit", "12.3 s", "codebooks", "7", "7", "0", "197.5", "12.3", "0.0525"],
+        ["evaluate", dash, dash, dash, dash, dash],
+        ["all", "1 h 02 min", "", "59,797.5", "3,737.3", "12.55"],
+    ]
+    old = replace(FULL, steps=(StepFact("fit", 12.345, Account("codebooks", 7, 7, 0)),))
+    tables = Page(render(old)).tables
+    assert tables["Steps of the run"][0] == ["step", "time", *counts]
+    cores = replace(FULL, steps=(StepFact("fit", 36.0, Account("codebooks", 7, 7, 0), 72.0, 0.0),))
+    page = Page(render(cores))
+    assert page.tables["Steps of the run"][0] == ["step", "time", *counts, "core seconds"]
+    assert "0.0 core hours" in page.text
+
+
+def test_own_results_stand_below_those_of_the_papers_table(full):
+    header, *rows = full.tables["Results beside DQ Table 5"]
+    assert header == ["method", "accuracy", "top_3", "mAP"]
+    assert rows[0] == ["VGG_19-GApaper", "0.666", "0.827", "0.702"]
+    assert rows[-1] == ["ave on pool5own", "0.5120.480 to 0.542", "0.750", "\u2013"]
+    assert len(rows) == len(DQ_TABLE_5.rows) + 1
+    assert DQ_TABLE_5.differences in full.text
+
+
 def test_curves_of_one_chart_share_axes_and_differ_in_dashes(full):
     figures = [a for t, a in full.elements if t == "figure"]
-    assert len(figures) == 2
+    assert len(figures) == 3
+    figures = figures[1:]
     assert "fold 0 ends at 2.5; fold 1 ends at 2.25" in figures[0]["aria-label"]
     assert "loss ends at 7" in figures[1]["aria-label"], "a point that is not finite is left out"
     lines = [
         a["style"] for t, a in full.elements if t == "path" and "--line-" in a.get("style", "")
     ]
     legend = [style for style in lines if "stroke-width:2" in style]
+    # Two of precision and recall, two of the folds.
+    legend = legend[2:]
     assert len(legend) == 2
     assert len({style.split("dasharray:")[1] for style in legend}) == 2
 
@@ -371,7 +537,11 @@ def test_text_of_any_script_renders_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         page = Page(
-            render(replace(FULL, title=odd, curves=curves, per_class=(ClassRow(odd, 1.0, 1),)))
+            render(
+                replace(
+                    FULL, title=odd, curves=curves, per_class=(ClassRow(odd, Estimate(1.0), 1),)
+                )
+            )
         )
     assert odd in page.text
 
@@ -478,7 +648,8 @@ def test_a_strip_is_small_and_has_few_columns():
     worst = strip(
         np.random.default_rng(3).random((8, 14)), num_shown=MAX_COLUMNS, frames=tuple(noise)
     )
-    size = len(render(replace(EMPTY, attention=(worst,)))) - len(render(EMPTY))
+    sample = Sample("v", ("a",), "a", 1.0, attention=worst)
+    size = len(render(replace(EMPTY, samples=(sample,)))) - len(render(EMPTY))
     assert size < 150_000
 
 
@@ -495,7 +666,8 @@ def test_a_strip_is_small_and_has_few_columns():
 def test_odd_attention_is_survived_and_said(cells, said):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        html = render(replace(EMPTY, attention=(strip(cells, num_shown=len(cells)),)))
+        look = strip(cells, num_shown=len(cells))
+        html = render(replace(EMPTY, samples=(Sample("v", ("a",), "a", 1.0, attention=look),)))
     assert_stands_alone(html)
     assert said in Page(html).text
     assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", html))
@@ -504,7 +676,8 @@ def test_odd_attention_is_survived_and_said(cells, said):
 def test_a_frame_without_values_is_left_out_and_counted():
     cells = np.ones((3, 14))
     cells[1, 0] = np.nan
-    html = render(replace(EMPTY, attention=(strip(cells),)))
+    sample = Sample("v", ("a",), "a", 1.0, attention=strip(cells))
+    html = render(replace(EMPTY, samples=(sample,)))
     assert "1 of 3 frames have no finite value; their maps are not painted" in Page(html).text
     assert "attention at 0.5 s: no values" in html
     plain = picture(strip(cells))
@@ -542,4 +715,31 @@ def test_own_results_stand_beside_the_paper(full):
     assert rows[7] == ["FV-VAEnot run", "0.8345", dash, "131,072", dash, "not run", dash]
     assert rows[8] == [f"{dash}sum, pool5", dash, dash, dash, "77", "sum", "pool5"]
     assert "do not measure one thing: other clips, other network." in full.text
-    assert "Beside the paper" not in Page(render(replace(FULL, paper=None))).text
+    assert "Beside the paper" not in Page(render(replace(FULL, paper=None, paper_tables=()))).text
+
+
+def test_the_page_of_a_large_corpus_stays_small():
+    """239 classes, 40 results, 12 videos with attention, pictures of noise, and every video failed."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise[0]).resize((112, 112)).save(buffer, "JPEG", quality=75)
+    jpeg = buffer.getvalue()
+    look = strip(rng.random((64, 14)), num_shown=3, frames=tuple(noise))
+    near = Near("a/rather/long/folder/name/of/a/video.mp4", ("label",), 0.5, jpeg)
+    classes = tuple(ClassRow(f"class number {i}", Estimate(0.5, 0.4, 0.6), 188) for i in range(239))
+    large = replace(
+        FULL,
+        results=FULL.results[:1] * 40,
+        per_class=classes,
+        confusion=Confusion(
+            tuple(row.label for row in classes), tuple((1,) * 239 for _ in range(239))
+        ),
+        samples=tuple(Sample("v", ("a",), "a", 1.0, attention=look) for _ in range(12)),
+        neighbours=NeighbourSearch("e", "s", 1, 1, (Neighbours(near, (near,) * 5),) * 6),
+        failures=tuple(
+            Failure(f"{i}.mp4", "decode", "failed", "E", "m" * 300) for i in range(90_000)
+        ),
+        ledger=Ledger(90_000, 0, 0, 90_000),
+    )
+    assert len(render(large)) < 3_000_000

@@ -30,7 +30,7 @@ COLUMNS = {
     "search": "video_id source encoder stream fold cell",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
-    "metrics": "encoder stream split metric class value",
+    "metrics": "encoder stream fusion weights protocol split metric class value ci_low ci_high sd num_videos num_positives",
     "frames": "segment_id video_id source status error frame_indices pictures",
 }
 
@@ -56,13 +56,14 @@ def test_build_refuses_what_is_not_declared() -> None:
 
 
 def test_nulls_are_allowed_where_the_meaning_says_so() -> None:
-    row = {
+    row = dict.fromkeys(METRICS.schema().names) | {
         "encoder": "ave",
         "stream": "s",
+        "fusion": "none",
+        "protocol": "given, 1 fold",
         "split": "all",
         "metric": "mAP",
-        "class": None,
-        "value": None,
+        "num_videos": 7,
     }
     assert METRICS.build([row])["value"].null_count == 1
 

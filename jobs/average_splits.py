@@ -1,0 +1,68 @@
+"""The main job on each of several given splits, and the mean of their numbers (UCF101, HMDB51: three splits).
+
+`python -m jobs.average_splits --splits split1,split2,split3 --videos ... --labels ... --out ...`; the labels have a
+column for each split, with train, test or unused. The other flags and the exit codes are those of
+`jobs/fcvid_encode.py`. Videos are decoded and described once; codebooks and classifiers are fitted for each
+split on its own training videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+from jobs import fcvid_encode
+from pipelines import manifest
+from pipelines.config import ConfigError
+from pipelines.recipes import recipe
+
+if TYPE_CHECKING:
+    from pipelines.layout import Job
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the splits one after the other; returns the exit code."""
+    parser = fcvid_encode.parser("average_splits", __doc__, "ucf101")
+    parser.add_argument(
+        "--splits", required=True, help="columns of the labels, joined by commas: split1,split2"
+    )
+    arguments = parser.parse_args(argv)
+    return fcvid_encode.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = recipe(arguments.recipe).with_settings(arguments.settings)
+    names = tuple(name.strip() for name in arguments.splits.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ConfigError(
+            f"--splits {arguments.splits}: expected two columns of the labels or more, each once"
+        )
+    if arguments.steps != "all" or arguments.retry_failed is not None:
+        raise ConfigError(
+            "--steps and --retry-failed: expected neither, because every split needs its numbers, from the same "
+            "descriptors; leave them out, or retry with jobs.fcvid_encode first"
+        )
+    if not arguments.labels:
+        raise ConfigError("--labels: expected the file with the columns of --splits, got none")
+    for name in names:
+        # A wrong name must not show when the splits before it are done.
+        manifest.read_labels(arguments.labels, name)
+    jobs: list[Job] = []
+    for name in names:
+        split = dataclasses.replace(config.split, kind="given", name=name)
+        code = fcvid_encode.run(
+            arguments, dataclasses.replace(config, split=split), finish=jobs.append
+        )
+        if code:
+            return code
+    from pipelines import splits
+
+    for line in splits.publish(jobs):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Results and their numbers: score matrices, their late fusions, and the METRICS rows of both.
+
+Needs neither Ray nor torch, so that the doctor computes METRICS again by the same rules. Letters: N
+tested videos, K classes, M streams that are fused.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from encoders import metrics
+from encoders.fusion import TWO_STREAM, choose_weights, fuse
+from encoders.intervals import intervals
+from pipelines.config import Evaluate
+
+SINGLE = "none"
+"""What METRICS calls the fusion of a result that is none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, each None where there is none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreMatrix:
+    """Scores of one result: video_ids [N], folds [N], scores and targets [N, K].
+
+    Attributes:
+        fusion: SINGLE, or how the parts were fused, as in METRICS.
+        weights: {fold: M weights that sum to 1} of a fusion, in the order of its parts.
+    """
+
+    encoder: str
+    stream: str
+    video_ids: list[str]
+    folds: np.ndarray
+    classes: list[str]
+    scores: np.ndarray
+    targets: np.ndarray
+    fusion: str = SINGLE
+    weights: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names the result in METRICS: encoder, stream and fusion."""
+        return self.encoder, self.stream, self.fusion
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has several classes; mAP is then the number to look at, else accuracy."""
+        return bool((self.targets.sum(1) > 1).any())
+
+
+def is_difference(stream: str) -> bool:
+    """Whether a stream shows motion, as optical flow does."""
+    return stream.endswith("_difference")
+
+
+def is_local(stream: str) -> bool:
+    """Whether a stream is of local descriptors, whose scores are fused: the others show the same frames."""
+    return stream.endswith("_appearance") or is_difference(stream)
+
+
+def results(
+    pairs: list[tuple[str, str]],
+    settings: Evaluate,
+    read: Callable[[str, str], ScoreMatrix | None],
+) -> Iterator[ScoreMatrix]:
+    """Every result, encoder by encoder: its streams, their fusions; at last all encoders and streams together.
+
+    The scores of one encoder and the sum over encoders are in memory, never those of all.
+
+    Args:
+        pairs: (encoder, stream) of the single results.
+        read: the scores of a pair; None where they are lost, and with them the fusions that need them.
+
+    Raises:
+        ValueError: parts of a fusion are of different videos.
+    """
+    local = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
+    weights = dict(zip(local, settings.stream_weights or [1.0] * len(local), strict=True))
+    names, all_parts, total, is_lost = [], [], None, False
+    for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
+        parts = []
+        for stream in (s for e, s in pairs if e == encoder):
+            matrix = read(encoder, stream)
+            if matrix is not None:
+                yield matrix
+            if is_local(stream):
+                parts.append(matrix)
+        if None in parts:
+            is_lost = True
+        elif parts:
+            names.append(encoder)
+            all_parts += [part.stream for part in parts]
+            if len(parts) > 1:
+                yield from fusions(parts, settings.fusions, [weights[p.stream] for p in parts])
+            total = _sum(parts if total is None else [total, *parts])
+    if len(names) > 1 and not is_lost:
+        yield replace(
+            total,
+            encoder="+".join(names),
+            stream="+".join(dict.fromkeys(all_parts)),
+            fusion="given",
+            weights=_constant(total, [1.0] * len(all_parts)),
+            scores=total.scores / len(all_parts),
+        )
+
+
+def fusions(
+    parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
+) -> Iterator[ScoreMatrix]:
+    """The late fusions of an encoder's streams that can be made of them; see `config.Evaluate`."""
+    _check_videos(parts)
+    first, scores = parts[0], [part.scores for part in parts]
+    both = len({is_difference(part.stream) for part in parts}) == 2
+    for kind in kinds:
+        if kind == "given":
+            weights, is_normalised = _constant(first, given), False
+        elif kind == "two_stream" and both:
+            two = [TWO_STREAM[is_difference(part.stream)] for part in parts]
+            weights, is_normalised = _constant(first, two), True
+        elif kind == "chosen" and len(np.unique(first.folds)) > 1:
+            weights, is_normalised = choose_weights(scores, first.targets, first.folds), False
+        else:
+            continue
+        fused = np.empty_like(first.scores)
+        for fold in weights:
+            rows = first.folds == fold
+            own = [part[rows] for part in scores]
+            fused[rows] = fuse(own, weights[fold], l1_normalise=is_normalised)
+        stream = "+".join(part.stream for part in parts)
+        yield replace(first, stream=stream, fusion=kind, weights=weights, scores=fused)
+
+
+def _constant(matrix: ScoreMatrix, weights: list[float]) -> dict[int, tuple[float, ...]]:
+    shares = tuple(weight / sum(weights) for weight in weights)
+    return dict.fromkeys(np.unique(matrix.folds).tolist(), shares)
+
+
+def _sum(parts: list[ScoreMatrix]) -> ScoreMatrix:
+    _check_videos(parts)
+    return replace(parts[0], scores=sum(part.scores for part in parts))
+
+
+def _check_videos(parts: list[ScoreMatrix]) -> None:
+    if any(part.video_ids != parts[0].video_ids for part in parts):
+        raise ValueError("fusion: expected scores of the same videos; classify all of them again")
+
+
+def metric_rows(
+    matrix: ScoreMatrix, settings: Evaluate, protocol: str, seed: int = 0
+) -> list[dict]:
+    """METRICS rows of a result: over all tested videos together and, where there are several folds, of each
+    fold and their mean.
+
+    Intervals are of all tested videos together, and there are none where `settings.bootstrap` is 0.
+    """
+    folds = np.unique(matrix.folds).tolist()
+    splits = {"all": np.ones(len(matrix.folds), bool)}
+    if len(folds) > 1:
+        splits |= {f"fold:{fold}": matrix.folds == fold for fold in folds}
+    top_k = tuple(dict.fromkeys(min(k, len(matrix.classes)) for k in settings.top_k))
+    numbers = _numbers(matrix, np.stack(list(splits.values()), 1), top_k)
+    ends = _intervals(matrix, top_k, settings.bootstrap, seed)
+    result = dict(zip(("encoder", "stream", "fusion"), matrix.key, strict=True))
+    rows = []
+    for place, (split, own) in enumerate(splits.items()):
+        weights = _stated_weights(matrix, own)
+        positives = dict(
+            zip(matrix.classes, matrix.targets[own].sum(0).astype(int).tolist(), strict=True)
+        )
+        for (metric, label), values in numbers.items():
+            low, high = ends.get((metric, label), (None, None)) if split == "all" else (None, None)
+            rows.append(
+                result
+                | {
+                    "weights": weights,
+                    "protocol": protocol,
+                    "split": split,
+                    "metric": metric,
+                    "class": label,
+                    "value": _known(values[place]),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "sd": None,
+                    "num_videos": int(own.sum()),
+                    "num_positives": None if label is None else positives[label],
+                }
+            )
+    return rows + (mean_rows(rows) if len(folds) > 1 else [])
+
+
+def mean_rows(rows: list[dict]) -> list[dict]:
+    """Rows of split `mean`: the mean over folds, or over splits, of each number that is of no one class."""
+    values: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["split"] != "all" and row["class"] is None:
+            key = tuple(row[name] for name in ("encoder", "stream", "fusion", "metric"))
+            values.setdefault(key, []).append(row)
+    means = []
+    for group in values.values():
+        known = [row["value"] for row in group if row["value"] is not None]
+        means.append(
+            group[0]
+            | {
+                "split": "mean",
+                "weights": np.mean([row["weights"] for row in group], 0).tolist()
+                if group[0]["weights"]
+                else None,
+                "value": float(np.mean(known)) if known else None,
+                "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+                "num_videos": sum(row["num_videos"] for row in group),
+            }
+        )
+    return means
+
+
+def _numbers(
+    matrix: ScoreMatrix, splits: np.ndarray, top_k: tuple[int, ...]
+) -> dict[tuple[str, str | None], list[float]]:
+    """{(metric, class): its value in each split}; splits are [N, S]."""
+    scores, targets = matrix.scores, matrix.targets
+    ranking = metrics.Ranking(scores, targets)
+    precision = {
+        "AP": ranking.average_precision(splits),
+        "AP_11": ranking.voc_average_precision(splits),
+    }
+    parts = [(scores[rows], targets[rows]) for rows in splits.T]
+    numbers: dict[tuple[str, str | None], list[float]] = {
+        ("accuracy", None): [metrics.accuracy(*part) for part in parts]
+    }
+    for k in top_k:
+        numbers[f"top_{k}", None] = [metrics.top_k_accuracy(*part, k) for part in parts]
+    if (targets.sum(1) == 1).all():
+        numbers["balanced_accuracy", None] = [metrics.balanced_accuracy(*part) for part in parts]
+    for name, values in precision.items():
+        numbers[f"m{name}", None] = metrics.mean_over_classes(values).tolist()
+        for label, row in zip(matrix.classes, values.tolist(), strict=True):
+            numbers[name, label] = row
+    return numbers
+
+
+def _intervals(
+    matrix: ScoreMatrix, top_k: tuple[int, ...], num_draws: int, seed: int
+) -> dict[tuple[str, str | None], tuple[float | None, float | None]]:
+    """{(metric, class): both ends of its interval}; empty without draws."""
+    if not num_draws:
+        return {}
+    found = intervals(matrix.scores, matrix.targets, top_k=top_k, num_draws=num_draws, seed=seed)
+    ends: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
+    for name, values in found.items():
+        labels = matrix.classes if values.ndim == 2 else [None]
+        for label, (low, high) in zip(labels, values.reshape(-1, 2).tolist(), strict=True):
+            ends[name, label] = _known(low), _known(high)
+    return ends
+
+
+def _stated_weights(matrix: ScoreMatrix, rows: np.ndarray) -> list[float] | None:
+    """The weights of the videos of a split; where folds have different ones, their mean over videos."""
+    if not matrix.weights:
+        return None
+    folds, counts = np.unique(matrix.folds[rows], return_counts=True)
+    return np.average([matrix.weights[f] for f in folds.tolist()], 0, counts).tolist()
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
