@@ -1,36 +1,40 @@
 """One-vs-rest linear SVMs (DQ 5.2: C = 100; FK 4.3).
 
-Letters: N vectors, D their length, K classes. Each class k minimises on its own, with y = +-1,
+Letters: N vectors, D their length, K classes, F folds, J columns. Each class k minimises on its own, with
+y = +-1,
 
     1/2 (|w|^2 + b^2) + C sum_i loss(y_i (w . x_i + b))
 
 where loss(m) is max(0, 1 - m), for "squared_hinge" squared. That b is in the regulariser is
 LIBLINEAR's convention: the vector has one more value, which is always 1.
+
+There are two solvers, both for all classes at once: `encoders.svm_gram` for as many vectors as their
+Gram matrix allows, and `encoders.svm_primal` for any number.
 """
 
 import json
 import logging
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
+from torch import Tensor
+
+from encoders.svm_columns import ClassWeight, Columns, Loss, best_length, one_sided, one_vs_rest
+from encoders.svm_gram import Gram, Solution, block_rows, solve
 
 log = logging.getLogger(__name__)
 
-Loss = Literal["squared_hinge", "hinge"]
-
-CHUNK_COLUMNS = 8192
-"""Columns of x that are in float64 at a time."""
-
 TOLERANCE = 1e-6
-MAX_ITERATIONS = 100_000
+"""Relative gap at which a class is solved."""
+
+REFINEMENTS = 3
+"""Times that what rounding of the Gram matrix costs is mended (see `fit_weights`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,36 +80,159 @@ def fit_one_vs_rest(
     classes: Sequence[str] | None = None,
     c: float = 100.0,
     loss: Loss = "squared_hinge",
+    class_weight: ClassWeight = "none",
+    tolerance: float = TOLERANCE,
 ) -> LinearClassifier:
-    """The K classifiers of vectors [N, D] and targets [N, K] of 0 and 1 (one or several 1 a row).
+    """The K classifiers of vectors [N, D] and targets [N, K] of 0 and 1 (any number of 1 a row).
 
-    With fewer vectors than dimensions it solves in the space that the vectors span, which has at
-    most N dimensions and holds the solution: the same up to rounding, and many times cheaper. A
-    class that every vector has, or none, has nothing to separate: its score is always +1, or -1.
+    It holds the Gram matrix [N, N] in memory, beside x. A class that every vector has, or none, has
+    nothing to separate: its score is always +1, or -1.
 
     Args:
         classes: K names; "0", "1", ... where not given.
+        class_weight: see `encoders.svm_columns.one_vs_rest`.
+        tolerance: relative gap between primal and dual objective at which a class is solved; a
+            class that is not solved is logged as a warning.
 
     Raises:
-        ValueError: shapes or targets are wrong, or a vector is not finite.
+        ValueError: shapes, targets or settings are wrong, or a vector is not finite.
     """
     names = tuple(classes) if classes is not None else tuple(map(str, range(targets.shape[-1])))
-    _check(x, targets, names, c, loss)
-    num_vectors, dim = x.shape
-    bias = np.where(targets.all(0), 1.0, -1.0)
-    separable = [k for k in range(len(names)) if 0 < targets[:, k].sum() < num_vectors]
-    points, back = _span(x) if num_vectors < dim else (x.astype(np.float64), None)
-    solved = np.zeros((len(names), points.shape[1]))
-    for k in separable:
-        solved[k], bias[k] = _solve(points, targets[:, k], c, loss, names[k])
-    if back is None:
-        weights = solved.astype(np.float32)
-    else:
-        dual, weights = solved @ back, np.empty((len(names), dim), np.float32)
-        for start in range(0, dim, CHUNK_COLUMNS):
-            columns = slice(start, start + CHUNK_COLUMNS)
-            weights[:, columns] = dual @ x[:, columns].astype(np.float64)
-    return LinearClassifier(weights, bias.astype(np.float32), names)
+    _check(x, targets, names)
+    vectors = torch.from_numpy(x)
+    training = torch.ones(len(x), 1, dtype=torch.bool)
+    columns = one_vs_rest(
+        torch.from_numpy(targets), training, c=c, loss=loss, class_weight=class_weight
+    )
+    found = fit_weights(
+        Gram.of(vectors),
+        lambda: vectors.split(block_rows(x.shape[1])),
+        columns,
+        tolerance=tolerance,
+    )
+    warn_unsolved(found, names, tolerance)
+    return LinearClassifier(found.weights.numpy(), found.bias.numpy(), names)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """J columns: what their classifiers are, and how near to the solution.
+
+    Attributes:
+        weights: [J, D] float32. bias: [J] float32.
+        decisions: [N, J] float64, of all vectors by exactly these weights.
+        primal: [J] float64, of exactly these weights. dual: [J] float64. NaN for one-sided columns.
+        rounds: [J] float64, Newton steps.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    decisions: Tensor
+    primal: Tensor
+    dual: Tensor
+    rounds: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """(P - D) / P, [J]; NaN for one-sided columns."""
+        return (self.primal - self.dual) / self.primal
+
+
+def fit_weights(
+    gram: Gram,
+    blocks: Callable[[], Iterable[Tensor]],
+    columns: Columns,
+    *,
+    tolerance: float,
+    start: Tensor | None = None,
+) -> Fitted:
+    """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
+
+    The objectives it reports are not the matrix's but those of the float32 weights themselves, found
+    by another pass in float64. Where rounding of the matrix costs more than the tolerance, the
+    differences in decision values become offsets of the problem, and that is solved again from
+    there, at most REFINEMENTS times.
+
+    Args:
+        blocks: gives the N vectors in order, as tensors [.., D], each time it is called.
+        start: beta [N, J] to begin with.
+    """
+    side = one_sided(columns)
+    todo = (side == 0).nonzero().flatten()
+    part = columns.take(todo)
+    start = None if start is None else start[:, todo]
+    dim = next(iter(blocks())).shape[1]
+    found = _one_sided(side, len(columns.costs), dim)
+    offset = torch.zeros_like(part.costs)
+    for _ in range(1 + REFINEMENTS):
+        if not len(todo):
+            break
+        solution = solve(gram, part, tolerance=tolerance / 2, start=start, offset=offset)
+        decisions = _take_over(found, todo, part, solution, blocks)
+        bad = found.gap[todo] > tolerance
+        start = solution.beta[:, bad]
+        offset = decisions[:, bad] - gram.product(start)
+        todo, part = todo[bad], part.take(bad)
+    return found
+
+
+def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
+    """The result before any column is solved: those that need no solution have a bias of +-1."""
+    unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
+    return Fitted(
+        weights=side.new_zeros(len(side), dim, dtype=torch.float32),
+        bias=side.float(),
+        decisions=side.expand(num_vectors, -1).clone(),
+        primal=unknown,
+        dual=-unknown,
+        rounds=torch.zeros_like(side),
+    )
+
+
+def _take_over(
+    found: Fitted,
+    place: Tensor,
+    columns: Columns,
+    solution: Solution,
+    blocks: Callable[[], Iterable[Tensor]],
+) -> Tensor:
+    """Puts the weights of a solution where they are better; returns the decision values of X^T beta."""
+    beta, first = solution.beta, 0
+    weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
+    for block in blocks():
+        rows = slice(first, first + len(block))
+        weights.addmm_(beta[rows].T, block.to(beta))
+        first = rows.stop
+    bias = beta.sum(0)
+    half_norm = (weights.square().sum(1) + bias.square()) / 2
+    dual = columns.dual_terms(beta) - half_norm
+    weights, bias = weights.float(), bias.float()
+    decisions = torch.cat([block.to(beta) @ weights.double().T for block in blocks()])
+    decisions += bias
+    primal, length = best_length(columns.scaled_losses(decisions), half_norm)
+    found.rounds[place] += solution.rounds
+    better = primal - dual < found.primal[place] - found.dual[place]
+    where = place[better]
+    found.weights[where] = (weights * length.unsqueeze(1)).float()[better]
+    found.bias[where] = (bias * length).float()[better]
+    found.decisions[:, where] = (decisions * length)[:, better]
+    found.primal[where], found.dual[where] = primal[better], dual[better]
+    return decisions
+
+
+def warn_unsolved(found: Fitted, names: Sequence[str], tolerance: float) -> None:
+    """Logs the classes whose gap is above the tolerance; says nothing if there are none."""
+    bad = (found.gap > tolerance).nonzero().flatten().tolist()
+    if bad:
+        listed = ", ".join(f"{names[k]} ({found.gap[k]:.1e})" for k in bad)
+        log.warning(
+            "SVM: %d of %d classes are not solved to a relative gap of %g: %s; lower classify.c or "
+            "raise classify.tolerance",
+            len(bad),
+            len(names),
+            tolerance,
+            listed,
+        )
 
 
 def primal_objective(
@@ -118,52 +245,7 @@ def primal_objective(
     return 0.5 * (np.square(weights).sum(1) + bias**2) + c * losses.sum(0)
 
 
-def _span(x: NDArray) -> tuple[NDArray, NDArray]:
-    """Coordinates [N, R] of x in an orthonormal basis of its rows, and B [R, N]: B x is that basis.
-
-    By the Gram matrix x x^T = U S U^T, which needs one pass over the long axis: coordinates are
-    U S^(1/2), the basis is S^(-1/2) U^T x.
-    """
-    gram = np.zeros((len(x), len(x)))
-    for start in range(0, x.shape[1], CHUNK_COLUMNS):
-        columns = x[:, start : start + CHUNK_COLUMNS].astype(np.float64)
-        gram += columns @ columns.T
-    values, vectors = np.linalg.eigh(gram)
-    # Directions below rounding hold nothing; one always stays, for vectors that are all zero.
-    kept = values > len(x) * np.finfo(np.float64).eps * values[-1]
-    kept[-1] = True
-    roots, vectors = np.sqrt(np.maximum(values[kept], 0)), vectors[:, kept]
-    inverse = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
-    return np.ascontiguousarray(vectors * roots), (vectors * inverse).T
-
-
-def _solve(
-    points: NDArray, target: NDArray, c: float, loss: Loss, name: str
-) -> tuple[NDArray, float]:
-    # LIBLINEAR's Newton method is quick with many vectors and has no hinge; its coordinate descent
-    # in the dual is quick with few.
-    svc = LinearSVC(
-        C=c,
-        loss=loss,
-        dual=loss == "hinge" or len(points) < 2 * points.shape[1],
-        tol=TOLERANCE,
-        max_iter=MAX_ITERATIONS,
-        random_state=0,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with the class's name
-        svc.fit(points, target > 0)
-    if svc.n_iter_ >= svc.max_iter:
-        log.warning(
-            "SVM of class %s: not converged after %d iterations; lower classify.c (%g)",
-            name,
-            svc.n_iter_,
-            c,
-        )
-    return svc.coef_[0], float(svc.intercept_[0])
-
-
-def _check(x: NDArray, targets: NDArray, classes: tuple[str, ...], c: float, loss: str) -> None:
+def _check(x: NDArray, targets: NDArray, classes: tuple[str, ...]) -> None:
     if x.ndim != 2 or targets.shape != (len(x), len(classes)) or 0 in (*x.shape, len(classes)):
         raise ValueError(
             f"SVM: expected vectors [N, D] and targets [N, {len(classes)}] with N, D, K > 0, "
@@ -174,14 +256,4 @@ def _check(x: NDArray, targets: NDArray, classes: tuple[str, ...], c: float, los
         raise ValueError(
             f"SVM: expected targets of 0 and 1, got {np.unique(targets)[:5].tolist()}; pass one "
             "column per class"
-        )
-    bad = np.flatnonzero(~np.isfinite(x).all(1))
-    if len(bad):
-        raise ValueError(
-            f"SVM: expected finite vectors, got NaN or infinity in {len(bad)} of {len(x)}, the "
-            f"first in row {bad[0]}; encode these videos again"
-        )
-    if loss not in get_args(Loss) or not 0 < c < np.inf:
-        raise ValueError(
-            f"SVM: expected a loss out of {get_args(Loss)} and a positive c, got {loss!r} and {c}"
         )

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
-from encoders import svm
+from encoders import svm_gram
 from encoders.svm import LinearClassifier, fit_one_vs_rest, primal_objective
 
 C = 10.0
@@ -111,17 +111,17 @@ def test_same_input_same_bits() -> None:
     assert fit_one_vs_rest(x, targets).to_bytes() == fit_one_vs_rest(x, targets).to_bytes()
 
 
-def test_no_convergence_is_logged_with_the_class(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    recwarn: pytest.WarningsRecorder,
+def test_classes_that_are_not_solved_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(svm, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(svm_gram, "MAX_ROUNDS", 1)
     x, targets = problem(60, 20)
+    targets[:, 2] = 1
     with caplog.at_level(logging.WARNING):
         fit_one_vs_rest(x, targets, classes=("run", "walk", "jump"), loss="hinge")
-    assert "SVM of class walk: not converged after 1 iterations" in caplog.text
-    assert not recwarn.list
+    assert "2 of 3 classes are not solved to a relative gap of 1e-06: run (" in caplog.text
+    assert "walk (" in caplog.text
+    assert "jump" not in caplog.text
 
 
 def test_wrong_inputs() -> None:
@@ -138,7 +138,9 @@ def test_wrong_inputs() -> None:
         fit_one_vs_rest(x[:0], targets[:0])
     with pytest.raises(ValueError, match=r"0 and 1, got \[-1.0, 1.0\]"):
         fit_one_vs_rest(x, 2 * targets - 1)
-    with pytest.raises(ValueError, match=r"a positive c, got 'hinge' and 0"):
+    with pytest.raises(ValueError, match=r"a positive c, got 'hinge', 'none' and 0"):
         fit_one_vs_rest(x, targets, c=0, loss="hinge")
+    with pytest.raises(ValueError, match=r"class weight out of .*'heavy'"):
+        fit_one_vs_rest(x, targets, class_weight="heavy")
     with pytest.raises(ValueError, match=r"vectors of shape \[N, 20\], got \[10, 19\]"):
         fit_one_vs_rest(x, targets).decision(x[:, 1:])

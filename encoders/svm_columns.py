@@ -1,0 +1,156 @@
+"""What the SVM solvers share: many one-vs-rest problems over the same vectors, as columns.
+
+Letters: N vectors, D their length, K classes, F folds, J columns (a column is a class in a fold).
+
+With y = +-1, costs c_i >= 0, x~ = [x, 1] (so the bias is in the regulariser, LIBLINEAR's
+convention) and f = w . x~, a column's primal and dual are
+
+    P(w)    = 1/2 |w|^2 + sum_i c_i loss(y_i f_i)                  loss(m) = max(0, 1 - m), or squared
+    D(beta) = sum_i y_i beta_i - 1/2 |X~^T beta|^2 [- sum_i beta_i^2 / (4 c_i) if squared]
+
+with 0 <= y_i beta_i, and y_i beta_i <= c_i for the hinge. P(w) >= D(beta) for all w and beta, with equality
+at the solution, where w = X~^T beta. Both solvers look for the root of beta(f) - beta, where
+beta(f) is the dual that decision values f ask for. The squared hinge has
+
+    y beta(f) = max(0, (1 - y f) / q)                  q = 1 / (2 c)
+
+The hinge has no such function, because its derivative jumps. It is solved by the proximal point
+method (Rockafellar 1976: the augmented Lagrangian of the primal), which has one for each anchor b, moved to
+beta(f) again and again; then q = sigma is a constant of choice:
+
+    y beta(f) = min(c, max(0, y b + (1 - y f) / q))
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self, get_args
+
+import torch
+from torch import Tensor
+
+Loss = Literal["squared_hinge", "hinge"]
+ClassWeight = Literal["none", "balanced"]
+
+SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 2, 5)))
+"""Parts by which the decision values are made longer to find a lower primal (see `values`)."""
+
+
+class Smooth(NamedTuple):
+    """beta(f) [N, J], and its derivative: -1 / curvature where `free`, else 0."""
+
+    beta: Tensor
+    free: Tensor
+    curvature: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """J problems over N vectors: signs [N, J] of +-1 and costs [N, J], both float64.
+
+    Cost 0 leaves a vector out of a problem: that is how folds share one matrix.
+    """
+
+    signs: Tensor
+    costs: Tensor
+    loss: Loss
+
+    @property
+    def is_hinge(self) -> bool:
+        return self.loss == "hinge"
+
+    def take(self, columns: Tensor) -> Self:
+        """Some of the columns, by index or mask [J]."""
+        return type(self)(self.signs[:, columns], self.costs[:, columns], self.loss)
+
+    def rows(self, rows: slice) -> Self:
+        """All columns over some of the vectors."""
+        return type(self)(self.signs[rows], self.costs[rows], self.loss)
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.signs.to(device), self.costs.to(device), self.loss)
+
+    def smooth(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Smooth:
+        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are the hinge's."""
+        inside = self.costs > 0
+        if self.is_hinge:
+            curvature = torch.full_like(self.costs, sigma)
+            raw = self.signs * anchor + (1 - self.signs * decisions) / curvature
+            bounded = torch.minimum(raw, self.costs)
+        else:
+            curvature = torch.where(inside, 0.5 / self.costs, 1.0)
+            raw = (1 - self.signs * decisions) / curvature
+            bounded = torch.where(inside, raw, 0.0)
+        free = (raw > 0) & (bounded == raw) & inside
+        return Smooth(self.signs * bounded.clamp_min(0), free, curvature)
+
+    def losses(self, decisions: Tensor) -> Tensor:
+        """sum_i c_i loss(y_i f_i), [J]."""
+        hinge = (1 - self.signs * decisions).clamp_min(0)
+        return (self.costs * (hinge if self.is_hinge else hinge.square())).sum(0)
+
+    def dual_terms(self, beta: Tensor) -> Tensor:
+        """The part of the dual that is no norm, [J]: sums over vectors can be added up."""
+        linear = (self.signs * beta).sum(0)
+        if self.is_hinge:
+            return linear
+        inside = self.costs > 0
+        return linear - torch.where(inside, beta.square() / (4 * self.costs), 0.0).sum(0)
+
+    def scaled_losses(self, decisions: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+        """`losses` of each (1 + scale) (f - offset) + offset, [len(SCALES), J].
+
+        For the hinge with a large c, margins that miss 1 by rounding alone cost more than all the
+        rest. A w that is longer by as little has none of that cost: the primal of the best
+        length is a far better bound.
+        """
+        change = decisions - offset
+        return torch.stack([self.losses(decisions + scale * change) for scale in SCALES])
+
+
+def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
+    """The least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
+
+    Args:
+        half_norm: |w|^2 / 2 of each column at length 1, [J].
+    """
+    factors = 1 + torch.tensor(SCALES, dtype=torch.float64, device=losses.device)
+    primal, place = (factors.square().unsqueeze(1) * half_norm + losses).min(0)
+    return primal, factors[place]
+
+
+def one_vs_rest(
+    targets: Tensor,
+    training: Tensor,
+    *,
+    c: float,
+    loss: Loss,
+    class_weight: ClassWeight = "none",
+) -> Columns:
+    """The columns of targets [N, K] of 0 and 1 and training [N, F] of booleans: fold by fold, J = F K.
+
+    Args:
+        class_weight: "balanced" multiplies c by n / (2 n+) for the n+ positives among the n
+            training vectors of a column, and by n / (2 n-) for the others (scikit-learn's rule).
+    """
+    if loss not in get_args(Loss) or class_weight not in get_args(ClassWeight) or not c > 0:
+        raise ValueError(
+            f"SVM: expected a loss out of {get_args(Loss)}, a class weight out of "
+            f"{get_args(ClassWeight)} and a positive c, got {loss!r}, {class_weight!r} and {c}"
+        )
+    positive = targets.bool().unsqueeze(1)
+    inside = training.unsqueeze(2).expand(-1, -1, targets.shape[1])
+    weight = torch.ones((), dtype=torch.float64)
+    if class_weight == "balanced":
+        count = inside.sum(0, dtype=torch.float64)
+        positives = (inside & positive).sum(0, dtype=torch.float64)
+        weight = count / 2 / torch.where(positive, positives, count - positives).clamp_min(1)
+    costs = c * weight * inside
+    signs = (2.0 * positive.double() - 1).expand_as(costs)
+    return Columns(signs.flatten(1).contiguous(), costs.flatten(1).contiguous(), loss)
+
+
+def one_sided(columns: Columns) -> Tensor:
+    """[J]: +1 where all vectors of a column are positive, -1 where none is (also of no vector), else 0."""
+    inside = columns.costs > 0
+    positive = ((columns.signs > 0) & inside).any(0)
+    negative = ((columns.signs < 0) & inside).any(0)
+    return (positive & ~negative).double() - (~positive).double()
