@@ -184,6 +184,12 @@ class RunLock:
             self._store.create(LOCK, self.holder.to_json())
         except FileExistsError:
             self._succeed()
+        self._ignores_sigint = (
+            _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        )
+        if self._ignores_sigint:
+            # As it is for what a script starts in the background. Being taken over must end it all the same.
+            signal.signal(signal.SIGINT, self._interrupted)
         self._thread.start()
         if removed := self._store.sweep(self.holder.started):
             log.info("%s: removed %d files of a killed run", self._store.root, removed)
@@ -203,6 +209,9 @@ class RunLock:
         except KeyboardInterrupt:
             if not self._taken_by:
                 raise
+        finally:
+            if self._ignores_sigint:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._taken_by and (error is None or isinstance(error, KeyboardInterrupt)):
             raise self._lost_error(self._taken_by) from error
 
@@ -214,6 +223,10 @@ class RunLock:
         """
         if taken_by := self._taken_by or self._other():
             raise self._lost_error(taken_by)
+
+    def _interrupted(self, *_: object) -> None:
+        if self._taken_by:
+            raise KeyboardInterrupt
 
     # --- while it is held ---------------------------------------------------------------------
 
@@ -367,6 +380,10 @@ class RunLock:
             f"{self._store.uri(LOCK)}: expected no other run in this folder, got {_who(holder)}. Wait for "
             "it or take another --out; if it is surely dead, run the same command with --take-over"
         )
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _interrupt_main_thread() -> None:

@@ -21,9 +21,12 @@ from pipelines.storage import Store
 from pipelines.tables import Table
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Counter:
-    """Counts rows of a step by status, and passes on what workers have to say, for the progress line."""
+    """Counts rows of a step by status, and passes on what workers have to say, for the progress line.
+
+    Where its node is lost it starts again from 0: only the progress line is wrong then, no task fails.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}

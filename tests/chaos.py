@@ -177,9 +177,12 @@ def strike(victim: str, driver: Driver, nodes: Nodes, rng: random.Random) -> str
         return nodes.kill(rng)
     processes = nodes.processes()
     names = {process: process.cmdline()[0] for process in processes}
-    is_actor = {p for p, name in names.items() if "MapWorker" in name or "Train" in name}
-    chosen = [p for p in processes if (p in is_actor) == (victim == "actor")]
-    chosen = [p for p in chosen if names[p] != "ray::IDLE"] or chosen
+    is_actor = {p for p, name in names.items() if re.search("MapWorker|Train|Counter", name)}
+    # What is left of Ray's own: none of the job's work is in it.
+    is_other = {
+        p for p, name in names.items() if re.search("IDLE|Actor|Manager|Cleaner|Preemption", name)
+    }
+    chosen = [p for p in processes if (p in is_actor) == (victim == "actor") and p not in is_other]
     if not chosen:
         return ""
     process = rng.choice(chosen)

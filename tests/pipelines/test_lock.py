@@ -265,19 +265,20 @@ def test_the_next_run_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
 # --- real processes -----------------------------------------------------------------------------
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pipelines.lock import RunLock
 from pipelines.storage import Store
+signal.signal(signal.SIGINT, getattr(signal, sys.argv[3]))
 with RunLock(Store(sys.argv[1]), "held", heartbeat_s=float(sys.argv[2])):
     print("held", flush=True)
     time.sleep(120)
 """
 
 
-def start_holder(root: str, beat_s: float) -> subprocess.Popen:
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, root, str(beat_s)], cwd=ROOT, stdout=subprocess.PIPE
-    )
+def start_holder(root: str, beat_s: float, sigint: str = "default_int_handler") -> subprocess.Popen:
+    """A process that holds the lock. `sigint` is its handler: what runs in the background ignores it."""
+    command = [sys.executable, "-c", HOLD, root, str(beat_s), sigint]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"held\n"
     return child
@@ -309,8 +310,22 @@ def test_a_terminated_job_that_unwinds_leaves_no_lock(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_suspended_holder_stops_when_it_wakes_up(tmp_path: Path) -> None:
-    child = start_holder(str(tmp_path), BEAT_S)
+def test_a_job_in_the_background_goes_on_through_ctrl_c(tmp_path: Path) -> None:
+    child = start_holder(str(tmp_path), BEAT_S, "SIG_IGN")
+    try:
+        child.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        with pytest.raises(LockedError):
+            lock(Store(str(tmp_path))).__enter__()
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("sigint", ["default_int_handler", "SIG_IGN"])
+def test_a_suspended_holder_stops_when_it_wakes_up(tmp_path: Path, sigint: str) -> None:
+    child = start_holder(str(tmp_path), BEAT_S, sigint)
     try:
         child.send_signal(signal.SIGSTOP)
         with lock(Store(str(tmp_path)), take_over=True) as held:
