@@ -22,7 +22,7 @@ beta(f) again and again; then q = sigma is a constant of choice:
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -30,16 +30,8 @@ from torch import Tensor
 Loss = Literal["squared_hinge", "hinge"]
 ClassWeight = Literal["none", "balanced"]
 
-SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 2, 5)))
+SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
 """Parts by which the decision values are made longer to find a lower primal (see `values`)."""
-
-
-class Smooth(NamedTuple):
-    """beta(f) [N, J], and its derivative: -1 / curvature where `free`, else 0."""
-
-    beta: Tensor
-    free: Tensor
-    curvature: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +60,30 @@ class Columns:
     def to(self, device: torch.device | str) -> Self:
         return type(self)(self.signs.to(device), self.costs.to(device), self.loss)
 
-    def smooth(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Smooth:
-        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are the hinge's."""
-        inside = self.costs > 0
+    def dual(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Tensor:
+        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are the hinge's alone."""
         if self.is_hinge:
-            curvature = torch.full_like(self.costs, sigma)
-            raw = self.signs * anchor + (1 - self.signs * decisions) / curvature
-            bounded = torch.minimum(raw, self.costs)
+            alpha = torch.addcmul(anchor, decisions, decisions.new_ones(()), value=-1 / sigma)
+            alpha.mul_(self.signs).add_(1 / sigma).clamp_min_(0)
+            torch.minimum(alpha, self.costs, out=alpha)
         else:
-            curvature = torch.where(inside, 0.5 / self.costs, 1.0)
-            raw = (1 - self.signs * decisions) / curvature
-            bounded = torch.where(inside, raw, 0.0)
-        free = (raw > 0) & (bounded == raw) & inside
-        return Smooth(self.signs * bounded.clamp_min(0), free, curvature)
+            alpha = (decisions * self.signs).neg_().add_(1).clamp_min_(0).mul_(self.costs).mul_(2)
+        return alpha.mul_(self.signs)
+
+    def free(self, beta: Tensor) -> Tensor:
+        """Where beta(f) changes with f, by -1 / `curvature`: booleans [N, J]."""
+        free = beta != 0
+        return free & (beta.abs() < self.costs) if self.is_hinge else free
+
+    def curvature(self, sigma: float) -> Tensor:
+        """q, [N, J] or a single number."""
+        if self.is_hinge:
+            return self.costs.new_full((1, 1), sigma).expand_as(self.costs)
+        return torch.where(self.costs > 0, 0.5 / self.costs, 1.0)
 
     def losses(self, decisions: Tensor) -> Tensor:
         """sum_i c_i loss(y_i f_i), [J]."""
-        hinge = (1 - self.signs * decisions).clamp_min(0)
-        return (self.costs * (hinge if self.is_hinge else hinge.square())).sum(0)
+        return self._loss(self.signs * decisions)
 
     def dual_terms(self, beta: Tensor) -> Tensor:
         """The part of the dual that is no norm, [J]: sums over vectors can be added up."""
@@ -102,8 +100,13 @@ class Columns:
         rest. A w that is longer by as little has none of that cost: the primal of the best
         length is a far better bound.
         """
-        change = decisions - offset
-        return torch.stack([self.losses(decisions + scale * change) for scale in SCALES])
+        margins = self.signs * decisions
+        change = margins - self.signs * offset
+        return torch.stack([self._loss(torch.add(margins, change, alpha=s)) for s in SCALES])
+
+    def _loss(self, margins: Tensor) -> Tensor:
+        hinge = (1 - margins).clamp_min_(0)
+        return ((hinge if self.is_hinge else hinge.square_()).mul_(self.costs)).sum(0)
 
 
 def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:

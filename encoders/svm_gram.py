@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoders.svm_columns import Columns, Smooth, best_length
+from encoders.svm_columns import Columns, best_length
 
 STRIP_BYTES = 2**29
 """Vectors of one strip, in float32."""
@@ -37,6 +37,9 @@ MAX_ROUNDS = 300
 
 FORCING = 1e-4
 """A step's right-hand side is met to this part."""
+
+SEARCHES = 12
+"""Slopes looked at along a step that is too long."""
 
 MAX_PRODUCTS = 200
 """Conjugate gradient iterations of one step."""
@@ -84,9 +87,14 @@ def gram_strip(
     dtype = torch.float64 if num_vectors <= EXACT_VECTORS else torch.float32
     centre = centre.to(dtype)
     left = rows.to(dtype) - centre
+    parts = left.split(block_rows(left.shape[1]))
     products = left.new_empty(len(rows), num_vectors - first)
-    products[:, : len(rows)] = left @ left.T
-    done = len(rows)
+    done = 0
+    for part in parts:
+        last = done + len(part)
+        products[done:last, done : len(rows)] = part @ left[done:].T
+        products[last : len(rows), done:last] = products[done:last, last : len(rows)].T
+        done = last
     for block in others:
         torch.mm(left, (block.to(dtype) - centre).T, out=products[:, done : done + len(block)])
         done += len(block)
@@ -94,9 +102,7 @@ def gram_strip(
         raise ValueError(
             f"SVM: expected {num_vectors} vectors for the Gram matrix, got {first + done}"
         )
-    cross = torch.cat(
-        [part.double() @ centre.double() for part in left.split(block_rows(left.shape[1]))]
-    )
+    cross = torch.cat([part.double() @ centre.double() for part in parts])
     return Strip(first, products, cross)
 
 
@@ -234,18 +240,18 @@ def solve(
     empty = torch.full_like(columns.costs[0], torch.inf)
     found = Solution(torch.zeros_like(anchor), empty, -empty, torch.zeros_like(empty))
     for _ in range(MAX_ROUNDS if max_rounds is None else max_rounds):
-        smooth = live.columns.smooth(live.f, live.anchor, sigma)
-        residual = smooth.beta - live.v
+        beta = live.columns.dual(live.f, live.anchor, sigma)
+        residual = beta - live.v
         change = gram.product(residual)
-        distance = (residual * change).sum(0) / 2
-        primal, dual = _values(live, smooth.beta, live.f + change)
-        _record(found, live.place, smooth.beta, primal, dual)
+        primal, dual = _values(live, beta, live.f + change)
+        _record(found, live.place, beta, primal, dual)
         if columns.is_hinge:
             # Rockafellar's criterion: the inner problem is solved well enough to move its anchor.
-            moved = (sigma / 8 * (smooth.beta - live.anchor).square().sum(0)).maximum(
+            distance = (residual * change).sum(0) / 2
+            far = (sigma / 8 * (beta - live.anchor).square().sum(0)).maximum(
                 0.1 * tolerance * primal
             )
-            live.anchor = torch.where(distance <= moved, smooth.beta, live.anchor)
+            live.anchor = torch.where(distance <= far, beta, live.anchor)
         kept = found.gap[live.place] > tolerance
         if not kept.any():
             break
@@ -284,51 +290,68 @@ def _record(found: Solution, place: Tensor, beta: Tensor, primal: Tensor, dual: 
 
 def _step(gram: Gram, live: _Live, sigma: float) -> None:
     """One Newton step of all live columns."""
-    smooth = live.columns.smooth(live.f, live.anchor, sigma)
-    residual = smooth.beta - live.v
-    step = residual * ~smooth.free
+    beta = live.columns.dual(live.f, live.anchor, sigma)
+    free, curvature = live.columns.free(beta), live.columns.curvature(sigma)
+    step = beta.sub_(live.v)
+    target = (curvature * step).mul_(free)
+    step.masked_fill_(free, 0)
     change = gram.product(step)
-    free_step, free_change = _newton(
-        gram, smooth, (smooth.curvature * residual - change) * smooth.free
-    )
+    target.sub_(change * free)
+    free_step, free_change = _newton(gram, free, curvature, target)
     step += free_step
     change += free_change
     length = _search(live, step, change, sigma)
-    live.v = live.v + length * step
-    live.f = live.f + length * change
+    live.v = torch.addcmul(live.v, step, length)
+    live.f = torch.addcmul(live.f, change, length)
 
 
 def _search(live: _Live, step: Tensor, change: Tensor, sigma: float) -> Tensor:
-    """How far to go along each column's step, [J]: to the least of what Newton's method minimises."""
+    """How far to go along each column's step, [J]: to the least of what Newton's method minimises.
 
-    def slope(length: Tensor) -> Tensor:
-        beta = live.columns.smooth(live.f + length * change, live.anchor, sigma).beta
-        return (change * (live.v + length * step - beta)).sum(0)
+    The slope rises and is linear in pieces: false position, by the Illinois rule.
+    """
 
-    low = torch.zeros_like(change[0])
-    high = torch.ones_like(low)
-    whole = slope(high) <= FULL_STEP * slope(low).abs()
-    if not whole.all():
-        for _ in range(20):
-            middle = (low + high) / 2
-            beyond = slope(middle) > 0
-            low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    return torch.where(whole, 1.0, (low + high) / 2)
+    def slope(columns: Tensor, length: Tensor) -> Tensor:
+        part = live.columns if len(columns) == step.shape[1] else live.columns.take(columns)
+        f, v, anchor, s, c = (t[:, columns] for t in (live.f, live.v, live.anchor, step, change))
+        beta = part.dual(torch.addcmul(f, c, length), anchor, sigma)
+        return torch.addcmul(v, s, length).sub_(beta).mul_(c).sum(0)
+
+    every = torch.arange(step.shape[1], device=step.device)
+    best = torch.ones_like(step[0])
+    beginning, end = slope(every, torch.zeros_like(best)), slope(every, best)
+    every = (end > FULL_STEP * beginning.abs()).nonzero().flatten()
+    low, high = torch.zeros_like(best)[every], best[every]
+    below, above = beginning[every], end[every]
+    for _ in range(SEARCHES):
+        if not len(every):
+            break
+        best[every] = middle = low - below * (high - low) / (above - below)
+        found = slope(every, middle)
+        left = found < 0
+        # An end that stays counts half the next time.
+        below, above = torch.where(left, found, below / 2), torch.where(left, above / 2, found)
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+        going = found.abs() > FULL_STEP * beginning[every].abs()
+        every, low, high, below, above = (t[going] for t in (every, low, high, below, above))
+    return best
 
 
-def _newton(gram: Gram, smooth: Smooth, target: Tensor) -> tuple[Tensor, Tensor]:
+def _newton(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """d [N, J] with (K'_FF + q) d = target on the free vectors of each column, and K' d."""
     # Rounding of K' must not make the matrix indefinite.
     floor = 8 * torch.finfo(gram.centred.dtype).eps * (float(gram.spread.mean()) or 1.0)
-    curvature = smooth.curvature.clamp_min(floor)
-    few = smooth.free.sum(0) <= DIRECT_VECTORS
+    curvature = curvature.clamp_min(floor)
+    few = free.sum(0) <= DIRECT_VECTORS
+    if not few.any():
+        return _conjugate_gradients(gram, free, curvature, target)
     step, change = torch.zeros_like(target), torch.zeros_like(target)
-    if few.any():
-        step[:, few] = _direct(gram, smooth.free[:, few], curvature[:, few], target[:, few])
-        change[:, few] = gram.product(step[:, few])
-    if not few.all():
-        step[:, ~few], change[:, ~few] = _conjugate_gradients(
-            gram, smooth.free[:, ~few], curvature[:, ~few], target[:, ~few]
+    step[:, few] = _direct(gram, free[:, few], curvature[:, few], target[:, few])
+    change[:, few] = gram.product(step[:, few])
+    many = ~few
+    if many.any():
+        step[:, many], change[:, many] = _conjugate_gradients(
+            gram, free[:, many], curvature[:, many], target[:, many]
         )
     return step, change
 
@@ -353,41 +376,40 @@ def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tens
 def _conjugate_gradients(
     gram: Gram, free: Tensor, curvature: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """With the inverse of (spread + q) + u u^T / s on the free vectors as preconditioner: the common direction
-    has by far the largest eigenvalue. Columns leave as they are done."""
+    """The preconditioner is the inverse of (spread + q) + u u^T / s on the free vectors: the common direction
+    has by far the largest eigenvalue. Columns leave as they are done.
+
+    Residuals are kept for all vectors, not only the free ones, because K' d = target - r - q d.
+    """
     common = (gram.square + gram.cross).unsqueeze(1)
     inverse = free / (curvature + gram.spread.unsqueeze(1))
-    weight = gram.square + (common.square() * inverse).sum(0)
-
-    def precondition(r: Tensor) -> Tensor:
-        z = r * inverse
-        return z - inverse * common * ((common * z).sum(0) / weight)
-
-    solved, products = torch.zeros_like(target), torch.zeros_like(target)
+    along = inverse * common
+    weight = gram.square + (common * along).sum(0)
+    solved, left = torch.zeros_like(target), target.clone()
     place = torch.arange(target.shape[1], device=target.device)
-    step, change, r = torch.zeros_like(target), torch.zeros_like(target), target
-    p = precondition(r)
+    step, r = torch.zeros_like(target), target.clone()
+
+    def precondition() -> Tensor:
+        z = r * inverse
+        return z.addcmul_(along, (common.T @ z) / weight, value=-1)
+
+    p = precondition()
     size = (r * p).sum(0)
-    goal = FORCING**2 * size
+    goal, q = FORCING**2 * size, curvature
     for _ in range(MAX_PRODUCTS):
         going = size > goal
         if not going.all():
-            solved[:, place[~going]] = step[:, ~going]
-            products[:, place[~going]] = change[:, ~going]
+            solved[:, place[~going]], left[:, place[~going]] = step[:, ~going], r[:, ~going]
             place, size, goal, weight = (t[going] for t in (place, size, goal, weight))
-            free, curvature, inverse, step, change, r, p = (
-                t[:, going] for t in (free, curvature, inverse, step, change, r, p)
-            )
+            inverse, along, q, step, r, p = (t[:, going] for t in (inverse, along, q, step, r, p))
         if not len(place):
-            return solved, products
-        product = gram.product(p)
-        bent = (product + curvature * p) * free
+            break
+        bent = gram.product(p).addcmul_(q, p)
         length = size / (p * bent).sum(0)
-        step = step + length * p
-        change = change + length * product
-        r = r - length * bent
-        z = precondition(r)
+        step.addcmul_(p, length)
+        r.addcmul_(bent, length, value=-1)
+        z = precondition()
         before, size = size, (r * z).sum(0)
-        p = z + (size / before) * p
-    solved[:, place], products[:, place] = step, change
-    return solved, products
+        p = z.addcmul_(p, size / before)
+    solved[:, place], left[:, place] = step, r
+    return solved, torch.sub(target, left, out=left).addcmul_(curvature, solved, value=-1)
