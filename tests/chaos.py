@@ -41,14 +41,12 @@ SETTINGS = (
     "fit.num_frames=40",
     "fit.checkpoint_s=3",
     "vlad.num_centroids=4",
-    "gmm_fv.num_components=3",
-    "gmm_fv.max_iterations=4",
     "fv_vae.hidden=16",
     "fv_vae.num_latents=5",
     "fv_vae.num_steps=40",
     "fv_vae.batch_frames=4",
     "split.num_folds=2",
-    "encode.encoders=vlad,gmm_fv,fv_vae",
+    "encode.encoders=vlad,fv_vae",
     "encode.batch_videos=2",
 )
 
