@@ -14,7 +14,7 @@ Gram matrix allows, and `encoders.svm_primal` for any number.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -199,16 +199,15 @@ def _take_over(
     """Puts the weights of a solution where they are better; returns the decision values of X^T beta."""
     beta, first = solution.beta, 0
     weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
-    for block in blocks():
-        rows = slice(first, first + len(block))
-        weights.addmm_(beta[rows].T, block.to(beta))
-        first = rows.stop
+    for part in _doubles(blocks, weights):
+        weights.addmm_(beta[first : first + len(part)].T, part)
+        first += len(part)
     bias = beta.sum(0)
     half_norm = (weights.square().sum(1) + bias.square()) / 2
     dual = columns.dual_terms(beta) - half_norm
     weights, bias = weights.float(), bias.float()
-    decisions = torch.cat([block.to(beta) @ weights.double().T for block in blocks()])
-    decisions += bias
+    wide = weights.double()
+    decisions = torch.cat([part @ wide.T for part in _doubles(blocks, wide)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)
     found.rounds[place] += solution.rounds
     better = primal - dual < found.primal[place] - found.dual[place]
@@ -218,6 +217,15 @@ def _take_over(
     found.decisions[:, where] = (decisions * length)[:, better]
     found.primal[where], found.dual[where] = primal[better], dual[better]
     return decisions
+
+
+def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
+    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next."""
+    # One buffer for all: fresh memory costs more than the copy.
+    buffer = weights.new_empty(block_rows(weights.shape[1]), weights.shape[1])
+    for block in blocks():
+        for part in block.split(len(buffer)):
+            yield buffer[: len(part)].copy_(part)
 
 
 def warn_unsolved(found: Fitted, names: Sequence[str], tolerance: float) -> None:

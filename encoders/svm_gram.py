@@ -95,9 +95,12 @@ def gram_strip(
         products[done:last, done : len(rows)] = part @ left[done:].T
         products[last : len(rows), done:last] = products[done:last, last : len(rows)].T
         done = last
-    for block in others:
-        torch.mm(left, (block.to(dtype) - centre).T, out=products[:, done : done + len(block)])
-        done += len(block)
+    # One buffer for all blocks: fresh memory costs as much as the copy.
+    buffer = left.new_empty(block_rows(left.shape[1]), left.shape[1])
+    for part in (part for block in others for part in block.split(len(buffer))):
+        right = buffer[: len(part)].copy_(part).sub_(centre)
+        torch.mm(left, right.T, out=products[:, done : done + len(part)])
+        done += len(part)
     if done != num_vectors - first:
         raise ValueError(
             f"SVM: expected {num_vectors} vectors for the Gram matrix, got {first + done}"
