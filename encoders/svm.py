@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import safetensors
@@ -25,10 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.svm_columns import ClassWeight, Columns, Loss, best_length, one_sided, one_vs_rest
+from encoders.svm_columns import Columns, Loss, balanced, best_length, one_sided, one_vs_rest
 from encoders.svm_gram import Gram, Solution, block_rows, solve
 
 log = logging.getLogger(__name__)
+
+ClassWeight = Literal["none", "balanced"]
 
 TOLERANCE = 1e-6
 """Relative gap at which a class is solved."""
@@ -58,19 +60,21 @@ class LinearClassifier:
             )
         return x @ self.weights.T + self.bias
 
-    def to_bytes(self) -> bytes:
-        """One safetensors file, with the names of the classes in its header."""
+    def to_bytes(self, **header: object) -> bytes:
+        """One safetensors file, with the names of the classes in its header, and whatever else is given."""
+        # One entry: safetensors writes several in random order.
+        named = json.dumps(header | {"classes": self.classes}, sort_keys=True)
         return safetensors.numpy.save(
-            {"weights": self.weights, "bias": self.bias}, {"classes": json.dumps(self.classes)}
+            {"weights": self.weights, "bias": self.bias}, {"classifier": named}
         )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`."""
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["classifier"])
         tensors = safetensors.numpy.load(data)
-        return cls(tensors["weights"], tensors["bias"], tuple(json.loads(header["classes"])))
+        return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
 
 
 def fit_one_vs_rest(
@@ -90,7 +94,8 @@ def fit_one_vs_rest(
 
     Args:
         classes: K names; "0", "1", ... where not given.
-        class_weight: see `encoders.svm_columns.one_vs_rest`.
+        class_weight: "balanced" gives the two signs of a class the same total cost, see
+            `encoders.svm_columns.balanced`.
         tolerance: relative gap between primal and dual objective at which a class is solved; a
             class that is not solved is logged as a warning.
 
@@ -99,11 +104,14 @@ def fit_one_vs_rest(
     """
     names = tuple(classes) if classes is not None else tuple(map(str, range(targets.shape[-1])))
     _check(x, targets, names)
-    vectors = torch.from_numpy(x)
+    vectors, known = torch.from_numpy(x), torch.from_numpy(targets)
     training = torch.ones(len(x), 1, dtype=torch.bool)
-    columns = one_vs_rest(
-        torch.from_numpy(targets), training, c=c, loss=loss, class_weight=class_weight
-    )
+    if class_weight not in get_args(ClassWeight):
+        raise ValueError(
+            f"SVM: expected a class weight out of {get_args(ClassWeight)}, got {class_weight!r}"
+        )
+    weights = balanced(known, training) if class_weight == "balanced" else None
+    columns = one_vs_rest(known, training, c=c, loss=loss, weights=weights)
     found = fit_weights(
         Gram.of(vectors),
         lambda: vectors.split(block_rows(x.shape[1])),
@@ -226,6 +234,27 @@ def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterato
     for block in blocks():
         for part in block.split(len(buffer)):
             yield buffer[: len(part)].copy_(part)
+
+
+def decisions_along(
+    gram: Gram, problem: Callable[[float], Columns], values: Sequence[float], *, tolerance: float
+) -> Iterator[Tensor]:
+    """Decision values K' beta [N, J] of all vectors for each c, each solved from the one before.
+
+    Args:
+        problem: the columns for a c; they differ in nothing but their costs.
+        values: of c, ascending.
+    """
+    start = None
+    for c in values:
+        columns = problem(c)
+        side = one_sided(columns)
+        todo = side == 0
+        decisions = side.expand(len(columns.costs), -1).clone()
+        if todo.any():
+            start = solve(gram, columns.take(todo), tolerance=tolerance, start=start).beta
+            decisions[:, todo] = gram.product(start)
+        yield decisions
 
 
 def warn_unsolved(found: Fitted, names: Sequence[str], tolerance: float) -> None:

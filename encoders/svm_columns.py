@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 Loss = Literal["squared_hinge", "hinge"]
-ClassWeight = Literal["none", "balanced"]
 
 SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
 """Parts by which the decision values are made longer to find a lower primal (see `values`)."""
@@ -120,33 +119,47 @@ def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
     return primal, factors[place]
 
 
+def balanced(targets: Tensor, training: Tensor) -> Tensor:
+    """Weights [2, F, K] of the negatives and the positives of each class: n / (2 n-) and n / (2 n+), where n are
+    the training vectors of a fold and n+ those with the class (scikit-learn's rule).
+
+    Args:
+        targets: [N, K] of 0 and 1. training: [N, F] of booleans.
+    """
+    training = training.double()
+    count = training.sum(0).unsqueeze(1)
+    positives = training.T @ targets.double()
+    return count / 2 / torch.stack([count - positives, positives]).clamp_min(1)
+
+
 def one_vs_rest(
     targets: Tensor,
     training: Tensor,
     *,
-    c: float,
+    c: float | Tensor,
     loss: Loss,
-    class_weight: ClassWeight = "none",
+    weights: Tensor | None = None,
 ) -> Columns:
     """The columns of targets [N, K] of 0 and 1 and training [N, F] of booleans: fold by fold, J = F K.
 
     Args:
-        class_weight: "balanced" multiplies c by n / (2 n+) for the n+ positives among the n
-            training vectors of a column, and by n / (2 n-) for the others (scikit-learn's rule).
+        c: one for all, or one for each fold, [F].
+        weights: what c is multiplied with, [2, F, K] as from `balanced`.
+
+    Raises:
+        ValueError: no such loss, or a c that is not positive.
     """
-    if loss not in get_args(Loss) or class_weight not in get_args(ClassWeight) or not c > 0:
+    c = torch.as_tensor(c, dtype=torch.float64, device=targets.device).reshape(-1, 1)
+    if loss not in get_args(Loss) or not ((c > 0) & torch.isfinite(c)).all():
         raise ValueError(
-            f"SVM: expected a loss out of {get_args(Loss)}, a class weight out of "
-            f"{get_args(ClassWeight)} and a positive c, got {loss!r}, {class_weight!r} and {c}"
+            f"SVM: expected a loss out of {get_args(Loss)} and a positive c, got {loss!r} and "
+            f"{c.flatten().tolist()}"
         )
     positive = targets.bool().unsqueeze(1)
-    inside = training.unsqueeze(2).expand(-1, -1, targets.shape[1])
-    weight = torch.ones((), dtype=torch.float64)
-    if class_weight == "balanced":
-        count = inside.sum(0, dtype=torch.float64)
-        positives = (inside & positive).sum(0, dtype=torch.float64)
-        weight = count / 2 / torch.where(positive, positives, count - positives).clamp_min(1)
-    costs = c * weight * inside
+    costs = c * training.unsqueeze(2)
+    if weights is not None:
+        costs = costs * torch.where(positive, weights[1], weights[0])
+    costs = costs.expand(-1, -1, targets.shape[1])
     signs = (2.0 * positive.double() - 1).expand_as(costs)
     return Columns(signs.flatten(1).contiguous(), costs.flatten(1).contiguous(), loss)
 

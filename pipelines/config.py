@@ -224,13 +224,41 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Classify:
-    """One-vs-rest linear SVM: C = 100 (DQ 5.2), quadratic regulariser and hinge loss (FK 4.3)."""
+    """One-vs-rest linear SVM: C = 100 (DQ 5.2), quadratic regulariser and hinge loss (FK 4.3).
 
-    c: float = 100.0
+    c: one value, or several of which each fold takes the one with the best mAP on held-out groups of its
+        training videos.
+    class_weight: balanced gives a class's own videos and all others the same total cost.
+    form: gram solves on the matrix of inner products of the training vectors, primal on the weights, with
+        the vectors streamed; auto takes gram where the matrix fits into memory.
+    tolerance: relative gap between primal and dual objective at which a class is solved.
+    """
+
+    c: tuple[float, ...] = (100.0,)
     loss: Literal["hinge", "squared_hinge"] = "hinge"
+    class_weight: Literal["none", "balanced"] = "none"
+    form: Literal["auto", "gram", "primal"] = "auto"
+    tolerance: float = 1e-6
+
+    @property
+    def words(self) -> str:
+        """For a page: what the classifiers minimise."""
+        c = " or ".join(f"{c:g}" for c in self.c)
+        balanced = ", classes balanced" if self.class_weight == "balanced" else ""
+        return f"C = {c}, {self.loss}{balanced}"
 
     def __post_init__(self) -> None:
-        require(self.c > 0, "classify.c", "more than 0", self.c)
+        require(
+            len(self.c) > 0 and len(set(self.c)) == len(self.c),
+            "classify.c",
+            "one or more values, each once",
+            self.c,
+        )
+        for c in self.c:
+            require(0 < c < float("inf"), "classify.c", "more than 0", c)
+        require(
+            1e-12 <= self.tolerance <= 0.1, "classify.tolerance", "1e-12 to 0.1", self.tolerance
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

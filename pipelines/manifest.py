@@ -495,7 +495,7 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
         if kind == "leave_one_group_out":
             fold[chosen] = np.unique(units, return_inverse=True)[1]
         else:
-            fold[chosen] = _group_folds(units, settings.num_folds, seed)
+            fold[chosen] = group_folds(units, settings.num_folds, seed)
         num_folds = int(fold.max()) + 1
     _check_folds(fold, num_folds, labels, chosen, kind)
     return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), kind, num_folds
@@ -521,7 +521,8 @@ def _random_test(units: np.ndarray, first: np.ndarray, fraction: float, seed: in
     return np.array([0 if test[unit] else -1 for unit in units], np.int32)
 
 
-def _group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+def group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    """The fold of each video, [N], from its group, [N]: whole groups, in folds of about the same size."""
     # sklearn takes a second to import, and only this kind of split needs it.
     from sklearn.model_selection import GroupKFold
 

@@ -192,7 +192,7 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
         ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
         (
             "Classifier",
-            f"one-vs-rest linear SVM, C = {config.classify.c:g}, {config.classify.loss}",
+            f"one-vs-rest linear SVM, {config.classify.words}",
         ),
         ("Seed", str(config.run.seed)),
     )

@@ -295,6 +295,39 @@ SCORES = Table(
     ),
 )
 
+SOLUTIONS = Table(
+    "solutions",
+    "One row per class and fold: how its SVM was solved. The files are beside the classifiers",
+    ("encoder", "stream", "fold", "label"),
+    (
+        Column("encoder", pa.string(), "registry name"),
+        Column("stream", pa.string(), "column of DESCRIPTORS"),
+        Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
+        Column("label", pa.string(), "class"),
+        Column("form", pa.string(), "gram or primal (classify.form)"),
+        Column("loss", pa.string(), "hinge or squared_hinge"),
+        Column("c", pa.float64(), "cost of a training video: the given one, or the chosen one"),
+        Column("num_positive", pa.int64(), "training videos with the class"),
+        Column("num_negative", pa.int64(), "training videos without it"),
+        Column(
+            "primal",
+            pa.float64(),
+            "objective of the published weights; null where all training videos have the class, or none",
+            nullable=True,
+        ),
+        Column("dual", pa.float64(), "a lower bound of any weights' objective", nullable=True),
+        Column(
+            "gap",
+            pa.float64(),
+            "(primal - dual) / primal: by at most so much the objective could be lower",
+            nullable=True,
+        ),
+        Column("rounds", pa.int32(), "Newton steps"),
+        Column("is_solved", pa.bool_(), "whether the gap is within classify.tolerance"),
+        Column("seconds", pa.float64(), "time of all classes that were solved together"),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Long form: one row per number, with what it is of",
@@ -357,6 +390,7 @@ TABLES = (
     SEARCH,
     ATTENTION,
     SCORES,
+    SOLUTIONS,
     METRICS,
     FRAMES,
 )

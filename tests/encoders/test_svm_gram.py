@@ -9,8 +9,8 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from encoders import svm_gram
-from encoders.svm import LinearClassifier, fit_weights, primal_objective
-from encoders.svm_columns import Columns, one_sided, one_vs_rest
+from encoders.svm import LinearClassifier, decisions_along, fit_weights, primal_objective
+from encoders.svm_columns import Columns, balanced, one_sided, one_vs_rest
 from encoders.svm_gram import Gram, centre_of, gram_strip, solve
 
 LOSSES = ["squared_hinge", "hinge"]
@@ -151,11 +151,21 @@ def test_folds_on_one_matrix_are_separate_problems(loss: str) -> None:
     x, targets = vectors("deep", 90, 60)
     fold = torch.arange(90) % 3
     training = fold.unsqueeze(1) != torch.arange(3)
-    together = fit(x, one_vs_rest(targets, training, c=10, loss=loss, class_weight="balanced"))
+    columns = one_vs_rest(
+        targets,
+        training,
+        c=torch.tensor([10.0, 1, 10]),
+        loss=loss,
+        weights=balanced(targets, training),
+    )
+    together = fit(x, columns)
     assert together.weights.shape == (12, 60)
     for f in range(3):
         inside = training[:, f]
-        alone = one_vs_rest(targets[inside], ALL[inside], c=10, loss=loss, class_weight="balanced")
+        weights = balanced(targets[inside], ALL[inside])
+        alone = one_vs_rest(
+            targets[inside], ALL[inside], c=1 if f == 1 else 10, loss=loss, weights=weights
+        )
         expected = fit(x[inside], alone, 1e-9)
         columns = slice(4 * f, 4 * f + 4)
         decisions = x.double() @ expected.weights.double().T + expected.bias
@@ -166,7 +176,8 @@ def test_folds_on_one_matrix_are_separate_problems(loss: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_balanced_classes_are_scikit_learns(loss: str) -> None:
     x, targets = vectors("fisher", 90, 200)
-    found = fit(x, one_vs_rest(targets, ALL, c=3, loss=loss, class_weight="balanced"), 1e-10)
+    columns = one_vs_rest(targets, ALL, c=3, loss=loss, weights=balanced(targets, ALL))
+    found = fit(x, columns, 1e-10)
     for k, target in enumerate(targets.T):
         theirs, _ = liblinear(x, target, 3, loss, class_weight="balanced")
         np.testing.assert_allclose(found.decisions[:, [k]], theirs.decision(x.numpy()), atol=2e-4)
@@ -192,6 +203,20 @@ def test_a_start_from_a_smaller_c_ends_at_the_same_solution() -> None:
         cold = solve(gram, large, tolerance=1e-8)
         warm = solve(gram, large, tolerance=1e-8, start=solve(gram, small, tolerance=1e-4).beta)
         torch.testing.assert_close(warm.primal, cold.primal, rtol=2e-8, atol=0)
+
+
+def test_decisions_along_c_are_those_of_each_c() -> None:
+    x, targets = vectors("deep", 90, 100)
+    targets[:, 3] = 0
+    gram = Gram.of(x)
+
+    def problem(c: float) -> Columns:
+        return one_vs_rest(targets, ALL, c=c, loss="hinge")
+
+    along = decisions_along(gram, problem, (0.1, 1.0, 10.0), tolerance=1e-10)
+    for c, decisions in zip((0.1, 1.0, 10.0), along, strict=True):
+        expected = fit(x, problem(c), 1e-10).decisions
+        torch.testing.assert_close(decisions, expected, rtol=0, atol=2e-3)
 
 
 def test_sides_of_columns_without_both_signs() -> None:

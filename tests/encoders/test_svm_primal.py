@@ -6,7 +6,7 @@ from torch import Tensor
 
 from encoders import svm_primal
 from encoders.svm import fit_weights
-from encoders.svm_columns import Columns, one_vs_rest
+from encoders.svm_columns import Columns, balanced, one_vs_rest
 from encoders.svm_gram import Gram
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
 from tests.encoders.oracles import run_workers
@@ -26,7 +26,7 @@ def problem(kind: str, c: float, loss: str) -> tuple[Tensor, Columns]:
     targets[::7, 0] = 1
     targets[:, 2] = 1
     training = torch.arange(N).unsqueeze(1) % 4 != torch.arange(2)
-    return x, one_vs_rest(targets, training, c=c, loss=loss, class_weight="balanced")
+    return x, one_vs_rest(targets, training, c=c, loss=loss, weights=balanced(targets, training))
 
 
 def data(x: Tensor, columns: Columns, size: int, **options: object) -> Data:

@@ -19,7 +19,7 @@ def test_fcvid_is_the_papers_protocol() -> None:
     config = recipe("fcvid")
     assert (config.sampling.policy, config.sampling.interval_s) == ("interval", 3.0)
     assert (config.picture.resize_px, config.picture.crop_px) == (256, 224)
-    assert config.classify.c == 100
+    assert config.classify.c == (100,)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,8 @@ def test_fcvid_is_the_papers_protocol() -> None:
         ("fv_vae.hidden=", "fv_vae", "hidden", ()),
         ("fv_vae.hidden=none", "fv_vae", "hidden", None),
         ("fv_vae.hidden=128,64", "fv_vae", "hidden", (128, 64)),
+        ("classify.c=100", "classify", "c", (100.0,)),
+        ("classify.c=1,10,100", "classify", "c", (1.0, 10.0, 100.0)),
         ("split.kind=leave_one_group_out", "split", "kind", "leave_one_group_out"),
     ],
 )
@@ -61,6 +63,11 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("picture.resize_px=100", "at least picture.crop_px = 224"),
         ("describe.streams=appearance,appearance", "each once"),
         ("run.max_failed_fraction=2", "0 to 1"),
+        ("classify.c=1,0", "classify.c: expected more than 0, got 0.0"),
+        ("classify.c=", "classify.c: expected one or more values, each once, got ()"),
+        ("classify.c=1,1", "classify.c: expected one or more values, each once"),
+        ("classify.tolerance=1", "classify.tolerance: expected 1e-12 to 0.1"),
+        ("classify.form=dual", "expected one of"),
         ("encode.encoders=vlad@k=3", "no field 'k'; there are pca_components"),
         ("encode.encoders=vlad@num_centroids", "expected encoder@field=value:field=value"),
         ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),

@@ -30,6 +30,8 @@ COLUMNS = {
     "search": "video_id source encoder stream fold cell",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
+    "solutions": "encoder stream fold label form loss c num_positive num_negative primal dual gap rounds "
+    "is_solved seconds",
     "metrics": "encoder stream fusion weights protocol split metric class value ci_low ci_high sd num_videos num_positives",
     "frames": "segment_id video_id source status error frame_indices pictures",
 }

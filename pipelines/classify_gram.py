@@ -1,0 +1,389 @@
+"""SVMs on the Gram matrix, as Ray tasks.
+
+    ENCODINGS -> blocks of vectors in order of video_id        object store, as they are stored
+    blocks    -> strips of the Gram matrix -> the matrix       object store, shared by the tasks of a node
+    matrix    -> C of each fold, where there is a choice
+    matrix, blocks -> weights, objectives and scores           some folds and classes each
+    -> classifier, SOLUTIONS and SCORES of each fold           one task a fold
+
+Blocks, strips and parts are cut by the sizes of the problem alone, and tasks have one CPU: results do not
+depend on the cluster. Objects that are lost with a node are made again by Ray.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from ray import ObjectRef
+from torch import Tensor
+
+from encoders.compress import fit_compression
+from encoders.metrics import average_precision
+from encoders.svm import decisions_along, fit_weights
+from encoders.svm_columns import Columns, balanced, one_vs_rest
+from encoders.svm_gram import Gram, Strip, block_rows, centre_of, gram_strip, strip_rows
+from pipelines.classify_results import (
+    Batch,
+    Labels,
+    Part,
+    Trained,
+    best_c,
+    inner_folds,
+    publish,
+    read_vectors,
+    warn_unsolved,
+)
+from pipelines.config import Classify, RunError
+from pipelines.layout import Job
+from pipelines.storage import Store
+
+log = logging.getLogger(__name__)
+
+COLUMNS = 128
+"""Pairs of fold and class that one task solves together."""
+
+CHOICE_TOLERANCE = 1e-3
+"""Relative gap at which classes are solved where C is chosen: only the order of scores counts."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Folds, and a range of classes, that one task solves together.
+
+    Not `classes`: cloudpickle would take that for torch.classes, which cannot be pickled.
+    """
+
+    folds: tuple[int, ...]
+    class_range: slice
+
+
+def solve(job: Job, batch: Batch, labels: Labels) -> int:
+    """Classifies one batch; returns the rows of SCORES.
+
+    Raises:
+        RunError: a vector is not finite, or C cannot be chosen.
+    """
+    settings, seed = job.config.classify, job.config.run.seed
+    shared = ray.put(labels)
+    training, tested = _blocks(job.store, labels)
+    if batch.compress.kind != "none":
+        training, tested = _compressed(job, batch, training, tested)
+    gram = _gram(training, labels)
+    chosen = _choose(gram, shared, batch, labels, settings, seed)
+    parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
+    for chunk in chunks(batch.folds, len(labels.classes)):
+        if not set(chunk.folds) & set(batch.todo):
+            continue
+        c = [chosen[fold] for fold in chunk.folds]
+        solved = _solve.options(num_returns=len(chunk.folds), **_device()).remote(
+            gram, training, tested, shared, chunk, c, settings
+        )
+        for fold, part in zip(chunk.folds, _listed(solved), strict=True):
+            parts[fold].append(part)
+    published = [
+        _publish.remote(job.store, batch, shared, settings, (fold, chosen[fold]), *parts[fold])
+        for fold in batch.todo
+    ]
+    rows = sum(ray.get(published))
+    warn_unsolved(job.store, batch, settings.tolerance)
+    return rows
+
+
+def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
+    """All folds and classes, in chunks of about COLUMNS pairs: of several folds, or of some classes of one."""
+    if num_classes >= COLUMNS:
+        starts = range(0, num_classes, COLUMNS)
+        return [
+            Chunk((fold,), slice(k, min(k + COLUMNS, num_classes)))
+            for fold in folds
+            for k in starts
+        ]
+    step = COLUMNS // num_classes
+    every = slice(0, num_classes)
+    return [Chunk(folds[i : i + step], every) for i in range(0, len(folds), step)]
+
+
+def _device() -> dict[str, int]:
+    """The resources of a task that multiplies matrices."""
+    return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
+
+
+def _listed(returned: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
+    """Ray returns one reference, not a list of one."""
+    return returned if isinstance(returned, list) else [returned]
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor on an array of the object store, which is read-only; nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(array)
+
+
+def _cuda_or_cpu() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# --- blocks of vectors -------------------------------------------------------------------------
+
+
+def _blocks(store: Store, labels: Labels) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Blocks of the training vectors, and of those that are only tested, each an array [n, D].
+
+    Raises:
+        RunError: a vector is not finite.
+    """
+    size, total = strip_rows(labels.dim), len(labels.row)
+    starts = [*range(0, labels.num_training, size), *range(labels.num_training, total, size)]
+    block = np.searchsorted(starts, np.arange(total), side="right") - 1
+    pieces: list[list[tuple[np.ndarray, ObjectRef]]] = [[] for _ in starts]
+    for number, name in enumerate(labels.files):
+        mine = np.flatnonzero(labels.file == number)
+        touched = np.unique(block[mine])
+        places = [mine[block[mine] == b] for b in touched]
+        if places:
+            rows = [labels.row[place] for place in places]
+            parts = _read.options(num_returns=len(rows)).remote(store, name, rows)
+            for b, place, part in zip(touched, places, _listed(parts), strict=True):
+                pieces[b].append((place - starts[b], part))
+    joined = [
+        _join.options(num_returns=2).remote([place for place, _ in piece], *(p for _, p in piece))
+        for piece in pieces
+    ]
+    bad = [
+        labels.video_ids[start + place]
+        for start, (_, odd) in zip(starts, joined, strict=True)
+        for place in ray.get(odd)
+    ]
+    if bad:
+        raise RunError(
+            f"classify: expected finite vectors, got NaN or infinity in those of {len(bad)} videos, such as "
+            f"{', '.join(bad[:5])}; delete their encodings, and run it again"
+        )
+    refs = [ref for ref, _ in joined]
+    first_tested = int(np.searchsorted(starts, labels.num_training))
+    return refs[:first_tested], refs[first_tested:]
+
+
+@ray.remote(max_retries=3)
+def _read(store: Store, name: str, rows: list[np.ndarray]) -> list[np.ndarray] | np.ndarray:
+    """The vectors of some rows of a file, by the block they go to."""
+    vectors = read_vectors(store, name, np.concatenate(rows))
+    parts = np.split(vectors, np.cumsum([len(part) for part in rows])[:-1])
+    return parts if len(parts) > 1 else parts[0]
+
+
+@ray.remote(max_retries=3)
+def _join(places: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """A block [n, D], and the places of vectors in it that are not finite."""
+    block = np.empty((sum(map(len, parts)), parts[0].shape[1]), parts[0].dtype)
+    for place, part in zip(places, parts, strict=True):
+        block[place] = part
+    return block, np.flatnonzero(~np.isfinite(block).all(1)).tolist()
+
+
+def _compressed(
+    job: Job, batch: Batch, training: list[ObjectRef], tested: list[ObjectRef]
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """The blocks after a compression that is fitted on the training vectors of the batch's one fold."""
+    every = [*training, *tested]
+    made = _compress.options(num_returns=len(every)).remote(
+        job.store, batch, job.config.run.seed, len(training), *every
+    )
+    refs = _listed(made)
+    return refs[: len(training)], refs[len(training) :]
+
+
+@ray.remote(max_retries=3)
+def _compress(
+    store: Store, batch: Batch, seed: int, num_training: int, *blocks: np.ndarray
+) -> list[np.ndarray] | np.ndarray:
+    vectors = torch.cat([_tensor(block).float() for block in blocks[:num_training]])
+    compression = fit_compression(vectors, batch.compress, seed)
+    (fold,) = batch.folds
+    store.publish(f"{batch.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes())
+    made = [compression.transform(_tensor(block)).float().numpy() for block in blocks]
+    return made if len(made) > 1 else made[0]
+
+
+# --- the matrix --------------------------------------------------------------------------------
+
+
+def _gram(blocks: list[ObjectRef], labels: Labels) -> ObjectRef:
+    """The Gram matrix of the blocks, a strip for each: arrays, which tasks of a node share."""
+    if not blocks:
+        raise RunError(
+            "classify: expected labelled videos to train with, got none that has a vector; look into "
+            "FAILURES"
+        )
+    size = strip_rows(labels.dim)
+    strips = [
+        _strip.options(**_device()).remote(blocks, number, number * size, labels.num_training)
+        for number in range(len(blocks))
+    ]
+    return _assemble.remote(blocks[:1], strips)
+
+
+@ray.remote(max_retries=3)
+def _strip(
+    blocks: list[ObjectRef], number: int, first: int, num_vectors: int
+) -> tuple[int, np.ndarray, np.ndarray]:
+    # One block at a time: references in a list are not fetched before they are asked for.
+    device = _cuda_or_cpu()
+    later = (_tensor(ray.get(ref)).to(device) for ref in blocks[number + 1 :])
+    rows = _tensor(ray.get(blocks[number])).to(device)
+    strip = gram_strip(rows, later, _centre(blocks), first=first, num_vectors=num_vectors)
+    return first, strip.products.cpu().numpy(), strip.cross.cpu().numpy()
+
+
+def _centre(blocks: list[ObjectRef]) -> Tensor:
+    """The same for all strips, on any machine."""
+    block = _tensor(ray.get(blocks[0]))
+    return centre_of(block[: block_rows(block.shape[1])].float()).to(_cuda_or_cpu())
+
+
+@ray.remote(max_retries=3)
+def _assemble(
+    blocks: list[ObjectRef], strips: list[ObjectRef]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    parts = (ray.get(ref) for ref in strips)
+    gram = Gram.of_strips(
+        [Strip(first, _tensor(products), _tensor(cross)) for first, products, cross in parts],
+        _centre(blocks),
+    )
+    return gram.centred.numpy(), gram.cross.numpy(), gram.square
+
+
+# --- solutions ---------------------------------------------------------------------------------
+
+
+def _choose(
+    gram: ObjectRef,
+    shared: ObjectRef,
+    batch: Batch,
+    labels: Labels,
+    settings: Classify,
+    seed: int,
+) -> dict[int, float]:
+    """C of each fold: the one there is, or the best on held-out parts of the fold's training groups."""
+    values = tuple(sorted(settings.c))
+    if len(values) == 1:
+        return dict.fromkeys(batch.folds, values[0])
+    tasks = {
+        fold: [
+            _held_out.options(**_device()).remote(
+                gram, shared, inner_folds(labels, fold, seed), chunk.class_range, values, settings
+            )
+            for chunk in chunks((fold,), len(labels.classes))
+        ]
+        for fold in batch.folds
+    }
+    chosen = {}
+    for fold, parts in tasks.items():
+        chosen[fold], words = best_c(values, np.concatenate(ray.get(parts), axis=1))
+        log.info("classify %s fold %d: %s", batch.name, fold, words)
+    return chosen
+
+
+@ray.remote(max_retries=3)
+def _held_out(
+    arrays: tuple[np.ndarray, np.ndarray, float],
+    labels: Labels,
+    inner: np.ndarray,
+    classes: slice,
+    values: tuple[float, ...],
+    settings: Classify,
+) -> np.ndarray:
+    """AP [C, k] of some classes on the inner folds that were held out."""
+    device = _cuda_or_cpu()
+    targets = torch.from_numpy(labels.targets[: labels.num_training, classes])
+    parts = np.unique(inner[inner >= 0])
+    training = torch.from_numpy((inner[:, None] >= 0) & (inner[:, None] != parts))
+    inside = inner >= 0
+    found = []
+    for decisions in decisions_along(
+        _gram_of(arrays).to(device),
+        lambda c: _columns(targets, training, c, settings).to(device),
+        values,
+        tolerance=max(settings.tolerance, CHOICE_TOLERANCE),
+    ):
+        by_part = decisions.cpu().numpy().reshape(len(inner), len(parts), -1)
+        scores = by_part[inside, inner[inside]]
+        found.append(average_precision(scores, targets.numpy()[inside]))
+    return np.array(found)
+
+
+@ray.remote(max_retries=3)
+def _solve(
+    arrays: tuple[np.ndarray, np.ndarray, float],
+    training: list[ObjectRef],
+    tested: list[ObjectRef],
+    labels: Labels,
+    chunk: Chunk,
+    c: list[float],
+    settings: Classify,
+) -> list[Part] | Part:
+    """A part of each fold of the chunk."""
+    began, device = time.monotonic(), _cuda_or_cpu()
+    columns = _columns(
+        torch.from_numpy(labels.targets[: labels.num_training, chunk.class_range]),
+        torch.from_numpy(labels.training(chunk.folds)),
+        torch.tensor(c),
+        settings,
+    )
+    found = fit_weights(
+        _gram_of(arrays).to(device),
+        lambda: _vectors(training),
+        columns.to(device),
+        tolerance=settings.tolerance,
+    )
+    others = [part.double() @ found.weights.cpu().double().T for part in _vectors(tested)]
+    others = [part + found.bias.cpu() for part in others]
+    decisions = torch.cat([found.decisions.cpu(), *others]).numpy()
+    seconds, size = time.monotonic() - began, chunk.class_range.stop - chunk.class_range.start
+    parts = []
+    for number, fold in enumerate(chunk.folds):
+        own = slice(number * size, (number + 1) * size)
+        arrays_of_part = (
+            tensor[own].cpu().numpy()
+            for tensor in (found.weights, found.bias, found.primal, found.dual, found.rounds)
+        )
+        weights, bias, primal, dual, rounds = arrays_of_part
+        scores = decisions[labels.tested(fold), own]
+        parts.append(Part(weights, bias, scores, primal, dual, rounds, seconds))
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _vectors(blocks: list[ObjectRef]) -> Iterator[Tensor]:
+    """All vectors of some blocks, in pieces."""
+    for ref in blocks:
+        block = _tensor(ray.get(ref))
+        yield from block.split(block_rows(block.shape[1]))
+
+
+def _gram_of(arrays: tuple[np.ndarray, np.ndarray, float]) -> Gram:
+    centred, cross, square = arrays
+    return Gram(_tensor(centred), _tensor(cross), square)
+
+
+def _columns(targets: Tensor, training: Tensor, c: float | Tensor, settings: Classify) -> Columns:
+    weights = balanced(targets, training) if settings.class_weight == "balanced" else None
+    return one_vs_rest(targets, training, c=c, loss=settings.loss, weights=weights)
+
+
+@ray.remote(max_retries=3)
+def _publish(
+    store: Store,
+    batch: Batch,
+    labels: Labels,
+    settings: Classify,
+    fold_and_c: tuple[int, float],
+    *parts: Part,
+) -> int:
+    fold, c = fold_and_c
+    return publish(store, batch, labels, settings, Trained(fold, c, "gram", list(parts)))

@@ -1,0 +1,220 @@
+"""SVMs on the weights, by Ray Train: for corpora whose Gram matrix fits nowhere.
+
+Each worker reads its share of the files of ENCODINGS again in each pass. It holds one file of vectors and some
+arrays [classes, D], whatever the number of videos.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from encoders.metrics import average_precision
+from encoders.svm_columns import balanced, one_vs_rest
+from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
+from pipelines import codebooks
+from pipelines.classify_results import (
+    Batch,
+    Labels,
+    Part,
+    Trained,
+    best_c,
+    inner_folds,
+    publish,
+    read_vectors,
+    warn_unsolved,
+)
+from pipelines.config import Classify, Config, RunError
+from pipelines.layout import Job
+from pipelines.storage import Store
+
+CHOICE_TOLERANCE = 1e-3
+"""As in `pipelines.classify_gram`."""
+
+
+def solve(job: Job, work: list[tuple[Batch, Labels]]) -> int:
+    """Classifies the batches in one Ray Train run; returns the rows of SCORES.
+
+    Raises:
+        RunError: a vector is not finite, C cannot be chosen, or vectors are to be compressed.
+    """
+    if not work:
+        return 0
+    for batch, _ in work:
+        if batch.compress.kind != "none":
+            raise RunError(
+                f"classify.form: expected gram for {batch.name}, whose vectors are compressed, got primal; "
+                "a compression is fitted on all training vectors in memory"
+            )
+    codebooks.run_training(
+        _worker,
+        {"work": work, "store": job.store, "config": job.config},
+        name=job.digest("classify"),
+        step="classify",
+        total=sum(len(batch.todo) for batch, _ in work),
+        threads=1,
+    )
+    rows = 0
+    for batch, labels in work:
+        warn_unsolved(job.store, batch, job.config.classify.tolerance)
+        rows += sum(int(labels.tested(fold).sum()) for fold in batch.todo) * len(labels.classes)
+    return rows
+
+
+def _worker(setting: dict) -> None:
+    """The train loop: a ValueError or RunError says that vectors or settings are wrong, and would come again."""
+    try:
+        _solve_all(setting)
+    except (ValueError, RunError) as error:
+        ray.get(setting["counter"].fail.remote(str(error)))
+
+
+def _solve_all(setting: dict) -> None:
+    store, config = setting["store"], setting["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    for batch, labels in setting["work"]:
+        share = Share.of(store, labels, rank, world_size)
+        for fold in batch.todo:
+            if _is_done(store, batch.scores_file(fold), rank):
+                continue
+            trained, words = _train(share, fold, config)
+            if rank == 0:
+                publish(store, batch, labels, config.classify, trained)
+                setting["counter"].add.remote({"ok": 1})
+                setting["counter"].say.remote(f"{batch.name} fold {fold} {words}")
+    ray.train.report({"finished": True})
+
+
+def _is_done(store: Store, name: str, rank: int) -> bool:
+    """As worker 0 sees it now: all workers must take the same steps."""
+    return bool(_all_reduce(torch.tensor([float(rank == 0 and store.exists(name))])).item())
+
+
+def _all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over the workers, on the device of the tensor; nccl reduces on the GPU alone."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    total = tensor.to(ray.train.torch.get_device(), copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """One worker's files: whole ones, dealt out in turn."""
+
+    store: Store
+    labels: Labels
+    files: list[int]
+
+    @classmethod
+    def of(cls, store: Store, labels: Labels, rank: int, world_size: int) -> "Share":
+        return cls(store, labels, list(range(rank, len(labels.files), world_size)))
+
+    def vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Places among the labelled videos, and vectors, of those that are wanted [N], file by file."""
+        for number in self.files:
+            places = np.flatnonzero((self.labels.file == number) & wanted)
+            if len(places):
+                rows = self.labels.row[places]
+                yield (
+                    places,
+                    torch.from_numpy(read_vectors(self.store, self.labels.files[number], rows)),
+                )
+
+    def count(self, wanted: np.ndarray) -> int:
+        return int((np.isin(self.labels.file, self.files) & wanted).sum())
+
+
+def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
+    """A fold, and how its C was chosen."""
+    began, labels, settings = time.monotonic(), share.labels, config.classify
+    values = tuple(sorted(settings.c))
+    c, words = values[0], ""
+    if len(values) > 1:
+        scores = _held_out(share, inner_folds(labels, fold, config.run.seed), values, settings)
+        c, words = best_c(values, scores)
+    inside = np.zeros(len(labels.row), bool)
+    inside[: labels.num_training] = labels.training((fold,))[:, 0]
+    found = _solution(share, inside[:, None], c, settings, settings.tolerance)
+    tested = labels.tested(fold)
+    decisions = _decisions(share, tested, found)
+    parts = [
+        Part(
+            weights=found.weights.cpu().numpy(),
+            bias=found.bias.cpu().numpy(),
+            scores=decisions[tested],
+            primal=found.primal.cpu().numpy(),
+            dual=found.dual.cpu().numpy(),
+            rounds=found.rounds.cpu().numpy(),
+            seconds=time.monotonic() - began,
+        )
+    ]
+    return Trained(fold, c, "primal", parts), words
+
+
+def _solution(
+    share: Share,
+    training: np.ndarray,
+    c: float,
+    settings: Classify,
+    tolerance: float,
+    start: Tensor | None = None,
+) -> PrimalSolution:
+    """The columns of training [N, F]."""
+    device = ray.train.torch.get_device()
+    targets, training_of = torch.from_numpy(share.labels.targets), torch.from_numpy(training)
+    weights = balanced(targets, training_of) if settings.class_weight == "balanced" else None
+    wanted = training.any(1)
+
+    def shards() -> Iterator[Shard]:
+        for places, vectors in share.vectors(wanted):
+            yield Shard(
+                vectors,
+                one_vs_rest(
+                    targets[places], training_of[places], c=c, loss=settings.loss, weights=weights
+                ),
+            )
+
+    data = Data(
+        shards=shards,
+        num_rows=share.count(wanted),
+        dim=share.labels.dim,
+        num_columns=training.shape[1] * targets.shape[1],
+        is_hinge=settings.loss == "hinge",
+        all_reduce=_all_reduce,
+        device=device,
+    )
+    return solve_primal(data, tolerance=tolerance, start=start)
+
+
+def _decisions(share: Share, wanted: np.ndarray, found: PrimalSolution) -> np.ndarray:
+    """[N, J], of all workers' videos that are wanted [N]; 0 for the others."""
+    weights, bias = found.weights.double(), found.bias.double()
+    total = weights.new_zeros(len(wanted), len(bias))
+    for places, vectors in share.vectors(wanted):
+        total[torch.from_numpy(places).to(total.device)] = vectors.to(weights) @ weights.T + bias
+    return _all_reduce(total).cpu().numpy()
+
+
+def _held_out(
+    share: Share, inner: np.ndarray, values: tuple[float, ...], settings: Classify
+) -> np.ndarray:
+    """AP [C, K] on the inner folds that were held out, each c solved from the one before."""
+    inner = np.concatenate([inner, np.full(len(share.labels.row) - len(inner), -1)])
+    parts, inside, start, found = np.unique(inner[inner >= 0]), inner >= 0, None, []
+    for c in values:
+        training = inside[:, None] & (inner[:, None] != parts)
+        tolerance = max(settings.tolerance, CHOICE_TOLERANCE)
+        solution = _solution(share, training, c, settings, tolerance, start)
+        start = torch.cat([solution.weights, solution.bias.unsqueeze(1)], 1)
+        decisions = _decisions(share, inside, solution).reshape(len(inner), len(parts), -1)
+        scores = decisions[inside, inner[inside]]
+        found.append(average_precision(scores, share.labels.targets[inside]))
+    return np.array(found)

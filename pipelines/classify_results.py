@@ -1,0 +1,313 @@
+"""What the two forms of solving SVMs share: what is to be solved, and how it is published."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from encoders.settings import CompressSettings
+from encoders.svm import LinearClassifier
+from pipelines.config import Classify, RunError
+from pipelines.layout import Job
+from pipelines.manifest import group_folds
+from pipelines.storage import Store
+from pipelines.tables import SCORES, SOLUTIONS, vectors_from_arrow
+
+log = logging.getLogger(__name__)
+
+INNER_FOLDS = 3
+"""Parts of the training groups, of which each is held out once where C is chosen."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
+
+    `todo` are those without SCORES. Folds that are finished still belong to it: what is solved together must
+    not depend on what a killed run had done, or the last bits would.
+    """
+
+    encoder: str
+    stream: str
+    folds: tuple[int, ...]
+    todo: tuple[int, ...]
+    encodings: str
+    scores: str
+    classifiers: str
+    compress: CompressSettings
+    footer: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.encoder}-{self.stream}"
+
+    def solutions_file(self, fold: int) -> str:
+        return f"{self.classifiers}/solutions-{fold:05d}.parquet"
+
+    def scores_file(self, fold: int) -> str:
+        """Published last of a fold's files: a fold that has it is finished."""
+        return f"{self.scores}/fold-{fold:05d}.parquet"
+
+
+def batches(job: Job) -> list[Batch]:
+    """What is not finished. Folds share vectors where neither codebook nor compression is a fold's own."""
+    found = []
+    for encoder, stream in job.pairs():
+        shared: dict[tuple, list[int]] = {}
+        compress = job.variants[encoder].compress
+        for fold in job.folds:
+            folder = job.encodings(job.codebook(encoder, stream, fold))
+            own = fold if compress.kind != "none" else None
+            shared.setdefault((folder, own), []).append(fold)
+        for (folder, _), folds in shared.items():
+            batch = Batch(
+                encoder=encoder,
+                stream=stream,
+                folds=tuple(folds),
+                todo=(),
+                encodings=folder,
+                scores=job.scores(encoder, stream),
+                classifiers=job.classifiers(encoder, stream),
+                compress=compress,
+                footer=job.footer("classify"),
+            )
+            todo = tuple(f for f in folds if not job.store.exists(batch.scores_file(f)))
+            if todo:
+                found.append(dataclasses.replace(batch, todo=todo))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labelled videos that have a vector: those that train in any fold of the batch first, each part by video_id.
+
+    Attributes:
+        video_ids: [N]. targets: [N, K] uint8. folds: [N], the fold that tests each. groups: [N].
+        num_training: how many of them train.
+        files: of ENCODINGS. file: [N], and row: [N], where each vector is. dim: D.
+    """
+
+    video_ids: list[str]
+    targets: np.ndarray
+    folds: np.ndarray
+    groups: list[str]
+    classes: list[str]
+    num_training: int
+    files: list[str]
+    file: np.ndarray
+    row: np.ndarray
+    dim: int
+
+    def training(self, folds: tuple[int, ...]) -> np.ndarray:
+        """[num_training, F]: who trains in each of some folds."""
+        return self.folds[: self.num_training, None] != np.array(folds)
+
+    def tested(self, fold: int) -> np.ndarray:
+        """[N]: who is tested in a fold."""
+        return self.folds == fold
+
+
+def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
+    """Reads ids, not vectors. A vector of a file that has changed since, by its `source`, is passed over.
+
+    Args:
+        manifest: video_id, source, labels, group and fold of the run's videos.
+    """
+    classes = sorted({name for names in manifest["labels"].to_pylist() for name in names})
+    known = manifest.filter(pc.greater(pc.list_value_length(manifest["labels"]), 0))
+    files, found, dim = store.files(batch.encodings), [], 0
+    for number, name in enumerate(files):
+        with store.open_parquet(name) as file:
+            table = file.read(columns=["video_id", "source"]).replace_schema_metadata(None)
+            dim = file.schema_arrow.field("vector").type.list_size
+        place = {"file": np.full(len(table), number), "row": np.arange(len(table))}
+        found.append(pa.table({name: table[name] for name in table.column_names} | place))
+    vectors = pa.concat_tables(found)
+    row = pc.index_in(vectors["video_id"], known["video_id"])
+    vectors, known = vectors.filter(pc.is_valid(row)), known.take(row.drop_null())
+    known = known.append_column("file", vectors["file"]).append_column("row", vectors["row"])
+    videos = known.filter(pc.equal(vectors["source"], known["source"]))
+    folds = videos["fold"].to_numpy()
+    training = (folds[:, None] != np.array(batch.folds)).any(1)
+    order = pa.table({"tests": (~training).astype(np.int8), "video_id": videos["video_id"]})
+    order = pc.sort_indices(order, [("tests", "ascending"), ("video_id", "ascending")])
+    videos = videos.take(order)
+    return Labels(
+        video_ids=videos["video_id"].to_pylist(),
+        targets=target_matrix(videos["labels"].to_pylist(), classes),
+        folds=videos["fold"].to_numpy(),
+        groups=_groups(videos),
+        classes=classes,
+        num_training=int(training.sum()),
+        files=files,
+        file=videos["file"].to_numpy(),
+        row=videos["row"].to_numpy(),
+        dim=dim,
+    )
+
+
+def _groups(videos: pa.Table) -> list[str]:
+    """A video without a group is one of its own."""
+    pairs = zip(videos["group"].to_pylist(), videos["video_id"].to_pylist(), strict=True)
+    return [f"video {video}" if group is None else f"group {group}" for group, video in pairs]
+
+
+def target_matrix(labels: list[list[str]], classes: list[str]) -> np.ndarray:
+    """[N, K] of 0 and 1."""
+    place = {name: k for k, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), np.uint8)
+    for row, names in enumerate(labels):
+        targets[row, [place[name] for name in names]] = 1
+    return targets
+
+
+def read_vectors(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
+    """Some rows [n, D] of a file of ENCODINGS, as they are stored."""
+    with store.open_parquet(name) as file:
+        column = file.read(columns=["vector"])["vector"]
+    return vectors_from_arrow(column.take(pa.array(rows)))
+
+
+# --- which C -----------------------------------------------------------------------------------
+
+
+def inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
+    """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
+
+    Raises:
+        RunError: fewer than two groups.
+    """
+    training = labels.training((fold,))[:, 0]
+    groups = np.array(labels.groups[: labels.num_training])[training]
+    num_groups = len(set(groups.tolist()))
+    if num_groups < 2:
+        raise RunError(
+            f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
+            f"got {num_groups}; set one value"
+        )
+    inner = np.full(labels.num_training, -1)
+    inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), seed)
+    return inner
+
+
+def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str]:
+    """The c with the largest mean of the classes' AP [C, K], the smallest of equals; and all means in words."""
+    known = ~np.isnan(precision).any(0)
+    means = precision[:, known].mean(1) if known.any() else np.zeros(len(values))
+    best = values[int(means.argmax())]
+    table = ", ".join(f"{c:g}: {mean:.4f}" for c, mean in zip(values, means, strict=True))
+    return best, f"held-out mAP by C: {table}; C = {best:g}"
+
+
+# --- what is published -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some classes of a fold, solved: weights [k, D], bias [k], scores [tested, k]; primal, dual and rounds [k]."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+    scores: np.ndarray
+    primal: np.ndarray
+    dual: np.ndarray
+    rounds: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A fold: the C and the form it was solved with, and the parts of its classes in order."""
+
+    fold: int
+    c: float
+    form: str
+    parts: list[Part]
+
+
+def publish(
+    store: Store, batch: Batch, labels: Labels, settings: Classify, trained: Trained
+) -> int:
+    """Classifier, SOLUTIONS and SCORES of a fold, in this order; returns the rows of SCORES."""
+    fold, parts = trained.fold, trained.parts
+    classifier = LinearClassifier(
+        np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.bias for part in parts]),
+        tuple(labels.classes),
+    )
+    header = {"c": trained.c, "loss": settings.loss, "class_weight": settings.class_weight}
+    data = classifier.to_bytes(**header)
+    store.publish(f"{batch.classifiers}/fold-{fold:05d}.safetensors", data)
+    rows = list(_solution_rows(batch, labels, settings, trained))
+    store.publish_table(batch.solutions_file(fold), SOLUTIONS.build(rows), batch.footer)
+    table = _score_rows(batch, labels, fold, np.concatenate([part.scores for part in parts], 1))
+    store.publish_table(batch.scores_file(fold), table, batch.footer)
+    return table.num_rows
+
+
+def warn_unsolved(store: Store, batch: Batch, tolerance: float) -> None:
+    """Logs the classes of each fold that SOLUTIONS says are not solved; nothing if there are none."""
+    for fold in batch.todo:
+        with store.open_parquet(batch.solutions_file(fold)) as file:
+            table = file.read(columns=["label", "gap", "is_solved"])
+        bad = table.filter(pc.invert(table["is_solved"])).to_pylist()
+        if bad:
+            log.warning(
+                "classify %s fold %d: %d classes are not solved to a relative gap of %g: %s; lower "
+                "classify.c or raise classify.tolerance",
+                batch.name,
+                fold,
+                len(bad),
+                tolerance,
+                ", ".join(f"{row['label']} ({row['gap']:.1e})" for row in bad),
+            )
+
+
+def _solution_rows(
+    batch: Batch, labels: Labels, settings: Classify, trained: Trained
+) -> Iterator[dict]:
+    training = labels.training((trained.fold,))[:, 0]
+    positives = labels.targets[: labels.num_training][training].sum(0, dtype=np.int64)
+    solved = ((part, place) for part in trained.parts for place in range(len(part.bias)))
+    for label, positive, (part, place) in zip(labels.classes, positives, solved, strict=True):
+        primal, dual = float(part.primal[place]), float(part.dual[place])
+        one_sided = math.isnan(primal)
+        gap = None if one_sided else (primal - dual) / primal
+        yield {
+            "encoder": batch.encoder,
+            "stream": batch.stream,
+            "fold": trained.fold,
+            "label": label,
+            "form": trained.form,
+            "loss": settings.loss,
+            "c": trained.c,
+            "num_positive": int(positive),
+            "num_negative": int(training.sum() - positive),
+            "primal": None if one_sided else primal,
+            "dual": None if one_sided else dual,
+            "gap": gap,
+            "rounds": int(part.rounds[place]),
+            "is_solved": bool(one_sided or gap <= settings.tolerance),
+            "seconds": part.seconds,
+        }
+
+
+def _score_rows(batch: Batch, labels: Labels, fold: int, scores: np.ndarray) -> pa.Table:
+    tested, classes = np.flatnonzero(labels.tested(fold)), labels.classes
+    count = len(tested) * len(classes)
+    columns = {
+        "video_id": pa.array([labels.video_ids[i] for i in tested for _ in classes], pa.string()),
+        "encoder": pa.repeat(batch.encoder, count),
+        "stream": pa.repeat(batch.stream, count),
+        "fold": pa.repeat(pa.scalar(fold, pa.int32()), count),
+        "label": pa.array(np.tile(np.array(classes, object), len(tested)), pa.string()),
+        "is_true": pa.array(labels.targets[tested].reshape(-1).astype(bool)),
+        "score": pa.array(scores.reshape(-1).astype(np.float64)),
+    }
+    schema = SCORES.schema()
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
