@@ -281,7 +281,7 @@ def codebook_digests(run: Run) -> Iterator[Problem]:
 
 
 def missing_tensors(run: Run) -> Iterator[Problem]:
-    """Codebooks that today's encodings name, classifiers of today's scores."""
+    """Codebooks that today's encodings name, classifiers and SOLUTIONS of today's scores."""
     if run.is_recorded("encode"):
         there = {
             _digest_of(folder)
@@ -294,15 +294,16 @@ def missing_tensors(run: Run) -> Iterator[Problem]:
                 "codebooks", "encodings name codebooks that are gone", len(lost), tuple(lost[:5])
             )
     for folder in run.folders("scores"):
-        wanted = [
-            f"classifiers/{file.name.removeprefix('scores/').removesuffix('.parquet')}.safetensors"
+        bases = [
+            f"classifiers/{file.name.removeprefix('scores/').removesuffix('.parquet')}"
             for file in folder.files
         ]
+        wanted = [f"{base}.safetensors" for base in bases]
+        wanted += [f"{base.replace('/fold-', '/solutions-')}.parquet" for base in bases]
         lost = [name for name in wanted if name not in run.sizes]
         if lost:
-            yield Problem(
-                folder.name, "scores without their classifier", len(lost), tuple(lost[:EXAMPLES])
-            )
+            what = "scores without their classifier or its row of SOLUTIONS"
+            yield Problem(folder.name, what, len(lost), tuple(lost[:EXAMPLES]))
 
 
 def unfinished_folders(run: Run) -> Iterator[Problem]:
@@ -328,6 +329,10 @@ def remake(run: Run, folder: Folder, files: list[str]) -> str:
     if folder.table.name == "attention":
         # Videos whose encodings are visible are not encoded again.
         made = run.tables.get(folder.key.replace("attention/", "encodings/", 1), folder.name)
+        return delete_command(run, [f"{folder.name}/", f"{made}/"]) + THEN
+    if folder.table.name == "solutions":
+        # Folds whose scores are visible are not trained again.
+        made = folder.name.replace("classifiers/", "scores/", 1)
         return delete_command(run, [f"{folder.name}/", f"{made}/"]) + THEN
     marks = [name for name in _marks_of(run, folder) if name in run.sizes]
     some = [*files, *marks] if len(files) <= EXAMPLES else [f"{folder.name}/", *marks]

@@ -148,6 +148,11 @@ def _curves(table: pa.Table) -> Columns:
     return {"key": mixed(*texts, _numbers(table["fold"]), _numbers(table["step"]))}
 
 
+def _solutions(table: pa.Table) -> Columns:
+    texts = [fingerprints(table[name]) for name in ("encoder", "stream", "label")]
+    return {"key": mixed(*texts, _numbers(table["fold"]))}
+
+
 def _encodings(table: pa.Table) -> Columns:
     kept = {
         "id": fingerprints(table["video_id"]),
@@ -218,6 +223,7 @@ GATHER = {
     "curves": _curves,
     "encodings": _encodings,
     "attention": _attention,
+    "solutions": _solutions,
 }
 """What is kept of a row group, by table; SCORES and METRICS are read by `pipelines.doctor_results`."""
 

@@ -40,6 +40,7 @@ STEP_OF = {
     "encodings": "encode",
     "attention": "encode",
     "scores": "classify",
+    "solutions": "classify",
     "metrics": "evaluate",
 }
 STEPS = tuple(dict.fromkeys(STEP_OF.values()))

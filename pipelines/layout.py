@@ -410,6 +410,7 @@ class Job:
         }
         for encoder, stream in self.pairs():
             named[f"scores/{encoder}-{stream}"] = self.scores(encoder, stream)
+            named[f"solutions/{encoder}-{stream}"] = self.classifiers(encoder, stream)
         for book in self.codebooks:
             name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
             named[f"encodings/{name}"] = self.encodings(book)

@@ -46,6 +46,25 @@ class StepFact:
     cost: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """The SVMs of an encoder on a stream, of all folds and classes, by SOLUTIONS.
+
+    `num_trivial`: those whose training videos all have the class, or all lack it, so that nothing is solved.
+    `values_of_c` ascending; `largest_gap` and `rounds` are the largest of any SVM, None where all are trivial.
+    """
+
+    encoder: str
+    stream: str
+    form: str
+    values_of_c: tuple[float, ...]
+    num_svms: int
+    num_trivial: int
+    num_unsolved: int
+    largest_gap: float | None
+    rounds: int | None
+
+
 @dataclass(frozen=True)
 class ClassRow:
     """`ap` has no value where the class has no positive video."""
@@ -234,6 +253,7 @@ class Report:
         per_class: of the best result.
         precision_recall: curves of the best result: of some classes, and the mean of all.
         confusion: of the best result; None where videos have several labels.
+        solved: how the SVMs behind the results were solved.
         failures: all rows that are not ok; the page lists the first of them and counts all.
         samples: the most confident wrong and right videos of the best result.
         paper: the results beside DQ Table 2; None where they were not compared.
@@ -258,6 +278,7 @@ class Report:
     confusion: Confusion | None = None
     precision_recall: tuple[Curve, ...] = ()
     curves: tuple[Curve, ...] = ()
+    solved: tuple[Solved, ...] = ()
     failures: tuple[Failure, ...] = ()
     samples: tuple[Sample, ...] = ()
     neighbours: NeighbourSearch | None = None

@@ -23,6 +23,7 @@ from pipelines.report_data import (
     Ledger,
     Report,
     Result,
+    Solved,
     StepFact,
 )
 from pipelines.report_videos import neighbours, samples
@@ -62,6 +63,7 @@ def write(
         precision_recall=precision_recall(best),
         confusion=None if best.multi_label else _confusion(best),
         curves=_curves(job),
+        solved=_solved(job),
         failures=_failures(job),
         samples=samples(job, best, results),
         neighbours=neighbours(job, best, results),
@@ -292,6 +294,28 @@ def _curves(job: Job) -> tuple[Curve, ...]:
                 )
             )
     return tuple(curves)
+
+
+def _solved(job: Job) -> tuple[Solved, ...]:
+    columns = ["form", "c", "gap", "rounds", "is_solved"]
+    found = []
+    for encoder, stream in job.pairs():
+        rows = job.store.read_table(job.classifiers(encoder, stream), columns)
+        known = rows.filter(pc.is_valid(rows["gap"]))
+        found.append(
+            Solved(
+                encoder=encoder,
+                stream=stream,
+                form=" and ".join(sorted(pc.unique(rows["form"]).to_pylist())),
+                values_of_c=tuple(sorted(pc.unique(rows["c"]).to_pylist())),
+                num_svms=rows.num_rows,
+                num_trivial=rows.num_rows - known.num_rows,
+                num_unsolved=pc.sum(pc.invert(rows["is_solved"])).as_py(),
+                largest_gap=pc.max(known["gap"]).as_py(),
+                rounds=pc.max(known["rounds"]).as_py(),
+            )
+        )
+    return tuple(found)
 
 
 def _failures(job: Job) -> tuple[Failure, ...]:

@@ -26,6 +26,7 @@ from pipelines.tables import (
     SAMPLES,
     SCORES,
     SEGMENTS,
+    SOLUTIONS,
     VIDEOS,
     Table,
     attention_type,
@@ -89,6 +90,7 @@ for _book in BOOKS:
 PAIRS = [(encoder, stream) for stream in STREAMS for encoder in ("ave", "fv_vae")]
 for _encoder, _stream in PAIRS:
     TABLES[f"scores/{_encoder}-{_stream}"] = f"scores/{_encoder}-{_stream}/55ee55ee55ee"
+    TABLES[f"solutions/{_encoder}-{_stream}"] = f"classifiers/{_encoder}-{_stream}/55ee55ee55ee"
 
 
 def footer(step: str, **more: str) -> dict[str, str]:
@@ -267,7 +269,18 @@ def _classify(store: Store, encoder: str, stream: str, draw: np.random.Generator
         store.publish_table(f"{folder}/{name}.parquet", SCORES.build(rows), footer("classify"))
         weights = {"weights": np.ones((2, dim(encoder, stream)), np.float32)}
         data = safetensors.numpy.save(weights | {"bias": np.zeros(2, np.float32)})
-        store.publish(f"{folder.replace('scores', 'classifiers', 1)}/{name}.safetensors", data)
+        classifiers = folder.replace("scores", "classifiers", 1)
+        store.publish(f"{classifiers}/{name}.safetensors", data)
+        solved = dict.fromkeys(("c", "primal", "dual", "gap", "seconds"), 1.0)
+        solved |= {"num_positive": 1, "num_negative": 1, "rounds": 1, "is_solved": True}
+        rows = [
+            {"encoder": encoder, "stream": stream, "fold": fold, "label": label}
+            | {"form": "gram", "loss": "hinge"}
+            | solved
+            for label in CLASSES
+        ]
+        solutions = f"{classifiers}/solutions-{fold:05d}.parquet"
+        store.publish_table(solutions, SOLUTIONS.build(rows), footer("classify"))
     store.publish_json(f"{folder}/{DONE}", {})
     return ScoreMatrix(
         encoder=encoder,

@@ -518,6 +518,7 @@ CODEBOOK_DAMAGE = {
     "tensors.missing": [
         lambda run: shutil.rmtree(run / CODEBOOK),
         lambda run: (run / CLASSIFIERS / "fold-00001.safetensors").unlink(),
+        lambda run: (run / CLASSIFIERS / "solutions-00001.parquet").unlink(),
     ],
     "vectors.width": [
         lambda run: publish_tensors(

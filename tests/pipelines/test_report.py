@@ -27,6 +27,7 @@ from pipelines.report_data import (
     Report,
     Result,
     Sample,
+    Solved,
     StepFact,
 )
 from pipelines.results import Estimate
@@ -141,6 +142,30 @@ FULL = Report(
         ),
         Curve("fv_vae, pool5", "loss", "batch", "loss", (0, 1000), (7.0, float("nan"))),
     ),
+    solved=(
+        Solved(
+            encoder="fv_vae",
+            stream="pool5",
+            form="gram",
+            values_of_c=(1.0, 100.0),
+            num_svms=30,
+            num_trivial=2,
+            num_unsolved=1,
+            largest_gap=1.25e-6,
+            rounds=17,
+        ),
+        Solved(
+            encoder="ave",
+            stream="pool5",
+            form="primal",
+            values_of_c=(0.5,),
+            num_svms=3,
+            num_trivial=3,
+            num_unsolved=0,
+            largest_gap=None,
+            rounds=None,
+        ),
+    ),
     failures=(
         Failure("a.mp4", "decode", "failed", "TimeoutError", "no frame for 120 s"),
         Failure("b.mp4", "probe", "failed", "NoVideoStream", "no video stream"),
@@ -207,6 +232,7 @@ def hostile() -> Report:
         ),
         confusion=Confusion((HOSTILE, "b"), ((1, 2), (0, 1))),
         curves=tuple(Curve(HOSTILE, HOSTILE + n, HOSTILE, HOSTILE, (0, 1), (0, 1)) for n in "ab"),
+        solved=(replace(FULL.solved[0], encoder=HOSTILE, stream=HOSTILE, form=HOSTILE),),
         failures=(Failure(HOSTILE, HOSTILE, "failed", HOSTILE, HOSTILE),),
         samples=(
             Sample(HOSTILE, (HOSTILE,), HOSTILE, 0.0, (JPEG,)),
@@ -257,7 +283,7 @@ def test_structure_for_phones_and_screen_readers(report):
     assert_structure(html)
     elements = Page(html).elements
     links = [a["href"][1:] for t, a in elements if t == "a"]
-    assert len(links) == (12 if report.paper else 11)
+    assert len(links) == (13 if report.paper else 12)
     assert set(links) <= {a["id"] for _, a in elements if "id" in a}
 
 
@@ -275,6 +301,7 @@ def test_empty_sections_say_why():
         "No videos: nothing was evaluated",
         "No neighbours: there are no results",
         "No curves: no codebook",
+        'No SVMs: the step "classify" has not been run',
         "No failures: nothing was planned.",
         "No steps: nothing has been run.",
         "No result: nothing was evaluated.",
@@ -502,6 +529,15 @@ def test_curves_of_one_chart_share_axes_and_differ_in_dashes(full):
 
 def test_charts_take_their_colours_from_the_page():
     assert_colours_of_the_page(render(FULL))
+
+
+def test_svms_say_how_they_were_solved(full):
+    header, *rows = full.tables["How the SVMs were solved"]
+    assert header[:3] == ["encoder", "stream", "on the"]
+    assert rows == [
+        ["fv_vae", "pool5", "Gram matrix", "1, 100", "30", "2", "1", "1.3e-06", "17"],
+        ["ave", "pool5", "weights", "0.5", "3", "3", "0", "\u2013", "\u2013"],
+    ]
 
 
 def test_failures_are_counted_by_reason_and_listed(full):
