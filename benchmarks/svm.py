@@ -99,7 +99,6 @@ def ours(sizes: Sizes, loss: Loss, threads: int) -> Fit:
     if sizes.folds == 1:
         classifier = fit_one_vs_rest(train, targets[: sizes.vectors], c=C, loss=loss)
         weights, bias = classifier.weights[: sizes.timed], classifier.bias[: sizes.timed]
-        training = np.ones(sizes.vectors, bool)
     else:
         tensor = torch.from_numpy(train)
         inside = torch.from_numpy(groups(sizes)).unsqueeze(1) != torch.arange(sizes.folds)
@@ -108,9 +107,11 @@ def ours(sizes: Sizes, loss: Loss, threads: int) -> Fit:
         found = fit_weights(Gram.of(tensor), blocks, columns, tolerance=1e-6)
         weights, bias = (part[: sizes.timed].numpy() for part in (found.weights, found.bias))
         training = groups(sizes) != 0
-    seconds = time.perf_counter() - began
-    known = targets[: sizes.vectors][training]
-    return _fit((seconds, 0.0), train[training], known, tests, (weights, bias), loss)
+    seconds, peak = time.perf_counter() - began, _peak_bytes()
+    known = targets[: sizes.vectors]
+    if sizes.folds > 1:
+        train, known = train[training], known[training]
+    return _fit((seconds, 0.0), peak, train, known, tests, (weights, bias), loss)
 
 
 def theirs(sizes: Sizes, loss: Loss, threads: int) -> Fit:
@@ -137,19 +138,25 @@ def theirs(sizes: Sizes, loss: Loss, threads: int) -> Fit:
             weights.append(svc.coef_[0])
             bias.append(svc.intercept_[0])
     found = np.array(weights, np.float32), np.array(bias, np.float32)
-    return _fit((median(times[1:-1]), min(times[0], times[-1])), train, known, tests, found, loss)
+    seconds = median(times[1:-1]), min(times[0], times[-1])
+    return _fit(seconds, _peak_bytes(), train, known, tests, found, loss)
+
+
+def _peak_bytes() -> int:
+    """Of this process until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fit(
     times: tuple[float, float],
+    peak: int,
     train: NDArray,
     known: NDArray,
     tests: NDArray,
     found: tuple[NDArray, NDArray],
     loss: Loss,
 ) -> Fit:
-    """The peak first: what follows only looks at what was found."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Objectives and decisions of what was found, in float64."""
     weights, bias = (part.astype(np.float64) for part in found)
 
     def decide(x: NDArray) -> NDArray:
@@ -283,7 +290,7 @@ def sampled(sizes: Sizes, options: Options) -> tuple[dict[str, float], int, dict
     )
     block.double() @ weights.T
     weights_s = (time.perf_counter() - began) * num / step
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = _peak_bytes()
     return (
         {
             "Gram matrix": gram_s,

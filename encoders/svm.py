@@ -230,7 +230,7 @@ def _take_over(
 def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
     """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next."""
     # One buffer for all: fresh memory costs more than the copy.
-    buffer = weights.new_empty(block_rows(weights.shape[1]), weights.shape[1])
+    buffer = weights.new_empty(-(-block_rows(weights.shape[1]) // 2), weights.shape[1])
     for block in blocks():
         for part in block.split(len(buffer)):
             yield buffer[: len(part)].copy_(part)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from encoders.svm_columns import Columns, best_length
 
-STRIP_BYTES = 2**29
+STRIP_BYTES = 3 * 2**27
 """Vectors of one strip, in float32."""
 
 BLOCK_BYTES = 2**27
