@@ -15,6 +15,8 @@ from pipelines import classify_gram, classify_primal
 from pipelines.classify_results import Batch, Labels, batches, locate
 from pipelines.config import Classify, RunError
 from pipelines.layout import Job
+from pipelines.ledger import Spent, merged
+from pipelines.progress import ProgressLine
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ GRAM_SHARE = 0.5
 """A Gram matrix may take so much of the largest node's object store."""
 
 
-def classify(job: Job) -> int:
-    """Trains all classifiers that are missing, and publishes their SCORES; returns the number of rows.
+def classify(job: Job) -> Spent:
+    """Trains all classifiers that are missing, and publishes their SCORES; returns where the time went.
 
     Raises:
         RunError: vectors or settings that no classifier can be trained with.
@@ -39,9 +41,13 @@ def classify(job: Job) -> int:
         (on_gram if form == "gram" else on_weights).append((batch, labels))
     try:
         # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
-        with ThreadPoolExecutor(_batches_at_once(on_gram, store_bytes)) as pool:
-            rows = sum(pool.map(lambda work: classify_gram.solve(job, *work), on_gram))
-        return rows + classify_primal.solve(job, on_weights)
+        parts = []
+        if on_gram:
+            line = ProgressLine("classify", sum(len(batch.todo) for batch, _ in on_gram))
+            with line, ThreadPoolExecutor(_batches_at_once(on_gram, store_bytes)) as pool:
+                list(pool.map(lambda work: classify_gram.solve(job, line, *work), on_gram))
+            parts.append(line.spent)
+        return merged([*parts, classify_primal.solve(job, on_weights)])
     except RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise RunError(f"classify: {error.cause}") from error

@@ -40,6 +40,7 @@ from pipelines.classify_results import (
 )
 from pipelines.config import Classify, RunError
 from pipelines.layout import Job
+from pipelines.progress import Meter, ProgressLine
 from pipelines.storage import Store
 
 log = logging.getLogger(__name__)
@@ -62,18 +63,22 @@ class Chunk:
     class_range: slice
 
 
-def solve(job: Job, batch: Batch, labels: Labels) -> int:
-    """Classifies one batch; returns the rows of SCORES.
+def solve(job: Job, line: ProgressLine, batch: Batch, labels: Labels) -> None:
+    """Classifies one batch.
+
+    Args:
+        line: counts the folds that are finished.
 
     Raises:
         RunError: a vector is not finite, or C cannot be chosen.
     """
     settings, seed = job.config.classify, job.config.run.seed
     shared = ray.put(labels)
-    training, tested = _blocks(job.store, labels)
+    meter = line.meter
+    training, tested = _blocks(job.store, labels, meter)
     if batch.compress.kind != "none":
         training, tested = _compressed(job, batch, training, tested)
-    gram = _gram(training, labels)
+    gram = _gram(training, labels, meter)
     chosen = _choose(gram, shared, batch, labels, settings, seed)
     parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
     for chunk in chunks(batch.folds, len(labels.classes)):
@@ -81,17 +86,18 @@ def solve(job: Job, batch: Batch, labels: Labels) -> int:
             continue
         c = [chosen[fold] for fold in chunk.folds]
         solved = _solve.options(num_returns=len(chunk.folds), **_device()).remote(
-            gram, training, tested, shared, chunk, c, settings
+            gram, training, tested, shared, (chunk, c), settings, meter
         )
         for fold, part in zip(chunk.folds, _listed(solved), strict=True):
             parts[fold].append(part)
     published = [
-        _publish.remote(job.store, batch, shared, settings, (fold, chosen[fold]), *parts[fold])
+        _publish.remote(
+            job.store, batch, shared, settings, (fold, chosen[fold]), meter, *parts[fold]
+        )
         for fold in batch.todo
     ]
-    rows = sum(ray.get(published))
+    ray.get(published)
     warn_unsolved(job.store, batch, settings.tolerance)
-    return rows
 
 
 def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
@@ -132,7 +138,7 @@ def _cuda_or_cpu() -> str:
 # --- blocks of vectors -------------------------------------------------------------------------
 
 
-def _blocks(store: Store, labels: Labels) -> tuple[list[ObjectRef], list[ObjectRef]]:
+def _blocks(store: Store, labels: Labels, meter: Meter) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """Blocks of the training vectors, and of those that are only tested, each an array [n, D].
 
     Raises:
@@ -148,7 +154,7 @@ def _blocks(store: Store, labels: Labels) -> tuple[list[ObjectRef], list[ObjectR
         places = [mine[block[mine] == b] for b in touched]
         if places:
             rows = [labels.row[place] for place in places]
-            parts = _read.options(num_returns=len(rows)).remote(store, name, rows)
+            parts = _read.options(num_returns=len(rows)).remote(store, name, rows, meter)
             for b, place, part in zip(touched, places, _listed(parts), strict=True):
                 pieces[b].append((place - starts[b], part))
     joined = [
@@ -171,9 +177,12 @@ def _blocks(store: Store, labels: Labels) -> tuple[list[ObjectRef], list[ObjectR
 
 
 @ray.remote(max_retries=3)
-def _read(store: Store, name: str, rows: list[np.ndarray]) -> list[np.ndarray] | np.ndarray:
+def _read(
+    store: Store, name: str, rows: list[np.ndarray], meter: Meter
+) -> list[np.ndarray] | np.ndarray:
     """The vectors of some rows of a file, by the block they go to."""
-    vectors = read_vectors(store, name, np.concatenate(rows))
+    with meter("read"):
+        vectors = read_vectors(store, name, np.concatenate(rows))
     parts = np.split(vectors, np.cumsum([len(part) for part in rows])[:-1])
     return parts if len(parts) > 1 else parts[0]
 
@@ -214,7 +223,7 @@ def _compress(
 # --- the matrix --------------------------------------------------------------------------------
 
 
-def _gram(blocks: list[ObjectRef], labels: Labels) -> ObjectRef:
+def _gram(blocks: list[ObjectRef], labels: Labels, meter: Meter) -> ObjectRef:
     """The Gram matrix of the blocks, a strip for each: arrays, which tasks of a node share."""
     if not blocks:
         raise RunError(
@@ -223,7 +232,9 @@ def _gram(blocks: list[ObjectRef], labels: Labels) -> ObjectRef:
         )
     size = strip_rows(labels.dim)
     strips = [
-        _strip.options(**_device()).remote(blocks, number, number * size, labels.num_training)
+        _strip.options(**_device()).remote(
+            blocks, number, number * size, labels.num_training, meter
+        )
         for number in range(len(blocks))
     ]
     return _assemble.remote(blocks[:1], strips)
@@ -231,6 +242,13 @@ def _gram(blocks: list[ObjectRef], labels: Labels) -> ObjectRef:
 
 @ray.remote(max_retries=3)
 def _strip(
+    blocks: list[ObjectRef], number: int, first: int, num_vectors: int, meter: Meter
+) -> tuple[int, np.ndarray, np.ndarray]:
+    with meter("gram"):
+        return _products(blocks, number, first, num_vectors)
+
+
+def _products(
     blocks: list[ObjectRef], number: int, first: int, num_vectors: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
     # One block at a time: references in a list are not fetched before they are asked for.
@@ -324,11 +342,25 @@ def _solve(
     training: list[ObjectRef],
     tested: list[ObjectRef],
     labels: Labels,
+    chunk_and_c: tuple[Chunk, list[float]],
+    settings: Classify,
+    meter: Meter,
+) -> list[Part] | Part:
+    """A part of each fold of the chunk."""
+    with meter("solve"):
+        parts = _parts(arrays, training, tested, labels, *chunk_and_c, settings)
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _parts(
+    arrays: tuple[np.ndarray, np.ndarray, float],
+    training: list[ObjectRef],
+    tested: list[ObjectRef],
+    labels: Labels,
     chunk: Chunk,
     c: list[float],
     settings: Classify,
-) -> list[Part] | Part:
-    """A part of each fold of the chunk."""
+) -> list[Part]:
     began, device = time.monotonic(), _cuda_or_cpu()
     columns = _columns(
         torch.from_numpy(labels.targets[: labels.num_training, chunk.class_range]),
@@ -356,7 +388,7 @@ def _solve(
         weights, bias, primal, dual, rounds = arrays_of_part
         scores = decisions[labels.tested(fold), own]
         parts.append(Part(weights, bias, scores, primal, dual, rounds, seconds))
-    return parts if len(parts) > 1 else parts[0]
+    return parts
 
 
 def _vectors(blocks: list[ObjectRef]) -> Iterator[Tensor]:
@@ -383,7 +415,10 @@ def _publish(
     labels: Labels,
     settings: Classify,
     fold_and_c: tuple[int, float],
+    meter: Meter,
     *parts: Part,
-) -> int:
+) -> None:
     fold, c = fold_and_c
-    return publish(store, batch, labels, settings, Trained(fold, c, "gram", list(parts)))
+    with meter("write"):
+        publish(store, batch, labels, settings, Trained(fold, c, "gram", list(parts)))
+    meter.counter.add.remote({"ok": 1})

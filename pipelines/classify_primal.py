@@ -31,27 +31,28 @@ from pipelines.classify_results import (
 )
 from pipelines.config import Classify, Config, RunError
 from pipelines.layout import Job
+from pipelines.ledger import Spent
 from pipelines.storage import Store
 
 CHOICE_TOLERANCE = 1e-3
 """As in `pipelines.classify_gram`."""
 
 
-def solve(job: Job, work: list[tuple[Batch, Labels]]) -> int:
-    """Classifies the batches in one Ray Train run; returns the rows of SCORES.
+def solve(job: Job, work: list[tuple[Batch, Labels]]) -> Spent:
+    """Classifies the batches in one Ray Train run; returns where the time went.
 
     Raises:
         RunError: a vector is not finite, C cannot be chosen, or vectors are to be compressed.
     """
     if not work:
-        return 0
+        return Spent(0.0, ())
     for batch, _ in work:
         if batch.compress.kind != "none":
             raise RunError(
                 f"classify.form: expected gram for {batch.name}, whose vectors are compressed, got primal; "
                 "a compression is fitted on all training vectors in memory"
             )
-    codebooks.run_training(
+    spent = codebooks.run_training(
         _worker,
         {"work": work, "store": job.store, "config": job.config},
         name=job.digest("classify"),
@@ -59,11 +60,9 @@ def solve(job: Job, work: list[tuple[Batch, Labels]]) -> int:
         total=sum(len(batch.todo) for batch, _ in work),
         threads=1,
     )
-    rows = 0
-    for batch, labels in work:
+    for batch, _ in work:
         warn_unsolved(job.store, batch, job.config.classify.tolerance)
-        rows += sum(int(labels.tested(fold).sum()) for fold in batch.todo) * len(labels.classes)
-    return rows
+    return spent
 
 
 def _worker(setting: dict) -> None:
@@ -83,9 +82,11 @@ def _solve_all(setting: dict) -> None:
         for fold in batch.todo:
             if _is_done(store, batch.scores_file(fold), rank):
                 continue
-            trained, words = _train(share, fold, config)
+            with setting["meter"]("solve"):
+                trained, words = _train(share, fold, config)
             if rank == 0:
-                publish(store, batch, labels, config.classify, trained)
+                with setting["meter"]("write"):
+                    publish(store, batch, labels, config.classify, trained)
                 setting["counter"].add.remote({"ok": 1})
                 setting["counter"].say.remote(f"{batch.name} fold {fold} {words}")
     ray.train.report({"finished": True})

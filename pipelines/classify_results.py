@@ -232,8 +232,8 @@ class Trained:
 
 def publish(
     store: Store, batch: Batch, labels: Labels, settings: Classify, trained: Trained
-) -> int:
-    """Classifier, SOLUTIONS and SCORES of a fold, in this order; returns the rows of SCORES."""
+) -> None:
+    """Classifier, SOLUTIONS and SCORES of a fold, in this order."""
     fold, parts = trained.fold, trained.parts
     classifier = LinearClassifier(
         np.concatenate([part.weights for part in parts]),
@@ -247,7 +247,6 @@ def publish(
     store.publish_table(batch.solutions_file(fold), SOLUTIONS.build(rows), batch.footer)
     table = _score_rows(batch, labels, fold, np.concatenate([part.scores for part in parts], 1))
     store.publish_table(batch.scores_file(fold), table, batch.footer)
-    return table.num_rows
 
 
 def warn_unsolved(store: Store, batch: Batch, tolerance: float) -> None:

@@ -24,7 +24,8 @@ from encoders.registry import ENCODERS
 from encoders.sample import FitSample
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
-from pipelines.sink import Counter, ProgressLine
+from pipelines.ledger import Spent
+from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
 
@@ -47,8 +48,8 @@ class Task:
 
 def fit_codebooks(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream], name: str
-) -> None:
-    """Fits and publishes every task's codebook.
+) -> Spent:
+    """Fits and publishes every task's codebook; returns where the time went.
 
     Raises:
         RunError: the descriptors do not suffice for a codebook; says which and what to do.
@@ -60,7 +61,7 @@ def fit_codebooks(
             f"{config.fit.num_workers}; each worker needs a video of its own"
         )
     # One CPU each: codebooks are the same bits for the same number of threads only.
-    run_training(
+    return run_training(
         _worker,
         {"tasks": tasks, "store": store, "config": config, "streams": streams},
         name=name,
@@ -78,11 +79,11 @@ def run_training(
     step: str,
     total: int,
     threads: int | None = None,
-) -> None:
+) -> Spent:
     """One Ray Train run of fit.num_workers workers, with a progress line.
 
     Args:
-        setting: what `loop` is given, with `store` and `config`; a Counter is added as `counter`.
+        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
         total: how many results `loop` counts.
         threads: CPUs of a worker, and so its threads; None: all that there are, but one.
 
@@ -90,7 +91,7 @@ def run_training(
         RunError: `loop` reported a failure that would come again.
     """
     store, config = setting["store"], setting["config"]
-    counter = Counter.remote()
+    line = ProgressLine(step, total)
     workers, resources = config.fit.num_workers, ray.cluster_resources()
     use_gpu = resources.get("GPU", 0) >= workers
     cpus = resources.get("CPU", 1)
@@ -99,7 +100,7 @@ def run_training(
         share = cpus / (workers + 1)
     trainer = TorchTrainer(
         loop,
-        train_loop_config=setting | {"counter": counter},
+        train_loop_config=setting | {"counter": line.counter, "meter": line.meter},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -113,11 +114,12 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    with ProgressLine(log.info, step, total, counter):
+    with line:
         trainer.fit()
     store.delete_folder("train")
-    if error := ray.get(counter.failure.remote()):
+    if error := ray.get(line.counter.failure.remote()):
         raise RunError(f"{step}: {error}")
+    return line.spent
 
 
 def _worker(setting: dict) -> None:
@@ -132,7 +134,7 @@ def _worker(setting: dict) -> None:
 
 
 def _fit_all(setting: dict) -> None:
-    store, config = setting["store"], setting["config"]
+    store, config, meter = setting["store"], setting["config"], setting["meter"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     kept = Checkpoints(config.fit.checkpoint_s, rank)
@@ -141,11 +143,13 @@ def _fit_all(setting: dict) -> None:
         book = task.codebook
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
-            frames = {task.sample: _read_share(store, task.sample, stream, rank, world_size)}
+            with meter("read"):
+                frames = {task.sample: _read_share(store, task.sample, stream, rank, world_size)}
         started = time.monotonic()
         curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
         sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
-        encoder = ENCODERS[book.base].fit(sample, book.settings, config.encode.normalisation)
+        with meter("fit"):
+            encoder = ENCODERS[book.base].fit(sample, book.settings, config.encode.normalisation)
         if rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             setting["counter"].add.remote({"ok": 1})

@@ -38,7 +38,8 @@ from pipelines import (
 )
 from pipelines.config import Decode, RunError
 from pipelines.layout import STEPS, Job
-from pipelines.ledger import Account, settle
+from pipelines.ledger import Account, Spent, merged, settle
+from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
 from pipelines.storage import DONE
@@ -84,10 +85,12 @@ def run(
         if name in work and not is_complete(job, name):
             check()
             started = time.monotonic()
-            account = _STEP[name](job)
+            account, spent = _STEP[name](job)
             seconds = time.monotonic() - started
             log.info("%s: done in %.0f s, %s", name, seconds, account)
-            job.record(name, account, seconds, ray.cluster_resources())
+            if words := spent.words(seconds):
+                log.info("%s: %s", name, words)
+            job.record(name, account, spent, seconds, ray.cluster_resources())
     return outcome(job, bool(work))
 
 
@@ -96,7 +99,7 @@ def is_complete(job: Job, step: str) -> bool:
     return all(job.store.exists(mark) for mark in job.marks(step))
 
 
-def index(job: Job) -> Account:
+def index(job: Job) -> tuple[Account, Spent]:
     """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
     known = _known_videos(job)
     fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
@@ -117,34 +120,35 @@ def index(job: Job) -> Account:
             table = output.select(known)
             name = sink.file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
-    pool = cluster.pools(job.config.cluster).decode
+    pool, line = cluster.pools(job.config.cluster).decode, ProgressLine("index", rows.num_rows)
     data = dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
-        fn_constructor_args=(job.config.sampling, job.config.decode),
+        fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
         **pool.options(batch_size=64),
     )
-    write_tables(job, "index", data, outputs, total=rows.num_rows, rows_per_file=10_000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=10_000)
     videos = job.store.read_table(job.videos, ["video_id", "status"])
     failed = videos.filter(pc.equal(videos["status"], "failed"))
     account = settle(
         "index", "videos", _names(job.manifest), _names(videos) - _names(failed), _names(failed)
     )
     job.finish("index")
-    return account
+    return account, spent
 
 
-def describe(job: Job) -> Account:
+def describe(job: Job) -> tuple[Account, Spent]:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
     plan = segment_plan(job)
     rows = _to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     pools, config = cluster.pools(job.config.cluster), job.config
+    line = ProgressLine("describe", rows.num_rows)
     data = (
         dataset(rows, 4)
         .map_batches(
             video_stages.DecodeSegments,
-            fn_constructor_args=(config.sampling, config.picture, _decode(job)),
+            fn_constructor_args=(config.sampling, config.picture, _decode(job), line.meter),
             **pools.decode.options(batch_size=4),
         )
         .map_batches(
@@ -155,21 +159,21 @@ def describe(job: Job) -> Account:
                 config,
                 job.described,
                 pools.describe.num_threads,
+                line.meter,
             ),
             **pools.describe.options(config.describe.batch_segments),
         )
     )
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
-    write_tables(job, "describe", data, outputs, total=rows.num_rows, rows_per_file=16)
+    spent = write_tables(job, line, data, outputs, rows_per_file=16)
     account = _write_failures(job, plan)
     job.finish("describe")
-    return account
+    return account, dataclasses.replace(spent, on_gpu=pools.describe.num_gpus > 0)
 
 
-def fit(job: Job) -> Account:
+def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
-    for stream in job.streams:
-        _sample(job, stream)
+    parts = [_sample(job, stream) for stream in job.streams]
     tasks = [
         codebooks.Task(
             codebook=book,
@@ -186,17 +190,18 @@ def fit(job: Job) -> Account:
     tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
     if tasks:
         log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
-        codebooks.fit_codebooks(tasks, job.store, job.config, job.described, job.digest("fit"))
+        fitting = (tasks, job.store, job.config, job.described, job.digest("fit"))
+        parts.append(codebooks.fit_codebooks(*fitting))
     planned = {book.folder for book in job.codebooks}
     fitted = {folder for folder in planned if job.store.exists(f"{folder}/{DONE}")}
     account = settle("fit", "codebooks", planned, fitted)
     job.finish("fit")
-    return account
+    return account, merged(parts)
 
 
-def encode(job: Job) -> Account:
+def encode(job: Job) -> tuple[Account, Spent]:
     """ENCODINGS and ATTENTION: one pass over each stream serves all its codebooks."""
-    videos = _places_by_video(job)
+    videos, parts = _places_by_video(job), []
     for stream in job.streams:
         books = [b for b in job.codebooks if b.stream == stream]
         books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
@@ -206,10 +211,11 @@ def encode(job: Job) -> Account:
         done = pa.array(sorted(frozenset.intersection(*visible)), pa.string())
         rows = videos.filter(pc.invert(pc.is_in(videos["video_id"], done)))
         attentive = [book for book in books if job.writes_attention(book)]
-        described = job.described[stream]
+        described, line = job.described[stream], ProgressLine(f"encode {stream}", rows.num_rows)
+        encoding = (job.store, books, attentive, described, job.config.encode.dtype, line.meter)
         data = dataset(rows, job.config.encode.batch_videos).map_batches(
             encoding_stages.EncodeVideos,
-            fn_constructor_args=(job.store, books, attentive, described, job.config.encode.dtype),
+            fn_constructor_args=encoding,
             **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
         )
         outputs = [
@@ -231,7 +237,7 @@ def encode(job: Job) -> Account:
             )
             for book, already in zip(books, visible, strict=True)
         ]
-        write_tables(job, f"encode {stream}", data, outputs, total=rows.num_rows, rows_per_file=64)
+        parts.append(write_tables(job, line, data, outputs, rows_per_file=64))
         described_videos = _names(videos)
         for book in books:
             done = sink.visible_videos(videos, job.store, job.encodings(book))
@@ -240,14 +246,13 @@ def encode(job: Job) -> Account:
     job.finish("encode")
     planned = job.manifest.num_rows
     books = len(job.codebooks)
-    return Account(
-        "encodings", planned * books, videos.num_rows * books, (planned - videos.num_rows) * books
-    )
+    done = videos.num_rows * books
+    return Account("encodings", planned * books, done, planned * books - done), merged(parts)
 
 
-def classify_videos(job: Job) -> Account:
-    """Classifiers and SCORES: one task per encoder, stream and fold."""
-    classify.classify(job)
+def classify_videos(job: Job) -> tuple[Account, Spent]:
+    """Classifiers, SOLUTIONS and SCORES: all folds of an encoder and stream together."""
+    spent = classify.classify(job)
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
     without_vector = _names(tested) - _names(_places(job))
     planned = failed = 0
@@ -258,10 +263,10 @@ def classify_videos(job: Job) -> Account:
         )
         planned, failed = planned + account.planned, failed + account.failed
     job.finish("classify")
-    return Account("scored videos", planned, planned - failed, failed)
+    return Account("scored videos", planned, planned - failed, failed), spent
 
 
-def evaluate_scores(job: Job) -> Account:
+def evaluate_scores(job: Job) -> tuple[Account, Spent]:
     """METRICS and the report."""
     started = time.monotonic()
     evaluated = evaluate.evaluate(job)
@@ -271,10 +276,10 @@ def evaluate_scores(job: Job) -> Account:
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
     run_report.write(job, evaluated, ledger, account, time.monotonic() - started)
     job.finish("evaluate")
-    return account
+    return account, Spent(0.0, ())
 
 
-_STEP: dict[str, Callable[[Job], Account]] = {
+_STEP: dict[str, Callable[[Job], tuple[Account, Spent]]] = {
     "index": index,
     "describe": describe,
     "fit": fit,
@@ -399,11 +404,11 @@ def _places_by_video(job: Job) -> pa.Table:
     )
 
 
-def _sample(job: Job, stream: str) -> None:
+def _sample(job: Job, stream: str) -> Spent:
     """SAMPLES of one stream: about fit.num_frames frames of the videos that codebooks may see."""
     folder = job.sample(stream)
     if job.store.exists(f"{folder}/{DONE}"):
-        return
+        return Spent(0.0, ())
     # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
     job.store.delete_folder(folder)
     places = _places(job)
@@ -418,14 +423,16 @@ def _sample(job: Job, stream: str) -> None:
     rate = job.config.fit.num_frames / num_frames
     rows = places.select(["video_id", "file", "row"])
     rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
+    line, seed = ProgressLine(f"sample {stream}", num_frames), job.config.run.seed
     data = dataset(rows, 64).map_batches(
         encoding_stages.SampleFrames,
-        fn_constructor_args=(job.store, job.described[stream], rate, job.config.run.seed),
+        fn_constructor_args=(job.store, job.described[stream], rate, seed, line.meter),
         **cluster.pools(job.config.cluster).encode.options(batch_size=64),
     )
     outputs = [sink.Output(SAMPLES, folder, job.footer("fit"))]
-    write_tables(job, f"sample {stream}", data, outputs, total=num_frames, rows_per_file=1000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=1000)
     job.store.publish_json(f"{folder}/{DONE}", {"rate": rate, "num_frames": num_frames})
+    return spent
 
 
 def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
@@ -435,22 +442,15 @@ def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
 
 
 def write_tables(
-    job: Job,
-    step: str,
-    data: Dataset,
-    outputs: list[sink.Output],
-    *,
-    total: int,
-    rows_per_file: int,
-) -> None:
+    job: Job, line: ProgressLine, data: Dataset, outputs: list[sink.Output], *, rows_per_file: int
+) -> Spent:
     """Runs the pipeline into its tables, with a progress line."""
-    if not total:
-        return
-    counter = sink.Counter.remote()
-    table_sink = sink.TableSink(job.store, outputs, counter, rows_per_file)
-    cpus = cluster.pools(job.config.cluster).write_cpus
-    with sink.ProgressLine(log.info, step, total, counter):
-        data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+    if line.total:
+        table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
+        cpus = cluster.pools(job.config.cluster).write_cpus
+        with line:
+            data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+    return line.spent
 
 
 def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str]:

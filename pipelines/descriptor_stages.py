@@ -11,6 +11,7 @@ import torch
 from encoders import backbones
 from encoders.descriptors import Stream, streams_of
 from pipelines.config import Config, ConfigError
+from pipelines.progress import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 
@@ -43,9 +44,10 @@ class DescribeFrames:
         config: Config,
         streams: dict[str, Stream],
         num_threads: int,
+        meter: Meter = SILENT,
     ) -> None:
         self.settings, self.crop_px = config.describe, config.picture.crop_px
-        self.streams = streams
+        self.streams, self.meter = streams, meter
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
@@ -54,6 +56,10 @@ class DescribeFrames:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        with self.meter("describe"):
+            return self._rows(batch)
+
+    def _rows(self, batch: pa.Table) -> pa.Table:
         counts = batch["num_images"].to_pylist()
         images = np.concatenate([self._images(value) for value in batch["images"]])
         maps = self._maps(torch.from_numpy(images))

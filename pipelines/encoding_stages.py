@@ -14,6 +14,7 @@ from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines.codebook import Codebook
+from pipelines.progress import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
 
@@ -25,11 +26,18 @@ class SampleFrames:
     depend on files, order or workers.
     """
 
-    def __init__(self, store: Store, stream: Stream, rate: float, seed: int) -> None:
+    def __init__(
+        self, store: Store, stream: Stream, rate: float, seed: int, meter: Meter = SILENT
+    ) -> None:
+        self.meter = meter
         self.reader = SegmentReader(store, ["frame_indices", stream.name])
         self.stream, self.rate, self.seed = stream, rate, seed
 
     def __call__(self, places: pa.Table) -> pa.Table:
+        with self.meter("read"):
+            return self._rows(places)
+
+    def _rows(self, places: pa.Table) -> pa.Table:
         rows, kept = [], []
         for place in places.to_pylist():
             row = self.reader.read(place["file"], place["row"])
@@ -75,32 +83,36 @@ class EncodeVideos:
         attentive: list[Codebook],
         stream: Stream,
         dtype: str,
+        meter: Meter = SILENT,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoders = {book.column: load_encoder(book, store, self.device) for book in codebooks}
         self.attentive = [book.column for book in attentive]
-        self.stream, self.dtype = stream, dtype
+        self.stream, self.dtype, self.meter = stream, dtype, meter
         columns = ["frame_indices", "timestamps_s"] if attentive else []
         self.reader = SegmentReader(store, [*columns, stream.name])
 
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
         made = [self._video(row["files"], row["rows"]) for row in videos.to_pylist()]
-        return self._table(videos, made)
+        with self.meter("encode"):
+            return self._table(videos, made)
 
     def _video(self, files: list[str], rows: list[int]) -> "_Video":
         """The sum over the segments. Each is encoded alone: what stands beside it in a batch, and so how
         work was dealt out or went on after a crash, must not change its last bits."""
         made = _Video()
         for place in zip(files, rows, strict=True):
-            segment = self.reader.read(*place)
-            frames = stored_frames(segment, self.stream, self.device)
-            for name, encoder in self.encoders.items():
-                state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
-                made.states[name] = made.states[name] + state if name in made.states else state
-            for name in self.attentive:
-                cells = self.encoders[name].attention(frames).float().cpu().numpy()
-                made.attention.setdefault(name, []).append(cells.reshape(-1))
+            with self.meter("read"):
+                segment = self.reader.read(*place)
+                frames = stored_frames(segment, self.stream, self.device)
+            with self.meter("encode"):
+                for name, encoder in self.encoders.items():
+                    state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
+                    made.states[name] = made.states[name] + state if name in made.states else state
+                for name in self.attentive:
+                    cells = self.encoders[name].attention(frames).float().cpu().numpy()
+                    made.attention.setdefault(name, []).append(cells.reshape(-1))
             if self.attentive and len(frames):
                 # A difference belongs to the later of its two frames: the first frame may have none.
                 made.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]

@@ -22,6 +22,7 @@ from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
 from pipelines.finetune_worker import Training
 from pipelines.layout import Job
+from pipelines.progress import ProgressLine
 from pipelines.storage import DONE
 from pipelines.tables import FORMAT_VERSION, FRAMES
 
@@ -194,12 +195,12 @@ def _decode(todo: Plan) -> None:
     rows = sink.pending(segments, job.store, todo.frames, ("segment_id", "source"))
     log.info("frames: %d segments, %d of them to decode", segments.num_rows, rows.num_rows)
     most = max(1, round(config.finetune.num_frames / segments.num_rows))
-    pools = cluster.pools(config.cluster)
+    pools, line = cluster.pools(config.cluster), ProgressLine("frames", rows.num_rows)
     data = (
         corpus.dataset(rows, 4)
         .map_batches(
             video_stages.DecodeSegments,
-            fn_constructor_args=(config.sampling, config.picture, config.decode),
+            fn_constructor_args=(config.sampling, config.picture, config.decode, line.meter),
             **pools.decode.options(batch_size=4),
         )
         .map_batches(
@@ -209,7 +210,7 @@ def _decode(todo: Plan) -> None:
         )
     )
     outputs = [sink.Output(FRAMES, todo.frames, job.footer("finetune"))]
-    corpus.write_tables(job, "frames", data, outputs, total=rows.num_rows, rows_per_file=64)
+    corpus.write_tables(job, line, data, outputs, rows_per_file=64)
     job.store.publish_json(f"{todo.frames}/{DONE}", {"frames_per_segment": most})
 
 

@@ -30,7 +30,7 @@ from encoders.registry import ENCODERS
 from pipelines import __version__
 from pipelines.codebook import Codebook
 from pipelines.config import Config, Variant, digest
-from pipelines.ledger import Account
+from pipelines.ledger import Account, Spent
 from pipelines.results import is_local
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
@@ -364,11 +364,17 @@ class Job:
         }
 
     def record(
-        self, step: str, account: Account, seconds: float, resources: dict[str, float]
+        self,
+        step: str,
+        account: Account,
+        spent: Spent,
+        seconds: float,
+        resources: dict[str, float],
     ) -> None:
         """Writes what a step did into run.json, with the whole configuration and today's folders.
 
         Args:
+            spent: where the time of its workers went.
             resources: of the cluster when the step ended, as Ray names them.
         """
         record = self.store.read_json("run.json") or {"steps": {}}
@@ -380,6 +386,7 @@ class Job:
             "cpus": resources.get("CPU", 0.0),
             "gpus": resources.get("GPU", 0.0),
             "finished": now,
+            **spent.record(seconds),
         }
         record |= {
             "format": FORMAT_VERSION,

@@ -1,7 +1,10 @@
-"""What a step was to do, and what became of it: planned = done + failed, or the step has failed."""
+"""What a step was to do and what became of it (planned = done + failed, or the step has failed), and where its time
+went."""
 
-from collections.abc import Set
+import dataclasses
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from typing import Self
 
 from pipelines.config import RunError
 
@@ -38,3 +41,105 @@ def settle(
             "command again, which does what is missing"
         )
     return Account(unit, len(planned), len(done), len(failed))
+
+
+BOUND = {
+    "probe": "storage-bound",
+    "read": "storage-bound",
+    "write": "storage-bound",
+    "decode": "decode-bound",
+    "describe": "network-bound",
+}
+"""What a step is whose busiest stage has this name; "<stage>-bound" for any other."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the workers of one stage of a step did.
+
+    Attributes:
+        workers: processes that had work.
+        busy_s: seconds that they were at work, all together.
+        start_s: seconds from the beginning of the step to a worker's first work, the mean of the workers.
+        waited_s: seconds between their first work and the end in which they had none, all together.
+    """
+
+    name: str
+    workers: int
+    busy_s: float
+    start_s: float
+    waited_s: float
+
+    @property
+    def share(self) -> float:
+        """Part of the time since their first work that the workers were busy."""
+        total = self.busy_s + self.waited_s
+        return self.busy_s / total if total else 0.0
+
+    def __str__(self) -> str:
+        times = f" x {self.workers}" if self.workers > 1 else ""
+        return f"{self.name}{times} {self.share:.2f} busy"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the seconds of a step went: until any stage had work, then in which stage."""
+
+    start_s: float
+    stages: tuple[Stage, ...]
+    on_gpu: bool = False
+
+    def bound_by(self, seconds: float) -> str:
+        """What would have to be faster for the step to be; "" where no worker said anything."""
+        if not self.stages:
+            return ""
+        if self.start_s > seconds / 2:
+            return "start-bound"
+        name = max(self.stages, key=lambda stage: stage.share).name
+        if name == "describe" and self.on_gpu:
+            return "GPU-bound"
+        return BOUND.get(name, f"{name}-bound")
+
+    def record(self, seconds: float) -> dict:
+        """For run.json."""
+        stages = [dataclasses.asdict(s) | {"busy_share": round(s.share, 4)} for s in self.stages]
+        for stage in stages:
+            stage |= {k: round(v, 3) for k, v in stage.items() if k.endswith("_s")}
+        found = {"start_s": round(self.start_s, 3), "stages": stages}
+        return {"bound_by": self.bound_by(seconds)} | found if stages else {}
+
+    @classmethod
+    def of_record(cls, step: dict) -> Self:
+        """The inverse of `record`; empty where the step says nothing."""
+        names = [field.name for field in dataclasses.fields(Stage)]
+        stages = [Stage(*(stage[name] for name in names)) for stage in step.get("stages", ())]
+        return cls(step.get("start_s", 0.0), tuple(stages), step.get("bound_by") == "GPU-bound")
+
+    def words(self, seconds: float) -> str:
+        """Such as `decode-bound: decode 0.97 busy, describe 0.41 busy, 9 s until the first work`."""
+        if not self.stages:
+            return ""
+        stages = ", ".join(map(str, self.stages))
+        return f"{self.bound_by(seconds)}: {stages}, {self.start_s:.0f} s until the first work"
+
+
+def merged(parts: Iterable[Spent]) -> Spent:
+    """Of a step that had several passes one after the other."""
+    parts = [part for part in parts if part.stages]
+    found: dict[str, list[Stage]] = {}
+    for stage in (stage for part in parts for stage in part.stages):
+        found.setdefault(stage.name, []).append(stage)
+    return Spent(
+        sum(part.start_s for part in parts),
+        tuple(
+            Stage(
+                name,
+                max(stage.workers for stage in same),
+                sum(stage.busy_s for stage in same),
+                sum(stage.start_s for stage in same) / len(same),
+                sum(stage.waited_s for stage in same),
+            )
+            for name, same in found.items()
+        ),
+        any(part.on_gpu for part in parts),
+    )

@@ -35,7 +35,8 @@ class Result:
 class StepFact:
     """One step of the data flow, and what it cost; None where it is not known, or no price is set.
 
-    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended.
+    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended. spent: what the
+    step was bound by, and how busy each stage was, in words.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StepFact:
     core_s: float | None = None
     gpu_s: float | None = None
     cost: float | None = None
+    spent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pipelines.comparison import comparison
 from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated, headline_metric
 from pipelines.layout import STEPS, Job
-from pipelines.ledger import Account
+from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
 from pipelines.report import render
 from pipelines.report_data import (
@@ -228,12 +228,13 @@ def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
     seconds, cpus, gpus = step["seconds"], step.get("cpus"), step.get("gpus")
     if cpus is None:  # written by an earlier version
         return StepFact(name, seconds, None)
+    spent = Spent.of_record(step).words(seconds)
     account = Account(*(step[field.name] for field in dataclasses.fields(Account)))
     core_s, gpu_s = seconds * cpus, seconds * gpus
     price = core_s * prices.price_per_cpu_hour + gpu_s * prices.price_per_gpu_hour
     has_price = prices.price_per_cpu_hour > 0 or prices.price_per_gpu_hour > 0
     cost = price / 3600 if has_price else None
-    return StepFact(name, seconds, account, core_s, gpu_s, cost)
+    return StepFact(name, seconds, account, core_s, gpu_s, cost, spent)
 
 
 def _per_class(matrix: ScoreMatrix, rows: list[dict]) -> tuple[ClassRow, ...]:

@@ -5,8 +5,6 @@ with the same rows. `pending` is the other half of resuming: the plan without wh
 """
 
 import hashlib
-import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,37 +15,9 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
+from pipelines.progress import Meter
 from pipelines.storage import Store
 from pipelines.tables import Table
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Counter:
-    """Counts rows of a step by status, and passes on what workers have to say, for the progress line.
-
-    Where its node is lost it starts again from 0: only the progress line is wrong then, no task fails.
-    """
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.latest = ""
-        self.error = ""
-
-    def add(self, counts: dict[str, int]) -> None:
-        for status, number in counts.items():
-            self.counts[status] = self.counts.get(status, 0) + number
-
-    def say(self, text: str) -> None:
-        self.latest = text
-
-    def fail(self, error: str) -> None:
-        self.error = error
-
-    def failure(self) -> str:
-        return self.error
-
-    def get(self) -> tuple[dict[str, int], str]:
-        return self.counts, self.latest
 
 
 @dataclass(frozen=True)
@@ -90,6 +60,10 @@ class TableSink(Datasink):
         return self.rows_per_file
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
+        with Meter(self.counter)("write"):
+            return self._write(blocks)
+
+    def _write(self, blocks: Iterable[Block]) -> int:
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         filled = [table for table in tables if table.num_rows]
         if not filled:
@@ -146,40 +120,3 @@ def _by_status(table: pa.Table) -> dict[str, int]:
         return {"ok": table.num_rows}
     counts = pc.value_counts(table["status"]).to_pylist()
     return {item["values"]: item["counts"] for item in counts}
-
-
-class ProgressLine(threading.Thread):
-    """Logs done / total, rate and time left of a step every few seconds; a context manager."""
-
-    def __init__(
-        self, log: Callable[[str], None], step: str, total: int, counter: ray.actor.ActorHandle
-    ) -> None:
-        super().__init__(daemon=True)
-        self.log, self.step, self.total, self.counter = log, step, total, counter
-        self.started = time.monotonic()
-        self.stopped = threading.Event()
-
-    def __enter__(self) -> "ProgressLine":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self.stopped.wait(5):
-            counts, latest = ray.get(self.counter.get.remote())
-            text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
-            self.log(f"{text}; {latest}" if latest else text)
-
-
-def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:
-    """Such as `describe 120/960, 12.5/s, 67 s left (2 failed)`."""
-    done = sum(counts.values())
-    text = f"{step} {done}/{total}"
-    if done:
-        rate = done / elapsed_s
-        text += f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
-    odd = [f"{number} {status}" for status, number in sorted(counts.items()) if status != "ok"]
-    return text + (f" ({', '.join(odd)})" if odd else "")

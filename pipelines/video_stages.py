@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.isolation import IsolatedDecoder
+from pipelines.progress import SILENT, Meter
 from pipelines.sampling import num_segments
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe
@@ -42,12 +43,13 @@ _FRAMES = pa.schema(
 class ProbeVideos:
     """Manifest rows to VIDEOS rows, from headers."""
 
-    def __init__(self, sampling: Sampling, decode: Decode) -> None:
-        self.sampling, self.max_frame_px = sampling, decode.max_frame_px
+    def __init__(self, sampling: Sampling, decode: Decode, meter: Meter = SILENT) -> None:
+        self.sampling, self.max_frame_px, self.meter = sampling, decode.max_frame_px, meter
         self.decoder = IsolatedDecoder(decode)
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
-        return VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
+        with self.meter("probe"):
+            return VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
 
     def _row(self, row: dict) -> dict:
         try:
@@ -95,13 +97,18 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 class DecodeSegments:
     """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child."""
 
-    def __init__(self, sampling: Sampling, picture: Picture, decode: Decode) -> None:
+    def __init__(
+        self, sampling: Sampling, picture: Picture, decode: Decode, meter: Meter = SILENT
+    ) -> None:
         self.sampling, self.picture, self.settings = sampling, picture, decode
+        self.meter = meter
         self.decoder = IsolatedDecoder(decode)
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
         for row in segments.to_pylist():
-            yield pa.Table.from_pylist([self._row(row)], schema=_FRAMES)
+            with self.meter("decode"):
+                frames = pa.Table.from_pylist([self._row(row)], schema=_FRAMES)
+            yield frames
 
     def _row(self, row: dict) -> dict:
         base = {

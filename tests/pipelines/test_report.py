@@ -86,7 +86,15 @@ FULL = Report(
     notes=("random filters: published weights could not be fetched",),
     facts=(("Sampling", "uniform, 8 frames"),),
     steps=(
-        StepFact("describe", 3725.0, Account("segments", 1300, 1297, 3), 59600.0, 3725.0, 12.5),
+        StepFact(
+            "describe",
+            3725.0,
+            Account("segments", 1300, 1297, 3),
+            59600.0,
+            3725.0,
+            12.5,
+            "decode-bound: decode x 4 0.97 busy",
+        ),
         StepFact("fit", 12.345, Account("codebooks", 7, 7, 0), 197.52, 12.345, 0.0525),
         StepFact("evaluate", None, None),
     ),
@@ -224,7 +232,7 @@ def hostile() -> Report:
         ledger=Ledger(1, 0, 0, 1),
         notes=(HOSTILE,),
         facts=((HOSTILE, HOSTILE),),
-        steps=(StepFact(HOSTILE, 1.0, Account(HOSTILE, 1, 1, 0), 2.0, 0.0, 3.0),),
+        steps=(StepFact(HOSTILE, 1.0, Account(HOSTILE, 1, 1, 0), 2.0, 0.0, 3.0, HOSTILE),),
         results=(replace(FULL.results[0], encoder=HOSTILE, stream=HOSTILE, fusion=HOSTILE),),
         per_class=(ClassRow(HOSTILE, Estimate(0.5), 1),),
         precision_recall=tuple(
@@ -500,6 +508,13 @@ def test_steps_say_what_they_cost(full):
     page = Page(render(cores))
     assert page.tables["Steps of the run"][0] == ["step", "time", *counts, "core seconds"]
     assert "0.0 core hours" in page.text
+
+
+def test_steps_say_what_they_were_bound_by(full):
+    assert full.tables["What the steps were bound by"] == [
+        ["describe", "decode-bound: decode x 4 0.97 busy"]
+    ]
+    assert "bound by" not in Page(render(EMPTY)).text
 
 
 def test_own_results_stand_below_those_of_the_papers_table(full):

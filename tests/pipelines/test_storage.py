@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.sink import file_name, pending, progress_text
+from pipelines.progress import progress_text
+from pipelines.sink import file_name, pending
 from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
 
 

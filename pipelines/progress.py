@@ -1,0 +1,169 @@
+"""What a step shows while it works, and what it says at its end about its time.
+
+Workers tell the step's one Counter which rows they finished, and how long they were busy with which stage. From this
+come the progress line, the metrics that Ray exports for Prometheus, and what the step was bound by.
+"""
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import ray
+from ray.util import metrics
+
+from pipelines.ledger import Spent, Stage
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Counter:
+    """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
+
+    Where its node is lost it starts again from 0: only the progress line is wrong then, no task fails.
+    """
+
+    def __init__(self, step: str, planned: int) -> None:
+        self.counts: dict[str, int] = {}
+        self.latest = ""
+        self.error = ""
+        self.began = time.time()
+        self.first: dict[str, dict[str, float]] = {}
+        self.busy_s: dict[str, float] = {}
+        self.step = {"step": step}
+        name = "video_fisher"
+        gauge = metrics.Gauge(f"{name}_planned", "rows that a step has to do", tag_keys=("step",))
+        gauge.set(planned, self.step)
+        self.rows = metrics.Counter(
+            f"{name}_rows", "rows that a step has done", tag_keys=("step", "status")
+        )
+        self.seconds = metrics.Counter(
+            f"{name}_busy_seconds", "time of a step's workers by stage", tag_keys=("step", "stage")
+        )
+        self.workers = metrics.Gauge(
+            f"{name}_workers", "workers of a stage", tag_keys=("step", "stage")
+        )
+
+    def add(self, counts: dict[str, int]) -> None:
+        for status, number in counts.items():
+            self.counts[status] = self.counts.get(status, 0) + number
+            self.rows.inc(number, self.step | {"status": status})
+
+    def worked(self, stage: str, worker: str, began: float, busy_s: float) -> None:
+        """One piece of work of a worker, which began at a time.time()."""
+        workers = self.first.setdefault(stage, {})
+        if worker not in workers:
+            workers[worker] = began
+            self.workers.set(len(workers), self.step | {"stage": stage})
+        self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
+        if busy_s > 0:
+            self.seconds.inc(busy_s, self.step | {"stage": stage})
+
+    def say(self, text: str) -> None:
+        self.latest = text
+
+    def fail(self, error: str) -> None:
+        self.error = error
+
+    def failure(self) -> str:
+        return self.error
+
+    def get(self) -> tuple[dict[str, int], str, Spent]:
+        return self.counts, self.latest, self.spent()
+
+    def spent(self) -> Spent:
+        now = time.time()
+        stages = []
+        for name, workers in self.first.items():
+            starts = [max(0.0, first - self.began) for first in workers.values()]
+            left_s = sum(max(0.0, now - first) for first in workers.values())
+            stages.append(
+                Stage(
+                    name,
+                    len(workers),
+                    self.busy_s[name],
+                    sum(starts) / len(starts),
+                    max(0.0, left_s - self.busy_s[name]),
+                )
+            )
+        firsts = [first for workers in self.first.values() for first in workers.values()]
+        return Spent(max(0.0, min(firsts, default=now) - self.began), tuple(stages))
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A worker's watch: `with meter("decode"):` tells the counter how long that took; without one, nothing."""
+
+    counter: ray.actor.ActorHandle | None = None
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began, start = time.time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.counter is not None:
+                self.counter.worked.remote(stage, _worker(), began, time.perf_counter() - start)
+
+
+SILENT = Meter()
+"""For work outside a step."""
+
+
+@functools.cache
+def _worker() -> str:
+    return f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
+
+
+class ProgressLine(threading.Thread):
+    """Logs done / total, rate, time left and busy stages of a step every few seconds; a context manager.
+
+    Attributes:
+        counter: the step's. meter: what its workers measure their time with.
+        spent: where the time went, when the context has ended.
+    """
+
+    def __init__(self, step: str, total: int) -> None:
+        super().__init__(daemon=True)
+        self.step, self.total = step, total
+        self.counter = Counter.remote(step, total)
+        self.meter = Meter(self.counter)
+        self.started = time.monotonic()
+        self.stopped = threading.Event()
+        self.spent = Spent(0.0, ())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+        if kind is None:
+            *_, self.spent = ray.get(self.counter.get.remote())
+
+    def run(self) -> None:
+        while not self.stopped.wait(INTERVAL_S):
+            counts, latest, spent = ray.get(self.counter.get.remote())
+            text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
+            busy = ", ".join(map(str, spent.stages))
+            log.info("; ".join(part for part in (text, busy, latest) if part))
+
+
+def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:
+    """Such as `describe 120/960, 12.5/s, 67 s left (2 failed)`."""
+    done = sum(counts.values())
+    text = f"{step} {done}/{total}"
+    if done:
+        rate = done / elapsed_s
+        text += f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+    odd = [f"{number} {status}" for status, number in sorted(counts.items()) if status != "ok"]
+    return text + (f" ({', '.join(odd)})" if odd else "")

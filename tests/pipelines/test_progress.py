@@ -1,0 +1,68 @@
+"""The counter of a step: what workers tell it, what it says, and what Prometheus reads."""
+
+import time
+import urllib.request
+
+import pytest
+import ray
+
+from pipelines.progress import SILENT, ProgressLine
+
+
+@ray.remote
+def work(line_meter, stage: str, seconds: float) -> None:
+    with line_meter(stage):
+        time.sleep(seconds)
+
+
+def test_without_a_counter_a_meter_does_nothing() -> None:
+    with SILENT("decode"):
+        pass
+
+
+@pytest.mark.ray
+def test_workers_seconds_are_counted_and_exported(local_ray: None) -> None:
+    name = f"trial-{time.monotonic_ns()}"
+    with ProgressLine(name, 5) as line:
+        ray.get([work.remote(line.meter, "decode", 0.3) for _ in range(4)])
+        ray.get(work.remote(line.meter, "write", 0.1))
+        ray.get(line.counter.add.remote({"ok": 4, "failed": 1}))
+    decode, write = sorted(line.spent.stages, key=lambda stage: stage.name)
+    assert (decode.name, write.name) == ("decode", "write")
+    assert 1.2 <= decode.busy_s < 3.0
+    assert 0.1 <= write.busy_s < 1.0
+    assert decode.workers >= 1
+    assert write.workers == 1
+    assert write.start_s > decode.start_s >= line.spent.start_s >= 0
+    wanted = {
+        f'video_fisher_planned{{step="{name}"': 5.0,
+        f'video_fisher_rows{{step="{name}",status="ok"': 4.0,
+        f'video_fisher_rows{{step="{name}",status="failed"': 1.0,
+        f'video_fisher_busy_seconds{{step="{name}",stage="decode"': decode.busy_s,
+        f'video_fisher_workers{{step="{name}",stage="write"': 1.0,
+    }
+    found = exported(name, set(wanted))
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-3)
+
+
+def exported(step: str, wanted: set[str]) -> dict[str, float]:
+    """{name{tags: value} of a step, from the node's Prometheus endpoint, when all that is wanted is there."""
+    url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    end = time.monotonic() + 30
+    found: dict[str, float] = {}
+    while time.monotonic() < end and not wanted <= set(found):
+        time.sleep(0.5)
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            text = answer.read().decode()
+        for line in text.splitlines():
+            if f'"{step}"' in line and not line.startswith("#"):
+                found[_key(line)] = float(line.rpartition(" ")[2])
+    return found
+
+
+def _key(line: str) -> str:
+    """The name without Ray's prefix and suffix, and the tags that are ours."""
+    name, _, rest = line.partition("{")
+    tags = dict(part.split("=", 1) for part in rest.rpartition("}")[0].split(","))
+    kept = ",".join(f"{tag}={tags[tag]}" for tag in ("step", "status", "stage") if tag in tags)
+    return f"{name.removeprefix('ray_').removesuffix('_total')}{{{kept}"
