@@ -39,6 +39,9 @@ def connect(address: str | None, settings: Cluster) -> None:
     context.execution_no_progress_timeout_s = settings.no_progress_timeout_s
 
 
+MANY_CPUS = 16
+
+
 @dataclass(frozen=True)
 class Pool:
     """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU."""
@@ -48,8 +51,8 @@ class Pool:
     num_gpus: float = 0
     num_threads: int = 1
 
-    def options(self, batch_size: int) -> dict:
-        """Keyword arguments for `Dataset.map_batches`."""
+    def options(self, batch_size: int | None) -> dict:
+        """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block."""
         return {
             "compute": ActorPoolStrategy(size=self.size),
             "batch_size": batch_size,
@@ -73,12 +76,15 @@ class Pools:
 def pools(settings: Cluster) -> Pools:
     """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
 
-    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the
-    cost: a quarter of the cores decode, and the describers share all cores as torch threads.
+    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the cost: there are
+    describers for all cores, and a quarter as many decoders, which the describers' queue holds back. A describer has
+    one thread, because threads of torch wait for each other by spinning: where a decoder has a core for a moment, two
+    of them took ten times as long as one. On large machines it has four, to save memory.
     """
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
-    describers = settings.num_describers or gpus or max(1, int(cpus) // 8)
+    threads = 1 if cpus < MANY_CPUS else 4
+    describers = settings.num_describers or gpus or max(1, int(cpus) // threads)
     decoders = settings.num_decoders or max(1, int(cpus) - describers if gpus else int(cpus) // 4)
     encoders = settings.num_encoders or gpus or max(1, int(cpus) // 2)
     gpu = 1 if gpus else 0
@@ -88,7 +94,7 @@ def pools(settings: Cluster) -> Pools:
             describers,
             min(1, 0.25 * cpus / describers),
             gpu,
-            num_threads=max(1, int(cpus) // describers),
+            num_threads=max(1, min(threads, int(cpus) // describers)),
         ),
         encode=Pool(encoders, min(1, 0.75 * cpus / encoders), gpu),
         write_cpus=min(1, 0.125 * cpus),

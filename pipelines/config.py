@@ -147,7 +147,10 @@ class Describe:
         differences, or every position, which `concat` and DQ's AVE read. A node without spatial extent, such as
         fc7, gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
-    batch_frames: frames of one forward pass. batch_segments: segments an actor takes at a time.
+    batch_frames: frames of one forward pass; 0 means: few on a CPU, on a GPU what its memory holds.
+    batch_segments: segments an actor takes at a time, so that frames of several videos fill a forward pass.
+    precision: of the forward pass; auto is float32 on a CPU and bfloat16 on a GPU.
+    compile: whether torch.compile makes the network faster, which takes a minute at the start of each actor.
     """
 
     backbone: str = "vgg19"
@@ -159,8 +162,10 @@ class Describe:
     )
     scaling: Literal["per_position", "whole_map"] = "per_position"
     spp_levels: tuple[int, ...] = (6, 3, 2, 1)
-    batch_frames: int = 32
+    batch_frames: int = 0
     batch_segments: int = 8
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("nodes", "streams", "spp_levels"):
@@ -177,8 +182,9 @@ class Describe:
             "sides of at least 1",
             self.spp_levels,
         )
-        for name in ("batch_frames", "batch_segments"):
-            require(getattr(self, name) >= 1, f"describe.{name}", "at least 1", getattr(self, name))
+        for name, least in (("batch_frames", 0), ("batch_segments", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"describe.{name}", f"at least {least}", value)
 
 
 @dataclass(frozen=True, kw_only=True)

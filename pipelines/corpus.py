@@ -36,7 +36,7 @@ from pipelines import (
     sink,
     video_stages,
 )
-from pipelines.config import Decode, RunError
+from pipelines.config import Config, Decode, RunError
 from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
@@ -47,6 +47,9 @@ from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLE
 from pipelines.video import VideoFacts
 
 log = logging.getLogger(__name__)
+
+SEGMENTS_PER_FILE = 16
+"""Least rows of a file of DESCRIPTORS: tens of megabytes of a network's last layer."""
 
 
 @dataclass(frozen=True)
@@ -140,35 +143,46 @@ def describe(job: Job) -> tuple[Account, Spent]:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
     plan = segment_plan(job)
-    rows = _to_describe(job, plan)
+    rows = to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     pools, config = cluster.pools(job.config.cluster), job.config
     line = ProgressLine("describe", rows.num_rows)
-    data = (
-        dataset(rows, 4)
-        .map_batches(
-            video_stages.DecodeSegments,
-            fn_constructor_args=(config.sampling, config.picture, _decode(job), line.meter),
-            **pools.decode.options(batch_size=4),
-        )
-        .map_batches(
-            descriptor_stages.DescribeFrames,
-            fn_constructor_args=(
-                job.store,
-                job.weights.file,
-                config,
-                job.described,
-                pools.describe.num_threads,
-                line.meter,
-            ),
-            **pools.describe.options(config.describe.batch_segments),
-        )
+    decoding = (config.sampling, config.picture, _decode(job), line.meter)
+    network = (job.store, job.weights.file, config, job.described, pools.describe.num_threads)
+    data = describing(
+        rows,
+        config,
+        pools,
+        (video_stages.DecodeSegments, decoding),
+        (descriptor_stages.DescribeFrames, (*network, line.meter)),
     )
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
-    spent = write_tables(job, line, data, outputs, rows_per_file=16)
+    spent = write_tables(job, line, data, outputs, rows_per_file=SEGMENTS_PER_FILE)
     account = _write_failures(job, plan)
     job.finish("describe")
     return account, dataclasses.replace(spent, on_gpu=pools.describe.num_gpus > 0)
+
+
+def describing(
+    rows: pa.Table,
+    config: Config,
+    pools: cluster.Pools,
+    decoder: tuple[type, tuple],
+    network: tuple[type, tuple],
+) -> Dataset:
+    """Segments to rows of DESCRIPTORS; the stages are given as a class and its arguments."""
+    size = config.describe.batch_segments
+    return (
+        dataset(rows, _segments_at_a_time(rows.num_rows, pools.decode.size))
+        .map_batches(decoder[0], fn_constructor_args=decoder[1], **pools.decode.options(None))
+        .map_batches(network[0], fn_constructor_args=network[1], **pools.describe.options(size))
+    )
+
+
+def _segments_at_a_time(total: int, num_decoders: int) -> int:
+    """Few, so that work is dealt out evenly and the network soon has some; more where there are many, because each
+    task costs milliseconds."""
+    return min(SEGMENTS_PER_FILE, max(4, total // (64 * num_decoders)))
 
 
 def fit(job: Job) -> tuple[Account, Spent]:
@@ -317,7 +331,7 @@ def segment_plan(job: Job) -> pa.Table:
     return plan.append_column("attempts", attempt).sort_by("segment_id")
 
 
-def _to_describe(job: Job, plan: pa.Table) -> pa.Table:
+def to_describe(job: Job, plan: pa.Table) -> pa.Table:
     """The segments without a row; after `--retry-failed` also those that it has not tried again yet."""
     if not job.store.files(job.descriptors):
         return plan

@@ -4,6 +4,8 @@ Arrow table in, Arrow table out, one object per actor; an ordinary class that wo
 that loads the network, and with it torchvision, whose import takes as long as torch's.
 """
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -34,6 +36,20 @@ def described_streams(config: Config) -> dict[str, Stream]:
         ) from error
 
 
+CPU_FRAMES = 4
+"""Of a forward pass on a CPU: what the layers hand on stays in its caches, and the allocator keeps the memory."""
+
+MOST_FRAMES = 256
+"""Of a forward pass on a GPU: more make it no faster."""
+
+
+def precision(name: str, device: str) -> torch.dtype:
+    """The dtype of the forward pass by describe.precision."""
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return getattr(torch, name)
+
+
 class DescribeFrames:
     """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams."""
 
@@ -51,9 +67,16 @@ class DescribeFrames:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
+        describe = self.settings
         self.backbone = backbones.build(
-            self.settings.backbone, self.settings.nodes, store.read(weights), self.device
+            describe.backbone, describe.nodes, store.read(weights), self.device
         )
+        self.backbone.network.to(precision(describe.precision, self.device))
+        if describe.compile:
+            self.backbone = dataclasses.replace(
+                self.backbone, network=torch.compile(self.backbone.network)
+            )
+        self.batch_frames = describe.batch_frames or self._fitting_frames()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self.meter("describe"):
@@ -85,8 +108,30 @@ class DescribeFrames:
         return np.frombuffer(buffer, np.uint8).reshape(-1, self.crop_px, self.crop_px, 3).copy()
 
     def _maps(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        parts = [self.backbone.maps(part) for part in images.split(self.settings.batch_frames)]
+        parts = [self._forward(part) for part in images.split(self.batch_frames)]
         return {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
+
+    def _forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        count = len(images)
+        if count < self.batch_frames and (self.settings.compile or self.device == "cpu"):
+            # Another size would be compiled anew; and on a CPU the last bits depend on the size, hence on how
+            # segments were dealt out.
+            rest = images.new_zeros(self.batch_frames - count, *images.shape[1:])
+            images = torch.cat([images, rest])
+        return {node: maps[:count] for node, maps in self.backbone.maps(images).items()}
+
+    def _fitting_frames(self) -> int:
+        """Frames of a forward pass that take half of the GPU's free memory, at most MOST_FRAMES."""
+        if self.device == "cpu":
+            return CPU_FRAMES
+        trial = torch.zeros(8, self.crop_px, self.crop_px, 3, dtype=torch.uint8)
+        self.backbone.maps(trial)
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        self.backbone.maps(trial)
+        frame_bytes = (torch.cuda.max_memory_allocated() - held) / len(trial)
+        free_bytes, _ = torch.cuda.mem_get_info()
+        return max(1, min(MOST_FRAMES, int(free_bytes / 2 / frame_bytes)))
 
     def _describe(
         self, maps: torch.Tensor | None, stream: Stream, has_predecessor: bool

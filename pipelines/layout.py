@@ -249,7 +249,7 @@ class Job:
     @functools.cached_property
     def _descriptors_digest(self) -> str:
         settings = dataclasses.asdict(self.config.describe)
-        how = ("weights", "batch_frames", "batch_segments")
+        how = ("weights", "batch_frames", "batch_segments", "compile")
         made_by = {name: value for name, value in settings.items() if name not in how}
         return digest(
             FORMAT_VERSION,

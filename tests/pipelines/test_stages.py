@@ -16,7 +16,7 @@ from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.settings import FvVaeSettings
 from pipelines.codebook import Codebook, attention_of, encodings_of
 from pipelines.config import Config, Decode
-from pipelines.descriptor_stages import DescribeFrames
+from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, precision
 from pipelines.encoding_stages import EncodeVideos, SampleFrames
 from pipelines.storage import Store
 from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
@@ -104,6 +104,39 @@ def test_every_planned_segment_has_a_row(
     assert [row["stage"] for row in rows[2:]] == ["index", "index"]
     assert [row["num_frames"] for row in rows] == [64, 26, 0, 0]
     assert rows[2][APPEARANCE] is None
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_the_network_sees_batches_of_one_size(
+    store: Store,
+    decoded: tuple[pa.Table, list[pa.Table]],
+    described: pa.Table,
+    is_compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that what stands beside a frame in a batch does not change its last bits."""
+    sizes, compiled = [], []
+    monkeypatch.setattr("torch.compile", lambda network: compiled.append(network) or network)
+    config = CONFIG.with_settings([f"describe.compile={str(is_compiled).lower()}"])
+    stage = DescribeFrames(store, "weights.safetensors", config, STREAMS, num_threads=1)
+    stage.backbone.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    parts = [stage(part) for part in decoded[1][::-1]]
+    assert pa.concat_tables(parts[::-1]).equals(described)
+    assert set(sizes) == {CPU_FRAMES}
+    assert compiled == [stage.backbone.network] * is_compiled
+
+
+def test_half_precision_is_near(
+    store: Store, decoded: tuple[pa.Table, list[pa.Table]], described: pa.Table
+) -> None:
+    assert precision("auto", "cpu") == torch.float32
+    assert precision("auto", "cuda") == torch.bfloat16
+    config = CONFIG.with_settings(["describe.precision=bfloat16"])
+    stage = DescribeFrames(store, "weights.safetensors", config, STREAMS, num_threads=1)
+    rows = stage(decoded[1][1])
+    near = descriptors_from_arrow(rows[APPEARANCE][0]).astype(np.float64)
+    exact = descriptors_from_arrow(described[APPEARANCE][1]).astype(np.float64)
+    assert np.linalg.norm(near - exact) < 0.02 * np.linalg.norm(exact)
 
 
 def test_nothing_depends_on_where_a_video_was_cut(

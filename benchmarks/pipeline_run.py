@@ -1,0 +1,437 @@
+"""Parts of `python -m benchmarks.pipeline`: the describe step against its own parts and against Ray Data's video reader,
+one worker against two, what scheduling costs, and how long it takes to see that all is done.
+
+Each side runs in a process of its own with a Ray cluster of its own.
+"""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.harness import Disagreement, Options, Row, at_least, at_most, progress
+
+DATA = Path(os.environ.get("VIDEO_FISHER_DATA", "../shared/data"))
+SETS = ("weizmann", "ut_interaction", "surveillance_fight")
+SETTINGS = (
+    "describe.backbone=squeezenet1_0",
+    "describe.nodes=features.12",
+    f"describe.weights={DATA / 'weights' / 'squeezenet1_0.safetensors'}",
+    "sampling.policy=uniform",
+    "sampling.num_frames=25",
+    "encode.encoders=ave,vlad",
+    "fit.num_frames=2000",
+)
+
+
+def describe_step(options: Options) -> list[Row]:
+    """The describe step, its parts alone, and Ray Data's own reader"""
+    paths = _videos(12 if options.quick else 200)
+    alone = _in_a_process(_alone, paths)
+    step = _in_a_process(_job, paths, ("describe",), _cores())["describe"]
+    reader = _in_a_process(_read_videos, paths)
+    bound_s = (alone["decode_s"] + alone["forward_s"]) / 2
+    what = f"describe, {len(paths)} real videos, squeezenet1_0 features.12"
+    if abs(reader["frames"] - alone["frames"]) > len(paths):
+        raise Disagreement(
+            f"{what}: expected the same frames, got {reader['frames']} and {alone['frames']}"
+        )
+    return [
+        at_least(
+            what,
+            "decode + forward core-seconds, each alone, / 2 cores",
+            bound_s / step["seconds"],
+            0.85,
+            seconds={"step": step["seconds"], "lower bound": bound_s},
+            alone=alone,
+            step=step["words"],
+            step_includes="the start of its actors, imports, the network's weights, writing",
+        ),
+        at_least(
+            what,
+            "ray.data.read_videos + map_batches",
+            reader["seconds"] / step["seconds"],
+            2.0,
+            seconds={"step": step["seconds"], "read_videos": reader["seconds"]},
+            read_videos="every frame decoded at its own size, 25 of each kept, one actor with the network, nothing written",
+        ),
+    ]
+
+
+def workers(options: Options) -> list[Row]:
+    """Describe and encode, one core and two"""
+    paths = _videos(12 if options.quick else 100)
+    cores = _cores()
+    steps = ("describe", "encode")
+    one = _in_a_process(_job, paths, ("describe", "fit", "encode"), cores[:1])
+    two = _in_a_process(_job, paths, ("describe", "fit", "encode"), cores)
+    seconds = [sum(side[step]["seconds"] for step in steps) for side in (one, two)]
+    return [
+        at_least(
+            f"describe + encode, {len(paths)} real videos: one worker on one core to two on two",
+            "one worker",
+            seconds[0] / seconds[1],
+            1.8,
+            seconds={"one": seconds[0], "two": seconds[1]},
+            steps={step: [side[step]["seconds"] for side in (one, two)] for step in steps},
+        )
+    ]
+
+
+def scheduling(options: Options) -> list[Row]:
+    """What Ray costs for a segment that takes no work"""
+    few, many = (500, 2000) if options.quick else (5000, 20_000)
+    small, large = (_in_a_process(_scheduled, count) for count in (few, many))
+    return [
+        at_most(
+            f"scheduling of {many:,} segments without work, decoded, described and written: milliseconds a segment",
+            "-",
+            1000 * large["seconds"] / many,
+            5.0,
+            seconds=large["seconds"],
+            files=large["files"],
+        ),
+        at_most(
+            f"memory of all processes at {many:,} segments",
+            f"at {few:,}",
+            large["peak_bytes"] / small["peak_bytes"],
+            1.1,
+            bytes={str(few): small["peak_bytes"], str(many): large["peak_bytes"]},
+        ),
+    ]
+
+
+def resume(options: Options) -> list[Row]:
+    """How long it takes to see which of many segments are finished"""
+    count = 20_000 if options.quick else 200_000
+    found = _in_a_process(_resumed, count)
+    return [
+        at_most(
+            f"resume check, {count:,} finished segments: seconds",
+            "-",
+            found["seconds"],
+            10.0,
+            files=found["files"],
+            peak_bytes=found["peak_bytes"],
+        )
+    ]
+
+
+def _in_a_process(side: Callable, *arguments: object) -> dict:
+    progress(f"  {side.__name__}")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(side, *arguments).result()
+
+
+def _cores() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0)))[:2]
+
+
+def _videos(count: int) -> list[str]:
+    """Real ones, of all sets in turn."""
+    sets = [sorted(map(str, (DATA / "labelled" / name).rglob("*.[am][vp][i4]"))) for name in SETS]
+    rows = itertools.zip_longest(*sets)
+    return [path for row in rows for path in row if path][:count]
+
+
+def _alone(paths: list[str]) -> dict[str, float]:
+    """Decoding, and the network, on one core each, with nothing between them."""
+    import torch
+
+    from encoders import backbones
+    from pipelines.config import Config
+    from pipelines.decode import decode_segment
+    from pipelines.descriptor_stages import described_streams
+
+    torch.set_num_threads(1)
+    config = Config().with_settings(list(SETTINGS))
+    streams = described_streams(config)
+    weights = backbones.load_file(Path(config.describe.weights).read_bytes(), ".safetensors")
+    network = backbones.build(config.describe.backbone, config.describe.nodes, weights)
+    times = {"decode_s": 0.0, "forward_s": 0.0}
+    frames = 0
+    for path in [paths[0], *paths]:
+        began = time.process_time()
+        images = decode_segment(path, 0, 1, config.sampling, config.picture, config.decode).images
+        decoded = time.process_time()
+        maps = network.maps(torch.from_numpy(images))
+        for stream in streams.values():
+            rows = stream.describe(
+                maps[stream.node], config.describe.scaling, config.describe.spp_levels
+            )
+            rows.half().numpy()
+        if frames or path != paths[0]:
+            times["forward_s"] += time.process_time() - decoded
+            times["decode_s"] += decoded - began
+        frames += len(images)
+    return times | {"frames": frames - len(images)}
+
+
+def _job(paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...]) -> dict[str, dict]:
+    """{step: seconds and words} of the pipeline itself, on some cores; the index is there already."""
+    os.sched_setaffinity(0, cores)
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    from pipelines import corpus, prepare
+    from pipelines.config import Config
+
+    ray.init(address="local", num_cpus=len(cores), include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.csv"
+        manifest.write_text("path\n" + "".join(f"{Path(p).resolve()}\n" for p in paths))
+        job = prepare.prepare(
+            videos=str(manifest),
+            labels=None,
+            out=f"{folder}/out",
+            config=Config().with_settings(list(SETTINGS)),
+            steps=("index", "describe", "fit", "encode"),
+            limit=None,
+        )
+        corpus.run(job, ("index", *steps), None)
+        record = job.store.read_json("run.json")["steps"]
+        found = {
+            step: {
+                "seconds": record[step]["seconds"],
+                "words": {k: record[step].get(k) for k in ("bound_by", "start_s", "stages")},
+            }
+            for step in steps
+        }
+    ray.shutdown()
+    return found
+
+
+def _read_videos(paths: list[str]) -> dict[str, float]:
+    """What a user of Ray Data would write: all frames come out of the reader, 25 of each video are kept."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import decord
+    import ray
+    import torch
+    from ray.data import ActorPoolStrategy, DataContext
+
+    from encoders import backbones
+    from pipelines.config import Config
+    from pipelines.descriptor_stages import described_streams
+
+    config = Config().with_settings(list(SETTINGS))
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    DataContext.get_current().enable_progress_bars = False
+    counts = {str(Path(path).resolve()): len(decord.VideoReader(path)) for path in paths}
+
+    class Describe:
+        def __init__(self) -> None:
+            torch.set_num_threads(2)
+            weights = backbones.load_file(
+                Path(config.describe.weights).read_bytes(), ".safetensors"
+            )
+            self.network = backbones.build(config.describe.backbone, config.describe.nodes, weights)
+            self.streams = described_streams(config)
+
+        def __call__(self, batch: dict) -> dict:
+            images = torch.from_numpy(np.stack(batch["frame"]))
+            maps = self.network.maps(images)
+            for stream in self.streams.values():
+                stream.describe(maps[stream.node], "per_position", config.describe.spp_levels)
+            return {"frame_index": batch["frame_index"]}
+
+    def kept(row: dict) -> bool:
+        length = counts[row["path"]]
+        return row["frame_index"] in {int((k + 0.5) * length / 25) for k in range(25)}
+
+    def scaled(row: dict) -> dict:
+        image = torch.from_numpy(np.array(row["frame"])).permute(2, 0, 1)[None].float()
+        size = (config.picture.resize_px,) * 2
+        image = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
+        margin, crop = (size[0] - config.picture.crop_px) // 2, config.picture.crop_px
+        image = image[0, :, margin : margin + crop, margin : margin + crop]
+        return {"frame": image.permute(1, 2, 0).byte().numpy(), "frame_index": row["frame_index"]}
+
+    began = time.perf_counter()
+    data = ray.data.read_videos([str(Path(p).resolve()) for p in paths], include_paths=True)
+    data = data.filter(kept).map(scaled)
+    data = data.map_batches(
+        Describe, compute=ActorPoolStrategy(size=1), batch_size=32, num_cpus=0.5
+    )
+    frames = data.count()
+    seconds = time.perf_counter() - began
+    ray.shutdown()
+    return {"seconds": seconds, "frames": frames}
+
+
+class _NoNetwork:
+    """A network that takes no time: rows of DESCRIPTORS without descriptors."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        from pipelines.tables import DESCRIPTORS
+
+        table = batch.drop_columns(["images", "num_images", "has_predecessor"])
+        table = table.append_column("num_frames", pa.array([0] * len(table), pa.int32()))
+        return table.select(DESCRIPTORS.schema().names).cast(DESCRIPTORS.schema())
+
+
+def _scheduled(count: int) -> dict[str, float]:
+    """The describe step where decoder and network have nothing to do."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    from pipelines import cluster, corpus, sink, video_stages
+    from pipelines.config import Config
+    from pipelines.progress import ProgressLine
+    from pipelines.storage import Store
+    from pipelines.tables import DESCRIPTORS
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    config = Config()
+    cluster.connect(None, config.cluster)
+    rows = _segments(count)
+    with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
+        job = SimpleNamespace(store=Store(folder), config=config)
+        pools, line = cluster.pools(config.cluster), ProgressLine("describe", count)
+        began = time.perf_counter()
+        # Of a video whose header could not be read this stage only passes on the row.
+        settings = (config.sampling, config.picture, config.decode, line.meter)
+        decoder = (video_stages.DecodeSegments, settings)
+        data = corpus.describing(rows, config, pools, decoder, (_NoNetwork, ()))
+        outputs = [sink.Output(DESCRIPTORS, "descriptors", {})]
+        corpus.write_tables(job, line, data, outputs, rows_per_file=corpus.SEGMENTS_PER_FILE)
+        seconds = time.perf_counter() - began
+        files = len(job.store.files("descriptors"))
+        written = job.store.read_table("descriptors", ["segment_id"]).num_rows
+    ray.shutdown()
+    if written != count:
+        raise Disagreement(f"scheduling: expected {count} rows, got {written}")
+    return {"seconds": seconds, "files": files, "peak_bytes": peak.found}
+
+
+def _segments(count: int) -> pa.Table:
+    """SEGMENTS with what decoding needs of VIDEOS."""
+    names = [f"v{i:07d}" for i in range(count)]
+    constant = {
+        "segment": pa.array(np.zeros(count, np.int32)),
+        "num_segments": pa.array(np.ones(count, np.int32)),
+        "attempts": pa.array(np.ones(count, np.int32)),
+        "status": pa.repeat("failed", count),
+        "stage": pa.repeat("index", count),
+        "error_type": pa.repeat("empty_file", count),
+        "error": pa.repeat("0 bytes", count),
+    }
+    return pa.table(
+        {
+            "segment_id": [f"{name}#00000" for name in names],
+            "video_id": names,
+            "source": names,
+            "uri": [f"/videos/{name}.mp4" for name in names],
+            **constant,
+        }
+    )
+
+
+def _resumed(count: int) -> dict[str, float]:
+    """Finished files of as many segments as the describe step puts into one; the check reads them all."""
+    from pipelines import corpus
+    from pipelines.layout import Retries
+    from pipelines.storage import Store
+    from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS, descriptor_type
+
+    plan = _segments(count)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        ids = plan["video_id"].to_pylist()
+        store.publish_table("segments/a.parquet", plan.select(SEGMENTS.schema().names), {})
+        videos = [
+            dict.fromkeys(VIDEOS.schema().names)
+            | {
+                "video_id": name,
+                "uri": f"/videos/{name}",
+                "labels": [],
+                "fold": 0,
+                "size_bytes": 1,
+                "source": name,
+                "num_segments": 1,
+                "status": "ok",
+            }
+            for name in ids
+        ]
+        store.publish_table("videos/a.parquet", VIDEOS.build(videos), {})
+        kind = descriptor_type(8)
+        size = corpus.SEGMENTS_PER_FILE
+        for first in range(0, count, size):
+            rows = [
+                dict.fromkeys(DESCRIPTORS.schema().names)
+                | {name: row[name] for name in ("segment_id", "video_id", "source", "segment")}
+                | {
+                    "num_frames": 1,
+                    "num_missing": 0,
+                    "frame_indices": [0],
+                    "timestamps_s": [0.0],
+                    "status": "ok",
+                    "attempts": 1,
+                    "decode_s": 0.1,
+                    "decoder": "none",
+                    "pool5_appearance": np.zeros((50, 8), np.float16).tolist(),
+                }
+                for row in plan.slice(first, size).to_pylist()
+            ]
+            table = DESCRIPTORS.build(rows, pool5_appearance=kind)
+            store.publish_table(f"descriptors/{first:08d}.parquet", table, {})
+        job = SimpleNamespace(
+            store=store,
+            segments="segments",
+            videos="videos",
+            descriptors="descriptors",
+            retries=Retries(),
+        )
+        began = time.perf_counter()
+        left = corpus.to_describe(job, corpus.segment_plan(job))
+        seconds = time.perf_counter() - began
+        files = len(store.files("descriptors"))
+    if left.num_rows:
+        raise Disagreement(f"resume: expected nothing left, got {left.num_rows}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "files": files, "peak_bytes": peak}
+
+
+class _Peak(threading.Thread):
+    """The largest sum of private memory of this process and all below it, sampled; a context manager."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.found, self.stopped = 0, threading.Event()
+
+    def __enter__(self) -> "_Peak":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+    def run(self) -> None:
+        import psutil
+
+        while not self.stopped.wait(0.5):
+            total = 0
+            for process in [
+                psutil.Process(),
+                *psutil.Process().children(recursive=True),
+            ]:
+                try:
+                    memory = process.memory_info()
+                    total += memory.rss - memory.shared
+                except psutil.Error:
+                    continue
+            self.found = max(self.found, total)
+
+
+CASES = (describe_step, workers, scheduling, resume)

@@ -1,0 +1,34 @@
+"""How the pools share what a cluster has."""
+
+import pytest
+
+from pipelines import cluster
+from pipelines.config import Cluster
+
+
+@pytest.mark.parametrize("cpus", [0.5, 1, 2, 4, 8, 15, 16, 64, 500])
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+def test_pools_and_a_write_task_fit(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: int
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": cpus, "GPU": float(gpus)})
+    pools = cluster.pools(Cluster())
+    for used in ((pools.decode, pools.describe), (pools.encode,)):
+        held = sum(pool.size * pool.num_cpus for pool in used) + pools.write_cpus
+        assert held <= cpus + 1e-9
+        assert sum(pool.size * pool.num_gpus for pool in used) <= gpus
+        assert all(pool.size >= 1 and pool.num_cpus > 0 for pool in used)
+    threads = pools.describe.size * pools.describe.num_threads
+    if gpus:
+        assert pools.describe.size == gpus
+        assert pools.decode.size == max(1, int(cpus) - gpus)
+    else:
+        # The network has all cores, and no more threads than cores.
+        assert max(1, int(cpus) - 3) <= threads <= max(1, int(cpus))
+
+
+def test_few_cores_give_each_describer_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    pools = cluster.pools(Cluster())
+    assert (pools.describe.size, pools.describe.num_threads, pools.decode.size) == (2, 1, 1)
+    assert cluster.pools(Cluster(num_describers=1)).describe.num_threads == 1
