@@ -4,6 +4,7 @@ one worker against two, what scheduling costs, and how long it takes to see that
 Each side runs in a process of its own with a Ray cluster of its own.
 """
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -91,22 +92,30 @@ def workers(options: Options) -> list[Row]:
 def scheduling(options: Options) -> list[Row]:
     """What Ray costs for a segment that takes no work"""
     few, many = (500, 2000) if options.quick else (5000, 20_000)
-    small, large = (_in_a_process(_scheduled, count) for count in (few, many))
-    return [
+    small = _in_a_process(_scheduled, few, True)
+    sides = {"together": _in_a_process(_scheduled, many, True)}
+    if not options.quick:
+        sides["separate"] = _in_a_process(_scheduled, many, False)
+    rows = [
         at_most(
-            f"scheduling of {many:,} segments without work, decoded, described and written: milliseconds a segment",
+            f"scheduling of {many:,} segments without work, decoders and describers {name}: milliseconds a segment",
             "-",
-            1000 * large["seconds"] / many,
+            1000 * side["seconds"] / many,
             5.0,
-            seconds=large["seconds"],
-            files=large["files"],
-        ),
+            seconds=side["seconds"],
+            files=side["files"],
+        )
+        for name, side in sides.items()
+    ]
+    peaks = small["peak_bytes"], sides["together"]["peak_bytes"]
+    return [
+        *rows,
         at_most(
             f"memory of all processes at {many:,} segments",
             f"at {few:,}",
-            large["peak_bytes"] / small["peak_bytes"],
+            peaks[1] / peaks[0],
             1.1,
-            bytes={str(few): small["peak_bytes"], str(many): large["peak_bytes"]},
+            bytes={str(few): peaks[0], str(many): peaks[1]},
         ),
     ]
 
@@ -280,7 +289,7 @@ class _NoNetwork:
         return table.select(DESCRIPTORS.schema().names).cast(DESCRIPTORS.schema())
 
 
-def _scheduled(count: int) -> dict[str, float]:
+def _scheduled(count: int, together: bool) -> dict[str, float]:
     """The describe step where decoder and network have nothing to do."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
@@ -302,6 +311,7 @@ def _scheduled(count: int) -> dict[str, float]:
         # Of a video whose header could not be read this stage only passes on the row.
         settings = (config.sampling, config.picture, config.decode, line.meter)
         decoder = (video_stages.DecodeSegments, settings)
+        pools = dataclasses.replace(pools, together=together)
         data = corpus.describing(rows, config, pools, decoder, (_NoNetwork, ()))
         outputs = [sink.Output(DESCRIPTORS, "descriptors", {})]
         corpus.write_tables(job, line, data, outputs, rows_per_file=corpus.SEGMENTS_PER_FILE)

@@ -71,15 +71,16 @@ class Pools:
     describe: Pool
     encode: Pool
     write_cpus: float
+    together: bool
 
 
 def pools(settings: Cluster) -> Pools:
     """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
 
-    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the cost: there are
-    describers for all cores, and a quarter as many decoders, which the describers' queue holds back. A describer has
-    one thread, because threads of torch wait for each other by spinning: where a decoder has a core for a moment, two
-    of them took ten times as long as one. On large machines it has four, to save memory.
+    On GPUs each describer has one, and every other CPU decodes. Without GPUs there are describers for all cores, which
+    decode for themselves (docs/performance.md has what else was tried). A describer has one thread, because threads of
+    torch wait for each other by spinning: where another process has a core for a moment, two of them took ten times as
+    long as one. On large machines it has four, to save memory.
     """
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
@@ -88,14 +89,17 @@ def pools(settings: Cluster) -> Pools:
     decoders = settings.num_decoders or max(1, int(cpus) - describers if gpus else int(cpus) // 4)
     encoders = settings.num_encoders or gpus or max(1, int(cpus) // 2)
     gpu = 1 if gpus else 0
+    together = settings.placement == "together" or (settings.placement == "auto" and not gpus)
+    share = 0.75 if together else 0.25
     return Pools(
         decode=Pool(decoders, min(1, 0.5 * cpus / decoders)),
         describe=Pool(
             describers,
-            min(1, 0.25 * cpus / describers),
+            min(1, share * cpus / describers),
             gpu,
             num_threads=max(1, min(threads, int(cpus) // describers)),
         ),
         encode=Pool(encoders, min(1, 0.75 * cpus / encoders), gpu),
         write_cpus=min(1, 0.125 * cpus),
+        together=together,
     )

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,11 +172,26 @@ def describing(
 ) -> Dataset:
     """Segments to rows of DESCRIPTORS; the stages are given as a class and its arguments."""
     size = config.describe.batch_segments
+    if pools.together:
+        return dataset(rows, _segments_at_a_time(rows.num_rows, pools.describe.size)).map_batches(
+            Chain, fn_constructor_args=(decoder, network), **pools.describe.options(None)
+        )
     return (
         dataset(rows, _segments_at_a_time(rows.num_rows, pools.decode.size))
         .map_batches(decoder[0], fn_constructor_args=decoder[1], **pools.decode.options(None))
         .map_batches(network[0], fn_constructor_args=network[1], **pools.describe.options(size))
     )
+
+
+class Chain:
+    """Two stages, each a class and its arguments, in one actor: nothing is copied between processes."""
+
+    def __init__(self, first: tuple[type, tuple], second: tuple[type, tuple]) -> None:
+        self.first, self.second = (kind(*arguments) for kind, arguments in (first, second))
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for part in self.first(batch):
+            yield self.second(part)
 
 
 def _segments_at_a_time(total: int, num_decoders: int) -> int:

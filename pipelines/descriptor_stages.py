@@ -80,15 +80,19 @@ class DescribeFrames:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self.meter("describe"):
-            return self._rows(batch)
+            if self.device != "cpu":
+                return self._rows(batch)
+            # Segment by segment: the last bits depend on the size of a forward pass, hence would on how segments
+            # were dealt out; and fewer maps are held.
+            return pa.concat_tables(self._rows(batch.slice(i, 1)) for i in range(len(batch)))
 
     def _rows(self, batch: pa.Table) -> pa.Table:
         counts = batch["num_images"].to_pylist()
         images = np.concatenate([self._images(value) for value in batch["images"]])
-        maps = self._maps(torch.from_numpy(images))
+        failed = [status == "failed" for status in batch["status"].to_pylist()]
+        maps = {} if all(failed) else self._maps(torch.from_numpy(images))
         starts = np.cumsum([0, *counts])
         columns: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
-        failed = [status == "failed" for status in batch["status"].to_pylist()]
         halo = batch["has_predecessor"].to_pylist()
         for place, (start, count) in enumerate(zip(starts, counts, strict=False)):
             for name, stream in self.streams.items():
@@ -113,9 +117,8 @@ class DescribeFrames:
 
     def _forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         count = len(images)
-        if count < self.batch_frames and (self.settings.compile or self.device == "cpu"):
-            # Another size would be compiled anew; and on a CPU the last bits depend on the size, hence on how
-            # segments were dealt out.
+        if self.settings.compile and count < self.batch_frames:
+            # Another size would be compiled anew.
             rest = images.new_zeros(self.batch_frames - count, *images.shape[1:])
             images = torch.cat([images, rest])
         return {node: maps[:count] for node, maps in self.backbone.maps(images).items()}
