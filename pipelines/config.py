@@ -86,7 +86,8 @@ class Sampling:
     fps:       `fps` frames per second of the first max_duration_s seconds (VU 3.4.1: 1 fps, 300 s).
     segments:  num_frames equal segments, frames_per_segment consecutive frames from the middle of each
                (VU 5.3.4).
-    keyframes: the key frames nearest to the times that `interval_s` gives.
+    keyframes: the key frames nearest to the times that `interval_s` gives, each decoded alone; none
+               farther from its time than keyframe_tolerance_s (0: at any distance).
     """
 
     policy: Literal["uniform", "interval", "fps", "segments", "keyframes"] = "interval"
@@ -95,12 +96,15 @@ class Sampling:
     fps: float = 1.0
     max_duration_s: float = 300.0
     frames_per_segment: int = 2
+    keyframe_tolerance_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frames_per_segment"):
             require(getattr(self, name) >= 1, f"sampling.{name}", "at least 1", getattr(self, name))
         for name in ("interval_s", "fps", "max_duration_s"):
             require(getattr(self, name) > 0, f"sampling.{name}", "more than 0", getattr(self, name))
+        tolerance_s = self.keyframe_tolerance_s
+        require(tolerance_s >= 0, "sampling.keyframe_tolerance_s", "at least 0", tolerance_s)
 
 
 @dataclass(frozen=True, kw_only=True)

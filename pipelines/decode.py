@@ -7,7 +7,7 @@ decoder notices is painted over (VP8 and VP6 notice little, decord nothing: docs
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -67,6 +67,9 @@ class Video(Protocol):
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """{ordinal: uint8 [crop_px, crop_px, 3]} of the frames that decode; why others do not."""
 
+    def close(self) -> None:
+        """Closes the file."""
+
 
 _DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
 
@@ -84,19 +87,35 @@ def decode_segment(
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
-    with _seekable(uri) as source, reading(uri):
-        video: Video = _DECODERS[decode.decoder](source, uri, picture, decode)
-        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+
+    def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
+        ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
+        return plan_segment(ordinals, segment, num_segments).ordinals
+
+    with (
+        _seekable(uri) as source,
+        reading(uri),
+        closing(_DECODERS[decode.decoder](source, uri, picture, decode, choose)) as video,
+    ):
         if len(video.timestamps_s) == 0:
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
         if len(ordinals) == 0:
-            raise VideoError(
-                "no_frames", f"{uri}: marks no key frame; take another sampling.policy"
-            )
+            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
         plan = plan_segment(ordinals, segment, num_segments)
-        before = [] if plan.predecessor is None else [plan.predecessor]
-        images, reason = video.pictures([*before, *plan.wanted.tolist()])
+        images, reason = video.pictures(plan.ordinals)
     return _segment_frames(uri, video, plan, images, reason, picture.crop_px)
+
+
+def _no_key_frame(sampling: Sampling, video: Video) -> str:
+    num_keys = int(video.is_key.sum())
+    if num_keys == 0:
+        return "marks no key frame; take another sampling.policy"
+    return (
+        f"none of its {num_keys} key frames lies within sampling.keyframe_tolerance_s = "
+        f"{sampling.keyframe_tolerance_s:g} s of a time that is sampled; raise it, or take another "
+        "sampling.policy"
+    )
 
 
 def _segment_frames(

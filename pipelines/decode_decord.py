@@ -9,13 +9,14 @@ neighbours. docs/decoders.md names the clips.
 """
 
 import re
+from contextlib import closing
 from typing import BinaryIO
 
 import numpy as np
 
 from pipelines import watch
 from pipelines.config import Decode, Picture
-from pipelines.decode_pyav import PyAvVideo
+from pipelines.decode_pyav import Choose, PyAvVideo
 from pipelines.video import VideoError
 
 _TIME_TOLERANCE = 2.0**-20
@@ -23,7 +24,8 @@ _TIME_TOLERANCE = 2.0**-20
 
 
 class DecordVideo:
-    """`pipelines.decode.Video` by decord, on one thread.
+    """`pipelines.decode.Video` by decord, on one thread. It takes the frames when they are asked for,
+    and so does without `choose`.
 
     Raises:
         VideoError: as `pipelines.video.open_stream`, and unsupported where decord refuses the file or
@@ -32,11 +34,18 @@ class DecordVideo:
 
     name = "decord"
 
-    def __init__(self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode) -> None:
-        listed = PyAvVideo(source, uri, picture, decode)
-        if listed.is_listed_by_decoding:
-            text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
-            raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
+    def __init__(
+        self,
+        source: str | BinaryIO,
+        uri: str,
+        picture: Picture,
+        decode: Decode,
+        choose: Choose | None = None,
+    ) -> None:
+        with closing(PyAvVideo(source, uri, picture, decode)) as listed:
+            if listed.is_listed_by_decoding:
+                text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
+                raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
         self.timestamps_s, self.end_s, self.is_key = (
             listed.timestamps_s,
             listed.end_s,
@@ -80,6 +89,10 @@ class DecordVideo:
         if self._reader.get_key_indices() != np.flatnonzero(self.is_key).tolist():
             return "it lists other key frames than the packets"
         return ""
+
+    def close(self) -> None:
+        """Closes the file."""
+        del self._reader
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """See `pipelines.decode.Video`."""

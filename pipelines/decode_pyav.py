@@ -1,27 +1,29 @@
 """Frames through PyAV: choose by the timestamps of all packets, then decode only what is needed.
 
 Packets are listed without decoding. To reach a frame, decoding starts at the last packet before it
-that the file marks as a key frame; packets in between are read and dropped, which needs no seeking
-and so depends on no container's index. What is not reached like that is decoded from the start.
+that the file marks as a key frame. The spans of packets that this takes are joined where they overlap,
+so that the file's distance between key frames decides: one span from start to end where key frames are
+rare, one per group of samples or per sample where they are frequent. Within a span, frames that no other
+one is predicted from are passed over, where their codec says which these are. What is not reached like
+that is decoded from the start, every frame.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
-from pipelines import watch
 from pipelines.config import Decode, Picture
+from pipelines.decode_packets import NO_TICK, PacketReader, Packets
 from pipelines.sampling import end_of
-from pipelines.video import VideoError, decode_packet, display_matrix, open_stream
+from pipelines.video import VideoError, decode_packet, display_matrix
 
 # Bilinear with the support scaled, as torchvision's antialiased resize does it, at full chroma
 # resolution: 0.0 to 0.3 grey levels from torchvision on test clips (1 to 2.4 without the latter).
@@ -33,10 +35,20 @@ _SCALING = (
     | Interpolation.BITEXACT
 )
 
-_NO_TICK = -(2**62)
-_VP8_SHOW_FRAME = 0x10
 _MAX_REORDERED = 16
 """Most frames that a decoder holds back to bring them into the order of display (H.264, HEVC)."""
+
+_MARKS_UNREFERENCED = ("h264", "mpeg1video", "mpeg2video")
+"""Codecs that mark the frames which no other one is predicted from, and whose decoders can pass these
+over. Not HEVC, whose mark excludes only the frames of the same temporal layer, nor VP8, where such a
+frame may change how the next one is read."""
+
+Choose = Callable[[np.ndarray, float, np.ndarray], list[int]]
+"""Ordinals of the frames to take from a video of these timestamps_s, end_s and is_key."""
+
+
+_WHOLE = (0, 2**62)
+"""From the first packet to the last."""
 
 
 @dataclass(frozen=True)
@@ -66,60 +78,152 @@ class PyAvVideo:
     name = "pyav"
     version = f"{av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
-    def __init__(self, source: str | BinaryIO, uri: str, picture: Picture, decode: Decode) -> None:
-        self._source, self._uri = source, uri
-        self._picture, self._max_frame_px = picture, decode.max_frame_px
-        with open_stream(source, uri, self._max_frame_px) as (container, stream):
-            # AVI stores no display times. With B-frames its packets say neither when nor whether
-            # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
-            self.is_listed_by_decoding = (
-                container.format.name == "avi" and stream.codec_context.has_b_frames
-            )
-            if self.is_listed_by_decoding:
-                self._listing = _list_decoded(container, stream)
-            else:
-                self._listing = _list_packets(container, stream)
-            time_base, fps = stream.time_base, stream.average_rate
-        ticks = self._listing.ticks
-        start = ticks[0] if len(ticks) else 0
-        self.timestamps_s = (ticks - start) * time_base.numerator / time_base.denominator
-        self.end_s = end_of(self.timestamps_s, float(fps) if fps else None)
+    def __init__(
+        self,
+        source: str | BinaryIO,
+        uri: str,
+        picture: Picture,
+        decode: Decode,
+        choose: Choose | None = None,
+    ) -> None:
+        self._source, self._picture = source, picture
+        self._reader = PacketReader(source, uri, decode)
+        self._is_fresh = True
+        stream = self._reader.stream
+        self._time_base, self._fps = stream.time_base, stream.average_rate
+        # AVI stores no display times. With B-frames its packets say neither when nor whether
+        # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
+        self.is_listed_by_decoding = (
+            self._reader.container.format.name == "avi" and self._reader.context.has_b_frames
+        )
+        self._packets = self._reader.scan()
+        self._early: dict[int, np.ndarray] = {}
+        if self.is_listed_by_decoding:
+            ticks, is_key = _guess(self._packets)
+            guess = choose(*self._times(ticks), is_key) if choose else []
+            self._listing = self._list_decoded(frozenset(guess))
+        else:
+            self._listing = _list_shown(self._packets)
+        self._can_skip = (
+            self._reader.context.name in _MARKS_UNREFERENCED
+            and not self.is_listed_by_decoding
+            and _tells_frames_apart(self._packets)
+        )
+        self.timestamps_s, self.end_s = self._times(self._listing.ticks)
         self.is_key = self._listing.is_key
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._reader.close()
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """See `pipelines.decode.Video`."""
-        first, last = self._listing.first[ordinals], self._listing.last[ordinals]
-        images, reason = self._decode(_runs(first, last), ordinals)
-        lost = [ordinal for ordinal in ordinals if ordinal not in images]
-        if lost and (self._listing.first[lost] > 0).any():
+        images = {ordinal: self._early[ordinal] for ordinal in ordinals if ordinal in self._early}
+        reason = ""
+        for can_skip, from_start in ((True, False), (False, False), (False, True)):
+            lost = [ordinal for ordinal in ordinals if ordinal not in images]
+            if not lost:
+                break
+            first, last = self._listing.first[lost], self._listing.last[lost]
+            if (can_skip and not self._can_skip) or (from_start and not first.any()):
+                continue
             # A packet marked as a key frame need not be one.
-            whole = [(0, int(self._listing.last[lost].max()))]
-            recovered, reason = self._decode(whole, lost)
-            images |= recovered
+            runs = [(0, int(last.max()))] if from_start else _runs(first, last)
+            decoded, reason = self._decode(runs, lost, can_skip)
+            images |= decoded
         return images, reason
 
+    def _times(self, ticks: np.ndarray) -> tuple[np.ndarray, float]:
+        """timestamps_s and end_s."""
+        start = ticks[0] if len(ticks) else 0
+        timestamps_s = (ticks - start) * self._time_base.numerator / self._time_base.denominator
+        return timestamps_s, end_of(timestamps_s, float(self._fps) if self._fps else None)
+
+    def _list_decoded(self, guess: frozenset[int]) -> _Listing:
+        """The listing by decoding all packets.
+
+        The frames that are about to be asked for, if `guess` is right, are taken on the way, which
+        saves decoding them once more.
+        """
+        frames: dict[int, bool] = {}
+        taken: dict[int, np.ndarray] = {}
+        is_sound, before = True, NO_TICK
+        scaler = VideoReformatter()
+        for tick, frame, flaw in self._decoded([_WHOLE], frozenset()):
+            frames.setdefault(tick, frame is not None and bool(frame.key_frame))
+            is_sound &= not flaw and tick > before
+            before = tick
+            if is_sound and len(frames) - 1 in guess:
+                taken[len(frames) - 1] = self._image(scaler, frame)
+        if is_sound:
+            self._early = taken
+        ticks = np.array(sorted(frames), np.int64)
+        is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
+        return _Listing(ticks, is_key, np.zeros_like(ticks), np.full_like(ticks, _WHOLE[1]))
+
     def _decode(
-        self, runs: list[tuple[int, int]], ordinals: list[int]
+        self, runs: list[tuple[int, int]], ordinals: list[int], can_skip: bool
     ) -> tuple[dict[int, np.ndarray], str]:
         wanted = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
         images: dict[int, np.ndarray] = {}
         reasons = ["the decoder gives no such frame"]
         num_spare = _MAX_REORDERED
         scaler = VideoReformatter()
-        opened = open_stream(self._source, self._uri, self._max_frame_px)
-        with opened as (container, stream):
-            for tick, frame, flaw in _decoded(container, stream, runs, self.is_listed_by_decoding):
-                if flaw:
-                    reasons.append(flaw)
-                    for ordinal in self._decoded_after(tick, frame, images):
-                        del images[ordinal]
-                elif tick in wanted:
-                    images[wanted[tick]] = self._image(scaler, frame)
-                if len(images) == len(wanted):
-                    num_spare -= 1
-                    if num_spare < 0:
-                        break
+        needed = frozenset(wanted) if can_skip else frozenset()
+        for tick, frame, flaw in self._decoded(runs, needed):
+            if can_skip and frame is not None and frame.interlaced_frame:
+                # Of two fields in packets of their own the second one would be passed over.
+                break
+            if flaw:
+                reasons.append(flaw)
+                for ordinal in self._decoded_after(tick, frame, images):
+                    del images[ordinal]
+            elif tick in wanted:
+                images[wanted[tick]] = self._image(scaler, frame)
+            if len(images) == len(wanted):
+                num_spare -= 1
+                if num_spare < 0:
+                    break
         return images, reasons[-1]
+
+    def _decoded(
+        self, runs: list[tuple[int, int]], needed: frozenset[int]
+    ) -> Iterator[tuple[int, VideoFrame | None, str]]:
+        """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" is no flaw.
+
+        After lost data all frames up to the next key frame have a flaw: they may be wrong without the
+        decoder saying so. Ticks are those of the packets or, where the file is listed by decoding, of
+        the moment of decoding.
+
+        Args:
+            needed: the ticks of the frames that are wanted, where others that nothing is predicted
+                from may be passed over; empty: all frames come.
+        """
+        if not self._is_fresh:
+            self._reader.reopen()
+        self._is_fresh = False
+        context, by_order = self._reader.context, self.is_listed_by_decoding
+        tick, flaw = NO_TICK, ""
+        for first, last in runs:
+            place = first
+            for packet in itertools.chain(self._reader.read(first, last), [None]):
+                if place == first:
+                    if packet is None:
+                        break
+                    flaw = _start_flaw(packet, place)
+                if needed and packet is not None:
+                    is_needed = int(self._packets.tick[place]) in needed
+                    context.skip_frame = "DEFAULT" if is_needed else "NONREF"
+                place += 1
+                frames, error = _decode_packet(context, packet)
+                for frame in frames:
+                    flaw = _frame_flaw(frame, flaw)
+                    tick = _tick(frame, tick, by_order)
+                    yield tick, frame, flaw
+                if error:
+                    flaw = error
+                    yield tick if packet is None or packet.dts is None else packet.dts, None, flaw
+            context.flush_buffers()
 
     def _decoded_after(
         self, tick: int, frame: VideoFrame | None, images: dict[int, np.ndarray]
@@ -138,50 +242,49 @@ class PyAvVideo:
 
     def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
         size, crop = self._picture.resize_px, self._picture.crop_px
-        scaled = scaler.reformat(
-            frame, size, size, "rgb24", interpolation=int(_SCALING), threads=1
-        ).to_ndarray()
+        # In planes: at full chroma resolution the scaler writes these more than twice as fast.
+        scaled = scaler.reformat(frame, size, size, "gbrp", interpolation=int(_SCALING), threads=1)
         margin = (size - crop) // 2
-        turned = orient(scaled, display_matrix(frame))
-        return turned[margin : margin + crop, margin : margin + crop].copy()
+        signs = display_matrix(frame)
+        image = np.empty((crop, crop, 3), np.uint8)
+        for channel, plane in zip((1, 2, 0), scaled.planes, strict=True):
+            rows = np.frombuffer(plane, np.uint8).reshape(size, plane.line_size)[:, :size]
+            turned = orient(rows, signs)
+            image[..., channel] = turned[margin : margin + crop, margin : margin + crop]
+        return image
 
 
 def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
-    """The image [h, w, 3] as players show it; `signs` as from `pipelines.video.display_matrix`."""
+    """The image [h, w] or [h, w, 3] as players show it; `signs` as from `pipelines.video.display_matrix`."""
     if signs is None:
         return image
     (a, b), (c, d) = signs
     return image[::d, ::a] if a else image.swapaxes(0, 1)[::b, ::c]
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of the stream. One that cannot be read ends the file."""
-    try:
-        for packet in container.demux(stream):
-            watch.alive()
-            if packet.size:
-                yield packet
-    except (MemoryError, OSError):
-        raise
-    except av.FFmpegError:
-        return
-
-
-def _list_packets(container: InputContainer, stream: VideoStream) -> _Listing:
-    is_vp8 = stream.codec_context.name == "vp8"
-    ticks, keys, shown = [], [], []
-    for packet in _packets(container, stream):
-        tick = packet.dts if packet.pts is None else packet.pts
-        hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
-        ticks.append(_NO_TICK if tick is None else tick)
-        shown.append(tick is not None and not packet.is_discard and not hidden)
-        keys.append(packet.is_keyframe)
-    tick, is_key = np.array(ticks, np.int64), np.array(keys, bool)
+def _list_shown(packets: Packets) -> _Listing:
+    """The listing by what the packets say."""
     # The last of equal ones, so that both have been decoded when the frame is.
-    own = np.flatnonzero(shown)[::-1]
-    unique, place = np.unique(tick[own], return_index=True)
+    own = np.flatnonzero(packets.is_shown)[::-1]
+    unique, place = np.unique(packets.tick[own], return_index=True)
     last = own[place]
-    return _Listing(unique, is_key[last], _key_packets(tick, is_key, last), last)
+    is_key = packets.is_key
+    return _Listing(unique, is_key[last], _key_packets(packets.tick, is_key, last), last)
+
+
+def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
+    """ticks and is_key of AVI with B-frames, mostly: one frame for each packet that holds any, when
+    the next one is decoded."""
+    _, decoded, _, size = packets.mark.T
+    holds = size > 1
+    ticks = decoded[holds]
+    return np.append(ticks[1:], ticks[-1:] + 1), packets.is_key[holds]
+
+
+def _tells_frames_apart(packets: Packets) -> bool:
+    """Whether each packet has a display time of its own, which its frame carries."""
+    shown = packets.mark[:, 0]
+    return bool((shown != NO_TICK).all()) and len(np.unique(shown)) == len(shown)
 
 
 def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
@@ -197,16 +300,6 @@ def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> n
     return keys[found]
 
 
-def _list_decoded(container: InputContainer, stream: VideoStream) -> _Listing:
-    everything = [(0, 2**62)]
-    frames: dict[int, bool] = {}
-    for tick, frame, _ in _decoded(container, stream, everything, by_order=True):
-        frames.setdefault(tick, frame is not None and bool(frame.key_frame))
-    ticks = np.array(sorted(frames), np.int64)
-    is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
-    return _Listing(ticks, is_key, np.zeros_like(ticks), np.full_like(ticks, everything[0][1]))
-
-
 def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
     """The spans of packets first..last, joined where they overlap, in order of the file."""
     runs: list[tuple[int, int]] = []
@@ -218,50 +311,14 @@ def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
     return runs
 
 
-def _decoded(
-    container: InputContainer,
-    stream: VideoStream,
-    runs: list[tuple[int, int]],
-    by_order: bool,
-) -> Iterator[tuple[int, VideoFrame | None, str]]:
-    """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" is no flaw.
-
-    After lost data all frames up to the next key frame have a flaw: they may be wrong without the
-    decoder saying so. Ticks are those of the packets or, with by_order, of the moment of decoding.
-    """
-    remaining = iter(runs)
-    run = next(remaining, None)
-    tick, flaw = _NO_TICK, ""
-    for index, packet in enumerate(itertools.chain(_packets(container, stream), [None])):
-        if run is None:
-            return
-        if index < run[0]:
-            continue
-        if index == run[0]:
-            if packet is None:
-                return
-            flaw = _start_flaw(packet, index)
-        ends = packet is not None and index == run[1]
-        for part in (packet, None) if ends else (packet,):
-            frames, error = _decode_packet(stream, part)
-            for frame in frames:
-                flaw = _frame_flaw(frame, flaw)
-                tick = _tick(frame, tick, by_order)
-                yield tick, frame, flaw
-            if error:
-                flaw = error
-                yield tick if part is None or part.dts is None else part.dts, None, flaw
-        if ends:
-            stream.codec_context.flush_buffers()
-            run = next(remaining, None)
-
-
-def _decode_packet(stream: VideoStream, packet: Packet | None) -> tuple[list[VideoFrame], str]:
+def _decode_packet(
+    context: VideoCodecContext, packet: Packet | None
+) -> tuple[list[VideoFrame], str]:
     """The frames that come out when `packet` goes in (None: the last ones), or the complaint."""
     if packet is not None and packet.is_corrupt:
         return [], "a packet is incomplete"
     try:
-        return decode_packet(stream.codec_context, packet), ""
+        return decode_packet(context, packet), ""
     except MemoryError:
         raise
     except (av.FFmpegError, VideoError) as error:

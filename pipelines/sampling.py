@@ -45,6 +45,12 @@ class SegmentPlan:
     predecessor: int | None
     num_unplanned: int
 
+    @property
+    def ordinals(self) -> list[int]:
+        """Of the frames to decode: the predecessor, if there is one, then `wanted`."""
+        before = [] if self.predecessor is None else [self.predecessor]
+        return [*before, *self.wanted.tolist()]
+
 
 def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
     """Segments to plan for a video, at least 1, from its header alone.
@@ -82,13 +88,16 @@ def sample_frames(
         is_key: bool [n], the key frames; read by the policy keyframes alone.
 
     Returns:
-        At least one ordinal where n > 0 (keyframes: where there is a key frame).
+        At least one ordinal where n > 0 (keyframes: where a key frame is near enough).
     """
     num_frames = len(timestamps_s)
     if num_frames == 0:
         return np.empty(0, np.int64)
     if sampling.policy == "keyframes":
-        return _nearest(np.flatnonzero(is_key), timestamps_s, _every(sampling.interval_s, end_s))
+        times_s = timestamps_s[is_key]
+        targets_s = _every(sampling.interval_s, end_s)
+        nearest = _nearest(times_s, targets_s, sampling.keyframe_tolerance_s or math.inf)
+        return np.flatnonzero(is_key)[nearest]
     shown = _shown_at(timestamps_s, _targets(sampling, end_s))
     if sampling.policy == "segments":
         length = sampling.frames_per_segment
@@ -135,10 +144,12 @@ def _shown_at(timestamps_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
     return place.clip(0)
 
 
-def _nearest(keys: np.ndarray, timestamps_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
-    """Of the ordinals `keys`, those nearest in time to a target, the earlier one of two."""
-    if len(keys) == 0:
+def _nearest(times_s: np.ndarray, targets_s: np.ndarray, tolerance_s: float) -> np.ndarray:
+    """Places in the ascending `times_s` of those nearest to a target, the earlier one of two, and no
+    farther from it than `tolerance_s`."""
+    if len(times_s) == 0:
         return np.empty(0, np.int64)
-    times = timestamps_s[keys]
-    middles = (times[1:] + times[:-1]) / 2
-    return np.unique(keys[np.searchsorted(middles, targets_s - _TICK_S, side="left")])
+    middles_s = (times_s[1:] + times_s[:-1]) / 2
+    nearest = np.searchsorted(middles_s, targets_s - _TICK_S, side="left")
+    is_near = np.abs(times_s[nearest] - targets_s) <= tolerance_s + _TICK_S
+    return np.unique(nearest[is_near])

@@ -56,6 +56,7 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("sampling.frames=3", "no field 'frames'; did you mean"),
         ("sampling.num_frames=many", "expected a whole number, got 'many'"),
         ("sampling.num_frames=0", "expected at least 1, got 0"),
+        ("sampling.keyframe_tolerance_s=-1", "expected at least 0, got -1.0"),
         ("vlad.intra=yes", "expected true or false"),
         ("split.kind=kfold", "expected one of"),
         ("fv_vae=large", "expected one of"),

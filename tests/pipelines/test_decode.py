@@ -282,7 +282,7 @@ def test_a_lost_predecessor_is_left_out(
 ) -> None:
     source = data / "clips" / "bikes.mp4"
     key = int(np.flatnonzero(PyAvVideo(str(source), "", PICTURE, PYAV).is_key)[2])
-    path = _damaged(source, key - 8, tmp_path / "damaged.mp4")
+    path = _damaged(source, key - 9, tmp_path / "damaged.mp4")
     every = Sampling(policy="fps", fps=25.0)
     # The second segment starts at the key frame after the damage.
     monkeypatch.setattr("pipelines.sampling.SEGMENT_FRAMES", key)
@@ -294,7 +294,7 @@ def test_a_lost_predecessor_is_left_out(
     assert len(after.images) == len(after.frame_indices)
 
 
-@pytest.mark.parametrize("packet", [60, 121])
+@pytest.mark.parametrize("packet", [66, 121])
 def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path, packet: int) -> None:
     """Damage in the middle of a file: decoders guess, and the guess must not get through."""
     source = data / "clips" / "bikes.mp4"
@@ -311,6 +311,18 @@ def test_a_frame_is_right_or_missing(data: Path, tmp_path: Path, packet: int) ->
     for ordinal in range(packet - 4, packet + 4):
         images, _ = video.pictures([ordinal])
         assert ordinal not in images or np.array_equal(images[ordinal], every[ordinal])
+
+
+def test_damage_in_a_frame_that_no_other_needs_costs_that_frame_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    source = data / "clips" / "bikes.mp4"
+    path = _damaged(source, 60, tmp_path / "damaged.mp4")
+    assert _decode(path, Sampling(policy="fps", fps=25.0), num_segments=4).error_type == "damaged"
+    uniform = Sampling(policy="uniform", num_frames=50)
+    damaged, sound = _decode(path, uniform), _decode(source, uniform)
+    assert damaged.error is None
+    assert np.array_equal(damaged.images, sound.images)
 
 
 def test_packets_falsely_marked_as_key_frames_do_no_harm(data: Path, tmp_path: Path) -> None:
@@ -387,6 +399,20 @@ def test_no_key_frame_for_a_policy_that_needs_one(data: Path) -> None:
     assert _error_type(_decode, path, Sampling(policy="keyframes")) == "no_frames"
 
 
+def test_no_key_frame_near_enough_says_what_to_do(data: Path) -> None:
+    # A key frame at 0 s alone is near to a time that is sampled; the first segment has it.
+    path = data / "clips" / "white_300_frames.mp4"
+    times_s = PyAvVideo(str(path), "", PICTURE, PYAV).timestamps_s
+    sampling = Sampling(policy="keyframes", interval_s=7.0, keyframe_tolerance_s=0.01)
+    frames = _decode(path, sampling)
+    assert frames.frame_indices.tolist() == [0]
+    assert frames.timestamps_s.tolist() == [times_s[0]]
+    # Where the first frame is no key frame.
+    with pytest.raises(VideoError, match=r"sampling.keyframe_tolerance_s = 0.01 s.*raise it") as e:
+        _decode(data / "clips" / "discard_first_keyframe.mp4", sampling)
+    assert e.value.error_type == "no_frames"
+
+
 @pytest.mark.parametrize("decode", [PYAV, DECORD], ids=["pyav", "decord"])
 def test_a_video_in_remote_storage(data: Path, decode: Decode) -> None:
     # Its index is at the end of the file.
@@ -461,6 +487,6 @@ def test_avi_whose_pictures_are_gone(
     path.write_bytes(content[: content.index(b"movi") + 4])
     with av.open(str(data / "clips" / "mmaction_test.avi")) as container:
         assert container.streams.video[0].codec_context.has_b_frames
-    monkeypatch.setattr("pipelines.decode_pyav._packets", lambda *_: iter(()))
+    monkeypatch.setattr("pipelines.decode_packets.packets", lambda *_: iter(()))
     assert _error_type(_decode, data / "clips" / "mmaction_test.avi") == "no_frames"
     assert _error_type(_decode, path) in ("no_frames", "not_a_video")

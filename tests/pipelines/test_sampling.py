@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -70,6 +71,59 @@ def test_a_key_frame_is_nearest_in_both_directions() -> None:
     assert sample_frames(sampling, timestamps_s, end_s, is_key).tolist() == [10, 70, 85, 240]
 
 
+@pytest.mark.parametrize(
+    ("tolerance_s", "expected"),
+    [
+        # Targets 0, 3, 6, 9 s; distances 0.4, 0.2, 2.6 and 0.6 s.
+        (0.0, [10, 70, 85, 240]),
+        (2.6, [10, 70, 85, 240]),
+        (2.59, [10, 70, 240]),
+        (0.4, [10, 70]),
+        (0.2, [70]),
+        (0.1, []),
+    ],
+)
+def test_a_key_frame_is_near_enough(tolerance_s: float, expected: list[int]) -> None:
+    timestamps_s, end_s, _ = _constant(250, 25.0)
+    is_key = np.isin(np.arange(250), [10, 70, 85, 240])
+    sampling = Sampling(policy="keyframes", interval_s=3.0, keyframe_tolerance_s=tolerance_s)
+    assert sample_frames(sampling, timestamps_s, end_s, is_key).tolist() == expected
+
+
+@given(
+    gaps_s=st.lists(st.floats(0.001, 2.0), min_size=1, max_size=100),
+    keys=st.sets(st.integers(0, 99)),
+    interval_s=st.floats(0.05, 20),
+    tolerance_s=st.just(0.0) | st.floats(0.01, 20),
+)
+def test_keyframes_against_a_plain_search(
+    gaps_s: list[float], keys: set[int], interval_s: float, tolerance_s: float
+) -> None:
+    ends_s = np.cumsum(gaps_s)
+    timestamps_s, end_s = np.concatenate([[0.0], ends_s[:-1]]), float(ends_s[-1])
+    is_key = np.isin(np.arange(len(gaps_s)), sorted(keys))
+    sampling = Sampling(policy="keyframes", interval_s=interval_s, keyframe_tolerance_s=tolerance_s)
+    found = sample_frames(sampling, timestamps_s, end_s, is_key).tolist()
+    targets_s = [k * interval_s for k in range(max(1, math.ceil((end_s - 1e-6) / interval_s)))]
+    shortest_s = {}
+    for target_s in targets_s:
+        distances = [(abs(timestamps_s[key] - target_s), key) for key in np.flatnonzero(is_key)]
+        if distances:
+            shortest_s[target_s] = min(distances)[0]
+    limit_s = tolerance_s or math.inf
+    # Each sample is the nearest one of a target within tolerance, to within rounding, and each such
+    # target has its sample.
+    for key in found:
+        assert is_key[key]
+        assert any(
+            abs(timestamps_s[key] - target_s) <= min(shortest + 3e-6, limit_s + 3e-6)
+            for target_s, shortest in shortest_s.items()
+        )
+    for target_s, shortest in shortest_s.items():
+        if shortest < limit_s - 3e-6:
+            assert any(abs(timestamps_s[key] - target_s) <= shortest + 3e-6 for key in found)
+
+
 def test_no_key_frame_means_no_sample() -> None:
     timestamps_s, end_s, _ = _constant(250, 25.0)
     sampling = Sampling(policy="keyframes")
@@ -116,6 +170,8 @@ SAMPLINGS = st.builds(
     max_duration_s=st.floats(0.5, 100),
     frames_per_segment=st.integers(1, 5),
 )
+"""Without a tolerance, so that there is a sample."""
+
 GAPS_S = st.lists(st.floats(0.001, 2.0), min_size=1, max_size=300)
 
 
