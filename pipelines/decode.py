@@ -6,9 +6,10 @@ decoder notices is painted over (VP8 and VP6 notice little, decord nothing: docs
 """
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ class SegmentFrames:
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
         num_missing: wanted frames that are not in `images`.
         error_type, error: why, where num_missing > 0.
+        read_s: seconds that a copy from object storage took; 0 for a local file.
     """
 
     images: np.ndarray
@@ -47,6 +49,7 @@ class SegmentFrames:
     error: str | None
     decoder: str
     decoder_version: str
+    read_s: float = 0.0
 
 
 class Video(Protocol):
@@ -87,24 +90,25 @@ def decode_segment(
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
+    started = time.perf_counter()
+    with _seekable(uri) as source, reading(uri):
+        read_s = 0.0 if isinstance(source, str) else time.perf_counter() - started
 
-    def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
-        ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
-        return plan_segment(ordinals, segment, num_segments).ordinals
+        def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
+            ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
+            return plan_segment(ordinals, segment, num_segments).ordinals
 
-    with (
-        _seekable(uri) as source,
-        reading(uri),
-        closing(_DECODERS[decode.decoder](source, uri, picture, decode, choose)) as video,
-    ):
-        if len(video.timestamps_s) == 0:
-            raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
-        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
-        if len(ordinals) == 0:
-            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
-        plan = plan_segment(ordinals, segment, num_segments)
-        images, reason = video.pictures(plan.ordinals)
-    return _segment_frames(uri, video, plan, images, reason, picture.crop_px)
+        video: Video = _DECODERS[decode.decoder](source, uri, picture, decode, choose)
+        with closing(video):
+            if len(video.timestamps_s) == 0:
+                raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+            ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+            if len(ordinals) == 0:
+                raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
+            plan = plan_segment(ordinals, segment, num_segments)
+            images, reason = video.pictures(plan.ordinals)
+    found = _segment_frames(uri, video, plan, images, reason, picture.crop_px)
+    return replace(found, read_s=read_s)
 
 
 def _no_key_frame(sampling: Sampling, video: Video) -> str:

@@ -110,8 +110,12 @@ class Meter:
         try:
             yield
         finally:
-            if self.counter is not None:
-                self.counter.worked.remote(stage, _worker(), began, time.perf_counter() - start)
+            self.worked(stage, began, time.perf_counter() - start)
+
+    def worked(self, stage: str, began: float, seconds: float) -> None:
+        """Tells of work that began at a time.time()."""
+        if self.counter is not None:
+            self.counter.worked.remote(stage, _worker(), began, seconds)
 
 
 SILENT = Meter()

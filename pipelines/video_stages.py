@@ -106,11 +106,17 @@ class DecodeSegments:
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
         for row in segments.to_pylist():
-            with self.meter("decode"):
-                frames = pa.Table.from_pylist([self._row(row)], schema=_FRAMES)
+            began, started = time.time(), time.perf_counter()
+            found, read_s = self._row(row)
+            frames = pa.Table.from_pylist([found], schema=_FRAMES)
+            seconds = time.perf_counter() - started
+            if read_s:
+                self.meter.worked("read", began, read_s)
+            self.meter.worked("decode", began + read_s, seconds - read_s)
             yield frames
 
-    def _row(self, row: dict) -> dict:
+    def _row(self, row: dict) -> tuple[dict, float]:
+        """The row, and how many of its seconds were reading from object storage."""
         base = {
             "segment_id": row["segment_id"],
             "video_id": row["video_id"],
@@ -122,7 +128,7 @@ class DecodeSegments:
         }
         if row["status"] == "failed":
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
-            return base | _no_frames() | failed | {"decode_s": 0.0}
+            return base | _no_frames() | failed | {"decode_s": 0.0}, 0.0
         started = time.perf_counter()
         try:
             frames: SegmentFrames = self.decoder.call(
@@ -136,9 +142,10 @@ class DecodeSegments:
             )
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
-            return base | _no_frames() | failed | {"decode_s": time.perf_counter() - started}
+            seconds = time.perf_counter() - started
+            return base | _no_frames() | failed | {"decode_s": seconds}, 0.0
         partial = frames.num_missing > 0
-        return base | {
+        found = base | {
             "num_missing": frames.num_missing,
             "frame_indices": frames.frame_indices.tolist(),
             "timestamps_s": frames.timestamps_s.tolist(),
@@ -152,6 +159,7 @@ class DecodeSegments:
             "num_images": len(frames.images),
             "has_predecessor": frames.has_predecessor,
         }
+        return found, frames.read_s
 
 
 def _no_frames() -> dict:
