@@ -71,6 +71,10 @@ class _Listing:
 class PyAvVideo:
     """`pipelines.decode.Video` by PyAV, on one thread.
 
+    Args:
+        choose: which frames `pictures` will be asked for. It may be called with a listing that is not
+            quite right: frames of a file that is listed by decoding are taken on that way.
+
     Attributes:
         is_listed_by_decoding: the packets do not say which frames are shown when.
     """
