@@ -57,6 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         if code:
             return code
+    if arguments.plan:
+        return 0
     from pipelines import splits
 
     for line in splits.publish(jobs):

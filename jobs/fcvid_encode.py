@@ -54,6 +54,11 @@ def parser(
     out.add_argument("--steps", default="all", help="all, or names joined by commas (all)")
     out.add_argument("--limit", type=int, help="use that many videos only, spread over the corpus")
     out.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what the run would take and cost, from trials on a sample; start nothing",
+    )
+    out.add_argument(
         "--retry-failed",
         nargs="?",
         const="",
@@ -120,19 +125,23 @@ def run(
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ side prints a harmless error for every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from pipelines import corpus, prepare
+    from pipelines import corpus, planning, prepare
     from pipelines.lock import RunLock
 
     steps = prepare.parse_steps(arguments.steps)
-    job = prepare.prepare(
-        videos=arguments.videos,
-        labels=arguments.labels,
-        out=arguments.out,
-        config=config,
-        steps=steps,
-        limit=arguments.limit,
-        training_only=training_only,
-    )
+    inputs = {
+        "videos": arguments.videos,
+        "labels": arguments.labels,
+        "out": arguments.out,
+        "config": config,
+        "steps": steps,
+        "limit": arguments.limit,
+        "training_only": training_only,
+    }
+    if arguments.plan:
+        print(planning.run(prepare.prepare_plan(**inputs), steps))
+        return 0
+    job = prepare.prepare(**inputs)
     if all(corpus.is_complete(job, step) for step in steps) and arguments.retry_failed is None:
         outcome = corpus.run(job, steps, address)
     else:

@@ -36,6 +36,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--steps and --retry-failed: expected neither, because this job is one step; leave them out"
         )
+    if arguments.plan:
+        raise ConfigError("--plan: expected a job whose steps can be planned; this one has its own")
     config = recipe(arguments.recipe).with_settings(arguments.settings)
     address = arguments.address or os.environ.get("RAY_ADDRESS")
     if not address:

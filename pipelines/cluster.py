@@ -74,15 +74,18 @@ class Pools:
     together: bool
 
 
-def pools(settings: Cluster) -> Pools:
+def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools:
     """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
 
     On GPUs each describer has one, and every other CPU decodes. Without GPUs there are describers for all cores, which
     decode for themselves (docs/performance.md has what else was tried). A describer has one thread, because threads of
     torch wait for each other by spinning: where another process has a core for a moment, two of them took ten times as
     long as one. On large machines it has four, to save memory.
+
+    Args:
+        resources: CPU and GPU of a cluster that is planned for; None asks the one that is joined.
     """
-    resources = ray.cluster_resources()
+    resources = ray.cluster_resources() if resources is None else resources
     cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
     threads = 1 if cpus < MANY_CPUS else 4
     describers = settings.num_describers or gpus or max(1, int(cpus) // threads)

@@ -354,6 +354,36 @@ class Cluster:
             require(0 <= value < float("inf"), f"cluster.{name}", "0 or more", value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `--plan` plans for; a run reads none of it.
+
+    num_cpus, num_gpus: of the cluster, all nodes together; 0 CPUs means this machine with its GPUs.
+    gpu: the kind of those GPUs, as in the price table.
+    prices: another price table, laid out as pipelines/prices.toml.
+    probe_s: about how long videos and encoders are tried for. sample: most videos whose header is read.
+    """
+
+    num_cpus: int = 0
+    num_gpus: int = 0
+    gpu: str = "l4"
+    prices: str = ""
+    probe_s: float = 20.0
+    sample: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("num_cpus", "num_gpus"):
+            require(getattr(self, name) >= 0, f"plan.{name}", "0 or more", getattr(self, name))
+        require(
+            self.num_cpus > 0 or self.num_gpus == 0,
+            "plan.num_gpus",
+            "0 where plan.num_cpus is not given",
+            self.num_gpus,
+        )
+        require(0 < self.probe_s < float("inf"), "plan.probe_s", "more than 0", self.probe_s)
+        require(self.sample >= 1, "plan.sample", "at least 1", self.sample)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One entry of encode.encoders: what is fitted, and what the classifier is given.
@@ -401,6 +431,7 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
     run: Run = field(default_factory=Run)
     cluster: Cluster = field(default_factory=Cluster)
+    plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
         for name in self.encode.encoders:

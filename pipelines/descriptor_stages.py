@@ -67,16 +67,19 @@ class DescribeFrames:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
-        describe = self.settings
-        self.backbone = backbones.build(
-            describe.backbone, describe.nodes, store.read(weights), self.device
-        )
-        self.backbone.network.to(precision(describe.precision, self.device))
-        if describe.compile:
-            self.backbone = dataclasses.replace(
-                self.backbone, network=torch.compile(self.backbone.network)
+        self.use(
+            backbones.build(
+                self.settings.backbone, self.settings.nodes, store.read(weights), self.device
             )
-        self.batch_frames = describe.batch_frames or self._fitting_frames()
+        )
+
+    def use(self, backbone: backbones.Backbone) -> None:
+        """Makes this the network, as the settings want it."""
+        network = backbone.network.to(precision(self.settings.precision, self.device))
+        if self.settings.compile:
+            network = torch.compile(network)
+        self.backbone = dataclasses.replace(backbone, network=network)
+        self.batch_frames = self.settings.batch_frames or self._fitting_frames()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self.meter("describe"):

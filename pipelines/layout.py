@@ -3,7 +3,7 @@
 Outputs live in a folder named by the digest of what produced them, so a changed setting never mixes with
 old output and recomputes only what depends on it:
 
-    run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
+    plan.json   run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
     failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     metrics/<digest>/   split_metrics/   report/index.html

@@ -3,6 +3,7 @@
 No cluster is needed: files are listed, labels are read and matched, folds are assigned.
 """
 
+import bisect
 import collections
 import csv
 import io
@@ -82,12 +83,15 @@ class Labels:
     split: dict[str, str] | None
 
 
-def list_videos(videos: str) -> pa.Table:
+def list_videos(videos: str, *, look: bool = True) -> pa.Table:
     """path, uri, size_bytes, modified (and labels' columns of a manifest) of all videos, by path.
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
     relative paths start at the manifest's folder. In a folder, links are not followed, and what is no
     regular file that can be read is passed over, with one warning.
+
+    Args:
+        look: look at each file that a manifest names. Else sizes are 0, and what is missing does not show.
 
     Raises:
         ConfigError: nothing is there, or the manifest has no column `path`.
@@ -98,7 +102,7 @@ def list_videos(videos: str) -> pa.Table:
     except (ValueError, ImportError) as error:
         raise ConfigError(f"--videos {videos}: {error}") from error
     if videos.lower().endswith((".csv", ".parquet")):
-        return _from_manifest(videos, fs, root)
+        return _from_manifest(videos, fs, root, look)
     skipped: dict[str, list[str]] = {}
     if fs.isdir(root):
         base = root.rstrip("/")
@@ -238,7 +242,7 @@ def _row(relative: str, uri: str, info: dict) -> dict:
     }
 
 
-def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
+def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: bool) -> pa.Table:
     table = _read_small_table(videos, fs, path, "--videos")
     if "path" not in table.column_names:
         raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
@@ -253,6 +257,13 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str) -> pa.
             videos,
             len(column) - len(names),
             len(column),
+        )
+    if not look:
+        uris = [_uri(fs, base, name) for name in names]
+        unknown = pa.nulls(len(names), pa.string())
+        sizes = pa.repeat(pa.scalar(0, pa.int64()), len(names))
+        return pa.Table.from_arrays(
+            [pa.array(names), pa.array(uris), sizes, unknown], schema=_LISTED
         )
     # On object storage each look is a request.
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
@@ -300,6 +311,17 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
         except FileNotFoundError:
             return None
     return _row(name, uri, info) if info["type"] == "file" else info["type"]
+
+
+def _uri(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
+    """The uri of the row that `_look` makes where the file is there."""
+    if "://" in name:
+        refuse_credentials("--videos", name)
+        return name.removeprefix("file://")
+    full = name if name.startswith("/") else f"{base}/{name}"
+    if name.startswith("/") or isinstance(fs, LocalFileSystem):
+        return full
+    return fs.unstrip_protocol(full)
 
 
 def _some(names: list[str]) -> list[str]:
@@ -362,38 +384,47 @@ def read_labels(labels: str, split: str = "") -> Labels:
                 f"--labels {labels}: expected columns path,label[,group][,split], got "
                 f"{','.join(table.column_names)}"
             )
-    paths, names = table["path"].to_pylist(), table["label"].cast(pa.string()).to_pylist()
+    paths, names = table["path"].to_pylist(), _shared(table["label"])
+    found: dict[str, list[str]] = {}
     for row, (path, name) in enumerate(zip(paths, names, strict=True), start=2):
         if not path or not name:
             raise ConfigError(f"--labels {labels}: row {row} has no {'label' if path else 'path'}")
-    found = collections.defaultdict(set)
-    for path, name in zip(paths, names, strict=True):
-        found[path].add(name)
+        known = found.setdefault(path, [name])
+        if name not in known:
+            bisect.insort(known, name)
     if split and split not in table.column_names:
         raise ConfigError(
             f"split.name={split}: expected a column {split!r} in --labels {labels}, got "
             f"{','.join(table.column_names)}"
         )
     column = split or "split"
-    splits = _one_per_path(labels, table, column)
+    splits = _one_per_path(labels, table, column, paths)
     for path, value in (splits or {}).items():
         if value not in ("train", "test", "unused"):
             raise ConfigError(
                 f"--labels {labels}: expected {column} train, test or unused, got {value!r} for {path}"
             )
     return Labels(
-        labels={path: sorted(values) for path, values in found.items()},
-        group=_one_per_path(labels, table, "group"),
+        labels=found,
+        group=_one_per_path(labels, table, "group", paths),
         split=splits,
     )
 
 
-def _one_per_path(labels: str, table: pa.Table, column: str) -> dict[str, str] | None:
+def _shared(column: pa.ChunkedArray) -> list[str | None]:
+    """The texts of a column, equal ones as one object: a million rows have few labels."""
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    texts = [*encoded.dictionary.to_pylist(), None]
+    return [texts[place] for place in encoded.indices.fill_null(len(texts) - 1).to_numpy()]
+
+
+def _one_per_path(
+    labels: str, table: pa.Table, column: str, paths: list[str]
+) -> dict[str, str] | None:
     if column not in table.column_names:
         return None
     values: dict[str, str] = {}
-    cells = table[column].cast(pa.string()).to_pylist()
-    for path, value in zip(table["path"].to_pylist(), cells, strict=True):
+    for path, value in zip(paths, _shared(table[column]), strict=True):
         if value is None:
             raise ConfigError(f"--labels {labels}: {path} has no {column}")
         if values.setdefault(path, value) != value:

@@ -1,8 +1,10 @@
 """From the user's flags to a Job: everything that can be wrong is found here, without a cluster."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,18 +54,50 @@ def prepare(
     Raises:
         ConfigError: any input or setting that cannot be right.
     """
+    listing = functools.partial(manifest.list_videos, videos)
+    job = _job(listing, labels, out, config, steps, limit, training_only)
+    _check_steps(job, steps)
+    described = "describe" not in steps or is_complete(job, "describe")
+    if not described and not job.store.exists(job.weights.file):
+        job.weights.load()
+    return job
+
+
+def prepare_plan(
+    *,
+    videos: str,
+    labels: str | None,
+    out: str,
+    config: Config,
+    steps: tuple[str, ...],
+    limit: int | None,
+    training_only: bool = False,
+) -> Job:
+    """As `prepare`, for `pipelines.planning` alone: of the files that a manifest names none is looked at, weights
+    are not fetched, and steps need not be complete. A run with this job would not know its files again."""
+    listing = functools.partial(manifest.list_videos, videos, look=False)
+    return _job(listing, labels, out, config, steps, limit, training_only)
+
+
+def _job(
+    list_videos: Callable[[], pa.Table],
+    labels: str | None,
+    out: str,
+    config: Config,
+    steps: tuple[str, ...],
+    limit: int | None,
+    training_only: bool,
+) -> Job:
     _check_encoders(config)
     found = weights.resolve(config.describe)
     streams = described_streams(config)
-    table, split, num_folds = _manifest(videos, labels, config, limit, steps, training_only)
+    listed = list_videos()
+    named = manifest.read_labels(labels, config.split.name) if labels else None
+    table, split, num_folds = _manifest(listed, named, config, limit, steps, training_only)
     store = _store(out)
     retries = Retries(**(store.read_json(RETRIES) or {}))
     job = Job(store, config, table, split, num_folds, found, streams, retries)
     _check_pairs(job)
-    _check_steps(job, steps)
-    described = "describe" not in steps or is_complete(job, "describe")
-    if not described and not job.store.exists(found.file):
-        found.load()
     return job
 
 
@@ -128,8 +162,8 @@ def _check_pairs(job: Job) -> None:
 
 
 def _manifest(
-    videos: str,
-    labels: str | None,
+    listed: pa.Table,
+    named: manifest.Labels | None,
     config: Config,
     limit: int | None,
     steps: tuple[str, ...],
@@ -137,8 +171,6 @@ def _manifest(
 ) -> tuple[pa.Table, str, int]:
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
-    listed = manifest.list_videos(videos)
-    named = manifest.read_labels(labels, config.split.name) if labels else None
     if named is None and any(step in NEED_LABELS for step in steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "

@@ -72,8 +72,21 @@ def render(report: Report) -> str:
         total_s=sum(step.seconds or 0 for step in report.steps),
         total_core_s=sum(step.core_s or 0 for step in report.steps),
         total_gpu_s=sum(step.gpu_s or 0 for step in report.steps),
+        has_plan=any(step.predicted_s is not None for step in report.steps),
+        **_total_plan(report),
         total_cost=sum(step.cost or 0 for step in report.steps),
     )
+
+
+def _total_plan(report: Report) -> dict[str, float | None]:
+    """Of the steps that were both planned and run."""
+    both = [step for step in report.steps if step.ratio is not None]
+    predicted_s = sum(step.predicted_s for step in both)
+    measured_s = sum(step.seconds for step in both)
+    return {
+        "total_predicted_s": predicted_s,
+        "total_ratio": measured_s / predicted_s if both else None,
+    }
 
 
 def _columns(report: Report) -> list[tuple[str, str]]:
@@ -119,6 +132,7 @@ def template(name: str) -> jinja2.Template:
         "metric": _metric,
         "interval": _interval,
         "decimals": _decimals,
+        "ratio": _ratio,
         "money": _money,
         "count": _count,
         "seconds": _seconds,
@@ -153,6 +167,11 @@ def _count(value: int | None) -> str:
 def _decimals(value: float | None) -> str:
     """One decimal, thousands with commas."""
     return _NONE if value is None else f"{value:,.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    """Two decimals."""
+    return _NONE if value is None else f"{value:.2f}"
 
 
 def _money(value: float) -> str:

@@ -37,6 +37,7 @@ class StepFact:
 
     core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended. spent: what the
     step was bound by, and how busy each stage was, in words.
+    predicted_s: what `--plan` said before.
     """
 
     name: str
@@ -46,6 +47,13 @@ class StepFact:
     gpu_s: float | None = None
     cost: float | None = None
     spent: str = ""
+    predicted_s: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over predicted time."""
+        known = self.seconds is not None and self.predicted_s
+        return self.seconds / self.predicted_s if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +269,7 @@ class Report:
         paper: the results beside DQ Table 2; None where they were not compared.
         paper_tables: other tables of the paper that the recipe follows.
         currency: of `StepFact.cost`.
+        planned_for: the cluster that `StepFact.predicted_s` is for.
     """
 
     title: str
@@ -287,6 +296,7 @@ class Report:
     paper: Comparison | None = None
     paper_tables: tuple[BesidePaper, ...] = ()
     currency: str = ""
+    planned_for: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property

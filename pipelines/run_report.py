@@ -14,6 +14,7 @@ from pipelines.evaluate import Evaluated, headline_metric
 from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
+from pipelines.plan_record import predicted
 from pipelines.report import render
 from pipelines.report_data import (
     ClassRow,
@@ -45,6 +46,7 @@ def write(
     top_k = min(min(job.config.evaluate.top_k, default=1), len(best.classes))
     results = _results(job, rows, best.multi_label, top_k)
     recipe = job.config.recipe
+    planned = predicted(job)
     report = Report(
         title=f"{recipe}: {job.manifest.num_rows} videos",
         recipe=recipe,
@@ -57,7 +59,7 @@ def write(
         top_k=top_k,
         notes=_notes(job),
         facts=_facts(job),
-        steps=_steps(job, account, evaluate_s),
+        steps=_steps(job, account, evaluate_s, planned.get("steps", {})),
         results=tuple(results),
         per_class=_per_class(best, rows),
         precision_recall=precision_recall(best),
@@ -70,6 +72,7 @@ def write(
         paper=comparison(job) if recipe in ("compare_encoders", "ucf101") else None,
         paper_tables=_paper_tables(job, rows, best.multi_label),
         currency=job.config.cluster.currency,
+        planned_for=planned.get("cluster", ""),
         provenance=job.footer("evaluate") | {"tables": job.store.root},
     )
     job.store.publish(job.report, render(report).encode())
@@ -211,13 +214,18 @@ def _data(job: Job) -> str:
     return f"{rows.num_rows:,} videos of {root or 'several places'}, {hours:,.2f} hours, {size:,.2f} GB"
 
 
-def _steps(job: Job, account: Account, evaluate_s: float) -> tuple[StepFact, ...]:
+def _steps(
+    job: Job, account: Account, evaluate_s: float, planned: dict[str, dict]
+) -> tuple[StepFact, ...]:
     record = (job.store.read_json("run.json") or {}).get("steps", {})
     held = ray.cluster_resources()
     now = {"seconds": evaluate_s, **dataclasses.asdict(account)}
     now |= {"cpus": held.get("CPU", 0.0), "gpus": held.get("GPU", 0.0)}
     return tuple(
-        step_fact(name, step, job.config.cluster)
+        dataclasses.replace(
+            step_fact(name, step, job.config.cluster),
+            predicted_s=planned.get(name, {}).get("wall_s", {}).get("value"),
+        )
         for name in STEPS
         if (step := (record | {"evaluate": now}).get(name))
     )

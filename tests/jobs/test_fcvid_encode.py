@@ -24,6 +24,7 @@ def test_flags_are_frozen() -> None:
         "--set",
         "--steps",
         "--limit",
+        "--plan",
         "--retry-failed",
         "--take-over",
         "--address",

@@ -232,7 +232,8 @@ def hostile() -> Report:
         ledger=Ledger(1, 0, 0, 1),
         notes=(HOSTILE,),
         facts=((HOSTILE, HOSTILE),),
-        steps=(StepFact(HOSTILE, 1.0, Account(HOSTILE, 1, 1, 0), 2.0, 0.0, 3.0, HOSTILE),),
+        steps=(StepFact(HOSTILE, 1.0, Account(HOSTILE, 1, 1, 0), 2.0, 0.0, 3.0, HOSTILE, 4.0),),
+        planned_for=HOSTILE,
         results=(replace(FULL.results[0], encoder=HOSTILE, stream=HOSTILE, fusion=HOSTILE),),
         per_class=(ClassRow(HOSTILE, Estimate(0.5), 1),),
         precision_recall=tuple(
@@ -515,6 +516,26 @@ def test_steps_say_what_they_were_bound_by(full):
         ["describe", "decode-bound: decode x 4 0.97 busy"]
     ]
     assert "bound by" not in Page(render(EMPTY)).text
+
+
+def test_predicted_times_stand_beside_measured_ones():
+    steps = (
+        StepFact("describe", 90.0, Account("segments", 9, 9, 0), predicted_s=60.0),
+        StepFact("fit", 30.0, Account("codebooks", 7, 7, 0), predicted_s=40.0),
+        # Not planned, as after --plan --steps describe,fit: it is in no ratio.
+        StepFact("encode", 1000.0, Account("encodings", 9, 9, 0)),
+    )
+    page = Page(render(replace(EMPTY, steps=steps, planned_for="2 CPUs <b>")))
+    dash = "\u2013"
+    counts = ["what", "planned", "done", "failed"]
+    assert page.tables["Steps of the run"] == [
+        ["step", "time", "planned time", "time / planned", *counts],
+        ["describe", "1 min 30 s", "1 min 00 s", "1.50", "segments", "9", "9", "0"],
+        ["fit", "30.0 s", "40.0 s", "0.75", "codebooks", "7", "7", "0"],
+        ["encode", "16 min 40 s", dash, dash, "encodings", "9", "9", "0"],
+        ["all", "18 min 40 s", "1 min 40 s", "1.20", ""],
+    ]
+    assert "what --plan predicted for 2 CPUs <b>, before the run" in page.text
 
 
 def test_own_results_stand_below_those_of_the_papers_table(full):

@@ -1,0 +1,68 @@
+"""What a plan reads of a video beside its header. The decoder's child process runs it: no torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipelines.config import Sampling
+from pipelines.sampling import end_of, sample_frames
+from pipelines.video import open_source, open_stream
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; 0 where the system does not say (other than Linux)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(sizes["VmHWM"].split()[0]) * 1024
+
+
+@dataclass(frozen=True)
+class KeyFrames:
+    """Frames of a video, how many of them are key frames, and how many are decoded for those sampled."""
+
+    num_frames: int
+    num_keys: int
+    num_sampled: int
+    num_decoded: int
+
+
+def key_frames(uri: str, sampling: Sampling, max_frame_px: int) -> KeyFrames:
+    """Counted over the packets, which are read and not decoded.
+
+    `num_decoded` counts from the key frame before each sampled frame: what an exact decoder that starts at
+    key frames cannot save. Files without display times count in the order of their packets.
+
+    Raises:
+        VideoError: as `pipelines.video.open_stream`.
+    """
+    with (
+        open_source(uri) as source,
+        open_stream(source, uri, max_frame_px) as (container, stream),
+    ):
+        shown = []
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    time = packet.dts if packet.pts is None else packet.pts
+                    shown.append((len(shown) if time is None else time, packet.is_keyframe))
+        except av.FFmpegError:
+            # A damaged end: what was read so far counts.
+            pass
+        tick_s = float(stream.time_base or 1)
+    if not shown:
+        return KeyFrames(0, 0, 0, 0)
+    shown.sort()
+    ticks, is_key = (np.array(column) for column in zip(*shown, strict=True))
+    times_s = (ticks - ticks[0]) * tick_s
+    sampled = sample_frames(sampling, times_s, end_of(times_s, None), is_key)
+    # The last key frame at or before each frame; the first frame stands in where there is none.
+    start = np.maximum.accumulate(np.where(is_key, np.arange(len(ticks)), 0))
+    reached = {}
+    for frame in sampled.tolist():
+        reached[int(start[frame])] = frame
+    num_decoded = sum(last - first + 1 for first, last in reached.items())
+    return KeyFrames(len(ticks), int(is_key.sum()), len(sampled), num_decoded)
