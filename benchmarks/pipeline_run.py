@@ -161,7 +161,7 @@ def _alone(paths: list[str]) -> dict[str, float]:
     from encoders import backbones
     from pipelines.config import Config
     from pipelines.decode import decode_segment
-    from pipelines.descriptor_stages import described_streams
+    from pipelines.descriptor_stages import CPU_FRAMES, described_streams
 
     torch.set_num_threads(1)
     config = Config().with_settings(list(SETTINGS))
@@ -174,7 +174,8 @@ def _alone(paths: list[str]) -> dict[str, float]:
         began = time.process_time()
         images = decode_segment(path, 0, 1, config.sampling, config.picture, config.decode).images
         decoded = time.process_time()
-        maps = network.maps(torch.from_numpy(images))
+        parts = [network.maps(part) for part in torch.from_numpy(images).split(CPU_FRAMES)]
+        maps = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
         for stream in streams.values():
             rows = stream.describe(
                 maps[stream.node], config.describe.scaling, config.describe.spp_levels
