@@ -40,7 +40,8 @@ from pipelines.classify_results import (
 )
 from pipelines.config import Classify, RunError
 from pipelines.layout import Job
-from pipelines.progress import Meter, ProgressLine
+from pipelines.meter import Meter
+from pipelines.progress import ProgressLine
 from pipelines.storage import Store
 
 log = logging.getLogger(__name__)
@@ -421,4 +422,5 @@ def _publish(
     fold, c = fold_and_c
     with meter("write"):
         publish(store, batch, labels, settings, Trained(fold, c, "gram", list(parts)))
-    meter.counter.add.remote({"ok": 1})
+    # Waited for, and with it what the meter said before.
+    ray.get(meter.counter.add.remote({"ok": 1}))

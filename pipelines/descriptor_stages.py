@@ -13,7 +13,7 @@ import torch
 from encoders import backbones
 from encoders.descriptors import Stream, streams_of
 from pipelines.config import Config, ConfigError
-from pipelines.progress import SILENT, Meter
+from pipelines.meter import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 

@@ -14,7 +14,7 @@ from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines.codebook import Codebook
-from pipelines.progress import SILENT, Meter
+from pipelines.meter import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
 

@@ -25,6 +25,7 @@ from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
+from pipelines.meter import SILENT
 from pipelines.plan_trials import (
     EncodeTrial,
     FitTrial,
@@ -34,7 +35,6 @@ from pipelines.plan_trials import (
     threads,
 )
 from pipelines.plan_video import KeyFrames, key_frames, peak_bytes
-from pipelines.progress import SILENT
 from pipelines.sampling import num_segments
 from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS

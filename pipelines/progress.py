@@ -4,20 +4,16 @@ Workers tell the step's one Counter which rows they finished, and how long they 
 come the progress line, the metrics that Ray exports for Prometheus, and what the step was bound by.
 """
 
-import functools
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Self
 
 import ray
 from ray.util import metrics
 
 from pipelines.ledger import Spent, Stage
+from pipelines.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -96,35 +92,6 @@ class Counter:
             )
         firsts = [first for workers in self.first.values() for first in workers.values()]
         return Spent(max(0.0, min(firsts, default=now) - self.began), tuple(stages))
-
-
-@dataclass(frozen=True)
-class Meter:
-    """A worker's watch: `with meter("decode"):` tells the counter how long that took; without one, nothing."""
-
-    counter: ray.actor.ActorHandle | None = None
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        began, start = time.time(), time.perf_counter()
-        try:
-            yield
-        finally:
-            self.worked(stage, began, time.perf_counter() - start)
-
-    def worked(self, stage: str, began: float, seconds: float) -> None:
-        """Tells of work that began at a time.time()."""
-        if self.counter is not None:
-            self.counter.worked.remote(stage, _worker(), began, seconds)
-
-
-SILENT = Meter()
-"""For work outside a step."""
-
-
-@functools.cache
-def _worker() -> str:
-    return f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
 
 
 class ProgressLine(threading.Thread):

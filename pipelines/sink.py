@@ -15,7 +15,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from pipelines.progress import Meter
+from pipelines.meter import Meter
 from pipelines.storage import Store
 from pipelines.tables import Table
 
@@ -61,13 +61,19 @@ class TableSink(Datasink):
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
         with Meter(self.counter)("write"):
-            return self._write(blocks)
+            rows = self._write(blocks)
+        if rows is None:
+            return 0
+        # Waited for, and with it what the meter said before.
+        ray.get(self.counter.add.remote(_by_status(rows)))
+        return rows.num_rows
 
-    def _write(self, blocks: Iterable[Block]) -> int:
+    def _write(self, blocks: Iterable[Block]) -> pa.Table | None:
+        """The rows, published; None where there were none."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         filled = [table for table in tables if table.num_rows]
         if not filled:
-            return 0
+            return None
         rows = pa.concat_tables(filled)
         for output in self.outputs:
             fresh = pa.array(
@@ -79,8 +85,7 @@ class TableSink(Datasink):
             table = table.sort_by([(name, "ascending") for name in output.table.key])
             name = f"{output.folder}/{file_name(table, output.table.key)}"
             self.store.publish_table(name, table, output.footer)
-        ray.get(self.counter.add.remote(_by_status(rows)))
-        return rows.num_rows
+        return rows
 
     def on_write_complete(self, write_result: WriteResult[int]) -> None:
         """Nothing to commit: each file was finished when it became visible."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.isolation import IsolatedDecoder
-from pipelines.progress import SILENT, Meter
+from pipelines.meter import SILENT, Meter
 from pipelines.sampling import num_segments
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe

@@ -6,7 +6,8 @@ import urllib.request
 import pytest
 import ray
 
-from pipelines.progress import SILENT, ProgressLine
+from pipelines.meter import SILENT
+from pipelines.progress import ProgressLine
 
 
 @ray.remote
