@@ -39,7 +39,8 @@ def describe_step(options: Options) -> list[Row]:
     """The describe step, its parts alone, and Ray Data's own reader"""
     paths = _videos(12 if options.quick else 200)
     alone = _in_a_process(_alone, paths)
-    step = _in_a_process(_job, paths, ("describe",), _cores())["describe"]
+    step = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
+    separate = _in_a_process(_job, paths, ("describe",), _cores(), "separate")["describe"]
     reader = _in_a_process(_read_videos, paths)
     bound_s = (alone["decode_s"] + alone["forward_s"]) / 2
     what = f"describe, {len(paths)} real videos, squeezenet1_0 features.12"
@@ -56,6 +57,8 @@ def describe_step(options: Options) -> list[Row]:
             seconds={"step": step["seconds"], "lower bound": bound_s},
             alone=alone,
             step=step["words"],
+            spilled=step["spilled"],
+            separate=separate,
             step_includes="the start of its actors, imports, the network's weights, writing",
         ),
         at_least(
@@ -188,11 +191,14 @@ def _alone(paths: list[str]) -> dict[str, float]:
     return times | {"frames": frames - len(images)}
 
 
-def _job(paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...]) -> dict[str, dict]:
+def _job(
+    paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "auto"
+) -> dict[str, dict]:
     """{step: seconds and words} of the pipeline itself, on some cores; the index is there already."""
     os.sched_setaffinity(0, cores)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
+    from ray._private.internal_api import memory_summary
 
     from pipelines import corpus, prepare
     from pipelines.config import Config
@@ -205,16 +211,18 @@ def _job(paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...]) -> di
             videos=str(manifest),
             labels=None,
             out=f"{folder}/out",
-            config=Config().with_settings(list(SETTINGS)),
+            config=Config().with_settings([*SETTINGS, f"cluster.placement={placement}"]),
             steps=("index", "describe", "fit", "encode"),
             limit=None,
         )
         corpus.run(job, ("index", *steps), None)
+        store = memory_summary(stats_only=True)
         record = job.store.read_json("run.json")["steps"]
         found = {
             step: {
                 "seconds": record[step]["seconds"],
                 "words": {k: record[step].get(k) for k in ("bound_by", "start_s", "stages")},
+                "spilled": "Spilled" in store,
             }
             for step in steps
         }

@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch):
         (encoders.whitening_against_encoding, 1),
     ],
 )
+@pytest.mark.slow
 def test_a_case_finds_equal_results_and_times_both_sides(case, num_rows: int) -> None:
     rows = case(Options(quick=True, threads=1))
     assert len(rows) == num_rows
