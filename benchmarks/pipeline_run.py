@@ -57,7 +57,6 @@ def describe_step(options: Options) -> list[Row]:
             seconds={"step": step["seconds"], "lower bound": bound_s},
             alone=alone,
             step=step["words"],
-            spilled=step["spilled"],
             separate=separate,
             step_includes="the start of its actors, imports, the network's weights, writing",
         ),
@@ -198,7 +197,6 @@ def _job(
     os.sched_setaffinity(0, cores)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
-    from ray._private.internal_api import memory_summary
 
     from pipelines import corpus, prepare
     from pipelines.config import Config
@@ -216,13 +214,11 @@ def _job(
             limit=None,
         )
         corpus.run(job, ("index", *steps), None)
-        store = memory_summary(stats_only=True)
         record = job.store.read_json("run.json")["steps"]
         found = {
             step: {
                 "seconds": record[step]["seconds"],
                 "words": {k: record[step].get(k) for k in ("bound_by", "start_s", "stages")},
-                "spilled": "Spilled" in store,
             }
             for step in steps
         }
