@@ -39,8 +39,8 @@ def describe_step(options: Options) -> list[Row]:
     """The describe step, its parts alone, and Ray Data's own reader"""
     paths = _videos(12 if options.quick else 200)
     alone = _in_a_process(_alone, paths)
-    step = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
-    separate = _in_a_process(_job, paths, ("describe",), _cores(), "separate")["describe"]
+    step = _in_a_process(_job, paths, ("describe",), _cores())["describe"]
+    together = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
     reader = _in_a_process(_read_videos, paths)
     bound_s = (alone["decode_s"] + alone["forward_s"]) / 2
     what = f"describe, {len(paths)} real videos, squeezenet1_0 features.12"
@@ -57,7 +57,7 @@ def describe_step(options: Options) -> list[Row]:
             seconds={"step": step["seconds"], "lower bound": bound_s},
             alone=alone,
             step=step["words"],
-            separate=separate,
+            together=together,
             step_includes="the start of its actors, imports, the network's weights, writing",
         ),
         at_least(
@@ -94,10 +94,10 @@ def workers(options: Options) -> list[Row]:
 def scheduling(options: Options) -> list[Row]:
     """What Ray costs for a segment that takes no work"""
     few, many = (500, 2000) if options.quick else (5000, 20_000)
-    small = _in_a_process(_scheduled, few, True)
-    sides = {"together": _in_a_process(_scheduled, many, True)}
+    small = _in_a_process(_scheduled, few, False)
+    sides = {"separate": _in_a_process(_scheduled, many, False)}
     if not options.quick:
-        sides["separate"] = _in_a_process(_scheduled, many, False)
+        sides["together"] = _in_a_process(_scheduled, many, True)
     rows = [
         at_most(
             f"scheduling of {many:,} segments without work, decoders and describers {name}: milliseconds a segment",
@@ -109,7 +109,7 @@ def scheduling(options: Options) -> list[Row]:
         )
         for name, side in sides.items()
     ]
-    peaks = small["peak_bytes"], sides["together"]["peak_bytes"]
+    peaks = small["peak_bytes"], sides["separate"]["peak_bytes"]
     return [
         *rows,
         at_most(
@@ -191,7 +191,7 @@ def _alone(paths: list[str]) -> dict[str, float]:
 
 
 def _job(
-    paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "auto"
+    paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "separate"
 ) -> dict[str, dict]:
     """{step: seconds and words} of the pipeline itself, on some cores; the index is there already."""
     os.sched_setaffinity(0, cores)

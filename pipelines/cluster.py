@@ -77,10 +77,11 @@ class Pools:
 def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools:
     """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
 
-    On GPUs each describer has one, and every other CPU decodes. Without GPUs there are describers for all cores, which
-    decode for themselves (docs/performance.md has what else was tried). A describer has one thread, because threads of
-    torch wait for each other by spinning: where another process has a core for a moment, two of them took ten times as
-    long as one. On large machines it has four, to save memory.
+    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the cost: there are
+    describers for all cores, and a quarter as many decoders, which the describers' queue holds back (docs/performance.md
+    has what else was tried). A describer has one thread, because threads of torch wait for each other by spinning:
+    where another process has a core for a moment, two of them took ten times as long as one. On large machines it has
+    four, to save memory.
 
     Args:
         resources: CPU and GPU of a cluster that is planned for; None asks the one that is joined.
@@ -92,7 +93,7 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
     decoders = settings.num_decoders or max(1, int(cpus) - describers if gpus else int(cpus) // 4)
     encoders = settings.num_encoders or gpus or max(1, int(cpus) // 2)
     gpu = 1 if gpus else 0
-    together = settings.placement == "together" or (settings.placement == "auto" and not gpus)
+    together = settings.placement == "together"
     share = 0.75 if together else 0.25
     return Pools(
         decode=Pool(decoders, min(1, 0.5 * cpus / decoders)),

@@ -334,15 +334,15 @@ class Run:
 class Cluster:
     """Sizes of the actor pools; 0 means: from what the cluster has when the step starts.
 
-    placement: together has each describer decode its own frames, separate has a stage of decoders that feeds the
-        describers, also from nodes without a GPU; auto is separate where there are GPUs.
+    placement: separate has a stage of decoders that feeds the describers, also from nodes without a GPU; together has
+        each describer decode its own frames.
     price_per_cpu_hour and price_per_gpu_hour: what the report counts the steps' cost with; 0 gives none.
     """
 
     num_decoders: int = 0
     num_describers: int = 0
     num_encoders: int = 0
-    placement: Literal["auto", "separate", "together"] = "auto"
+    placement: Literal["separate", "together"] = "separate"
     no_progress_timeout_s: int = 600
     price_per_cpu_hour: float = 0.0
     price_per_gpu_hour: float = 0.0

@@ -8,13 +8,13 @@ from pipelines.config import Cluster
 
 @pytest.mark.parametrize("cpus", [0.5, 1, 2, 4, 8, 15, 16, 64, 500])
 @pytest.mark.parametrize("gpus", [0, 1, 8])
-@pytest.mark.parametrize("placement", ["auto", "separate", "together"])
+@pytest.mark.parametrize("placement", ["separate", "together"])
 def test_pools_and_a_write_task_fit(
     monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: int, placement: str
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": cpus, "GPU": float(gpus)})
     pools = cluster.pools(Cluster(placement=placement))
-    assert pools.together == (placement == "together" or (placement == "auto" and not gpus))
+    assert pools.together == (placement == "together")
     describing = (pools.describe,) if pools.together else (pools.decode, pools.describe)
     for used in ((pools.decode,), describing, (pools.encode,)):
         held = sum(pool.size * pool.num_cpus for pool in used) + pools.write_cpus
