@@ -61,7 +61,7 @@ class Stage:
         workers: processes that had work.
         busy_s: seconds that they were at work, all together.
         start_s: seconds from the beginning of the step to a worker's first work, the mean of the workers.
-        waited_s: seconds between their first work and the end in which they had none, all together.
+        waited_s: seconds since the first work of any stage in which they had none, all together.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Stage:
 
     @property
     def share(self) -> float:
-        """Part of the time since their first work that the workers were busy."""
+        """Part of the time since the first work of any stage that the workers were busy."""
         total = self.busy_s + self.waited_s
         return self.busy_s / total if total else 0.0
 
@@ -83,10 +83,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Spent:
-    """Where the seconds of a step went: until any stage had work, then in which stage."""
+    """Where the seconds of a step went: start_s until any stage had work, then working_s in the stages."""
 
     start_s: float
     stages: tuple[Stage, ...]
+    working_s: float = 0.0
     on_gpu: bool = False
 
     def bound_by(self, seconds: float) -> str:
@@ -113,7 +114,8 @@ class Spent:
         """The inverse of `record`; empty where the step says nothing."""
         names = [field.name for field in dataclasses.fields(Stage)]
         stages = [Stage(*(stage[name] for name in names)) for stage in step.get("stages", ())]
-        return cls(step.get("start_s", 0.0), tuple(stages), step.get("bound_by") == "GPU-bound")
+        on_gpu = step.get("bound_by") == "GPU-bound"
+        return cls(step.get("start_s", 0.0), tuple(stages), on_gpu=on_gpu)
 
     def words(self, seconds: float) -> str:
         """Such as `decode-bound: decode 0.97 busy, describe 0.41 busy, 9 s until the first work`."""
@@ -126,20 +128,16 @@ class Spent:
 def merged(parts: Iterable[Spent]) -> Spent:
     """Of a step that had several passes one after the other."""
     parts = [part for part in parts if part.stages]
+    working_s = sum(part.working_s for part in parts)
     found: dict[str, list[Stage]] = {}
     for stage in (stage for part in parts for stage in part.stages):
         found.setdefault(stage.name, []).append(stage)
-    return Spent(
-        sum(part.start_s for part in parts),
-        tuple(
-            Stage(
-                name,
-                max(stage.workers for stage in same),
-                sum(stage.busy_s for stage in same),
-                sum(stage.start_s for stage in same) / len(same),
-                sum(stage.waited_s for stage in same),
-            )
-            for name, same in found.items()
-        ),
-        any(part.on_gpu for part in parts),
-    )
+    stages = []
+    for name, same in found.items():
+        workers, busy_s = max(stage.workers for stage in same), sum(stage.busy_s for stage in same)
+        start_s = sum(stage.start_s for stage in same) / len(same)
+        # In a pass that has no such stage its workers wait as well.
+        waited_s = max(0.0, workers * working_s - busy_s)
+        stages.append(Stage(name, workers, busy_s, start_s, waited_s))
+    start_s = sum(part.start_s for part in parts)
+    return Spent(start_s, tuple(stages), working_s, any(part.on_gpu for part in parts))

@@ -76,22 +76,17 @@ class Counter:
         return self.counts, self.latest, self.spent()
 
     def spent(self) -> Spent:
+        firsts = [first for workers in self.first.values() for first in workers.values()]
         now = time.time()
+        start = min(firsts, default=now)
+        working_s = max(0.0, now - start)
         stages = []
         for name, workers in self.first.items():
             starts = [max(0.0, first - self.began) for first in workers.values()]
-            left_s = sum(max(0.0, now - first) for first in workers.values())
-            stages.append(
-                Stage(
-                    name,
-                    len(workers),
-                    self.busy_s[name],
-                    sum(starts) / len(starts),
-                    max(0.0, left_s - self.busy_s[name]),
-                )
-            )
-        firsts = [first for workers in self.first.values() for first in workers.values()]
-        return Spent(max(0.0, min(firsts, default=now) - self.began), tuple(stages))
+            busy_s = self.busy_s[name]
+            waited_s = max(0.0, len(workers) * working_s - busy_s)
+            stages.append(Stage(name, len(workers), busy_s, sum(starts) / len(starts), waited_s))
+        return Spent(max(0.0, start - self.began), tuple(stages), working_s)
 
 
 class ProgressLine(threading.Thread):

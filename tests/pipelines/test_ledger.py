@@ -62,13 +62,22 @@ def test_a_step_is_bound_by_its_busiest_stage() -> None:
 def test_passes_of_a_step_are_added_up() -> None:
     both = merged(
         [
-            Spent(2.0, (stage("read", 10.0, 5.0),)),
+            Spent(2.0, (stage("read", 10.0, 5.0),), working_s=15.0),
             Spent(0.0, ()),
-            Spent(3.0, (stage("read", 20.0, 5.0, workers=3), stage("fit", 4.0, 1.0)), on_gpu=True),
+            Spent(
+                3.0,
+                (stage("read", 20.0, 5.0, workers=3), stage("fit", 4.0, 5.0)),
+                working_s=9.0,
+                on_gpu=True,
+            ),
         ]
     )
-    assert both.start_s == 5.0
-    assert both.stages == (stage("read", 30.0, 10.0, workers=3), stage("fit", 4.0, 1.0))
+    assert (both.start_s, both.working_s) == (5.0, 24.0)
+    # Three readers, and one that fits, in 15 + 9 s.
+    assert both.stages == (
+        stage("read", 30.0, 3 * 24.0 - 30.0, workers=3),
+        stage("fit", 4.0, 24.0 - 4.0),
+    )
     assert both.on_gpu
 
 
