@@ -152,7 +152,7 @@ class Describe:
         fc7, gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
     batch_frames: frames of one forward pass; 0 means: few on a CPU, on a GPU what its memory holds.
-    batch_segments: segments an actor takes at a time, so that frames of several videos fill a forward pass.
+    batch_segments: segments an actor with a GPU takes at a time, so that frames of several videos fill a forward pass.
     precision: of the forward pass; auto is float32 on a CPU and bfloat16 on a GPU.
     compile: whether torch.compile makes the network faster, which takes a minute at the start of each actor.
     """

@@ -171,7 +171,8 @@ def describing(
     network: tuple[type, tuple],
 ) -> Dataset:
     """Segments to rows of DESCRIPTORS; the stages are given as a class and its arguments."""
-    size = config.describe.batch_segments
+    # A CPU describes segment by segment: blocks need not be put together for it.
+    size = config.describe.batch_segments if pools.describe.num_gpus else None
     if pools.together:
         return dataset(rows, _segments_at_a_time(rows.num_rows, pools.describe.size)).map_batches(
             Chain, fn_constructor_args=(decoder, network), **pools.describe.options(None)

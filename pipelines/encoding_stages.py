@@ -14,7 +14,7 @@ from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines.codebook import Codebook
-from pipelines.meter import SILENT, Meter
+from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
 from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
 
@@ -94,19 +94,22 @@ class EncodeVideos:
 
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
-        made = [self._video(row["files"], row["rows"]) for row in videos.to_pylist()]
-        with self.meter("encode"):
-            return self._table(videos, made)
+        spent = Sums(self.meter)
+        made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
+        with spent("encode"):
+            table = self._table(videos, made)
+        spent.tell()
+        return table
 
-    def _video(self, files: list[str], rows: list[int]) -> "_Video":
+    def _video(self, files: list[str], rows: list[int], spent: Sums) -> "_Video":
         """The sum over the segments. Each is encoded alone: what stands beside it in a batch, and so how
         work was dealt out or went on after a crash, must not change its last bits."""
         made = _Video()
         for place in zip(files, rows, strict=True):
-            with self.meter("read"):
+            with spent("read"):
                 segment = self.reader.read(*place)
                 frames = stored_frames(segment, self.stream, self.device)
-            with self.meter("encode"):
+            with spent("encode"):
                 for name, encoder in self.encoders.items():
                     state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
                     made.states[name] = made.states[name] + state if name in made.states else state

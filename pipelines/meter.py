@@ -22,20 +22,44 @@ class Meter:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        began, start = time.time(), time.perf_counter()
+        sums = Sums(self)
         try:
-            yield
+            with sums(stage):
+                yield
         finally:
-            self.worked(stage, began, time.perf_counter() - start)
-
-    def worked(self, stage: str, began: float, seconds: float) -> None:
-        """Tells of work that began at a time.time()."""
-        if self.counter is not None:
-            self.counter.worked.remote(stage, _worker(), began, seconds)
+            sums.tell()
 
 
 SILENT = Meter()
 """For work outside a step."""
+
+
+class Sums:
+    """As a meter, but tells once, by `tell`, what many short pieces of work took: each telling costs a message."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.began = meter, 0.0
+        self.busy_s: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began, start = time.time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, began, time.perf_counter() - start)
+
+    def add(self, stage: str, began: float, seconds: float) -> None:
+        """Work that began at a time.time()."""
+        self.began = self.began or began
+        self.busy_s[stage] = self.busy_s.get(stage, 0.0) + seconds
+
+    def tell(self) -> None:
+        """Tells the counter, and begins anew."""
+        if self.meter.counter is not None:
+            for stage, busy_s in self.busy_s.items():
+                self.meter.counter.worked.remote(stage, _worker(), self.began, busy_s)
+        self.began, self.busy_s = 0.0, {}
 
 
 @functools.cache

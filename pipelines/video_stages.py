@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.isolation import IsolatedDecoder
-from pipelines.meter import SILENT, Meter
+from pipelines.meter import SILENT, Meter, Sums
 from pipelines.sampling import num_segments
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe
@@ -105,15 +105,17 @@ class DecodeSegments:
         self.decoder = IsolatedDecoder(decode)
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
+        spent = Sums(self.meter)
         for row in segments.to_pylist():
             began, started = time.time(), time.perf_counter()
             found, read_s = self._row(row)
             frames = pa.Table.from_pylist([found], schema=_FRAMES)
             seconds = time.perf_counter() - started
             if read_s:
-                self.meter.worked("read", began, read_s)
-            self.meter.worked("decode", began + read_s, seconds - read_s)
+                spent.add("read", began, read_s)
+            spent.add("decode", began, seconds - read_s)
             yield frames
+        spent.tell()
 
     def _row(self, row: dict) -> tuple[dict, float]:
         """The row, and how many of its seconds were reading from object storage."""
