@@ -2,8 +2,9 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -41,6 +42,9 @@ def connect(address: str | None, settings: Cluster) -> None:
 
 MANY_CPUS = 16
 
+DESCRIBER_SEGMENTS = 16
+"""Segments that take a describer about as long as its start."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -72,6 +76,11 @@ class Pools:
     encode: Pool
     write_cpus: float
     together: bool
+
+    def fitting(self, segments: int) -> Self:
+        """No more describers than pay for loading torch and a network."""
+        size = max(1, min(self.describe.size, segments // DESCRIBER_SEGMENTS))
+        return replace(self, describe=replace(self.describe, size=size))
 
 
 def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools:

@@ -145,7 +145,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
     plan = segment_plan(job)
     rows = to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
-    pools, config = cluster.pools(job.config.cluster), job.config
+    pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
     line = ProgressLine("describe", rows.num_rows)
     decoding = (config.sampling, config.picture, _decode(job), line.meter)
     network = (job.store, job.weights.file, config, job.described, pools.describe.num_threads)

@@ -34,7 +34,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     shape = shape_of(job.config.plan, prices)
     counts = counts_of(job)
     resources = {"CPU": float(shape.cpus), "GPU": float(shape.gpus)}
-    pools = cluster.pools(job.config.cluster, resources)
+    pools = cluster.pools(job.config.cluster, resources).fitting(counts.videos)
     log.info("plan: %d videos; trials take about %g s", counts.videos, job.config.plan.probe_s)
     threads = min(os.cpu_count() or 1, pools.describe.num_threads)
     measured = plan_probe.measure(job, threads, counts)

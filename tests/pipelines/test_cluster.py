@@ -30,6 +30,14 @@ def test_pools_and_a_write_task_fit(
         assert max(1, int(cpus) - 3) <= threads <= max(1, int(cpus))
 
 
+def test_few_segments_start_few_describers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    pools = cluster.pools(Cluster())
+    sizes = [pools.fitting(segments).describe.size for segments in (0, 15, 40, 10_000)]
+    assert sizes == [1, 1, 2, 8]
+    assert pools.fitting(1).decode == pools.decode
+
+
 def test_few_cores_give_each_describer_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     pools = cluster.pools(Cluster())
