@@ -62,8 +62,16 @@ class IsolatedDecoder:
         self._pipe: socket.socket | None = None
         self._start_bytes = 0
 
-    def call(self, function: Callable[..., _Result], *args: object) -> _Result:
+    def call(
+        self,
+        function: Callable[..., _Result],
+        *args: object,
+        returns: type[_Result] | None = None,
+    ) -> _Result:
         """function(*args), computed in the child, which imports the function by its name.
+
+        Args:
+            returns: what the result must be an instance of, because rubbish unpickles to anything.
 
         Raises:
             VideoError: the function's own, or timeout, crashed, out_of_memory or unexpected.
@@ -92,6 +100,10 @@ class IsolatedDecoder:
                 # What such a call leaves behind is no other video's burden.
                 self.close()
             raise reply
+        if returns is not None and not isinstance(reply, returns):
+            self.close()
+            text = f"the decoder's answer is a {type(reply).__name__}, no {returns.__name__}"
+            raise VideoError("crashed", text)
         return reply
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
 VICTIMS = ("driver", "worker", "actor", "node")
 MAX_TRIES = 5
-UNEQUAL = ("decode_s",)
+UNEQUAL = ("decode_s", "seconds")
 """Columns that tell how long something took."""
 
 ONCE = ("videos", "segments", "descriptors", "encodings", "scores")

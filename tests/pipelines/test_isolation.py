@@ -178,3 +178,10 @@ def _wait_until_gone(process: int) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"process {process} is still there")
+
+
+def test_an_answer_of_another_type_is_a_crash() -> None:
+    with IsolatedDecoder(Decode()) as decoder:
+        with pytest.raises(VideoError, match="crashed: the decoder's answer is a int, no str"):
+            decoder.call(len, "abc", returns=str)
+        assert decoder.call(len, "abc", returns=int) == 3
