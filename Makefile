@@ -16,7 +16,8 @@ demo: $(VENV)/installed
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: test-unit
-	$(BIN)/python -m pytest -m "ray or slow"
+	$(BIN)/python -m pytest -m "slow and not ray" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m ray
 
 test-unit: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not ray and not slow" -n auto --maxprocesses 4
