@@ -28,6 +28,7 @@ from encoders.svm import decisions_along, fit_weights
 from encoders.svm_columns import Columns, balanced, one_vs_rest
 from encoders.svm_gram import Gram, Strip, block_rows, centre_of, gram_strip, strip_rows
 from pipelines.classify_results import (
+    CHOICE_TOLERANCE,
     Batch,
     Labels,
     Part,
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 
 COLUMNS = 128
 """Pairs of fold and class that one task solves together."""
-
-CHOICE_TOLERANCE = 1e-3
-"""Relative gap at which classes are solved where C is chosen: only the order of scores counts."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from encoders.svm_columns import balanced, one_vs_rest
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
 from pipelines import codebooks
 from pipelines.classify_results import (
+    CHOICE_TOLERANCE,
     Batch,
     Labels,
     Part,
@@ -33,9 +34,6 @@ from pipelines.config import Classify, Config, RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.storage import Store
-
-CHOICE_TOLERANCE = 1e-3
-"""As in `pipelines.classify_gram`."""
 
 
 def solve(job: Job, work: list[tuple[Batch, Labels]]) -> Spent:

@@ -24,6 +24,10 @@ INNER_FOLDS = 3
 """Parts of the training groups, of which each is held out once where C is chosen."""
 
 
+CHOICE_TOLERANCE = 1e-3
+"""Relative gap at which classes are solved where C is chosen: only the order of scores counts."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.

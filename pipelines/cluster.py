@@ -90,16 +90,18 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
     describers for all cores, and a quarter as many decoders, which the describers' queue holds back (docs/performance.md
     has what else was tried). A describer has one thread, because threads of torch wait for each other by spinning:
     where another process has a core for a moment, two of them took ten times as long as one. On large machines it has
-    four, to save memory.
+    four, to save memory, and the decoders have cores of their own.
 
     Args:
         resources: CPU and GPU of a cluster that is planned for; None asks the one that is joined.
     """
     resources = ray.cluster_resources() if resources is None else resources
     cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
-    threads = 1 if cpus < MANY_CPUS else 4
-    describers = settings.num_describers or gpus or max(1, int(cpus) // threads)
-    decoders = settings.num_decoders or max(1, int(cpus) - describers if gpus else int(cpus) // 4)
+    cores = int(cpus)
+    quarter = settings.num_decoders or max(1, cores // 4)
+    threads, left = (1, cores) if cores < MANY_CPUS else (4, cores - quarter)
+    describers = settings.num_describers or gpus or max(1, left // threads)
+    decoders = settings.num_decoders or (max(1, cores - describers) if gpus else quarter)
     encoders = settings.num_encoders or gpus or max(1, int(cpus) // 2)
     gpu = 1 if gpus else 0
     together = settings.placement == "together"

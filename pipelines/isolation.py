@@ -9,6 +9,7 @@ No process pool of a library: docs/decoders.md says which were tried, and what e
 
 import contextlib
 import errno
+import functools
 import os
 import pickle
 import resource
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
+import typing
 from collections.abc import Callable
 from typing import BinaryIO, NoReturn, Self, TypeVar
 
@@ -62,16 +64,10 @@ class IsolatedDecoder:
         self._pipe: socket.socket | None = None
         self._start_bytes = 0
 
-    def call(
-        self,
-        function: Callable[..., _Result],
-        *args: object,
-        returns: type[_Result] | None = None,
-    ) -> _Result:
+    def call(self, function: Callable[..., _Result], *args: object) -> _Result:
         """function(*args), computed in the child, which imports the function by its name.
 
-        Args:
-            returns: what the result must be an instance of, because rubbish unpickles to anything.
+        The result is what the function's annotation says, where that is a class: rubbish unpickles to anything.
 
         Raises:
             VideoError: the function's own, or timeout, crashed, out_of_memory or unexpected.
@@ -100,9 +96,10 @@ class IsolatedDecoder:
                 # What such a call leaves behind is no other video's burden.
                 self.close()
             raise reply
-        if returns is not None and not isinstance(reply, returns):
+        expected = _result_type(function)
+        if not isinstance(reply, expected):
             self.close()
-            text = f"the decoder's answer is a {type(reply).__name__}, no {returns.__name__}"
+            text = f"the decoder's answer is a {type(reply).__name__}, no {expected.__name__}"
             raise VideoError("crashed", text)
         return reply
 
@@ -213,6 +210,13 @@ class IsolatedDecoder:
             text = f"no frame for decode.frame_timeout_s = {self._decode.frame_timeout_s:g} s"
             return VideoError("timeout", text)
         return VideoError("crashed", f"the decoder died: {_exit_text(exit_code)}")
+
+
+@functools.cache
+def _result_type(function: Callable) -> type:
+    """The annotated one; object where there is none, or none that is a class."""
+    hint = typing.get_type_hints(function).get("return", object)
+    return hint if isinstance(hint, type) else object
 
 
 def serve(

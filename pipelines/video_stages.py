@@ -53,7 +53,7 @@ class ProbeVideos:
 
     def _row(self, row: dict) -> dict:
         try:
-            facts = self.decoder.call(probe, row["uri"], self.max_frame_px, returns=VideoFacts)
+            facts = self.decoder.call(probe, row["uri"], self.max_frame_px)
         except VideoError as error:
             return videos_row(row, None, 1) | {
                 "status": "failed",
@@ -141,7 +141,6 @@ class DecodeSegments:
                 self.sampling,
                 self.picture,
                 self.settings,
-                returns=SegmentFrames,
             )
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
