@@ -21,6 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Disagreement, Options, Row, at_least, at_most, progress
+from encoders import backbones
+from pipelines.config import Config
+from pipelines.descriptor_stages import CPU_FRAMES, described_streams
 
 DATA = Path(os.environ.get("VIDEO_FISHER_DATA", "../shared/data"))
 SETS = ("weizmann", "ut_interaction", "surveillance_fight")
@@ -67,6 +70,40 @@ def describe_step(options: Options) -> list[Row]:
             2.0,
             seconds={"step": step["seconds"], "read_videos": reader["seconds"]},
             read_videos="every frame decoded at its own size, 25 of each kept, one actor with the network, nothing written",
+        ),
+    ]
+
+
+def describers(options: Options) -> list[Row]:
+    """The network on all cores: processes, threads and frames of a forward pass"""
+    num_frames = 32 if options.quick else 128
+    first, second = _cores()
+    sides = {}
+    for size in (CPU_FRAMES,) if options.quick else (1, 2, CPU_FRAMES, 8, 32):
+        sides[f"1 process, 1 thread, {size} frames"] = [((first,), 1, size)]
+        sides[f"2 processes, 1 thread each, {size} frames"] = [
+            ((first,), 1, size),
+            ((second,), 1, size),
+        ]
+        sides[f"1 process, 2 threads, {size} frames"] = [((first, second), 2, size)]
+    found = {name: _at_once(_forward, side, num_frames) for name, side in sides.items()}
+    rates = {name: sum(rates) for name, rates in found.items()}
+    chosen = f"2 processes, 1 thread each, {CPU_FRAMES} frames"
+    alone = f"1 process, 1 thread, {CPU_FRAMES} frames"
+    return [
+        at_least(
+            f"squeezenet1_0 features.12, frames/s: {chosen}",
+            "the best of other numbers of processes, threads and frames",
+            rates[chosen] / max(rate for name, rate in rates.items() if name != chosen),
+            0.95,
+            frames_per_s=rates,
+        ),
+        at_least(
+            f"squeezenet1_0 features.12, frames/s: {chosen}",
+            f"twice {alone}: what the second core is worth",
+            rates[chosen] / (2 * rates[alone]),
+            0.9,
+            frames_per_s=rates,
         ),
     ]
 
@@ -145,6 +182,15 @@ def _in_a_process(side: Callable, *arguments: object) -> dict:
         return pool.submit(side, *arguments).result()
 
 
+def _at_once(side: Callable, arguments: list[tuple], *common: object) -> list[float]:
+    """What the same measurement gives in several processes at the same time."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Manager().Barrier(len(arguments))
+    with ProcessPoolExecutor(len(arguments), mp_context=context) as pool:
+        calls = [pool.submit(side, barrier, *own, *common) for own in arguments]
+        return [call.result() for call in calls]
+
+
 def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))[:2]
 
@@ -160,16 +206,12 @@ def _alone(paths: list[str]) -> dict[str, float]:
     """Decoding, and the network, on one core each, with nothing between them."""
     import torch
 
-    from encoders import backbones
-    from pipelines.config import Config
     from pipelines.decode import decode_segment
-    from pipelines.descriptor_stages import CPU_FRAMES, described_streams
 
     torch.set_num_threads(1)
     config = Config().with_settings(list(SETTINGS))
     streams = described_streams(config)
-    weights = backbones.load_file(Path(config.describe.weights).read_bytes(), ".safetensors")
-    network = backbones.build(config.describe.backbone, config.describe.nodes, weights)
+    network = _network()
     times = {"decode_s": 0.0, "forward_s": 0.0}
     frames = 0
     for path in [paths[0], *paths]:
@@ -190,6 +232,34 @@ def _alone(paths: list[str]) -> dict[str, float]:
     return times | {"frames": frames - len(images)}
 
 
+def _forward(
+    barrier: threading.Barrier,
+    cores: tuple[int, ...],
+    num_threads: int,
+    size: int,
+    num_frames: int,
+) -> float:
+    """Frames a second of the network."""
+    os.sched_setaffinity(0, cores)
+    import torch
+
+    torch.set_num_threads(num_threads)
+    network = _network()
+    images = torch.randint(0, 256, (num_frames, 224, 224, 3), dtype=torch.uint8)
+    network.maps(images[:size])
+    barrier.wait()
+    began = time.perf_counter()
+    for part in images.split(size):
+        network.maps(part)
+    return num_frames / (time.perf_counter() - began)
+
+
+def _network() -> backbones.Backbone:
+    describe = Config().with_settings(list(SETTINGS)).describe
+    weights = backbones.load_file(Path(describe.weights).read_bytes(), ".safetensors")
+    return backbones.build(describe.backbone, describe.nodes, weights)
+
+
 def _job(
     paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "separate"
 ) -> dict[str, dict]:
@@ -199,7 +269,6 @@ def _job(
     import ray
 
     from pipelines import corpus, prepare
-    from pipelines.config import Config
 
     ray.init(address="local", num_cpus=len(cores), include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -234,10 +303,6 @@ def _read_videos(paths: list[str]) -> dict[str, float]:
     import torch
     from ray.data import ActorPoolStrategy, DataContext
 
-    from encoders import backbones
-    from pipelines.config import Config
-    from pipelines.descriptor_stages import described_streams
-
     config = Config().with_settings(list(SETTINGS))
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     DataContext.get_current().enable_progress_bars = False
@@ -246,10 +311,7 @@ def _read_videos(paths: list[str]) -> dict[str, float]:
     class Describe:
         def __init__(self) -> None:
             torch.set_num_threads(2)
-            weights = backbones.load_file(
-                Path(config.describe.weights).read_bytes(), ".safetensors"
-            )
-            self.network = backbones.build(config.describe.backbone, config.describe.nodes, weights)
+            self.network = _network()
             self.streams = described_streams(config)
 
         def __call__(self, batch: dict) -> dict:
@@ -300,7 +362,6 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
     import ray
 
     from pipelines import cluster, corpus, sink, video_stages
-    from pipelines.config import Config
     from pipelines.progress import ProgressLine
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS
@@ -449,4 +510,4 @@ class _Peak(threading.Thread):
             self.found = max(self.found, total)
 
 
-CASES = (describe_step, workers, scheduling, resume)
+CASES = (describers, describe_step, workers, scheduling, resume)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -76,19 +77,29 @@ class TableSink(Datasink):
             return None
         rows = pa.concat_tables(filled)
         for output in self.outputs:
-            fresh = pa.array(
-                [video not in output.visible for video in rows["video_id"].to_pylist()]
-            )
-            table = output.select(rows.filter(fresh))
+            table = output.select(_without(rows, output.visible))
             if not table.num_rows:
                 continue
-            table = table.sort_by([(name, "ascending") for name in output.table.key])
+            table = in_key_order(table, output.table.key)
             name = f"{output.folder}/{file_name(table, output.table.key)}"
             self.store.publish_table(name, table, output.footer)
         return rows
 
     def on_write_complete(self, write_result: WriteResult[int]) -> None:
         """Nothing to commit: each file was finished when it became visible."""
+
+
+def _without(rows: pa.Table, videos: frozenset[str]) -> pa.Table:
+    if not videos:
+        return rows
+    return rows.filter(pa.array([video not in videos for video in rows["video_id"].to_pylist()]))
+
+
+def in_key_order(table: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """The table by its key; nothing is copied where it is so already."""
+    order = pc.sort_indices(table.select(key), [(name, "ascending") for name in key])
+    in_order = np.array_equal(order.to_numpy(), np.arange(table.num_rows))
+    return table if in_order else table.take(order)
 
 
 def file_name(table: pa.Table, key: tuple[str, ...]) -> str:

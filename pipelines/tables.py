@@ -419,11 +419,12 @@ def _fixed(kind: pa.DataType, size: int) -> pa.DataType:
 def descriptors_to_arrow(per_row: list[np.ndarray | None], width: int) -> pa.Array:
     """Arrays [n, width] (None: null) as one column of `descriptor_type(width)`, without copies per row."""
     kept = [rows for rows in per_row if rows is not None]
-    flat = np.concatenate(kept) if kept else np.empty((0, width), np.float16)
+    flat = np.concatenate(kept).astype(np.float16) if kept else np.empty((0, width), np.float16)
     lengths = [0 if rows is None else len(rows) for rows in per_row]
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     kind = descriptor_type(width)
-    values = pa.array(flat.astype(np.float16).reshape(-1))
+    # pa.array takes half-precision values one by one: 50 ns each, as much as a seventh of a forward pass.
+    values = pa.Array.from_buffers(pa.float16(), flat.size, [None, pa.py_buffer(flat)])
     inner = pa.FixedSizeListArray.from_arrays(values, type=kind.value_type)
     mask = pa.array([rows is None for rows in per_row])
     return pa.ListArray.from_arrays(offsets, inner, type=kind, mask=mask)

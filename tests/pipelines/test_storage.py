@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import sink
 from pipelines.config import ConfigError
 from pipelines.progress import progress_text
 from pipelines.sink import file_name, pending
@@ -97,6 +98,14 @@ def test_pending_is_the_plan_without_what_is_visible(tmp_path: Path) -> None:
     store.publish_table("d/x.parquet", done, {})
     (tmp_path / "d" / ".hidden.parquet").write_bytes(b"half a file")
     assert pending(plan, store, "d", key)["segment_id"].to_pylist() == ["b", "c"]
+
+
+def test_rows_come_in_key_order_and_are_copied_only_where_they_must() -> None:
+    rows = pa.table({"a": ["x", "x", "y"], "b": [1, 2, 0], "vector": [[0.0], [1.0], [2.0]]})
+    assert sink.in_key_order(rows, ("a", "b")) is rows
+    assert sink.in_key_order(rows.take([2, 1, 0]), ("a", "b")).equals(rows)
+    by_b = sink.in_key_order(rows, ("b",))
+    assert by_b["vector"].to_pylist() == [[2.0], [0.0], [1.0]]
 
 
 def test_file_names_derive_from_keys_alone() -> None:
