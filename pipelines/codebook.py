@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.tables import ATTENTION, ENCODINGS, attention_type
+from pipelines.tables import ATTENTION, ENCODINGS, SAMPLES, attention_type
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Codebook:
         return f"{self.encoder}/{self.digest}"
 
 
+def sample_of(rows: pa.Table, stream: str) -> pa.Table:
+    """The SAMPLES rows of one stream, out of what `SampleFrames` returns."""
+    rows = rows.filter(pc.is_valid(rows[stream]))
+    return rows.select([*SAMPLES.schema().names, stream]).rename_columns({stream: "descriptors"})
+
+
 def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
     """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
     kind = rows.schema.field(book.column).type
@@ -48,13 +54,14 @@ def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
 
 def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
     """The ATTENTION rows of one codebook, one per frame, out of what `EncodeVideos` returns."""
-    lengths = [len(values) for values in rows["frame_indices"]]
+    indices, times = (rows[f"{book.stream}/{name}"] for name in ("frame_indices", "timestamps_s"))
+    lengths = [len(values) for values in indices]
     video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
     cells = pc.list_flatten(rows[f"attention/{book.column}"]).to_numpy().astype(np.float32)
     cells = cells.reshape(-1, num_cells)
     columns = _named(rows.take(video), book) | {
-        "frame_index": pc.list_flatten(rows["frame_indices"]).cast(pa.int64()),
-        "timestamp_s": pc.list_flatten(rows["timestamps_s"]).cast(pa.float64()),
+        "frame_index": pc.list_flatten(indices).cast(pa.int64()),
+        "timestamp_s": pc.list_flatten(times).cast(pa.float64()),
         "value": pa.array(cells.sum(1, dtype=np.float64).astype(np.float32)),
         "cells": pa.FixedSizeListArray.from_arrays(
             pa.array(cells.reshape(-1)), type=attention_type(num_cells)
@@ -67,7 +74,10 @@ def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
 def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:
     """The columns that both tables share."""
     count = rows.num_rows
-    return {name: rows[name] for name in ("video_id", "source", "num_descriptors")} | {
+    return {
+        "video_id": rows["video_id"],
+        "source": rows["source"],
+        "num_descriptors": rows[f"{book.stream}/num_descriptors"],
         "encoder": pa.repeat(book.encoder, count),
         "stream": pa.repeat(book.stream, count),
         "fold": pa.repeat(pa.scalar(book.fold, pa.int32()), count),

@@ -203,7 +203,7 @@ def _segments_at_a_time(total: int, num_decoders: int) -> int:
 
 def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
-    parts = [_sample(job, stream) for stream in job.streams]
+    parts = [_sample(job)]
     tasks = [
         codebooks.Task(
             codebook=book,
@@ -230,54 +230,60 @@ def fit(job: Job) -> tuple[Account, Spent]:
 
 
 def encode(job: Job) -> tuple[Account, Spent]:
-    """ENCODINGS and ATTENTION: one pass over each stream serves all its codebooks."""
-    videos, parts = _places_by_video(job), []
-    for stream in job.streams:
-        books = [b for b in job.codebooks if b.stream == stream]
-        books = [b for b in books if not job.store.exists(job.encodings_mark(b))]
-        if not books:
-            continue
-        visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
-        done = pa.array(sorted(frozenset.intersection(*visible)), pa.string())
-        rows = videos.filter(pc.invert(pc.is_in(videos["video_id"], done)))
-        attentive = [book for book in books if job.writes_attention(book)]
-        described, line = job.described[stream], ProgressLine(f"encode {stream}", rows.num_rows)
-        encoding = (job.store, books, attentive, described, job.config.encode.dtype, line.meter)
-        data = dataset(rows, job.config.encode.batch_videos).map_batches(
-            encoding_stages.EncodeVideos,
-            fn_constructor_args=encoding,
-            **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
-        )
-        outputs = [
-            sink.Output(
-                ATTENTION,
-                job.attention(book),
-                job.footer("encode") | {"video_fisher.codebook": book.digest},
-                functools.partial(codebook.attention_of, book=book, num_cells=described.cells),
-                sink.visible_videos(rows, job.store, job.attention(book)),
-            )
-            for book in attentive
-        ] + [
-            sink.Output(
-                ENCODINGS,
-                job.encodings(book),
-                job.footer("encode") | {"video_fisher.codebook": book.digest},
-                functools.partial(codebook.encodings_of, book=book),
-                already - frozenset(done.to_pylist()),
-            )
-            for book, already in zip(books, visible, strict=True)
-        ]
-        parts.append(write_tables(job, line, data, outputs, rows_per_file=64))
-        described_videos = _names(videos)
-        for book in books:
-            done = sink.visible_videos(videos, job.store, job.encodings(book))
-            settle(f"encode {book.name}", "videos", described_videos, done)
-            job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
+    """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
+    videos, spent = _places_by_video(job), Spent(0.0, ())
+    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    if books:
+        spent = _encode(job, books, videos)
+    described = _names(videos)
+    for book in books:
+        done = sink.visible_videos(videos, job.store, job.encodings(book))
+        settle(f"encode {book.name}", "videos", described, done)
+        job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
     job.finish("encode")
     planned = job.manifest.num_rows
-    books = len(job.codebooks)
-    done = videos.num_rows * books
-    return Account("encodings", planned * books, done, planned * books - done), merged(parts)
+    number = len(job.codebooks)
+    done = videos.num_rows * number
+    return Account("encodings", planned * number, done, planned * number - done), spent
+
+
+def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent:
+    """The encodings that are not visible yet, of these codebooks."""
+    visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
+    done = frozenset.intersection(*visible)
+    rows = videos.filter(
+        pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
+    )
+    attentive = [book for book in books if job.writes_attention(book)]
+    line = ProgressLine("encode", rows.num_rows)
+    encoding = (job.store, books, attentive, job.described, job.config.encode.dtype, line.meter)
+    data = dataset(rows, job.config.encode.batch_videos).map_batches(
+        encoding_stages.EncodeVideos,
+        fn_constructor_args=encoding,
+        **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
+    )
+    outputs = [
+        sink.Output(
+            ATTENTION,
+            job.attention(book),
+            job.footer("encode") | {"video_fisher.codebook": book.digest},
+            functools.partial(
+                codebook.attention_of, book=book, num_cells=job.described[book.stream].cells
+            ),
+            sink.visible_videos(rows, job.store, job.attention(book)),
+        )
+        for book in attentive
+    ] + [
+        sink.Output(
+            ENCODINGS,
+            job.encodings(book),
+            job.footer("encode") | {"video_fisher.codebook": book.digest},
+            functools.partial(codebook.encodings_of, book=book),
+            already - done,
+        )
+        for book, already in zip(books, visible, strict=True)
+    ]
+    return write_tables(job, line, data, outputs, rows_per_file=64)
 
 
 def classify_videos(job: Job) -> tuple[Account, Spent]:
@@ -434,34 +440,45 @@ def _places_by_video(job: Job) -> pa.Table:
     )
 
 
-def _sample(job: Job, stream: str) -> Spent:
-    """SAMPLES of one stream: about fit.num_frames frames of the videos that codebooks may see."""
-    folder = job.sample(stream)
-    if job.store.exists(f"{folder}/{DONE}"):
+def _sample(job: Job) -> Spent:
+    """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
+    streams = [s for s in job.streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
+    if not streams:
         return Spent(0.0, ())
-    # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
-    job.store.delete_folder(folder)
+    for stream in streams:
+        # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
+        job.store.delete_folder(job.sample(stream))
     places = _places(job)
     allowed = pa.array(sorted(job.training_videos(None)), pa.string())
     places = places.filter(pc.is_in(places["video_id"], allowed))
     num_frames = pc.sum(places["num_frames"]).as_py() or 0
     if not num_frames:
         raise RunError(
-            f"fit: expected training videos with descriptors of {stream}, found none; are all of them "
-            f"in {job.store.uri(job.failures)}, or one frame long?"
+            f"fit: expected training videos with descriptors, found none; are all of them in "
+            f"{job.store.uri(job.failures)}?"
         )
     rate = job.config.fit.num_frames / num_frames
     rows = places.select(["video_id", "file", "row"])
-    rows = rows.append_column("part", pa.array(np.arange(rows.num_rows) // 64))
-    line, seed = ProgressLine(f"sample {stream}", num_frames), job.config.run.seed
+    line, seed = ProgressLine("sample", num_frames), job.config.run.seed
+    described = {stream: job.described[stream] for stream in streams}
     data = dataset(rows, 64).map_batches(
         encoding_stages.SampleFrames,
-        fn_constructor_args=(job.store, job.described[stream], rate, seed, line.meter),
+        fn_constructor_args=(job.store, described, rate, seed, line.meter),
         **cluster.pools(job.config.cluster).encode.options(batch_size=64),
     )
-    outputs = [sink.Output(SAMPLES, folder, job.footer("fit"))]
+    outputs = [
+        sink.Output(
+            SAMPLES,
+            job.sample(stream),
+            job.footer("fit"),
+            functools.partial(codebook.sample_of, stream=stream),
+        )
+        for stream in streams
+    ]
     spent = write_tables(job, line, data, outputs, rows_per_file=1000)
-    job.store.publish_json(f"{folder}/{DONE}", {"rate": rate, "num_frames": num_frames})
+    for stream in streams:
+        facts = {"rate": rate, "num_frames": num_frames}
+        job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)
     return spent
 
 

@@ -36,7 +36,7 @@ def described_streams(config: Config) -> dict[str, Stream]:
         ) from error
 
 
-CPU_FRAMES = 2
+CPU_FRAMES = 4
 """Of a forward pass on a CPU: what the layers hand on stays in its caches, and the allocator keeps the memory."""
 
 MOST_FRAMES = 256

@@ -16,43 +16,59 @@ from encoders.registry import encoder_from_bytes
 from pipelines.codebook import Codebook
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
-from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
+from pipelines.tables import (
+    SAMPLES,
+    descriptors_from_arrow,
+    descriptors_to_arrow,
+    encoding_type,
+    numbers_to_arrow,
+)
 
 
 class SampleFrames:
-    """Places of segments (file and row of DESCRIPTORS) to SAMPLES rows of one stream.
+    """Places of segments (file and row of DESCRIPTORS) to video_id, frame and a column of descriptors per stream.
 
     A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample does not
-    depend on files, order or workers.
+    depend on files, order or workers. A stream that has nothing of a frame, as a difference of the first, is null there.
     """
 
     def __init__(
-        self, store: Store, stream: Stream, rate: float, seed: int, meter: Meter = SILENT
+        self,
+        store: Store,
+        streams: dict[str, Stream],
+        rate: float,
+        seed: int,
+        meter: Meter = SILENT,
     ) -> None:
         self.meter = meter
-        self.reader = SegmentReader(store, ["frame_indices", stream.name])
-        self.stream, self.rate, self.seed = stream, rate, seed
+        self.reader = SegmentReader(store, ["frame_indices", *streams])
+        self.streams, self.rate, self.seed = streams, rate, seed
 
     def __call__(self, places: pa.Table) -> pa.Table:
         with self.meter("read"):
             return self._rows(places)
 
     def _rows(self, places: pa.Table) -> pa.Table:
-        rows, kept = [], []
+        rows: list[dict] = []
+        kept: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
         for place in places.to_pylist():
             row = self.reader.read(place["file"], place["row"])
-            descriptors = descriptors_from_arrow(row[self.stream.name][0])
-            if descriptors is None or not len(descriptors):
-                continue
-            frames = descriptors.reshape(-1, self.stream.cells, self.stream.width)
-            # A difference belongs to the later of its two frames: the first frame may have none.
-            indices = row["frame_indices"][0].as_py()[-len(frames) :]
-            for index, frame in zip(indices, frames, strict=True):
-                if _uniform(self.seed, place["video_id"], index) < self.rate:
-                    rows.append({"video_id": place["video_id"], "frame": index})
-                    kept.append(frame)
+            indices = row["frame_indices"][0].as_py()
+            drawn = [
+                k
+                for k, index in enumerate(indices)
+                if _uniform(self.seed, place["video_id"], index) < self.rate
+            ]
+            rows += [{"video_id": place["video_id"], "frame": indices[k]} for k in drawn]
+            for name, stream in self.streams.items():
+                frames = stored_frames(row, stream)
+                # A difference belongs to the later of its two frames: the first frame may have none.
+                late = len(indices) - len(frames)
+                kept[name] += [frames[k - late] if k >= late else None for k in drawn]
         table = pa.Table.from_pylist(rows, schema=SAMPLES.schema())
-        return table.append_column("descriptors", descriptors_to_arrow(kept, self.stream.width))
+        for name, stream in self.streams.items():
+            table = table.append_column(name, descriptors_to_arrow(kept[name], stream.width))
+        return table
 
 
 def _uniform(seed: int, video_id: str, frame: int) -> float:
@@ -69,11 +85,11 @@ def load_encoder(book: Codebook, store: Store, device: str) -> Encoder:
 
 
 class EncodeVideos:
-    """Videos, with the places of their segments, to one vector per codebook of one stream.
+    """Videos, with the places of their segments, to one vector per codebook; a segment is read once for all streams.
 
-    Returns video_id, source, num_descriptors and, named by `Codebook.column`, a vector column for each
-    codebook; for those in `attentive` also the attention of each frame's cells, and then the frames'
-    places in the video as frame_indices and timestamps_s.
+    Returns video_id, source and, named by `Codebook.column`, a vector column for each codebook; of each stream S
+    S/num_descriptors. For codebooks in `attentive` also the attention of each frame's cells, and for their streams
+    the frames' places in the video as S/frame_indices and S/timestamps_s.
     """
 
     def __init__(
@@ -81,87 +97,112 @@ class EncodeVideos:
         store: Store,
         codebooks: list[Codebook],
         attentive: list[Codebook],
-        stream: Stream,
+        described: dict[str, Stream],
         dtype: str,
         meter: Meter = SILENT,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoders = {book.column: load_encoder(book, store, self.device) for book in codebooks}
-        self.attentive = [book.column for book in attentive]
-        self.stream, self.dtype, self.meter = stream, dtype, meter
+        self.dtype, self.meter = dtype, meter
+        self.streams = [
+            _StreamEncoders(
+                described[stream],
+                {
+                    book.column: load_encoder(book, store, self.device)
+                    for book in codebooks
+                    if book.stream == stream
+                },
+                [book.column for book in attentive if book.stream == stream],
+            )
+            for stream in dict.fromkeys(book.stream for book in codebooks)
+        ]
         columns = ["frame_indices", "timestamps_s"] if attentive else []
-        self.reader = SegmentReader(store, [*columns, stream.name])
+        self.reader = SegmentReader(store, [*columns, *(s.stream.name for s in self.streams)])
 
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
         spent = Sums(self.meter)
         made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
         with spent("encode"):
-            table = self._table(videos, made)
+            table = videos.select(["video_id", "source"])
+            for place, stream in enumerate(self.streams):
+                for name, column in stream.columns([v[place] for v in made], self.dtype).items():
+                    table = table.append_column(name, column)
         spent.tell()
         return table
 
-    def _video(self, files: list[str], rows: list[int], spent: Sums) -> "_Video":
-        """The sum over the segments. Each is encoded alone: what stands beside it in a batch, and so how
-        work was dealt out or went on after a crash, must not change its last bits."""
-        made = _Video()
+    def _video(self, files: list[str], rows: list[int], spent: Sums) -> list["_Video"]:
+        """The sums over the segments, of each stream. Each segment is encoded alone: what stands beside it in a
+        batch, and so how work was dealt out or went on after a crash, must not change its last bits."""
+        made = [_Video() for _ in self.streams]
         for place in zip(files, rows, strict=True):
             with spent("read"):
                 segment = self.reader.read(*place)
-                frames = stored_frames(segment, self.stream, self.device)
             with spent("encode"):
-                for name, encoder in self.encoders.items():
-                    state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
-                    made.states[name] = made.states[name] + state if name in made.states else state
-                for name in self.attentive:
-                    cells = self.encoders[name].attention(frames).float().cpu().numpy()
-                    made.attention.setdefault(name, []).append(cells.reshape(-1))
-            if self.attentive and len(frames):
-                # A difference belongs to the later of its two frames: the first frame may have none.
-                made.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
-                made.timestamps_s += segment["timestamps_s"][0].as_py()[-len(frames) :]
-            made.num_frames += len(frames)
+                for stream, video in zip(self.streams, made, strict=True):
+                    stream.add(segment, video, self.device)
         return made
-
-    def _table(self, videos: pa.Table, made: list["_Video"]) -> pa.Table:
-        table = videos.select(["video_id", "source"])
-        lengths = pa.array([video.num_frames * self.stream.cells for video in made], pa.int64())
-        table = table.append_column("num_descriptors", lengths)
-        for name, encoder in self.encoders.items():
-            vectors = torch.stack([encoder.finalise(video.states[name]) for video in made])
-            flat = vectors.cpu().numpy().astype(self.dtype).reshape(-1)
-            kind = encoding_type(encoder.output_dim, self.dtype)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
-            table = table.append_column(name, column)
-        if self.attentive:
-            indices, times = [v.frame_indices for v in made], [v.timestamps_s for v in made]
-            table = table.append_column("frame_indices", pa.array(indices, pa.list_(pa.int64())))
-            table = table.append_column("timestamps_s", pa.array(times, pa.list_(pa.float64())))
-        for name in self.attentive:
-            cells = [np.concatenate(video.attention[name]) for video in made]
-            column = pa.array(cells, pa.list_(pa.float32()))
-            table = table.append_column(f"attention/{name}", column)
-        return table
-
-
-def stored_frames(segment: pa.Table, stream: Stream, device: str) -> torch.Tensor:
-    """[f, T, C] of one row of DESCRIPTORS, in half precision as stored."""
-    descriptors = descriptors_from_arrow(segment[stream.name][0])
-    shape = (-1, stream.cells, stream.width)
-    if descriptors is None or not len(descriptors):
-        return torch.zeros(0, *shape[1:], device=device)
-    return torch.from_numpy(descriptors.reshape(shape).copy()).to(device)
 
 
 @dataclass
 class _Video:
-    """What the segments of a video have added up to."""
+    """What the segments of a video have added up to in one stream."""
 
     num_frames: int = 0
     states: dict[str, State] = field(default_factory=dict)
     attention: dict[str, list[np.ndarray]] = field(default_factory=dict)
     frame_indices: list[int] = field(default_factory=list)
     timestamps_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _StreamEncoders:
+    """The encoders of one stream, by column; of those in `attentive` attention is wanted."""
+
+    stream: Stream
+    encoders: dict[str, Encoder]
+    attentive: list[str]
+
+    def add(self, segment: pa.Table, video: _Video, device: str) -> None:
+        """Adds one row of DESCRIPTORS to what there is of its video."""
+        frames = torch.from_numpy(stored_frames(segment, self.stream).copy()).to(device)
+        for name, encoder in self.encoders.items():
+            state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
+            video.states[name] = video.states[name] + state if name in video.states else state
+        for name in self.attentive:
+            cells = self.encoders[name].attention(frames).float().cpu().numpy()
+            video.attention.setdefault(name, []).append(cells.reshape(-1))
+        if self.attentive and len(frames):
+            # A difference belongs to the later of its two frames: the first frame may have none.
+            video.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
+            video.timestamps_s += segment["timestamps_s"][0].as_py()[-len(frames) :]
+        video.num_frames += len(frames)
+
+    def columns(self, videos: list[_Video], dtype: str) -> dict[str, pa.Array]:
+        """What `EncodeVideos` returns of this stream."""
+        name = self.stream.name
+        lengths = [video.num_frames * self.stream.cells for video in videos]
+        columns = {f"{name}/num_descriptors": pa.array(lengths, pa.int64())}
+        for column, encoder in self.encoders.items():
+            vectors = torch.stack([encoder.finalise(video.states[column]) for video in videos])
+            flat = numbers_to_arrow(vectors.cpu().numpy().astype(dtype))
+            kind = encoding_type(encoder.output_dim, dtype)
+            columns[column] = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+        if self.attentive:
+            indices, times = [v.frame_indices for v in videos], [v.timestamps_s for v in videos]
+            columns[f"{name}/frame_indices"] = pa.array(indices, pa.list_(pa.int64()))
+            columns[f"{name}/timestamps_s"] = pa.array(times, pa.list_(pa.float64()))
+        for column in self.attentive:
+            cells = [np.concatenate(video.attention[column]) for video in videos]
+            columns[f"attention/{column}"] = pa.array(cells, pa.list_(pa.float32()))
+        return columns
+
+
+def stored_frames(segment: pa.Table, stream: Stream) -> np.ndarray:
+    """[f, T, C] of one row of DESCRIPTORS, in half precision as stored; f = 0 where the stream is null."""
+    descriptors = descriptors_from_arrow(segment[stream.name][0])
+    if descriptors is None:
+        descriptors = np.zeros((0, stream.width), np.float16)
+    return descriptors.reshape(-1, stream.cells, stream.width)
 
 
 class SegmentReader:

@@ -273,7 +273,7 @@ class _Rule:
         book_s = sum(map(self._fit_seconds, self.measured.fits))
         workers = min(self.config.fit.num_workers, max(1, self.shape.cpus - 1))
         books = self._on_gpus(book_s)
-        fixed_s = self.fixed.pool_s * len(streams) + self.fixed.train_s
+        fixed_s = self.fixed.pool_s + self.fixed.train_s if streams else 0.0
         spread = self._spread(books, workers) + Range.exactly(sample_s / actors)
         sample_bytes = (
             sum(t.sample_frame_bytes for t in self.measured.encodes) * self.sampled_frames
@@ -287,7 +287,7 @@ class _Rule:
             **books,
             wall_s=self._wall(fixed_s, spread),
             tables={"SAMPLES": sample_bytes, "codebooks": book_bytes},
-            reads=len(streams) * VECTOR_READS * self._files(self.segments, "descriptors", 1)
+            reads=VECTOR_READS * self._files(self.segments, "descriptors", 1)
             + len(streams) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
             writes=len(streams) * (self._files(self.sampled_frames, "samples", actors) + 1)
             + 3 * self._books(),
@@ -330,14 +330,12 @@ class _Rule:
         attention = (
             fold_share * self.described * sum(t.attention_bytes for t in self.measured.encodes)
         )
-        groups = self._files(self.segments, "descriptors", actors) * len(self.measured.encodes)
+        groups = self._files(self.segments, "descriptors", actors)
         return StepPlan(
             name="encode",
             units=round(self.counts.videos * self._books()),
             unit="encodings",
-            wall_s=self._wall(
-                self.fixed.torch_pool_s * len(self.measured.encodes), self._spread(work, actors)
-            ),
+            wall_s=self._wall(self.fixed.torch_pool_s, self._spread(work, actors)),
             **work,
             tables={"ENCODINGS": vectors, "ATTENTION": attention},
             reads=VECTOR_READS * groups,

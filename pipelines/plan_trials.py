@@ -16,7 +16,7 @@ from encoders.base import Encoder
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
 from pipelines import encoding_stages, results
-from pipelines.codebook import Codebook, attention_of, encodings_of
+from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.config import ConfigError
 from pipelines.layout import Job
 from pipelines.results import ScoreMatrix
@@ -91,9 +91,10 @@ def fit_and_encode(
         places = [
             {"video_id": f"{n}", "file": file, "row": row} for n, (file, row) in enumerate(rows)
         ]
-        sampler = encoding_stages.SampleFrames(store, job.described[stream], 2.0, 0)
+        described = {stream: job.described[stream]}
+        sampler = encoding_stages.SampleFrames(store, described, 2.0, 0)
         started = time.perf_counter()
-        sample = sampler(pa.Table.from_pylist(places))
+        sample = sample_of(sampler(pa.Table.from_pylist(places)), stream)
         store.publish_table("sample", sample, job.footer("fit"))
         num_frames = max(1, sample.num_rows)
         sample_s = (time.perf_counter() - started) / num_frames
@@ -138,12 +139,10 @@ def _codebooks_of(job: Job) -> list[Codebook]:
 def _frames(store: Store, places: list[dict], job: Job, stream: str) -> torch.Tensor:
     reader = encoding_stages.SegmentReader(store, ["frame_indices", stream])
     parts = [
-        encoding_stages.stored_frames(
-            reader.read(p["file"], p["row"]), job.described[stream], "cpu"
-        )
+        encoding_stages.stored_frames(reader.read(p["file"], p["row"]), job.described[stream])
         for p in places
     ]
-    return torch.cat(parts)
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:
@@ -217,7 +216,8 @@ def _encode(
     """All encodings of a stream, of videos of one segment each."""
     stream = job.described[books[0].stream]
     attentive = [book for book in books if job.writes_attention(book)]
-    stage = encoding_stages.EncodeVideos(store, books, attentive, stream, job.config.encode.dtype)
+    given = (store, books, attentive, job.described, job.config.encode.dtype)
+    stage = encoding_stages.EncodeVideos(*given)
     videos = pa.table(
         {
             "video_id": [p["video_id"] for p in places],

@@ -237,8 +237,9 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
             if row["status"] == "failed":
                 failed = failed or _said(row, uri)
                 continue
-            descriptors = stored_frames(describe(frames), stream, device)
-            states.append(encoder.accumulate(descriptors.reshape(-1, encoder.descriptor_dim)))
+            descriptors = torch.from_numpy(stored_frames(describe(frames), stream).copy())
+            descriptors = descriptors.to(device).reshape(-1, encoder.descriptor_dim)
+            states.append(encoder.accumulate(descriptors))
     if not states:
         raise ConfigError(f"--query {uri}: cannot be decoded ({failed})")
     state = functools.reduce(operator.add, states)

@@ -14,7 +14,7 @@ from encoders.fv_vae import FvVae
 from encoders.fv_vae_net import FvVaeNet
 from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.settings import FvVaeSettings
-from pipelines.codebook import Codebook, attention_of, encodings_of
+from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.config import Config, Decode
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, precision
 from pipelines.encoding_stages import EncodeVideos, SampleFrames
@@ -185,7 +185,7 @@ def codebook(encoder: str, stream: str, settings: object = None) -> Codebook:
 
 def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:
     attentive = [book for book in books if book.base == "fv_vae"]
-    return EncodeVideos(store, books, attentive, STREAMS[books[0].stream], "float32")(placed)
+    return EncodeVideos(store, books, attentive, STREAMS, "float32")(placed)
 
 
 def everything(described: pa.Table, stream: str) -> torch.Tensor:
@@ -278,8 +278,11 @@ def test_the_sample_is_the_same_however_it_is_read(
     ]
 
     def draw(rate: float, seed: int, rows: list[dict]) -> list[int]:
-        stage = SampleFrames(store, STREAMS[DIFFERENCE], rate, seed)
-        table = stage(pa.Table.from_pylist(rows))
+        both = {name: STREAMS[name] for name in (APPEARANCE, DIFFERENCE)}
+        made = SampleFrames(store, both, rate, seed)(pa.Table.from_pylist(rows))
+        appearances, table = (sample_of(made, name) for name in both)
+        first = {0} if made["frame"].to_pylist().count(0) else set()
+        assert set(appearances["frame"].to_pylist()) == set(table["frame"].to_pylist()) | first
         for descriptors in table["descriptors"]:
             assert descriptors_from_arrow(descriptors).shape == (50, width)
         return sorted(table["frame"].to_pylist())
