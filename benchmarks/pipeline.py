@@ -1,15 +1,31 @@
 """What a run does besides the mathematics, timed against other ways: `python -m benchmarks.pipeline`.
 
-Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes some of them, once; --json FILE
-writes the rows.
+Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes few of them, once, and leaves out what needs whole
+runs beside each other; --json FILE writes the rows; --only CASE runs one, such as describe_step.
 """
 
 import sys
 
 from benchmarks import pipeline_decode, pipeline_plan, pipeline_run
-from benchmarks.harness import main, parser
+from benchmarks.harness import main, parser, progress
 
 CASES = (*pipeline_decode.CASES, *pipeline_run.CASES, *pipeline_plan.CASES)
+QUICK = (
+    *pipeline_decode.CASES,
+    pipeline_run.describe_step,
+    pipeline_run.scheduling,
+    pipeline_run.resume,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(CASES, parser(__doc__.splitlines()[0]).parse_args()))
+    arguments = parser(__doc__.splitlines()[0])
+    names = [case.__name__ for case in CASES]
+    arguments.add_argument("--only", action="append", choices=names, help="a case; repeatable")
+    given = arguments.parse_args()
+    chosen = [case for case in CASES if case.__name__ in given.only] if given.only else CASES
+    if given.quick and not given.only:
+        progress(
+            f"left out by --quick: {', '.join(case.__name__ for case in CASES if case not in QUICK)}"
+        )
+        chosen = QUICK
+    sys.exit(main(chosen, given))

@@ -122,7 +122,7 @@ def uniform_frames(options: Options) -> list[Row]:
         *sorted((data / "labelled").rglob("*.mp4")),
     ]
     if options.quick:
-        paths = paths[::24]
+        paths = paths[::48]
     sides, no_torchcodec = others(str(data / "clips" / "bikes.mp4"))
     repetitions = 1 if options.quick else 3
     # Loading a library is no file's time.

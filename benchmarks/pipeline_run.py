@@ -40,10 +40,12 @@ SETTINGS = (
 
 def describe_step(options: Options) -> list[Row]:
     """The describe step, its parts alone, and Ray Data's own reader"""
-    paths = _videos(12 if options.quick else 200)
+    paths = _videos(6 if options.quick else 200)
     alone = _in_a_process(_alone, paths)
     step = _in_a_process(_job, paths, ("describe",), _cores())["describe"]
-    together = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
+    together = None
+    if not options.quick:
+        together = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
     reader = _in_a_process(_read_videos, paths)
     bound_s = (alone["decode_s"] + alone["forward_s"]) / 2
     what = f"describe, {len(paths)} real videos, squeezenet1_0 features.12"
@@ -110,7 +112,7 @@ def describers(options: Options) -> list[Row]:
 
 def workers(options: Options) -> list[Row]:
     """Describe and encode, one core and two"""
-    paths = _videos(12 if options.quick else 100)
+    paths = _videos(6 if options.quick else 100)
     cores = _cores()
     steps = ("describe", "encode")
     one = _in_a_process(_job, paths, ("describe", "fit", "encode"), cores[:1])
@@ -130,8 +132,7 @@ def workers(options: Options) -> list[Row]:
 
 def scheduling(options: Options) -> list[Row]:
     """What Ray costs for a segment that takes no work"""
-    few, many = (500, 2000) if options.quick else (5000, 20_000)
-    small = _in_a_process(_scheduled, few, False)
+    few, many = 5000, 1000 if options.quick else 20_000
     sides = {"separate": _in_a_process(_scheduled, many, False)}
     if not options.quick:
         sides["together"] = _in_a_process(_scheduled, many, True)
@@ -146,6 +147,9 @@ def scheduling(options: Options) -> list[Row]:
         )
         for name, side in sides.items()
     ]
+    if options.quick:
+        return rows
+    small = _in_a_process(_scheduled, few, False)
     peaks = small["peak_bytes"], sides["separate"]["peak_bytes"]
     return [
         *rows,
