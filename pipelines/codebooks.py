@@ -7,6 +7,7 @@ under way goes on from its last checkpoint.
 
 import io
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +31,10 @@ from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
 
 log = logging.getLogger(__name__)
+
+POLL_S = "0.25"
+"""How often Ray Train looks at its workers. With its own 2 s a worker waits as long for each checkpoint, and one that
+was reported just before a crash is lost."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def run_training(
         RunError: `loop` reported a failure that would come again.
     """
     store, config = setting["store"], setting["config"]
+    # Ray Train reads it on the driver, and hands it to its controller.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     line = ProgressLine(step, total)
     workers, resources = config.fit.num_workers, ray.cluster_resources()
     use_gpu = resources.get("GPU", 0) >= workers

@@ -334,7 +334,7 @@ def test_an_interrupted_sample_is_drawn_again(
     before = jobs[0].store.read_table(folder)
     jobs[0].store.publish_table(f"{folder}/partial.parquet", before.slice(0, 3), {})
     (finished / folder / "_done.json").unlink()
-    corpus._sample(jobs[0], STREAMS[0])
+    corpus._sample(jobs[0])
     order = [("video_id", "ascending"), ("frame", "ascending")]
     assert jobs[0].store.read_table(folder).sort_by(order).equals(before.sort_by(order))
 
@@ -372,7 +372,6 @@ def test_object_storage_gives_the_same_rows_as_a_folder(
     flags = ["--videos", f"{s3_bucket}/videos", "--labels", f"{s3_bucket}/labels.csv"]
     flags += ["--out", f"{s3_bucket}/run", "--recipe", "demo"]
     weights = f"describe.weights={s3_bucket}/weights.safetensors"
-    # Each checkpoint takes two seconds of Ray Train's.
     short = ("encode.encoders=vlad,fv_vae", "fv_vae.num_steps=2", "fit.checkpoint_s=0.01")
     for setting in (weights, *SMALL, *short):
         flags += ["--set", setting]
