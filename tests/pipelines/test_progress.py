@@ -36,11 +36,11 @@ def test_workers_seconds_are_counted_and_exported(local_ray: None) -> None:
     assert write.workers == 1
     assert write.start_s > decode.start_s >= line.spent.start_s >= 0
     wanted = {
-        f'video_fisher_planned{{step="{name}"': 5.0,
-        f'video_fisher_rows{{step="{name}",status="ok"': 4.0,
-        f'video_fisher_rows{{step="{name}",status="failed"': 1.0,
-        f'video_fisher_busy_seconds{{step="{name}",stage="decode"': decode.busy_s,
-        f'video_fisher_workers{{step="{name}",stage="write"': 1.0,
+        f'ray_video_fisher_planned{{step="{name}"': 5.0,
+        f'ray_video_fisher_rows_total{{step="{name}",status="ok"': 4.0,
+        f'ray_video_fisher_rows_total{{step="{name}",status="failed"': 1.0,
+        f'ray_video_fisher_busy_seconds_total{{step="{name}",stage="decode"': decode.busy_s,
+        f'ray_video_fisher_workers{{step="{name}",stage="write"': 1.0,
     }
     found = exported(name, set(wanted))
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-3)
@@ -62,8 +62,9 @@ def exported(step: str, wanted: set[str]) -> dict[str, float]:
 
 
 def _key(line: str) -> str:
-    """The name without Ray's prefix and suffix, and the tags that are ours."""
+    """The name, and the tags that are ours; Ray's own WorkerId, by which the dashboard tells runs apart, is there too."""
     name, _, rest = line.partition("{")
     tags = dict(part.split("=", 1) for part in rest.rpartition("}")[0].split(","))
+    assert tags["WorkerId"]
     kept = ",".join(f"{tag}={tags[tag]}" for tag in ("step", "status", "stage") if tag in tags)
-    return f"{name.removeprefix('ray_').removesuffix('_total')}{{{kept}"
+    return f"{name}{{{kept}"
