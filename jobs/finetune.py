@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         # As in jobs/fcvid_encode.py: read by Ray when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from pipelines import cluster, corpus, finetune, prepare
+    from pipelines import cluster, corpus, finetune, prepare, ray_job
     from pipelines.lock import RunLock
 
     finetune.check(config)
@@ -62,7 +62,12 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         if not job.store.exists(job.weights.file):
             job.weights.load()
-        with RunLock(job.store, shlex.join(sys.argv), take_over=arguments.take_over) as lock:
+        with RunLock(
+            job.store,
+            shlex.join(sys.argv),
+            take_over=arguments.take_over,
+            submission=ray_job.submission(),
+        ) as lock:
             corpus.run(job, ("index",), address, lock.check)
             cluster.connect(address, config.cluster)
             lock.check()

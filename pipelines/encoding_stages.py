@@ -4,6 +4,7 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,13 @@ import torch
 from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
+from pipelines import logs
 from pipelines.codebook import Codebook
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
 from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
+
+log = logging.getLogger(__name__)
 
 
 class SampleFrames:
@@ -85,6 +89,7 @@ class EncodeVideos:
         dtype: str,
         meter: Meter = SILENT,
     ) -> None:
+        logs.configure()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoders = {book.column: load_encoder(book, store, self.device) for book in codebooks}
         self.attentive = [book.column for book in attentive]
@@ -95,9 +100,10 @@ class EncodeVideos:
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
         spent = Sums(self.meter)
-        made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
-        with spent("encode"):
-            table = self._table(videos, made)
+        with logs.naming(log, "encode", videos):
+            made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
+            with spent("encode"):
+                table = self._table(videos, made)
         spent.tell()
         return table
 
