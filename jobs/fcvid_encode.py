@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines import logs
+from pipelines import logs, ray_job
 from pipelines.config import Config, ConfigError, RunError
 from pipelines.recipes import RECIPES, recipe
 
@@ -119,6 +119,12 @@ def _terminate(*_: object) -> None:
     sys.exit(signal.SIGTERM)
 
 
+def refuse_relative_paths(arguments: argparse.Namespace) -> None:
+    """For a Ray job."""
+    names = ("videos", "labels", "out")
+    ray_job.refuse_relative({f"--{name}": getattr(arguments, name) for name in names})
+
+
 def run(
     arguments: argparse.Namespace,
     config: Config,
@@ -137,11 +143,14 @@ def run(
         # Read by Ray when it is imported. The embedded cluster listens on the loopback address only, and
         # a token file in the home folder would lock `ray start` and `ray job` out of each other later.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray's C++ side prints a harmless error for every actor pool.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from pipelines import corpus, planning, prepare, ray_job
+    # Ray's C++ side prints a harmless error for every actor pool.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from pipelines import corpus, planning, prepare
     from pipelines.lock import RunLock
 
+    submission = ray_job.submission()
+    if submission.id:
+        refuse_relative_paths(arguments)
     steps = prepare.parse_steps(arguments.steps)
     inputs = {
         "videos": arguments.videos,
@@ -164,7 +173,7 @@ def run(
             job.store,
             command,
             take_over=arguments.take_over,
-            submission=ray_job.submission(),
+            submission=submission,
         ) as lock:
             if arguments.retry_failed is not None:
                 job = prepare.retry_failed(job, steps, arguments.retry_failed)

@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import fcvid_encode
+from pipelines import ray_job
 from pipelines.config import Config, ConfigError
 from pipelines.recipes import recipe
 
@@ -39,12 +40,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         raise ConfigError("--plan: expected a job whose steps can be planned; this one has its own")
     config = recipe(arguments.recipe).with_settings(arguments.settings)
+    submission = ray_job.submission()
+    if submission.id:
+        fcvid_encode.refuse_relative_paths(arguments)
     address = arguments.address or os.environ.get("RAY_ADDRESS")
     if not address:
         # As in jobs/fcvid_encode.py: read by Ray when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from pipelines import cluster, corpus, finetune, prepare, ray_job
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from pipelines import cluster, corpus, finetune, prepare
     from pipelines.lock import RunLock
 
     finetune.check(config)
@@ -66,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             job.store,
             shlex.join(sys.argv),
             take_over=arguments.take_over,
-            submission=ray_job.submission(),
+            submission=submission,
         ) as lock:
             corpus.run(job, ("index",), address, lock.check)
             cluster.connect(address, config.cluster)

@@ -42,11 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     """Submits; returns the exit code."""
     arguments = parser().parse_args(argv)
     # Wrong flags show here, not on the cluster.
-    fcvid_encode.parser().parse_args(arguments.job)
-    return fcvid_encode.guarded(lambda: _submit(arguments))
+    job = fcvid_encode.parser().parse_args(arguments.job)
+    return fcvid_encode.guarded(lambda: _submit(arguments, job))
 
 
-def _submit(arguments: argparse.Namespace) -> int:
+def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
+    fcvid_encode.refuse_relative_paths(job)
     if not arguments.address.startswith(("http://", "https://")):
         raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
     for name in ("attempts", "pending_timeout_s", "head_timeout_s"):

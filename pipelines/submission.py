@@ -33,7 +33,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipelines.config import ConfigError, RunError
 from pipelines.logs import one_line
-from pipelines.ray_job import REPLACES
+from pipelines.ray_job import CODE, REPLACES
+from pipelines.revision import code_revision
 from pipelines.storage import redact
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ class Submitter:
                 entrypoint=shlex.join(words),
                 submission_id=job_id,
                 runtime_env=self.request.runtime_env,
-                metadata={REPLACES: " ".join(self._lost)},
+                metadata={REPLACES: " ".join(self._lost), CODE: code_revision()},
             )
         except ConfigError:
             raise

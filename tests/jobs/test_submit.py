@@ -7,7 +7,7 @@ import pytest
 from jobs.submit import main, parser
 
 ROOT = Path(__file__).parents[2]
-JOB = ["--", "--videos", "v", "--out", "o"]
+JOB = ["--", "--videos", "s3://bucket/videos", "--out", "/runs/fcvid"]
 
 
 def test_flags_are_frozen() -> None:
@@ -34,6 +34,7 @@ def test_flags_are_frozen() -> None:
         (["--working-dir", "/tmp"], "expected the checkout with jobs/fcvid_encode.py"),
         (["--runtime-env", "/nowhere.yaml"], "--runtime-env /nowhere.yaml: cannot be read"),
         (["--runtime-env", __file__], "--runtime-env"),
+        (["--labels", "labels.csv"], "--labels labels.csv: expected a URI, or the absolute path"),
     ],
 )
 def test_user_errors_are_one_message(
@@ -45,7 +46,9 @@ def test_user_errors_are_one_message(
     monkeypatch.chdir(ROOT)
     # Set by the job; put back afterwards.
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
-    assert main([*flags, *JOB]) == 2
+    # The last one is a flag of the job.
+    words = [*JOB, *flags] if flags[0] == "--labels" else [*flags, *JOB]
+    assert main(words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert text in line

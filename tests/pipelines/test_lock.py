@@ -103,9 +103,9 @@ def test_what_a_job_knows_of_its_submission(monkeypatch: pytest.MonkeyPatch) -> 
     assert submission() == Submission()
     monkeypatch.setenv(name, json.dumps({"metadata": {"job_submission_id": "a"}}))
     assert submission() == Submission("a")
-    metadata = {"job_submission_id": "c", "replaces": "a b"}
+    metadata = {"job_submission_id": "c", "replaces": "a b", "code": "0.1.0 abc"}
     monkeypatch.setenv(name, json.dumps({"metadata": metadata, "runtime_env": {}}))
-    assert submission() == Submission("c", frozenset("ab"))
+    assert submission() == Submission("c", frozenset("ab"), "0.1.0 abc")
 
 
 def test_a_lock_of_an_earlier_version_is_read(tmp_path: Path) -> None:

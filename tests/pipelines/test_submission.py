@@ -11,6 +11,7 @@ import ray
 
 from pipelines import submission
 from pipelines.config import ConfigError, RunError
+from pipelines.revision import code_revision
 from pipelines.submission import JobLog, Request, Submitter
 
 LOST = {"status": "FAILED", "message": "Job supervisor actor died: gone", "driver_exit_code": None}
@@ -124,7 +125,7 @@ def test_a_done_job_is_submitted_once(head: FakeHead) -> None:
     assert only["entrypoint"] == (
         """python jobs/fcvid_encode.py --out 'it'"'"'s here' --take-over"""
     )
-    assert only["metadata"] == {"replaces": ""}
+    assert only["metadata"] == {"replaces": "", "code": code_revision()}
     assert "".join(run.said) == f"log of {only['submission_id']}\n"
 
 
