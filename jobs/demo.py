@@ -7,6 +7,7 @@ from pathlib import Path
 
 from encoders import backbones
 from jobs import fcvid_encode
+from pipelines import logs
 from pipelines.demo_corpus import make_demo_corpus
 from pipelines.recipes import recipe
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if bool(arguments.videos) != bool(arguments.labels):
         parser.error("VIDEOS and LABELS go together")
-    fcvid_encode.configure_logging()
+    logs.configure()
     out = Path(arguments.out)
     if arguments.videos:
         videos, labels = arguments.videos, arguments.labels

@@ -2,7 +2,7 @@
 
 The FCVID protocol (VU 5.4.1) is the default recipe; the others differ only in their configuration.
 Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too many
-segments failed.
+segments failed, 130 and 143 it was stopped (Ctrl-C; `ray job stop`, SIGTERM).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pipelines import logs, ray_job
 from pipelines.config import Config, ConfigError, RunError
 from pipelines.recipes import RECIPES, recipe
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
     from pipelines.layout import Job
 
 log = logging.getLogger("video_fisher")
+
+STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
 
 
 def parser(
@@ -77,13 +81,6 @@ def parser(
     return out
 
 
-def configure_logging() -> None:
-    """One line per event of our own; of libraries, warnings only."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("video_fisher", "jobs", "pipelines", "encoders"):
-        logging.getLogger(name).setLevel(logging.INFO)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the job; returns the exit code."""
     arguments = parser().parse_args(argv)
@@ -93,16 +90,39 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def guarded(job: Callable[[], int]) -> int:
-    """The exit code of a job, with the user's errors as one message each."""
-    configure_logging()
+    """The exit code of a job, with the user's errors as one message each.
+
+    A signal that ends the job unwinds it, so that the lock of the output folder is given back.
+    """
+    logs.configure()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return job()
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        print(STOPPED, file=sys.stderr)
+        return 128 + signal.SIGTERM
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _terminate(*_: object) -> None:
+    # What Ray's own handler raises, which takes the place of this one.
+    sys.exit(signal.SIGTERM)
+
+
+def refuse_relative_paths(arguments: argparse.Namespace) -> None:
+    """For a Ray job."""
+    names = ("videos", "labels", "out")
+    ray_job.refuse_relative({f"--{name}": getattr(arguments, name) for name in names})
 
 
 def run(
@@ -123,11 +143,14 @@ def run(
         # Read by Ray when it is imported. The embedded cluster listens on the loopback address only, and
         # a token file in the home folder would lock `ray start` and `ray job` out of each other later.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray's C++ side prints a harmless error for every actor pool.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray's C++ side prints a harmless error for every actor pool.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from pipelines import corpus, planning, prepare
     from pipelines.lock import RunLock
 
+    submission = ray_job.submission()
+    if submission.id:
+        refuse_relative_paths(arguments)
     steps = prepare.parse_steps(arguments.steps)
     inputs = {
         "videos": arguments.videos,
@@ -146,7 +169,12 @@ def run(
         outcome = corpus.run(job, steps, address)
     else:
         command = shlex.join(sys.argv)
-        with RunLock(job.store, command, take_over=arguments.take_over) as lock:
+        with RunLock(
+            job.store,
+            command,
+            take_over=arguments.take_over,
+            submission=submission,
+        ) as lock:
             if arguments.retry_failed is not None:
                 job = prepare.retry_failed(job, steps, arguments.retry_failed)
             outcome = corpus.run(job, steps, address, lock.check)

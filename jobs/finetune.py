@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import fcvid_encode
+from pipelines import ray_job
 from pipelines.config import Config, ConfigError
 from pipelines.recipes import recipe
 
@@ -39,11 +40,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         raise ConfigError("--plan: expected a job whose steps can be planned; this one has its own")
     config = recipe(arguments.recipe).with_settings(arguments.settings)
+    submission = ray_job.submission()
+    if submission.id:
+        fcvid_encode.refuse_relative_paths(arguments)
     address = arguments.address or os.environ.get("RAY_ADDRESS")
     if not address:
         # As in jobs/fcvid_encode.py: read by Ray when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from pipelines import cluster, corpus, finetune, prepare
     from pipelines.lock import RunLock
 
@@ -62,7 +66,12 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         if not job.store.exists(job.weights.file):
             job.weights.load()
-        with RunLock(job.store, shlex.join(sys.argv), take_over=arguments.take_over) as lock:
+        with RunLock(
+            job.store,
+            shlex.join(sys.argv),
+            take_over=arguments.take_over,
+            submission=submission,
+        ) as lock:
             corpus.run(job, ("index",), address, lock.check)
             cluster.connect(address, config.cluster)
             lock.check()

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -31,6 +33,9 @@ def connect(address: str | None, settings: Cluster) -> None:
             _node_ip_address="127.0.0.1",
             **quiet,
         )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's C++ side prints a stack before it calls the handler: the handler alone will do.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     # Its warnings are about progress bars and CPUs that are busy for a moment; what fails is raised.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ that loads the network, and with it torchvision, whose import takes as long as t
 """
 
 import dataclasses
+import logging
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,13 @@ import torch
 
 from encoders import backbones
 from encoders.descriptors import Stream, streams_of
+from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.meter import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
+
+log = logging.getLogger(__name__)
 
 
 def described_streams(config: Config) -> dict[str, Stream]:
@@ -62,6 +66,7 @@ class DescribeFrames:
         num_threads: int,
         meter: Meter = SILENT,
     ) -> None:
+        logs.configure()
         self.settings, self.crop_px = config.describe, config.picture.crop_px
         self.streams, self.meter = streams, meter
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,6 +95,10 @@ class DescribeFrames:
             return pa.concat_tables(self._rows(batch.slice(i, 1)) for i in range(len(batch)))
 
     def _rows(self, batch: pa.Table) -> pa.Table:
+        with logs.naming(log, "describe", batch):
+            return self._described(batch)
+
+    def _described(self, batch: pa.Table) -> pa.Table:
         counts = batch["num_images"].to_pylist()
         images = np.concatenate([self._images(value) for value in batch["images"]])
         failed = [status == "failed" for status in batch["status"].to_pylist()]

@@ -4,6 +4,7 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
+from pipelines import logs
 from pipelines.codebook import Codebook
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
@@ -23,6 +25,8 @@ from pipelines.tables import (
     encoding_type,
     numbers_to_arrow,
 )
+
+log = logging.getLogger(__name__)
 
 
 class SampleFrames:
@@ -101,6 +105,7 @@ class EncodeVideos:
         dtype: str,
         meter: Meter = SILENT,
     ) -> None:
+        logs.configure()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype, self.meter = dtype, meter
         self.streams = [
@@ -121,12 +126,14 @@ class EncodeVideos:
     @torch.inference_mode()
     def __call__(self, videos: pa.Table) -> pa.Table:
         spent = Sums(self.meter)
-        made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
-        with spent("encode"):
-            table = videos.select(["video_id", "source"])
-            for place, stream in enumerate(self.streams):
-                for name, column in stream.columns([v[place] for v in made], self.dtype).items():
-                    table = table.append_column(name, column)
+        with logs.naming(log, "encode", videos):
+            made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
+            with spent("encode"):
+                table = videos.select(["video_id", "source"])
+                for place, stream in enumerate(self.streams):
+                    own = [video[place] for video in made]
+                    for name, column in stream.columns(own, self.dtype).items():
+                        table = table.append_column(name, column)
         spent.tell()
         return table
 

@@ -18,20 +18,18 @@ import datetime
 import functools
 import hashlib
 import re
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
-from pipelines import __version__
 from pipelines.codebook import Codebook
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
 from pipelines.results import is_local
+from pipelines.revision import code_revision
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
 
@@ -429,14 +427,3 @@ class Job:
 def folder_name(encoder: str, stream: str) -> str:
     """A folder for an encoder's or variant's results: readers take name=value for a partition."""
     return re.sub("[^0-9A-Za-z_.-]+", "_", f"{encoder}-{stream}")
-
-
-@functools.cache
-def code_revision() -> str:
-    """The version, and the git revision where this is a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return __version__
-    return f"{__version__} {found.stdout.strip()}"

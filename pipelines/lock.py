@@ -5,7 +5,8 @@ for one of any number that try (`Store.create`). Its holder renews the time in i
 run that finds a lock
 
     refuses           where the heartbeat is fresh,
-    takes it over     where its process is gone, which is seen at once on the same machine; where it is
+    takes it over     where its process is gone, which is seen at once on the same machine; where it is the
+                      driver of a Ray job that this one replaces (`jobs/submit.py`); where it is
                       stale, and a while of watching shows no heartbeat; where the user says so.
 
 No two take over the same lock: the first step of that is a file named by the token of the lock, created
@@ -36,6 +37,7 @@ from types import TracebackType
 from typing import Self
 
 from pipelines.config import ConfigError, RunError
+from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.storage import Store, redact
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Holder:
             where the system does not say.
         pid_started: tells a process from a later one of the same id.
         command: what the user typed.
+        submission_id: of the Ray job whose driver it is; empty for none.
         started, heartbeat: seconds since 1970 by the holder's clock.
         heartbeat_s: between its heartbeats.
     """
@@ -89,6 +92,7 @@ class Holder:
     started: float
     heartbeat: float
     heartbeat_s: float
+    submission_id: str = ""
 
     def to_json(self) -> bytes:
         """The lock file. Times are repeated in words for people who open it."""
@@ -102,7 +106,7 @@ class Holder:
     def of(cls, data: bytes) -> "Holder | None":
         """The holder, or None where the file is damaged."""
         try:
-            values = json.loads(data)
+            values = {"submission_id": ""} | json.loads(data)
             found = cls(**{name: kind(values[name]) for name, kind in _FIELDS.items()})
         except (ValueError, KeyError, TypeError, OverflowError):
             return None
@@ -133,6 +137,7 @@ _FIELDS = {
     "started": float,
     "heartbeat": float,
     "heartbeat_s": float,
+    "submission_id": str,
 }
 
 
@@ -142,6 +147,7 @@ class RunLock:
     Args:
         command: what the user typed, for the message to others; credentials in it are left out.
         take_over: take the lock whoever holds it.
+        submission: of this process.
         heartbeat_s: between renewals.
         on_lost: called once, in the heartbeat's thread, when another run has taken over. The default
             interrupts the main thread, so that a long step ends too.
@@ -157,10 +163,12 @@ class RunLock:
         command: str,
         *,
         take_over: bool = False,
+        submission: Submission = NO_SUBMISSION,
         heartbeat_s: float = HEARTBEAT_S,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._take_over = store, take_over
+        self._replaces = submission.replaces
         self._on_lost = on_lost or _interrupt_main_thread
         now = time.time()
         self.holder = Holder(
@@ -173,6 +181,7 @@ class RunLock:
             started=now,
             heartbeat=now,
             heartbeat_s=heartbeat_s,
+            submission_id=submission.id,
         )
         self._stop = threading.Event()
         self._ending = threading.Lock()
@@ -312,6 +321,8 @@ class RunLock:
             return None
         if holder.is_gone:
             return f"its process has ended: {_who(holder)}"
+        if holder.submission_id in self._replaces:
+            return f"this job replaces that one, which was lost: {_who(holder)}"
         stale_s, age_s = _STALE_BEATS * holder.heartbeat_s, time.time() - holder.heartbeat
         if -stale_s < age_s < stale_s:
             raise self._locked(holder)

@@ -13,12 +13,13 @@ import torch
 
 from pipelines import cluster, plan, plan_probe
 from pipelines.config import ConfigError, Plan
-from pipelines.layout import Job, code_revision
+from pipelines.layout import Job
 from pipelines.plan import Overheads, Shape, StepPlan
 from pipelines.plan_probe import Counts
 from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
 from pipelines.prices import Prices, read_prices
+from pipelines.revision import code_revision
 from pipelines.storage import StorageError
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,8 @@ from encoders.compress import Compression, fit_whitening
 from encoders.kmeans import fit_kmeans
 from encoders.retrieval import average_precision, mean_average_precision
 from pipelines.config import RunError, digest
-from pipelines.layout import code_revision, folder_name
+from pipelines.layout import folder_name
+from pipelines.revision import code_revision
 from pipelines.saved_run import Encodings
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION, SEARCH, encoding_type, vectors_from_arrow

@@ -4,19 +4,24 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 here: a node may run many of these. A row that fails is returned with its reason.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines import logs
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.sampling import num_segments
+from pipelines.storage import redact
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe
+
+log = logging.getLogger(__name__)
 
 FACTS = (
     "container",
@@ -44,6 +49,7 @@ class ProbeVideos:
     """Manifest rows to VIDEOS rows, from headers."""
 
     def __init__(self, sampling: Sampling, decode: Decode, meter: Meter = SILENT) -> None:
+        logs.configure()
         self.sampling, self.max_frame_px, self.meter = sampling, decode.max_frame_px, meter
         self.decoder = IsolatedDecoder(decode)
 
@@ -55,12 +61,14 @@ class ProbeVideos:
         try:
             facts = self.decoder.call(probe, row["uri"], self.max_frame_px)
         except VideoError as error:
-            return videos_row(row, None, 1) | {
+            failed = {
                 "status": "failed",
                 "stage": "index",
                 "error_type": error.error_type,
                 "error": error.message,
             }
+            _tell(row | failed)
+            return videos_row(row, None, 1) | failed
         return videos_row(row, facts, num_segments(facts, self.sampling))
 
 
@@ -100,6 +108,7 @@ class DecodeSegments:
     def __init__(
         self, sampling: Sampling, picture: Picture, decode: Decode, meter: Meter = SILENT
     ) -> None:
+        logs.configure()
         self.sampling, self.picture, self.settings = sampling, picture, decode
         self.meter = meter
         self.decoder = IsolatedDecoder(decode)
@@ -109,6 +118,8 @@ class DecodeSegments:
         for row in segments.to_pylist():
             began, started = time.time(), time.perf_counter()
             found, read_s = self._row(row)
+            if found["status"] != "ok":
+                _tell(found)
             frames = pa.Table.from_pylist([found], schema=_FRAMES)
             seconds = time.perf_counter() - started
             if read_s:
@@ -162,6 +173,12 @@ class DecodeSegments:
             "has_predecessor": frames.has_predecessor,
         }
         return found, frames.read_s
+
+
+def _tell(row: dict) -> None:
+    """What the row says of itself, to the log of this node."""
+    reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
+    logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
 
 
 def _no_frames() -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.lock import LOCK, Holder, LockedError, LockLostError, RunLock
+from pipelines.ray_job import Submission, submission
 from pipelines.storage import Store
 
 BEAT_S = 0.1
@@ -80,6 +81,37 @@ def test_heartbeats_are_renewed(store: Store) -> None:
         later = read(store)
     assert later.heartbeat > first.heartbeat + 2 * BEAT_S
     assert dataclasses.replace(later, heartbeat=0.0) == dataclasses.replace(first, heartbeat=0.0)
+
+
+def test_the_lock_of_a_job_that_was_replaced_is_taken_over_and_nobody_elses(tmp_path: Path) -> None:
+    """The driver of the lost job was on another machine, and its last heartbeat is fresh."""
+    store, now = Store(str(tmp_path)), Submission("new", frozenset({"lost", "lost too"}))
+    for other in ("", "of another run", "new"):
+        put(store, submission_id=other)
+        with pytest.raises(LockedError, match="process 7 on elsewhere"):
+            RunLock(store, "x", submission=now, heartbeat_s=BEAT_S).__enter__()
+        assert read(store).submission_id == other
+    put(store, submission_id="lost")
+    with RunLock(store, "x", submission=now, heartbeat_s=BEAT_S) as held:
+        held.check()
+        assert read(store).submission_id == "new"
+
+
+def test_what_a_job_knows_of_its_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+    monkeypatch.delenv(name, raising=False)
+    assert submission() == Submission()
+    monkeypatch.setenv(name, json.dumps({"metadata": {"job_submission_id": "a"}}))
+    assert submission() == Submission("a")
+    metadata = {"job_submission_id": "c", "replaces": "a b", "code": "0.1.0 abc"}
+    monkeypatch.setenv(name, json.dumps({"metadata": metadata, "runtime_env": {}}))
+    assert submission() == Submission("c", frozenset("ab"), "0.1.0 abc")
+
+
+def test_a_lock_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    text = json.loads(holder().to_json())
+    del text["submission_id"]
+    assert Holder.of(json.dumps(text).encode()).submission_id == ""
 
 
 def test_credentials_in_the_command_are_left_out(tmp_path: Path) -> None:

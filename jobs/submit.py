@@ -1,0 +1,101 @@
+"""Submits the main job to a running cluster, follows its log, and submits it again until it is done.
+
+`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; what follows `--` are the flags
+of `jobs/fcvid_encode.py`. Exit codes: those of that job (0 done, 2 something in the inputs or settings is wrong, 3
+too many segments failed), 1 attempts or patience are used up, 130 stopped by Ctrl-C, 143 stopped by somebody else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from jobs import fcvid_encode
+from pipelines.config import ConfigError
+
+JOB = "jobs/fcvid_encode.py"
+ADDRESS = "http://127.0.0.1:8265"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The frozen command line."""
+    out = argparse.ArgumentParser(prog="submit", description=__doc__.splitlines()[0])
+    out.add_argument("--address", default=ADDRESS, help=f"of the head's dashboard ({ADDRESS})")
+    out.add_argument("--attempts", type=int, default=10, help="most submissions (10)")
+    out.add_argument("--up", default="", help="cluster.yaml: `ray up` starts a head that is away")
+    out.add_argument("--working-dir", default=".", help="the checkout; .rayignore is left out (.)")
+    out.add_argument("--runtime-env", default="", help="YAML file, as for `ray job submit`")
+    out.add_argument(
+        "--pending-timeout-s", type=float, default=600.0, help="until a driver runs (600)"
+    )
+    out.add_argument(
+        "--head-timeout-s", type=float, default=1800.0, help="that a head may be away (1800)"
+    )
+    out.add_argument("job", nargs="*", metavar="-- FLAGS", help=f"the flags of {JOB}")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Submits; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    # Wrong flags show here, not on the cluster.
+    job = fcvid_encode.parser().parse_args(arguments.job)
+    return fcvid_encode.guarded(lambda: _submit(arguments, job))
+
+
+def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
+    fcvid_encode.refuse_relative_paths(job)
+    if not arguments.address.startswith(("http://", "https://")):
+        raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
+    for name in ("attempts", "pending_timeout_s", "head_timeout_s"):
+        if not 0 < getattr(arguments, name) < float("inf"):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag}: expected more than 0, got {getattr(arguments, name)}")
+    # Ray's client takes this one before any that it is given; the mode is read when Ray is imported.
+    os.environ["RAY_API_SERVER_ADDRESS"] = arguments.address
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from pipelines.submission import Request, Submitter, working_dir
+
+    folder = working_dir(arguments.working_dir, JOB)
+    # It repeats what is said here.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    request = Request(
+        address=arguments.address,
+        command=("python", JOB, *arguments.job),
+        runtime_env={**_runtime_env(arguments.runtime_env), "working_dir": folder},
+        attempts=arguments.attempts,
+        pending_timeout_s=arguments.pending_timeout_s,
+        head_timeout_s=arguments.head_timeout_s,
+        up=arguments.up,
+    )
+    return Submitter(request, _print).run()
+
+
+def _runtime_env(file: str) -> dict:
+    """What a YAML file says.
+
+    Raises:
+        ConfigError: it cannot be read, or says nothing of the kind.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(file).read_text()) if file else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--runtime-env {file}: expected a mapping, got {type(found).__name__}")
+    return found
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

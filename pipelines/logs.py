@@ -1,0 +1,64 @@
+"""What processes log: one format, whole lines, in the driver and in workers.
+
+A worker's lines are in the log files of its process on its node, `logs/worker-*.err` in the folder of Ray's
+session. A line that concerns a video names it, and the segment if there is one, in front.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FORMAT = "%(asctime)s %(about)s%(message)s"
+_DATE = "%Y-%m-%d %H:%M:%S"
+
+
+def configure() -> None:
+    """One line per event of our own; of libraries, warnings only. Does nothing the second time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT, _DATE, defaults={"about": ""}))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in ("video_fisher", "jobs", "pipelines", "encoders"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def of_video(log: logging.Logger, row: dict[str, Any]) -> logging.LoggerAdapter:
+    """A log whose lines begin with `video=<id> segment=<id> `.
+
+    Args:
+        row: of any table that has video_id; segment_id if it is there.
+    """
+    names = {"video": row["video_id"], "segment": row.get("segment_id")}
+    about = [f"{name}={_quoted(value)} " for name, value in names.items() if value is not None]
+    return logging.LoggerAdapter(log, {"about": "".join(about)})
+
+
+@contextmanager
+def naming(log: logging.Logger, stage: str, rows: pa.Table) -> Iterator[None]:
+    """An exception inside is logged for each video or segment of `rows`, and goes on.
+
+    Ray fails the step with the same exception, but does not know what was being worked on.
+    """
+    try:
+        yield
+    except Exception as error:
+        ids = [name for name in ("video_id", "segment_id") if name in rows.column_names]
+        for row in rows.select(ids).to_pylist():
+            of_video(log, row).error("%s failed: %s", stage, one_line(f"{error!r}"))
+        raise
+
+
+def one_line(text: str) -> str:
+    """`text` with what would break a line, or a terminal, spelt out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _quoted(text: str) -> str:
+    """As it is, or in quotes where it would not be one word."""
+    is_word = text.isprintable() and not set(text) & set(" \"'=")
+    return text if is_word and text else repr(text)
