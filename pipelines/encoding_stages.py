@@ -14,6 +14,7 @@ from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines.codebook import Codebook
+from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
 from pipelines.tables import SAMPLES, descriptors_from_arrow, descriptors_to_arrow, encoding_type
@@ -30,6 +31,7 @@ class SampleFrames:
         self, store: Store, stream: Stream, rate: float, seed: int, meter: Meter = SILENT
     ) -> None:
         self.meter = meter
+        meter.joined("read")
         self.reader = SegmentReader(store, ["frame_indices", stream.name])
         self.stream, self.rate, self.seed = stream, rate, seed
 
@@ -60,12 +62,12 @@ def _uniform(seed: int, video_id: str, frame: int) -> float:
     return int.from_bytes(sha.digest()[:8], "little") / 2**64
 
 
-def load_encoder(book: Codebook, store: Store, device: str) -> Encoder:
+def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
     """The encoder, from the files of the codebook's folder."""
     names = store.files(book.folder, ".safetensors")
     files = {name.rsplit("/", 1)[-1]: store.read(name) for name in names}
     encoder = encoder_from_bytes(files[CODEBOOK])
-    return encoder.with_files(files, book.settings).to(device)
+    return encoder.with_files(files, book.settings).to(on)
 
 
 class EncodeVideos:
@@ -84,8 +86,10 @@ class EncodeVideos:
         stream: Stream,
         dtype: str,
         meter: Meter = SILENT,
+        allow_missing_gpu: bool = False,
     ) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        meter.joined("encode")
+        self.device = device(meter, allow_missing_gpu)
         self.encoders = {book.column: load_encoder(book, store, self.device) for book in codebooks}
         self.attentive = [book.column for book in attentive]
         self.stream, self.dtype, self.meter = stream, dtype, meter
@@ -144,13 +148,13 @@ class EncodeVideos:
         return table
 
 
-def stored_frames(segment: pa.Table, stream: Stream, device: str) -> torch.Tensor:
+def stored_frames(segment: pa.Table, stream: Stream, on: str) -> torch.Tensor:
     """[f, T, C] of one row of DESCRIPTORS, in half precision as stored."""
     descriptors = descriptors_from_arrow(segment[stream.name][0])
     shape = (-1, stream.cells, stream.width)
     if descriptors is None or not len(descriptors):
-        return torch.zeros(0, *shape[1:], device=device)
-    return torch.from_numpy(descriptors.reshape(shape).copy()).to(device)
+        return torch.zeros(0, *shape[1:], device=on)
+    return torch.from_numpy(descriptors.reshape(shape).copy()).to(on)
 
 
 @dataclass
