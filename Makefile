@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
-# make test    every test;  make test-unit: those that start no Ray cluster and do not wait long
+# make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
+# make test-cluster    tests on clusters of their own: jobs, autoscaling, several nodes
 # make check   lint and format
 PYTHON ?= python3
 VENV := .venv
@@ -9,18 +10,21 @@ VIDEOS ?=
 LABELS ?=
 WEIGHTS ?=
 
-.PHONY: demo test test-unit check format clean
+.PHONY: demo test test-unit test-cluster check format clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: test-unit
-	$(BIN)/python -m pytest -m "slow and not ray" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m "slow and not ray and not cluster" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "ray and not cluster"
 
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not ray and not slow" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m "not ray and not slow and not cluster" -n auto --maxprocesses 4
+
+test-cluster: $(VENV)/installed
+	$(BIN)/python -m pytest -m cluster
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ The nodes are Ray's fake ones: processes of this machine that claim the CPUs and
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -15,14 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-import psutil
+import ray
 import yaml
 from ray.util import state
+from ray.util.state.exception import RayStateApiException
+
+# isort: split
+import psutil
 
 from tests.cluster import heads
 
-HEAD_ID = "f" * 51 + "00000"
-"""What the provider of fake nodes expects the head to be called."""
+HEAD, HEAD_ID = "ray.head.default", "f" * 51 + "00000"
+"""What the provider of fake nodes expects of the head: the kind of its node, and the node's id."""
 
 
 @contextmanager
@@ -47,12 +52,13 @@ def autoscaling_head(
     }
     config |= {"rsync_exclude": [], "rsync_filter": [], "docker": {}, "cluster_name": "fake"}
     ports = dict(zip(heads._PORTS, heads.free_ports(len(heads._PORTS)), strict=True))
+    address = ray.util.get_node_ip_address()
     config |= {
         "max_workers": num_nodes * len(kinds),
         "upscaling_speed": 100,
         "idle_timeout_minutes": idle_s / 60,
-        "head_node_type": "head",
-        "available_node_types": {"head": {"resources": {}, "node_config": {}, "max_workers": 0}}
+        "head_node_type": HEAD,
+        "available_node_types": {HEAD: {"resources": {}, "node_config": {}, "max_workers": 0}}
         | {
             name: {
                 "resources": resources | {"object_store_memory": 80 * 2**20},
@@ -64,10 +70,9 @@ def autoscaling_head(
         },
         "provider": {
             "type": "fake_multinode",
-            "gcs_address": f"127.0.0.1:{ports['port']}",
+            "gcs_address": f"{address}:{ports['port']}",
             "head_node_id": HEAD_ID,
             "use_node_id_as_ip": True,
-            "launch_multiple": True,
             # Without these two it aborts with a KeyError and never removes a node.
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -80,7 +85,9 @@ def autoscaling_head(
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }
-    head = heads.Head(temp, 0, (f"--autoscaling-config={file}",), environment)
+    # A driver from outside takes 127.0.0.1 for this address.
+    flags = (f"--node-ip-address={address}", f"--autoscaling-config={file}")
+    head = heads.Head(temp, 0, flags, environment)
     try:
         head.start(ports)
         yield head
@@ -146,17 +153,19 @@ class Onlooker(threading.Thread):
 
     def run(self) -> None:
         while not self.stopped.wait(0.5):
-            self.seen.append(self.look())
+            # Right when a node comes or goes the head may not know what to say.
+            with contextlib.suppress(RayStateApiException):
+                self.seen.append(self.look())
 
     def look(self) -> Seen:
-        nodes = state.list_nodes(self.address, filters=[("state", "=", "ALIVE")], timeout=30)
-        workers = {node.node_id: node.resources_total for node in nodes if not node.is_head_node}
-        gpus = frozenset(node for node, has in workers.items() if has.get("GPU"))
+        how = {"address": self.address, "raise_on_missing_output": False}
+        nodes = [n for n in state.list_nodes(**how) if n.state == "ALIVE" and not n.is_head_node]
+        gpus = frozenset(node.node_id for node in nodes if node.resources_total.get("GPU"))
         actors: dict[str, dict[str, str]] = {}
-        for actor in state.list_actors(self.address, filters=[("state", "=", "ALIVE")], timeout=30):
+        for actor in state.list_actors(**how, filters=[("state", "=", "ALIVE")]):
             actors.setdefault(actor.class_name, {})[actor.actor_id] = actor.node_id
         at_s = time.monotonic() - self.began
-        return Seen(at_s, frozenset(workers) - gpus, gpus, actors)
+        return Seen(at_s, frozenset(node.node_id for node in nodes) - gpus, gpus, actors)
 
     def wait_for(self, condition: Callable[[Seen], bool], timeout_s: float) -> bool:
         """Whether what is seen comes to be so in time."""
