@@ -39,7 +39,7 @@ from pipelines.classify_results import (
     read_vectors,
     warn_unsolved,
 )
-from pipelines.config import Classify, RunError
+from pipelines.config import Classify, Cluster, RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
@@ -77,14 +77,15 @@ def solve(job: Job, line: ProgressLine, batch: Batch, labels: Labels) -> None:
     training, tested = _blocks(job.store, labels, meter)
     if batch.compress.kind != "none":
         training, tested = _compressed(job, batch, training, tested)
-    gram = _gram(training, labels, meter)
-    chosen = _choose(gram, shared, batch, labels, settings, seed)
+    on = _device(job.config.cluster)
+    gram = _gram(training, labels, meter, on)
+    chosen = _choose(gram, shared, batch, labels, (settings, seed), on)
     parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
     for chunk in chunks(batch.folds, len(labels.classes)):
         if not set(chunk.folds) & set(batch.todo):
             continue
         c = [chosen[fold] for fold in chunk.folds]
-        solved = _solve.options(num_returns=len(chunk.folds), **_device()).remote(
+        solved = _solve.options(num_returns=len(chunk.folds), **on).remote(
             gram, training, tested, shared, (chunk, c), settings, meter
         )
         for fold, part in zip(chunk.folds, _listed(solved), strict=True):
@@ -113,9 +114,10 @@ def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
     return [Chunk(folds[i : i + step], every) for i in range(0, len(folds), step)]
 
 
-def _device() -> dict[str, int]:
-    """The resources of a task that multiplies matrices."""
-    return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
+def _device(settings: Cluster) -> dict[str, int]:
+    """The resources of a task that multiplies matrices: no GPU of a node that would be kept or started for it alone."""
+    has_gpu = ray.cluster_resources().get("GPU") and not settings.grows
+    return {"num_gpus": 1} if has_gpu else {}
 
 
 def _listed(returned: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
@@ -222,7 +224,7 @@ def _compress(
 # --- the matrix --------------------------------------------------------------------------------
 
 
-def _gram(blocks: list[ObjectRef], labels: Labels, meter: Meter) -> ObjectRef:
+def _gram(blocks: list[ObjectRef], labels: Labels, meter: Meter, on: dict[str, int]) -> ObjectRef:
     """The Gram matrix of the blocks, a strip for each: arrays, which tasks of a node share."""
     if not blocks:
         raise RunError(
@@ -231,9 +233,7 @@ def _gram(blocks: list[ObjectRef], labels: Labels, meter: Meter) -> ObjectRef:
         )
     size = strip_rows(labels.dim)
     strips = [
-        _strip.options(**_device()).remote(
-            blocks, number, number * size, labels.num_training, meter
-        )
+        _strip.options(**on).remote(blocks, number, number * size, labels.num_training, meter)
         for number in range(len(blocks))
     ]
     return _assemble.remote(blocks[:1], strips)
@@ -284,16 +284,21 @@ def _choose(
     shared: ObjectRef,
     batch: Batch,
     labels: Labels,
-    settings: Classify,
-    seed: int,
+    how: tuple[Classify, int],
+    on: dict[str, int],
 ) -> dict[int, float]:
-    """C of each fold: the one there is, or the best on held-out parts of the fold's training groups."""
+    """C of each fold: the one there is, or the best on held-out parts of the fold's training groups.
+
+    Args:
+        how: settings and seed. on: the resources of a task.
+    """
+    settings, seed = how
     values = tuple(sorted(settings.c))
     if len(values) == 1:
         return dict.fromkeys(batch.folds, values[0])
     tasks = {
         fold: [
-            _held_out.options(**_device()).remote(
+            _held_out.options(**on).remote(
                 gram, shared, inner_folds(labels, fold, seed), chunk.class_range, values, settings
             )
             for chunk in chunks((fold,), len(labels.classes))

@@ -1,4 +1,4 @@
-"""Connecting to Ray, and how a step's actor pools share what the cluster has."""
+"""Connecting to Ray, and how a step's actor pools share what the cluster has, or may grow to (docs/autoscaling.md)."""
 
 import logging
 import os
@@ -10,12 +10,17 @@ from typing import Self
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.config import Cluster
+from pipelines.config import Cluster, ConfigError
 
 
 def connect(address: str | None, settings: Cluster) -> None:
-    """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here."""
+    """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
+
+    Raises:
+        ConfigError: it has no CPU, and is not said to grow.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
     # Workers' own output stays in Ray's log files: what users should see goes through the driver.
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -43,6 +48,38 @@ def connect(address: str | None, settings: Cluster) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = settings.no_progress_timeout_s
+    if settings.grows:
+        # No progress is to be expected while nodes start.
+        context.execution_no_progress_timeout_s += settings.node_wait_s
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(settings.node_wait_s))
+    elif not ray.cluster_resources().get("CPU"):
+        raise ConfigError(
+            "cluster.max_cpus: expected what the cluster may grow to, because it has no CPU now, got 0; give "
+            "cluster.max_gpus as well where it may have GPUs"
+        )
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """The driver's node: an actor keeps its node from being idle, even one without CPUs."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def capacity(settings: Cluster) -> dict[str, float]:
+    """CPU and GPU that a step may count on: what a growing cluster may grow to, else what there is now."""
+    if settings.grows:
+        return {"CPU": settings.max_cpus, "GPU": settings.max_gpus}
+    return ray.cluster_resources()
+
+
+def stalled(settings: Cluster) -> str:
+    """What to say of a step that Ray Data has ended because nothing was done."""
+    waited, names = settings.no_progress_timeout_s, "cluster.no_progress_timeout_s"
+    if settings.grows:
+        waited, names = waited + settings.node_wait_s, f"cluster.node_wait_s + {names}"
+    return (
+        f"nothing was done for {names} = {waited} s; expected nodes that hold what the actors need, see `ray status`; what "
+        "is finished is kept, the same command goes on from there"
+    )
 
 
 MANY_CPUS = 16
@@ -50,20 +87,37 @@ MANY_CPUS = 16
 DESCRIBER_SEGMENTS = 16
 """Segments that take a describer about as long as its start."""
 
+CPU_ROWS, GPU_ROWS = 64, 1024
+"""Videos or segments that take an actor with a CPU or a GPU about as long as its node takes to start."""
+
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU."""
+    """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU.
+
+    Attributes:
+        rows: so many pay for an actor; 0 means that the size stands, whatever work there is.
+        grows: the cluster grows for it: all are asked for at once, and work begins with the first.
+    """
 
     size: int
     num_cpus: float
     num_gpus: float = 0
     num_threads: int = 1
+    rows: int = 0
+    grows: bool = False
+
+    def fitting(self, rows: int) -> Self:
+        """No more actors than that many videos or segments pay for."""
+        return replace(self, size=max(1, min(self.size, rows // self.rows))) if self.rows else self
 
     def options(self, batch_size: int | None) -> dict:
         """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block."""
+        least = 1 if self.grows else self.size
         return {
-            "compute": ActorPoolStrategy(size=self.size),
+            "compute": ActorPoolStrategy(
+                min_size=least, max_size=self.size, initial_size=self.size
+            ),
             "batch_size": batch_size,
             "batch_format": "pyarrow",
             "num_cpus": self.num_cpus,
@@ -82,10 +136,16 @@ class Pools:
     write_cpus: float
     together: bool
 
+    @property
+    def read(self) -> Pool:
+        """Of stages that read tables and compute nothing: they hold no GPU."""
+        return self.decode if self.encode.num_gpus else self.encode
+
     def fitting(self, segments: int) -> Self:
-        """No more describers than pay for loading torch and a network."""
-        size = max(1, min(self.describe.size, segments // DESCRIBER_SEGMENTS))
-        return replace(self, describe=replace(self.describe, size=size))
+        """No more actors than that many segments pay for."""
+        return replace(
+            self, decode=self.decode.fitting(segments), describe=self.describe.fitting(segments)
+        )
 
 
 def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools:
@@ -100,8 +160,10 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
     Args:
         resources: CPU and GPU of a cluster that is planned for; None asks the one that is joined.
     """
-    resources = ray.cluster_resources() if resources is None else resources
+    resources = capacity(settings) if resources is None else resources
     cpus, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
+    if settings.grows:
+        return _growing(settings, int(cpus), gpus)
     cores = int(cpus)
     quarter = settings.num_decoders or max(1, cores // 4)
     threads, left = (1, cores) if cores < MANY_CPUS else (4, cores - quarter)
@@ -118,8 +180,32 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
             min(1, share * cpus / describers),
             gpu,
             num_threads=max(1, min(threads, int(cpus) // describers)),
+            rows=0 if settings.num_describers else DESCRIBER_SEGMENTS,
         ),
         encode=Pool(encoders, min(1, 0.75 * cpus / encoders), gpu),
         write_cpus=min(1, 0.125 * cpus),
+        together=together,
+    )
+
+
+def _growing(settings: Cluster, cpus: int, gpus: int) -> Pools:
+    """Of a cluster whose nodes come and go. Each actor holds all that it uses, because the autoscaler counts that alone.
+
+    It may never become as large as was hoped, so nothing may wait for what another stage holds: a stage that works beside
+    the decoders holds a GPU and no CPU, or decodes for itself, and writing holds nothing.
+    """
+    together = settings.placement == "together" or not gpus
+    describers = settings.num_describers or gpus or cpus
+    decoders = settings.num_decoders or max(1, cpus - (describers if gpus else 0))
+    gpu, rows = (1, GPU_ROWS) if gpus else (0, CPU_ROWS)
+
+    def pool(chosen: int, size: int, num_cpus: int, num_gpus: int, rows: int) -> Pool:
+        return Pool(size, num_cpus, num_gpus, rows=0 if chosen else rows, grows=True)
+
+    return Pools(
+        decode=pool(settings.num_decoders, decoders, 1, 0, CPU_ROWS),
+        describe=pool(settings.num_describers, describers, 1 if together else 0, gpu, rows),
+        encode=pool(settings.num_encoders, settings.num_encoders or gpus or cpus, 1, gpu, rows),
+        write_cpus=0,
         together=together,
     )

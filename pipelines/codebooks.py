@@ -23,8 +23,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from encoders.sample import FitSample
+from pipelines import cluster
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
+from pipelines.growth import Growth
 from pipelines.ledger import Spent
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
@@ -90,7 +92,8 @@ def run_training(
     Args:
         setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
         total: how many results `loop` counts.
-        threads: CPUs of a worker, and so its threads; None: all that there are, but one.
+        threads: CPUs of a worker, and so its threads; None: all that there are, but one, or one where nodes come and go,
+            since it is not known how large these are.
 
     Raises:
         RunError: `loop` reported a failure that would come again.
@@ -98,16 +101,18 @@ def run_training(
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    line = ProgressLine(step, total)
-    workers, resources = config.fit.num_workers, ray.cluster_resources()
+    workers, resources = config.fit.num_workers, cluster.capacity(config.cluster)
     use_gpu = resources.get("GPU", 0) >= workers
     cpus = resources.get("CPU", 1)
-    share = threads or max(1, int(cpus - 1) // workers)
+    share = threads or (1 if config.cluster.grows else max(1, int(cpus - 1) // workers))
     if cpus < workers * share + 1:
         share = cpus / (workers + 1)
+    pool = cluster.Pool(workers, share, int(use_gpu))
+    line = ProgressLine(step, total, Growth({(step,): pool}, config.cluster.grow_warning_s))
     trainer = TorchTrainer(
-        loop,
-        train_loop_config=setting | {"counter": line.counter, "meter": line.meter},
+        _joining,
+        train_loop_config=setting
+        | {"counter": line.counter, "meter": line.meter, "step": step, "loop": loop},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -124,9 +129,14 @@ def run_training(
     with line:
         trainer.fit()
     store.delete_folder("train")
-    if error := ray.get(line.counter.failure.remote()):
+    if error := line.failure():
         raise RunError(f"{step}: {error}")
     return line.spent
+
+
+def _joining(setting: dict) -> None:
+    setting["meter"].joined(setting["step"])
+    setting["loop"](setting)
 
 
 def _worker(setting: dict) -> None:

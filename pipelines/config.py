@@ -332,23 +332,50 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts.
+    """Sizes of the actor pools; 0 means: from what the cluster has when the step starts, or may grow to.
 
+    max_cpus, max_gpus: what an autoscaling cluster may grow to, all workers together; 0 CPUs means that it does not grow.
+        Ray does not tell its own limits.
+    node_wait_s: how long a growing cluster may take to start a node, and so how much longer a step waits without progress.
+    grow_warning_s: a pool that is smaller than it should be for so long, although work waits, is warned of.
+    allow_missing_gpu: an actor that holds a GPU which torch does not see goes on with the CPU, instead of ending the run.
     placement: separate has a stage of decoders that feeds the describers, also from nodes without a GPU; together has
-        each describer decode its own frames.
+        each describer decode its own frames, as always on a growing cluster without GPUs.
     price_per_cpu_hour and price_per_gpu_hour: what the report counts the steps' cost with; 0 gives none.
     """
 
     num_decoders: int = 0
     num_describers: int = 0
     num_encoders: int = 0
+    max_cpus: int = 0
+    max_gpus: int = 0
+    node_wait_s: int = 1800
+    grow_warning_s: float = 300.0
+    allow_missing_gpu: bool = False
     placement: Literal["separate", "together"] = "separate"
     no_progress_timeout_s: int = 600
     price_per_cpu_hour: float = 0.0
     price_per_gpu_hour: float = 0.0
     currency: str = "USD"
 
+    @property
+    def grows(self) -> bool:
+        """Whether nodes come and go while the run works."""
+        return self.max_cpus > 0
+
     def __post_init__(self) -> None:
+        for name in ("num_decoders", "num_describers", "num_encoders", "max_cpus", "max_gpus"):
+            value = getattr(self, name)
+            require(value >= 0, f"cluster.{name}", "0 or more", value)
+        require(
+            self.max_cpus > 0 or self.max_gpus == 0,
+            "cluster.max_gpus",
+            "0 where cluster.max_cpus is not given",
+            self.max_gpus,
+        )
+        for name in ("node_wait_s", "grow_warning_s", "no_progress_timeout_s"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"cluster.{name}", "more than 0", value)
         for name in ("price_per_cpu_hour", "price_per_gpu_hour"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), f"cluster.{name}", "0 or more", value)

@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
 
 from pipelines import (
     classify,
@@ -37,6 +39,7 @@ from pipelines import (
     video_stages,
 )
 from pipelines.config import Config, Decode, RunError
+from pipelines.growth import Growth
 from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
@@ -123,7 +126,8 @@ def index(job: Job) -> tuple[Account, Spent]:
             table = output.select(known)
             name = sink.file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
-    pool, line = cluster.pools(job.config.cluster).decode, ProgressLine("index", rows.num_rows)
+    pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
+    line = ProgressLine("index", rows.num_rows, _growth(job, {("probe",): pool}))
     data = dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
@@ -146,7 +150,11 @@ def describe(job: Job) -> tuple[Account, Spent]:
     rows = to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
-    line = ProgressLine("describe", rows.num_rows)
+    stages = ("read", "decode")
+    watched = {(*stages, "describe"): pools.describe}
+    if not pools.together:
+        watched = {stages: pools.decode, ("describe",): pools.describe}
+    line = ProgressLine("describe", rows.num_rows, _growth(job, watched))
     decoding = (config.sampling, config.picture, _decode(job), line.meter)
     network = (job.store, job.weights.file, config, job.described, pools.describe.num_threads)
     data = describing(
@@ -255,12 +263,14 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
         pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
     )
     attentive = [book for book in books if job.writes_attention(book)]
-    line = ProgressLine("encode", rows.num_rows)
-    encoding = (job.store, books, attentive, job.described, job.config.encode.dtype, line.meter)
+    settings = job.config.cluster
+    pool = cluster.pools(settings).encode.fitting(rows.num_rows)
+    line = ProgressLine("encode", rows.num_rows, _growth(job, {("read", "encode"): pool}))
+    how = (job.config.encode.dtype, line.meter, settings.allow_missing_gpu)
     data = dataset(rows, job.config.encode.batch_videos).map_batches(
         encoding_stages.EncodeVideos,
-        fn_constructor_args=encoding,
-        **cluster.pools(job.config.cluster).encode.options(job.config.encode.batch_videos),
+        fn_constructor_args=(job.store, books, attentive, job.described, *how),
+        **pool.options(job.config.encode.batch_videos),
     )
     outputs = [
         sink.Output(
@@ -459,12 +469,13 @@ def _sample(job: Job) -> Spent:
         )
     rate = job.config.fit.num_frames / num_frames
     rows = places.select(["video_id", "file", "row"])
-    line, seed = ProgressLine("sample", num_frames), job.config.run.seed
+    pool, seed = cluster.pools(job.config.cluster).read.fitting(rows.num_rows), job.config.run.seed
+    line = ProgressLine("sample", num_frames, _growth(job, {("read",): pool}))
     described = {stream: job.described[stream] for stream in streams}
     data = dataset(rows, 64).map_batches(
         encoding_stages.SampleFrames,
         fn_constructor_args=(job.store, described, rate, seed, line.meter),
-        **cluster.pools(job.config.cluster).encode.options(batch_size=64),
+        **pool.options(batch_size=64),
     )
     outputs = [
         sink.Output(
@@ -491,13 +502,30 @@ def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
 def write_tables(
     job: Job, line: ProgressLine, data: Dataset, outputs: list[sink.Output], *, rows_per_file: int
 ) -> Spent:
-    """Runs the pipeline into its tables, with a progress line."""
-    if line.total:
-        table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
-        cpus = cluster.pools(job.config.cluster).write_cpus
+    """Runs the pipeline into its tables, with a progress line.
+
+    Raises:
+        RunError: an actor says that the step cannot go on, or nothing has been done for too long.
+    """
+    if not line.total:
+        return line.spent
+    table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
+    settings = job.config.cluster
+    cpus = cluster.pools(settings).write_cpus
+    try:
         with line:
             data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+    except (RayError, ExecutionTimeoutError) as error:
+        if reason := line.failure():
+            raise RunError(f"{line.step}: {reason}") from error
+        if isinstance(error, ExecutionTimeoutError):
+            raise RunError(f"{line.step}: {cluster.stalled(settings)}") from error
+        raise
     return line.spent
+
+
+def _growth(job: Job, pools: dict[tuple[str, ...], cluster.Pool]) -> Growth:
+    return Growth(pools, job.config.cluster.grow_warning_s)
 
 
 def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str]:

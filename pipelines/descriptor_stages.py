@@ -15,6 +15,7 @@ from encoders import backbones
 from encoders.descriptors import Stream, streams_of
 from pipelines import logs
 from pipelines.config import Config, ConfigError
+from pipelines.device import device
 from pipelines.meter import SILENT, Meter
 from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
@@ -47,10 +48,10 @@ MOST_FRAMES = 256
 """Of a forward pass on a GPU: more make it no faster."""
 
 
-def precision(name: str, device: str) -> torch.dtype:
-    """The dtype of the forward pass by describe.precision."""
+def precision(name: str, on: str) -> torch.dtype:
+    """The dtype of the forward pass by describe.precision, on cuda or cpu."""
     if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+        return torch.float32 if on == "cpu" else torch.bfloat16
     return getattr(torch, name)
 
 
@@ -69,7 +70,8 @@ class DescribeFrames:
         logs.configure()
         self.settings, self.crop_px = config.describe, config.picture.crop_px
         self.streams, self.meter = streams, meter
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        meter.joined("describe")
+        self.device = device(meter, config.cluster.allow_missing_gpu)
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
         self.use(

@@ -16,6 +16,7 @@ from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines import logs
 from pipelines.codebook import Codebook
+from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.storage import Store
 from pipelines.tables import (
@@ -45,6 +46,7 @@ class SampleFrames:
         meter: Meter = SILENT,
     ) -> None:
         self.meter = meter
+        meter.joined("read")
         self.reader = SegmentReader(store, ["frame_indices", *streams])
         self.streams, self.rate, self.seed = streams, rate, seed
 
@@ -80,12 +82,12 @@ def _uniform(seed: int, video_id: str, frame: int) -> float:
     return int.from_bytes(sha.digest()[:8], "little") / 2**64
 
 
-def load_encoder(book: Codebook, store: Store, device: str) -> Encoder:
+def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
     """The encoder, from the files of the codebook's folder."""
     names = store.files(book.folder, ".safetensors")
     files = {name.rsplit("/", 1)[-1]: store.read(name) for name in names}
     encoder = encoder_from_bytes(files[CODEBOOK])
-    return encoder.with_files(files, book.settings).to(device)
+    return encoder.with_files(files, book.settings).to(on)
 
 
 class EncodeVideos:
@@ -104,9 +106,11 @@ class EncodeVideos:
         described: dict[str, Stream],
         dtype: str,
         meter: Meter = SILENT,
+        allow_missing_gpu: bool = False,
     ) -> None:
         logs.configure()
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        meter.joined("encode")
+        self.device = device(meter, allow_missing_gpu)
         self.dtype, self.meter = dtype, meter
         self.streams = [
             _StreamEncoders(
@@ -169,9 +173,9 @@ class _StreamEncoders:
     encoders: dict[str, Encoder]
     attentive: list[str]
 
-    def add(self, segment: pa.Table, video: _Video, device: str) -> None:
+    def add(self, segment: pa.Table, video: _Video, on: str) -> None:
         """Adds one row of DESCRIPTORS to what there is of its video."""
-        frames = torch.from_numpy(stored_frames(segment, self.stream).copy()).to(device)
+        frames = torch.from_numpy(stored_frames(segment, self.stream).copy()).to(on)
         for name, encoder in self.encoders.items():
             state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
             video.states[name] = video.states[name] + state if name in video.states else state

@@ -21,6 +21,7 @@ from pipelines import cluster, codebooks, corpus, finetune_worker, sink, video_s
 from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
 from pipelines.finetune_worker import Training
+from pipelines.growth import Growth
 from pipelines.layout import Job
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE
@@ -195,19 +196,15 @@ def _decode(todo: Plan) -> None:
     rows = sink.pending(segments, job.store, todo.frames, ("segment_id", "source"))
     log.info("frames: %d segments, %d of them to decode", segments.num_rows, rows.num_rows)
     most = max(1, round(config.finetune.num_frames / segments.num_rows))
-    pools, line = cluster.pools(config.cluster), ProgressLine("frames", rows.num_rows)
-    data = (
-        corpus.dataset(rows, 4)
-        .map_batches(
-            video_stages.DecodeSegments,
-            fn_constructor_args=(config.sampling, config.picture, config.decode, line.meter),
-            **pools.decode.options(batch_size=4),
-        )
-        .map_batches(
-            KeepFrames,
-            fn_constructor_args=(config.picture.crop_px, most, config.run.seed),
-            **pools.encode.options(batch_size=4),
-        )
+    pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
+    growth = Growth({("read", "decode"): pool}, config.cluster.grow_warning_s)
+    line = ProgressLine("frames", rows.num_rows, growth)
+    decoding = (config.sampling, config.picture, config.decode, line.meter)
+    keeping = (config.picture.crop_px, most, config.run.seed)
+    data = corpus.dataset(rows, 4).map_batches(
+        corpus.Chain,
+        fn_constructor_args=((video_stages.DecodeSegments, decoding), (KeepFrames, keeping)),
+        **pool.options(batch_size=4),
     )
     outputs = [sink.Output(FRAMES, todo.frames, job.footer("finetune"))]
     corpus.write_tables(job, line, data, outputs, rows_per_file=64)

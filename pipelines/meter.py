@@ -20,6 +20,16 @@ class Meter:
 
     counter: Any = None
 
+    def joined(self, stage: str) -> None:
+        """An actor of the stage is there, whether it has work or not."""
+        if self.counter is not None:
+            self.counter.joined.remote(stage, socket.gethostname(), os.getpid())
+
+    def fail(self, error: str) -> None:
+        """The step cannot go on, for a reason that the user should read."""
+        if self.counter is not None:
+            self.counter.fail.remote(error)
+
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         sums = Sums(self)

@@ -12,6 +12,8 @@ from typing import Self
 import ray
 from ray.util import metrics
 
+from pipelines.cluster import here
+from pipelines.growth import Growth
 from pipelines.ledger import Spent, Stage
 from pipelines.meter import Meter
 
@@ -24,7 +26,7 @@ INTERVAL_S = 5.0
 class Counter:
     """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
 
-    Where its node is lost it starts again from 0: only the progress line is wrong then, no task fails.
+    Where its process is lost it starts again from 0: only the progress line is wrong then, no task fails.
     """
 
     def __init__(self, step: str, planned: int) -> None:
@@ -34,6 +36,7 @@ class Counter:
         self.began = time.time()
         self.first: dict[str, dict[str, float]] = {}
         self.busy_s: dict[str, float] = {}
+        self.actors: dict[str, set[tuple[str, int]]] = {}
         self.step = {"step": step}
         name = "video_fisher"
         gauge = metrics.Gauge(f"{name}_planned", "rows that a step has to do", tag_keys=("step",))
@@ -52,6 +55,13 @@ class Counter:
         for status, number in counts.items():
             self.counts[status] = self.counts.get(status, 0) + number
             self.rows.inc(number, self.step | {"status": status})
+
+    def joined(self, stage: str, host: str, pid: int) -> None:
+        self.actors.setdefault(stage, set()).add((host, pid))
+
+    def present(self) -> dict[str, set[tuple[str, int]]]:
+        """{stage: host and process of each actor that has started}."""
+        return self.actors
 
     def worked(self, stage: str, worker: str, began: float, busy_s: float) -> None:
         """One piece of work of a worker, which began at a time.time()."""
@@ -92,15 +102,18 @@ class Counter:
 class ProgressLine(threading.Thread):
     """Logs done / total, rate, time left and busy stages of a step every few seconds; a context manager.
 
+    Args:
+        growth: the pools to warn of while they are too small.
+
     Attributes:
         counter: the step's. meter: what its workers measure their time with.
         spent: where the time went, when the context has ended.
     """
 
-    def __init__(self, step: str, total: int) -> None:
+    def __init__(self, step: str, total: int, growth: Growth | None = None) -> None:
         super().__init__(daemon=True)
-        self.step, self.total = step, total
-        self.counter = Counter.remote(step, total)
+        self.step, self.total, self.growth = step, total, growth
+        self.counter = Counter.options(scheduling_strategy=here()).remote(step, total)
         self.meter = Meter(self.counter)
         self.started = time.monotonic()
         self.stopped = threading.Event()
@@ -116,12 +129,33 @@ class ProgressLine(threading.Thread):
         if kind is None:
             *_, self.spent = ray.get(self.counter.get.remote())
 
+    def failure(self) -> str:
+        """Why the step cannot go on, as one of its workers said; "" where none did."""
+        return ray.get(self.counter.failure.remote())
+
     def run(self) -> None:
         while not self.stopped.wait(INTERVAL_S):
             counts, latest, spent = ray.get(self.counter.get.remote())
             text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
             busy = ", ".join(map(str, spent.stages))
             log.info("; ".join(part for part in (text, busy, latest) if part))
+            if self.growth:
+                self._warn(self.growth, self.total - sum(counts.values()), spent)
+
+    def _warn(self, growth: Growth, left: int, spent: Spent) -> None:
+        busy_s = {stage.name: stage.busy_s for stage in spent.stages}
+        have = _alive(ray.get(self.counter.present.remote()))
+        for warning in growth.warnings(time.monotonic(), left, have, busy_s):
+            log.warning("%s: %s", self.step, warning)
+
+
+def _alive(actors: dict[str, set[tuple[str, int]]]) -> dict[str, int]:
+    """The number of actors by stage, less those of nodes that are gone."""
+    up, down = (
+        {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] == alive}
+        for alive in (True, False)
+    )
+    return {stage: sum(host not in down - up for host, _ in of) for stage, of in actors.items()}
 
 
 def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:

@@ -52,6 +52,7 @@ class ProbeVideos:
         logs.configure()
         self.sampling, self.max_frame_px, self.meter = sampling, decode.max_frame_px, meter
         self.decoder = IsolatedDecoder(decode)
+        meter.joined("probe")
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
         with self.meter("probe"):
@@ -112,6 +113,7 @@ class DecodeSegments:
         self.sampling, self.picture, self.settings = sampling, picture, decode
         self.meter = meter
         self.decoder = IsolatedDecoder(decode)
+        meter.joined("decode")
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
         spent = Sums(self.meter)

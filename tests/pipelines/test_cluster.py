@@ -1,6 +1,8 @@
 """How the pools share what a cluster has."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import cluster
 from pipelines.config import Cluster
@@ -44,3 +46,68 @@ def test_few_cores_give_each_describer_one_thread(monkeypatch: pytest.MonkeyPatc
     pools = cluster.pools(Cluster())
     assert (pools.describe.size, pools.describe.num_threads, pools.decode.size) == (2, 1, 1)
     assert cluster.pools(Cluster(num_describers=1)).describe.num_threads == 1
+
+
+@given(
+    st.integers(1, 2000),
+    st.integers(0, 64),
+    st.sampled_from(["separate", "together"]),
+    st.integers(0, 10**6),
+)
+def test_pools_of_a_growing_cluster_are_bounded_by_what_it_may_grow_to(
+    cpus: int, gpus: int, placement: str, rows: int
+) -> None:
+    pools = cluster.pools(Cluster(max_cpus=cpus, max_gpus=gpus, placement=placement))
+    describing = (pools.describe,) if pools.together else (pools.decode, pools.describe)
+    for used in ((pools.decode,), describing, (pools.encode,), (pools.read,)):
+        assert sum(pool.size * pool.num_gpus for pool in used) <= gpus
+        for pool in used:
+            compute = pool.options(8)["compute"]
+            assert (compute.min_size, compute.max_size) == (1, pool.size)
+            # All are asked for at once; one by one each would wait for the start of the node before.
+            assert compute.initial_size == pool.size
+            assert pool.num_gpus in (0, 1)
+            assert pool.num_cpus in (0, 1)
+            assert 1 <= pool.fitting(rows).size <= max(1, min(pool.size, rows // 64))
+    assert pools.decode.size <= cpus
+    assert pools.read.num_gpus == 0
+    # What is held by one stage must never be what another one of the step waits for.
+    assert pools.write_cpus == 0
+    assert pools.together or (pools.decode.num_gpus, pools.describe.num_cpus) == (0, 0)
+    if gpus:
+        assert pools.describe.size == pools.encode.size == gpus
+        assert pools.decode.size == max(1, cpus - gpus)
+
+
+def test_sizes_that_were_chosen_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Cluster(max_cpus=8, max_gpus=4, num_decoders=3, num_describers=2, num_encoders=1)
+    pools = cluster.pools(chosen).fitting(1)
+    assert (pools.decode.size, pools.describe.size, pools.encode.fitting(1).size) == (3, 2, 1)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    assert cluster.pools(Cluster(num_describers=5)).fitting(1).describe.size == 5
+
+
+def test_a_gpu_node_is_started_for_work_that_pays_for_it() -> None:
+    pools = cluster.pools(Cluster(max_cpus=64, max_gpus=8))
+    sizes = [pools.fitting(segments).describe.size for segments in (10, 1024, 3000, 10**6)]
+    assert sizes == [1, 1, 2, 8]
+    assert pools.encode.fitting(3000).size == 2
+    assert [pools.fitting(segments).decode.size for segments in (10, 640, 10**6)] == [1, 10, 56]
+
+
+def test_what_a_step_may_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    assert cluster.capacity(Cluster()) == {"CPU": 2.0}
+    assert cluster.capacity(Cluster(max_cpus=8, max_gpus=1)) == {"CPU": 8, "GPU": 1}
+
+
+def test_gpus_need_cpus() -> None:
+    with pytest.raises(ValueError, match=r"cluster.max_gpus: expected 0 where cluster.max_cpus"):
+        Cluster(max_gpus=2)
+
+
+def test_a_stalled_step_says_how_long_it_waited_and_what_to_look_at() -> None:
+    assert "cluster.no_progress_timeout_s = 600 s" in cluster.stalled(Cluster())
+    growing = cluster.stalled(Cluster(max_cpus=4, node_wait_s=100, no_progress_timeout_s=20))
+    assert "cluster.node_wait_s + cluster.no_progress_timeout_s = 120 s" in growing
+    assert "`ray status`" in growing
