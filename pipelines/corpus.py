@@ -42,6 +42,7 @@ from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
+from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
 from pipelines.video import VideoFacts
@@ -148,7 +149,8 @@ def describe(job: Job) -> tuple[Account, Spent]:
     pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
     line = ProgressLine("describe", rows.num_rows)
     decoding = (config.sampling, config.picture, _decode(job), line.meter)
-    network = (job.store, job.weights.file, config, job.described, pools.describe.num_threads)
+    weights = SharedFile.of(job.store, job.weights.file)
+    network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(
         rows,
         config,

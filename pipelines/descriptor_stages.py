@@ -5,6 +5,7 @@ that loads the network, and with it torchvision, whose import takes as long as t
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,6 @@ from encoders import backbones
 from encoders.descriptors import Stream, streams_of
 from pipelines.config import Config, ConfigError
 from pipelines.meter import SILENT, Meter
-from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 
 
@@ -51,12 +51,15 @@ def precision(name: str, device: str) -> torch.dtype:
 
 
 class DescribeFrames:
-    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams."""
+    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams.
+
+    Args:
+        weights: gives the network's, as `backbones.build` takes them.
+    """
 
     def __init__(
         self,
-        store: Store,
-        weights: str,
+        weights: Callable[[], bytes],
         config: Config,
         streams: dict[str, Stream],
         num_threads: int,
@@ -68,9 +71,7 @@ class DescribeFrames:
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
         self.use(
-            backbones.build(
-                self.settings.backbone, self.settings.nodes, store.read(weights), self.device
-            )
+            backbones.build(self.settings.backbone, self.settings.nodes, weights(), self.device)
         )
 
     def use(self, backbone: backbones.Backbone) -> None:
