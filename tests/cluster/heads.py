@@ -20,6 +20,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ray  # noqa: F401 (which brings psutil)
+
+# isort: split
 import psutil
 
 START_S = 90.0
