@@ -19,6 +19,7 @@ from pipelines.report_data import (
     ClassRow,
     Curve,
     Failure,
+    Failures,
     Ledger,
     Report,
     Result,
@@ -290,7 +291,11 @@ def _solved(job: Job) -> tuple[Solved, ...]:
     return tuple(found)
 
 
-def _failures(job: Job) -> tuple[Failure, ...]:
+def _failures(job: Job) -> Failures:
     columns = ["video_id", "stage", "status", "error_type", "error"]
-    rows = job.store.read_table(job.failures, columns).to_pylist()
-    return tuple(Failure(**{name: row[name] or "" for name in columns}) for row in rows)
+    return Failures.of(
+        Failure(**{name: row[name] or "" for name in columns})
+        for file in job.store.files(job.failures)
+        for rows in job.store.batches(file, columns)
+        for row in rows.to_pylist()
+    )
