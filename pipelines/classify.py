@@ -2,21 +2,23 @@
 
 All classes and all folds on the same vectors are one problem. It is solved on the Gram matrix of the
 training vectors where that fits on a node, else on the weights, with the vectors streamed. The driver
-holds ids and labels, never vectors.
+holds where vectors are; ids and labels are in the object store.
 """
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import ray
-from ray.exceptions import RayTaskError
 
 from pipelines import classify_gram, classify_primal
-from pipelines.classify_results import Batch, Labels, batches, locate
-from pipelines.config import Classify, RunError
+from pipelines.classify_results import Batch, Labels, Places, Work, batches, locate
+from pipelines.config import Classify
 from pipelines.layout import Job
-from pipelines.ledger import Spent, merged
+from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
+from pipelines.shared import task_errors
+from pipelines.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -30,28 +32,59 @@ def classify(job: Job) -> Spent:
     Raises:
         RunError: vectors or settings that no classifier can be trained with.
     """
-    manifest = job.manifest.select(["video_id", "source", "labels", "group", "fold"])
+    manifest = ray.put(job.manifest.select(["video_id", "source", "labels", "group", "fold"]))
     store_bytes = _object_store_bytes()
-    on_gram: list[tuple[Batch, Labels]] = []
-    on_weights: list[tuple[Batch, Labels]] = []
-    for batch in batches(job):
-        labels = locate(job.store, batch, manifest)
-        form, reason = choose_form(job.config.classify, labels.num_training, store_bytes)
-        log.info("classify %s: form %s, because %s", batch.name, form, reason)
-        (on_gram if form == "gram" else on_weights).append((batch, labels))
-    try:
+    on_gram: list[Work] = []
+    on_weights: list[Work] = []
+    with task_errors("classify"):
+        todo = batches(job)
+        found = [_locate.remote(job.store, batch, manifest) for batch in todo]
+        for batch, (labels, places) in zip(todo, found, strict=True):
+            work = Work(batch, labels, ray.get(places))
+            num_training = work.places.num_training
+            form, reason = choose_form(job.config.classify, num_training, store_bytes)
+            log.info("classify %s: form %s, because %s", batch.name, form, reason)
+            (on_gram if form == "gram" else on_weights).append(work)
         # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
         parts = []
         if on_gram:
-            line = ProgressLine("classify", sum(len(batch.todo) for batch, _ in on_gram))
+            line = ProgressLine("classify", sum(len(work.batch.todo) for work in on_gram))
             with line, ThreadPoolExecutor(_batches_at_once(on_gram, store_bytes)) as pool:
-                list(pool.map(lambda work: classify_gram.solve(job, line, *work), on_gram))
+                list(pool.map(lambda work: classify_gram.solve(job, line, work), on_gram))
             parts.append(line.spent)
         return merged([*parts, classify_primal.solve(job, on_weights)])
-    except RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise RunError(f"classify: {error.cause}") from error
-        raise
+
+
+@ray.remote(num_returns=2, max_retries=3)
+def _locate(store: Store, batch: Batch, manifest: pa.Table) -> tuple[Labels, Places]:
+    labels = locate(store, batch, manifest)
+    return labels, labels.places
+
+
+def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[str]) -> Account:
+    """The account of all SCORES, which tasks count through.
+
+    Raises:
+        RunError: a tested video that has a vector has no scores.
+    """
+    names = ray.put((tested, without_vector))
+    with task_errors("classify"):
+        tasks = [
+            _settle.remote(job.store, " ".join(pair), job.scores(*pair), names)
+            for pair in job.pairs()
+        ]
+        accounts = ray.get(tasks)
+    planned, failed = (sum(getattr(a, name) for a in accounts) for name in ("planned", "failed"))
+    return Account("scored videos", planned, planned - failed, failed)
+
+
+@ray.remote(max_retries=3)
+def _settle(
+    store: Store, result: str, folder: str, names: tuple[frozenset[str], frozenset[str]]
+) -> Account:
+    tested, without_vector = names
+    scored = store.distinct(folder, "video_id")
+    return settle(f"classify {result}", "videos", tested, scored, without_vector)
 
 
 def choose_form(settings: Classify, num_training: int, store_bytes: float) -> tuple[str, str]:
@@ -74,10 +107,8 @@ def _object_store_bytes() -> float:
     return max(node["Resources"].get("object_store_memory", 0) for node in ray.nodes())
 
 
-def _batches_at_once(work: list[tuple[Batch, Labels]], store_bytes: float) -> int:
+def _batches_at_once(work: list[Work], store_bytes: float) -> int:
     """As many as have matrices and float32 vectors in one object store, but at least one."""
-    largest = max(
-        (4 * labels.num_training**2 + 4 * len(labels.row) * labels.dim for _, labels in work),
-        default=1,
-    )
-    return max(1, min(len(work), int(store_bytes / 2 // largest)))
+    places = [one.places for one in work]
+    largest = max(4 * p.num_training**2 + 4 * len(p.row) * p.dim for p in places)
+    return max(1, min(len(work), int(store_bytes / 2 // max(1, largest))))

@@ -32,7 +32,9 @@ from pipelines.classify_results import (
     Batch,
     Labels,
     Part,
+    Places,
     Trained,
+    Work,
     best_c,
     inner_folds,
     publish,
@@ -62,7 +64,7 @@ class Chunk:
     class_range: slice
 
 
-def solve(job: Job, line: ProgressLine, batch: Batch, labels: Labels) -> None:
+def solve(job: Job, line: ProgressLine, work: Work) -> None:
     """Classifies one batch.
 
     Args:
@@ -71,17 +73,16 @@ def solve(job: Job, line: ProgressLine, batch: Batch, labels: Labels) -> None:
     Raises:
         RunError: a vector is not finite, or C cannot be chosen.
     """
-    settings, seed = job.config.classify, job.config.run.seed
-    shared = ray.put(labels)
-    meter = line.meter
-    training, tested = _blocks(job.store, labels, meter)
+    settings, meter = job.config.classify, line.meter
+    batch, shared = work.batch, work.labels
+    training, tested = _blocks(job.store, work, meter)
     if batch.compress.kind != "none":
         training, tested = _compressed(job, batch, training, tested)
     on = _device(job.config.cluster)
-    gram = _gram(training, labels, meter, on)
-    chosen = _choose(gram, shared, batch, labels, (settings, seed), on)
+    gram = _gram(training, work.places, meter, on)
+    chosen = _choose(gram, work, (settings, job.config.run.seed), on)
     parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
-    for chunk in chunks(batch.folds, len(labels.classes)):
+    for chunk in chunks(batch.folds, work.places.num_classes):
         if not set(chunk.folds) & set(batch.todo):
             continue
         c = [chosen[fold] for fold in chunk.folds]
@@ -139,41 +140,43 @@ def _cuda_or_cpu() -> str:
 # --- blocks of vectors -------------------------------------------------------------------------
 
 
-def _blocks(store: Store, labels: Labels, meter: Meter) -> tuple[list[ObjectRef], list[ObjectRef]]:
+def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """Blocks of the training vectors, and of those that are only tested, each an array [n, D].
 
     Raises:
         RunError: a vector is not finite.
     """
-    size, total = strip_rows(labels.dim), len(labels.row)
-    starts = [*range(0, labels.num_training, size), *range(labels.num_training, total, size)]
+    places = work.places
+    size, total = strip_rows(places.dim), len(places.row)
+    starts = [*range(0, places.num_training, size), *range(places.num_training, total, size)]
     block = np.searchsorted(starts, np.arange(total), side="right") - 1
     pieces: list[list[tuple[np.ndarray, ObjectRef]]] = [[] for _ in starts]
-    for number, name in enumerate(labels.files):
-        mine = np.flatnonzero(labels.file == number)
+    for number, name in enumerate(places.files):
+        mine = np.flatnonzero(places.file == number)
         touched = np.unique(block[mine])
-        places = [mine[block[mine] == b] for b in touched]
-        if places:
-            rows = [labels.row[place] for place in places]
+        groups = [mine[block[mine] == b] for b in touched]
+        if groups:
+            rows = [places.row[group] for group in groups]
             parts = _read.options(num_returns=len(rows)).remote(store, name, rows, meter)
-            for b, place, part in zip(touched, places, _listed(parts), strict=True):
+            for b, place, part in zip(touched, groups, _listed(parts), strict=True):
                 pieces[b].append((place - starts[b], part))
     joined = [
         _join.options(num_returns=2).remote([place for place, _ in piece], *(p for _, p in piece))
         for piece in pieces
     ]
     bad = [
-        labels.video_ids[start + place]
+        start + place
         for start, (_, odd) in zip(starts, joined, strict=True)
         for place in ray.get(odd)
     ]
     if bad:
+        video_ids = ray.get(work.labels).video_ids
         raise RunError(
             f"classify: expected finite vectors, got NaN or infinity in those of {len(bad)} videos, such as "
-            f"{', '.join(bad[:5])}; delete their encodings, and run it again"
+            f"{', '.join(video_ids[place] for place in bad[:5])}; delete their encodings, and run it again"
         )
     refs = [ref for ref, _ in joined]
-    first_tested = int(np.searchsorted(starts, labels.num_training))
+    first_tested = int(np.searchsorted(starts, places.num_training))
     return refs[:first_tested], refs[first_tested:]
 
 
@@ -224,16 +227,16 @@ def _compress(
 # --- the matrix --------------------------------------------------------------------------------
 
 
-def _gram(blocks: list[ObjectRef], labels: Labels, meter: Meter, on: dict[str, int]) -> ObjectRef:
+def _gram(blocks: list[ObjectRef], places: Places, meter: Meter, on: dict[str, int]) -> ObjectRef:
     """The Gram matrix of the blocks, a strip for each: arrays, which tasks of a node share."""
     if not blocks:
         raise RunError(
             "classify: expected labelled videos to train with, got none that has a vector; look into "
             "FAILURES"
         )
-    size = strip_rows(labels.dim)
+    size = strip_rows(places.dim)
     strips = [
-        _strip.options(**on).remote(blocks, number, number * size, labels.num_training, meter)
+        _strip.options(**on).remote(blocks, number, number * size, places.num_training, meter)
         for number in range(len(blocks))
     ]
     return _assemble.remote(blocks[:1], strips)
@@ -280,28 +283,23 @@ def _assemble(
 
 
 def _choose(
-    gram: ObjectRef,
-    shared: ObjectRef,
-    batch: Batch,
-    labels: Labels,
-    how: tuple[Classify, int],
-    on: dict[str, int],
+    gram: ObjectRef, work: Work, how: tuple[Classify, int], on: dict[str, int]
 ) -> dict[int, float]:
     """C of each fold: the one there is, or the best on held-out parts of the fold's training groups.
 
     Args:
         how: settings and seed. on: the resources of a task.
     """
-    settings, seed = how
+    (settings, seed), batch = how, work.batch
     values = tuple(sorted(settings.c))
     if len(values) == 1:
         return dict.fromkeys(batch.folds, values[0])
     tasks = {
         fold: [
             _held_out.options(**on).remote(
-                gram, shared, inner_folds(labels, fold, seed), chunk.class_range, values, settings
+                gram, work.labels, (fold, seed), chunk.class_range, values, settings
             )
-            for chunk in chunks((fold,), len(labels.classes))
+            for chunk in chunks((fold,), work.places.num_classes)
         ]
         for fold in batch.folds
     }
@@ -316,13 +314,13 @@ def _choose(
 def _held_out(
     arrays: tuple[np.ndarray, np.ndarray, float],
     labels: Labels,
-    inner: np.ndarray,
+    fold_and_seed: tuple[int, int],
     classes: slice,
     values: tuple[float, ...],
     settings: Classify,
 ) -> np.ndarray:
     """AP [C, k] of some classes on the inner folds that were held out."""
-    device = _cuda_or_cpu()
+    device, inner = _cuda_or_cpu(), inner_folds(labels, *fold_and_seed)
     targets = torch.from_numpy(labels.targets[: labels.num_training, classes])
     parts = np.unique(inner[inner >= 0])
     training = torch.from_numpy((inner[:, None] >= 0) & (inner[:, None] != parts))

@@ -20,10 +20,10 @@ from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
 from pipelines import codebooks
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
-    Batch,
     Labels,
     Part,
     Trained,
+    Work,
     best_c,
     inner_folds,
     publish,
@@ -36,7 +36,7 @@ from pipelines.ledger import Spent
 from pipelines.storage import Store
 
 
-def solve(job: Job, work: list[tuple[Batch, Labels]]) -> Spent:
+def solve(job: Job, work: list[Work]) -> Spent:
     """Classifies the batches in one Ray Train run; returns where the time went.
 
     Raises:
@@ -44,7 +44,8 @@ def solve(job: Job, work: list[tuple[Batch, Labels]]) -> Spent:
     """
     if not work:
         return Spent(0.0, ())
-    for batch, _ in work:
+    batches = [one.batch for one in work]
+    for batch in batches:
         if batch.compress.kind != "none":
             raise RunError(
                 f"classify.form: expected gram for {batch.name}, whose vectors are compressed, got primal; "
@@ -52,13 +53,17 @@ def solve(job: Job, work: list[tuple[Batch, Labels]]) -> Spent:
             )
     spent = codebooks.run_training(
         _worker,
-        {"work": work, "store": job.store, "config": job.config},
+        {
+            "work": [(one.batch, one.labels) for one in work],
+            "store": job.store,
+            "config": job.config,
+        },
         name=job.digest("classify"),
         step="classify",
-        total=sum(len(batch.todo) for batch, _ in work),
+        total=sum(len(batch.todo) for batch in batches),
         threads=1,
     )
-    for batch, _ in work:
+    for batch in batches:
         warn_unsolved(job.store, batch, job.config.classify.tolerance)
     return spent
 
@@ -75,7 +80,8 @@ def _solve_all(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    for batch, labels in setting["work"]:
+    for batch, shared in setting["work"]:
+        labels = ray.get(shared)
         share = Share.of(store, labels, rank, world_size)
         for fold in batch.todo:
             if _is_done(store, batch.scores_file(fold), rank):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from ray import ObjectRef
 
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
@@ -87,6 +88,27 @@ def batches(job: Job) -> list[Batch]:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """Where the vectors of a batch are: as much of `Labels` as the driver holds."""
+
+    num_training: int
+    num_classes: int
+    files: list[str]
+    file: np.ndarray
+    row: np.ndarray
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A batch, its Labels in the object store, and its places."""
+
+    batch: Batch
+    labels: ObjectRef
+    places: Places
+
+
+@dataclass(frozen=True, eq=False)
 class Labels:
     """The labelled videos that have a vector: those that train in any fold of the batch first, each part by video_id.
 
@@ -106,6 +128,12 @@ class Labels:
     file: np.ndarray
     row: np.ndarray
     dim: int
+
+    @property
+    def places(self) -> Places:
+        return Places(
+            self.num_training, len(self.classes), self.files, self.file, self.row, self.dim
+        )
 
     def training(self, folds: tuple[int, ...]) -> np.ndarray:
         """[num_training, F]: who trains in each of some folds."""
@@ -149,8 +177,8 @@ def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
         classes=classes,
         num_training=int(training.sum()),
         files=files,
-        file=videos["file"].to_numpy(),
-        row=videos["row"].to_numpy(),
+        file=videos["file"].to_numpy().astype(np.int32),
+        row=videos["row"].to_numpy().astype(np.int32),
         dim=dim,
     )
 

@@ -45,6 +45,7 @@ from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.sampling import num_segments
+from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
 from pipelines.video import VideoFacts
@@ -53,6 +54,9 @@ log = logging.getLogger(__name__)
 
 SEGMENTS_PER_FILE = 16
 """Least rows of a file of DESCRIPTORS: tens of megabytes of a network's last layer."""
+
+ROWS_AT_A_TIME = 10_000
+"""Rows of VIDEOS that the driver makes together."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def describe(job: Job) -> tuple[Account, Spent]:
         watched = {stages: pools.decode, ("describe",): pools.describe}
     line = ProgressLine("describe", rows.num_rows, _growth(job, watched))
     decoding = (config.sampling, config.picture, _decode(job), line.meter)
-    network = (job.store, job.weights.file, config, job.described, pools.describe.num_threads)
+    weights = SharedFile.of(job.store, job.weights.file)
+    network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(
         rows,
         config,
@@ -301,15 +306,9 @@ def classify_videos(job: Job) -> tuple[Account, Spent]:
     spent = classify.classify(job)
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
     without_vector = _names(tested) - _names(_places(job))
-    planned = failed = 0
-    for encoder, stream in job.pairs():
-        scored = job.store.distinct(job.scores(encoder, stream), "video_id")
-        account = settle(
-            f"classify {encoder} {stream}", "videos", _names(tested), scored, without_vector
-        )
-        planned, failed = planned + account.planned, failed + account.failed
+    account = classify.settle_scores(job, _names(tested), without_vector)
     job.finish("classify")
-    return Account("scored videos", planned, planned - failed, failed), spent
+    return account, spent
 
 
 def evaluate_scores(job: Job) -> tuple[Account, Spent]:
@@ -322,7 +321,7 @@ def evaluate_scores(job: Job) -> tuple[Account, Spent]:
     ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
     run_report.write(job, evaluated, ledger, account, time.monotonic() - started)
     job.finish("evaluate")
-    return account, Spent(0.0, ())
+    return account, evaluated.spent
 
 
 _STEP: dict[str, Callable[[Job], tuple[Account, Spent]]] = {
@@ -386,17 +385,26 @@ def _known_videos(job: Job) -> pa.Table:
     folders = [f for f in job.older("videos") if job.store.files(f)]
     if not folders:
         return empty
-    facts = job.store.read_table(folders[-1], ["video_id", "source", "status", *video_stages.FACTS])
-    facts = facts.filter(pc.equal(facts["status"], "ok")).drop_columns(["status"])
-    known = {(row["video_id"], row["source"]): row for row in facts.to_pylist()}
-    planned = []
-    for row in job.manifest.to_pylist():
-        if fact := known.get((row["video_id"], row["source"])):
-            found = VideoFacts(**{name: fact[name] for name in video_stages.FACTS})
-            planned.append(
-                video_stages.videos_row(row, found, num_segments(found, job.config.sampling))
-            )
-    return VIDEOS.build(planned) if planned else empty
+    columns = ["video_id", "source", "status", *video_stages.FACTS]
+    facts = job.store.read_table(folders[-1], columns)
+    facts = facts.filter(pc.equal(facts["status"], "ok"))
+    row = sink.places_of(job.manifest, facts, ("video_id", "source"))
+    rows, facts = job.manifest.filter(pc.is_valid(row)), facts.take(row.drop_null())
+    parts = [empty]
+    # Rows of Python take many times the memory of columns: some at a time.
+    for start in range(0, rows.num_rows, ROWS_AT_A_TIME):
+        pairs = zip(
+            rows.slice(start, ROWS_AT_A_TIME).to_pylist(),
+            facts.slice(start, ROWS_AT_A_TIME).select(video_stages.FACTS).to_pylist(),
+            strict=True,
+        )
+        found = [(row, VideoFacts(**fact)) for row, fact in pairs]
+        sampling = job.config.sampling
+        planned = [
+            video_stages.videos_row(row, fact, num_segments(fact, sampling)) for row, fact in found
+        ]
+        parts.append(VIDEOS.build(planned))
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:

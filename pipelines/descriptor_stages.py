@@ -6,6 +6,7 @@ that loads the network, and with it torchvision, whose import takes as long as t
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,6 @@ from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.device import device
 from pipelines.meter import SILENT, Meter
-from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,15 @@ def precision(name: str, on: str) -> torch.dtype:
 
 
 class DescribeFrames:
-    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams."""
+    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams.
+
+    Args:
+        weights: gives the network's, as `backbones.build` takes them.
+    """
 
     def __init__(
         self,
-        store: Store,
-        weights: str,
+        weights: Callable[[], bytes],
         config: Config,
         streams: dict[str, Stream],
         num_threads: int,
@@ -75,9 +78,7 @@ class DescribeFrames:
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
         self.use(
-            backbones.build(
-                self.settings.backbone, self.settings.nodes, store.read(weights), self.device
-            )
+            backbones.build(self.settings.backbone, self.settings.nodes, weights(), self.device)
         )
 
     def use(self, backbone: backbones.Backbone) -> None:

@@ -1,44 +1,120 @@
 """SCORES to METRICS: each encoder and stream, and their late fusions (METHODS 4)."""
 
-import logging
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray import ObjectRef
 
-from pipelines.config import RunError
+from pipelines import results
+from pipelines.best_result import Best, best_of
+from pipelines.config import Evaluate, RunError
 from pipelines.layout import Job
-from pipelines.results import SINGLE, ScoreMatrix, metric_rows, results
+from pipelines.ledger import Spent
+from pipelines.meter import Meter
+from pipelines.progress import ProgressLine
+from pipelines.results import SINGLE, ScoreMatrix, Wanted, metric_rows
+from pipelines.shared import task_errors
+from pipelines.storage import Store
 from pipelines.tables import METRICS
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """METRICS of a run, and the scores of the result with the highest headline metric."""
+    """METRICS of a run, what a report says of the result with the highest headline metric, and where time went."""
 
     metrics: pa.Table
-    best: ScoreMatrix
+    best: Best
+    spent: Spent
 
 
 def evaluate(job: Job) -> Evaluated:
-    """Publishes METRICS of every encoder, stream and fusion."""
-    settings, rows = job.config.evaluate, []
-    best, highest = None, -1.0
-    found = results(job.pairs(), settings, lambda *pair: read_scores(job, *pair))
-    for done, matrix in enumerate(found, start=1):
-        own = metric_rows(matrix, settings, job.protocol, job.config.run.seed)
-        rows += own
-        headline = headline_metric(matrix.multi_label)
-        value = next(r["value"] for r in own if (r["split"], r["metric"]) == ("all", headline))
-        if best is None or (value or 0.0) > highest:
-            best, highest = matrix, value or 0.0
-        if done % 10 == 0:
-            log.info("evaluate: %d results", done)
-    table = METRICS.build(rows)
+    """Publishes METRICS of every encoder, stream and fusion.
+
+    Scores are read, fused and measured by tasks, and stay in Ray's object store; the driver has the rows of METRICS.
+
+    Raises:
+        RunError: there are no scores, or a video lacks that of a class.
+    """
+    settings, pairs = job.config.evaluate, job.pairs()
+    wanted = results.wanted(pairs, settings)
+    with task_errors("evaluate"), ProgressLine("evaluate", len(wanted)) as line:
+        scores: dict[tuple[str, str], ObjectRef] = {
+            pair: _read.options(**_memory(job, READ_BYTES)).remote(
+                job.store, *pair, job.scores(*pair), job.failures, line.meter
+            )
+            for pair in pairs
+        }
+        measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
+        made, parts = [], []
+        for result in wanted:
+            own = [scores[pair] for pair in result.parts]
+            parts.append([functools.reduce(_added.remote, own)] if result.is_total else own)
+            ways = (settings, job.protocol, job.config.run.seed, line.meter)
+            made.append(measure.remote(result, ways, *parts[-1]))
+        values = ray.get([value for _, value in made])
+        best = max(range(len(wanted)), key=lambda place: (values[place], -place))
+        tables = ray.get([table for table, _ in made])
+        facts = ray.get(
+            _best.options(**_memory(job, MEASURE_BYTES)).remote(
+                wanted[best], job.folds[0], *parts[best]
+            )
+        )
+    # One chunk a column: the pages of the file are as if the table had been built at once.
+    table = pa.concat_tables(tables).combine_chunks()
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, job.footer("evaluate"))
-    return Evaluated(table, best)
+    return Evaluated(table, facts, line.spent)
+
+
+READ_BYTES, MEASURE_BYTES = 32, 64
+"""What a task takes for each score of a matrix [N, K]: with columns that are put in order, with sorted places."""
+
+
+def _memory(job: Job, score_bytes: int) -> dict[str, int]:
+    """The memory that a task asks Ray for, so that a node gets no more of them than fit; at most the largest node's."""
+    labels = job.manifest["labels"]
+    num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes())
+    return {"memory": int(min(largest, score_bytes * job.manifest.num_rows * num_classes))}
+
+
+@ray.remote(max_retries=3)
+def _read(
+    store: Store, encoder: str, stream: str, folder: str, failures: str, meter: Meter
+) -> ScoreMatrix:
+    with meter("read"):
+        return read_scores(store, encoder, stream, folder, failures)
+
+
+@ray.remote(max_retries=3)
+def _added(total: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
+    return results.added(total, part)
+
+
+@ray.remote(max_retries=3)
+def _measure(
+    wanted: Wanted, ways: tuple[Evaluate, str, int, Meter], *parts: ScoreMatrix
+) -> tuple[pa.Table, float]:
+    """METRICS rows of a result, and its headline metric; no rows and -1 where it cannot be made."""
+    settings, protocol, seed, meter = ways
+    with meter("measure"):
+        matrix = wanted.make(parts)
+        rows = metric_rows(matrix, settings, protocol, seed) if matrix else []
+        table, value = METRICS.build(rows), -1.0
+        if matrix:
+            named = ("all", headline_metric(matrix.multi_label))
+            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == named) or 0.0
+    # Waited for, and with it what the meter said before.
+    ray.get(meter.counter.add.remote({"ok": 1}))
+    return table, value
+
+
+@ray.remote(max_retries=3)
+def _best(wanted: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
+    return best_of(wanted.make(parts), first_fold)
 
 
 def headline_metric(multi_label: bool) -> str:
@@ -46,17 +122,19 @@ def headline_metric(multi_label: bool) -> str:
     return "mAP" if multi_label else "accuracy"
 
 
-def read_scores(job: Job, encoder: str, stream: str) -> ScoreMatrix:
+def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: str) -> ScoreMatrix:
     """The score matrix of one encoder and stream, videos in order of their id.
+
+    Args:
+        folder: of SCORES. failures: the folder that a message sends the user to.
 
     Raises:
         RunError: there are no scores, or a video lacks that of a class.
     """
-    folder = job.scores(encoder, stream)
     videos, classes = _Codes(), _Codes()
     parts = []
-    for name in job.store.files(folder):
-        with job.store.open_parquet(name) as file:
+    for name in store.files(folder):
+        with store.open_parquet(name) as file:
             for group in range(file.num_row_groups):
                 # Millions of rows repeat their texts: codes are a tenth of them.
                 table = file.read_row_group(
@@ -67,8 +145,8 @@ def read_scores(job: Job, encoder: str, stream: str) -> ScoreMatrix:
                 parts.append((video, label, *values))
     if not sum(len(part[0]) for part in parts):
         raise RunError(
-            f"{job.store.uri(folder)}: expected scores of tested videos, found none; are all of them in "
-            f"{job.store.uri(job.failures)}?"
+            f"{store.uri(folder)}: expected scores of tested videos, found none; are all of them in "
+            f"{store.uri(failures)}?"
         )
     video_ids, rank = videos.sorted()
     labels, column = classes.sorted()
@@ -81,7 +159,7 @@ def read_scores(job: Job, encoder: str, stream: str) -> ScoreMatrix:
     if np.isnan(scores).any():
         example = video_ids[int(np.isnan(scores).any(1).argmax())]
         raise RunError(
-            f"{job.store.uri(folder)}: expected a score for each class of each video, got none for some of "
+            f"{store.uri(folder)}: expected a score for each class of each video, got none for some of "
             f"{example[:200]!r}; delete the folder and run step classify again"
         )
     return ScoreMatrix(

@@ -24,6 +24,7 @@ from pipelines.finetune_worker import Training
 from pipelines.growth import Growth
 from pipelines.layout import Job
 from pipelines.progress import ProgressLine
+from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import FORMAT_VERSION, FRAMES
 
@@ -242,6 +243,5 @@ def _train(todo: Plan) -> None:
         footer=todo.job.footer("finetune"),
     )
     log.info("finetune: %d steps on %d worker(s)", config.fv_vae.num_steps, config.fit.num_workers)
-    finetune_worker.start(
-        Training(task, todo.job.store, config, todo.stream, todo.job.weights.file, todo.folder)
-    )
+    weights = SharedFile.of(todo.job.store, todo.job.weights.file)
+    finetune_worker.start(Training(task, todo.job.store, config, todo.stream, weights, todo.folder))

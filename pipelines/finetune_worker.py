@@ -15,6 +15,7 @@ from encoders.descriptors import Stream
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
 from pipelines.config import Config
+from pipelines.shared import SharedFile
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES
 
@@ -28,7 +29,7 @@ class Training:
     Attributes:
         task: the FV-VAE, the folder of FRAMES, and the labels of the videos in it.
         stream: the FV-VAE's.
-        weights: the file that the backbone starts from.
+        weights: what the backbone starts from.
         folder: where the new weights, the codebook and the curves go.
     """
 
@@ -36,7 +37,7 @@ class Training:
     store: Store
     config: Config
     stream: Stream
-    weights: str
+    weights: SharedFile
     folder: str
 
 
@@ -75,7 +76,7 @@ def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
     network = Network(
         name=describe.backbone,
         node=training.stream.node,
-        weights=store.read(training.weights),
+        weights=training.weights(),
         describe=functools.partial(
             training.stream.describe, scaling=describe.scaling, levels=describe.spp_levels
         ),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
@@ -151,16 +152,27 @@ class Job:
 
         Without labels all videos train.
         """
-        rows = zip(
-            self.manifest["video_id"].to_pylist(),
-            self.manifest["labels"].to_pylist(),
-            self.manifest["fold"].to_pylist(),
-            strict=True,
-        )
-        if not self.num_folds:
-            return frozenset(video for video, _, _ in rows)
         left_out = fold if fold is not None and fold >= 0 else (0 if self.num_folds == 1 else None)
-        return frozenset(video for video, labels, tests in rows if labels and tests != left_out)
+        if left_out not in self._training:
+            every, manifest = self._video_ids, self.manifest
+            use = pa.repeat(True, len(every))
+            if self.num_folds:
+                use = pc.greater(pc.list_value_length(manifest["labels"]), 0)
+            if self.num_folds and left_out is not None:
+                use = pc.and_(use, pc.not_equal(manifest["fold"], left_out))
+            kept = zip(every, use.to_pylist(), strict=True)
+            self._training[left_out] = frozenset(video for video, trains in kept if trains)
+        return self._training[left_out]
+
+    @functools.cached_property
+    def _video_ids(self) -> list[str]:
+        """Each text once, however many sets it is in."""
+        return self.manifest["video_id"].to_pylist()
+
+    @functools.cached_property
+    def _training(self) -> dict[int | None, frozenset[str]]:
+        """By the fold that is left out."""
+        return {}
 
     def labels_for(self, book: Codebook) -> dict[str, list[str]]:
         """{video: labels} of the codebook's videos where it uses labels, else nothing."""
@@ -168,9 +180,7 @@ class Job:
 
     def _labels(self, fold: int) -> dict[str, list[str]]:
         allowed = self.training_videos(fold)
-        pairs = zip(
-            self.manifest["video_id"].to_pylist(), self.manifest["labels"].to_pylist(), strict=True
-        )
+        pairs = zip(self._video_ids, self.manifest["labels"].to_pylist(), strict=True)
         return {video: labels for video, labels in pairs if video in allowed}
 
     # --- where it is --------------------------------------------------------------------------
@@ -271,9 +281,7 @@ class Job:
     @functools.cached_property
     def _sample_pool(self) -> str:
         allowed = self.training_videos(None)
-        pairs = zip(
-            self.manifest["video_id"].to_pylist(), self.manifest["source"].to_pylist(), strict=True
-        )
+        pairs = zip(self._video_ids, self.manifest["source"].to_pylist(), strict=True)
         return digest(sorted(pair for pair in pairs if pair[0] in allowed))
 
     def _sample_digest(self, stream: str) -> str:

@@ -6,7 +6,6 @@ all of it, and the page's own policy forbids it to load or run anything.
 
 import base64
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,10 +16,9 @@ from markupsafe import Markup, escape
 from pipelines.attention_picture import picture
 from pipelines.papers import DQ_DATA
 from pipelines.report_charts import NUM_STYLES, charts
-from pipelines.report_data import ClassRow, Confusion, Failure, Report
+from pipelines.report_data import ClassRow, Confusion, Failures, Report
 from pipelines.results import Estimate
 
-NUM_FAILURES_LISTED = 200
 _MAX_MATRIX = 50  # classes; above, a cell is too small to read
 _MAX_NUMBERED = 20  # classes; above, a cell has no room for its number
 _MAX_CLASSES = (
@@ -68,7 +66,6 @@ def render(report: Report) -> str:
         precision_recall=charts(report.precision_recall, prefix="pr", shares=True),
         num_styles=NUM_STYLES,
         reasons=_reasons(report.failures),
-        num_listed=NUM_FAILURES_LISTED,
         total_s=sum(step.seconds or 0 for step in report.steps),
         total_core_s=sum(step.core_s or 0 for step in report.steps),
         total_gpu_s=sum(step.gpu_s or 0 for step in report.steps),
@@ -112,10 +109,9 @@ def _most_confused(confusion: Confusion | None) -> list[Confused]:
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.true, pair.predicted))
 
 
-def _reasons(failures: tuple[Failure, ...]) -> list[tuple[tuple[str, str, str], int]]:
+def _reasons(failures: Failures) -> list[tuple[tuple[str, str, str], int]]:
     """((stage, status, error type), count), the most frequent first."""
-    counts = Counter((f.stage, f.status, f.error_type) for f in failures)
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return sorted(failures.counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 @cache

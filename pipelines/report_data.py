@@ -1,7 +1,9 @@
 """What a report shows, as plain values. Numbers that do not exist are None and shown as a dash."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -130,6 +132,31 @@ class Failure:
     status: str
     error_type: str
     error: str
+
+
+NUM_FAILURES_LISTED = 200
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The segments that are not ok: the first of them, and the number of each (stage, status, error_type)."""
+
+    first: tuple[Failure, ...] = ()
+    counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, failures: Iterable[Failure]) -> Self:
+        """All of them, of which few are kept."""
+        first, counts = [], Counter()
+        for failure in failures:
+            counts[failure.stage, failure.status, failure.error_type] += 1
+            if len(first) < NUM_FAILURES_LISTED:
+                first.append(failure)
+        return cls(tuple(first), counts)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -264,7 +291,6 @@ class Report:
         precision_recall: curves of the best result: of some classes, and the mean of all.
         confusion: of the best result; None where videos have several labels.
         solved: how the SVMs behind the results were solved.
-        failures: all rows that are not ok; the page lists the first of them and counts all.
         samples: the most confident wrong and right videos of the best result.
         paper: the results beside DQ Table 2; None where they were not compared.
         paper_tables: other tables of the paper that the recipe follows.
@@ -290,7 +316,7 @@ class Report:
     precision_recall: tuple[Curve, ...] = ()
     curves: tuple[Curve, ...] = ()
     solved: tuple[Solved, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: Failures = field(default_factory=Failures)
     samples: tuple[Sample, ...] = ()
     neighbours: NeighbourSearch | None = None
     paper: Comparison | None = None

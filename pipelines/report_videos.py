@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import ray
 from PIL import Image
 
+from pipelines.best_result import Best
 from pipelines.config import Config, Sampling
 from pipelines.decode import decode_segment
 from pipelines.evaluate import headline_metric
@@ -29,14 +30,12 @@ from pipelines.report_data import (
     Result,
     Sample,
 )
-from pipelines.results import Estimate, ScoreMatrix
+from pipelines.results import Estimate
 from pipelines.storage import Store
 from pipelines.tables import vectors_from_arrow
 from pipelines.video import VideoError
 
-NUM_SAMPLES = 12
 FRAMES_PER_SAMPLE = 3
-NUM_QUERIES = 6
 NUM_NEAREST = 5
 THUMBNAIL_PX = 112
 
@@ -71,38 +70,31 @@ class Frames:
     missing: str = ""
 
 
-def samples(job: Job, matrix: ScoreMatrix, results: list[Result]) -> tuple[Sample, ...]:
-    """Tested videos: the most confident wrong ones first, then the most confident right ones."""
-    first, top = matrix.scores.argmax(1), matrix.scores.max(1)
-    order = np.argsort(-top, kind="stable")
-    right = matrix.targets[np.arange(len(order)), first] > 0
-    wrong_first = [i for i in order if not right[i]][: NUM_SAMPLES // 2]
-    chosen = wrong_first + [i for i in order if right[i]][: NUM_SAMPLES - len(wrong_first)]
-    rows = _videos(job, [matrix.video_ids[i] for i in chosen])
+def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
+    """The picked videos of the best result."""
+    rows = _videos(job, [pick.video_id for pick in best.picks])
     sampling = job.config.sampling
     frames = _read(
         job,
         [Request(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE) for r in rows],
     )
-    looks = _attention(job, matrix, results, [matrix.video_ids[i] for i in chosen])
+    looks = _attention(job, best, results)
     return tuple(
         Sample(
             video_id=row["video_id"],
             labels=tuple(row["labels"]),
-            predicted=matrix.classes[int(first[place])],
-            score=float(top[place]),
+            predicted=pick.predicted,
+            score=pick.score,
             jpegs=() if own.images is None else tuple(_jpeg(image) for image in own.images),
             missing=own.missing,
             attention=_strip(looks.get(row["video_id"]), own, job.config.describe.spp_levels),
         )
-        for place, row, own in zip(chosen, rows, frames, strict=True)
+        for pick, row, own in zip(best.picks, rows, frames, strict=True)
     )
 
 
-def _attention(
-    job: Job, matrix: ScoreMatrix, results: list[Result], video_ids: list[str]
-) -> dict[str, pa.Table]:
-    """{video: its ATTENTION rows, in order of time} of the best encoder that can say where it looks.
+def _attention(job: Job, best: Best, results: list[Result]) -> dict[str, pa.Table]:
+    """{picked video: its ATTENTION rows, in order of time} of the best encoder that can say where it looks.
 
     The codebook is the one that did not see the labels of the fold that tests the video.
     """
@@ -113,11 +105,10 @@ def _attention(
         return {}
     rank = {(r.encoder, r.stream): r.accuracy.value or 0.0 for r in results if not r.fusion}
     pair = max(known, key=lambda pair: rank[pair])
-    folds = dict(zip(matrix.video_ids, matrix.folds.tolist(), strict=True))
     by_folder: dict[str, list[str]] = {}
-    for name in video_ids:
-        folder = job.attention(job.codebook(*pair, folds[name]))
-        by_folder.setdefault(folder, []).append(name)
+    for pick in best.picks:
+        folder = job.attention(job.codebook(*pair, pick.fold))
+        by_folder.setdefault(folder, []).append(pick.video_id)
     found = {}
     for folder, names in by_folder.items():
         rows = job.store.read_rows(folder, None, "video_id", names)
@@ -151,27 +142,24 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
 # --- nearest neighbours ---------------------------------------------------------------------------
 
 
-def neighbours(job: Job, matrix: ScoreMatrix, results: list[Result]) -> NeighbourSearch | None:
+def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch | None:
     """For some tested videos, those whose vectors of the best single result have the highest cosine.
 
     Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos asked for; None
     where it has none.
     """
-    metric = "map" if headline_metric(matrix.multi_label) == "mAP" else "accuracy"
+    metric = "map" if headline_metric(best.multi_label) == "mAP" else "accuracy"
     single = [r for r in results if not r.fusion]
 
     def value(result: Result) -> float:
         estimate: Estimate = getattr(result, metric)
         return estimate.value or 0.0
 
-    best = max(single, key=value)
-    book = job.codebook(best.encoder, best.stream, job.folds[0])
-    ids = np.array(matrix.video_ids, object)
-    if book.fold >= 0:
-        ids = ids[matrix.folds == book.fold]
-    if not len(ids):
+    first = max(single, key=value)
+    book = job.codebook(first.encoder, first.stream, job.folds[0])
+    queries = list(best.queries if book.fold < 0 else best.first_queries)
+    if not queries:
         return None
-    queries = ids[np.unique(np.linspace(0, len(ids) - 1, NUM_QUERIES).astype(int))].tolist()
     known = job.manifest.select(["video_id", "source"])
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
     found, num_searched = ray.get(search)
@@ -186,8 +174,8 @@ def neighbours(job: Job, matrix: ScoreMatrix, results: list[Result]) -> Neighbou
         return Near(name, tuple(rows[name]["labels"]), similarity, jpeg)
 
     return NeighbourSearch(
-        encoder=best.encoder,
-        stream=best.stream,
+        encoder=first.encoder,
+        stream=first.stream,
         num_searched=num_searched,
         num_videos=job.manifest.num_rows,
         found=tuple(

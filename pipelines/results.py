@@ -5,7 +5,7 @@ tested videos, K classes, M streams that are fused.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -68,12 +68,79 @@ def is_local(stream: str) -> bool:
     return stream.endswith("_appearance") or is_difference(stream)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A result that is to be made.
+
+    Attributes:
+        parts: (encoder, stream) of the scores that it is made of.
+        fusion: as in METRICS; SINGLE where the scores of the one part are the result.
+        weights: of the parts, for the fusion "given".
+        is_total: made of the sum over its parts, of several encoders.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    fusion: str = SINGLE
+    weights: tuple[float, ...] = ()
+    is_total: bool = False
+
+    def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
+        """The result; None where the parts cannot be fused so.
+
+        Args:
+            matrices: those of the parts, in their order; of a total their `added` sum alone.
+
+        Raises:
+            ValueError: parts are of different videos.
+        """
+        matrices = list(matrices)
+        if self.is_total:
+            return self._mean(*matrices)
+        if self.fusion == SINGLE:
+            return matrices[0]
+        return next(fusions(matrices, (self.fusion,), list(self.weights)), None)
+
+    def _mean(self, total: ScoreMatrix) -> ScoreMatrix:
+        encoders, streams = zip(*self.parts, strict=True)
+        return replace(
+            total,
+            encoder="+".join(dict.fromkeys(encoders)),
+            stream="+".join(dict.fromkeys(streams)),
+            fusion=self.fusion,
+            weights=_constant(total, [1.0] * len(self.parts)),
+            scores=total.scores / len(self.parts),
+        )
+
+
+def wanted(pairs: list[tuple[str, str]], settings: Evaluate) -> list[Wanted]:
+    """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; at last all encoders
+    and streams together.
+
+    Args:
+        pairs: (encoder, stream) of the single results.
+    """
+    streams = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
+    weights = dict(zip(streams, settings.stream_weights or [1.0] * len(streams), strict=True))
+    found, local = [], []
+    for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
+        own = [pair for pair in pairs if pair[0] == encoder]
+        found += [Wanted((pair,)) for pair in own]
+        parts = tuple(pair for pair in own if is_local(pair[1]))
+        local += parts
+        if len(parts) > 1:
+            given = tuple(weights[stream] for _, stream in parts)
+            found += [Wanted(parts, kind, given) for kind in settings.fusions]
+    if len({encoder for encoder, _ in local}) > 1:
+        found.append(Wanted(tuple(local), "given", is_total=True))
+    return found
+
+
 def results(
     pairs: list[tuple[str, str]],
     settings: Evaluate,
     read: Callable[[str, str], ScoreMatrix | None],
 ) -> Iterator[ScoreMatrix]:
-    """Every result, encoder by encoder: its streams, their fusions; at last all encoders and streams together.
+    """The results that are `wanted`, one after the other.
 
     The scores of one encoder and the sum over encoders are in memory, never those of all.
 
@@ -84,34 +151,31 @@ def results(
     Raises:
         ValueError: parts of a fusion are of different videos.
     """
-    local = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
-    weights = dict(zip(local, settings.stream_weights or [1.0] * len(local), strict=True))
-    names, all_parts, total, is_lost = [], [], None, False
-    for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
-        parts = []
-        for stream in (s for e, s in pairs if e == encoder):
-            matrix = read(encoder, stream)
-            if matrix is not None:
-                yield matrix
-            if is_local(stream):
-                parts.append(matrix)
-        if None in parts:
-            is_lost = True
-        elif parts:
-            names.append(encoder)
-            all_parts += [part.stream for part in parts]
-            if len(parts) > 1:
-                yield from fusions(parts, settings.fusions, [weights[p.stream] for p in parts])
-            total = _sum(parts if total is None else [total, *parts])
-    if len(names) > 1 and not is_lost:
-        yield replace(
-            total,
-            encoder="+".join(names),
-            stream="+".join(dict.fromkeys(all_parts)),
-            fusion="given",
-            weights=_constant(total, [1.0] * len(all_parts)),
-            scores=total.scores / len(all_parts),
-        )
+    held: dict[tuple[str, str], ScoreMatrix | None] = {}
+    total, is_lost = None, False
+    for result in wanted(pairs, settings):
+        if result.fusion == SINGLE:
+            (pair,) = result.parts
+            held = {other: matrix for other, matrix in held.items() if other[0] == pair[0]}
+            held[pair] = read(*pair)
+            if is_local(pair[1]):
+                is_lost = is_lost or held[pair] is None
+                total = None if is_lost else added(total, held[pair])
+        parts = [total] if result.is_total else [held[pair] for pair in result.parts]
+        if None not in parts and (matrix := result.make(parts)):
+            yield matrix
+
+
+def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
+    """The scores of `part` added to the sum so far, if there is one.
+
+    Raises:
+        ValueError: they are of different videos.
+    """
+    if total is None:
+        return part
+    _check_videos([total, part])
+    return replace(total, scores=total.scores + part.scores)
 
 
 def fusions(
@@ -143,11 +207,6 @@ def fusions(
 def _constant(matrix: ScoreMatrix, weights: list[float]) -> dict[int, tuple[float, ...]]:
     shares = tuple(weight / sum(weights) for weight in weights)
     return dict.fromkeys(np.unique(matrix.folds).tolist(), shares)
-
-
-def _sum(parts: list[ScoreMatrix]) -> ScoreMatrix:
-    _check_videos(parts)
-    return replace(parts[0], scores=sum(part.scores for part in parts))
 
 
 def _check_videos(parts: list[ScoreMatrix]) -> None:

@@ -3,11 +3,10 @@
 import dataclasses
 import itertools
 
-import numpy as np
 import pyarrow.compute as pc
 import ray
 
-from encoders.metrics import Ranking, confusion_matrix, mean_over_classes
+from pipelines.best_result import Best
 from pipelines.comparison import comparison
 from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated, headline_metric
@@ -18,9 +17,9 @@ from pipelines.plan_record import predicted
 from pipelines.report import render
 from pipelines.report_data import (
     ClassRow,
-    Confusion,
     Curve,
     Failure,
+    Failures,
     Ledger,
     Report,
     Result,
@@ -28,13 +27,10 @@ from pipelines.report_data import (
     StepFact,
 )
 from pipelines.report_videos import neighbours, samples
-from pipelines.results import SINGLE, Estimate, ScoreMatrix
+from pipelines.results import SINGLE, Estimate
 
 NUM_OWN_ROWS = 10
 """Own results beside a paper's table: the best ones."""
-
-NUM_LEVELS = 101
-"""Levels of recall of a drawn precision-recall curve."""
 
 
 def write(
@@ -55,15 +51,15 @@ def write(
         num_classes=len(best.classes),
         ledger=ledger,
         multi_label=best.multi_label,
-        chance=_chance(best),
+        chance=best.chance,
         top_k=top_k,
         notes=_notes(job),
         facts=_facts(job),
         steps=_steps(job, account, evaluate_s, planned.get("steps", {})),
         results=tuple(results),
         per_class=_per_class(best, rows),
-        precision_recall=precision_recall(best),
-        confusion=None if best.multi_label else _confusion(best),
+        precision_recall=best.precision_recall,
+        confusion=best.confusion,
         curves=_curves(job),
         solved=_solved(job),
         failures=_failures(job),
@@ -143,12 +139,6 @@ def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[Beside
             own.append((name, tuple(estimates)))
         found.append(BesidePaper(table, tuple(own), data))
     return tuple(found)
-
-
-def _chance(matrix: ScoreMatrix) -> float:
-    """Accuracy of always naming the most frequent class; mAP of a random order."""
-    shares = matrix.targets.mean(0)
-    return float(shares.mean() if matrix.multi_label else shares.max())
 
 
 def _notes(job: Job) -> tuple[str, ...]:
@@ -245,39 +235,13 @@ def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
     return StepFact(name, seconds, account, core_s, gpu_s, cost, spent)
 
 
-def _per_class(matrix: ScoreMatrix, rows: list[dict]) -> tuple[ClassRow, ...]:
+def _per_class(best: Best, rows: list[dict]) -> tuple[ClassRow, ...]:
     return tuple(
         ClassRow(row["class"], _estimate(row), row["num_positives"])
         for row in rows
-        if (row["encoder"], row["stream"], row["fusion"]) == matrix.key
+        if (row["encoder"], row["stream"], row["fusion"]) == best.key
         and (row["split"], row["metric"]) == ("all", "AP")
     )
-
-
-def precision_recall(matrix: ScoreMatrix) -> tuple[Curve, ...]:
-    """Interpolated precision against recall: the mean of all classes, and the two best, the middle and the two worst."""
-    ranking, once = Ranking(matrix.scores, matrix.targets), np.ones((len(matrix.scores), 1))
-    precision = ranking.average_precision(once)[:, 0]
-    curves = ranking.interpolated_precision(once, NUM_LEVELS)[..., 0]
-    known = np.flatnonzero(~np.isnan(precision))
-    if not len(known):
-        return ()
-    order = known[np.argsort(-precision[known], kind="stable")]
-    picked = dict.fromkeys([0, 1, len(order) // 2, len(order) - 2, len(order) - 1])
-    chosen = [order[place] for place in sorted(picked) if 0 <= place < len(order)]
-    mean = mean_over_classes(precision)
-    named = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
-    named += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
-    recall = tuple(np.linspace(0, 1, NUM_LEVELS).tolist())
-    return tuple(
-        Curve("Precision against recall", name, "recall", "precision", recall, tuple(y.tolist()))
-        for name, y in named
-    )
-
-
-def _confusion(matrix: ScoreMatrix) -> Confusion:
-    counts = confusion_matrix(matrix.scores, matrix.targets)
-    return Confusion(tuple(matrix.classes), tuple(tuple(int(n) for n in row) for row in counts))
 
 
 def _curves(job: Job) -> tuple[Curve, ...]:
@@ -327,7 +291,11 @@ def _solved(job: Job) -> tuple[Solved, ...]:
     return tuple(found)
 
 
-def _failures(job: Job) -> tuple[Failure, ...]:
+def _failures(job: Job) -> Failures:
     columns = ["video_id", "stage", "status", "error_type", "error"]
-    rows = job.store.read_table(job.failures, columns).to_pylist()
-    return tuple(Failure(**{name: row[name] or "" for name in columns}) for row in rows)
+    return Failures.of(
+        Failure(**{name: row[name] or "" for name in columns})
+        for file in job.store.files(job.failures)
+        for rows in job.store.batches(file, columns)
+        for row in rows.to_pylist()
+    )

@@ -222,7 +222,10 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
     stream = described_streams(run.config)[pair[1]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     describe = DescribeFrames(
-        run.store, run.weights, run.config, {stream.name: stream}, torch.get_num_threads()
+        functools.partial(run.store.read, run.weights),
+        run.config,
+        {stream.name: stream},
+        torch.get_num_threads(),
     )
     encoder = load_encoder(run.codebook(pair), run.store, device)
     stage = DecodeSegments(run.config.sampling, run.config.picture, run.config.decode)

@@ -116,14 +116,18 @@ def pending(plan: pa.Table, store: Store, folder: str, key: tuple[str, ...]) -> 
     """The rows of `plan` whose key is in no visible file of `folder`."""
     if not store.files(folder):
         return plan
-    done = store.read_table(folder, list(key))
-    return plan.filter(pc.invert(pc.is_in(_joined(plan, key), value_set=_joined(done, key))))
+    return plan.filter(pc.is_null(places_of(plan, store.read_table(folder, list(key)), key)))
 
 
 def visible_videos(rows: pa.Table, store: Store, folder: str) -> frozenset[str]:
     """Those videos of `rows` that have rows of their present source in visible files of `folder`."""
     left = pending(rows, store, folder, ("video_id", "source"))
     return frozenset(rows["video_id"].to_pylist()) - frozenset(left["video_id"].to_pylist())
+
+
+def places_of(rows: pa.Table, table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
+    """For each of some rows the first row of `table` with the same key; null where there is none."""
+    return pc.index_in(_joined(rows, key), value_set=_joined(table, key))
 
 
 def _joined(table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:

@@ -326,10 +326,14 @@ class Store:
         """The values of a column of all finished files of `folder`; no rows are kept."""
         values: set[str] = set()
         for name in self.files(folder):
-            with self.open_parquet(name) as file:
-                for batch in file.iter_batches(columns=[column]):
-                    values.update(batch[column].unique().to_pylist())
+            for batch in self.batches(name, [column]):
+                values.update(batch[column].unique().to_pylist())
         return frozenset(values)
+
+    def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, some at a time."""
+        with self.open_parquet(name) as file:
+            yield from file.iter_batches(columns=columns)
 
     def read_rows(
         self, folder: str, columns: list[str] | None, key: str, values: list[str]

@@ -51,9 +51,10 @@ class Weights:
         return data
 
     def keep(self, store: Store) -> None:
-        """Puts the weights into the run, unless they are there."""
+        """Puts the weights into the run, unless they are there; here they are not needed any more."""
         if not store.exists(self.file):
             store.publish(self.file, self.load())
+        _read.cache_clear()
 
 
 def resolve(settings: Describe) -> Weights:

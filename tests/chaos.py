@@ -188,7 +188,7 @@ def strike(victim: str, driver: Driver, nodes: Nodes, rng: random.Random) -> str
     return names[process]
 
 
-def tables(out: Path) -> dict[str, object]:
+def tables(out: Path | str) -> dict[str, object]:
     """Today's tables by name, sorted, without `UNEQUAL` columns."""
     from pipelines.storage import Store
     from pipelines.tables import TABLES

@@ -32,6 +32,7 @@ class FaultyS3:
     Attributes:
         faults: how often each kind was injected.
         requests: how often each method arrived.
+        paths: how often each method arrived for each path.
     """
 
     def __init__(self, upstream: str, rates: dict[str, float], seed: int = 0) -> None:
@@ -39,6 +40,7 @@ class FaultyS3:
         self.delay_s = 0.3
         self.faults: collections.Counter[str] = collections.Counter()
         self.requests: collections.Counter[str] = collections.Counter()
+        self.paths: collections.Counter[tuple[str, str]] = collections.Counter()
         self._random, self._guard = random.Random(seed), threading.Lock()
         proxy = self
 
@@ -59,10 +61,11 @@ class FaultyS3:
         self._server.server_close()
         self._thread.join()
 
-    def draw(self, method: str) -> str:
+    def draw(self, method: str, path: str) -> str:
         """The fault of the next request; empty for none."""
         with self._guard:
             self.requests[method] += 1
+            self.paths[method, path.partition("?")[0]] += 1
             place = self._random.random()
             for kind, rate in self.rates.items():
                 place -= rate
@@ -80,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
-        fault = self.faulty.draw(self.command)
+        fault = self.faulty.draw(self.command, self.path)
         if fault == "cut_put":
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             self._reset()

@@ -13,13 +13,15 @@ from PIL import Image
 from pipelines.attention_picture import MAX_COLUMNS, attention_map, picture
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_5, BesidePaper, Compared, Comparison
-from pipelines.report import NUM_FAILURES_LISTED, render
+from pipelines.report import render
 from pipelines.report_data import (
+    NUM_FAILURES_LISTED,
     AttentionStrip,
     ClassRow,
     Confusion,
     Curve,
     Failure,
+    Failures,
     Ledger,
     Near,
     Neighbours,
@@ -174,11 +176,13 @@ FULL = Report(
             rounds=None,
         ),
     ),
-    failures=(
-        Failure("a.mp4", "decode", "failed", "TimeoutError", "no frame for 120 s"),
-        Failure("b.mp4", "probe", "failed", "NoVideoStream", "no video stream"),
-        Failure("c.mp4", "probe", "failed", "NoVideoStream", "no video stream"),
-        Failure("d.mp4", "decode", "partial", "InvalidDataError", "2 of 8 frames"),
+    failures=Failures.of(
+        [
+            Failure("a.mp4", "decode", "failed", "TimeoutError", "no frame for 120 s"),
+            Failure("b.mp4", "probe", "failed", "NoVideoStream", "no video stream"),
+            Failure("c.mp4", "probe", "failed", "NoVideoStream", "no video stream"),
+            Failure("d.mp4", "decode", "partial", "InvalidDataError", "2 of 8 frames"),
+        ]
     ),
     samples=(
         Sample("v/2.mp4", ("run",), "jump", 1.25, (JPEG,)),
@@ -242,7 +246,7 @@ def hostile() -> Report:
         confusion=Confusion((HOSTILE, "b"), ((1, 2), (0, 1))),
         curves=tuple(Curve(HOSTILE, HOSTILE + n, HOSTILE, HOSTILE, (0, 1), (0, 1)) for n in "ab"),
         solved=(replace(FULL.solved[0], encoder=HOSTILE, stream=HOSTILE, form=HOSTILE),),
-        failures=(Failure(HOSTILE, HOSTILE, "failed", HOSTILE, HOSTILE),),
+        failures=Failures.of([Failure(HOSTILE, HOSTILE, "failed", HOSTILE, HOSTILE)]),
         samples=(
             Sample(HOSTILE, (HOSTILE,), HOSTILE, 0.0, (JPEG,)),
             Sample(HOSTILE, (HOSTILE,), "b", 0.0, missing=HOSTILE),
@@ -587,7 +591,7 @@ def test_failures_are_counted_by_reason_and_listed(full):
 
 
 def test_a_long_list_of_failures_is_cut_and_says_so():
-    many = tuple(Failure(f"{i}.mp4", "decode", "failed", "E", "m") for i in range(1500))
+    many = Failures.of(Failure(f"{i}.mp4", "decode", "failed", "E", "m") for i in range(1500))
     page = Page(render(replace(FULL, failures=many, ledger=Ledger(1500, 0, 0, 1500))))
     assert len(page.tables["Failed and partial segments"]) == NUM_FAILURES_LISTED + 1
     assert "The first 200 of 1,500 rows; the table FAILURES has all" in page.text
@@ -809,7 +813,7 @@ def test_the_page_of_a_large_corpus_stays_small():
         ),
         samples=tuple(Sample("v", ("a",), "a", 1.0, attention=look) for _ in range(12)),
         neighbours=NeighbourSearch("e", "s", 1, 1, (Neighbours(near, (near,) * 5),) * 6),
-        failures=tuple(
+        failures=Failures.of(
             Failure(f"{i}.mp4", "decode", "failed", "E", "m" * 300) for i in range(90_000)
         ),
         ledger=Ledger(90_000, 0, 0, 90_000),

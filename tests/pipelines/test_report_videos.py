@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 
 from pipelines import report_videos
+from pipelines.best_result import precision_recall
 from pipelines.config import Cluster, Config
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
 from pipelines.recipes import RECIPES
 from pipelines.report_videos import ONE_FRAME, Request, decode, nearest
 from pipelines.results import ScoreMatrix
-from pipelines.run_report import precision_recall, step_fact
+from pipelines.run_report import step_fact
 from pipelines.storage import Store
 from pipelines.tables import encoding_type
 

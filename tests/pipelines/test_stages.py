@@ -82,7 +82,9 @@ def decoded(data: Path) -> tuple[pa.Table, list[pa.Table]]:
 
 @pytest.fixture(scope="module")
 def described(store: Store, decoded: tuple[pa.Table, list[pa.Table]]) -> pa.Table:
-    stage = DescribeFrames(store, "weights.safetensors", CONFIG, STREAMS, num_threads=1)
+    stage = DescribeFrames(
+        lambda: store.read("weights.safetensors"), CONFIG, STREAMS, num_threads=1
+    )
     return stage(pa.concat_tables(decoded[1]))
 
 
@@ -117,7 +119,9 @@ def test_what_stands_beside_a_segment_changes_nothing(
     sizes, compiled = [], []
     monkeypatch.setattr("torch.compile", lambda network: compiled.append(network) or network)
     config = CONFIG.with_settings([f"describe.compile={str(is_compiled).lower()}"])
-    stage = DescribeFrames(store, "weights.safetensors", config, STREAMS, num_threads=1)
+    stage = DescribeFrames(
+        lambda: store.read("weights.safetensors"), config, STREAMS, num_threads=1
+    )
     stage.backbone.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     parts = [stage(part) for part in decoded[1][::-1]]
     assert pa.concat_tables(parts[::-1]).equals(described)
@@ -131,7 +135,9 @@ def test_half_precision_is_near(
     assert precision("auto", "cpu") == torch.float32
     assert precision("auto", "cuda") == torch.bfloat16
     config = CONFIG.with_settings(["describe.precision=bfloat16"])
-    stage = DescribeFrames(store, "weights.safetensors", config, STREAMS, num_threads=1)
+    stage = DescribeFrames(
+        lambda: store.read("weights.safetensors"), config, STREAMS, num_threads=1
+    )
     rows = stage(decoded[1][1])
     near = descriptors_from_arrow(rows[APPEARANCE][0]).astype(np.float64)
     exact = descriptors_from_arrow(described[APPEARANCE][1]).astype(np.float64)
