@@ -130,6 +130,4 @@ def test_quota_that_is_wanted() -> None:
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+\.md)\)", TEXT))
 def test_links_lead_somewhere(link: str) -> None:
-    if link in ("newcomer.md", "autoscaling.md"):
-        pytest.skip("written beside this one")
     assert (DOCS.parent / link).is_file()

@@ -93,7 +93,9 @@ def test_ray_start_knows_the_flags(name: str) -> None:
     config = launcher(name)
     flags = {}
     for kind in ("head", "worker"):
-        *_, command = config[f"{kind}_start_ray_commands"][-1].split(";")
+        *before, command = config[f"{kind}_start_ray_commands"][-1].split(";")
+        assert " unset OMP_NUM_THREADS" in before, "the launcher sets it to 1"
+        assert " export RAY_AUTH_MODE=token" in before
         words = shlex.split(command)
         assert words[:2] == ["ray", "start"]
         flags[kind] = dict(word.partition("=")[::2] for word in words[2:])
