@@ -1,7 +1,7 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
 # make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
 # make test-cluster    tests on clusters of their own: jobs, autoscaling, several nodes
-# make check   lint and format
+# make check   lint and format;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,9 @@ OUT ?= demo_out
 VIDEOS ?=
 LABELS ?=
 WEIGHTS ?=
+UPGRADE ?=
 
-.PHONY: demo test test-unit test-cluster check format clean
+.PHONY: demo test test-unit test-cluster check format lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
@@ -32,6 +33,12 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/installed
+	$(BIN)/pip install --disable-pip-version-check -q uv
+	$(BIN)/uv pip compile pyproject.toml --extra timm --extra aws --extra gcp -o requirements.lock $(UPGRADE) \
+		--python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-python-downloads \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' >/dev/null
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")'

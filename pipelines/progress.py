@@ -39,8 +39,11 @@ class Counter:
         self.actors: dict[str, set[tuple[str, int]]] = {}
         self.step = {"step": step}
         name = "video_fisher"
-        gauge = metrics.Gauge(f"{name}_planned", "rows that a step has to do", tag_keys=("step",))
-        gauge.set(planned, self.step)
+        self.total = planned
+        self.planned = metrics.Gauge(
+            f"{name}_planned", "rows that a step has to do", tag_keys=("step",)
+        )
+        self.planned.set(planned, self.step)
         self.rows = metrics.Counter(
             f"{name}_rows", "rows that a step has done", tag_keys=("step", "status")
         )
@@ -83,6 +86,10 @@ class Counter:
         return self.error
 
     def get(self) -> tuple[dict[str, int], str, Spent]:
+        # Ray drops a gauge that was not set for 20 s; the progress line asks more often.
+        self.planned.set(self.total, self.step)
+        for stage, workers in self.first.items():
+            self.workers.set(len(workers), self.step | {"stage": stage})
         return self.counts, self.latest, self.spent()
 
     def spent(self) -> Spent:

@@ -93,7 +93,9 @@ def test_ray_start_knows_the_flags(name: str) -> None:
     config = launcher(name)
     flags = {}
     for kind in ("head", "worker"):
-        *_, command = config[f"{kind}_start_ray_commands"][-1].split(";")
+        *before, command = config[f"{kind}_start_ray_commands"][-1].split(";")
+        assert " unset OMP_NUM_THREADS" in before, "the launcher sets it to 1"
+        assert " export RAY_AUTH_MODE=token" in before
         words = shlex.split(command)
         assert words[:2] == ["ray", "start"]
         flags[kind] = dict(word.partition("=")[::2] for word in words[2:])
@@ -134,8 +136,9 @@ def test_the_file_says_its_limits(name: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_every_actor_of_a_recipe_fits_on_a_machine(name: str, recipe: str) -> None:
-    config, types = RECIPES[recipe](), workers(launcher(name)).values()
-    pools = cluster.pools(config.cluster, limits(launcher(name)))
+    held, types = limits(launcher(name)), workers(launcher(name)).values()
+    told = [f"cluster.max_cpus={held['CPU']}", f"cluster.max_gpus={held['GPU']}"]
+    pools = cluster.pools(RECIPES[recipe]().with_settings(told).cluster, held)
     for pool in (pools.decode, pools.describe, pools.encode):
         fitting = [
             t["resources"]
@@ -145,6 +148,9 @@ def test_every_actor_of_a_recipe_fits_on_a_machine(name: str, recipe: str) -> No
         ]
         assert fitting
         assert pool.num_gpus in (0, 1), "whole GPUs: Ray starts no machine for a part of one"
+        assert pool.size * pool.num_cpus <= held["CPU"]
+        assert pool.size * pool.num_gpus <= held["GPU"]
+    assert pools.describe.num_gpus == pools.encode.num_gpus == 1
     assert pools.write_cpus <= min(t["resources"]["CPU"] for t in types)
 
 

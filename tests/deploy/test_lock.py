@@ -33,17 +33,17 @@ def pins() -> dict[str, str]:
 
 
 def _asked() -> list[str]:
+    """What pyproject.toml asks for on such a machine."""
     project = pyproject()
     lists = [project["dependencies"]]
     lists += [project["optional-dependencies"][extra] for extra in EXTRAS]
-    return [text for asked in lists for text in asked]
+    found = [Requirement(text) for asked in lists for text in asked]
+    return [str(asked) for asked in found if not asked.marker or asked.marker.evaluate(MACHINE)]
 
 
 @pytest.mark.parametrize("text", _asked())
 def test_it_has_what_the_project_asks_for(text: str, pins: dict[str, str]) -> None:
     requirement = Requirement(text)
-    if requirement.marker and not requirement.marker.evaluate(MACHINE):
-        pytest.skip("not for the cluster's machines")
     assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
 
 

@@ -5,9 +5,10 @@ import urllib.request
 
 import pytest
 import ray
+from ray.util import metrics
 
 from pipelines.meter import SILENT
-from pipelines.progress import ProgressLine
+from pipelines.progress import Counter, ProgressLine
 
 
 @ray.remote
@@ -19,6 +20,34 @@ def work(line_meter, stage: str, seconds: float) -> None:
 def test_without_a_counter_a_meter_does_nothing() -> None:
     with SILENT("decode"):
         pass
+
+
+def test_gauges_are_set_as_long_as_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray drops one that was set once: a step that takes longer would have no `planned` any more."""
+    seen = []
+
+    class Metric:
+        def __init__(self, name: str, *_: object, **__: object) -> None:
+            self.name = name
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            seen.append((self.name, value, *tags.values()))
+
+        def inc(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(metrics, "Gauge", Metric)
+    monkeypatch.setattr(metrics, "Counter", Metric)
+    counter = Counter.__ray_metadata__.modified_class("describe", 5)
+    for worker in ("a", "b"):
+        counter.worked("decode", worker, 0.0, 1.0)
+    for _ in range(2):
+        seen.clear()
+        counter.get()
+        assert seen == [
+            ("video_fisher_planned", 5, "describe"),
+            ("video_fisher_workers", 2, "describe", "decode"),
+        ]
 
 
 @pytest.mark.ray
