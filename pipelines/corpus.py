@@ -437,12 +437,14 @@ def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
 def _places(job: Job) -> pa.Table:
     """Where the described segments are: segment_id, video_id, source, segment, file, row."""
     columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status", "attempts"]
-    tables = []
-    for name in job.store.files(job.descriptors):
+
+    def read(name: str) -> pa.Table:
         with job.store.open_parquet(name) as file:
             table = file.read(columns=columns).replace_schema_metadata(None)
         table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
-        tables.append(table.append_column("row", pa.array(np.arange(table.num_rows))))
+        return table.append_column("row", pa.array(np.arange(table.num_rows)))
+
+    tables = job.store.each(read, job.store.files(job.descriptors))
     plan = job.store.read_table(job.segments, ["segment_id", "source"])
     places = _current(plan, pa.concat_tables(tables))
     return places.filter(pc.not_equal(places["status"], "failed")).sort_by("segment_id")
