@@ -67,7 +67,7 @@ class Submit:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, pattern: str, times: int = 1, timeout_s: float = 240) -> None:
+    def wait_for(self, pattern: str, times: int = 1, timeout_s: float = 400) -> None:
         wait_until(lambda: len(re.findall(pattern, self.text())) >= times, timeout_s, self.text)
 
     def end(self, timeout_s: float = 400) -> int:
@@ -164,7 +164,7 @@ def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: P
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) -> None:
     """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no file written twice."""
     out = tmp_path / "out"
@@ -180,7 +180,7 @@ def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) 
     assert "SIGTERM received" not in submit.text()
     assert not (out / "run.lock").exists()
     with submitted(one_head, *job) as submit:
-        wait_until(lambda: len(files(out)) > len(first), 240, submit.text)
+        wait_until(lambda: len(files(out)) > len(first), 400, submit.text)
         (job_id,) = re.findall(r"attempt 1 of 10: (\S+)", submit.text())
         command = [*CLI, "stop", "--address", one_head.address, job_id]
         subprocess.run(command, env=environment(one_head), check=True, capture_output=True)
@@ -197,14 +197,14 @@ def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) 
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None:
     """The driver is killed, then the head with all on it; a new head answers at the same address."""
     out = tmp_path / "out"
     with head() as made:
         job = ["--", *flags(data, out, "--steps", "index,describe")]
         with submitted(made, *job) as submit:
-            wait_until(lambda: files(out), 180, submit.text)
+            wait_until(lambda: files(out), 400, submit.text)
             (driver,) = [
                 process
                 for process in made.processes()
@@ -216,7 +216,7 @@ def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None
             made.kill()
             submit.wait_for("no answer")
             made.start(made.ports)
-            submit.wait_for("attempt 3 of 10", timeout_s=180)
+            submit.wait_for("attempt 3 of 10")
             assert submit.end() == 0, submit.text()
     text = submit.text()
     ids = re.findall(r"attempt \d of 10: (\S+)", text)
@@ -256,11 +256,11 @@ def test_a_cluster_that_demands_a_token(data: Path, tmp_path: Path) -> None:
         jobs = subprocess.run(
             [*CLI, "list", "--address", made.address], env=environment(made), capture_output=True
         )
-        assert jobs.stdout.count(b"SUCCEEDED") == 1
+        assert jobs.stdout.count(b"driver_exit_code=0") == 1
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_steps_on_different_clusters_give_the_tables_of_one_run(
     one_head: Head, data: Path, tmp_path: Path
 ) -> None:
