@@ -221,7 +221,10 @@ def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None
     text = submit.text()
     ids = re.findall(r"attempt \d of 10: (\S+)", text)
     assert len(set(ids)) == 3
-    assert f"{ids[0]}: its driver ended with exit code -9; another attempt in 10 s" in text
+    # Of the shell around it, or its own.
+    assert re.search(
+        rf"{ids[0]}: its driver ended with exit code (137|-9); another attempt in 10", text
+    )
     assert f"{ids[1]}: it was lost with the head that ran it; another attempt in 20 s" in text
     assert len(re.findall("run.lock: taken over", text)) == 2
     assert_described(out, 60)
@@ -297,6 +300,7 @@ def test_an_environment_that_cannot_be_made_ends_in_one_message(
         assert submit.end() == 1
     assert submit.lines[-1].startswith("error: fcvid-encode-")
     assert "--runtime-env" in submit.lines[-1]
+    (job_id,) = re.findall(r"attempt 1 of 10: (\S+)", submit.text())
     client = JobSubmissionClient(one_head.address)
-    (job,) = [job for job in client.list_jobs() if job.submission_id in submit.lines[-1]]
-    assert job.status.is_terminal()
+    wait_until(lambda: client.get_job_status(job_id).is_terminal(), 300)
+    assert len(re.findall("attempt", submit.text())) == 1
