@@ -118,7 +118,7 @@ def one_head() -> Iterator[Head]:
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: Path) -> None:
-    """`ray job submit` as the README has it; one of four videos is broken."""
+    """`ray job submit` as the README has it; of five videos one is damaged and one empty."""
     videos = tmp_path / "videos"
     videos.mkdir()
     whole = sorted((data / "labelled" / "weizmann").glob("*/*.avi"))[:3]
