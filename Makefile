@@ -1,6 +1,6 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
 # make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
-# make test-cluster    tests on clusters of their own: jobs, autoscaling, several nodes
+# make test-cluster    tests on clusters of their own (jobs, autoscaling, several nodes): half an hour on two busy cores
 # make check   lint and format;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
 PYTHON ?= python3
 VENV := .venv

@@ -61,8 +61,9 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
     from pipelines.submission import Request, Submitter, working_dir
 
     folder = working_dir(arguments.working_dir, JOB)
-    # It repeats what is said here.
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    # They repeat what is said here, and name what is left out of the upload folder by folder.
+    for name in ("ray", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     request = Request(
         address=arguments.address,
         command=("python", JOB, *arguments.job),

@@ -67,7 +67,7 @@ class Submit:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, pattern: str, times: int = 1, timeout_s: float = 240) -> None:
+    def wait_for(self, pattern: str, times: int = 1, timeout_s: float = 400) -> None:
         wait_until(lambda: len(re.findall(pattern, self.text())) >= times, timeout_s, self.text)
 
     def end(self, timeout_s: float = 400) -> int:
@@ -118,7 +118,7 @@ def one_head() -> Iterator[Head]:
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: Path) -> None:
-    """`ray job submit` as the README has it; one of four videos is broken."""
+    """`ray job submit` as the README has it; of five videos one is damaged and one empty."""
     videos = tmp_path / "videos"
     videos.mkdir()
     whole = sorted((data / "labelled" / "weizmann").glob("*/*.avi"))[:3]
@@ -164,7 +164,7 @@ def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: P
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) -> None:
     """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no file written twice."""
     out = tmp_path / "out"
@@ -180,7 +180,7 @@ def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) 
     assert "SIGTERM received" not in submit.text()
     assert not (out / "run.lock").exists()
     with submitted(one_head, *job) as submit:
-        wait_until(lambda: len(files(out)) > len(first), 240, submit.text)
+        wait_until(lambda: len(files(out)) > len(first), 400, submit.text)
         (job_id,) = re.findall(r"attempt 1 of 10: (\S+)", submit.text())
         command = [*CLI, "stop", "--address", one_head.address, job_id]
         subprocess.run(command, env=environment(one_head), check=True, capture_output=True)
@@ -197,14 +197,14 @@ def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) 
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None:
     """The driver is killed, then the head with all on it; a new head answers at the same address."""
     out = tmp_path / "out"
     with head() as made:
         job = ["--", *flags(data, out, "--steps", "index,describe")]
         with submitted(made, *job) as submit:
-            wait_until(lambda: files(out), 180, submit.text)
+            wait_until(lambda: files(out), 400, submit.text)
             (driver,) = [
                 process
                 for process in made.processes()
@@ -216,12 +216,15 @@ def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None
             made.kill()
             submit.wait_for("no answer")
             made.start(made.ports)
-            submit.wait_for("attempt 3 of 10", timeout_s=180)
+            submit.wait_for("attempt 3 of 10")
             assert submit.end() == 0, submit.text()
     text = submit.text()
     ids = re.findall(r"attempt \d of 10: (\S+)", text)
     assert len(set(ids)) == 3
-    assert f"{ids[0]}: its driver ended with exit code -9; another attempt in 10 s" in text
+    # Of the shell around it, or its own.
+    assert re.search(
+        rf"{ids[0]}: its driver ended with exit code (137|-9); another attempt in 10", text
+    )
     assert f"{ids[1]}: it was lost with the head that ran it; another attempt in 20 s" in text
     assert len(re.findall("run.lock: taken over", text)) == 2
     assert_described(out, 60)
@@ -256,11 +259,11 @@ def test_a_cluster_that_demands_a_token(data: Path, tmp_path: Path) -> None:
         jobs = subprocess.run(
             [*CLI, "list", "--address", made.address], env=environment(made), capture_output=True
         )
-        assert jobs.stdout.count(b"SUCCEEDED") == 1
+        assert jobs.stdout.count(b"driver_exit_code=0") == 1
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_steps_on_different_clusters_give_the_tables_of_one_run(
     one_head: Head, data: Path, tmp_path: Path
 ) -> None:
@@ -297,6 +300,7 @@ def test_an_environment_that_cannot_be_made_ends_in_one_message(
         assert submit.end() == 1
     assert submit.lines[-1].startswith("error: fcvid-encode-")
     assert "--runtime-env" in submit.lines[-1]
+    (job_id,) = re.findall(r"attempt 1 of 10: (\S+)", submit.text())
     client = JobSubmissionClient(one_head.address)
-    (job,) = [job for job in client.list_jobs() if job.submission_id in submit.lines[-1]]
-    assert job.status.is_terminal()
+    wait_until(lambda: client.get_job_status(job_id).is_terminal(), 300)
+    assert len(re.findall("attempt", submit.text())) == 1

@@ -1,5 +1,7 @@
 """The command line: frozen flags, and every user error before a cluster starts, in one message."""
 
+import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +117,41 @@ def test_it_starts_as_module_and_as_script_and_fails_in_a_second(start: list[str
     assert done.stderr == (
         "error: --set fit.num_workers=0: fit.num_workers: expected more than 0, got 0\n"
     )
+
+
+def test_a_ray_job_refuses_relative_paths(
+    weizmann: dict[str, str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would lie in the copy of the working directory, which goes with the job."""
+    known = {"metadata": {"job_submission_id": "a"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(known))
+    flags = weizmann | {"--out": "runs/a"}
+    assert main([part for pair in flags.items() for part in pair]) == 2
+    assert "--out runs/a: expected a URI, or the absolute path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_unwinds_the_job(number: signal.Signals, code: int) -> None:
+    script = """
+import sys, time
+from jobs.fcvid_encode import guarded
+def job():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("lock given back", flush=True)
+sys.exit(guarded(job))
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "at work\n"
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (code, "lock given back\n")
+    assert err == "stopped: what is finished is kept, and the same command goes on from there\n"
