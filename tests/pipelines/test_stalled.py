@@ -50,7 +50,7 @@ def test_a_pool_that_never_gets_an_actor_is_warned_of_and_ends(
         def __call__(self, rows: pa.Table) -> pa.Table:
             return rows
 
-    pool = Pool(2, num_cpus=0, num_gpus=1, grows=True)
+    pool = Pool(2, num_cpus=0, num_gpus=1)
     line = ProgressLine("describe", 2, Growth({("describe",): pool}, warning_s=0.5))
     message = "describe: nothing was done for cluster.no_progress_timeout_s"
     with caplog.at_level(logging.WARNING), pytest.raises(RunError, match=message):
