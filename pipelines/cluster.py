@@ -97,7 +97,6 @@ class Pool:
 
     Attributes:
         rows: so many pay for an actor; 0 means that the size stands, whatever work there is.
-        grows: the cluster grows for it: all are asked for at once, and work begins with the first.
     """
 
     size: int
@@ -105,19 +104,19 @@ class Pool:
     num_gpus: float = 0
     num_threads: int = 1
     rows: int = 0
-    grows: bool = False
 
     def fitting(self, rows: int) -> Self:
         """No more actors than that many videos or segments pay for."""
         return replace(self, size=max(1, min(self.size, rows // self.rows))) if self.rows else self
 
     def options(self, batch_size: int | None) -> dict:
-        """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block."""
-        least = 1 if self.grows else self.size
+        """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block.
+
+        The size is fixed: all actors are asked for at once, work begins with the first, and they go when all input is
+        taken. Between bounds Ray Data lets actors go again while work only begins, and adds them one by one.
+        """
         return {
-            "compute": ActorPoolStrategy(
-                min_size=least, max_size=self.size, initial_size=self.size
-            ),
+            "compute": ActorPoolStrategy(size=self.size),
             "batch_size": batch_size,
             "batch_format": "pyarrow",
             "num_cpus": self.num_cpus,
@@ -200,7 +199,7 @@ def _growing(settings: Cluster, cpus: int, gpus: int) -> Pools:
     gpu, rows = (1, GPU_ROWS) if gpus else (0, CPU_ROWS)
 
     def pool(chosen: int, size: int, num_cpus: int, num_gpus: int, rows: int) -> Pool:
-        return Pool(size, num_cpus, num_gpus, rows=0 if chosen else rows, grows=True)
+        return Pool(size, num_cpus, num_gpus, rows=0 if chosen else rows)
 
     return Pools(
         decode=pool(settings.num_decoders, decoders, 1, 0, CPU_ROWS),

@@ -185,11 +185,15 @@ def describing(
 ) -> Dataset:
     """Segments to rows of DESCRIPTORS; the stages are given as a class and its arguments."""
     # A CPU describes segment by segment: blocks need not be put together for it.
-    size = config.describe.batch_segments if pools.describe.num_gpus else None
+    on_gpu = pools.describe.num_gpus > 0
     if pools.together:
-        return dataset(rows, _segments_at_a_time(rows.num_rows, pools.describe.size)).map_batches(
-            Chain, fn_constructor_args=(decoder, network), **pools.describe.options(None)
+        size = _segments_at_a_time(rows.num_rows, pools.describe.size)
+        # With GPUs Ray Data wants a number.
+        options = pools.describe.options(size if on_gpu else None)
+        return dataset(rows, size).map_batches(
+            Chain, fn_constructor_args=(decoder, network), **options
         )
+    size = config.describe.batch_segments if on_gpu else None
     return (
         dataset(rows, _segments_at_a_time(rows.num_rows, pools.decode.size))
         .map_batches(decoder[0], fn_constructor_args=decoder[1], **pools.decode.options(None))

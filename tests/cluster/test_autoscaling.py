@@ -17,7 +17,7 @@ import pytest
 from tests.cluster import heads
 from tests.cluster.autoscaling import Onlooker, autoscaling_head
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 NUM_NODES = 2

@@ -1,11 +1,13 @@
 """How the pools share what a cluster has."""
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data import Dataset
 
-from pipelines import cluster
-from pipelines.config import Cluster
+from pipelines import cluster, corpus
+from pipelines.config import Cluster, Config
 
 
 @pytest.mark.parametrize("cpus", [0.5, 1, 2, 4, 8, 15, 16, 64, 500])
@@ -62,10 +64,9 @@ def test_pools_of_a_growing_cluster_are_bounded_by_what_it_may_grow_to(
     for used in ((pools.decode,), describing, (pools.encode,), (pools.read,)):
         assert sum(pool.size * pool.num_gpus for pool in used) <= gpus
         for pool in used:
-            compute = pool.options(8)["compute"]
-            assert (compute.min_size, compute.max_size) == (1, pool.size)
             # All are asked for at once; one by one each would wait for the start of the node before.
-            assert compute.initial_size == pool.size
+            compute = pool.options(8)["compute"]
+            assert compute.min_size == compute.initial_size == compute.max_size == pool.size
             assert pool.num_gpus in (0, 1)
             assert pool.num_cpus in (0, 1)
             assert 1 <= pool.fitting(rows).size <= max(1, min(pool.size, rows // 64))
@@ -99,6 +100,22 @@ def test_what_a_step_may_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     assert cluster.capacity(Cluster()) == {"CPU": 2.0}
     assert cluster.capacity(Cluster(max_cpus=8, max_gpus=1)) == {"CPU": 8, "GPU": 1}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placement", ["separate", "together"])
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_ray_data_takes_the_pools_of_either_placement(
+    local_ray: None, gpus: int, placement: str
+) -> None:
+    class Stage:
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            return rows
+
+    pools = cluster.pools(Cluster(max_cpus=8, max_gpus=gpus, placement=placement))
+    rows = pa.table({"segment_id": ["a", "b"]})
+    data = corpus.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
+    assert isinstance(data, Dataset)
 
 
 def test_gpus_need_cpus() -> None:

@@ -40,6 +40,11 @@ def test_without_a_gpu_it_is_the_cpu(
     assert told == []
 
 
+def test_outside_a_step_nobody_pays(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert device(Meter(), allow_missing_gpu=False) == "cpu"
+
+
 def test_with_a_gpu_it_is_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert device(Meter(), allow_missing_gpu=False) == "cuda"

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from pipelines.cluster import Pool
 from pipelines.growth import Growth
 
-DESCRIBE = Pool(4, num_cpus=0, num_gpus=1, grows=True)
-DECODE = Pool(8, num_cpus=1, grows=True)
+DESCRIBE = Pool(4, num_cpus=0, num_gpus=1)
+DECODE = Pool(8, num_cpus=1)
 
 
 def describers(warning_s: float = 300.0) -> Growth:

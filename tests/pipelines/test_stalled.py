@@ -21,11 +21,11 @@ from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.storage import Store
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
-@pytest.fixture(autouse=True)
-def impatient(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(progress, "INTERVAL_S", 0.2)
     before = DataContext.get_current()
     context = before.copy()
@@ -44,13 +44,13 @@ def written(line: ProgressLine, stage: type, arguments: tuple, pool: Pool, folde
 
 
 def test_a_pool_that_never_gets_an_actor_is_warned_of_and_ends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    impatient: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Same:
         def __call__(self, rows: pa.Table) -> pa.Table:
             return rows
 
-    pool = Pool(2, num_cpus=0, num_gpus=1, grows=True)
+    pool = Pool(2, num_cpus=0, num_gpus=1)
     line = ProgressLine("describe", 2, Growth({("describe",): pool}, warning_s=0.5))
     message = "describe: nothing was done for cluster.no_progress_timeout_s"
     with caplog.at_level(logging.WARNING), pytest.raises(RunError, match=message):
