@@ -33,6 +33,8 @@ SETTINGS = (
     "encode.encoders=ave,vlad",
     "vlad.num_centroids=16",
     "fit.num_frames=1000",
+    # Of random vectors no classes can be told apart, and a large C takes long.
+    "classify.c=0.01",
     "evaluate.bootstrap=20",
 )
 NUM_CLASSES = 50
@@ -209,7 +211,7 @@ class _Peak(threading.Thread):
         self.join()
 
     def enter(self, step: str) -> None:
-        progress(f"  {step}")
+        progress(f"  {self.step}: at most {self.found.get(self.step, 0) / 2**20:.0f} MiB")
         self.step = step
 
     def run(self) -> None:
