@@ -74,11 +74,14 @@ READ_BYTES, MEASURE_BYTES = 32, 64
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:
-    """The memory that a task asks Ray for, so that a node gets no more of them than fit; at most the largest node's."""
+    """The memory that a task asks Ray for, so that a node gets no more of them than fit; at most all of the largest
+    node that runs tasks, and none before there is one: more than any node has would be waited for for ever."""
     labels = job.manifest["labels"]
     num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes())
-    return {"memory": int(min(largest, score_bytes * job.manifest.num_rows * num_classes))}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
+    largest = max((resources.get("memory", 0) for resources in nodes), default=0)
+    wanted = min(largest, score_bytes * job.manifest.num_rows * num_classes)
+    return {"memory": int(wanted)} if wanted else {}
 
 
 @ray.remote(max_retries=3)

@@ -21,7 +21,7 @@ from tests.cluster.heads import Head, head
 from tests.cluster.nodes import Node, joined
 from tests.faulty_s3 import FaultyS3
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 NUM_VIDEOS = 12
