@@ -91,10 +91,12 @@ def test_actors_count_from_their_start_until_their_node_is_gone(
     line = ProgressLine("index", 2)
     written(line, Joining, (line.meter,), Pool(2, num_cpus=0.5), tmp_path)
     present = ray.get(line.counter.present.remote())
-    assert progress._alive(present) == {"probe": 2}
+    number = progress._alive(present)["probe"]
+    # Two blocks may be done before the second actor has started.
+    assert number in (1, 2)
     lost = [{"NodeManagerHostname": socket.gethostname(), "Alive": False}]
     monkeypatch.setattr("ray.nodes", lambda: lost)
     assert progress._alive(present) == {"probe": 0}
     # Another node of that machine, or one that came back.
     monkeypatch.setattr("ray.nodes", lambda: [*lost, lost[0] | {"Alive": True}])
-    assert progress._alive(present) == {"probe": 2}
+    assert progress._alive(present) == {"probe": number}
