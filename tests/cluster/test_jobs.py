@@ -115,7 +115,7 @@ def one_head() -> Iterator[Head]:
         yield made
 
 
-@pytest.mark.ray
+@pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: Path) -> None:
     """`ray job submit` as the README has it; of five videos one is damaged and one empty."""
