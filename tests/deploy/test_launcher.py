@@ -210,6 +210,7 @@ def test_the_head_is_on_demand_and_the_workers_are_spot() -> None:
         assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
 
 
+@pytest.mark.slow
 def test_the_launcher_starts_these_machines(
     tmp_path: Path, published: dict[str, dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:

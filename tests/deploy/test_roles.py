@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from moto.core.authorization import enable_iam_authentication as enforced
 from moto.iam.access_control import IAMRequestBase
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from pipelines.storage import Store
 from tests.deploy.files import ROOT, launcher
@@ -51,6 +52,14 @@ def _serve(patch: pytest.MonkeyPatch) -> Iterator[str]:
     yield address
     ROLES["main"](["--delete"])
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients() -> Iterator[None]:
+    """fsspec keeps a client for each kind of storage, with the address and credentials it was made with."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
 
 
 def make() -> None:

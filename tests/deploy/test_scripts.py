@@ -74,6 +74,7 @@ def set_up(home: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_node_has_the_lock_once(home: Path) -> None:
     kept = home / "venv" / "kept"
     done = set_up(home)
