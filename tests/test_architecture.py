@@ -35,6 +35,7 @@ def test_imports_point_downwards(layer: str) -> None:
         assert ours <= ALLOWED[layer], file
 
 
+@pytest.mark.slow
 def test_encoders_run_without_ray_and_arrow() -> None:
     script = (
         "import sys\n"
@@ -60,6 +61,7 @@ def test_settings_need_no_torch() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modules", "without"),
     [

@@ -64,7 +64,7 @@ def committed() -> Costs:
     """From benchmarks/results."""
     run = _rows("pipeline-run-2core-cpu.json")
     step = run["describe, 200 real videos, squeezenet1_0 features.12"]["detail"]
-    stages = {stage["name"]: stage for stage in step["separate"]["words"]["stages"]}
+    stages = {stage["name"]: stage for stage in step["step"]["stages"]}
     name = "scheduling of 20,000 segments without work, decoders and describers"
     separate, together = (
         run[f"{name} {side}: milliseconds a segment"]["ratio"] for side in ("separate", "together")

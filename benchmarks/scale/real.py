@@ -17,7 +17,7 @@ def real_step() -> tuple[float, float]:
     name = "describe, 200 real videos, squeezenet1_0 features.12"
     rows = json.loads((RESULTS / "pipeline-run-2core-cpu.json").read_text(encoding="utf-8"))
     detail = next(row["detail"] for row in rows if row["measure"] == name)
-    stages = {stage["name"]: stage for stage in detail["separate"]["words"]["stages"]}
+    stages = {stage["name"]: stage for stage in detail["step"]["stages"]}
     alone, videos = detail["alone"], 200
     known = costs.committed()
     write_s = known["write, core_s of a frame"].value * alone["frames"]
@@ -35,4 +35,4 @@ def real_step() -> tuple[float, float]:
         "this machine", slots=stages["decode"]["workers"], devices=stages["describe"]["workers"]
     )
     found = run(Cluster({machine: 1}, Rules()), step)
-    return found.wall_s, detail["separate"]["seconds"]
+    return found.wall_s, detail["seconds"]["step"]

@@ -127,7 +127,7 @@ class Setting:
     sampling: str = "every 3 s"
     rules: Rules = field(default_factory=Rules)
     driver: float = 1.0
-    lookups: int = 1
+    lookups: int = 32
     seed: int = 0
 
 
@@ -228,7 +228,6 @@ class _Steps:
             step.name: step
             for step in plan.plan(counts, self._of_corpus(), config, sizes, shape, self.fixed)
         }
-        self.streams = len(measured.encodes)
 
     def _of_corpus(self) -> Measured:
         """The trials as if they had been made on the corpus; an encoding's cost grows with its frames."""
@@ -282,7 +281,7 @@ class _Steps:
             self.index(),
             self.describe(),
             self.look("describe", 1),
-            self.look("fit", self.streams),
+            self.look("fit", 1),
             sample,
             *books,
             self.look("encode", 1),
@@ -294,7 +293,7 @@ class _Steps:
         ]
 
     def look(self, step: str, passes: int) -> Pause:
-        """The driver looks into each file of DESCRIPTORS, one after the other."""
+        """The driver looks into each file of DESCRIPTORS, many at a time (pipelines.storage)."""
         files = self.segments / SEGMENTS_PER_TASK
         file_s = self.cost["look into a file of rows, s"]
         file_s += FILE_REQUESTS * self.cost["object store, request_s"] / self.setting.lookups
@@ -348,9 +347,9 @@ class _Steps:
             name="fit: sample",
             units=round(self.segments * self.corpus.training),
             units_per_task=64,
-            device_s=host_s,
-            driver_s=self._dealt_s("one pool") * self.streams / 64,
-            device_start_s=self.fixed.pool_s,
+            slot_s=host_s,
+            driver_s=self._dealt_s("one pool") / 64,
+            slot_start_s=self.fixed.pool_s,
             spread=self.corpus.spread,
         )
         workers = min(self.corpus.workers, self.setting.gpu_nodes)
@@ -377,9 +376,9 @@ class _Steps:
         gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / corpus.videos
         return Step(
             name="encode",
-            units=corpus.videos * self.streams,
+            units=corpus.videos,
             units_per_task=corpus.config.encode.batch_videos,
-            device_s=(host_s + gpu_s) / self.streams,
+            device_s=host_s + gpu_s,
             driver_s=self._dealt_s("one pool") / corpus.config.encode.batch_videos,
             device_start_s=self.fixed.torch_pool_s,
             spread=corpus.spread,

@@ -24,6 +24,7 @@ def test_without_network_the_demo_says_that_its_filters_are_random(
     assert demo._weights("s3://bucket/w.pth") == "s3://bucket/w.pth"
 
 
+@pytest.mark.slow
 def test_videos_and_labels_go_together() -> None:
     command = [sys.executable, "-m", "jobs.demo", "--videos", "somewhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

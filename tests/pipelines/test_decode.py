@@ -465,6 +465,7 @@ def test_scaling_is_antialiased_and_of_full_chroma(data: Path) -> None:
     assert np.abs(image - np.asarray(expected, int)).mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["torch, av, decord", "av, decord, torch"])
 def test_decord_and_torch_live_together(data: Path, order: str) -> None:
     path = str(data / "clips" / "decord_video_0.mov")

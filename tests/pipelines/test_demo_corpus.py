@@ -27,6 +27,9 @@ NUM_SCENES = 3
 PARKED = np.array([[-0.27, 0.1], [0.27, -0.1]])
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def labels_path(tmp_path_factory) -> Path:
     return make_demo_corpus(

@@ -121,6 +121,7 @@ def test_child_loads_no_torch_and_no_ray(decoder: IsolatedDecoder, data: Path) -
     assert not loaded & {"torch", "ray", "pyarrow", "pandas", "decord", "faiss", "sklearn"}
 
 
+@pytest.mark.slow
 def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     """Neither one that waits nor one that hangs, however its parent ends."""
     script = tmp_path / "parent.py"

@@ -411,6 +411,7 @@ def contenders(s3_bucket: str) -> Iterator[list[Connection]]:
         child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_behind", [False, True])
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_of_two_that_start_at_once_exactly_one_runs(

@@ -90,6 +90,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("a cluster was started"))
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_a_run_would_take_and_leaves_one_file(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_one_file(
     }
 
 
+@pytest.mark.slow
 def test_damaged_and_missing_videos_are_counted(
     corpus: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -223,18 +223,23 @@ def test_a_video_is_encoded_from_all_its_segments(
     np.testing.assert_allclose(table["vector"][0].as_py(), expected, rtol=1e-5, atol=1e-7)
 
 
+def published_fv_vae(store: Store, settings: FvVaeSettings, name: str) -> tuple[Codebook, FvVae]:
+    """An untrained one of differences."""
+    fitted = FvVae.from_net(FvVaeNet(STREAMS[DIFFERENCE].width, 0, settings))
+    eye = {"a": torch.eye(fitted.descriptor_dim).double(), "b": torch.eye(5).double()}
+    fitted.statistics = {f"kronecker.{name}": value for name, value in eye.items()}
+    book = codebook(name, DIFFERENCE, settings)
+    for file, content in fitted.files().items():
+        store.publish(f"{book.folder}/{file}", content)
+    return book, fitted
+
+
 def test_attention_has_a_row_for_every_frame(
     store: Store, described: pa.Table, placed: pa.Table
 ) -> None:
     settings = FvVaeSettings(num_latents=4, hidden=(), information="kronecker")
-    net = FvVaeNet(STREAMS[DIFFERENCE].width, 0, settings)
-    fitted = FvVae.from_net(net)
+    book, fitted = published_fv_vae(store, settings, "fv_vae@num_latents=4")
     cells = everything(described, DIFFERENCE).view(-1, 50, fitted.descriptor_dim)
-    eye = {"a": torch.eye(fitted.descriptor_dim).double(), "b": torch.eye(5).double()}
-    fitted.statistics = {f"kronecker.{name}": value for name, value in eye.items()}
-    book = codebook("fv_vae@num_latents=4", DIFFERENCE, settings)
-    for name, content in fitted.files().items():
-        store.publish(f"{book.folder}/{name}", content)
     rows = encode(store, [book], placed)
     table = attention_of(rows, book, STREAMS[DIFFERENCE].cells)
     assert table.schema.names == [*ATTENTION.schema().names, "cells"]
@@ -264,7 +269,7 @@ def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
     places = {"video_id": ["s", "l"], "source": ["1", "1"], "rows": [[0], [0]]}
     places["files"] = [["short/a.parquet"], ["short/b.parquet"]]
     settings = FvVaeSettings(num_latents=4, hidden=(), information="none")
-    book = codebook("fv_vae@short=1", DIFFERENCE, settings)
+    book, _ = published_fv_vae(store, settings, "fv_vae@short=1")
     rows = encode(store, [book], pa.table(places))
     vectors = encodings_of(rows, book)["vector"].to_pylist()
     assert not any(vectors[0])
