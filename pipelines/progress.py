@@ -27,13 +27,16 @@ class Counter:
     """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
 
     Where its process is lost it starts again from 0: only the progress line is wrong then, no task fails.
+
+    Args:
+        began: time.time() of the step, which is at work before its counter is.
     """
 
-    def __init__(self, step: str, planned: int) -> None:
+    def __init__(self, step: str, planned: int, began: float) -> None:
         self.counts: dict[str, int] = {}
         self.latest = ""
         self.error = ""
-        self.began = time.time()
+        self.began = began
         self.first: dict[str, dict[str, float]] = {}
         self.busy_s: dict[str, float] = {}
         self.actors: dict[str, set[tuple[str, int]]] = {}
@@ -120,7 +123,8 @@ class ProgressLine(threading.Thread):
     def __init__(self, step: str, total: int, growth: Growth | None = None) -> None:
         super().__init__(daemon=True)
         self.step, self.total, self.growth = step, total, growth
-        self.counter = Counter.options(scheduling_strategy=here()).remote(step, total)
+        on_this_node = Counter.options(scheduling_strategy=here())
+        self.counter = on_this_node.remote(step, total, time.time())
         self.meter = Meter(self.counter)
         self.started = time.monotonic()
         self.stopped = threading.Event()

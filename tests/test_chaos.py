@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_killed_run_ends_as_an_undisturbed_one(data: Path) -> None:
     done = subprocess.run(

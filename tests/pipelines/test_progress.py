@@ -38,7 +38,7 @@ def test_gauges_are_set_as_long_as_somebody_asks(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metrics, "Gauge", Metric)
     monkeypatch.setattr(metrics, "Counter", Metric)
-    counter = Counter.__ray_metadata__.modified_class("describe", 5)
+    counter = Counter.__ray_metadata__.modified_class("describe", 5, time.time())
     for worker in ("a", "b"):
         counter.worked("decode", worker, 0.0, 1.0)
     for _ in range(2):
