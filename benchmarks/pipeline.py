@@ -1,7 +1,7 @@
 """What a run does besides the mathematics, timed against other ways: `python -m benchmarks.pipeline`.
 
-Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes few of them, once, and leaves out what needs whole
-runs beside each other; --json FILE writes the rows; --only CASE runs one, such as describe_step.
+Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes few of them, once, and leaves out what starts a
+cluster, which alone takes most of a minute (`--quick --only CASE` runs it on less); --json FILE writes the rows; --only CASE runs one, such as describe_step.
 """
 
 import sys
@@ -12,8 +12,7 @@ from benchmarks.harness import main, parser, progress
 CASES = (*pipeline_decode.CASES, *pipeline_run.CASES, *pipeline_plan.CASES)
 QUICK = (
     *pipeline_decode.CASES,
-    pipeline_run.describe_step,
-    pipeline_run.scheduling,
+    pipeline_run.describers,
     pipeline_run.resume,
 )
 
