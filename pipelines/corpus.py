@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 SEGMENTS_PER_FILE = 16
 """Least rows of a file of DESCRIPTORS: tens of megabytes of a network's last layer."""
 
+BATCHES_PER_TASK = 8
+"""Most batches of videos that an encoder is given together."""
+
 ROWS_AT_A_TIME = 10_000
 """Rows of VIDEOS that the driver makes together."""
 
@@ -218,6 +221,12 @@ def _segments_at_a_time(total: int, num_decoders: int) -> int:
     return min(SEGMENTS_PER_FILE, max(4, total // (64 * num_decoders)))
 
 
+def _batches_at_a_time(total: int, num_encoders: int) -> int:
+    """Of videos to encode. Between two tasks an encoder has nothing that was read ahead: one of many batches hides that,
+    of few the work is dealt out evenly."""
+    return min(BATCHES_PER_TASK, max(1, total // (8 * num_encoders)))
+
+
 def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
     parts = [_sample(job)]
@@ -275,11 +284,13 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
     settings = job.config.cluster
     pool = cluster.pools(settings).encode.fitting(rows.num_rows)
     line = ProgressLine("encode", rows.num_rows, _growth(job, {("read", "encode"): pool}))
-    how = (job.config.encode.dtype, line.meter, settings.allow_missing_gpu)
-    data = dataset(rows, job.config.encode.batch_videos).map_batches(
+    batch = job.config.encode.batch_videos
+    how = (job.config.encode, line.meter, settings.allow_missing_gpu)
+    size = batch * _batches_at_a_time(rows.num_rows // batch, pool.size)
+    data = dataset(rows, size).map_batches(
         encoding_stages.EncodeVideos,
         fn_constructor_args=(job.store, books, attentive, job.described, *how),
-        **pool.options(job.config.encode.batch_videos),
+        **pool.options(size),
     )
     outputs = [
         sink.Output(

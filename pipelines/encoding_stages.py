@@ -3,8 +3,10 @@
 Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray.
 """
 
+import functools
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +18,10 @@ from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
 from pipelines import logs
 from pipelines.codebook import Codebook
+from pipelines.config import Encode
 from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
+from pipelines.read_ahead import ReadAhead
 from pipelines.storage import Store
 from pipelines.tables import (
     SAMPLES,
@@ -90,11 +94,17 @@ def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
     return encoder.with_files(files, book.settings).to(on)
 
 
-class EncodeVideos:
-    """Videos, with the places of their segments, to one vector per codebook; a segment is read once for all streams.
+GPU_READERS = 8
+"""Threads that read for a GPU: what it encodes in a moment takes one thread several times as long to fetch and unpack
+(docs/scale.md). A CPU has one, which waits for the storage while the actor computes."""
 
-    Returns video_id, source and, named by `Codebook.column`, a vector column for each codebook; of each stream S
-    S/num_descriptors. For codebooks in `attentive` also the attention of each frame's cells, and for their streams
+
+class EncodeVideos:
+    """Videos, with the places of their segments, to one vector per codebook; a segment is read once for all streams,
+    while those before it are encoded.
+
+    Gives batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector column for each codebook;
+    of each stream S S/num_descriptors. For codebooks in `attentive` also the attention of each frame's cells, and for their streams
     the frames' places in the video as S/frame_indices and S/timestamps_s.
     """
 
@@ -104,14 +114,14 @@ class EncodeVideos:
         codebooks: list[Codebook],
         attentive: list[Codebook],
         described: dict[str, Stream],
-        dtype: str,
+        settings: Encode,
         meter: Meter = SILENT,
         allow_missing_gpu: bool = False,
     ) -> None:
         logs.configure()
         meter.joined("encode")
         self.device = device(meter, allow_missing_gpu)
-        self.dtype, self.meter = dtype, meter
+        self.settings, self.meter = settings, meter
         self.streams = [
             _StreamEncoders(
                 described[stream],
@@ -125,29 +135,45 @@ class EncodeVideos:
             for stream in dict.fromkeys(book.stream for book in codebooks)
         ]
         columns = ["frame_indices", "timestamps_s"] if attentive else []
-        self.reader = SegmentReader(store, [*columns, *(s.stream.name for s in self.streams)])
+        columns += [s.stream.name for s in self.streams]
+        reader = functools.partial(SegmentReader, store, columns)
+        self.ahead = ReadAhead(reader, 1 if self.device == "cpu" else GPU_READERS)
+
+    def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
+        places = (
+            place
+            for row in videos.to_pylist()
+            for place in zip(row["files"], row["rows"], strict=True)
+        )
+        segments, size = self.ahead(places), self.settings.batch_videos
+        for start in range(0, len(videos), size):
+            yield self._rows(videos.slice(start, size), segments)
 
     @torch.inference_mode()
-    def __call__(self, videos: pa.Table) -> pa.Table:
+    def _rows(self, videos: pa.Table, segments: Iterator[pa.Table]) -> pa.Table:
+        """Of some videos, whose segments come next."""
         spent = Sums(self.meter)
         with logs.naming(log, "encode", videos):
-            made = [self._video(row["files"], row["rows"], spent) for row in videos.to_pylist()]
+            made = [self._video(len(rows), segments, spent) for rows in videos["rows"].to_pylist()]
             with spent("encode"):
                 table = videos.select(["video_id", "source"])
                 for place, stream in enumerate(self.streams):
                     own = [video[place] for video in made]
-                    for name, column in stream.columns(own, self.dtype).items():
+                    for name, column in stream.columns(own, self.settings.dtype).items():
                         table = table.append_column(name, column)
         spent.tell()
         return table
 
-    def _video(self, files: list[str], rows: list[int], spent: Sums) -> list["_Video"]:
+    def _video(
+        self, num_segments: int, segments: Iterator[pa.Table], spent: Sums
+    ) -> list["_Video"]:
         """The sums over the segments, of each stream. Each segment is encoded alone: what stands beside it in a
         batch, and so how work was dealt out or went on after a crash, must not change its last bits."""
         made = [_Video() for _ in self.streams]
-        for place in zip(files, rows, strict=True):
+        for _ in range(num_segments):
+            # Reading that is done in time costs the actor nothing: what it waits for counts.
             with spent("read"):
-                segment = self.reader.read(*place)
+                segment = next(segments)
             with spent("encode"):
                 for stream, video in zip(self.streams, made, strict=True):
                     stream.add(segment, video, self.device)

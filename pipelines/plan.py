@@ -322,10 +322,16 @@ class _Rule:
     def encode(self) -> StepPlan:
         actors, videos = self.pools.encode.size, self.described_videos
         fold_share = self._books() / max(1, len(self.measured.fits))
-        core_s = fold_share * sum(
-            t.segment_s * self.described + t.video_s * videos for t in self.measured.encodes
-        )
-        work = self._on_gpus(core_s)
+        encode_s = fold_share * self.described * sum(t.segment_s for t in self.measured.encodes)
+        publish_s = fold_share * videos * sum(t.video_s for t in self.measured.encodes)
+        work = self._on_gpus(encode_s)
+        spread, core_s = self._spread(work, actors), work.pop("core_s") + publish_s
+        if self.shape.gpus:
+            # CPUs write the tables meanwhile.
+            slowest = publish_s / self.shape.cpus
+            spread = Range(*(max(slowest, s) for s in (spread.value, spread.low, spread.high)))
+        else:
+            spread = Range.exactly(core_s / actors)
         vectors = fold_share * videos * sum(t.video_bytes for t in self.measured.encodes)
         attention = (
             fold_share * self.described * sum(t.attention_bytes for t in self.measured.encodes)
@@ -335,7 +341,8 @@ class _Rule:
             name="encode",
             units=round(self.counts.videos * self._books()),
             unit="encodings",
-            wall_s=self._wall(self.fixed.torch_pool_s, self._spread(work, actors)),
+            core_s=core_s,
+            wall_s=self._wall(self.fixed.torch_pool_s, spread),
             **work,
             tables={"ENCODINGS": vectors, "ATTENTION": attention},
             reads=VECTOR_READS * groups,

@@ -216,7 +216,7 @@ def _encode(
     """All encodings of a stream, of videos of one segment each."""
     stream = job.described[books[0].stream]
     attentive = [book for book in books if job.writes_attention(book)]
-    given = (store, books, attentive, job.described, job.config.encode.dtype)
+    given = (store, books, attentive, job.described, job.config.encode)
     stage = encoding_stages.EncodeVideos(*given)
     videos = pa.table(
         {
@@ -226,9 +226,9 @@ def _encode(
             "rows": [[p["row"]] for p in places],
         }
     )
-    stage(videos.slice(0, 1))
+    list(stage(videos.slice(0, 1)))
     started = time.perf_counter()
-    made = stage(videos)
+    made = pa.concat_tables(stage(videos))
     encoded_s = time.perf_counter() - started
     started = time.perf_counter()
     video_bytes = attention_bytes = 0

@@ -136,7 +136,7 @@ def reading() -> Costs:
             for name, stream in streams.items():
                 reader = SegmentReader(store, ["frame_indices", name])
                 for row in range(segments):
-                    stored_frames(reader.read("rows", row), stream, "cpu")
+                    stored_frames(reader.read("rows", row), stream)
 
         seconds = best_seconds(read, 3) / (segments * frames)
     source = f"measured here: a file of {segments} segments, random numbers"

@@ -16,9 +16,12 @@ from pipelines import cluster as pools
 from pipelines import plan
 from pipelines.classify import choose_form
 from pipelines.config import Config
+from pipelines.corpus import _batches_at_a_time
+from pipelines.encoding_stages import GPU_READERS
 from pipelines.plan import Overheads, Range, Shape
 from pipelines.plan_probe import Counts, Measured
 from pipelines.prices import read_prices
+from pipelines.read_ahead import TOGETHER
 from pipelines.recipes import recipe
 from pipelines.sampling import SEGMENT_FRAMES
 
@@ -366,20 +369,30 @@ class _Steps:
         return sample, [Pause("fit", self.fixed.train_s), books]
 
     def encode(self) -> Step:
+        """A GPU encodes while its actor's threads read and other CPUs of its node write the tables: the slowest counts."""
         corpus, measured = self.corpus, self.measured
-        frames = self.frames * corpus.segments_per_video
-        host_s = self.cost["read, core_s of a frame"] * frames
-        host_s += sum(trial.video_s for trial in measured.encodes)
-        read = frames * measured.segments.frame_bytes
-        written = sum(self.planned["encode"].tables.values()) / corpus.videos
-        host_s += self._moved_s(read + written, corpus.segments_per_video)
-        gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / corpus.videos
+        segments, videos = corpus.segments_per_video, corpus.videos
+        frames = self.frames * segments
+        # Each thread opens a file of its own accord.
+        requests = segments * (1 + GPU_READERS * FILE_REQUESTS / SEGMENTS_PER_TASK)
+        read_s = self.cost["read, core_s of a frame"] * frames
+        read_s += self._moved_s(frames * measured.segments.frame_bytes, requests)
+        written = sum(self.planned["encode"].tables.values()) / videos
+        files = len(measured.dims) / plan.ROWS_PER_FILE["encodings"]
+        write_s = sum(trial.video_s for trial in measured.encodes) + self._moved_s(written, files)
+        gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / videos
+        slowest_s = max(gpu_s, read_s / GPU_READERS, (read_s + write_s) / (GPU_MACHINE.cpus - 1))
+        batch = corpus.config.encode.batch_videos
+        together = batch * _batches_at_a_time(videos // batch, self.setting.gpu_nodes)
+        # Between two tasks nothing has been read ahead.
+        first_s = TOGETHER / segments * read_s / together
         return Step(
             name="encode",
-            units=corpus.videos,
-            units_per_task=corpus.config.encode.batch_videos,
-            device_s=host_s + gpu_s,
-            driver_s=self._dealt_s("one pool") / corpus.config.encode.batch_videos,
+            units=videos,
+            units_per_task=together,
+            device_s=slowest_s + first_s,
+            write_s=write_s,
+            driver_s=self._dealt_s("one pool") / together,
             device_start_s=self.fixed.torch_pool_s,
             spread=corpus.spread,
         )

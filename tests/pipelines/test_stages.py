@@ -14,8 +14,9 @@ from encoders.fv_vae import FvVae
 from encoders.fv_vae_net import FvVaeNet
 from encoders.pooling import Average, Concatenation, GlobalActivation
 from encoders.settings import FvVaeSettings
+from encoders.vlad import Vlad
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
-from pipelines.config import Config, Decode
+from pipelines.config import Config, Decode, Encode
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, precision
 from pipelines.encoding_stages import EncodeVideos, SampleFrames
 from pipelines.storage import Store
@@ -191,7 +192,36 @@ def codebook(encoder: str, stream: str, settings: object = None) -> Codebook:
 
 def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:
     attentive = [book for book in books if book.base == "fv_vae"]
-    return EncodeVideos(store, books, attentive, STREAMS, "float32")(placed)
+    return pa.concat_tables(EncodeVideos(store, books, attentive, STREAMS, Encode())(placed))
+
+
+@pytest.mark.parametrize("batch_videos", [1, 2, 8])
+def test_what_stands_beside_a_video_changes_none_of_its_bits(
+    store: Store, described: pa.Table, placed: pa.Table, batch_videos: int
+) -> None:
+    """Nor how many videos an encoder is given together."""
+    books = [codebook("ave", APPEARANCE), codebook("vlad", APPEARANCE)]
+    width = STREAMS[APPEARANCE].width
+    centroids = torch.from_numpy(np.random.default_rng(0).standard_normal((4, width))).float()
+    for book, encoder in zip(books, (Average(width), Vlad(centroids)), strict=True):
+        store.publish(f"{book.folder}/{CODEBOOK}", encoder.to_bytes())
+    files, rows = placed["files"][0].as_py(), placed["rows"][0].as_py()
+    parts = [[0, 1], [1], [0], [1, 0], [0, 1]]
+    videos = pa.table(
+        {
+            "video_id": list("abcde"),
+            "source": ["1"] * 5,
+            "files": [[files[k] for k in part] for part in parts],
+            "rows": [[rows[k] for k in part] for part in parts],
+        }
+    )
+    stage = EncodeVideos(store, books, [], STREAMS, Encode(batch_videos=batch_videos))
+    together = list(stage(videos))
+    assert [len(table) for table in together] == [
+        min(batch_videos, 5 - k) for k in range(0, 5, batch_videos)
+    ]
+    alone = [table for k in range(5) for table in stage(videos.slice(k, 1))]
+    assert pa.concat_tables(together).equals(pa.concat_tables(alone))
 
 
 def everything(described: pa.Table, stream: str) -> torch.Tensor:

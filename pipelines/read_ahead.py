@@ -1,0 +1,64 @@
+"""Rows of files, read by threads before they are asked for. Needs no Ray and no torch."""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import pyarrow as pa
+
+TOGETHER = 2
+"""Rows of a file that a thread reads one after the other: neighbours are often in one row group. The first are waited for."""
+
+_Place = tuple[str, int]
+"""A file and a row of it."""
+
+
+class Reader(Protocol):
+    """Reads single rows; may keep what it has read last."""
+
+    def read(self, name: str, row: int) -> pa.Table: ...
+
+
+class ReadAhead:
+    """Rows in the order in which they are asked for, while threads read the next ones.
+
+    At most TOGETHER rows for each thread are held, and for two threads more, however many are asked for.
+
+    Args:
+        reader: makes the reader of a thread.
+    """
+
+    def __init__(self, reader: Callable[[], Reader], num_threads: int) -> None:
+        self.reader, self.num_threads = reader, num_threads
+        self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        self.own = threading.local()
+
+    def __call__(self, places: Iterable[_Place]) -> Iterator[pa.Table]:
+        """Each place's row; an error of reading it comes in its place."""
+        runs = (list(run) for _, run in itertools.groupby(places, _neighbours))
+        first = itertools.islice(runs, self.num_threads + 1)
+        waiting = deque(self.pool.submit(self._read, run) for run in first)
+        try:
+            while waiting:
+                rows = waiting.popleft().result()
+                waiting.extend(
+                    self.pool.submit(self._read, run) for run in itertools.islice(runs, 1)
+                )
+                yield from rows
+        finally:
+            # Nobody asks any more.
+            for future in waiting:
+                future.cancel()
+
+    def _read(self, run: list[_Place]) -> list[pa.Table]:
+        if not hasattr(self.own, "reader"):
+            self.own.reader = self.reader()
+        return [self.own.reader.read(*place) for place in run]
+
+
+def _neighbours(place: _Place) -> _Place:
+    """The same for places that are read together."""
+    return place[0], place[1] // TOGETHER
