@@ -444,9 +444,11 @@ def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
     """The rows that the plan asks for, each once, by its last attempt: not of other videos, nor of a file
     that has changed."""
     key = ["segment_id", "source"]
-    rows = rows.join(plan.select(key), key, join_type="inner").sort_by([("attempts", "descending")])
-    _, first = np.unique(np.array(rows["segment_id"].to_pylist(), object), return_index=True)
-    return rows.take(pa.array(first))
+    rows = rows.join(plan.select(key), key, join_type="inner")
+    rows = rows.sort_by([("segment_id", "ascending"), ("attempts", "descending")])
+    ids = rows["segment_id"]
+    later = pc.equal(ids[1:], ids[:-1]).to_numpy()
+    return rows.filter(np.concatenate([np.ones(min(1, len(ids)), bool), ~later]))
 
 
 def _places(job: Job) -> pa.Table:
@@ -459,9 +461,9 @@ def _places(job: Job) -> pa.Table:
         table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
         return table.append_column("row", pa.array(np.arange(table.num_rows)))
 
-    tables = job.store.each(read, job.store.files(job.descriptors))
+    rows = job.store.gather(read, job.store.files(job.descriptors))
     plan = job.store.read_table(job.segments, ["segment_id", "source"])
-    places = _current(plan, pa.concat_tables(tables))
+    places = _current(plan, rows)
     return places.filter(pc.not_equal(places["status"], "failed")).sort_by("segment_id")
 
 

@@ -49,6 +49,9 @@ _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _FILES_AT_ONCE = 32
 """Of object storage: a request takes tens of milliseconds, most of it waiting."""
 
+_FILES_TOGETHER = 128
+"""Whose rows are put together before more are read."""
+
 _TRIES = 4
 """How often `Store` tries what the client gave up."""
 
@@ -326,7 +329,20 @@ class Store:
             raise FileNotFoundError(
                 f"no Parquet files in {self.uri(folder)}: run the earlier steps"
             )
-        return pa.concat_tables(tables)
+        return self.gather(read, names)
+
+    def gather(self, read: Callable[[str], pa.Table], names: list[str]) -> pa.Table:
+        """What `read` gives for each of some files, below each other.
+
+        Put together on the way: the columns of a table for each file take kilobytes, however few their rows are.
+        """
+        parts = [
+            pa.concat_tables(
+                self.each(read, names[start : start + _FILES_TOGETHER])
+            ).combine_chunks()
+            for start in range(0, len(names), _FILES_TOGETHER)
+        ]
+        return pa.concat_tables(parts)
 
     def distinct(self, folder: str, column: str) -> frozenset[str]:
         """The values of a column of all finished files of `folder`; no rows are kept."""
