@@ -242,9 +242,27 @@ class Store:
             return []
 
     def delete_folder(self, name: str) -> None:
-        """Removes a folder with all in it; it is no error where it is gone already."""
+        """Removes a folder with all in it; it is no error where it is gone already.
+
+        Raises:
+            StorageError: something in it is still there.
+        """
         with contextlib.suppress(FileNotFoundError):
-            self._tried("remove", name, lambda: self.fs.rm(self.path(name), recursive=True))
+            self._tried("remove", name, lambda: self._delete_folder(self.path(name)))
+
+    def _delete_folder(self, path: str) -> None:
+        self.fs.rm(path, recursive=True)
+        if self.is_local:
+            return
+        # s3fs passes over what the storage refuses of a deletion of many; of a single one it says why.
+        for left in self.fs.find(path):
+            try:
+                self.fs.rm_file(left)
+            except PermissionError as error:
+                raise PermissionError(
+                    f"{left}: {error}; expected the right to delete it (s3:DeleteObject or storage.objects.delete), and no "
+                    "lock or hold on it"
+                ) from error
 
     def sweep(self, before: float) -> int:
         """Removes what killed writers left: hidden files last changed before that time. Returns how many.
@@ -324,8 +342,8 @@ class Store:
             with self.open_parquet(name) as file:
                 return file.read(columns=columns).replace_schema_metadata(None)
 
-        tables = self.each(read, self.files(folder))
-        if not tables:
+        names = self.files(folder)
+        if not names:
             raise FileNotFoundError(
                 f"no Parquet files in {self.uri(folder)}: run the earlier steps"
             )

@@ -6,11 +6,15 @@ delay      the answer is late
 cut_get    the connection is reset in the middle of the answer's body
 cut_put    the connection is reset in the middle of the request's body, which is not passed on
 lost       the request is carried out, and its answer lost
+
+Beside these, objects may be kept from deletion as rights or locks keep them: named one by one in the answer to a
+deletion of many, which is no error.
 """
 
 import collections
 import http.client
 import random
+import re
 import socket
 import struct
 import threading
@@ -30,6 +34,7 @@ class FaultyS3:
         rates: {kind of fault: its probability per request}; may be changed at any time.
 
     Attributes:
+        kept: objects whose key has this in it cannot be deleted; empty: all can.
         faults: how often each kind was injected.
         requests: how often each method arrived.
         paths: how often each method arrived for each path.
@@ -38,6 +43,7 @@ class FaultyS3:
     def __init__(self, upstream: str, rates: dict[str, float], seed: int = 0) -> None:
         self.upstream, self.rates = urllib.parse.urlsplit(upstream).netloc, rates
         self.delay_s = 0.3
+        self.kept = ""
         self.faults: collections.Counter[str] = collections.Counter()
         self.requests: collections.Counter[str] = collections.Counter()
         self.paths: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -95,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "delay":
             time.sleep(self.faulty.delay_s)
+        if self.faulty.kept and self._is_kept(body):
+            return
         status, headers, data = self._pass_on(body)
         if fault == "lost" or (fault == "cut_get" and len(data) < 2):
             self._reset()
@@ -104,6 +112,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, headers, data)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815
+
+    def _is_kept(self, body: bytes) -> bool:
+        """Whether this deletes what is to be kept, and has been answered."""
+        kept, why = self.faulty.kept, "<Code>AccessDenied</Code><Message>Access Denied</Message>"
+        found = {"Content-Type": "application/xml"}
+        if self.command == "DELETE" and kept in self.path:
+            self._answer(403, found, f"<Error>{why}</Error>".encode())
+            return True
+        keys = (
+            re.findall(r"<Key>(.*?)</Key>", body.decode()) if self.path.endswith("?delete") else []
+        )
+        if not any(kept in key for key in keys):
+            return False
+        bucket, self.command = self.path.partition("?")[0].rstrip("/"), "DELETE"
+        for key in keys:
+            if kept not in key:
+                self.path = f"{bucket}/{urllib.parse.quote(key)}"
+                self._pass_on(b"")
+        errors = "".join(f"<Error><Key>{key}</Key>{why}</Error>" for key in keys if kept in key)
+        self._answer(200, found, f"<DeleteResult>{errors}</DeleteResult>".encode())
+        return True
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):

@@ -97,6 +97,22 @@ def test_each_kind_of_fault_is_tried_again(faulty: FaultyS3, store: Store, kind:
     assert faulty.faults[kind] > 0
 
 
+def test_what_may_not_be_deleted_is_an_error_that_names_it(faulty: FaultyS3, store: Store) -> None:
+    for name in ("t/a", "t/kept", "t/x/b", "u"):
+        store.publish(name, b"data")
+    faulty.kept = "t/kept"
+    with pytest.raises(
+        StorageError, match=r"cannot remove it: .*/t/kept: .*s3:DeleteObject"
+    ) as said:
+        store.delete_folder("t")
+    assert store.uri("t") in str(said.value)
+    assert [store.exists(name) for name in ("t/a", "t/kept", "t/x/b")] == [False, True, False]
+    faulty.kept = ""
+    store.delete_folder("t")
+    assert not store.exists("t/kept")
+    assert store.exists("u")
+
+
 def test_an_upload_in_parts_is_whole_or_not_there(
     faulty: FaultyS3, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
