@@ -14,6 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config import Cluster, ConfigError
 
+log = logging.getLogger(__name__)
+
 
 def connect(address: str | None, settings: Cluster) -> None:
     """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
@@ -52,10 +54,20 @@ def connect(address: str | None, settings: Cluster) -> None:
         # No progress is to be expected while nodes start.
         context.execution_no_progress_timeout_s += settings.node_wait_s
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(settings.node_wait_s))
-    elif not ray.cluster_resources().get("CPU"):
+        return
+    found = ray.cluster_resources()
+    if not found.get("CPU"):
         raise ConfigError(
             "cluster.max_cpus: expected what the cluster may grow to, because it has no CPU now, got 0; give "
             "cluster.max_gpus as well where it may have GPUs"
+        )
+    if address:
+        # Ray does not say whether an autoscaler is at work.
+        log.info(
+            "cluster: %g CPUs and %g GPUs, taken for all there will be; where it grows, give cluster.max_cpus and "
+            "cluster.max_gpus",
+            found["CPU"],
+            found.get("GPU", 0),
         )
 
 
@@ -69,6 +81,27 @@ def capacity(settings: Cluster) -> dict[str, float]:
     if settings.grows:
         return {"CPU": settings.max_cpus, "GPU": settings.max_gpus}
     return ray.cluster_resources()
+
+
+def cpus_of_a_worker(workers: int, use_gpu: bool) -> int:
+    """The most CPUs that each of so many workers can have on the nodes there are, with one CPU left over: a worker does
+    not span nodes. At least 1, whether there is room or not.
+
+    Args:
+        use_gpu: each worker holds a GPU as well.
+    """
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = sorted((int(of.get("CPU", 0)), int(of.get("GPU", 0))) for of in found)
+    if not nodes:
+        return 1
+    most, gpus = nodes.pop()
+    nodes.append((most - 1, gpus))
+
+    def places(share: int) -> int:
+        return sum(min(cpus // share, gpus if use_gpu else cpus) for cpus, gpus in nodes)
+
+    shares = range(max(cpus for cpus, _ in nodes), 0, -1)
+    return next((share for share in shares if places(share) >= workers), 1)
 
 
 def stalled(settings: Cluster) -> str:

@@ -92,8 +92,8 @@ def run_training(
     Args:
         setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
         total: how many results `loop` counts.
-        threads: CPUs of a worker, and so its threads; None: all that there are, but one, or one where nodes come and go,
-            since it is not known how large these are.
+        threads: CPUs of a worker, and so its threads; None: all that its node can give it, or one where nodes come and
+            go, since it is not known how large these are.
 
     Raises:
         RunError: `loop` reported a failure that would come again.
@@ -104,7 +104,7 @@ def run_training(
     workers, resources = config.fit.num_workers, cluster.capacity(config.cluster)
     use_gpu = resources.get("GPU", 0) >= workers
     cpus = resources.get("CPU", 1)
-    share = threads or (1 if config.cluster.grows else max(1, int(cpus - 1) // workers))
+    share = threads or (1 if config.cluster.grows else cluster.cpus_of_a_worker(workers, use_gpu))
     if cpus < workers * share + 1:
         share = cpus / (workers + 1)
     pool = cluster.Pool(workers, share, int(use_gpu))

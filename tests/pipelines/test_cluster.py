@@ -102,6 +102,39 @@ def test_what_a_step_may_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.capacity(Cluster(max_cpus=8, max_gpus=1)) == {"CPU": 8, "GPU": 1}
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "use_gpu", "share"),
+    [
+        ([(8, 0)], 1, False, 7),
+        ([(8, 0)], 2, False, 3),
+        ([(1, 0)], 1, False, 1),
+        # 20 CPUs in all, of which no node has more than 16.
+        ([(16, 0), (4, 0)], 1, False, 15),
+        ([(16, 0), (16, 0)], 2, False, 15),
+        # A third of 31 would leave the third worker without a place.
+        ([(16, 0), (16, 0)], 3, False, 8),
+        ([(64, 0), (8, 1)], 1, True, 8),
+        ([(16, 1), (16, 1), (64, 0)], 2, True, 16),
+        ([(96, 8)], 8, True, 11),
+        ([(2, 0)], 5, False, 1),
+    ],
+)
+def test_a_worker_has_what_its_node_can_give_it(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[tuple[int, int]],
+    workers: int,
+    use_gpu: bool,
+    share: int,
+) -> None:
+    there = [
+        {"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
+        for cpus, gpus in nodes
+    ]
+    gone = {"Alive": False, "Resources": {"CPU": 1000.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [gone, *there])
+    assert cluster.cpus_of_a_worker(workers, use_gpu) == share
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("placement", ["separate", "together"])
 @pytest.mark.parametrize("gpus", [0, 2])
