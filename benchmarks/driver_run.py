@@ -46,9 +46,17 @@ MOST_BYTES = 1000.0
 """A segment: its id, its video's id and uri, and where its rows are, several times over."""
 
 
-def driver(options: Options) -> list[Row]:
-    """The driver's memory at two numbers of segments, step by step"""
-    few, many = (200, 600) if options.quick else (2000, 20_000)
+def driver(few: int, many: int) -> Callable[[Options], list[Row]]:
+    """The case of two numbers of segments."""
+
+    def case(options: Options) -> list[Row]:
+        """The driver's memory at two numbers of segments, step by step"""
+        return _rows(few, many)
+
+    return case
+
+
+def _rows(few: int, many: int) -> list[Row]:
     sides = {count: _in_a_process(_run, count) for count in (few, many)}
     peaks = {count: side["peak_bytes"] for count, side in sides.items()}
     growth = {step: (peaks[many][step] - peaks[few][step]) / (many - few) for step in peaks[many]}
@@ -224,6 +232,3 @@ def _private_bytes() -> int:
     with open("/proc/self/status") as status:
         sizes = dict(line.split(":", 1) for line in status)
     return int(sizes["RssAnon"].split()[0]) * 1024
-
-
-CASES = (driver,)

@@ -373,7 +373,7 @@ class _Steps:
         corpus, measured = self.corpus, self.measured
         segments, videos = corpus.segments_per_video, corpus.videos
         frames = self.frames * segments
-        # Each thread opens a file of its own accord.
+        # Each thread opens a file for itself.
         requests = segments * (1 + GPU_READERS * FILE_REQUESTS / SEGMENTS_PER_TASK)
         read_s = self.cost["read, core_s of a frame"] * frames
         read_s += self._moved_s(frames * measured.segments.frame_bytes, requests)

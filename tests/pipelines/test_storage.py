@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import sink
+from pipelines import sink, storage
 from pipelines.config import ConfigError
 from pipelines.progress import progress_text
 from pipelines.sink import file_name, pending
@@ -51,6 +51,19 @@ def test_tables_lists_and_removal(store: Store) -> None:
     assert store.files("t/x") == []
     with pytest.raises(FileNotFoundError, match="run the earlier steps"):
         store.read_table("t/x")
+
+
+def test_the_rows_of_many_files_come_in_their_order_and_few_pieces(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_FILES_TOGETHER", 3)
+    for number in range(8):
+        rows = pa.table({"id": [f"{number}a", f"{number}b"], "n": [[number], [number, 1]]})
+        store.publish_table(f"t/x/{number}.parquet", rows, {})
+    table = store.read_table("t/x")
+    assert table["id"].to_pylist() == [f"{number}{k}" for number in range(8) for k in "ab"]
+    assert table["n"].to_pylist() == [n for number in range(8) for n in ([number], [number, 1])]
+    assert table["id"].num_chunks == 3
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Which rows of DESCRIPTORS count, where segments were tried again and files have changed."""
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.corpus import _current
+
+KEY = st.tuples(st.sampled_from(["a#0", "a#1", "b#0", "é#0"]), st.sampled_from(["old", "new"]))
+SCHEMA = pa.schema([("segment_id", pa.string()), ("source", pa.string()), ("attempts", pa.int32())])
+
+
+@given(
+    planned=st.dictionaries(st.sampled_from(["a#0", "a#1", "b#0", "é#0"]), st.just("new")),
+    rows=st.dictionaries(st.tuples(KEY, st.integers(1, 4)), st.none()),
+)
+def test_each_planned_segment_counts_once_by_its_last_attempt(
+    planned: dict[str, str], rows: dict[tuple[tuple[str, str], int], None]
+) -> None:
+    found = [{"segment_id": s, "source": f, "attempts": n} for (s, f), n in rows]
+    plan = [{"segment_id": s, "source": f} for s, f in planned.items()]
+    expected: dict[str, int] = {}
+    for row in found:
+        if planned.get(row["segment_id"]) == row["source"]:
+            last = max(row["attempts"], expected.get(row["segment_id"], 0))
+            expected[row["segment_id"]] = last
+    table = _current(
+        pa.Table.from_pylist(plan, schema=pa.schema(list(SCHEMA)[:2])),
+        pa.Table.from_pylist(found, schema=SCHEMA),
+    )
+    assert table.num_rows == len(expected)
+    given_back = zip(table["segment_id"].to_pylist(), table["attempts"].to_pylist(), strict=True)
+    assert dict(given_back) == expected
