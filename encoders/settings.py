@@ -38,7 +38,35 @@ class PcaSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VladSettings(PcaSettings):
+class SpatialSettings(PcaSettings):
+    """How a codebook uses where on the frame a descriptor is from (`encoders.spatial`).
+
+    position_weight: x, y and scale of the descriptor's cell are appended to it, after the PCA; in -0.5 to 0.5, times
+        this, times the descriptors' root mean square length. 0 appends nothing.
+    per_level: one codebook for each level of the pyramid, and their vectors side by side.
+    """
+
+    position_weight: float = 0.0
+    per_level: bool = False
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether places or levels play a part."""
+        return self.position_weight > 0 or self.per_level
+
+    def check_descriptors(self, section: str) -> None:
+        """Raises ValueError unless what happens to descriptors is possible."""
+        self.check_pca(section)
+        require(
+            0 <= self.position_weight < float("inf"),
+            f"{section}.position_weight",
+            "0 or more",
+            self.position_weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VladSettings(SpatialSettings):
     """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100, intra-normalisation)."""
 
     num_centroids: int = 256
@@ -46,11 +74,11 @@ class VladSettings(PcaSettings):
 
     def __post_init__(self) -> None:
         require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
-        self.check_pca("vlad")
+        self.check_descriptors("vlad")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GmmFvSettings(PcaSettings):
+class GmmFvSettings(SpatialSettings):
     """Diagonal mixture (DQ: 128 components on raw descriptors; FK 4.3: 256 after PCA to 128).
 
     max_iterations: each reads as many descriptors as the sample has.
@@ -79,7 +107,7 @@ class GmmFvSettings(PcaSettings):
             "0 or more",
             self.batch_descriptors,
         )
-        self.check_pca("gmm_fv")
+        self.check_descriptors("gmm_fv")
         require(
             0.5 < self.step_exponent <= 1,
             "gmm_fv.step_exponent",
@@ -89,7 +117,7 @@ class GmmFvSettings(PcaSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BilinearSettings(PcaSettings):
+class BilinearSettings(SpatialSettings):
     """Bilinear pooling (DQ 5.2), and its estimates in fewer values.
 
     form: all C^2 products; their upper triangle, with the same inner products; or a random map of
@@ -101,7 +129,7 @@ class BilinearSettings(PcaSettings):
 
     def __post_init__(self) -> None:
         require(self.num_features >= 1, "bilinear.num_features", "at least 1", self.num_features)
-        self.check_pca("bilinear")
+        self.check_descriptors("bilinear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +154,7 @@ class CompressSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FvVaeSettings(PcaSettings):
+class FvVaeSettings(SpatialSettings):
     """Network, loss and training of the FV-VAE (METHODS 3.1). The defaults are the preset `paper`
     without its class loss.
 
@@ -134,6 +162,9 @@ class FvVaeSettings(PcaSettings):
     lambda3: weight of the class loss; 0 is FV-VAE^-, whose codebook uses no labels.
     class_pooling: classify each descriptor, or the frame by the largest score over its descriptors.
     sigma_learning_rate_factor: the two covariances learn that much faster (the released network: 10).
+    early_stopping_steps: training ends where the evidence lower bound of held-out training videos (whole groups of
+        them) has not risen for so many steps, and the best weights are kept; 0: after num_steps, with the last.
+        Fine-tuning does not read it.
     information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
         forms are estimated with the codebook, so changing these fits nothing again.
     """
@@ -151,17 +182,18 @@ class FvVaeSettings(PcaSettings):
     sigma_learning_rate_factor: float = 1.0
     batch_frames: int = 128
     num_steps: int = 5000
+    early_stopping_steps: int = 0
     information: Literal["none", "diagonal", "kronecker"] = "diagonal"
     damping: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("num_latents", "batch_frames", "num_steps"):
             require(getattr(self, name) >= 1, f"fv_vae.{name}", "at least 1", getattr(self, name))
-        for name in ("lambda1", "lambda2", "lambda3", "damping"):
+        for name in ("lambda1", "lambda2", "lambda3", "damping", "early_stopping_steps"):
             require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
         for name in ("learning_rate", "sigma_learning_rate_factor"):
             require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
-        self.check_pca("fv_vae")
+        self.check_descriptors("fv_vae")
         require(0 <= self.dropout < 1, "fv_vae.dropout", "0 <= x < 1", self.dropout)
         require(
             self.hidden is None or all(width >= 1 for width in self.hidden),

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from encoders.descriptors import Stream
-from encoders.registry import ENCODERS
+from encoders.registry import fit_encoder
 from encoders.sample import FitSample
 from pipelines import cluster
 from pipelines.codebook import Codebook
@@ -44,6 +44,7 @@ class Task:
     """One codebook to fit: on which sample, on which videos of it, with which labels.
 
     labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted on.
+    groups: {video_id: its group}, empty where no groups are held out.
     """
 
     codebook: Codebook
@@ -51,6 +52,7 @@ class Task:
     videos: frozenset[str]
     labels: dict[str, list[str]]
     footer: dict[str, str]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def fit_codebooks(
@@ -166,7 +168,7 @@ def _fit_all(setting: dict) -> None:
         curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
         sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
         with meter("fit"):
-            encoder = ENCODERS[book.base].fit(sample, book.settings, config.encode.normalisation)
+            encoder = fit_encoder(book.base, sample, book.settings, config.encode.normalisation)
         if rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             setting["counter"].add.remote({"ok": 1})
@@ -252,6 +254,8 @@ def fit_sample(
         video=torch.tensor([number[videos[place]] for place in use], dtype=torch.int64),
         targets=targets if classes else None,
         multi_label=bool((targets.sum(1) > 1).any()),
+        group=_group_numbers(task, list(number)),
+        levels=config.describe.spp_levels,
         seed=config.run.seed,
         rank=rank,
         world_size=world_size,
@@ -260,6 +264,16 @@ def fit_sample(
         state=kept.state_of(task.codebook),
         checkpoint=lambda state: kept.offer(task.codebook, state, curves.rows),
     )
+
+
+def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
+    """The group of each video, numbered in the order of the videos; one without a group is its own."""
+    if not task.groups:
+        return None
+    # A video's name may be a group's too.
+    names = [("group", task.groups[v]) if v in task.groups else ("video", v) for v in videos]
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
 def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:

@@ -96,6 +96,11 @@ def check(config: Config) -> None:
             f"fv_vae.pca_components: expected 0, got {config.fv_vae.pca_components}; a PCA is fitted on "
             "descriptors that stay as they are"
         )
+    if config.fv_vae.is_spatial:
+        raise ConfigError(
+            "fv_vae.position_weight, fv_vae.per_level: expected 0 and false, because one network is trained on the "
+            f"descriptors as they are, got {config.fv_vae.position_weight:g} and {config.fv_vae.per_level}"
+        )
     if len(config.describe.nodes) != 1 or "appearance" not in config.describe.streams:
         raise ConfigError(
             f"describe.nodes = {','.join(config.describe.nodes)} and describe.streams = "
