@@ -23,7 +23,7 @@ from encoders.base import (
 )
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
-from encoders.fv_vae_training import fit_fv_vae, random_frames
+from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
@@ -114,6 +114,7 @@ class FvVae(Encoder):
             ValueError: no frames on this worker, or what `fit_fv_vae` raises.
         """
         num_frames = _own_frames(sample)
+        settings = with_steps(sample, settings)
         pca = fit_sample_pca(sample, settings)
         held_out = sample.held_out(HELD_OUT_SHARE) if settings.early_stopping_steps else None
 

@@ -6,7 +6,7 @@ Letters: b frames of a batch, T descriptors of a frame, C channels, K classes.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -271,6 +271,12 @@ def random_frames(
     videos = torch.randint(len(num_frames), (size,), generator=generator)
     places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
     return starts[videos] + places.long()
+
+
+def with_steps(sample: FitSample, settings: FvVaeSettings) -> FvVaeSettings:
+    """The settings with a number of steps, from the sampled frames of all workers where they have none."""
+    num_frames = sample.all_reduce(torch.tensor([len(sample.frames)], dtype=torch.float64))
+    return replace(settings, num_steps=settings.steps_for(int(num_frames)))
 
 
 def _check_frames(frames: Tensor, descriptor_dim: int) -> None:

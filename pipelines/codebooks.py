@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray.train
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from encoders.descriptors import Stream
 from encoders.registry import fit_encoder
 from encoders.sample import FitSample
+from encoders.spp import num_cells
 from pipelines import cluster
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
@@ -37,6 +40,10 @@ log = logging.getLogger(__name__)
 POLL_S = "0.25"
 """How often Ray Train looks at its workers. With its own 2 s a worker waits as long for each checkpoint, and one that
 was reported just before a crash is lost."""
+
+
+FEW_DESCRIPTORS = 100
+"""For a centroid, a component or a latent: with fewer it is fitted to chance."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ def fit_codebooks(
             f"fit.num_workers: expected at most the {fewest} training videos, got "
             f"{config.fit.num_workers}; each worker needs a video of its own"
         )
+    for line in scarcities(tasks, store, config, streams):
+        log.warning("fit: %s", line)
     # One CPU each: codebooks are the same bits for the same number of threads only.
     return run_training(
         _worker,
@@ -78,6 +87,38 @@ def fit_codebooks(
         total=len(tasks),
         threads=1,
     )
+
+
+def scarcities(
+    tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
+) -> list[str]:
+    """A line for each codebook with few descriptors for its size, and what to set; one for all folds of an encoder."""
+    samples = {
+        name: store.read_table(name, ["video_id"])["video_id"] for name in {t.sample for t in tasks}
+    }
+    lines = {}
+    for task in tasks:
+        book = task.codebook
+        field_name = getattr(book.settings, "size", "")
+        if not field_name:
+            continue
+        size, cells = getattr(book.settings, field_name), streams[book.stream].cells
+        if book.settings.per_level:
+            # The coarsest level has the fewest.
+            cells = (
+                cells
+                * min(config.describe.spp_levels) ** 2
+                // num_cells(config.describe.spp_levels)
+            )
+        own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
+        number = cells * (pc.sum(own).as_py() or 0)
+        if number < FEW_DESCRIPTORS * size:
+            lines[book.encoder, book.stream] = (
+                f"{book.encoder} on {book.stream}: {number:,} descriptors for {book.base}.{field_name} = {size}, less "
+                f"than {FEW_DESCRIPTORS} each; raise fit.num_frames (now {config.fit.num_frames}) where videos have "
+                f"more frames, or lower {book.base}.{field_name}"
+            )
+    return list(lines.values())
 
 
 def run_training(

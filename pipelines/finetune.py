@@ -247,6 +247,7 @@ def _train(todo: Plan) -> None:
         labels=todo.labels,
         footer=todo.job.footer("finetune"),
     )
-    log.info("finetune: %d steps on %d worker(s)", config.fv_vae.num_steps, config.fit.num_workers)
+    num_steps = config.fv_vae.steps_for(config.finetune.num_frames)
+    log.info("finetune: %d steps or fewer, %d worker(s)", num_steps, config.fit.num_workers)
     weights = SharedFile.of(todo.job.store, todo.job.weights.file)
     finetune_worker.start(Training(task, todo.job.store, config, todo.stream, weights, todo.folder))
