@@ -2,7 +2,7 @@
 
     python -m benchmarks.small_corpora --run OUT --encoders vlad,gmm_fv,fv_vae,fv_vae@dropout=0
 
-reads the descriptors of a run (steps index and describe are enough), and for each entry of encode.encoders, stream and
+reads the descriptors of a run (steps index and describe are enough; none of it retried), and for each entry of encode.encoders, stream and
 seed fits, encodes, and tests one-vs-rest SVMs with each group left out of their training. No cluster is started.
 """
 
