@@ -132,3 +132,15 @@ def test_videos_are_held_out_where_there_is_one_group() -> None:
     assert sample.held_out(0.5).sum() == 2
     with pytest.raises(ValueError, match="expected at least two videos to hold one out, got 1"):
         FitSample(frames=FRAMES, video=torch.zeros(7, dtype=torch.int64)).held_out(0.1)
+
+
+def test_a_group_without_frames_is_not_held_out() -> None:
+    """Videos 4 and 5 failed, and with them their group."""
+    group = torch.tensor([1, 1, 2, 2, 0, 0])
+    for seed in range(8):
+        sample = FitSample(frames=FRAMES, video=VIDEO, group=group, seed=seed)
+        held_out = sample.held_out(0.5)
+        assert held_out.tolist() in (
+            [True] * 2 + [False] * 4,
+            [False] * 2 + [True] * 2 + [False] * 2,
+        )
