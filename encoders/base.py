@@ -37,6 +37,7 @@ class Encoder(ABC):
     Attributes:
         name: the registry key.
         reads: the kinds of stream it is made for, see `encoders.descriptors.KINDS`.
+        non_negative: what is appended to descriptors must not be below 0.
         per_frame: a descriptor is a whole frame, its T local descriptors side by side.
         has_attention: `attention` says how much each descriptor counts.
         descriptor_dim: C, the width that `accumulate` accepts.
@@ -45,6 +46,7 @@ class Encoder(ABC):
     """
 
     name: ClassVar[str]
+    non_negative: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset({"appearance", "difference"})
     per_frame: ClassVar[bool] = False
     has_attention: ClassVar[bool] = False
@@ -172,6 +174,13 @@ class Encoder(ABC):
         return safetensors.torch.save(
             tensors or {"_": torch.zeros(1)}, metadata={"encoder": header}
         )
+
+
+def header_of(data: bytes) -> dict[str, object]:
+    """Name and settings of the encoder that `Encoder.to_bytes` wrote; nothing where it did not."""
+    size = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return json.loads(metadata.get("encoder", "{}"))
 
 
 CHUNK_DESCRIPTORS = 2048

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from encoders import backbones
 from encoders.backbones import Backbone
 from encoders.fv_vae import FvVae
-from encoders.fv_vae_training import Trunk, fit_fv_vae, random_frames
+from encoders.fv_vae_training import Trunk, fit_fv_vae, random_frames, with_steps
 from encoders.sample import FitSample
 from encoders.settings import FinetuneSettings, FvVaeSettings
 
@@ -95,7 +95,7 @@ def fine_tune(
             partial(_batch, backbone, network, sample, settings.batch_frames),
             width,
             0 if sample.targets is None else sample.targets.shape[1],
-            settings,
+            with_steps(sample, settings),
             seed=sample.seed,
             multi_label=sample.multi_label,
             trunk=trunk,

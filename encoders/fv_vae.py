@@ -23,12 +23,15 @@ from encoders.base import (
 )
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
-from encoders.fv_vae_training import fit_fv_vae, random_frames
+from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
 INFORMATION_FILE = "information.safetensors"
+
+HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
+"""Of the training videos, for early stopping; and the most of their frames that it looks at."""
 
 
 class FvVae(Encoder):
@@ -43,6 +46,7 @@ class FvVae(Encoder):
     """
 
     name = "fv_vae"
+    non_negative = True  # mu_x is not below 0 either
     has_attention = True
 
     def __init__(
@@ -110,7 +114,9 @@ class FvVae(Encoder):
             ValueError: no frames on this worker, or what `fit_fv_vae` raises.
         """
         num_frames = _own_frames(sample)
+        settings = with_steps(sample, settings)
         pca = fit_sample_pca(sample, settings)
+        held_out = sample.held_out(HELD_OUT_SHARE) if settings.early_stopping_steps else None
 
         def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
             for quantity, value in losses.items():
@@ -118,12 +124,13 @@ class FvVae(Encoder):
             sample.checkpoint(state)
 
         net = fit_fv_vae(
-            _batches(sample, settings.batch_frames, pca),
+            _batches(sample, settings.batch_frames, pca, held_out),
             settings.pca_components or sample.frames.shape[2],
             0 if sample.targets is None else sample.targets.shape[1],
             settings,
             seed=sample.seed,
             multi_label=sample.multi_label,
+            held_out=None if held_out is None else _held_out_frames(sample, held_out, pca),
             rank=sample.rank,
             all_reduce=sample.all_reduce,
             state=sample.state,
@@ -165,7 +172,9 @@ class FvVae(Encoder):
     def with_files(self, files: dict[str, bytes], settings: FvVaeSettings) -> Self:
         """This network with the information that `settings` choose."""
         statistics = safetensors.torch.load(files[INFORMATION_FILE])
-        return self.with_information(choose(statistics, settings))
+        loaded = self.with_information(choose(statistics, settings))
+        loaded.statistics = statistics
+        return loaded
 
     def with_information(self, information: Information | None) -> Self:
         """The same network with another information."""
@@ -314,13 +323,35 @@ def _own_frames(sample: FitSample) -> Tensor:
     return sample.video.cpu().unique_consecutive(return_counts=True)[1]
 
 
+def _held_out_frames(sample: FitSample, held_out: Tensor, pca: Pca | None) -> Tensor:
+    """This worker's share [h, T, C] of at most `HELD_OUT_FRAMES` frames of the held-out videos, evenly spread."""
+    places = held_out[sample.video.cpu()].nonzero().flatten()
+    most = max(1, HELD_OUT_FRAMES // sample.world_size)
+    if len(places) > most:
+        places = places[torch.arange(most) * len(places) // most]
+    frames = sample.frames[places.to(sample.frames.device)].float()
+    return frames if pca is None else pca.transform(frames)
+
+
 def _batches(
-    sample: FitSample, batch_frames: int, pca: Pca | None = None
+    sample: FitSample,
+    batch_frames: int,
+    pca: Pca | None = None,
+    held_out: Tensor | None = None,
 ) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]:
-    """This worker's share of a batch: random frames of random videos, and their targets."""
+    """This worker's share of a batch: random frames of random videos, and their targets.
+
+    Raises:
+        ValueError: all of this worker's videos are held out.
+    """
+    if held_out is not None and held_out[sample.video.cpu()].all():
+        raise ValueError(
+            f"fit section: expected a training video on each of {sample.world_size} workers, got none but held-out "
+            f"ones on worker {sample.rank}; lower fit.num_workers, or set fv_vae.early_stopping_steps=0"
+        )
 
     def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = random_frames(sample, batch_frames, generator)
+        chosen = random_frames(sample, batch_frames, generator, held_out)
         frames = sample.frames[chosen.to(sample.frames.device)].float()
         frames = frames if pca is None else pca.transform(frames)
         targets = sample.targets

@@ -82,6 +82,21 @@ class FvVaeNet(nn.Module):
                 without a label adds nothing.
             generator: on the frames' device; gives the dropout mask and the noise of z.
         """
+        parts, z = self.evidence(frames, generator)
+        total = self.settings.lambda1 * parts["reconstruction"]
+        total = total + self.settings.lambda2 * parts["regularisation"]
+        if self.classifier is not None:
+            parts["classification"] = self._classification_loss(z, targets)
+            total = total + self.settings.lambda3 * parts["classification"]
+        return total, parts
+
+    def evidence(
+        self, frames: Tensor, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """L_rec and L_reg of `loss` by name, and the sampled z [b, T, L].
+
+        The evidence lower bound of a descriptor is minus the sum of the two.
+        """
         inputs = frames
         if self.training and self.settings.dropout > 0:
             keep = 1 - self.settings.dropout
@@ -100,12 +115,7 @@ class FvVaeNet(nn.Module):
             "reconstruction": (0.5 * nats - self.scale.log()).sum(-1).mean(),
             "regularisation": 0.5 * divergence.sum(-1).mean(),
         }
-        total = self.settings.lambda1 * parts["reconstruction"]
-        total = total + self.settings.lambda2 * parts["regularisation"]
-        if self.classifier is not None:
-            parts["classification"] = self._classification_loss(z, targets)
-            total = total + self.settings.lambda3 * parts["classification"]
-        return total, parts
+        return parts, z
 
     def _classification_loss(self, z: Tensor, targets: Tensor | None) -> Tensor:
         expected = [len(z), self.classifier.out_features]

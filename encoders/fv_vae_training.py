@@ -6,7 +6,7 @@ Letters: b frames of a batch, T descriptors of a frame, C channels, K classes.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,13 @@ OPTIMISERS = {
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-6),  # Zeiler's values
     "adam": torch.optim.Adam,
 }
+
+
+EVALUATE_EVERY = 25
+"""Steps between two looks at held-out frames."""
+
+EVALUATE_FRAMES = 64
+"""Held-out frames to work on at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,13 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
     seed: int,
     multi_label: bool = False,
     trunk: Trunk | None = None,
+    held_out: Tensor | None = None,
     rank: int = 0,
     all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     state: dict | None = None,
     on_step: Callable[[int, dict[str, float], Callable[[], dict]], None] = lambda *_: None,
 ) -> FvVaeNet:
-    """Minimise the loss over `settings.num_steps` batches (DQ Algorithm 1).
+    """Minimise the loss over `settings.num_steps` batches, or until held-out frames say so (DQ Algorithm 1).
 
     Gradients are averaged over the frames of all workers, whose shares may differ in size. The
     randomness of a step depends on (seed, step, rank) only, so that a run which is stopped and
@@ -61,12 +69,14 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
             their targets [b, K] or None. The network goes where the frames are, in their dtype.
         num_classes: K; not used if lambda3 is 0.
         trunk: trained along with the FV-VAE, in place; gradients reach it through the descriptors.
+        held_out: this worker's share [h, T, C] of the frames that early stopping looks at, h may be 0; None
+            where there is none. The weights with the highest evidence lower bound on them are kept.
         all_reduce: sums a tensor over workers and gives every worker the sum. Called once for the
-            first batch's moments, then once a step.
+            first batch's moments, then once a step, and once a look at held-out frames.
         state: what `on_step`'s last argument returned; the run goes on behind it.
         on_step: called after each step with the number of steps done, the mean losses over workers
-            (`total`, `reconstruction`, `regularisation`, `classification`) and a function that
-            copies the state: tensors and plain values, for torch.save and
+            (`total`, `reconstruction`, `regularisation`, `classification`; `held_out_bound` at steps with
+            a look) and a function that copies the state: tensors and plain values, for torch.save and
             torch.load(weights_only=True).
 
     Raises:
@@ -77,12 +87,16 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
         run |= {"trunk": list(trunk.parameters), "trunk_factor": trunk.learning_rate_factor}
     net = FvVaeNet(descriptor_dim, num_classes, settings, seed=seed, multi_label=multi_label)
     trained = _Trained(net, trunk)
+    stopping = _Stopping(held_out, settings, all_reduce)
     first_step = 0
     if state is not None:
         _check_same_run(state["run"], run)
         trained.load(state)
         first_step = state["step"]
+        stopping.load(state["stopping"])
     for step in range(first_step, settings.num_steps):
+        if stopping.is_over(step):
+            break
         frames, targets = batch(step, _generator("cpu", seed, step, rank, 0))
         _check_frames(frames, descriptor_dim)
         if step == first_step:
@@ -102,8 +116,60 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
                 f"({settings.sigma_learning_rate_factor:g}) or fv_vae.lambda3 "
                 f"({settings.lambda3:g})"
             )
-        on_step(step + 1, losses, partial(trained.state, run, step + 1))
+        losses |= stopping.look(step + 1, net, _generator(frames.device, seed, 0, rank, 2))
+        on_step(step + 1, losses, partial(trained.state, run, step + 1, stopping))
+    if stopping.weights:
+        net.load_state_dict(stopping.weights)
     return net
+
+
+class _Stopping:
+    """Early stopping: the best weights so far by the evidence lower bound on held-out frames of all workers.
+
+    Without frames it never stops, and keeps nothing.
+    """
+
+    def __init__(
+        self,
+        frames: Tensor | None,
+        settings: FvVaeSettings,
+        all_reduce: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.frames, self.settings, self.all_reduce = frames, settings, all_reduce
+        self.step, self.bound, self.weights = 0, -math.inf, {}
+
+    def look(self, step: int, net: FvVaeNet, noise: torch.Generator) -> dict[str, float]:
+        """The bound after `step` steps, by name; nothing at steps without a look."""
+        is_due = step % EVALUATE_EVERY == 0 or step == self.settings.num_steps
+        if self.frames is None or not is_due:
+            return {}
+        bound = self._bound(net, noise)
+        if bound > self.bound:
+            self.step, self.bound = step, bound
+            self.weights = copy.deepcopy(net.state_dict())
+        return {"held_out_bound": bound}
+
+    def is_over(self, step: int) -> bool:
+        return self.frames is not None and step - self.step >= self.settings.early_stopping_steps
+
+    @torch.no_grad()
+    def _bound(self, net: FvVaeNet, noise: torch.Generator) -> float:
+        """Nats of a descriptor, without dropout."""
+        total = torch.zeros(2, dtype=torch.float64)
+        net.eval()
+        for chunk in self.frames.split(EVALUATE_FRAMES) if len(self.frames) else ():
+            parts, _ = net.evidence(chunk.to(net.scale), noise)
+            bound = -float(parts["reconstruction"] + parts["regularisation"])
+            total += torch.tensor([bound * len(chunk), len(chunk)], dtype=torch.float64)
+        net.train()
+        bound, count = self.all_reduce(total).tolist()
+        return bound / count
+
+    def state(self) -> dict:
+        return {"step": self.step, "bound": self.bound, "weights": copy.deepcopy(self.weights)}
+
+    def load(self, state: dict) -> None:
+        self.step, self.bound, self.weights = (state[key] for key in ("step", "bound", "weights"))
 
 
 class _Trained:
@@ -127,13 +193,14 @@ class _Trained:
     def parameters(self) -> list[nn.Parameter]:
         return [*self.net.parameters(), *self.trunk.values()]
 
-    def state(self, run: dict, step: int) -> dict:
+    def state(self, run: dict, step: int, stopping: _Stopping) -> dict:
         live = {
             "model": self.net.state_dict(),
             "trunk": {name: value.detach() for name, value in self.trunk.items()},
             "optimiser": self.optimiser.state_dict(),
         }
-        return {"run": run, "step": step, **copy.deepcopy(live)}
+        own = {"run": run, "step": step, "stopping": stopping.state()}
+        return own | copy.deepcopy(live)
 
     @torch.no_grad()
     def load(self, state: dict) -> None:
@@ -184,15 +251,32 @@ def _check_same_run(saved: dict, wanted: dict) -> None:
             )
 
 
-def random_frames(sample: FitSample, batch_frames: int, generator: torch.Generator) -> Tensor:
-    """Places of this worker's share of a batch: each one a random frame of a random video."""
+def random_frames(
+    sample: FitSample,
+    batch_frames: int,
+    generator: torch.Generator,
+    held_out: Tensor | None = None,
+) -> Tensor:
+    """Places of this worker's share of a batch: each one a random frame of a random video.
+
+    Args:
+        held_out: [v] bool, videos to leave out.
+    """
     first, end = (batch_frames * (sample.rank + i) // sample.world_size for i in (0, 1))
     size = max(1, end - first)
-    num_frames = sample.video.cpu().unique_consecutive(return_counts=True)[1]
+    names, num_frames = sample.video.cpu().unique_consecutive(return_counts=True)
     starts = num_frames.cumsum(0) - num_frames
+    if held_out is not None:
+        starts, num_frames = (values[~held_out[names]] for values in (starts, num_frames))
     videos = torch.randint(len(num_frames), (size,), generator=generator)
     places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
     return starts[videos] + places.long()
+
+
+def with_steps(sample: FitSample, settings: FvVaeSettings) -> FvVaeSettings:
+    """The settings with a number of steps, from the sampled frames of all workers where they have none."""
+    num_frames = sample.all_reduce(torch.tensor([len(sample.frames)], dtype=torch.float64))
+    return replace(settings, num_steps=settings.steps_for(int(num_frames)))
 
 
 def _check_frames(frames: Tensor, descriptor_dim: int) -> None:

@@ -1,14 +1,14 @@
 """Name -> encoder class. A new encoder is one file and one line here."""
 
-import json
-
 import safetensors.torch
 
-from encoders.base import Encoder
+from encoders.base import Encoder, header_of
 from encoders.bilinear import Bilinear
 from encoders.fisher import GmmFisher
 from encoders.fv_vae import FvVae
 from encoders.pooling import Average, Concatenation, GlobalActivation
+from encoders.sample import FitSample
+from encoders.spatial import Spatial
 from encoders.vlad import Vlad
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -22,19 +22,30 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
+def fit_encoder(name: str, sample: FitSample, settings: object, normalisation: str) -> Encoder:
+    """The named encoder fitted as its settings want it, with places and levels where they say so.
+
+    Raises:
+        ValueError: what `Encoder.fit` raises.
+    """
+    kind = ENCODERS[name]
+    if getattr(settings, "is_spatial", False):
+        return Spatial.fit(sample, settings, normalisation, kind=kind)
+    return kind.fit(sample, settings, normalisation)
+
+
 def encoder_from_bytes(data: bytes) -> Encoder:
     """The encoder that `Encoder.to_bytes` wrote.
 
     Raises:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
     """
-    header_size = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
-    header = json.loads(metadata.get("encoder", "{}"))
+    header = header_of(data)
     name = header.get("name")
-    if name not in ENCODERS:
+    kinds = ENCODERS | {Spatial.name: Spatial}
+    if name not in kinds:
         raise ValueError(
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
-    return ENCODERS[name].build(safetensors.torch.load(data), header["settings"])
+    return kinds[name].build(safetensors.torch.load(data), header["settings"])

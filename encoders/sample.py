@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class FitSample:
         video: [f] int64, the video of each frame, numbered from 0 over all workers.
         targets: [v, K] of 0 and 1, the labels of all videos; None where there are none.
         multi_label: whether a video may have several labels.
+        group: [v] int64, videos of one group belong together; None where each is its own.
+        levels: sides of the pyramid whose cells the descriptors of a frame are, once for each view.
         rank, world_size: this worker, of how many.
         all_reduce: sums a tensor over the workers and gives each the sum.
         log: (quantity, step, value) for the training curves.
@@ -32,6 +35,8 @@ class FitSample:
     video: Tensor
     targets: Tensor | None = None
     multi_label: bool = False
+    group: Tensor | None = None
+    levels: tuple[int, ...] = ()
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -82,18 +87,48 @@ class FitSample:
 
         return steps_per_pass, batch
 
+    def held_out(self, share: float) -> Tensor:
+        """[v] bool: the videos of some groups, drawn with the seed, that a fit may be judged on.
+
+        As many groups as make up `share` of the videos or just more, but not all. Where there is one group, its
+        videos are drawn instead.
+
+        Raises:
+            ValueError: there is one video.
+        """
+        has_frames = self._frames_of_videos() > 0
+        group = torch.arange(len(has_frames)) if self.group is None else self.group.cpu()
+        # The last videos may have no frames, here and on all workers.
+        has_frames = functional.pad(has_frames, (0, len(group) - len(has_frames)))
+        if len(group[has_frames].unique()) < 2:
+            group = torch.arange(len(group))
+        names = group[has_frames].unique()
+        if len(names) < 2:
+            raise ValueError(
+                f"fit section: expected at least two videos to hold one out, got {len(names)}; set "
+                "fv_vae.early_stopping_steps=0 or sample more videos"
+            )
+        order = names[np.random.default_rng(self.seed).permutation(len(names))]
+        sizes = torch.stack([(group[has_frames] == name).sum() for name in order]).cumsum(0)
+        number = 1 + int((sizes < share * has_frames.sum()).sum())
+        return torch.isin(group, order[: min(number, len(names) - 1)])
+
     def _places(self) -> tuple[NDArray[np.int64], int]:
         """Where this worker's frames stand among those of all workers, ascending; and how many
         descriptors all workers have."""
-        num_videos = int(self._largest(self.video.max() + 1 if len(self.video) else 0))
-        frames_of = torch.zeros(num_videos, dtype=torch.float64)
-        frames_of += torch.bincount(self.video.cpu(), minlength=num_videos)
-        frames_of = self.all_reduce(frames_of).long()
+        frames_of = self._frames_of_videos()
         first = frames_of.cumsum(0) - frames_of
         video = self.video.cpu()
         starts = torch.searchsorted(video, video)
         places = first[video] + torch.arange(len(video)) - starts
         return places.numpy(), int(frames_of.sum()) * self.frames.shape[1]
+
+    def _frames_of_videos(self) -> Tensor:
+        """[v] int64, of all workers; the last videos are left out where they have none."""
+        num_videos = int(self._largest(self.video.max() + 1 if len(self.video) else 0))
+        frames_of = torch.zeros(num_videos, dtype=torch.float64)
+        frames_of += torch.bincount(self.video.cpu(), minlength=num_videos)
+        return self.all_reduce(frames_of).long()
 
     def _own(self, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Which of the chosen descriptors of all workers are this one's, and their rows here."""

@@ -3,8 +3,12 @@
 The section of the run's configuration has the registry name of the encoder.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+MIN_STEPS = 100
+"""Of an FV-VAE's training: before them it has learnt little whatever the sample."""
 
 
 def require(condition: bool, where: str, expected: str, got: object) -> None:
@@ -38,19 +42,51 @@ class PcaSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VladSettings(PcaSettings):
+class SpatialSettings(PcaSettings):
+    """How a codebook uses where on the frame a descriptor is from (`encoders.spatial`).
+
+    position_weight: x, y and scale of the descriptor's cell are appended to it, after the PCA; in -0.5 to 0.5, times
+        this, times the descriptors' root mean square length. 0 appends nothing.
+    per_level: one codebook for each level of the pyramid, and their vectors side by side.
+    """
+
+    position_weight: float = 0.0
+    per_level: bool = False
+
+    size: ClassVar[str] = ""
+    """The field that says how many words, components or latents are fitted; "" where none are."""
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether places or levels play a part."""
+        return self.position_weight > 0 or self.per_level
+
+    def check_descriptors(self, section: str) -> None:
+        """Raises ValueError unless what happens to descriptors is possible."""
+        self.check_pca(section)
+        require(
+            0 <= self.position_weight < float("inf"),
+            f"{section}.position_weight",
+            "0 or more",
+            self.position_weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VladSettings(SpatialSettings):
     """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100, intra-normalisation)."""
 
+    size: ClassVar[str] = "num_centroids"
     num_centroids: int = 256
     intra: bool = False
 
     def __post_init__(self) -> None:
         require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
-        self.check_pca("vlad")
+        self.check_descriptors("vlad")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GmmFvSettings(PcaSettings):
+class GmmFvSettings(SpatialSettings):
     """Diagonal mixture (DQ: 128 components on raw descriptors; FK 4.3: 256 after PCA to 128).
 
     max_iterations: each reads as many descriptors as the sample has.
@@ -61,6 +97,7 @@ class GmmFvSettings(PcaSettings):
     step_exponent: of stepwise EM; step t moves the statistics by (t + 2)^-step_exponent of the way.
     """
 
+    size: ClassVar[str] = "num_components"
     num_components: int = 128
     max_iterations: int = 100
     tolerance: float = 1e-3
@@ -79,7 +116,7 @@ class GmmFvSettings(PcaSettings):
             "0 or more",
             self.batch_descriptors,
         )
-        self.check_pca("gmm_fv")
+        self.check_descriptors("gmm_fv")
         require(
             0.5 < self.step_exponent <= 1,
             "gmm_fv.step_exponent",
@@ -89,7 +126,7 @@ class GmmFvSettings(PcaSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BilinearSettings(PcaSettings):
+class BilinearSettings(SpatialSettings):
     """Bilinear pooling (DQ 5.2), and its estimates in fewer values.
 
     form: all C^2 products; their upper triangle, with the same inner products; or a random map of
@@ -101,7 +138,7 @@ class BilinearSettings(PcaSettings):
 
     def __post_init__(self) -> None:
         require(self.num_features >= 1, "bilinear.num_features", "at least 1", self.num_features)
-        self.check_pca("bilinear")
+        self.check_descriptors("bilinear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +163,7 @@ class CompressSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FvVaeSettings(PcaSettings):
+class FvVaeSettings(SpatialSettings):
     """Network, loss and training of the FV-VAE (METHODS 3.1). The defaults are the preset `paper`
     without its class loss.
 
@@ -134,10 +171,15 @@ class FvVaeSettings(PcaSettings):
     lambda3: weight of the class loss; 0 is FV-VAE^-, whose codebook uses no labels.
     class_pooling: classify each descriptor, or the frame by the largest score over its descriptors.
     sigma_learning_rate_factor: the two covariances learn that much faster (the released network: 10).
+    num_steps: 0 means as many as read the sampled frames twice, and 100 at least (`steps_for`).
+    early_stopping_steps: training ends where the evidence lower bound of held-out training videos (whole groups of
+        them) has not risen for so many steps, and the best weights are kept; 0: after num_steps, with the last.
+        Fine-tuning does not read it.
     information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
         forms are estimated with the codebook, so changing these fits nothing again.
     """
 
+    size: ClassVar[str] = "num_latents"
     hidden: tuple[int, ...] | None = None
     num_latents: int = 255
     scalar_sigma_x: bool = False
@@ -151,17 +193,20 @@ class FvVaeSettings(PcaSettings):
     sigma_learning_rate_factor: float = 1.0
     batch_frames: int = 128
     num_steps: int = 5000
+    early_stopping_steps: int = 0
     information: Literal["none", "diagonal", "kronecker"] = "diagonal"
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("num_latents", "batch_frames", "num_steps"):
+        for name in ("num_latents", "batch_frames"):
             require(getattr(self, name) >= 1, f"fv_vae.{name}", "at least 1", getattr(self, name))
         for name in ("lambda1", "lambda2", "lambda3", "damping"):
             require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
+        for name in ("num_steps", "early_stopping_steps"):
+            require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
         for name in ("learning_rate", "sigma_learning_rate_factor"):
             require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
-        self.check_pca("fv_vae")
+        self.check_descriptors("fv_vae")
         require(0 <= self.dropout < 1, "fv_vae.dropout", "0 <= x < 1", self.dropout)
         require(
             self.hidden is None or all(width >= 1 for width in self.hidden),
@@ -174,6 +219,13 @@ class FvVaeSettings(PcaSettings):
     def uses_labels(self) -> bool:
         """Whether the codebook depends on labels, and so must be fitted without the test fold."""
         return self.lambda3 > 0
+
+    def steps_for(self, num_frames: int) -> int:
+        """Training steps on a sample of so many frames.
+
+        Twice through it, as DQ 5.1's 5,000 batches of 128 go 2.7 times through UCF101's frames.
+        """
+        return self.num_steps or max(MIN_STEPS, math.ceil(2 * num_frames / self.batch_frames))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +257,13 @@ FV_VAE_PRESETS = {
         sigma_learning_rate_factor=10.0,
     ),
     "small": FvVaeSettings(
-        num_latents=63, optimiser="adam", learning_rate=1e-3, num_steps=400, batch_frames=32
+        hidden=(),
+        num_latents=63,
+        optimiser="adam",
+        learning_rate=1e-3,
+        num_steps=0,
+        batch_frames=32,
     ),
 }
-"""The two published settings, and one for corpora of some hundred videos, which needs no labels. DQ does not
+"""The two published settings, and one for small corpora, which needs no labels; its steps grow with the sample. DQ does not
 print its lambda3: 1,000 is the released network's, and what `jobs.sweep` picks (docs/encoders.md)."""

@@ -23,6 +23,7 @@ class Codebook:
     fold: int
     settings: object
     digest: str
+    temporal_pyramid: tuple[int, ...] = (1,)
 
     @property
     def folder(self) -> str:

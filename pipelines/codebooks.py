@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from encoders.descriptors import Stream
-from encoders.registry import ENCODERS
+from encoders.registry import fit_encoder
 from encoders.sample import FitSample
+from encoders.spp import num_cells
 from pipelines import cluster
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
@@ -39,11 +42,16 @@ POLL_S = "0.25"
 was reported just before a crash is lost."""
 
 
+FEW_DESCRIPTORS = 100
+"""For a centroid, a component or a latent: with fewer it is fitted to chance."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One codebook to fit: on which sample, on which videos of it, with which labels.
 
     labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted on.
+    groups: {video_id: its group}, empty where no groups are held out.
     """
 
     codebook: Codebook
@@ -51,6 +59,7 @@ class Task:
     videos: frozenset[str]
     labels: dict[str, list[str]]
     footer: dict[str, str]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def fit_codebooks(
@@ -67,6 +76,8 @@ def fit_codebooks(
             f"fit.num_workers: expected at most the {fewest} training videos, got "
             f"{config.fit.num_workers}; each worker needs a video of its own"
         )
+    for line in scarcities(tasks, store, config, streams):
+        log.warning("fit: %s", line)
     # One CPU each: codebooks are the same bits for the same number of threads only.
     return run_training(
         _worker,
@@ -76,6 +87,38 @@ def fit_codebooks(
         total=len(tasks),
         threads=1,
     )
+
+
+def scarcities(
+    tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
+) -> list[str]:
+    """A line for each codebook with few descriptors for its size, and what to set; one for all folds of an encoder."""
+    samples = {
+        name: store.read_table(name, ["video_id"])["video_id"] for name in {t.sample for t in tasks}
+    }
+    lines = {}
+    for task in tasks:
+        book = task.codebook
+        field_name = getattr(book.settings, "size", "")
+        if not field_name:
+            continue
+        size, cells = getattr(book.settings, field_name), streams[book.stream].cells
+        if book.settings.per_level:
+            # The coarsest level has the fewest.
+            cells = (
+                cells
+                * min(config.describe.spp_levels) ** 2
+                // num_cells(config.describe.spp_levels)
+            )
+        own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
+        number = cells * (pc.sum(own).as_py() or 0)
+        if number < FEW_DESCRIPTORS * size:
+            lines[book.encoder, book.stream] = (
+                f"{book.encoder} on {book.stream}: {number:,} descriptors for {book.base}.{field_name} = {size}, less "
+                f"than {FEW_DESCRIPTORS} each; raise fit.num_frames (now {config.fit.num_frames}) where videos have "
+                f"more frames, or lower {book.base}.{field_name}"
+            )
+    return list(lines.values())
 
 
 def run_training(
@@ -166,7 +209,7 @@ def _fit_all(setting: dict) -> None:
         curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
         sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
         with meter("fit"):
-            encoder = ENCODERS[book.base].fit(sample, book.settings, config.encode.normalisation)
+            encoder = fit_encoder(book.base, sample, book.settings, config.encode.normalisation)
         if rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             setting["counter"].add.remote({"ok": 1})
@@ -252,6 +295,8 @@ def fit_sample(
         video=torch.tensor([number[videos[place]] for place in use], dtype=torch.int64),
         targets=targets if classes else None,
         multi_label=bool((targets.sum(1) > 1).any()),
+        group=_group_numbers(task, list(number)),
+        levels=config.describe.spp_levels,
         seed=config.run.seed,
         rank=rank,
         world_size=world_size,
@@ -260,6 +305,16 @@ def fit_sample(
         state=kept.state_of(task.codebook),
         checkpoint=lambda state: kept.offer(task.codebook, state, curves.rows),
     )
+
+
+def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
+    """The group of each video, numbered in the order of the videos; one without a group is its own."""
+    if not task.groups:
+        return None
+    # A video's name may be a group's too.
+    names = [("group", task.groups[v]) if v in task.groups else ("video", v) for v in videos]
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
 def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:

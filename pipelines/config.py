@@ -213,11 +213,14 @@ class Encode:
     """Which encodings are made of every stream, and how their vectors are stored.
 
     encoders: registry names, or variants such as vlad@num_centroids=64 (see `Config.variant`).
+    temporal_pyramid: into how many parts of equal duration each level cuts a video; 1,2 is the whole video and its
+        halves, three vectors side by side. Variants may have their own: vlad@temporal_pyramid=1/2.
     attention: write ATTENTION, for encoders that have one (fv_vae).
     """
 
     encoders: tuple[str, ...] = ("ave", "vlad", "gmm_fv", "fv_vae")
     normalisation: Literal["signed_sqrt_l2", "l2", "none"] = "signed_sqrt_l2"
+    temporal_pyramid: tuple[int, ...] = (1,)
     dtype: Literal["float32", "float16"] = "float32"
     attention: bool = True
     batch_videos: int = 8
@@ -228,6 +231,13 @@ class Encode:
             "encode.encoders",
             "one or more, each once",
             self.encoders,
+        )
+        parts = self.temporal_pyramid
+        require(
+            len(parts) > 0 and len(set(parts)) == len(parts) and min(parts) >= 1,
+            "encode.temporal_pyramid",
+            "one or more numbers of parts, each once and at least 1",
+            parts,
         )
         require(self.batch_videos >= 1, "encode.batch_videos", "at least 1", self.batch_videos)
 
@@ -420,6 +430,7 @@ class Variant:
         base: the registry key.
         codebook: the name without what only concerns the classifier; names codebooks and encodings.
         settings: the encoder's record, None where it has none.
+        temporal_pyramid: see `Encode`.
         compress: of the finished vectors.
     """
 
@@ -427,6 +438,7 @@ class Variant:
     base: str
     codebook: str
     settings: Any
+    temporal_pyramid: tuple[int, ...]
     compress: CompressSettings
 
     @property
@@ -468,18 +480,19 @@ class Config:
         """What a name of encode.encoders means: an encoder with settings of its own.
 
         `base@field=value:field=value` changes fields of the section `base`, lists written with / ; fields
-        that begin with `compress.` change that section.
+        that begin with `compress.` change that section, and `temporal_pyramid` is that of section `encode`.
 
         Raises:
             ValueError: malformed, or a field or value that the section does not have.
         """
         base, _, text = name.partition("@")
-        changes: dict[str, dict[str, object]] = {base: {}, "compress": {}}
+        changes: dict[str, dict[str, object]] = {base: {}, "encode": {}, "compress": {}}
         own = []
         for part in text.split(":") if text else []:
             path, equals, value = part.partition("=")
             section, _, field_name = path.rpartition(".")
-            record = getattr(self, section or base, None)
+            changed = section or ("encode" if path == "temporal_pyramid" else base)
+            record = getattr(self, changed, None)
             if (
                 not equals
                 or section not in ("", "compress")
@@ -490,15 +503,17 @@ class Config:
                 )
             where = f"encode.encoders={name}"
             value = _value(record, field_name, value.replace("/", ","), where)
-            changes[section or base][field_name] = value
+            changes[changed][field_name] = value
             if not section:
                 own.append(part)
         settings = getattr(self, base, None)
+        encode = dataclasses.replace(self.encode, **changes["encode"])
         return Variant(
             name=name,
             base=base,
             codebook=f"{base}@{':'.join(own)}" if own else base,
             settings=settings and dataclasses.replace(settings, **changes[base]),
+            temporal_pyramid=encode.temporal_pyramid,
             compress=dataclasses.replace(self.compress, **changes["compress"]),
         )
 

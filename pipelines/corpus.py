@@ -236,6 +236,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
             sample=job.sample(book.stream),
             videos=job.training_videos(book.fold),
             labels=job.labels_for(book),
+            groups=job.groups_for(book),
             footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
         )
         for book in job.codebooks

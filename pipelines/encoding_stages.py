@@ -6,7 +6,7 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from encoders.base import CODEBOOK, Encoder, State
 from encoders.descriptors import Stream
 from encoders.registry import encoder_from_bytes
+from encoders.temporal import TemporalPyramid
 from pipelines import logs
 from pipelines.codebook import Codebook
 from pipelines.config import Encode
@@ -123,18 +124,22 @@ class EncodeVideos:
         self.device = device(meter, allow_missing_gpu)
         self.settings, self.meter = settings, meter
         self.streams = [
-            _StreamEncoders(
+            StreamEncoders(
                 described[stream],
                 {
                     book.column: load_encoder(book, store, self.device)
                     for book in codebooks
                     if book.stream == stream
                 },
+                {book.column: TemporalPyramid(book.temporal_pyramid) for book in codebooks},
                 [book.column for book in attentive if book.stream == stream],
             )
             for stream in dict.fromkeys(book.stream for book in codebooks)
         ]
-        columns = ["frame_indices", "timestamps_s"] if attentive else []
+        is_cut = any(book.temporal_pyramid != (1,) for book in codebooks)
+        self.times = SegmentReader(store, ["timestamps_s"]) if is_cut else None
+        columns = ["frame_indices"] if attentive else []
+        columns += ["timestamps_s"] if attentive or is_cut else []
         columns += [s.stream.name for s in self.streams]
         reader = functools.partial(SegmentReader, store, columns)
         self.ahead = ReadAhead(reader, 1 if self.device == "cpu" else GPU_READERS)
@@ -154,7 +159,7 @@ class EncodeVideos:
         """Of some videos, whose segments come next."""
         spent = Sums(self.meter)
         with logs.naming(log, "encode", videos):
-            made = [self._video(len(rows), segments, spent) for rows in videos["rows"].to_pylist()]
+            made = [self._video(row, segments, spent) for row in videos.to_pylist()]
             with spent("encode"):
                 table = videos.select(["video_id", "source"])
                 for place, stream in enumerate(self.streams):
@@ -164,13 +169,13 @@ class EncodeVideos:
         spent.tell()
         return table
 
-    def _video(
-        self, num_segments: int, segments: Iterator[pa.Table], spent: Sums
-    ) -> list["_Video"]:
+    def _video(self, row: dict, segments: Iterator[pa.Table], spent: Sums) -> list["VideoSums"]:
         """The sums over the segments, of each stream. Each segment is encoded alone: what stands beside it in a
         batch, and so how work was dealt out or went on after a crash, must not change its last bits."""
-        made = [_Video() for _ in self.streams]
-        for _ in range(num_segments):
+        with spent("read"):
+            span_s = self._span_s(row["files"], row["rows"])
+        made = [VideoSums(span_s=span_s) for _ in self.streams]
+        for _ in row["rows"]:
             # Reading that is done in time costs the actor nothing: what it waits for counts.
             with spent("read"):
                 segment = next(segments)
@@ -179,50 +184,78 @@ class EncodeVideos:
                     stream.add(segment, video, self.device)
         return made
 
+    def _span_s(self, files: list[str], rows: list[int]) -> tuple[float, float]:
+        """As `span_s`; not read where no video is cut in time."""
+        if self.times is None:
+            return NO_SPAN_S
+        return span_s(self.times.read(*place) for place in zip(files, rows, strict=True))
+
+
+NO_SPAN_S = (0.0, 0.0)
+
+
+def span_s(segments: Iterable[pa.Table]) -> tuple[float, float]:
+    """When the first and the last frame are shown that a video's rows of DESCRIPTORS have: what is cut in time."""
+    times_s = [value for segment in segments for value in segment["timestamps_s"][0].as_py() or []]
+    return (min(times_s), max(times_s)) if times_s else NO_SPAN_S
+
 
 @dataclass
-class _Video:
-    """What the segments of a video have added up to in one stream."""
+class VideoSums:
+    """What the segments of a video have added up to in one stream.
 
+    span_s: when its first and last frame are shown. states: by column, those of `TemporalPyramid`'s intervals.
+    """
+
+    span_s: tuple[float, float] = NO_SPAN_S
     num_frames: int = 0
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, list[State]] = field(default_factory=dict)
     attention: dict[str, list[np.ndarray]] = field(default_factory=dict)
     frame_indices: list[int] = field(default_factory=list)
     timestamps_s: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _StreamEncoders:
-    """The encoders of one stream, by column; of those in `attentive` attention is wanted."""
+class StreamEncoders:
+    """The encoders of one stream, by column, and how each cuts a video in time; of those in `attentive` attention is
+    wanted."""
 
     stream: Stream
     encoders: dict[str, Encoder]
-    attentive: list[str]
+    pyramids: dict[str, TemporalPyramid]
+    attentive: list[str] = field(default_factory=list)
 
-    def add(self, segment: pa.Table, video: _Video, on: str) -> None:
+    def add(self, segment: pa.Table, video: VideoSums, on: str) -> None:
         """Adds one row of DESCRIPTORS to what there is of its video."""
         frames = torch.from_numpy(stored_frames(segment, self.stream).copy()).to(on)
+        times_s = _times_s(segment, len(frames))
+        first_s, last_s = video.span_s
+        place = (times_s - first_s) / (last_s - first_s) if last_s > first_s else 0 * times_s
         for name, encoder in self.encoders.items():
-            state = encoder.accumulate(frames.reshape(-1, encoder.descriptor_dim))
-            video.states[name] = video.states[name] + state if name in video.states else state
+            states = self.pyramids[name].accumulate(encoder, frames, place)
+            known = video.states.get(name)
+            video.states[name] = (
+                [a + b for a, b in zip(known, states, strict=True)] if known else states
+            )
         for name in self.attentive:
             cells = self.encoders[name].attention(frames).float().cpu().numpy()
             video.attention.setdefault(name, []).append(cells.reshape(-1))
         if self.attentive and len(frames):
-            # A difference belongs to the later of its two frames: the first frame may have none.
             video.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
-            video.timestamps_s += segment["timestamps_s"][0].as_py()[-len(frames) :]
+            video.timestamps_s += times_s.tolist()
         video.num_frames += len(frames)
 
-    def columns(self, videos: list[_Video], dtype: str) -> dict[str, pa.Array]:
+    def columns(self, videos: list[VideoSums], dtype: str) -> dict[str, pa.Array]:
         """What `EncodeVideos` returns of this stream."""
         name = self.stream.name
         lengths = [video.num_frames * self.stream.cells for video in videos]
         columns = {f"{name}/num_descriptors": pa.array(lengths, pa.int64())}
         for column, encoder in self.encoders.items():
-            vectors = torch.stack([encoder.finalise(video.states[column]) for video in videos])
+            vectors = torch.stack(
+                [self.pyramids[column].finalise(encoder, video.states[column]) for video in videos]
+            )
             flat = numbers_to_arrow(vectors.cpu().numpy().astype(dtype))
-            kind = encoding_type(encoder.output_dim, dtype)
+            kind = encoding_type(vectors.shape[1], dtype)
             columns[column] = pa.FixedSizeListArray.from_arrays(flat, type=kind)
         if self.attentive:
             indices, times = [v.frame_indices for v in videos], [v.timestamps_s for v in videos]
@@ -232,6 +265,17 @@ class _StreamEncoders:
             cells = [np.concatenate(video.attention[column]) for video in videos]
             columns[f"attention/{column}"] = pa.array(cells, pa.list_(pa.float32()))
         return columns
+
+
+def _times_s(segment: pa.Table, num_frames: int) -> np.ndarray:
+    """[f] of the frames of a stream in one row of DESCRIPTORS; zeros where the column was not read.
+
+    A difference belongs to the later of its two frames: the first frame may have none.
+    """
+    if "timestamps_s" not in segment.column_names:
+        return np.zeros(num_frames)
+    times_s = segment["timestamps_s"][0].as_py() or []
+    return np.array(times_s[len(times_s) - num_frames :], np.float64)
 
 
 def stored_frames(segment: pa.Table, stream: Stream) -> np.ndarray:

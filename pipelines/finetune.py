@@ -96,6 +96,11 @@ def check(config: Config) -> None:
             f"fv_vae.pca_components: expected 0, got {config.fv_vae.pca_components}; a PCA is fitted on "
             "descriptors that stay as they are"
         )
+    if config.fv_vae.is_spatial:
+        raise ConfigError(
+            "fv_vae.position_weight, fv_vae.per_level: expected 0 and false, because one network is trained on the "
+            f"descriptors as they are, got {config.fv_vae.position_weight:g} and {config.fv_vae.per_level}"
+        )
     if len(config.describe.nodes) != 1 or "appearance" not in config.describe.streams:
         raise ConfigError(
             f"describe.nodes = {','.join(config.describe.nodes)} and describe.streams = "
@@ -242,6 +247,7 @@ def _train(todo: Plan) -> None:
         labels=todo.labels,
         footer=todo.job.footer("finetune"),
     )
-    log.info("finetune: %d steps on %d worker(s)", config.fv_vae.num_steps, config.fit.num_workers)
+    num_steps = config.fv_vae.steps_for(config.finetune.num_frames)
+    log.info("finetune: %d steps or fewer, %d worker(s)", num_steps, config.fit.num_workers)
     weights = SharedFile.of(todo.job.store, todo.job.weights.file)
     finetune_worker.start(Training(task, todo.job.store, config, todo.stream, weights, todo.folder))

@@ -136,6 +136,7 @@ class Job:
             fold=fold,
             settings=variant.settings,
             digest=self._codebook_digest(variant, fitted, stream, fold),
+            temporal_pyramid=variant.temporal_pyramid,
         )
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
@@ -178,6 +179,16 @@ class Job:
         """{video: labels} of the codebook's videos where it uses labels, else nothing."""
         return self._labels(book.fold) if getattr(book.settings, "uses_labels", False) else {}
 
+    @functools.cached_property
+    def groups(self) -> dict[str, str]:
+        """{video: its group}, of videos that have one."""
+        pairs = zip(self._video_ids, self.manifest["group"].to_pylist(), strict=True)
+        return {video: group for video, group in pairs if group is not None}
+
+    def groups_for(self, book: Codebook) -> dict[str, str]:
+        """`groups` where fitting the codebook holds some out, else nothing."""
+        return self.groups if holds_out(book.settings) else {}
+
     def _labels(self, fold: int) -> dict[str, list[str]]:
         allowed = self.training_videos(fold)
         pairs = zip(self._video_ids, self.manifest["labels"].to_pylist(), strict=True)
@@ -206,7 +217,8 @@ class Job:
 
     def encodings(self, book: Codebook) -> str:
         made_by = (book.encoder, book.digest, book.settings, self.config.encode.dtype)
-        return f"encodings/{book.name}/{digest(*made_by)}"
+        pyramid = () if book.temporal_pyramid == (1,) else (book.temporal_pyramid,)
+        return f"encodings/{book.name}/{digest(*made_by, *pyramid)}"
 
     def attention(self, book: Codebook) -> str:
         return f"attention/{book.name}/{digest(book.encoder, book.digest)}"
@@ -298,7 +310,12 @@ class Job:
             (self._sample_digest(stream), self.config.fit.num_workers) if settings else None,
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
+            *self._groups_digest(variant.settings),
         )
+
+    def _groups_digest(self, settings: object) -> list[str]:
+        """Early stopping holds out whole groups; other codebooks do not depend on them."""
+        return [digest(sorted(self.groups.items()))] if holds_out(settings) else []
 
     def _scores_folder(self, encoder: str, stream: str) -> str:
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
@@ -430,6 +447,11 @@ class Job:
             if self.writes_attention(book):
                 named[f"attention/{name}"] = self.attention(book)
         return named
+
+
+def holds_out(settings: object) -> bool:
+    """Whether fitting with an encoder's settings holds groups of videos out."""
+    return getattr(settings, "early_stopping_steps", 0) > 0
 
 
 def folder_name(encoder: str, stream: str) -> str:

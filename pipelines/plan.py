@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, field
 
 from encoders.kmeans import MAX_POINTS_PER_CENTROID
+from encoders.settings import FvVaeSettings
 from pipelines.classify import choose_form
 from pipelines.cluster import Pools
 from pipelines.config import Config
@@ -308,7 +309,9 @@ class _Rule:
             most = MAX_POINTS_PER_CENTROID * centroids / trial.cells
             grows_once = min(self.sampled_frames, most) / min(trial.frames, most)
         # A training step has a batch of its own size; an iteration of EM reads the whole sample.
-        steps = getattr(settings, "num_steps", 0) + getattr(settings, "max_iterations", 0) * grows
+        steps = getattr(settings, "max_iterations", 0) * grows
+        if isinstance(settings, FvVaeSettings):
+            steps = settings.steps_for(int(self.sampled_frames))
         return (trial.once_s * grows_once + steps * trial.step_s) * self._folds_of(trial)
 
     def _folds_of(self, trial: FitTrial) -> int:

@@ -13,8 +13,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from encoders.base import Encoder
-from encoders.registry import ENCODERS
+from encoders.registry import fit_encoder
 from encoders.sample import FitSample
+from encoders.temporal import TemporalPyramid
 from pipelines import encoding_stages, results
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.config import ConfigError
@@ -107,7 +108,8 @@ def fit_and_encode(
             store_book = dataclasses.replace(book, digest=f"{len(fits)}")
             for name, content in encoder.files().items():
                 store.publish(f"{store_book.folder}/{name}", content)
-            lengths[book.encoder, stream] = encoder.output_dim
+            num_parts = TemporalPyramid(book.temporal_pyramid).num_parts
+            lengths[book.encoder, stream] = encoder.output_dim * num_parts
             fitted.append(store_book)
         encodes.append(_encode(job, store, fitted, places, (sample_s, sample_bytes)))
     dims = {}
@@ -131,6 +133,7 @@ def _codebooks_of(job: Job) -> list[Codebook]:
             fold=-1,
             settings=variant.settings,
             digest="",
+            temporal_pyramid=variant.temporal_pyramid,
         )
         found[variant.codebook, stream] = book
     return list(found.values())
@@ -167,6 +170,7 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
         frames=frames,
         video=torch.arange(len(frames)),
         targets=_targets(book, len(frames)),
+        levels=job.config.describe.spp_levels,
         seed=job.config.run.seed,
         log=lambda _, step, __: ends.setdefault(step, time.perf_counter()),
     )
@@ -177,7 +181,7 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
     settings = dataclasses.replace(book.settings, **few) if few else book.settings
     started = time.perf_counter()
     try:
-        encoder = ENCODERS[book.base].fit(sample, settings, job.config.encode.normalisation)
+        encoder = fit_encoder(book.base, sample, settings, job.config.encode.normalisation)
     except ValueError as error:
         raise ConfigError(
             f"--plan: {book.name} cannot be tried on the {len(frames)} frames of the sample: {error}"

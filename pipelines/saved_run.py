@@ -116,6 +116,7 @@ class SavedRun:
             fold=encodings.fold,
             settings=variant.settings,
             digest=self._footer(encodings.folder, "video_fisher.codebook"),
+            temporal_pyramid=variant.temporal_pyramid,
         )
         if not self.store.exists(f"{book.folder}/{CODEBOOK}"):
             raise ConfigError(

@@ -10,10 +10,10 @@ import difflib
 import functools
 import io
 import logging
-import operator
 import os
 import posixpath
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,11 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from encoders.temporal import TemporalPyramid
 from pipelines.config import ConfigError, Decode, Picture, RunError, Sampling, digest
 from pipelines.decode import decode_segment
 from pipelines.descriptor_stages import DescribeFrames, described_streams
-from pipelines.encoding_stages import load_encoder, stored_frames
+from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder, span_s
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import folder_name
 from pipelines.saved_run import Encodings, SavedRun
@@ -227,12 +228,38 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
         {stream.name: stream},
         torch.get_num_threads(),
     )
-    encoder = load_encoder(run.codebook(pair), run.store, device)
+    book = run.codebook(pair)
+    encoder = load_encoder(book, run.store, device)
+    pyramid = TemporalPyramid(book.temporal_pyramid)
+    encoders = StreamEncoders(stream, {book.column: encoder}, {book.column: pyramid})
+    with torch.inference_mode():
+        segments, video = _described(run, describe, videos), VideoSums()
+        if pyramid.num_parts > 1:
+            segments = list(segments)  # where to cut is known when the last frame is
+            video = VideoSums(span_s=span_s(segments))
+        for segment in segments:
+            encoders.add(segment, video, device)
+        if not video.num_frames:
+            raise ConfigError(
+                f"--query {uri}: expected descriptors of stream {stream.name}, got none; a video of one frame has no "
+                "differences, so give --stream"
+            )
+        vector = pyramid.finalise(encoder, video.states[book.column])
+    return vector.cpu().numpy().astype(run.config.encode.dtype)
+
+
+def _described(run: SavedRun, describe: DescribeFrames, videos: pa.Table) -> Iterator[pa.Table]:
+    """Rows of DESCRIPTORS of a file's segments, but for those that cannot be decoded.
+
+    Raises:
+        ConfigError: none can be decoded.
+    """
+    uri = videos["uri"][0].as_py()
     stage = DecodeSegments(run.config.sampling, run.config.picture, run.config.decode)
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     plan = plan_segments(videos).join(videos.select(columns), "video_id").sort_by("segment")
-    states, failed = [], ""
-    with contextlib.closing(stage.decoder), torch.inference_mode():
+    any_described, failed = False, ""
+    with contextlib.closing(stage.decoder):
         for frames in stage(plan):
             row = frames.drop_columns(["images"]).to_pylist()[0]
             if row["status"] != "ok":
@@ -240,18 +267,10 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
             if row["status"] == "failed":
                 failed = failed or _said(row, uri)
                 continue
-            descriptors = torch.from_numpy(stored_frames(describe(frames), stream).copy())
-            descriptors = descriptors.to(device).reshape(-1, encoder.descriptor_dim)
-            states.append(encoder.accumulate(descriptors))
-    if not states:
+            any_described = True
+            yield describe(frames)
+    if not any_described:
         raise ConfigError(f"--query {uri}: cannot be decoded ({failed})")
-    state = functools.reduce(operator.add, states)
-    if not state.count:
-        raise ConfigError(
-            f"--query {uri}: expected descriptors of stream {stream.name}, got none; a video of one frame has no "
-            "differences, so give --stream"
-        )
-    return encoder.finalise(state).cpu().numpy().astype(run.config.encode.dtype)
 
 
 def _said(row: dict, uri: str = "") -> str:

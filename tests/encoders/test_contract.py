@@ -1,7 +1,9 @@
 """What holds of every encoder. A new one is a line in EXAMPLES, and has all of it checked."""
 
+import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +20,16 @@ from encoders.fv_vae import FvVae
 from encoders.gmm import Gmm
 from encoders.pca import fit_pca
 from encoders.pooling import Average, Concatenation, GlobalActivation
-from encoders.registry import ENCODERS, encoder_from_bytes
+from encoders.registry import ENCODERS, encoder_from_bytes, fit_encoder
+from encoders.sample import FitSample
+from encoders.settings import (
+    BilinearSettings,
+    FvVaeSettings,
+    GmmFvSettings,
+    SpatialSettings,
+    VladSettings,
+)
+from encoders.spatial import Spatial
 from encoders.vlad import Vlad
 
 C, N = 6, 37
@@ -72,7 +83,7 @@ def vlad() -> Encoder:
     return Vlad(random(5, 4, seed=4).float(), pca, intra=True)
 
 
-EXAMPLES: dict[str, Callable[[], Encoder]] = {
+REGISTERED: dict[str, Callable[[], Encoder]] = {
     "ave": average,
     "bilinear": bilinear,
     "concat": concat,
@@ -82,12 +93,53 @@ EXAMPLES: dict[str, Callable[[], Encoder]] = {
     "vlad": vlad,
 }
 
+FITTED: dict[str, SpatialSettings] = {
+    "bilinear": BilinearSettings(form="upper"),
+    "fv_vae": FvVaeSettings(
+        num_latents=3, hidden=(), num_steps=3, optimiser="adam", learning_rate=0.01
+    ),
+    "gmm_fv": GmmFvSettings(num_components=3, max_iterations=3),
+    "vlad": VladSettings(num_centroids=4, intra=True),
+}
+"""Encoders that are fitted on local descriptors: each may use places and levels."""
+
+SWITCHES = {
+    "places": {"position_weight": 0.5},
+    "levels": {"per_level": True},
+    "both": {"position_weight": 0.5, "per_level": True, "pca_components": 2},
+}
+LEVELS, NUM_CELLS = (2, 1), 5
+
+
+@functools.cache
+def spatial(name: str, switch: str) -> Encoder:
+    """Fitted on frames of two views, without what is stored in other files."""
+    generator = torch.Generator().manual_seed(3)
+    sample = FitSample(
+        frames=torch.rand(12, 2 * NUM_CELLS, 3, generator=generator),
+        video=torch.arange(4).repeat_interleave(3),
+        levels=LEVELS,
+    )
+    settings = replace(FITTED[name], **SWITCHES[switch])
+    return fit_encoder(name, sample, settings, "signed_sqrt_l2")
+
+
+EXAMPLES = REGISTERED | {
+    f"{name} with {switch}": functools.partial(spatial, name, switch)
+    for name in FITTED
+    for switch in SWITCHES
+}
+
 pytestmark = pytest.mark.parametrize("name", EXAMPLES)
 repeatable = settings(derandomize="CI" in os.environ, deadline=None, max_examples=25)
 
 
-def descriptors(seed: int = 0) -> Tensor:
-    return random(N, C, seed=seed).abs()
+def descriptors(encoder: Encoder, seed: int = 0) -> Tensor:
+    return random(N, encoder.descriptor_dim, seed=seed).abs()
+
+
+def has_codebook(kind: type[Encoder]) -> bool:
+    return not issubclass(kind, Average)
 
 
 def assert_same(encoder: Encoder, other: Encoder) -> None:
@@ -105,16 +157,20 @@ def assert_same_sums(sums: Tensor, expected: Tensor) -> None:
 
 
 def test_examples_cover_the_registry(name: str) -> None:
-    assert EXAMPLES.keys() == ENCODERS.keys()
-    assert type(EXAMPLES[name]()) is ENCODERS[name]
-    assert ENCODERS[name].name == name
+    assert REGISTERED.keys() == ENCODERS.keys()
+    assert {name for name, kind in ENCODERS.items() if has_codebook(kind)} == FITTED.keys()
+    base = name.partition(" ")[0]
+    encoder = EXAMPLES[name]()
+    assert type(encoder.parts[0] if isinstance(encoder, Spatial) else encoder) is ENCODERS[base]
+    assert isinstance(encoder, Spatial) == (name != base)
+    assert ENCODERS[base].name == base
 
 
 def test_declared_widths_hold(name: str) -> None:
     encoder = EXAMPLES[name]()
-    state = encoder.accumulate(descriptors())
+    state = encoder.accumulate(descriptors(encoder))
     vector = encoder.finalise(state)
-    assert encoder.descriptor_dim == C
+    assert encoder.descriptor_dim == (30 if isinstance(encoder, Spatial) else C)
     assert (vector.shape, vector.dtype) == ((encoder.output_dim,), torch.float32)
     assert (state.count, state.sums.dtype) == (N, torch.float64)
     assert vector.isfinite().all()
@@ -124,7 +180,8 @@ def test_declared_widths_hold(name: str) -> None:
 @repeatable
 @given(cuts=st.lists(st.integers(0, N), max_size=4))
 def test_states_of_any_parts_add_up_to_the_whole(name: str, cuts: list[int]) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     parts = [encoder.accumulate(part) for part in x.tensor_split(sorted(cuts))]
     total = parts[0]
     for part in parts[1:]:
@@ -138,36 +195,40 @@ def test_states_of_any_parts_add_up_to_the_whole(name: str, cuts: list[int]) -> 
 @repeatable
 @given(order=st.permutations(range(N)))
 def test_order_does_not_matter(name: str, order: list[int]) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     assert_same_sums(encoder.accumulate(x[order]).sums, encoder.accumulate(x).sums)
 
 
 def test_no_descriptor_gives_zeros(name: str) -> None:
     encoder = EXAMPLES[name]()
-    state = encoder.accumulate(torch.zeros(0, C))
+    state = encoder.accumulate(torch.zeros(0, encoder.descriptor_dim))
     assert (state.count, state.sums.any().item()) == (0, False)
-    assert state.sums.shape == encoder.accumulate(descriptors()).sums.shape
+    assert state.sums.shape == encoder.accumulate(descriptors(encoder)).sums.shape
     assert torch.equal(encoder.finalise(state), torch.zeros(encoder.output_dim))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e4])
 def test_one_descriptor_gives_a_finite_vector(name: str, value: float) -> None:
-    assert EXAMPLES[name]().encode(torch.full((1, C), value)).isfinite().all()
+    encoder = EXAMPLES[name]()
+    assert encoder.encode(torch.full((1, encoder.descriptor_dim), value)).isfinite().all()
 
 
 def test_the_set_twice_is_the_same_vector(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     torch.testing.assert_close(encoder.encode(x.repeat(2, 1)), encoder.encode(x), rtol=0, atol=1e-6)
 
 
 def test_other_descriptors_give_another_vector(name: str) -> None:
     encoder = EXAMPLES[name]()
-    difference = encoder.encode(descriptors()) - encoder.encode(descriptors(seed=1))
+    difference = encoder.encode(descriptors(encoder)) - encoder.encode(descriptors(encoder, seed=1))
     assert difference.norm() > 0.01
 
 
 def test_input_and_encoder_stay_as_they_are(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     before = x.clone()
     encoder.encode(x)
     assert torch.equal(x, before)
@@ -175,7 +236,8 @@ def test_input_and_encoder_stay_as_they_are(name: str) -> None:
 
 
 def test_float32_is_near_float64(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors().float()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder).float()
     single, double = encoder.accumulate(x), encoder.accumulate(x.double())
     assert (single.sums - double.sums).norm() < 1e-6 * double.sums.norm()
     # The square root turns an error of e in a value near 0 into one of sqrt(e).
@@ -184,12 +246,14 @@ def test_float32_is_near_float64(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_as_float32(name: str, dtype: torch.dtype) -> None:
-    encoder, x = EXAMPLES[name](), descriptors().to(dtype)
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder).to(dtype)
     torch.testing.assert_close(encoder.encode(x), encoder.encode(x.float()), rtol=0, atol=1e-6)
 
 
 def test_a_strided_view_is_as_good_as_a_copy(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     view = x.T.contiguous().T
     assert not view.is_contiguous()
     torch.testing.assert_close(encoder.encode(view), encoder.encode(x), rtol=0, atol=1e-6)
@@ -197,38 +261,44 @@ def test_a_strided_view_is_as_good_as_a_copy(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bytes_round_trip_keeps_every_bit(name: str, dtype: torch.dtype) -> None:
-    encoder, x = EXAMPLES[name](), descriptors().to(dtype)
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder).to(dtype)
     again = encoder_from_bytes(encoder.to_bytes())
     assert_same(again, encoder)
     assert torch.equal(again.encode(x), encoder.encode(x))
 
 
 def test_same_input_same_bits(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder)
     assert torch.equal(encoder.encode(x), EXAMPLES[name]().encode(x.clone()))
 
 
 def test_descriptors_that_come_from_a_network_in_training_are_taken(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors().float()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder).float()
     vector = encoder.encode(x.clone().requires_grad_())
     assert torch.equal(vector, encoder.encode(x))
     assert not vector.requires_grad
 
 
-@pytest.mark.parametrize("shape", [(3, C + 1), (C,), (2, 3, C), (0, C - 1)])
+@pytest.mark.parametrize("shape", [(3, 1), (0,), (2, 3, 0), (0, -1)])
 def test_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    """The last number is what is added to C."""
+    encoder = EXAMPLES[name]()
+    width = encoder.descriptor_dim
     with pytest.raises(
         ValueError,
-        match=rf"{name}: expected descriptors of shape \[n, {C}\], got \[.*\]; encode with the",
+        match=rf"{encoder.name}: expected descriptors of shape \[n, {width}\], got \[.*\]; encode with",
     ):
-        EXAMPLES[name]().accumulate(torch.zeros(shape))
+        encoder.accumulate(torch.zeros(*shape[:-1], width + shape[-1]))
 
 
 @repeatable
 @given(lengths=st.lists(st.integers(0, 9), max_size=6), most=st.sampled_from([1, 4, 2048]))
 def test_a_batch_is_each_video_by_itself(name: str, lengths: list[int], most: int) -> None:
     encoder = EXAMPLES[name]()
-    x = random(sum(lengths), C, seed=1).abs()
+    x = random(sum(lengths), encoder.descriptor_dim, seed=1).abs()
     with pytest.MonkeyPatch.context() as patch:
         for module in ("fisher", "fv_vae", "vlad"):
             patch.setattr(f"encoders.{module}.CHUNK_DESCRIPTORS", most)
@@ -245,7 +315,7 @@ def test_a_batch_is_each_video_by_itself(name: str, lengths: list[int], most: in
 
 def test_states_of_a_batch_share_no_memory(name: str) -> None:
     encoder = EXAMPLES[name]()
-    states = encoder.accumulate_batch(random(7, C, seed=1), [3, 4])
+    states = encoder.accumulate_batch(random(7, encoder.descriptor_dim, seed=1), [3, 4])
     for state in states:
         assert state.sums.untyped_storage().nbytes() == 8 * state.sums.numel()
     before = states[1].sums.clone()
@@ -255,21 +325,26 @@ def test_states_of_a_batch_share_no_memory(name: str) -> None:
 
 @pytest.mark.parametrize("lengths", [[3, 3], [8], [], [9, -2]])
 def test_lengths_of_other_videos_are_refused(name: str, lengths: list[int]) -> None:
+    encoder = EXAMPLES[name]()
     with pytest.raises(
         ValueError,
-        match=rf"{name}: expected lengths of 0 or more that add up to 7 descriptors, got "
+        match=rf"{encoder.name}: expected lengths of 0 or more that add up to 7 descriptors, got "
         rf"{len(lengths)} of sum {sum(lengths)}, the smallest {min(lengths, default=0)}; give",
     ):
-        EXAMPLES[name]().accumulate_batch(random(7, C, seed=1), lengths)
+        encoder.accumulate_batch(random(7, encoder.descriptor_dim, seed=1), lengths)
 
 
 def test_a_batch_of_another_width_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}: expected descriptors of shape \[n, {C}\]"):
-        EXAMPLES[name]().encode_batch(torch.zeros(4, C + 1), [4])
+    encoder = EXAMPLES[name]()
+    width = encoder.descriptor_dim
+    wanted = rf"{encoder.name}: expected descriptors of shape \[n, {width}\]"
+    with pytest.raises(ValueError, match=wanted):
+        encoder.encode_batch(torch.zeros(4, width + 1), [4])
 
 
 def test_on_another_device_it_is_the_same_encoder(name: str) -> None:
-    encoder, x = EXAMPLES[name](), descriptors().float()
+    encoder = EXAMPLES[name]()
+    x = descriptors(encoder).float()
     assert torch.equal(encoder.to("cpu").encode(x), encoder.encode(x))
     if torch.cuda.is_available():
         on_gpu = encoder.to("cuda").encode(x.cuda())

@@ -300,3 +300,21 @@ def test_a_worker_without_frames() -> None:
     )
     with pytest.raises(ValueError, match=r"got none on worker 2; lower fit.num_workers"):
         FvVae.fit(empty, small(lambda3=0), "l2")
+
+
+def test_early_stopping_trains_without_the_held_out_videos() -> None:
+    whole = sample()
+    held_out = torch.zeros(7, dtype=torch.bool)
+    held_out[[1, 4]] = True
+    frames, _ = fv_vae._batches(whole, 700, held_out=held_out)(0, torch.Generator().manual_seed(0))
+    same = (frames[:, None] == whole.frames.float()[None]).flatten(2).all(2)
+    assert set(whole.video[same.int().argmax(1)].tolist()) == {0, 2, 3, 5, 6}
+    looked_at = fv_vae._held_out_frames(whole, held_out, None)
+    assert torch.equal(looked_at, whole.frames[held_out[whole.video]].float())
+    logged = []
+    settings = small(lambda3=0, num_steps=60, early_stopping_steps=25)
+    fitted = FvVae.fit(sample(log=lambda *row: logged.append(row)), settings, "l2")
+    assert "held_out_bound" in {name for name, _, _ in logged}
+    assert fitted.to_bytes() == FvVae.fit(sample(), settings, "l2").to_bytes()
+    with pytest.raises(ValueError, match=r"got none but held-out ones on worker 0; lower fit.num"):
+        fv_vae._batches(whole, 8, held_out=torch.ones(7, dtype=torch.bool))

@@ -220,3 +220,93 @@ def test_losses_that_are_not_finite_stop_all_workers_with_advice() -> None:
 def test_frames_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"frames of shape \[b, T, 10\], none of them 0, got"):
         fit(settings(), batch=lambda *_: (torch.ones(shape), None))
+
+
+HELD_OUT = video_frames(20, seed=1)[0]
+
+
+def few_frames(step: int, generator: torch.Generator) -> tuple[Tensor, None]:
+    """A training set that is soon learnt by heart."""
+    return FRAMES[torch.randint(4, (16,), generator=generator)], None
+
+
+def stopping(**changed: object) -> FvVaeSettings:
+    return settings(
+        num_steps=600, learning_rate=0.05, dropout=0, early_stopping_steps=50, **changed
+    )
+
+
+def test_training_stops_and_keeps_the_best_on_held_out_frames() -> None:
+    bounds, states, steps = {}, {}, []
+
+    def on_step(step, losses, state):
+        steps.append(step)
+        if "held_out_bound" in losses:
+            bounds[step] = losses["held_out_bound"]
+            states[step] = state()["model"]
+
+    net = fit(stopping(), batch=few_frames, held_out=HELD_OUT, on_step=on_step)
+    best = max(bounds, key=bounds.get)
+    assert list(bounds) == list(range(25, steps[-1] + 1, 25))
+    assert steps[-1] == best + 50 < 600
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, states[best][name]), name
+    with torch.no_grad():
+        parts, _ = net.eval().evidence(HELD_OUT, torch.Generator().manual_seed(0))
+    # Another draw of z.
+    assert -sum(parts.values()).item() == pytest.approx(bounds[best], abs=1)
+
+
+def test_early_stopping_goes_on_where_it_was() -> None:
+    files, last = {}, []
+
+    def on_step(step, losses, state):
+        last[:] = [step]
+        if step % 35 == 0:
+            data = io.BytesIO()
+            torch.save(state(), data)
+            files[step] = data.getvalue()
+
+    arguments = {"batch": few_frames, "held_out": HELD_OUT}
+    undisturbed = fit(stopping(), on_step=on_step, **arguments)
+    for step in {min(files), max(files)}:
+        state = torch.load(io.BytesIO(files[step]), weights_only=True)
+        more = [step]
+        resumed = fit(
+            stopping(), state=state, on_step=lambda at, *_, more=more: more.append(at), **arguments
+        )
+        assert_same_weights(resumed, undisturbed)
+        assert more == list(range(step, last[0] + 1))
+
+
+def test_a_run_that_had_stopped_stays_so() -> None:
+    arguments = {"batch": few_frames, "held_out": HELD_OUT}
+    states = {}
+    undisturbed = fit(
+        stopping(), on_step=lambda step, _, state: states.update({"last": state}), **arguments
+    )
+    assert_same_weights(fit(stopping(), state=states["last"](), **arguments), undisturbed)
+
+
+def test_workers_stop_together_even_where_one_holds_nothing_out() -> None:
+    last = {}
+
+    def work(rank, all_reduce):
+        return fit(
+            stopping(),
+            batch=few_frames,
+            held_out=HELD_OUT if rank else HELD_OUT[:0],
+            rank=rank,
+            all_reduce=all_reduce,
+            on_step=lambda step, *_: last.update({rank: step}),
+        )
+
+    first, second = oracles.run_workers(2, work)
+    assert_same_weights(first, second)
+    assert last[0] == last[1] < 600
+
+
+def test_the_number_of_steps_follows_the_sample() -> None:
+    record = settings(num_steps=0, batch_frames=32)
+    assert [record.steps_for(frames) for frames in (1, 1600, 1601, 20_000)] == [100, 100, 101, 1250]
+    assert settings(num_steps=7).steps_for(20_000) == 7

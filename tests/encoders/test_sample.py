@@ -108,3 +108,39 @@ def test_gathered_rows_are_distinct_descriptors_of_all_cells() -> None:
 
 def test_everything_is_in_order_where_it_fits() -> None:
     assert torch.equal(gather(3, 35)[0], FRAMES.flatten(0, 1))
+
+
+GROUP = torch.tensor([7, 7, 3, 5])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_groups_are_held_out_alike_on_all_workers(seed: int) -> None:
+    sample = FitSample(frames=FRAMES, video=VIDEO, group=GROUP, seed=seed)
+    held_out = sample.held_out(0.1)
+    assert len(GROUP[held_out].unique()) == 1
+    assert torch.equal(held_out, torch.isin(GROUP, GROUP[held_out]))
+    assert torch.equal(held_out, sample.held_out(0.1))
+    # However large the share, a group is left.
+    assert len(GROUP[~sample.held_out(0.99)].unique()) == 1
+    for of_worker in run_workers(2, lambda share: share.held_out(0.1), seed):
+        assert of_worker.sum() == 1
+        assert torch.equal(of_worker, run_workers(1, lambda share: share.held_out(0.1), seed)[0])
+
+
+def test_videos_are_held_out_where_there_is_one_group() -> None:
+    sample = FitSample(frames=FRAMES, video=VIDEO, group=torch.zeros(4, dtype=torch.int64))
+    assert sample.held_out(0.5).sum() == 2
+    with pytest.raises(ValueError, match="expected at least two videos to hold one out, got 1"):
+        FitSample(frames=FRAMES, video=torch.zeros(7, dtype=torch.int64)).held_out(0.1)
+
+
+def test_a_group_without_frames_is_not_held_out() -> None:
+    """Videos 4 and 5 failed, and with them their group."""
+    group = torch.tensor([1, 1, 2, 2, 0, 0])
+    for seed in range(8):
+        sample = FitSample(frames=FRAMES, video=VIDEO, group=group, seed=seed)
+        held_out = sample.held_out(0.5)
+        assert held_out.tolist() in (
+            [True] * 2 + [False] * 4,
+            [False] * 2 + [True] * 2 + [False] * 2,
+        )

@@ -74,6 +74,12 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),
         ("encode.encoders=ave@num_centroids=3", "expected encoder@field=value"),
         ("encode.encoders=vlad@fit.num_workers=3", "expected encoder@field=value"),
+        ("encode.temporal_pyramid=", "encode.temporal_pyramid: expected one or more numbers"),
+        ("encode.temporal_pyramid=1,1", "each once and at least 1, got (1, 1)"),
+        ("encode.encoders=ave@temporal_pyramid=0", "encode.temporal_pyramid: expected one or"),
+        ("encode.encoders=vlad@encode.temporal_pyramid=1/2", "expected encoder@field=value"),
+        ("fv_vae.position_weight=-1", "fv_vae.position_weight: expected 0 or more"),
+        ("fv_vae.early_stopping_steps=-1", "fv_vae.early_stopping_steps: expected 0 or more"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> None:
@@ -117,3 +123,16 @@ def test_a_variant_is_the_encoder_with_settings_of_its_own() -> None:
     assert (variant.compress.kind, config.compress.kind) == ("pca", "none")
     assert config.variant(plain).settings == config.vlad
     assert config.variant("ave").settings is None
+
+
+def test_a_variant_may_have_places_levels_and_a_temporal_pyramid() -> None:
+    names = (
+        "fv_vae@position_weight=0.5:per_level=true,ave@temporal_pyramid=1/2:compress.kind=pca,ga"
+    )
+    config = Config().with_settings([f"encode.encoders={names}", "encode.temporal_pyramid=1,3"])
+    places, cut, plain = (config.variant(name) for name in config.encode.encoders)
+    assert (places.settings.position_weight, places.settings.per_level) == (0.5, True)
+    assert places.settings.is_spatial
+    assert not config.fv_vae.is_spatial
+    assert (cut.temporal_pyramid, cut.codebook) == ((1, 2), "ave@temporal_pyramid=1/2")
+    assert places.temporal_pyramid == plain.temporal_pyramid == (1, 3)

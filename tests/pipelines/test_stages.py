@@ -1,5 +1,6 @@
 """The Ray callables as plain objects, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from encoders.descriptors import appearance, difference, positions, streams_of
 from encoders.fv_vae import FvVae
 from encoders.fv_vae_net import FvVaeNet
 from encoders.pooling import Average, Concatenation, GlobalActivation
+from encoders.registry import fit_encoder
+from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 from encoders.vlad import Vlad
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
@@ -307,6 +310,54 @@ def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
     attention = attention_of(rows, book, STREAMS[DIFFERENCE].cells)
     assert set(attention["video_id"].to_pylist()) == {"l"}
     assert attention["frame_index"].to_pylist() == described["frame_indices"][1].as_py()
+
+
+@pytest.mark.parametrize("stream", [APPEARANCE, DIFFERENCE])
+def test_a_video_is_cut_in_time_wherever_its_segments_end(
+    store: Store, described: pa.Table, placed: pa.Table, stream: str
+) -> None:
+    """Halves of the time between its first and last frame, beside a codebook that is not cut."""
+    encoder = Average(STREAMS[stream].width)
+    cut, whole = codebook(f"ave@{stream}", stream), codebook("ave", stream)
+    cut = replace(cut, temporal_pyramid=(1, 2))
+    for book in (cut, whole):
+        store.publish(f"{book.folder}/{CODEBOOK}", encoder.to_bytes())
+    rows = encode(store, [cut, whole], placed)
+    times_s = np.array([t for part in described["timestamps_s"].to_pylist()[:2] for t in part])
+    frames = everything(described, stream).view(-1, 50, encoder.descriptor_dim)
+    is_late = (times_s >= (times_s[0] + times_s[-1]) / 2)[len(times_s) - len(frames) :]
+    assert 0 < is_late.sum() < len(frames)
+    assert not is_late[:64].all()
+    parts = [encoder.encode(x.flatten(0, 1)) for x in (frames, frames[~is_late], frames[is_late])]
+    vector = np.array(encodings_of(rows, cut)["vector"][0].as_py())
+    np.testing.assert_allclose(vector, torch.cat(parts) / 3**0.5, atol=1e-6)
+    alone = encodings_of(rows, whole)["vector"][0].as_py()
+    np.testing.assert_allclose(alone, parts[0], atol=1e-6)
+
+
+def test_a_codebook_for_each_level_is_used_and_attends(
+    store: Store, described: pa.Table, placed: pa.Table
+) -> None:
+    """As stored and loaded; attention has the cells of the pyramid."""
+    frames = everything(described, DIFFERENCE).view(-1, 50, STREAMS[DIFFERENCE].width)
+    settings = FvVaeSettings(
+        num_latents=3, hidden=(), num_steps=2, per_level=True, position_weight=0.5
+    )
+    sample = FitSample(
+        frames=frames[:20],
+        video=torch.arange(20) // 5,
+        levels=CONFIG.describe.spp_levels,
+    )
+    fitted = fit_encoder("fv_vae", sample, settings, "signed_sqrt_l2")
+    book = codebook("fv_vae@per_level=true", DIFFERENCE, settings)
+    for file, content in fitted.files().items():
+        store.publish(f"{book.folder}/{file}", content)
+    rows = encode(store, [book], placed)
+    vector = encodings_of(rows, book)["vector"][0].as_py()
+    np.testing.assert_allclose(vector, fitted.encode(frames.flatten(1)), atol=1e-4)
+    table = attention_of(rows, book, STREAMS[DIFFERENCE].cells)
+    found = np.stack(table["cells"].to_numpy())
+    np.testing.assert_allclose(found, fitted.attention(frames).numpy(), rtol=1e-4)
 
 
 def test_the_sample_is_the_same_however_it_is_read(
