@@ -6,7 +6,7 @@
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors.torch
 import torch
@@ -17,6 +17,7 @@ from encoders.backbone_aliases import ALIASES
 from encoders.backbone_family import Family, Layout, WeightsError, near
 from encoders.backbone_timm import Timm
 from encoders.backbone_torchvision import Torchvision
+from encoders.cross_modality import for_stacks, rescales_colours
 
 FAMILIES: dict[str, Family] = {
     "": Torchvision(),
@@ -55,14 +56,32 @@ class Backbone:
         """
         return self.differentiable_maps(frames)
 
+    @torch.inference_mode()
+    def flow_maps(self, levels: Tensor) -> dict[str, Tensor]:
+        """As `maps`, of optical flow: uint8 [f, height, width, 2L], u and v in turn, where 127.5 is no motion.
+
+        No motion is 0 at the network's input, as in TSN, and the colours' mean standard deviation is 1. A
+        single flow (L = 1) goes into a network of pictures: its third channel is 0 (VU 3.3.4).
+        """
+        std = sum(self.std) / len(self.std)
+        pixels = (self._unit(levels) - 0.5) / std
+        if levels.shape[-1] == 2:
+            pixels = torch.cat([pixels, torch.zeros_like(pixels[:, :1])], dim=1)
+        return self._outputs(pixels)
+
     def differentiable_maps(self, frames: Tensor) -> dict[str, Tensor]:
         """As `maps`, and gradients flow back into the network's parameters."""
+        pixels = self._unit(frames)
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return self._outputs((pixels - mean) / std)
+
+    def _unit(self, levels: Tensor) -> Tensor:
+        """[f, c, h, w] in 0..1 of uint8 [f, h, w, c], in the weights' dtype and on their device."""
         weight = next(self.network.parameters())
-        like = {"dtype": weight.dtype, "device": weight.device}
-        pixels = frames.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        mean, std = (torch.tensor(values, **like).view(3, 1, 1) for values in (self.mean, self.std))
-        pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-        outputs = self.network(pixels)
+        return levels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+
+    def _outputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        outputs = self.network(pixels.contiguous(memory_format=torch.channels_last))
         return {name: self.layout.as_maps(outputs[node]) for name, node in self.nodes.items()}
 
 
@@ -202,6 +221,19 @@ def cut(network: str, model: nn.Module, nodes: tuple[str, ...], device: str = "c
         mean=mean,
         std=std,
     )
+
+
+def cut_for_stacks(
+    network: str, model: nn.Module, num_channels: int, nodes: tuple[str, ...], device: str = "cpu"
+) -> Backbone:
+    """As `cut`, for `flow_maps` of stacks with `num_channels` = 2L channels; parameters are shared with `model`
+    but for those of the first convolution (`encoders.cross_modality`).
+
+    Raises:
+        WeightsError: unknown nodes, or a network without a first convolution.
+    """
+    backbone = cut(network, for_stacks(model, num_channels), nodes, device)
+    return replace(backbone, std=(0.5,) * 3) if rescales_colours(model) else backbone
 
 
 def bare(network: str) -> nn.Module:
