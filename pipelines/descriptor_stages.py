@@ -5,15 +5,19 @@ that loads the network, and with it torchvision, whose import takes as long as t
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from encoders import backbones
 from encoders.descriptors import Stream, streams_of
+from encoders.stream_specs import Window
+from encoders.views import VIEWS, views_of
 from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.device import device
@@ -29,16 +33,26 @@ def described_streams(config: Config) -> dict[str, Stream]:
     Raises:
         ConfigError: the network has no such node, or does not take such pictures.
     """
-    describe = config.describe
+    describe, size = config.describe, config.picture.crop_px
     try:
-        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
-        return streams_of(shapes, describe.streams, describe.spp_levels)
+        named = functools.partial(backbones.expanded, describe.backbone, crop_px=size)
+        shapes = backbones.node_shapes(describe.backbone, named(describe.used_nodes), size)
+        entries = [
+            (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
+        ]
+        levels, views = describe.spp_levels, VIEWS[config.picture.views]
+        return streams_of(shapes, entries, describe.scaling, levels, views)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
             f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
         ) from error
+
+
+def nodes_of(streams: dict[str, Stream]) -> tuple[str, ...]:
+    """The nodes that the network must give."""
+    return tuple(dict.fromkeys(stream.node for stream in streams.values()))
 
 
 CPU_FRAMES = 4
@@ -71,15 +85,14 @@ class DescribeFrames:
         meter: Meter = SILENT,
     ) -> None:
         logs.configure()
-        self.settings, self.crop_px = config.describe, config.picture.crop_px
+        self.settings, self.picture = config.describe, config.picture
         self.streams, self.meter = streams, meter
         meter.joined("describe")
         self.device = device(meter, config.cluster.allow_missing_gpu)
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
-        self.use(
-            backbones.build(self.settings.backbone, self.settings.nodes, weights(), self.device)
-        )
+        nodes = nodes_of(streams)
+        self.use(backbones.build(self.settings.backbone, nodes, weights(), self.device))
 
     def use(self, backbone: backbones.Backbone) -> None:
         """Makes this the network, as the settings want it."""
@@ -102,29 +115,42 @@ class DescribeFrames:
             return self._described(batch)
 
     def _described(self, batch: pa.Table) -> pa.Table:
-        counts = batch["num_images"].to_pylist()
         images = np.concatenate([self._images(value) for value in batch["images"]])
         failed = [status == "failed" for status in batch["status"].to_pylist()]
-        maps = {} if all(failed) else self._maps(torch.from_numpy(images))
-        starts = np.cumsum([0, *counts])
-        columns: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
-        halo = batch["has_predecessor"].to_pylist()
-        for place, (start, count) in enumerate(zip(starts, counts, strict=False)):
-            for name, stream in self.streams.items():
-                own = None if failed[place] else maps[stream.node][start : start + count]
-                columns[name].append(self._describe(own, stream, halo[place]))
-        table = batch.drop_columns(["images", "num_images", "has_predecessor"])
-        frames = [count - has for count, has in zip(counts, halo, strict=True)]
-        table = table.append_column("num_frames", pa.array(frames, pa.int32()))
-        for name, rows in columns.items():
-            table = table.append_column(name, descriptors_to_arrow(rows, self.streams[name].width))
+        starts = np.cumsum([0, *batch["num_images"].to_pylist()])
+        read = [self._places(row) for row in batch["places"].to_pylist()]
+        found: dict[str, list[list[np.ndarray]]] = {
+            name: [[] for _ in failed] for name in self.streams
+        }
+        # One view after the other: the maps of one alone are held, and a difference is within it.
+        for view in views_of(torch.from_numpy(images), self.picture.views, self.picture.crop_px):
+            maps = {} if all(failed) else self._maps(view)
+            for row in (row for row, is_failed in enumerate(failed) if not is_failed):
+                for name, stream in self.streams.items():
+                    own = maps[stream.node][starts[row] : starts[row + 1]]
+                    rows = stream.describe(own, read[row][stream.window].to(own.device))
+                    found[name][row].append(rows.half().cpu().numpy())
+        table = batch.drop_columns(["images", "num_images", "places"])
+        frames = pc.list_value_length(batch["frame_indices"])
+        table = table.append_column("num_frames", frames.cast(pa.int32()))
+        for name, rows in found.items():
+            width = self.streams[name].width
+            columns = [np.stack(views, 1).reshape(-1, width) if views else None for views in rows]
+            table = table.append_column(name, descriptors_to_arrow(columns, width))
         kinds = {name: descriptor_type(stream.width) for name, stream in self.streams.items()}
         schema = DESCRIPTORS.schema(**kinds)
         return table.select(schema.names).cast(schema)
 
+    def _places(self, flat: list[list[int]]) -> dict[Window, torch.Tensor]:
+        """What each window reads for the segment's frames, places among its images [k, num_frames]."""
+        return {
+            window: torch.tensor(places, dtype=torch.int64).view(-1, window.num_frames)
+            for window, places in zip(self.settings.windows, flat, strict=False)
+        }
+
     def _images(self, value: pa.LargeBinaryScalar) -> np.ndarray:
-        buffer = value.as_buffer()
-        return np.frombuffer(buffer, np.uint8).reshape(-1, self.crop_px, self.crop_px, 3)
+        side = self.picture.decoded_px
+        return np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, side, side, 3)
 
     def _maps(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         parts = [self._forward(part) for part in images.split(self.batch_frames)]
@@ -142,7 +168,8 @@ class DescribeFrames:
         """Frames of a forward pass that take half of the GPU's free memory, at most MOST_FRAMES."""
         if self.device == "cpu":
             return CPU_FRAMES
-        trial = torch.zeros(8, self.crop_px, self.crop_px, 3, dtype=torch.uint8)
+        size = self.picture.crop_px
+        trial = torch.zeros(8, size, size, 3, dtype=torch.uint8)
         self.backbone.maps(trial)
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -150,13 +177,3 @@ class DescribeFrames:
         frame_bytes = (torch.cuda.max_memory_allocated() - held) / len(trial)
         free_bytes, _ = torch.cuda.mem_get_info()
         return max(1, min(MOST_FRAMES, int(free_bytes / 2 / frame_bytes)))
-
-    def _describe(
-        self, maps: torch.Tensor | None, stream: Stream, has_predecessor: bool
-    ) -> np.ndarray | None:
-        if maps is None:
-            return None
-        if stream.kind != "difference":
-            maps = maps[int(has_predecessor) :]
-        rows = stream.describe(maps, self.settings.scaling, self.settings.spp_levels)
-        return rows.flatten(0, 1).half().cpu().numpy()

@@ -6,6 +6,7 @@
 The main job then uses the new weights as it would any others.
 """
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -172,9 +173,7 @@ class KeepFrames:
 
     def _row(self, row: dict) -> dict:
         indices = row["frame_indices"]
-        # A segment's first picture may be the frame before it, for differences.
         pictures = np.frombuffer(row["images"], np.uint8).reshape(-1, self.crop_px**2 * 3)
-        pictures = pictures[int(row["has_predecessor"]) :]
         drawn = sorted(range(len(indices)), key=lambda place: self._draw(row, indices[place]))
         kept = sorted(drawn[: self.most])
         return {
@@ -200,7 +199,8 @@ def _decode(todo: Plan) -> None:
     pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
     growth = Growth({("read", "decode"): pool}, config.cluster.grow_warning_s)
     line = ProgressLine("frames", rows.num_rows, growth)
-    decoding = (config.sampling, config.picture, config.decode, line.meter)
+    centre = dataclasses.replace(config.picture, views="centre")
+    decoding = (config.sampling, centre, config.decode, line.meter)
     keeping = (config.picture.crop_px, most, config.run.seed)
     data = corpus.dataset(rows, 4).map_batches(
         corpus.Chain,

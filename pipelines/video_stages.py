@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from encoders.stream_specs import FRAME, Window
 from pipelines import logs
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
@@ -40,7 +41,8 @@ _FRAMES = pa.schema(
     + [
         pa.field("images", pa.large_binary()),
         pa.field("num_images", pa.int32()),
-        pa.field("has_predecessor", pa.bool_()),
+        # Of each window, flat: `SegmentFrames.places`.
+        pa.field("places", pa.list_(pa.list_(pa.int32()))),
     ]
 )
 
@@ -104,14 +106,23 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 
 
 class DecodeSegments:
-    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child."""
+    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
+
+    Args:
+        windows: what the streams read (config.Describe.windows).
+    """
 
     def __init__(
-        self, sampling: Sampling, picture: Picture, decode: Decode, meter: Meter = SILENT
+        self,
+        sampling: Sampling,
+        picture: Picture,
+        decode: Decode,
+        meter: Meter = SILENT,
+        windows: tuple[Window, ...] = (FRAME,),
     ) -> None:
         logs.configure()
         self.sampling, self.picture, self.settings = sampling, picture, decode
-        self.meter = meter
+        self.meter, self.windows = meter, windows
         self.decoder = IsolatedDecoder(decode)
         meter.joined("decode")
 
@@ -154,6 +165,7 @@ class DecodeSegments:
                 self.sampling,
                 self.picture,
                 self.settings,
+                self.windows,
             )
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
@@ -172,7 +184,7 @@ class DecodeSegments:
             "decoder": f"{frames.decoder} {frames.decoder_version}",
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
-            "has_predecessor": frames.has_predecessor,
+            "places": [frames.places[window].ravel().tolist() for window in self.windows],
         }
         return found, frames.read_s
 
@@ -191,5 +203,5 @@ def _no_frames() -> dict:
         "timestamps_s": [],
         "images": b"",
         "num_images": 0,
-        "has_predecessor": False,
+        "places": [],
     }
