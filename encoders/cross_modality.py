@@ -10,7 +10,8 @@ from torch import nn
 
 from encoders.backbone_family import WeightsError
 
-_COLOURS = 3
+COLOURS = 3
+"""Input channels of a network of pictures."""
 
 
 def for_stacks(model: nn.Module, num_channels: int) -> nn.Module:
@@ -44,4 +45,4 @@ def rescales_colours(model: nn.Module) -> bool:
 
 
 def _takes_colours(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.in_channels == _COLOURS and module.groups == 1
+    return isinstance(module, nn.Conv2d) and module.in_channels == COLOURS and module.groups == 1

@@ -6,6 +6,7 @@
 The main job then uses the new weights as it would any others.
 """
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -118,7 +119,8 @@ def plan(job: Job) -> Plan:
             "need a network of its own, and with it descriptors of its own: set split.kind=given or "
             "split.kind=random, and give --labels"
         )
-    streams = [stream for stream in job.described.values() if stream.kind == "appearance"]
+    pictures = [stream for stream in job.described.values() if not stream.flow]
+    streams = [stream for stream in pictures if stream.kind == "appearance"]
     if not streams:
         raise ConfigError(
             f"describe.nodes: expected a node with maps, got {','.join(job.config.describe.nodes)}, which "
@@ -172,9 +174,7 @@ class KeepFrames:
 
     def _row(self, row: dict) -> dict:
         indices = row["frame_indices"]
-        # A segment's first picture may be the frame before it, for differences.
         pictures = np.frombuffer(row["images"], np.uint8).reshape(-1, self.crop_px**2 * 3)
-        pictures = pictures[int(row["has_predecessor"]) :]
         drawn = sorted(range(len(indices)), key=lambda place: self._draw(row, indices[place]))
         kept = sorted(drawn[: self.most])
         return {
@@ -200,7 +200,8 @@ def _decode(todo: Plan) -> None:
     pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
     growth = Growth({("read", "decode"): pool}, config.cluster.grow_warning_s)
     line = ProgressLine("frames", rows.num_rows, growth)
-    decoding = (config.sampling, config.picture, config.decode, line.meter)
+    centre = dataclasses.replace(config.picture, views="centre")
+    decoding = (config.sampling, centre, config.decode, line.meter)
     keeping = (config.picture.crop_px, most, config.run.seed)
     data = corpus.dataset(rows, 4).map_batches(
         corpus.Chain,

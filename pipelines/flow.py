@@ -4,16 +4,15 @@ By OpenCV (the optional extra `flow`). Letters: h, w a picture's height and widt
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 
+from encoders.stream_specs import FlowWindow
 from pipelines import watch
 from pipelines.config import ConfigError
-
-Pair = tuple[int, int]
-"""Ordinals of the source frames that a flow leads from and to."""
 
 
 def require_opencv() -> None:
@@ -61,43 +60,41 @@ def to_px(levels: np.ndarray, bound_px: float) -> np.ndarray:
     return levels * np.float32(bound_px / 127.5) - np.float32(bound_px)
 
 
-def mirrored(levels: np.ndarray) -> np.ndarray:
-    """Levels [..., h, w, 2L] of the mirrored video: left is right, and u changes its sign, 255 - u.
-
-    128, which stands for no motion, becomes 127: half a level on the other side of it.
-    """
-    flipped = levels[..., ::-1, :].copy()
-    flipped[..., ::2] = 255 - flipped[..., ::2]
-    return flipped
-
-
 def stacks(
-    images: dict[int, np.ndarray], pairs: list[list[Pair]], method: str, bound_px: float
+    images: dict[int, np.ndarray], frames: np.ndarray, window: FlowWindow, crop_px: int
 ) -> np.ndarray:
-    """uint8 [m, h, w, 2L]: for each of m frames the levels of L flows, u and v in turn, in order of time.
+    """uint8 [m, crop_px, crop_px, 2L]: for each of m frames the levels of its L flows, u and v in turn, in order of
+    time, of the centre of the pictures that they were computed on.
 
     Args:
-        images: {ordinal: uint8 [h, w, 3]}, all of one size, with every ordinal in `pairs`.
-        pairs: for each of the m > 0 frames its L pairs. One that several frames have is computed once.
+        images: {ordinal: uint8 [h, w, 3]}, of one size, with every ordinal in `frames`.
+        frames: int64 [m, L + 1], ordinals that the flows lead through.
     """
-    engine = _engine(method)
+    engine = _engine(window.method)
     grey = functools.cache(lambda ordinal: _grey(images[ordinal]))
-    place_of: dict[Pair, tuple[int, int]] = {}
-    height, width, _ = images[pairs[0][0][0]].shape
-    stacked = np.empty((len(pairs), height, width, 2 * len(pairs[0])), np.uint8)
-    for row, of_frame in enumerate(pairs):
-        for place, pair in enumerate(of_frame):
-            watch.alive()
-            channels = slice(2 * place, 2 * place + 2)
-            if pair in place_of:
-                known_row, known_place = place_of[pair]
-                known = slice(2 * known_place, 2 * known_place + 2)
-                stacked[row, ..., channels] = stacked[known_row, ..., known]
-                continue
-            place_of[pair] = row, place
-            before, after = pair
-            stacked[row, ..., channels] = to_levels(engine(grey(before), grey(after)), bound_px)
+    stacked = np.empty((len(frames), crop_px, crop_px, window.num_channels), np.uint8)
+    # Stacks of frames that follow each other overlap: a flow of both is computed once.
+    known: dict[tuple[int, int], np.ndarray] = {}
+    for row, ordinals in enumerate(frames.tolist()):
+        for place, pair in enumerate(itertools.pairwise(ordinals)):
+            levels = known.get(pair)
+            if levels is None:
+                watch.alive()
+                flow = centre(engine(*map(grey, pair)), crop_px)
+                levels = known[pair] = to_levels(flow, window.bound_px)
+            stacked[row, ..., 2 * place : 2 * place + 2] = levels
     return stacked
+
+
+def centre(image: np.ndarray, crop_px: int) -> np.ndarray:
+    """The centre [crop_px, crop_px, ...] of an image [h, w, ...]."""
+    top, left = ((side - crop_px) // 2 for side in image.shape[:2])
+    return image[top : top + crop_px, left : left + crop_px]
+
+
+def opencv_version() -> str:
+    """Such as 5.0.0."""
+    return _opencv().__version__
 
 
 @functools.cache

@@ -249,7 +249,7 @@ class _Rule:
         describe = self.config.describe
         batch = describe.batch_frames or (MOST_FRAMES if self.shape.gpus else CPU_FRAMES)
         peak = PROCESS_BYTES + found.activation_bytes * batch * 1.5
-        peak += describe.batch_segments * found.images * (3 * self.config.picture.crop_px**2)
+        peak += describe.batch_segments * found.images * (3 * self.config.picture.decoded_px**2)
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
         copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
         return StepPlan(

@@ -20,9 +20,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders import backbones
+from encoders.stream_specs import Window
+from encoders.views import VIEWS
 from pipelines import sink
 from pipelines.config import ConfigError
-from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames
+from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -92,7 +94,7 @@ class Segments:
     Attributes:
         failed: of `tried`.
         decode_s: on one core, failures included.
-        frames: described, of one that did not fail; images: with the frame before the first one.
+        frames: described, of one that did not fail; images: decoded for them, each once.
         describe_s, describe_core_s: of an image's way through network and pyramid to a published row: wall
             time with the threads of a describer, and time of all its cores.
         flops: of the network, an image.
@@ -300,7 +302,8 @@ def _decode(
 ) -> tuple[list[pa.Table], dict[str, float]]:
     """Decoded segments as the stage gives them, those that did not fail; and what they cost."""
     config = job.config
-    stage = DecodeSegments(config.sampling, config.picture, config.decode)
+    windows = config.describe.windows
+    stage = DecodeSegments(config.sampling, config.picture, config.decode, windows=windows)
     every = [(uri, k, count) for uri, count in videos for k in range(count)]
     kept: list[pa.Table] = []
     times: list[float] = []
@@ -327,7 +330,7 @@ def _decode(
             if made["status"][0].as_py() == "failed":
                 error = made["error"][0].as_py()
                 continue
-            counts.append((made["num_images"][0].as_py(), made["has_predecessor"][0].as_py()))
+            counts.append((made["num_images"][0].as_py(), len(made["frame_indices"][0])))
             # Few of them are described, and pictures are large.
             if counts[-1][0] and len(kept) < KEPT_SEGMENTS:
                 kept.append(made)
@@ -338,13 +341,13 @@ def _decode(
         raise ConfigError(
             f"--plan: expected a video that can be decoded among {len(times)}, got none; one says: {error}"
         )
-    images, before = np.array(counts, float).T
+    images, frames = np.array(counts, float).T
     return kept, {
         "tried": len(times),
         "failed": len(times) - len(counts),
         "decode_s": float(np.mean(times)),
         "images": float(images.mean()),
-        "frames": float((images - before).mean()),
+        "frames": float(frames.mean()),
         "decoder_bytes": decoder_bytes,
     }
 
@@ -358,8 +361,8 @@ class _Describer(DescribeFrames):
     def __init__(self, job: Job) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.settings, self.meter = job.config.describe, SILENT
-        self.crop_px, self.streams = job.config.picture.crop_px, job.described
-        self.use(_random_backbone(self.settings.backbone, self.settings.nodes, self.device))
+        self.picture, self.streams = job.config.picture, job.described
+        self.use(_random_backbone(self.settings.backbone, nodes_of(self.streams), self.device))
 
 
 def _random_backbone(network: str, nodes: tuple[str, ...], device: str) -> backbones.Backbone:
@@ -389,9 +392,11 @@ def _describe(
     describer.backbone.maps(few)
     started = time.perf_counter()
     describer.backbone.maps(few)
-    budget = max(CPU_FRAMES, int(seconds * CPU_FRAMES / (time.perf_counter() - started)))
+    pass_s = (time.perf_counter() - started) * VIEWS[job.config.picture.views]
+    budget = max(CPU_FRAMES, int(seconds * CPU_FRAMES / pass_s))
     at_once = job.config.describe.batch_segments if describer.device == "cuda" else 1
-    parts = [_first_images(part, budget, size) for part in decoded]
+    windows = job.config.describe.windows
+    parts = [_first_images(part, budget, windows) for part in decoded]
     places, images, num_bytes, frames = [], 0, 0, 0
     walls, cores = [], []
     for start in range(0, len(parts), at_once):
@@ -421,26 +426,34 @@ def _describe(
     }, places
 
 
-def _first_images(part: pa.Table, most: int, size: int) -> pa.Table:
-    """A decoded segment with at most so many of its images."""
+def _first_images(part: pa.Table, most: int, windows: tuple[Window, ...]) -> pa.Table:
+    """A decoded segment with at most so many of its images, and the frames that need no other."""
     row = part.to_pylist()[0]
-    kept = min(row["num_images"], most)
-    own = kept - row["has_predecessor"]
+    if row["num_images"] <= most:
+        return part
+    frames = len(row["frame_indices"])
+    places = [
+        np.array(flat, int).reshape(-1, window.num_frames)
+        for flat, window in zip(row["places"], windows, strict=True)
+    ]
+    # The windows of the first frames read the first images.
+    own = min(frames - len(read) + int((read < most).all(1).sum()) for read in places)
     row |= {
-        "images": row["images"][: kept * size * size * 3],
-        "num_images": kept,
+        "images": row["images"][: len(row["images"]) // row["num_images"] * most],
+        "num_images": most,
         "frame_indices": row["frame_indices"][:own],
         "timestamps_s": row["timestamps_s"][:own],
+        "places": [read[: max(0, own - frames + len(read))].ravel().tolist() for read in places],
     }
     return pa.Table.from_pylist([row], schema=part.schema)
 
 
 def _network_cost(job: Job) -> tuple[float, float]:
-    """Of an image's way to the deepest node: operations (a multiplication and an addition are two), and bytes
+    """Of an image's way to the deepest node, all its views: operations (a multiplication and an addition are two), and bytes
     of the largest layer's input and output."""
     describe, size = job.config.describe, job.config.picture.crop_px
     network = backbones.cut(
-        describe.backbone, backbones.bare(describe.backbone), describe.nodes, "meta"
+        describe.backbone, backbones.bare(describe.backbone), nodes_of(job.described), "meta"
     ).network
     sizes = [0]
 
@@ -453,4 +466,5 @@ def _network_cost(job: Job) -> tuple[float, float]:
             module.register_forward_hook(note)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, size, size, device="meta"))
-    return float(counter.get_total_flops()), float(max(sizes))
+    views = VIEWS[job.config.picture.views]
+    return float(views * counter.get_total_flops()), float(max(sizes))

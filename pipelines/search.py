@@ -228,7 +228,10 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
         torch.get_num_threads(),
     )
     encoder = load_encoder(run.codebook(pair), run.store, device)
-    stage = DecodeSegments(run.config.sampling, run.config.picture, run.config.decode)
+    config = run.config
+    stage = DecodeSegments(
+        config.sampling, config.picture, config.decode, windows=config.describe.windows
+    )
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     plan = plan_segments(videos).join(videos.select(columns), "video_id").sort_by("segment")
     states, failed = [], ""

@@ -62,7 +62,7 @@ def test_a_stack_is_seen_as_the_grey_picture_of_its_sum(name: str, model: nn.Mod
     """Three equal colours, each a third of the sum, meet the same mean weights."""
     node, px = NETWORKS[name]
     stack = levels(px, 10)
-    adapted = backbones.cut_for_stacks(name, model, 10, (node,))
+    adapted = backbones.cut(name, model, (node,), num_channels=10)
     own = backbones.cut(name, model, (node,))
     scale = 0.5 if name == "googlenet" else sum(own.std) / 3
     grey = ((stack.double() / 255 - 0.5) / scale).sum(-1) / 3
