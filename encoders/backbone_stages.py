@@ -14,9 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from encoders.backbone_family import Layout
-
-INPUT = "input"
-"""The node of the normalised frame itself."""
+from encoders.stream_specs import INPUT
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,13 @@ MOST_FRAMES = 64
 """Of a window: as many as a segment has sampled ones."""
 
 
+INPUT = "input"
+"""The node of the normalised picture itself."""
+
+STAGES = "stages"
+"""Stands for the last nodes before each loss of resolution (`encoders.backbone_stages`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """The frames that a stream reads for one sampled frame, in order of time.
