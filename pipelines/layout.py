@@ -362,7 +362,7 @@ class Job:
             "video_fisher.recipe": config.recipe,
             "video_fisher.config": digest(config),
             "video_fisher.weights": self.weights.identity,
-            "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.nodes)}",
+            "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.used_nodes)}",
             "video_fisher.decoder": config.decode.decoder,
             "video_fisher.sampling": repr(config.sampling),
             "video_fisher.split": config.split.name,

@@ -250,6 +250,7 @@ class _Rule:
         batch = describe.batch_frames or (MOST_FRAMES if self.shape.gpus else CPU_FRAMES)
         peak = PROCESS_BYTES + found.activation_bytes * batch * 1.5
         peak += describe.batch_segments * found.images * (3 * self.config.picture.decoded_px**2)
+        peak += (describe.batch_segments if self.shape.gpus else 1) * found.images * found.map_bytes
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
         copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
         return StepPlan(

@@ -98,7 +98,8 @@ class Segments:
         describe_s, describe_core_s: of an image's way through network and pyramid to a published row: wall
             time with the threads of a describer, and time of all its cores.
         flops: of the network, an image.
-        activation_bytes: of the network's largest layer, an image.
+        activation_bytes: of the network's largest layer, an image; map_bytes: of all nodes' maps, which are held
+            for all images of a segment.
         frame_bytes: of a described frame in DESCRIPTORS, all streams.
         decoder_bytes: peak of the process that decodes.
     """
@@ -114,6 +115,7 @@ class Segments:
     describe_core_s: float
     flops: float
     activation_bytes: float
+    map_bytes: float
     frame_bytes: float
     decoder_bytes: int
 
@@ -286,8 +288,9 @@ def _keys(job: Job, decoder: IsolatedDecoder, uris: list[str], seconds: float) -
         if found and time.monotonic() - began > seconds:
             break
         try:
-            arguments = (uris[place], job.config.sampling, job.config.decode.max_frame_px)
-            found.append(decoder.call(key_frames, *arguments))
+            config = job.config
+            settings = (config.sampling, config.decode.max_frame_px, config.describe.windows)
+            found.append(decoder.call(key_frames, uris[place], *settings))
         except VideoError:
             continue
     return found
@@ -416,12 +419,13 @@ def _describe(
         num_bytes += store.size_bytes(name)
     # All images cost the same: what is above the least is what else the machine did meanwhile.
     wall, core = min(walls), min(cores)
-    flops, activation_bytes = _network_cost(job)
+    flops, activation_bytes, map_bytes = _network_cost(job)
     return {
         "describe_s": wall,
         "describe_core_s": wall if describer.device == "cuda" else core,
         "flops": flops,
         "activation_bytes": activation_bytes,
+        "map_bytes": map_bytes,
         "frame_bytes": num_bytes / max(1, frames),
     }, places
 
@@ -448,12 +452,13 @@ def _first_images(part: pa.Table, most: int, windows: tuple[Window, ...]) -> pa.
     return pa.Table.from_pylist([row], schema=part.schema)
 
 
-def _network_cost(job: Job) -> tuple[float, float]:
+def _network_cost(job: Job) -> tuple[float, float, float]:
     """Of an image's way to the deepest node, all its views: operations (a multiplication and an addition are two), and bytes
-    of the largest layer's input and output."""
+    of the largest layer's input and output, and of the maps of one view."""
     describe, size = job.config.describe, job.config.picture.crop_px
+    nodes = nodes_of(job.described)
     network = backbones.cut(
-        describe.backbone, backbones.bare(describe.backbone), nodes_of(job.described), "meta"
+        describe.backbone, backbones.bare(describe.backbone), nodes, "meta"
     ).network
     sizes = [0]
 
@@ -467,4 +472,6 @@ def _network_cost(job: Job) -> tuple[float, float]:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, size, size, device="meta"))
     views = VIEWS[job.config.picture.views]
-    return float(views * counter.get_total_flops()), float(max(sizes))
+    shapes = backbones.node_shapes(describe.backbone, nodes, size)
+    map_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    return float(views * counter.get_total_flops()), float(max(sizes)), float(map_bytes)
