@@ -115,7 +115,7 @@ class _Decode(video_stages.DecodeSegments):
         nothing = dict.fromkeys(("stage", "error_type", "error", "decoder"))
         found = {name: row[name] for name in keys} | nothing
         times = {"frame_indices": [0, 50], "timestamps_s": [0.0, 2.0], "decode_s": 0.0}
-        pictures = {"images": b"", "num_images": NUM_FRAMES, "places": []}
+        pictures = {"images": b"", "num_images": NUM_FRAMES, "places": [], "flows": []}
         return found | times | pictures | {"status": "ok", "num_missing": 0}, 0.0
 
 
@@ -133,7 +133,7 @@ class _Describe(descriptor_stages.DescribeFrames):
         self.size, self.streams, self.meter = len(weights()), streams, meter
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        table = batch.drop_columns(["images", "num_images", "places"])
+        table = batch.drop_columns(["images", "num_images", "places", "flows"])
         frames = pa.array([NUM_FRAMES] * len(table), pa.int32())
         table = table.append_column("num_frames", frames)
         for name, stream in self.streams.items():

@@ -358,7 +358,7 @@ class _NoNetwork:
     def __call__(self, batch: pa.Table) -> pa.Table:
         from pipelines.tables import DESCRIPTORS
 
-        table = batch.drop_columns(["images", "num_images", "places"])
+        table = batch.drop_columns(["images", "num_images", "places", "flows"])
         table = table.append_column("num_frames", pa.array([0] * len(table), pa.int32()))
         return table.select(DESCRIPTORS.schema().names).cast(DESCRIPTORS.schema())
 

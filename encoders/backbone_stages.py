@@ -14,18 +14,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from encoders.backbone_family import Layout
-
-INPUT = "input"
-"""The node of the normalised frame itself."""
+from encoders.stream_specs import INPUT
 
 
 @dataclass(frozen=True)
 class _Output:
-    """What a module gave: after how many calls of functions, and the side of its square map."""
+    """What a module gave, and after how many calls of functions."""
 
     name: str
     calls: int
-    side: int
+    tensor: Tensor
 
 
 def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
@@ -41,13 +39,13 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
         watch.begin(frame)
         with watch:
             model(frame)
-    found: dict[int, _Output] = {}
+    found: dict[int, str] = {}
     for output in sorted(watch.outputs, key=lambda output: output.calls):
-        smallest = min(found, default=crop_px)
-        if watch.is_bottleneck(output.calls) and 1 < output.side <= smallest:
-            found[output.side] = output
+        side = watch.side(output.tensor)
+        if watch.is_bottleneck(output.calls) and 1 < side <= min(found, default=crop_px):
+            found[side] = output.name
     sides = sorted(found, reverse=True)
-    return [found[side].name for side in sides[:-1] if side in watch.read_sides]
+    return [found[side] for side in sides[:-1] if side in watch.read_sides]
 
 
 class _Watch(TorchFunctionMode):
@@ -70,7 +68,7 @@ class _Watch(TorchFunctionMode):
     def begin(self, frame: Tensor) -> None:
         """The frame is what the first call made."""
         self._made(frame)
-        self.named[INPUT] = [_Output(INPUT, 0, frame.shape[-1])]
+        self.named[INPUT] = [_Output(INPUT, 0, frame)]
 
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
@@ -82,15 +80,15 @@ class _Watch(TorchFunctionMode):
             for tensor in read:
                 self.last_read[self.made_by[id(tensor)]] = len(self.last_read)
             if getattr(func, "__name__", "") in ("conv2d", "linear") and read:
-                self.read_sides.add(self._side(read[0]))
+                self.read_sides.add(self.side(read[0]))
             self._made(*made)
         return result
 
     def note(self, name: str, output: object) -> None:
         """A module's output."""
         if isinstance(output, Tensor) and id(output) in self.made_by:
-            made_by = self.made_by[id(output)]
-            self.named.setdefault(name, []).append(_Output(name, made_by, self._side(output)))
+            made = _Output(name, self.made_by[id(output)], output)
+            self.named.setdefault(name, []).append(made)
 
     @property
     def outputs(self) -> list[_Output]:
@@ -102,20 +100,20 @@ class _Watch(TorchFunctionMode):
         """Whether nothing that was made before `call` is read after it."""
         return all(read <= call for read in self.last_read[:call])
 
-    def _made(self, *tensors: Tensor) -> None:
-        for tensor in tensors:
-            self.made_by[id(tensor)] = len(self.last_read)
-        self.last_read.append(0)
-        # Else another tensor could get the same id.
-        self.kept += tensors
-
-    def _side(self, tensor: Tensor) -> int:
+    def side(self, tensor: Tensor) -> int:
         """Of a square map; 0 where it is none."""
         try:
             height, width = self.layout.as_maps(tensor).shape[2:]
         except ValueError:
             return 0
         return height if height == width else 0
+
+    def _made(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            self.made_by[id(tensor)] = len(self.last_read)
+        self.last_read.append(0)
+        # Else another tensor could get the same id.
+        self.kept += tensors
 
 
 @contextmanager

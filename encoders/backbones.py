@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from encoders.alexnet_fcn import AlexNetFcnFamily
 from encoders.backbone_aliases import ALIASES
 from encoders.backbone_family import Family, Layout, WeightsError, near
-from encoders.backbone_stages import INPUT, stages
+from encoders.backbone_stages import stages
 from encoders.backbone_timm import Timm
 from encoders.backbone_torchvision import Torchvision
 from encoders.cross_modality import COLOURS, for_stacks, rescales_colours
+from encoders.stream_specs import INPUT, STAGES
 
 FAMILIES: dict[str, Family] = {
     "": Torchvision(),
@@ -89,10 +90,6 @@ class Backbone:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         outputs = {**self.network(pixels), INPUT: pixels}
         return {name: self.layout.as_maps(outputs[node]) for name, node in self.nodes.items()}
-
-
-STAGES = "stages"
-"""Stands for the nodes of `encoders.backbone_stages`."""
 
 
 def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encoders.backbone_stages import INPUT
 from encoders.differences import rank_pooled, signed_parts
 from encoders.spp import LEVELS, num_cells, pyramid_pool
-from encoders.stream_specs import FRAME, FlowWindow, StreamSpec, Window
+from encoders.stream_specs import FRAME, INPUT, FlowWindow, StreamSpec, Window
 
 EPSILON = 1e-12
 WHOLE_MAP_SCALE = 158.0

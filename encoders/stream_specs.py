@@ -22,6 +22,13 @@ MAX_FLOW_PX = 40.0
 """VU 3.3.4 cuts flow off at -40 and 40."""
 
 
+INPUT = "input"
+"""The node of the normalised picture itself."""
+
+STAGES = "stages"
+"""Stands for the last nodes before each loss of resolution (`encoders.backbone_stages`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """The frames that a stream reads for one sampled frame, in order of time.
@@ -201,6 +208,9 @@ SPECS: dict[str, StreamSpec] = {
     "flow": FlowSpec(),
 }
 """The kinds of describe.streams, with the values of what is not given."""
+
+MOTION = ("difference", "rank", "flow")
+"""The kinds that show motion: in fusions they count as VU 5.3.3's stream of flow."""
 
 _KIND = re.compile(r"_(appearance|difference|positions|rank|global)(_gap[0-9_]+s?)?(_?x[0-9]+)?$")
 _FLOW = re.compile("_flow(_tvl1)?(_gap[0-9]+)?(_x[0-9]+)?(_bound[0-9_]+)?$")

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
+from encoders.stream_specs import INPUT, STAGES
 from pipelines import cluster, codebooks, corpus, finetune_worker, sink, video_stages
 from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
@@ -97,10 +98,15 @@ def check(config: Config) -> None:
             f"fv_vae.pca_components: expected 0, got {config.fv_vae.pca_components}; a PCA is fitted on "
             "descriptors that stay as they are"
         )
-    if len(config.describe.nodes) != 1 or "appearance" not in config.describe.streams:
+    nodes = config.describe.used_nodes
+    if (
+        len(nodes) != 1
+        or nodes[0] in (INPUT, STAGES)
+        or "appearance" not in config.describe.streams
+    ):
         raise ConfigError(
-            f"describe.nodes = {','.join(config.describe.nodes)} and describe.streams = "
-            f"{','.join(config.describe.streams)}: expected one node, and appearance among the streams; "
+            f"describe.nodes = {','.join(nodes)} and describe.streams = "
+            f"{','.join(config.describe.streams)}: expected one node of the network, and appearance among the streams; "
             "one FV-VAE is trained, on the descriptors of one node"
         )
 
@@ -119,8 +125,7 @@ def plan(job: Job) -> Plan:
             "need a network of its own, and with it descriptors of its own: set split.kind=given or "
             "split.kind=random, and give --labels"
         )
-    pictures = [stream for stream in job.described.values() if not stream.flow]
-    streams = [stream for stream in pictures if stream.kind == "appearance"]
+    streams = [s for s in job.described.values() if s.name.endswith("_appearance")]
     if not streams:
         raise ConfigError(
             f"describe.nodes: expected a node with maps, got {','.join(job.config.describe.nodes)}, which "

@@ -12,7 +12,9 @@ assumed is a constant here with its reason. Docstrings say how large the error i
 import math
 from dataclasses import dataclass, field
 
+from encoders.cross_modality import COLOURS
 from encoders.kmeans import MAX_POINTS_PER_CENTROID
+from encoders.stream_specs import FlowWindow
 from pipelines.classify import choose_form
 from pipelines.cluster import Pools
 from pipelines.config import Config
@@ -249,7 +251,12 @@ class _Rule:
         describe = self.config.describe
         batch = describe.batch_frames or (MOST_FRAMES if self.shape.gpus else CPU_FRAMES)
         peak = PROCESS_BYTES + found.activation_bytes * batch * 1.5
-        peak += describe.batch_segments * found.images * (3 * self.config.picture.decoded_px**2)
+        channels = max(
+            w.num_channels if isinstance(w, FlowWindow) else COLOURS for w in describe.windows
+        )
+        decoded_bytes = channels * self.config.picture.decoded_px**2
+        peak += describe.batch_segments * found.images * decoded_bytes
+        peak += (describe.batch_segments if self.shape.gpus else 1) * found.images * found.map_bytes
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
         copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
         return StepPlan(

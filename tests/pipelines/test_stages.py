@@ -125,11 +125,13 @@ def test_what_stands_beside_a_segment_changes_nothing(
     stage = DescribeFrames(
         lambda: store.read("weights.safetensors"), config, STREAMS, num_threads=1
     )
-    stage.backbone.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    stage.backbones[None].network.register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
     parts = [stage(part) for part in decoded[1][::-1]]
     assert pa.concat_tables(parts[::-1]).equals(described)
     assert set(sizes) == ({CPU_FRAMES} if is_compiled else {CPU_FRAMES, 27 % CPU_FRAMES})
-    assert compiled == [stage.backbone.network] * is_compiled
+    assert compiled == [stage.backbones[None].network] * is_compiled
 
 
 def test_half_precision_is_near(
