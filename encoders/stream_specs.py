@@ -134,7 +134,7 @@ SPECS: dict[str, StreamSpec] = {
 }
 """The kinds of describe.streams, with the values of what is not given."""
 
-_KIND = re.compile(r"_(appearance|difference|positions|rank|global)(_gap[0-9_]+s?)?(_?x[0-9]+)?$")
+_KIND = re.compile(rf"_({'|'.join(SPECS)}|global)(_gap[0-9_]+s?)?(_?x[0-9]+)?$")
 
 
 def kind_of(stream: str) -> str:
