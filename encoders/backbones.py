@@ -173,6 +173,8 @@ def _part(family: Family, model: nn.Module, resolved: dict[str, str]) -> nn.Modu
 
 
 class _NoNetwork(nn.Module):
+    """In the place of a network of which nothing is asked."""
+
     def __init__(self) -> None:
         super().__init__()
         # Says which device and precision frames are prepared for.

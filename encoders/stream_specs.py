@@ -212,14 +212,13 @@ SPECS: dict[str, StreamSpec] = {
 MOTION = ("difference", "rank", "flow")
 """The kinds that show motion: in fusions they count as VU 5.3.3's stream of flow."""
 
-_KIND = re.compile(r"_(appearance|difference|positions|rank|global)(_gap[0-9_]+s?)?(_?x[0-9]+)?$")
-_FLOW = re.compile("_flow(_tvl1)?(_gap[0-9]+)?(_x[0-9]+)?(_bound[0-9_]+)?$")
+_KIND = re.compile(
+    rf"_({'|'.join(SPECS)}|global)(_tvl1)?(_gap[0-9_]+s?)?(_?x[0-9]+)?(_bound[0-9_]+)?$"
+)
 
 
 def kind_of(stream: str) -> str:
     """The kind in a stream's name, such as rank of features_12_rank_gap1x5; "" where there is none."""
     name = re.sub("_(per_position|whole_map)$", "", stream)
-    if _FLOW.search(name):
-        return "flow"
     found = _KIND.search(name)
     return found[1] if found else ""

@@ -184,7 +184,7 @@ class Describe:
 
     @property
     def specs(self) -> tuple[tuple[str, StreamSpec], ...]:
-        """Kind and fields of each entry of `streams`, its nodes and its scaling filled in."""
+        """Kind and fields of each entry of `streams`."""
         return tuple(self._spec(entry) for entry in self.streams)
 
     @property
@@ -206,8 +206,10 @@ class Describe:
         changes = {}
         for part in text.split(":") if text else []:
             name, equals, value = part.partition("=")
-            if not equals:
-                raise ConfigError(f"--set {where}: expected kind@field=value:field=value")
+            if not equals or name in changes:
+                raise ConfigError(
+                    f"--set {where}: expected kind@field=value:field=value, each field once"
+                )
             changes[name] = _value(SPECS[kind], name, value.replace("/", ","), where)
         try:
             return kind, dataclasses.replace(SPECS[kind], **changes)

@@ -65,6 +65,7 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("describe.streams=appearance,appearance", "each once"),
         ("describe.streams=flow", "expected one of ['appearance', 'difference', 'positions', "),
         ("describe.streams=difference@gap", "expected kind@field=value:field=value"),
+        ("describe.streams=difference@gap=1:gap=2", "each field once"),
         ("describe.streams=difference@gap=x", "expected a whole number, got 'x'"),
         ("describe.streams=difference@gap=-1", "gap: expected 1 to 10000 source frames, got -1"),
         ("describe.streams=difference@gap_s=nan", "gap_s: expected 0.001 to 3600 seconds"),
