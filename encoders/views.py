@@ -4,12 +4,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
-"""Views of a frame by picture.views."""
-
 
 def views_of(frames: Tensor, kind: str, crop_px: int) -> Iterator[Tensor]:
-    """Each of `VIEWS[kind]` crops [f, crop_px, crop_px, 3] of frames [f, side, side, 3].
+    """Each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, 3] of frames [f, side, side, 3].
 
     The first is the centre, the second its mirror image; of ten there follow the corners (top left, top right,
     bottom left, bottom right), each before its mirror image.

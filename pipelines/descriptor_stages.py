@@ -16,8 +16,8 @@ import torch
 
 from encoders import backbones
 from encoders.descriptors import Stream, streams_of
-from encoders.stream_specs import Window
-from encoders.views import VIEWS, views_of
+from encoders.stream_specs import VIEWS, Window
+from encoders.views import views_of
 from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.device import device

@@ -20,8 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders import backbones
-from encoders.stream_specs import Window
-from encoders.views import VIEWS
+from encoders.stream_specs import VIEWS, Window
 from pipelines import sink
 from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
