@@ -31,7 +31,8 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
 
     A resolution at which no layer (convolution or linear map) reads its input is no stage: a pooling behind a
     convolution with a stride is one loss together with it. So VU's ResNet-50 has the input at 224, and 56, 28 and 14.
-    The loss to a single position at the end does not count, nor does what comes behind the last one.
+    The loss to a single position at the end does not count, nor does what comes behind the last one, nor the few
+    positions at the edge that a convolution without padding leaves out.
     """
     watch = _Watch(layout)
     frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
@@ -39,13 +40,18 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
         watch.begin(frame)
         with watch:
             model(frame)
-    found: dict[int, str] = {}
+    last = {crop_px: INPUT}
     for output in sorted(watch.outputs, key=lambda output: output.calls):
-        side = watch.side(output.tensor)
-        if watch.is_bottleneck(output.calls) and 1 < side <= min(found, default=crop_px):
-            found[side] = output.name
-    sides = sorted(found, reverse=True)
-    return [found[side] for side in sides[:-1] if side in watch.read_sides]
+        side, first = watch.side(output.tensor), min(last)
+        if watch.is_bottleneck(output.calls) and 1 < side <= first:
+            last[first if _is_same(side, first) else side] = output.name
+    sides = sorted(last, reverse=True)[:-1]
+    return [last[side] for side in sides if any(_is_same(s, side) for s in watch.read_sides)]
+
+
+def _is_same(side: int, first: int) -> bool:
+    """Whether a map of this side has the resolution of a stage whose first one has side `first`."""
+    return 0.75 * first < side <= first
 
 
 class _Watch(TorchFunctionMode):
@@ -68,7 +74,6 @@ class _Watch(TorchFunctionMode):
     def begin(self, frame: Tensor) -> None:
         """The frame is what the first call made."""
         self._made(frame)
-        self.named[INPUT] = [_Output(INPUT, 0, frame)]
 
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None

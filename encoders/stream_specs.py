@@ -29,6 +29,10 @@ STAGES = "stages"
 """Stands for the last nodes before each loss of resolution (`encoders.backbone_stages`)."""
 
 
+VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
+"""Views of a frame by picture.views, see `encoders.views`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """The frames that a stream reads for one sampled frame, in order of time.

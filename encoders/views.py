@@ -4,9 +4,6 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
-"""Views of a frame by picture.views."""
-
 
 def mirrored_picture(frames: Tensor) -> Tensor:
     """Frames [f, h, w, c] with left and right exchanged."""
@@ -26,7 +23,7 @@ def mirrored_flow(levels: Tensor) -> Tensor:
 def views_of(
     frames: Tensor, kind: str, crop_px: int, mirrored: Callable[[Tensor], Tensor] = mirrored_picture
 ) -> Iterator[Tensor]:
-    """Each of `VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
+    """Each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
 
     The first is the centre, the second its mirror image; of ten there follow the corners (top left, top right,
     bottom left, bottom right), each before its mirror image, which `mirrored` makes.

@@ -17,8 +17,8 @@ import torch
 from encoders import backbones
 from encoders.cross_modality import COLOURS, for_stacks
 from encoders.descriptors import Stream, streams_of
-from encoders.stream_specs import FlowWindow, Window
-from encoders.views import VIEWS, mirrored_flow, mirrored_picture, views_of
+from encoders.stream_specs import VIEWS, FlowWindow, Window
+from encoders.views import mirrored_flow, mirrored_picture, views_of
 from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.device import device

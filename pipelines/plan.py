@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from encoders.cross_modality import COLOURS
 from encoders.kmeans import MAX_POINTS_PER_CENTROID
-from encoders.stream_specs import FlowWindow
+from encoders.stream_specs import VIEWS, FlowWindow
 from pipelines.classify import choose_form
 from pipelines.cluster import Pools
 from pipelines.config import Config
@@ -310,10 +310,12 @@ class _Rule:
     def _fit_seconds(self, trial: FitTrial) -> float:
         """A core's seconds for all codebooks of an encoder and stream."""
         settings = self.config.variant(trial.name).settings
-        grows = grows_once = self.sampled_frames / trial.frames
+        # A view of a frame counts as a frame.
+        fitted = self.sampled_frames * VIEWS[self.config.picture.views]
+        grows = grows_once = fitted / trial.frames
         if centroids := getattr(settings, "num_centroids", 0):
             most = MAX_POINTS_PER_CENTROID * centroids / trial.cells
-            grows_once = min(self.sampled_frames, most) / min(trial.frames, most)
+            grows_once = min(fitted, most) / min(trial.frames, most)
         # A training step has a batch of its own size; an iteration of EM reads the whole sample.
         steps = getattr(settings, "num_steps", 0) + getattr(settings, "max_iterations", 0) * grows
         return (trial.once_s * grows_once + steps * trial.step_s) * self._folds_of(trial)

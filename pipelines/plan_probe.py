@@ -21,8 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from encoders import backbones
 from encoders.cross_modality import COLOURS
-from encoders.stream_specs import FlowWindow, Window
-from encoders.views import VIEWS
+from encoders.stream_specs import VIEWS, FlowWindow, Window
 from pipelines import sink
 from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of

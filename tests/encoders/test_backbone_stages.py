@@ -43,6 +43,18 @@ def test_a_residual_network_has_the_sides_of_the_thesis() -> None:
         ("alexnet", 224, [("input", 224), ("features.4", 27), ("features.11", 13)]),
         ("alexnet_fcn", 227, [("input", 227), ("features.4", 27), ("features.11", 13)]),
         ("squeezenet1_0", 224, [("input", 224), ("features.5", 54), ("features.10", 27)]),
+        pytest.param(
+            "inception_v3",
+            299,
+            [
+                ("input", 299),
+                ("Conv2d_2b_3x3", 147),
+                ("Conv2d_4a_3x3", 71),
+                ("Mixed_5d", 35),
+                ("Mixed_6e", 17),
+            ],
+            marks=pytest.mark.slow,
+        ),
         ("timm:resnet18", 224, [("input", 224), ("layer1", 56), ("layer2", 28), ("layer3", 14)]),
     ],
 )

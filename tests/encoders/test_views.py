@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.views import VIEWS, views_of
+from encoders.stream_specs import VIEWS
+from encoders.views import views_of
 
 
 def crop_loop(frame: np.ndarray, top: int, left: int, size: int, is_mirrored: bool) -> np.ndarray:

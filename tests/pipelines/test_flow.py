@@ -70,7 +70,9 @@ def test_a_rotation_is_the_flow(method: str) -> None:
     # What is at d in the first picture is at R d in the second, which so shows at d what was at R^T d.
     after = texture(middle + cos * dx + sin * dy, middle - sin * dx + cos * dy)
     expected = np.stack([cos * dx - sin * dy - dx, sin * dx + cos * dy - dy], -1)
-    error = np.linalg.norm(inner(flow.flow_between(texture(x, y), after, method) - expected), axis=-1)
+    error = np.linalg.norm(
+        inner(flow.flow_between(texture(x, y), after, method) - expected), axis=-1
+    )
     assert np.median(error) < 0.1
 
 
@@ -161,7 +163,9 @@ def test_flow_of_a_clip_is_that_of_its_pictures(data: Path, name: str) -> None:
     alone = segment(path)
     # Pictures stay what they are, and those that flow alone needs do not travel.
     assert (found.images == alone.images).all()
-    assert found.frame_indices.tolist() == found.image_indices.tolist() == alone.frame_indices.tolist()
+    assert (
+        found.frame_indices.tolist() == found.image_indices.tolist() == alone.frame_indices.tolist()
+    )
     assert found.num_missing == 0
     for window in (FLOW, stack):
         gaps = Window(num_frames=window.num_frames, gap=window.gap)
