@@ -19,7 +19,7 @@ from encoders import backbones
 from encoders.views import views_of
 from pipelines.config import Config
 from pipelines.decode import decode_segment
-from pipelines.descriptor_stages import CPU_FRAMES, described_streams, nodes_of
+from pipelines.descriptor_stages import CPU_FRAMES, channels_of, described_streams, nodes_of
 
 NUM_FRAMES = 25
 SETTINGS = (
@@ -37,18 +37,25 @@ CASES = {
     "difference@gap=1, of input": ("describe.streams=difference@gap=1:nodes=input",),
     "difference@gap=1, of stages": ("describe.streams=difference@gap=1:nodes=stages",),
     "rank@gap=1:frames=5": ("describe.streams=rank@gap=1:frames=5",),
+    "flow": ("describe.streams=flow",),
+    "flow@stack=5": ("describe.streams=flow@stack=5",),
+    "flow@method=tvl1": ("describe.streams=flow@method=tvl1",),
+    "appearance and flow": ("describe.streams=appearance,flow",),
     "appearance, mirror": ("describe.streams=appearance", "picture.views=mirror"),
     "appearance, ten": ("describe.streams=appearance", "picture.views=ten"),
 }
 
 
 def measure(path: str, settings: tuple[str, ...], repetitions: int) -> dict[str, float]:
-    """Frames decoded and milliseconds, both for a sampled frame."""
+    """Runs of the network and milliseconds, both for a sampled frame."""
     config = Config().with_settings([*SETTINGS, *settings])
     streams, picture = described_streams(config), config.picture
-    network = backbones.build(
-        "squeezenet1_0", nodes_of(streams), backbones.random_filters("squeezenet1_0", 0)
-    )
+    name = "squeezenet1_0"
+    model = backbones.load_model(name, backbones.random_filters(name, 0))
+    networks = {
+        flow: backbones.cut(name, model, nodes, num_channels=channels_of(flow))
+        for flow, nodes in nodes_of(streams).items()
+    }
     best = dict.fromkeys(("decode_ms", "network_ms", "streams_ms"), float("inf"))
     for _ in range(repetitions):
         began = time.process_time()
@@ -56,20 +63,25 @@ def measure(path: str, settings: tuple[str, ...], repetitions: int) -> dict[str,
             path, 0, 1, config.sampling, picture, config.decode, config.describe.windows
         )
         times = {"decode_ms": time.process_time() - began, "network_ms": 0.0, "streams_ms": 0.0}
-        for view in views_of(torch.from_numpy(frames.images), picture.views, picture.crop_px):
-            began = time.process_time()
-            parts = [network.maps(part) for part in view.split(CPU_FRAMES)]
-            maps = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
-            forwarded = time.process_time()
-            for stream in streams.values():
-                places = torch.from_numpy(frames.places[stream.window])
-                stream.describe(maps[stream.node], places).half()
-            times["network_ms"] += forwarded - began
-            times["streams_ms"] += time.process_time() - forwarded
+        for flow, network in networks.items():
+            images = torch.from_numpy(frames.flows[flow] if flow else frames.images)
+            run = network.flow_maps if flow else network.maps
+            own = [stream for stream in streams.values() if stream.flow == flow]
+            for view in views_of(images, picture.views, picture.crop_px):
+                began = time.process_time()
+                parts = [run(part) for part in view.split(CPU_FRAMES)]
+                maps = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
+                forwarded = time.process_time()
+                for stream in own:
+                    places = torch.from_numpy(frames.places[stream.window])
+                    stream.describe(maps[stream.node], places).half()
+                times["network_ms"] += forwarded - began
+                times["streams_ms"] += time.process_time() - forwarded
         best = {name: min(best[name], 1000 * times[name] / NUM_FRAMES) for name in best}
     descriptors = sum(stream.num_descriptors * stream.width for stream in streams.values())
-    decoded = len(frames.images) / NUM_FRAMES
-    return {"frames": decoded} | best | {"kilobytes": 2 * descriptors / 1000}
+    read = frames.images if None in networks else []
+    images = sum(map(len, (read, *frames.flows.values()))) / NUM_FRAMES
+    return {"frames": images} | best | {"kilobytes": 2 * descriptors / 1000}
 
 
 def main() -> int:
