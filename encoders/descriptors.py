@@ -153,14 +153,15 @@ def streams_of(
                     f"{streams[name].node!r} and {node!r}; leave one of them out, or to another run"
                 )
             kind = "global" if is_global else _KIND_OF.get(entry, entry)
+            own = channels
             if isinstance(window, FlowWindow) and node == INPUT:
-                channels = max(channels, window.num_channels)
+                own = max(channels, window.num_channels)
             streams[name] = Stream(
                 name=name,
                 node=node,
                 kind=kind,
                 cells={"positions": height * width, "global": 1}.get(kind, num_cells(levels)),
-                width=channels * (2 if kind == "difference" else 1),
+                width=own * (2 if kind == "difference" else 1),
                 window=window,
                 scaling=spec.scaling or scaling,
                 spp_levels=levels,

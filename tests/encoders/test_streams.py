@@ -12,6 +12,7 @@ from encoders.stream_specs import (
     FRAME,
     SPECS,
     DifferenceSpec,
+    FlowSpec,
     RankSpec,
     StreamSpec,
     Window,
@@ -215,3 +216,37 @@ def test_names_that_would_be_one_column_are_refused() -> None:
         made({"a.1": (3, 4, 4), "a_1": (3, 2, 2)})
     with pytest.raises(ValueError, match="got n_difference of 'n' and 'n'"):
         made({"n": (3, 4, 4)}, (ALL[1], ("difference", DifferenceSpec(nodes=("n",)))))
+
+
+def test_flow_has_streams_of_its_own_and_as_many_channels_as_the_network_takes() -> None:
+    entries = (("flow", FlowSpec(stack=5)), ALL[0], ("flow", FlowSpec()), ("rank", RankSpec()))
+    streams = made({"input": (3, 4, 4), "n": (8, 3, 3), "fc": (6, 1, 1)}, entries)
+    assert {name: (s.kind, s.width, s.cells) for name, s in streams.items()} == {
+        "input_flow_x5": ("appearance", 10, 5),
+        "input_appearance": ("appearance", 3, 5),
+        "input_flow": ("appearance", 3, 5),
+        "input_rank_x5": ("difference", 6, 5),
+        "n_flow_x5": ("appearance", 8, 5),
+        "n_appearance": ("appearance", 8, 5),
+        "n_flow": ("appearance", 8, 5),
+        "n_rank_x5": ("difference", 16, 5),
+        "fc_global": ("global", 6, 1),
+        "fc_flow_x5_global": ("global", 6, 1),
+        "fc_flow_global": ("global", 6, 1),
+    }
+    assert streams["n_flow_x5"].flow == FlowSpec(stack=5).window
+    assert streams["n_rank_x5"].flow is None
+
+
+flow_fields = st.fixed_dictionaries({
+    "method": st.sampled_from(["dis", "tvl1"]), "gap": st.integers(1, 30), "stack": st.integers(1, 20),
+    "bound_px": st.integers(1, 999).map(lambda tenths: tenths / 10),
+    "scaling": st.sampled_from([None, "per_position", "whole_map"])})  # fmt: skip
+
+
+@given(st.lists(flow_fields, min_size=2, max_size=2, unique_by=str))
+def test_different_flows_have_different_names_that_say_they_are_flow(entries: list[dict]) -> None:
+    specs = {FlowSpec(**fields) for fields in entries}
+    names = list(made({"n": (2, 3, 3)}, tuple(("flow", spec) for spec in specs)))
+    assert len(names) == len(specs)
+    assert {kind_of(name) for name in names} == {"flow"}

@@ -112,7 +112,7 @@ def test_the_mirror_image_of_flow_is_that_of_the_mirrored_motion(found: np.ndarr
     levels = mirrored_flow(torch.from_numpy(flow.to_levels(found, 8.0))).numpy().astype(int)
     assert (levels[..., 1::2] == expected[..., 1::2]).all()
     scaled = mirrored[..., ::2].clip(-8, 8) * (127.5 / 8)
-    is_tie = np.abs(np.abs(scaled) % 1) < 1e-3
+    is_tie = np.abs(scaled - np.rint(scaled)) < 1e-3
     off = np.abs(levels - expected)[..., ::2]
     assert (off <= is_tie).all()
 
