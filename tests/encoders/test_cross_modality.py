@@ -17,7 +17,6 @@ NETWORKS = {
     "squeezenet1_1": ("features.0", 64),
     "mobilenet_v3_small": ("features.3", 64),
     "googlenet": ("inception3a", 64),
-    "vit_b_32": ("encoder.layers.encoder_layer_0", 224),
     "timm:test_resnet": ("layer1", 96),
     "timm:test_vit": ("blocks.0", 160),
 }
@@ -68,10 +67,8 @@ def test_a_stack_is_seen_as_the_grey_picture_of_its_sum(name: str, model: nn.Mod
     grey = ((stack.double() / 255 - 0.5) / scale).sum(-1) / 3
     if name == "googlenet":
         # Its own step from ImageNet's normalisation to -1..1, backwards.
-        means, stds = (
-            torch.tensor(values).double().view(1, 3, 1, 1) for values in (own.mean, own.std)
-        )
-        picture = ((grey[:, None] * 0.5 + 0.5) - means) / stds
+        mean, std = (grey.new_tensor(values).view(3, 1, 1) for values in (own.mean, own.std))
+        picture = (grey[:, None] * 0.5 + 0.5 - mean) / std
     else:
         picture = grey[:, None].expand(-1, 3, -1, -1)
     with torch.inference_mode():

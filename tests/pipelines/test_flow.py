@@ -4,6 +4,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -206,15 +207,9 @@ def test_the_child_computes_the_same_flow_on_one_thread(data: Path) -> None:
     with IsolatedDecoder(Decode()) as decoder:
         arguments = (str(path), 0, 1, THREE, PICTURE, Decode(), (FRAME, FLOW))
         found: SegmentFrames = decoder.call(decode_segment, *arguments)
-        assert decoder.call(num_threads) == 1
+        assert decoder.call(cv2.getNumThreads) == 1
     assert (found.flows[FLOW] == segment(path, FLOW).flows[FLOW]).all()
     assert f"OpenCV {flow.opencv_version()}" in found.decoder_version
-
-
-def num_threads() -> int:
-    import cv2
-
-    return cv2.getNumThreads()
 
 
 def test_a_machine_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +224,6 @@ def test_a_machine_without_opencv_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_opencv_without_its_contributed_modules_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cv2
-
     monkeypatch.delattr(cv2, "optflow")
     with pytest.raises(ConfigError, match=r"without cv2\.optflow; uninstall"):
         flow.require_opencv()
