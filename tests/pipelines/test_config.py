@@ -63,7 +63,7 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("fv_vae.dropout=1", "fv_vae.dropout: expected 0 <= x < 1"),
         ("picture.resize_px=100", "at least picture.crop_px = 224"),
         ("describe.streams=appearance,appearance", "each once"),
-        ("describe.streams=flow", "expected one of ['appearance', 'difference', 'positions', "),
+        ("describe.streams=motion", "expected one of ['appearance', 'difference', 'positions', "),
         ("describe.streams=difference@gap", "expected kind@field=value:field=value"),
         ("describe.streams=difference@gap=1:gap=2", "each field once"),
         ("describe.streams=difference@gap=x", "expected a whole number, got 'x'"),

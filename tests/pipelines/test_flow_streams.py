@@ -95,7 +95,7 @@ def test_a_stream_of_flow_is_the_networks_map_of_it(data: Path, views: str) -> N
         channels = max(3, stream.flow.num_channels)
         network = backbones.cut("squeezenet1_0", model, (stream.node,), num_channels=channels)
         expected = []
-        for crop in (levels, flipped)[: stream.views]:
+        for crop in (levels.copy(), flipped)[: stream.views]:
             maps = network.flow_maps(torch.from_numpy(crop))[stream.node]
             if stream.kind == "global":
                 expected.append(maps.flatten(1)[:, None])

@@ -219,7 +219,9 @@ def described(data: Path, *settings: str) -> tuple[Config, pa.Table, pa.Table, l
     weights = backbones.random_filters("squeezenet1_0", 0)
     describe = DescribeFrames(lambda: weights, config, described_streams(config), num_threads=1)
     sizes: list[int] = []
-    describe.backbone.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    describe.backbones[None].network.register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
     return config, frames, describe(frames), sizes
 
 
@@ -309,7 +311,9 @@ def test_keyframes_have_no_neighbours() -> None:
     settings = ["sampling.policy=keyframes", "describe.streams=appearance,difference"]
     assert Config().with_settings(settings).describe.windows == (FRAME, Window(num_frames=2))
     for entry in ("difference@gap=1", "rank@gap_s=0.1"):
-        with pytest.raises(ConfigError, match=r"no gap where sampling\.policy is keyframes"):
+        with pytest.raises(
+            ConfigError, match=r"no gap and no flow where sampling\.policy is keyframes"
+        ):
             Config().with_settings(["sampling.policy=keyframes", f"describe.streams={entry}"])
 
 
