@@ -36,7 +36,7 @@ format: $(VENV)/installed
 
 lock: $(VENV)/installed
 	$(BIN)/pip install --disable-pip-version-check -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra timm --extra aws --extra gcp -o requirements.lock $(UPGRADE) \
+	$(BIN)/uv pip compile pyproject.toml --extra timm --extra flow --extra aws --extra gcp -o requirements.lock $(UPGRADE) \
 		--python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-python-downloads \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' >/dev/null
 

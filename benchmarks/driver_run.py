@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from benchmarks.harness import Disagreement, Options, Row, at_most, progress
 from encoders.descriptors import Stream
+from encoders.stream_specs import Window
 from pipelines import descriptor_stages, video_stages
 from pipelines.config import Config, Decode, Picture, Sampling
 from pipelines.layout import STEPS
@@ -107,7 +108,14 @@ class _Probe(video_stages.ProbeVideos):
 class _Decode(video_stages.DecodeSegments):
     """No pictures."""
 
-    def __init__(self, sampling: Sampling, picture: Picture, decode: Decode, meter: Meter) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        picture: Picture,
+        decode: Decode,
+        meter: Meter,
+        windows: tuple[Window, ...],
+    ) -> None:
         self.meter = meter
 
     def _row(self, row: dict) -> tuple[dict, float]:
@@ -115,7 +123,7 @@ class _Decode(video_stages.DecodeSegments):
         nothing = dict.fromkeys(("stage", "error_type", "error", "decoder"))
         found = {name: row[name] for name in keys} | nothing
         times = {"frame_indices": [0, 50], "timestamps_s": [0.0, 2.0], "decode_s": 0.0}
-        pictures = {"images": b"", "num_images": NUM_FRAMES, "has_predecessor": False}
+        pictures = {"images": b"", "num_images": NUM_FRAMES, "places": [], "flows": []}
         return found | times | pictures | {"status": "ok", "num_missing": 0}, 0.0
 
 
@@ -133,7 +141,7 @@ class _Describe(descriptor_stages.DescribeFrames):
         self.size, self.streams, self.meter = len(weights()), streams, meter
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        table = batch.drop_columns(["images", "num_images", "has_predecessor"])
+        table = batch.drop_columns(["images", "num_images", "places", "flows"])
         frames = pa.array([NUM_FRAMES] * len(table), pa.int32())
         table = table.append_column("num_frames", frames)
         for name, stream in self.streams.items():

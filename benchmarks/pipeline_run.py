@@ -217,17 +217,18 @@ def _alone(paths: list[str]) -> dict[str, float]:
     streams = described_streams(config)
     network = _network()
     times = {"decode_s": 0.0, "forward_s": 0.0}
+    settings = (config.sampling, config.picture, config.decode, config.describe.windows)
     frames = 0
     for path in [paths[0], *paths]:
         began = time.process_time()
-        images = decode_segment(path, 0, 1, config.sampling, config.picture, config.decode).images
+        decoded_frames = decode_segment(path, 0, 1, *settings)
+        images = decoded_frames.images
         decoded = time.process_time()
         parts = [network.maps(part) for part in torch.from_numpy(images).split(CPU_FRAMES)]
         maps = {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
         for stream in streams.values():
-            rows = stream.describe(
-                maps[stream.node], config.describe.scaling, config.describe.spp_levels
-            )
+            places = torch.from_numpy(decoded_frames.places[stream.window])
+            rows = stream.describe(maps[stream.node], places)
             rows.half().numpy()
         if frames or path != paths[0]:
             times["forward_s"] += time.process_time() - decoded
@@ -322,7 +323,9 @@ def _read_videos(paths: list[str]) -> dict[str, float]:
             images = torch.from_numpy(np.stack(batch["frame"]))
             maps = self.network.maps(images)
             for stream in self.streams.values():
-                stream.describe(maps[stream.node], "per_position", config.describe.spp_levels)
+                length = stream.window.num_frames
+                last = torch.arange(length - 1, len(images))[:, None]
+                stream.describe(maps[stream.node], last + torch.arange(1 - length, 1))
             return {"frame_index": batch["frame_index"]}
 
     def kept(row: dict) -> bool:
@@ -355,7 +358,7 @@ class _NoNetwork:
     def __call__(self, batch: pa.Table) -> pa.Table:
         from pipelines.tables import DESCRIPTORS
 
-        table = batch.drop_columns(["images", "num_images", "has_predecessor"])
+        table = batch.drop_columns(["images", "num_images", "places", "flows"])
         table = table.append_column("num_frames", pa.array([0] * len(table), pa.int32()))
         return table.select(DESCRIPTORS.schema().names).cast(DESCRIPTORS.schema())
 

@@ -5,7 +5,11 @@
 `encoders.backbone_aliases`. Weights and preprocessing travel together in `Backbone`.
 """
 
+import functools
 import io
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -15,8 +19,11 @@ from torch import Tensor, nn
 from encoders.alexnet_fcn import AlexNetFcnFamily
 from encoders.backbone_aliases import ALIASES
 from encoders.backbone_family import Family, Layout, WeightsError, near
+from encoders.backbone_stages import stages
 from encoders.backbone_timm import Timm
 from encoders.backbone_torchvision import Torchvision
+from encoders.cross_modality import COLOURS, for_stacks, rescales_colours
+from encoders.stream_specs import INPUT, STAGES
 
 FAMILIES: dict[str, Family] = {
     "": Torchvision(),
@@ -36,7 +43,7 @@ class Backbone:
 
     Attributes:
         network: frames [f, 3, h, w], normalised, to {the family's node: output}.
-        nodes: {requested name: the family's node}.
+        nodes: {requested name: the family's node, or `input`}.
         layout: how outputs become maps.
         mean, std: the preprocessing that goes with the network's weights, for RGB in 0..1.
     """
@@ -55,19 +62,56 @@ class Backbone:
         """
         return self.differentiable_maps(frames)
 
+    @torch.inference_mode()
+    def flow_maps(self, levels: Tensor) -> dict[str, Tensor]:
+        """As `maps`, of optical flow: uint8 [f, height, width, 2L], u and v in turn, where 127.5 is no motion.
+
+        No motion is 0 at the network's input, as in TSN, and the colours' mean standard deviation is 1. A
+        single flow (L = 1) goes into a network of pictures: its third channel is 0 (VU 3.3.4).
+        """
+        std = sum(self.std) / COLOURS
+        pixels = (self._unit(levels) - 0.5) / std
+        if levels.shape[-1] == 2:
+            pixels = torch.cat([pixels, torch.zeros_like(pixels[:, :1])], dim=1)
+        return self._outputs(pixels)
+
     def differentiable_maps(self, frames: Tensor) -> dict[str, Tensor]:
         """As `maps`, and gradients flow back into the network's parameters."""
+        pixels = self._unit(frames)
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return self._outputs((pixels - mean) / std)
+
+    def _unit(self, levels: Tensor) -> Tensor:
+        """[f, c, h, w] in 0..1 of uint8 [f, h, w, c], in the weights' dtype and on their device."""
         weight = next(self.network.parameters())
-        like = {"dtype": weight.dtype, "device": weight.device}
-        pixels = frames.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        mean, std = (torch.tensor(values, **like).view(3, 1, 1) for values in (self.mean, self.std))
-        pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-        outputs = self.network(pixels)
+        return levels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+
+    def _outputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        outputs = {**self.network(pixels), INPUT: pixels}
         return {name: self.layout.as_maps(outputs[node]) for name, node in self.nodes.items()}
 
 
+def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, ...]:
+    """The nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
+
+    Raises:
+        WeightsError: no such network.
+    """
+    found = (_stages(network, crop_px) if node == STAGES else [node] for node in nodes)
+    return tuple(dict.fromkeys(itertools.chain(*found)))
+
+
+@functools.cache
+def _stages(network: str, crop_px: int) -> list[str]:
+    family, own_name = _family(network)
+    model = family.model(own_name, "meta")
+    with _refusal(network, crop_px):
+        return stages(model, family.layout(model), crop_px)
+
+
 def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
-    """{requested name: the family's node}.
+    """{requested name: the family's node}; `input` and `stages` stay.
 
     Raises:
         WeightsError: no such network or node; the message lists near names.
@@ -76,6 +120,9 @@ def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
     known = family.nodes(own_name)
     resolved = {}
     for requested in nodes:
+        if requested in (INPUT, STAGES):
+            resolved[requested] = requested
+            continue
         node = ALIASES.get((network, requested), requested)
         if not any(name == node or name.startswith(f"{node}.") for name in known):
             aliases = [alias for owner, alias in ALIASES if owner == network]
@@ -101,16 +148,40 @@ def node_shapes(
     family, own_name = _family(network)
     resolved = resolve_nodes(network, nodes)
     model = family.model(own_name, "meta")
-    cut, layout = family.cut(model, tuple(dict.fromkeys(resolved.values()))), family.layout(model)
+    part, layout = _part(family, model, resolved), family.layout(model)
+    frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
+    with _refusal(network, crop_px), torch.inference_mode():
+        outputs = {**part(frame), INPUT: frame}
+    return {name: _shape(outputs[node], layout, network, name) for name, node in resolved.items()}
+
+
+@contextmanager
+def _refusal(network: str, crop_px: int) -> Iterator[None]:
     try:
-        with torch.inference_mode():
-            outputs = cut(torch.zeros(1, 3, crop_px, crop_px, device="meta"))
+        yield
     except (AssertionError, RuntimeError) as error:
         raise WeightsError(
             f"picture.crop_px: {network} does not take {crop_px} px ({str(error)[:200]}); set the "
             "size that the network was made for"
         ) from error
-    return {name: _shape(outputs[node], layout, network, name) for name, node in resolved.items()}
+
+
+def _part(family: Family, model: nn.Module, resolved: dict[str, str]) -> nn.Module:
+    """The network up to its deepest node; where only `input` is asked for, one that gives nothing."""
+    nodes = tuple(dict.fromkeys(node for node in resolved.values() if node != INPUT))
+    return family.cut(model, nodes) if nodes else _NoNetwork()
+
+
+class _NoNetwork(nn.Module):
+    """In the place of a network of which nothing is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Says which device and precision frames are prepared for.
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        return {}
 
 
 def _shape(output: object, layout: Layout, network: str, node: str) -> tuple[int, int, int]:
@@ -185,18 +256,30 @@ def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "c
     return cut(network, load_model(network, weights), nodes, device)
 
 
-def cut(network: str, model: nn.Module, nodes: tuple[str, ...], device: str = "cpu") -> Backbone:
+def cut(
+    network: str,
+    model: nn.Module,
+    nodes: tuple[str, ...],
+    device: str = "cpu",
+    num_channels: int = COLOURS,
+) -> Backbone:
     """A loaded network cut at its deepest requested node; parameters are shared with `model`.
 
+    Args:
+        num_channels: more than the three colours for stacks of flow, whose network has a first convolution of its own
+            (`encoders.cross_modality`).
+
     Raises:
-        WeightsError: unknown nodes.
+        WeightsError: unknown nodes, or a network without a first convolution to adapt.
     """
     family, own_name = _family(network)
     resolved = resolve_nodes(network, nodes)
     mean, std = family.preprocessing(own_name)
-    part = family.cut(model, tuple(dict.fromkeys(resolved.values())))
+    if num_channels > COLOURS:
+        std = (0.5,) * COLOURS if rescales_colours(model) else std
+        model = for_stacks(model, num_channels)
     return Backbone(
-        network=part.to(device=device, memory_format=torch.channels_last),
+        network=_part(family, model, resolved).to(device=device, memory_format=torch.channels_last),
         nodes=resolved,
         layout=family.layout(model),
         mean=mean,

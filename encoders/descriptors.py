@@ -4,12 +4,14 @@ Letters: f frames, C channels, T cells of the spatial pyramid.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from encoders.differences import difference_maps
+from encoders.differences import rank_pooled, signed_parts
 from encoders.spp import LEVELS, num_cells, pyramid_pool
+from encoders.stream_specs import FRAME, INPUT, FlowWindow, StreamSpec, Window
 
 EPSILON = 1e-12
 WHOLE_MAP_SCALE = 158.0
@@ -38,11 +40,6 @@ def appearance(maps: Tensor, scaling: str, levels: tuple[int, ...] = LEVELS) -> 
     return pyramid_pool(scale(maps, scaling), levels)
 
 
-def difference(maps: Tensor, scaling: str, levels: tuple[int, ...] = LEVELS) -> Tensor:
-    """Descriptors [f - 1, T, 2C] of the differences of adjacent maps [f, C, h, w]."""
-    return pyramid_pool(scale(difference_maps(maps), scaling), levels)
-
-
 def positions(maps: Tensor, scaling: str) -> Tensor:
     """Descriptors [f, h w, C] of maps [f, C, h, w], one a position, row by row; no pyramid.
 
@@ -52,57 +49,122 @@ def positions(maps: Tensor, scaling: str) -> Tensor:
 
 
 KINDS = ("appearance", "difference", "positions", "global")
-"""What a stream holds of a node's maps. A node without spatial extent (fc7) gives "global" alone."""
+"""What a stream holds of a node's maps; the entry `rank` of describe.streams is a difference of several frames, and
+`flow` the appearance of pictures of flow. A node without spatial extent (fc7) gives "global" alone."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What is made of one node: `kind` of `KINDS`, T = `cells` descriptors a frame, C = `width`."""
+    """What is made of one node.
+
+    Attributes:
+        name: the column of DESCRIPTORS.
+        node: of the network, or `input`.
+        kind: one of `KINDS`.
+        cells: T, descriptors of one view of a frame.
+        width: C of a descriptor.
+        window: the frames that it reads for one sampled frame.
+        scaling, spp_levels: how maps become descriptors.
+        views: crops of a frame, whose descriptors stand one view after the other.
+    """
 
     name: str
     node: str
     kind: str
     cells: int
     width: int
+    window: Window = FRAME
+    scaling: str = "per_position"
+    spp_levels: tuple[int, ...] = LEVELS
+    views: int = 1
 
-    def describe(self, maps: Tensor, scaling: str, levels: tuple[int, ...]) -> Tensor:
-        """Descriptors [f, T, C] of the node's maps [f, channels, h, w]; of a difference, [f - 1, T, C].
+    @property
+    def flow(self) -> FlowWindow | None:
+        """What it reads where that is optical flow."""
+        return self.window if isinstance(self.window, FlowWindow) else None
+
+    @property
+    def num_descriptors(self) -> int:
+        """Of a frame, all views together."""
+        return self.views * self.cells
+
+    def describe(self, maps: Tensor, places: Tensor) -> Tensor:
+        """Descriptors [k, T, C] of one view.
 
         The values of a global node stay as the network gives them.
+
+        Args:
+            maps: the node's, [u, channels, h, w], of u source frames, or of u stacks of flow.
+            places: int64 [k, n], the frames among them that `window` reads for each of k sampled frames; of flow
+                the stack, n = 1.
         """
-        if self.kind == "appearance":
-            return appearance(maps, scaling, levels)
         if self.kind == "difference":
-            return difference(maps, scaling, levels)
+            signed = signed_parts(rank_pooled(maps, places))
+            return appearance(signed, self.scaling, self.spp_levels)
+        own = maps[places[:, -1]]
+        if self.kind == "appearance":
+            return appearance(own, self.scaling, self.spp_levels)
         if self.kind == "positions":
-            return positions(maps, scaling)
-        return maps.flatten(1).unsqueeze(1)
+            return positions(own, self.scaling)
+        return own.flatten(1).unsqueeze(1)
+
+
+_KIND_OF = {"rank": "difference", "flow": "appearance"}
+"""Entries of describe.streams whose streams are of a kind that bears another name."""
+
+
+def _of_vector(entries: list[tuple[str, StreamSpec]]) -> list[tuple[str, StreamSpec]]:
+    """Of a node without spatial extent: the values of the frame, once, and those of each flow."""
+    flows = [(kind, spec) for kind, spec in entries if kind == "flow"]
+    return [("global", StreamSpec()), *flows] if len(entries) > len(flows) else flows
 
 
 def streams_of(
-    shapes: dict[str, tuple[int, int, int]], kinds: tuple[str, ...], levels: tuple[int, ...]
+    shapes: dict[str, tuple[int, int, int]],
+    entries: Sequence[tuple[str, StreamSpec, Sequence[str]]],
+    scaling: str,
+    levels: tuple[int, ...],
+    views: int = 1,
 ) -> dict[str, Stream]:
-    """{name: stream} of nodes with maps of shape (C, h, w), such as features_12_appearance.
+    """{name: stream}, such as features_12_appearance, node by node.
+
+    Args:
+        shapes: {node: (C, h, w)}, their order is that of the streams.
+        entries: kind, fields and nodes of each entry of describe.streams.
+        scaling: of entries that name none.
 
     Raises:
-        ValueError: two nodes whose names differ in signs alone.
+        ValueError: two streams would have one name.
     """
-    streams = {}
+    streams: dict[str, Stream] = {}
     for node, (channels, height, width) in shapes.items():
-        of_node = ("global",) if height * width == 1 else kinds
-        cells = {"positions": height * width, "global": 1}
-        for kind in of_node:
-            name = f"{re.sub('[^0-9A-Za-z]+', '_', node)}_{kind}"
+        is_global = height * width == 1
+        of_node = [(kind, spec) for kind, spec, nodes in entries if node in nodes]
+        if is_global:
+            of_node = _of_vector(of_node)
+        for entry, spec in of_node:
+            window = spec.window
+            name = f"{re.sub('[^0-9A-Za-z]+', '_', node)}_{entry}{spec.suffix}"
+            if is_global and entry == "flow":
+                name += "_global"
             if name in streams:
                 raise ValueError(
-                    f"describe.nodes: expected names that differ in letters and digits, got "
-                    f"{streams[name].node!r} and {node!r}; give one of them in another run"
+                    f"describe.streams: expected names of streams that differ in letters and digits, got {name} of "
+                    f"{streams[name].node!r} and {node!r}; leave one of them out, or to another run"
                 )
+            kind = "global" if is_global else _KIND_OF.get(entry, entry)
+            own = channels
+            if isinstance(window, FlowWindow) and node == INPUT:
+                own = max(channels, window.num_channels)
             streams[name] = Stream(
-                name,
-                node,
-                kind,
-                cells.get(kind, num_cells(levels)),
-                channels * (2 if kind == "difference" else 1),
+                name=name,
+                node=node,
+                kind=kind,
+                cells={"positions": height * width, "global": 1}.get(kind, num_cells(levels)),
+                width=own * (2 if kind == "difference" else 1),
+                window=window,
+                scaling=spec.scaling or scaling,
+                spp_levels=levels,
+                views=views,
             )
     return streams

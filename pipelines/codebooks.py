@@ -243,7 +243,7 @@ def _read_share(
 ) -> tuple[torch.Tensor, list[str]]:
     """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
 
-    The frames are a float16 file that is mapped into memory: a sample may be larger than it. The file has
+    A view of a frame counts as a frame. The frames are a float16 file that is mapped into memory: a sample may be larger than it. The file has
     no name any more when this returns, and goes with the worker.
     """
     keys = store.read_table(sample, ["video_id", "frame"])
@@ -255,9 +255,9 @@ def _read_share(
     ]
     place = np.full(len(videos), -1)
     place[order] = np.arange(len(order))
-    shape = (len(order), stream.cells, stream.width)
+    shape = (len(order), stream.num_descriptors, stream.width)
     if not len(order):
-        return torch.zeros(shape, dtype=torch.float16), []
+        return torch.zeros(0, stream.cells, stream.width, dtype=torch.float16), []
     with tempfile.TemporaryFile() as file:
         frames = np.memmap(file, np.float16, "w+", shape=shape)
     first = 0
@@ -268,7 +268,8 @@ def _read_share(
             if place[first] >= 0:
                 frames[place[first]] = descriptors_from_arrow(row)
             first += 1
-    return torch.from_numpy(frames), videos[order].tolist()
+    views = torch.from_numpy(frames).view(-1, stream.cells, stream.width)
+    return views, np.repeat(videos[order], stream.views).tolist()
 
 
 def fit_sample(

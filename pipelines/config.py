@@ -24,6 +24,7 @@ from encoders.settings import (
     VladSettings,
     require,
 )
+from encoders.stream_specs import FRAME, LEAST_FLOW_PX, SPECS, FlowWindow, StreamSpec, Window
 
 
 class ConfigError(ValueError):
@@ -110,10 +111,20 @@ class Sampling:
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """What a decoded frame becomes: resize_px x resize_px (aspect ratio not kept, as VU 5.4.1), then the
-    centre crop_px x crop_px."""
+    centre crop_px x crop_px.
+
+    views: the crops of a frame that are described: the centre; it and its mirror image; or ten, the centre and
+        the four corners, each with its mirror image (DQ Table 4, VU 5.4.2).
+    """
 
     resize_px: int = 256
     crop_px: int = 224
+    views: Literal["centre", "mirror", "ten"] = "centre"
+
+    @property
+    def decoded_px(self) -> int:
+        """A side of what is kept of a decoded frame: its centre, of which all views are cut."""
+        return self.resize_px if self.views == "ten" else self.crop_px
 
     def __post_init__(self) -> None:
         require(self.crop_px >= 1, "picture.crop_px", "at least 1", self.crop_px)
@@ -147,9 +158,12 @@ class Decode:
 class Describe:
     """The network and how its maps become descriptors.
 
-    streams: what is kept of each node's maps (encoders.descriptors.KINDS): pyramids of the maps and of their
-        differences, or every position, which `concat` and DQ's AVE read. A node without spatial extent, such as
-        fc7, gives one stream "global" instead, which `ga` reads.
+    nodes: names of the network and of the papers; `input` is the normalised picture itself, `stages` the last
+        node before each loss of resolution (VU 5.3.2).
+    streams: what is kept of each node's maps (docs/streams.md): pyramids of the maps, of their differences and of
+        rank pooling, or every position, which `concat` and DQ's AVE read. kind, or kind@field=value:field=value
+        with the fields of `encoders.stream_specs.SPECS`, lists with /. A node without spatial extent, such as fc7,
+        gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
     batch_frames: frames of one forward pass; 0 means: few on a CPU, on a GPU what its memory holds.
     batch_segments: segments an actor with a GPU takes at a time, so that frames of several videos fill a forward pass.
@@ -160,16 +174,47 @@ class Describe:
     backbone: str = "vgg19"
     nodes: tuple[str, ...] = ("pool5",)
     weights: str = "IMAGENET1K_V1"
-    streams: tuple[Literal["appearance", "difference", "positions"], ...] = (
-        "appearance",
-        "difference",
-    )
+    streams: tuple[str, ...] = ("appearance", "difference")
     scaling: Literal["per_position", "whole_map"] = "per_position"
     spp_levels: tuple[int, ...] = (6, 3, 2, 1)
     batch_frames: int = 0
     batch_segments: int = 8
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
+
+    @property
+    def specs(self) -> tuple[tuple[str, StreamSpec], ...]:
+        """Kind and fields of each entry of `streams`."""
+        return tuple(self._spec(entry) for entry in self.streams)
+
+    @property
+    def used_nodes(self) -> tuple[str, ...]:
+        """The nodes of all streams, as named."""
+        nodes = (node for _, spec in self.specs for node in spec.nodes or self.nodes)
+        return tuple(dict.fromkeys(nodes))
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """What frames are decoded for: the sampled ones, and those that the streams read beside them."""
+        return tuple(dict.fromkeys((FRAME, *(spec.window for _, spec in self.specs))))
+
+    def _spec(self, entry: str) -> tuple[str, StreamSpec]:
+        kind, _, text = entry.partition("@")
+        where = f"describe.streams={entry}"
+        if kind not in SPECS:
+            raise ConfigError(f"--set {where}: expected one of {list(SPECS)}, got {kind!r}")
+        changes = {}
+        for part in text.split(":") if text else []:
+            name, equals, value = part.partition("=")
+            if not equals or name in changes:
+                raise ConfigError(
+                    f"--set {where}: expected kind@field=value:field=value, each field once"
+                )
+            changes[name] = _value(SPECS[kind], name, value.replace("/", ","), where)
+        try:
+            return kind, dataclasses.replace(SPECS[kind], **changes)
+        except ValueError as error:
+            raise ConfigError(f"--set {where}: {error}") from error
 
     def __post_init__(self) -> None:
         for name in ("nodes", "streams", "spp_levels"):
@@ -189,6 +234,8 @@ class Describe:
         for name, least in (("batch_frames", 0), ("batch_segments", 1)):
             value = getattr(self, name)
             require(value >= least, f"describe.{name}", f"at least {least}", value)
+        for entry in self.streams:
+            self._spec(entry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,6 +522,20 @@ class Config:
     def __post_init__(self) -> None:
         for name in self.encode.encoders:
             self.variant(name)
+        flows = [w for w in self.describe.windows if isinstance(w, FlowWindow)]
+        require(
+            not flows or self.picture.resize_px >= LEAST_FLOW_PX,
+            "picture.resize_px",
+            f"at least {LEAST_FLOW_PX} px where describe.streams has flow",
+            self.picture.resize_px,
+        )
+        apart = [w for w in self.describe.windows if not w.is_sampled]
+        require(
+            not apart or self.sampling.policy != "keyframes",
+            "describe.streams",
+            "no gap and no flow where sampling.policy is keyframes, which decodes nothing but key frames",
+            self.describe.streams,
+        )
 
     def variant(self, name: str) -> Variant:
         """What a name of encode.encoders means: an encoder with settings of its own.
@@ -538,6 +599,8 @@ class Config:
             record = records.get(section, getattr(self, section))
             try:
                 records[section] = dataclasses.replace(record, **values)
+            except ConfigError:
+                raise
             except ValueError as error:
                 ours = [s for s in settings if s.partition(".")[0].strip() == section]
                 raise ConfigError(f"--set {' --set '.join(ours)}: {error}") from error

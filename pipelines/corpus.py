@@ -162,7 +162,8 @@ def describe(job: Job) -> tuple[Account, Spent]:
     if not pools.together:
         watched = {stages: pools.decode, ("describe",): pools.describe}
     line = ProgressLine("describe", rows.num_rows, _growth(job, watched))
-    decoding = (config.sampling, config.picture, _decode(job), line.meter)
+    windows = config.describe.windows
+    decoding = (config.sampling, config.picture, _decode(job), line.meter, windows)
     weights = SharedFile.of(job.store, job.weights.file)
     network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(

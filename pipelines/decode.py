@@ -14,7 +14,8 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from pipelines import watch
+from encoders.stream_specs import FRAME, FlowWindow, Window
+from pipelines import flow, watch
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode_decord import DecordVideo
 from pipelines.decode_pyav import PyAvVideo
@@ -29,21 +30,28 @@ class SegmentFrames:
     """The frames of one segment.
 
     Attributes:
-        images: uint8 [has_predecessor + m, crop_px, crop_px, 3], RGB, contiguous.
-        has_predecessor: images[0] is the sampled frame before the segment's first one, decoded for
-            the difference between the two, which belongs to this segment. False in the first
-            segment, in an empty one, and where that frame is lost (the segment before reports it).
-        frame_indices: int64 [m], places among the frames of the video in order of display.
+        images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the windows read,
+            each once, in order of time; beside the segment's own sampled frames those before its first one
+            and their neighbours in the source, so that nothing depends on where a video was cut.
+        image_indices: int64 [u], places among the frames of the video in order of display.
+        frame_indices: int64 [m], those of the segment's own sampled frames.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
-        num_missing: wanted frames that are not in `images`.
+        places: {window: int64 [k, num_frames]}, places in `images` of what it reads for each of the last k of
+            the m frames; k < m where a window of sampled frames would begin before the video's first one
+            or with a lost one, k = 0 where the video is too short. Of optical flow [k, 1], places in its `flows`.
+        flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of `pipelines.flow`. The
+            pictures that it was computed on are not in `images`.
+        num_missing: wanted frames that are not among the m: they or what is read beside them do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
     """
 
     images: np.ndarray
-    has_predecessor: bool
+    image_indices: np.ndarray
     frame_indices: np.ndarray
     timestamps_s: np.ndarray
+    places: dict[Window, np.ndarray]
+    flows: dict[FlowWindow, np.ndarray]
     num_missing: int
     error_type: ErrorType | None
     error: str | None
@@ -68,7 +76,7 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """{ordinal: uint8 [crop_px, crop_px, 3]} of the frames that decode; why others do not."""
+        """{ordinal: uint8 [decoded_px, decoded_px, 3]}, by the picture that it was opened for, of the frames that decode; why others do not."""
 
     def close(self) -> None:
         """Closes the file."""
@@ -84,8 +92,9 @@ def decode_segment(
     sampling: Sampling,
     picture: Picture,
     decode: Decode,
+    windows: tuple[Window, ...] = (FRAME,),
 ) -> SegmentFrames:
-    """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`.
+    """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with what `windows` read.
 
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
@@ -96,8 +105,12 @@ def decode_segment(
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
             ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
-            return plan_segment(ordinals, segment, num_segments).ordinals
+            return plan_segment(ordinals, segment, num_segments, timestamps_s, windows).ordinals
 
+        size_px = picture.decoded_px
+        if any(isinstance(window, FlowWindow) for window in windows):
+            # Motion across the border of the crop is seen in the whole picture alone.
+            picture = replace(picture, crop_px=picture.resize_px)
         video: Video = _DECODERS[decode.decoder](source, uri, picture, decode, choose)
         with closing(video):
             if len(video.timestamps_s) == 0:
@@ -105,9 +118,9 @@ def decode_segment(
             ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
             if len(ordinals) == 0:
                 raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
-            plan = plan_segment(ordinals, segment, num_segments)
+            plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
             images, reason = video.pictures(plan.ordinals)
-    found = _segment_frames(uri, video, plan, images, reason, picture.crop_px)
+    found = _segment_frames(uri, video, plan, windows, images, reason, size_px)
     return replace(found, read_s=read_s)
 
 
@@ -126,13 +139,18 @@ def _segment_frames(
     uri: str,
     video: Video,
     plan: SegmentPlan,
+    windows: tuple[Window, ...],
     images: dict[int, np.ndarray],
     reason: str,
-    crop_px: int,
+    size_px: int,
 ) -> SegmentFrames:
-    own = [ordinal for ordinal in plan.wanted.tolist() if ordinal in images]
+    complete = np.isin(plan.wanted, list(images))
+    for frames in plan.partners.values():
+        # All streams have the same frames: one whose neighbours are lost is missing from every stream.
+        complete[: len(frames)] &= np.isin(frames, list(images)).all(1)
+    own = plan.wanted[complete]
     num_lost = len(plan.wanted) - len(own)
-    if num_lost and not own:
+    if num_lost and not len(own):
         raise VideoError("damaged", f"{uri}: none of {num_lost} wanted frames decodes: {reason}")
     errors: list[tuple[ErrorType, str]] = []
     if num_lost:
@@ -142,21 +160,46 @@ def _segment_frames(
     if plan.num_unplanned:
         text = f"{plan.num_unplanned} frames lie beyond the end that the header promised"
         errors.append(("longer_than_planned", text))
-    shown = ([plan.predecessor] if plan.predecessor in images else []) + own
-    stacked = np.empty((len(shown), crop_px, crop_px, 3), np.uint8)
-    for place, ordinal in enumerate(shown):
-        stacked[place] = images[ordinal]
+    before = plan.before[np.isin(plan.before, list(images))]
+    read = {
+        window: frames[complete] if len(frames) else frames
+        for window, frames in plan.partners.items()
+    }
+    for window in windows:
+        if window.is_sampled:
+            read[window] = _sampled(window, plan, before, own)
+    moving = {w: read.pop(w) for w in windows if isinstance(w, FlowWindow)}
+    shown = np.unique(np.concatenate([before, own, *(frames.ravel() for frames in read.values())]))
+    stacked = np.empty((len(shown), size_px, size_px, 3), np.uint8)
+    for place, ordinal in enumerate(shown.tolist()):
+        stacked[place] = flow.centre(images[ordinal], size_px)
+    places = {window: np.searchsorted(shown, frames) for window, frames in read.items()}
+    places |= {window: np.arange(len(frames))[:, None] for window, frames in moving.items()}
     return SegmentFrames(
         images=stacked,
-        has_predecessor=len(shown) > len(own),
-        frame_indices=np.array(own, np.int64),
+        image_indices=shown,
+        frame_indices=own,
         timestamps_s=video.timestamps_s[own],
+        places=places,
+        flows={w: flow.stacks(images, frames, w, size_px) for w, frames in moving.items()},
         num_missing=num_lost + plan.num_unplanned,
         error_type=errors[0][0] if errors else None,
         error=f"{uri}: " + "; ".join(text for _, text in errors) if errors else None,
         decoder=video.name,
-        decoder_version=video.version,
+        decoder_version=f"{video.version}, OpenCV {flow.opencv_version()}"
+        if moving
+        else video.version,
     )
+
+
+def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for the last k of `own`."""
+    reach = window.num_frames - 1
+    near = before[np.isin(before, plan.before[-reach:])] if reach else before[:0]
+    frames = np.concatenate([near, own])
+    if len(frames) <= reach:
+        return np.empty((0, window.num_frames), np.int64)
+    return np.lib.stride_tricks.sliding_window_view(frames, window.num_frames)
 
 
 @contextmanager

@@ -58,8 +58,8 @@ class DecordVideo:
         decord.logging.set_level(decord.logging.QUIET)
         self.version = decord.__version__
         self._errors = (decord.DECORDError, decord._ffi.base.DECORDLimitReachedError)
-        self._crop_px = picture.crop_px
-        self._margin = (picture.resize_px - picture.crop_px) // 2
+        self._crop_px = picture.decoded_px
+        self._margin = (picture.resize_px - picture.decoded_px) // 2
         size = picture.resize_px
         try:
             self._reader = decord.VideoReader(

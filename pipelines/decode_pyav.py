@@ -245,7 +245,7 @@ class PyAvVideo:
         return [ordinal for ordinal in images if last[ordinal] > last[damaged]]
 
     def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
-        size, crop = self._picture.resize_px, self._picture.crop_px
+        size, crop = self._picture.resize_px, self._picture.decoded_px
         # In planes: at full chroma resolution the scaler writes these more than twice as fast.
         scaled = scaler.reformat(frame, size, size, "gbrp", interpolation=int(_SCALING), threads=1)
         margin = (size - crop) // 2

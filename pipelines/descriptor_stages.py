@@ -5,15 +5,20 @@ that loads the network, and with it torchvision, whose import takes as long as t
 """
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from encoders import backbones
+from encoders.cross_modality import COLOURS, for_stacks
 from encoders.descriptors import Stream, streams_of
+from encoders.stream_specs import VIEWS, FlowWindow, Window
+from encoders.views import mirrored_flow, mirrored_picture, views_of
 from pipelines import logs
 from pipelines.config import Config, ConfigError
 from pipelines.device import device
@@ -29,16 +34,38 @@ def described_streams(config: Config) -> dict[str, Stream]:
     Raises:
         ConfigError: the network has no such node, or does not take such pictures.
     """
-    describe = config.describe
+    describe, size = config.describe, config.picture.crop_px
     try:
-        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
-        return streams_of(shapes, describe.streams, describe.spp_levels)
+        named = functools.partial(backbones.expanded, describe.backbone, crop_px=size)
+        shapes = backbones.node_shapes(describe.backbone, named(describe.used_nodes), size)
+        entries = [
+            (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
+        ]
+        for window in describe.windows:
+            if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
+                for_stacks(backbones.bare(describe.backbone), window.num_channels)
+        levels, views = describe.spp_levels, VIEWS[config.picture.views]
+        return streams_of(shapes, entries, describe.scaling, levels, views)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
             f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
         ) from error
+
+
+def nodes_of(streams: dict[str, Stream]) -> dict[FlowWindow | None, tuple[str, ...]]:
+    """What the network is run on, None being pictures, and the nodes that it must give of each."""
+    inputs = dict.fromkeys(stream.flow for stream in streams.values())
+    return {
+        flow: tuple(dict.fromkeys(s.node for s in streams.values() if s.flow == flow))
+        for flow in inputs
+    }
+
+
+def channels_of(flow: FlowWindow | None) -> int:
+    """Input channels of the network; it is that of pictures where a flow is single."""
+    return max(COLOURS, flow.num_channels if flow else COLOURS)
 
 
 CPU_FRAMES = 4
@@ -56,10 +83,11 @@ def precision(name: str, on: str) -> torch.dtype:
 
 
 class DescribeFrames:
-    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams.
+    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams of the pictures,
+    and one those of each kind of optical flow.
 
     Args:
-        weights: gives the network's, as `backbones.build` takes them.
+        weights: gives the network's, as `backbones.load_model` takes them.
     """
 
     def __init__(
@@ -71,23 +99,33 @@ class DescribeFrames:
         meter: Meter = SILENT,
     ) -> None:
         logs.configure()
-        self.settings, self.crop_px = config.describe, config.picture.crop_px
+        self.settings, self.picture = config.describe, config.picture
         self.streams, self.meter = streams, meter
         meter.joined("describe")
         self.device = device(meter, config.cluster.allow_missing_gpu)
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
-        self.use(
-            backbones.build(self.settings.backbone, self.settings.nodes, weights(), self.device)
-        )
+        name = self.settings.backbone
+        model = backbones.load_model(name, weights())
+        self.use(lambda nodes, channels: backbones.cut(name, model, nodes, self.device, channels))
 
-    def use(self, backbone: backbones.Backbone) -> None:
-        """Makes this the network, as the settings want it."""
+    def use(self, cut: Callable[[tuple[str, ...], int], backbones.Backbone]) -> None:
+        """Makes these the networks, as the settings want them.
+
+        Args:
+            cut: gives the network that ends with some nodes and takes so many channels.
+        """
+        found = nodes_of(self.streams)
+        self.backbones = {
+            flow: self._ready(cut(nodes, channels_of(flow))) for flow, nodes in found.items()
+        }
+        self.batch_frames = self.settings.batch_frames or min(map(self._fitting_frames, found))
+
+    def _ready(self, backbone: backbones.Backbone) -> backbones.Backbone:
         network = backbone.network.to(precision(self.settings.precision, self.device))
         if self.settings.compile:
             network = torch.compile(network)
-        self.backbone = dataclasses.replace(backbone, network=network)
-        self.batch_frames = self.settings.batch_frames or self._fitting_frames()
+        return dataclasses.replace(backbone, network=network)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self.meter("describe"):
@@ -102,61 +140,85 @@ class DescribeFrames:
             return self._described(batch)
 
     def _described(self, batch: pa.Table) -> pa.Table:
-        counts = batch["num_images"].to_pylist()
-        images = np.concatenate([self._images(value) for value in batch["images"]])
         failed = [status == "failed" for status in batch["status"].to_pylist()]
-        maps = {} if all(failed) else self._maps(torch.from_numpy(images))
-        starts = np.cumsum([0, *counts])
-        columns: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
-        halo = batch["has_predecessor"].to_pylist()
-        for place, (start, count) in enumerate(zip(starts, counts, strict=False)):
-            for name, stream in self.streams.items():
-                own = None if failed[place] else maps[stream.node][start : start + count]
-                columns[name].append(self._describe(own, stream, halo[place]))
-        table = batch.drop_columns(["images", "num_images", "has_predecessor"])
-        frames = [count - has for count, has in zip(counts, halo, strict=True)]
-        table = table.append_column("num_frames", pa.array(frames, pa.int32()))
-        for name, rows in columns.items():
-            table = table.append_column(name, descriptors_to_arrow(rows, self.streams[name].width))
+        inputs = {flow: self._inputs(batch, flow) for flow in self.backbones}
+        starts = {flow: np.cumsum([0, *map(len, parts)]) for flow, parts in inputs.items()}
+        views = {flow: self._views(np.concatenate(parts), flow) for flow, parts in inputs.items()}
+        read = [self._places(row) for row in batch["places"].to_pylist()]
+        found: dict[str, list[list[np.ndarray]]] = {
+            name: [[] for _ in failed] for name in self.streams
+        }
+        # One view after the other: the maps of one alone are held, and a difference is within it.
+        for _ in range(0 if all(failed) else VIEWS[self.picture.views]):
+            maps = {flow: self._maps(next(view), flow) for flow, view in views.items()}
+            for row in (row for row, is_failed in enumerate(failed) if not is_failed):
+                for name, stream in self.streams.items():
+                    start, stop = starts[stream.flow][row : row + 2]
+                    own = maps[stream.flow][stream.node][start:stop]
+                    rows = stream.describe(own, read[row][stream.window].to(own.device))
+                    found[name][row].append(rows.half().cpu().numpy())
+        table = batch.drop_columns(["images", "num_images", "places", "flows"])
+        frames = pc.list_value_length(batch["frame_indices"])
+        table = table.append_column("num_frames", frames.cast(pa.int32()))
+        for name, rows in found.items():
+            width = self.streams[name].width
+            columns = [np.stack(views, 1).reshape(-1, width) if views else None for views in rows]
+            table = table.append_column(name, descriptors_to_arrow(columns, width))
         kinds = {name: descriptor_type(stream.width) for name, stream in self.streams.items()}
         schema = DESCRIPTORS.schema(**kinds)
         return table.select(schema.names).cast(schema)
 
-    def _images(self, value: pa.LargeBinaryScalar) -> np.ndarray:
-        buffer = value.as_buffer()
-        return np.frombuffer(buffer, np.uint8).reshape(-1, self.crop_px, self.crop_px, 3)
+    def _places(self, flat: list[list[int]]) -> dict[Window, torch.Tensor]:
+        """What each window reads for the segment's frames, places among its images [k, num_frames]."""
+        return {
+            window: torch.tensor(places, dtype=torch.int64).view(-1, window.num_read)
+            for window, places in zip(self.settings.windows, flat, strict=False)
+        }
 
-    def _maps(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        parts = [self._forward(part) for part in images.split(self.batch_frames)]
+    def _inputs(self, batch: pa.Table, flow: FlowWindow | None) -> list[np.ndarray]:
+        """uint8 [u, side, side, c] of each segment: its pictures, or its stacks of flow."""
+        side, channels = self.picture.decoded_px, flow.num_channels if flow else COLOURS
+        values = batch["images"]
+        if flow:
+            place = [w for w in self.settings.windows if isinstance(w, FlowWindow)].index(flow)
+            failed = pa.scalar(b"", pa.large_binary())
+            values = [row[place] if len(row) else failed for row in batch["flows"]]
+        buffers = (np.frombuffer(value.as_buffer(), np.uint8) for value in values)
+        return [buffer.reshape(-1, side, side, channels) for buffer in buffers]
+
+    def _views(self, images: np.ndarray, flow: FlowWindow | None) -> Iterator[torch.Tensor]:
+        mirrored = mirrored_flow if flow else mirrored_picture
+        kind, crop_px = self.picture.views, self.picture.crop_px
+        return views_of(torch.from_numpy(images), kind, crop_px, mirrored)
+
+    def _maps(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
+        parts = [self._forward(part, flow) for part in images.split(self.batch_frames)]
         return {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
 
-    def _forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _forward(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
         count = len(images)
-        if self.settings.compile and count < self.batch_frames:
-            # Another size would be compiled anew.
-            rest = images.new_zeros(self.batch_frames - count, *images.shape[1:])
+        # Another size would be compiled anew; and not every network takes no frame at all.
+        least = self.batch_frames if self.settings.compile else 1
+        if count < least:
+            rest = images.new_zeros(least - count, *images.shape[1:])
             images = torch.cat([images, rest])
-        return {node: maps[:count] for node, maps in self.backbone.maps(images).items()}
+        return {node: maps[:count] for node, maps in self._run(images, flow).items()}
 
-    def _fitting_frames(self) -> int:
+    def _run(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
+        backbone = self.backbones[flow]
+        return backbone.flow_maps(images) if flow else backbone.maps(images)
+
+    def _fitting_frames(self, flow: FlowWindow | None) -> int:
         """Frames of a forward pass that take half of the GPU's free memory, at most MOST_FRAMES."""
         if self.device == "cpu":
             return CPU_FRAMES
-        trial = torch.zeros(8, self.crop_px, self.crop_px, 3, dtype=torch.uint8)
-        self.backbone.maps(trial)
+        size = self.picture.crop_px
+        channels = flow.num_channels if flow else COLOURS
+        trial = torch.zeros(8, size, size, channels, dtype=torch.uint8)
+        self._run(trial, flow)
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        self.backbone.maps(trial)
+        self._run(trial, flow)
         frame_bytes = (torch.cuda.max_memory_allocated() - held) / len(trial)
         free_bytes, _ = torch.cuda.mem_get_info()
         return max(1, min(MOST_FRAMES, int(free_bytes / 2 / frame_bytes)))
-
-    def _describe(
-        self, maps: torch.Tensor | None, stream: Stream, has_predecessor: bool
-    ) -> np.ndarray | None:
-        if maps is None:
-            return None
-        if stream.kind != "difference":
-            maps = maps[int(has_predecessor) :]
-        rows = stream.describe(maps, self.settings.scaling, self.settings.spp_levels)
-        return rows.flatten(0, 1).half().cpu().numpy()

@@ -7,7 +7,6 @@ attention), and the list of files. SCORES are not kept, see `pipelines.doctor_re
 
 import hashlib
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -163,19 +162,18 @@ class Run:
         return self.tables.get("videos", "").rpartition("/")[2]
 
     @cached_property
-    def streams(self) -> list[str]:
-        """Columns of DESCRIPTORS that the configuration asks for, in its order, and those that it may mean."""
-        kinds = (*self.setting("describe", "streams", ()), "global")
-        nodes = [re.sub("[^0-9A-Za-z]+", "_", n) for n in self.setting("describe", "nodes", ())]
-        return [f"{node}_{kind}" for node in nodes for kind in kinds]
+    def streams(self) -> dict[str, dict]:
+        """Columns of DESCRIPTORS, in order, as fields of `encoders.descriptors.Stream`; none where run.json is of
+        other code and has none."""
+        return self.record.get("streams", {})
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """(encoder, stream) of all results, in the order of `pipelines.layout.Job.pairs`."""
         named = [key.partition("/")[2].rpartition("-") for key in self.tables if _is(key, "scores")]
         known = {(encoder, stream) for encoder, _, stream in named}
-        streams, encoders = self.streams, list(self.setting("encode", "encoders", ()))
-        rank = {name: place for place, name in enumerate(streams)}
+        encoders = list(self.setting("encode", "encoders", ()))
+        rank = {name: place for place, name in enumerate(self.streams)}
         order = {name: place for place, name in enumerate(encoders)}
         last = len(known) + len(rank) + len(order)
         return sorted(known, key=lambda p: (rank.get(p[1], last), order.get(p[0], last), p))

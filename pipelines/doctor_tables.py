@@ -192,22 +192,23 @@ def consistent_segments(run: Run) -> Iterator[Problem]:
 
 
 def cells(run: Run, stream: str) -> int | None:
-    """T, the descriptors of a frame; None where the configuration does not say it."""
-    kind = stream.rpartition("_")[2]
-    levels = run.setting("describe", "spp_levels", ())
-    if kind == "global":
-        return 1
-    return sum(side * side for side in levels) or None if kind != "positions" else None
+    """T, the descriptors of one view of a frame; None where run.json does not say it."""
+    return run.streams.get(stream, {}).get("cells")
 
 
 def _fits(run: Run, stream: str, length: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Where a number of descriptors can be that of so many frames."""
-    size = cells(run, stream)
-    if size is None:
+    facts = run.streams.get(stream)
+    if facts is None:
         return length % np.maximum(frames, 1) == 0
-    first = np.maximum(frames - 1, 0) if stream.endswith("_difference") else frames
-    # A segment that follows another has a difference for its first frame too.
-    return (length == size * frames) | (length == size * first)
+    size, window = facts["cells"] * facts["views"], facts["window"]
+    if window["gap"] or window["gap_s"]:
+        # A video that is too short for the window has none.
+        return (length == size * frames) | (length == 0)
+    # The first frames of a video are in no window of sampled frames; a segment that follows another has one for each.
+    lacking = frames - length // size
+    most = np.minimum(window["num_frames"] - 1, frames)
+    return (length % size == 0) & (lacking >= 0) & (lacking <= most)
 
 
 def failures(run: Run) -> Iterator[Problem]:
@@ -307,7 +308,8 @@ def attention_counts(run: Run) -> Iterator[Problem]:
         return
     for folder in run.folders("attention"):
         encodings = run.folder(folder.key.replace("attention/", "encodings/", 1))
-        size = cells(run, _stream_of(folder))
+        facts = run.streams.get(_stream_of(folder))
+        size = facts and facts["cells"] * facts["views"]
         if not (
             folder.is_whole and encodings and encodings.is_whole and encodings.columns and size
         ):
@@ -411,18 +413,13 @@ def _stream_widths(run: Run, rows: Folder) -> Iterator[Problem]:
     if not rows.usable:
         return
     found = dict(_vectors(rows.usable[0].schema, len(rows.table.columns)))
-    for name, width in found.items():
-        node, _, kind = name.rpartition("_")
-        other = found.get(f"{node}_appearance", found.get(f"{node}_positions"))
-        if other and width != other * (2 if kind == "difference" else 1):
-            text = f"{name} is {width} wide, beside {other} of the same node"
+    for name, facts in run.streams.items():
+        if found.get(name, facts["width"]) != facts["width"]:
+            text = f"{name} is {found[name]} wide, expected {facts['width']}"
             yield Problem(rows.name, text)
-    wanted = run.setting("describe", "streams", ())
-    for kind in wanted:
-        nodes = {name.rpartition("_")[0] for name in found if not name.endswith("_global")}
-        lacking = [f"{node}_{kind}" for node in sorted(nodes) if f"{node}_{kind}" not in found]
-        if lacking:
-            yield Problem(rows.name, "streams of the configuration are missing", 1, tuple(lacking))
+    lacking = [name for name in run.streams if name not in found]
+    if lacking:
+        yield Problem(rows.name, "streams of the configuration are missing", 1, tuple(lacking))
 
 
 def _vectors(schema: pa.Schema, declared: int) -> tuple[tuple[str, int], ...]:

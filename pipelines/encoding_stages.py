@@ -73,7 +73,7 @@ class SampleFrames:
             rows += [{"video_id": place["video_id"], "frame": indices[k]} for k in drawn]
             for name, stream in self.streams.items():
                 frames = stored_frames(row, stream)
-                # A difference belongs to the later of its two frames: the first frame may have none.
+                # A stream has the last frames of a segment: the first of a video may lie in no window of it.
                 late = len(indices) - len(frames)
                 kept[name] += [frames[k - late] if k >= late else None for k in drawn]
         table = pa.Table.from_pylist(rows, schema=SAMPLES.schema())
@@ -238,9 +238,12 @@ class StreamEncoders:
                 [a + b for a, b in zip(known, states, strict=True)] if known else states
             )
         for name in self.attentive:
-            cells = self.encoders[name].attention(frames).float().cpu().numpy()
+            # Of the first view, the centre: that is the picture that a reader sees, and views overlap.
+            centre = frames[:, : self.stream.cells]
+            cells = self.encoders[name].attention(centre).float().cpu().numpy()
             video.attention.setdefault(name, []).append(cells.reshape(-1))
         if self.attentive and len(frames):
+            # A stream has the last frames of a segment: the first of a video may lie in no window of it.
             video.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
             video.timestamps_s += times_s.tolist()
         video.num_frames += len(frames)
@@ -248,7 +251,7 @@ class StreamEncoders:
     def columns(self, videos: list[VideoSums], dtype: str) -> dict[str, pa.Array]:
         """What `EncodeVideos` returns of this stream."""
         name = self.stream.name
-        lengths = [video.num_frames * self.stream.cells for video in videos]
+        lengths = [video.num_frames * self.stream.num_descriptors for video in videos]
         columns = {f"{name}/num_descriptors": pa.array(lengths, pa.int64())}
         for column, encoder in self.encoders.items():
             vectors = torch.stack(
@@ -279,11 +282,12 @@ def _times_s(segment: pa.Table, num_frames: int) -> np.ndarray:
 
 
 def stored_frames(segment: pa.Table, stream: Stream) -> np.ndarray:
-    """[f, T, C] of one row of DESCRIPTORS, in half precision as stored; f = 0 where the stream is null."""
+    """[f, V T, C] of one row of DESCRIPTORS, V views one after the other, in half precision as stored; f = 0 where
+    the stream is null."""
     descriptors = descriptors_from_arrow(segment[stream.name][0])
     if descriptors is None:
         descriptors = np.zeros((0, stream.width), np.float16)
-    return descriptors.reshape(-1, stream.cells, stream.width)
+    return descriptors.reshape(-1, stream.num_descriptors, stream.width)
 
 
 class SegmentReader:

@@ -6,6 +6,7 @@
 The main job then uses the new weights as it would any others.
 """
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
+from encoders.stream_specs import INPUT, STAGES
 from pipelines import cluster, codebooks, corpus, finetune_worker, sink, video_stages
 from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
@@ -101,10 +103,15 @@ def check(config: Config) -> None:
             "fv_vae.position_weight, fv_vae.per_level: expected 0 and false, because one network is trained on the "
             f"descriptors as they are, got {config.fv_vae.position_weight:g} and {config.fv_vae.per_level}"
         )
-    if len(config.describe.nodes) != 1 or "appearance" not in config.describe.streams:
+    nodes = config.describe.used_nodes
+    if (
+        len(nodes) != 1
+        or nodes[0] in (INPUT, STAGES)
+        or "appearance" not in config.describe.streams
+    ):
         raise ConfigError(
-            f"describe.nodes = {','.join(config.describe.nodes)} and describe.streams = "
-            f"{','.join(config.describe.streams)}: expected one node, and appearance among the streams; "
+            f"describe.nodes = {','.join(nodes)} and describe.streams = "
+            f"{','.join(config.describe.streams)}: expected one node of the network, and appearance among the streams; "
             "one FV-VAE is trained, on the descriptors of one node"
         )
 
@@ -123,7 +130,7 @@ def plan(job: Job) -> Plan:
             "need a network of its own, and with it descriptors of its own: set split.kind=given or "
             "split.kind=random, and give --labels"
         )
-    streams = [stream for stream in job.described.values() if stream.kind == "appearance"]
+    streams = [s for s in job.described.values() if s.name.endswith("_appearance")]
     if not streams:
         raise ConfigError(
             f"describe.nodes: expected a node with maps, got {','.join(job.config.describe.nodes)}, which "
@@ -177,9 +184,7 @@ class KeepFrames:
 
     def _row(self, row: dict) -> dict:
         indices = row["frame_indices"]
-        # A segment's first picture may be the frame before it, for differences.
         pictures = np.frombuffer(row["images"], np.uint8).reshape(-1, self.crop_px**2 * 3)
-        pictures = pictures[int(row["has_predecessor"]) :]
         drawn = sorted(range(len(indices)), key=lambda place: self._draw(row, indices[place]))
         kept = sorted(drawn[: self.most])
         return {
@@ -205,7 +210,8 @@ def _decode(todo: Plan) -> None:
     pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
     growth = Growth({("read", "decode"): pool}, config.cluster.grow_warning_s)
     line = ProgressLine("frames", rows.num_rows, growth)
-    decoding = (config.sampling, config.picture, config.decode, line.meter)
+    centre = dataclasses.replace(config.picture, views="centre")
+    decoding = (config.sampling, centre, config.decode, line.meter)
     keeping = (config.picture.crop_px, most, config.run.seed)
     data = corpus.dataset(rows, 4).map_batches(
         corpus.Chain,

@@ -379,7 +379,7 @@ class Job:
             "video_fisher.recipe": config.recipe,
             "video_fisher.config": digest(config),
             "video_fisher.weights": self.weights.identity,
-            "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.nodes)}",
+            "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.used_nodes)}",
             "video_fisher.decoder": config.decode.decoder,
             "video_fisher.sampling": repr(config.sampling),
             "video_fisher.split": config.split.name,
@@ -417,6 +417,7 @@ class Job:
             "config": self.config.to_json(),
             "split": {"kind": self.split, "num_folds": self.num_folds},
             "weights": self.weights.description,
+            "streams": {name: dataclasses.asdict(s) for name, s in self.described.items()},
             "tables": self.tables(),
         }
         self.store.publish_json("run.json", record)

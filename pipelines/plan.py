@@ -12,8 +12,10 @@ assumed is a constant here with its reason. Docstrings say how large the error i
 import math
 from dataclasses import dataclass, field
 
+from encoders.cross_modality import COLOURS
 from encoders.kmeans import MAX_POINTS_PER_CENTROID
 from encoders.settings import FvVaeSettings
+from encoders.stream_specs import VIEWS, FlowWindow
 from pipelines.classify import choose_form
 from pipelines.cluster import Pools
 from pipelines.config import Config
@@ -250,7 +252,12 @@ class _Rule:
         describe = self.config.describe
         batch = describe.batch_frames or (MOST_FRAMES if self.shape.gpus else CPU_FRAMES)
         peak = PROCESS_BYTES + found.activation_bytes * batch * 1.5
-        peak += describe.batch_segments * found.images * (3 * self.config.picture.crop_px**2)
+        channels = max(
+            w.num_channels if isinstance(w, FlowWindow) else COLOURS for w in describe.windows
+        )
+        decoded_bytes = channels * self.config.picture.decoded_px**2
+        peak += describe.batch_segments * found.images * decoded_bytes
+        peak += (describe.batch_segments if self.shape.gpus else 1) * found.images * found.map_bytes
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
         copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
         return StepPlan(
@@ -304,14 +311,16 @@ class _Rule:
     def _fit_seconds(self, trial: FitTrial) -> float:
         """A core's seconds for all codebooks of an encoder and stream."""
         settings = self.config.variant(trial.name).settings
-        grows = grows_once = self.sampled_frames / trial.frames
+        # A view of a frame counts as a frame.
+        fitted = self.sampled_frames * VIEWS[self.config.picture.views]
+        grows = grows_once = fitted / trial.frames
         if centroids := getattr(settings, "num_centroids", 0):
             most = MAX_POINTS_PER_CENTROID * centroids / trial.cells
-            grows_once = min(self.sampled_frames, most) / min(trial.frames, most)
+            grows_once = min(fitted, most) / min(trial.frames, most)
         # A training step has a batch of its own size; an iteration of EM reads the whole sample.
         steps = getattr(settings, "max_iterations", 0) * grows
         if isinstance(settings, FvVaeSettings):
-            steps = settings.steps_for(int(self.sampled_frames))
+            steps = settings.steps_for(int(fitted))
         return (trial.once_s * grows_once + steps * trial.step_s) * self._folds_of(trial)
 
     def _folds_of(self, trial: FitTrial) -> int:

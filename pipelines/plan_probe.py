@@ -20,9 +20,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders import backbones
+from encoders.cross_modality import COLOURS
+from encoders.stream_specs import VIEWS, FlowWindow, Window
 from pipelines import sink
 from pipelines.config import ConfigError
-from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames
+from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -92,11 +94,13 @@ class Segments:
     Attributes:
         failed: of `tried`.
         decode_s: on one core, failures included.
-        frames: described, of one that did not fail; images: with the frame before the first one.
+        frames: described, of one that did not fail; images: what the network is run on for them, each once:
+            pictures, and pictures of optical flow.
         describe_s, describe_core_s: of an image's way through network and pyramid to a published row: wall
             time with the threads of a describer, and time of all its cores.
         flops: of the network, an image.
-        activation_bytes: of the network's largest layer, an image.
+        activation_bytes: of the network's largest layer, an image; map_bytes: of all nodes' maps, which are held
+            for all images of a segment.
         frame_bytes: of a described frame in DESCRIPTORS, all streams.
         decoder_bytes: peak of the process that decodes.
     """
@@ -112,6 +116,7 @@ class Segments:
     describe_core_s: float
     flops: float
     activation_bytes: float
+    map_bytes: float
     frame_bytes: float
     decoder_bytes: int
 
@@ -284,8 +289,9 @@ def _keys(job: Job, decoder: IsolatedDecoder, uris: list[str], seconds: float) -
         if found and time.monotonic() - began > seconds:
             break
         try:
-            arguments = (uris[place], job.config.sampling, job.config.decode.max_frame_px)
-            found.append(decoder.call(key_frames, *arguments))
+            config = job.config
+            settings = (config.sampling, config.decode.max_frame_px, config.describe.windows)
+            found.append(decoder.call(key_frames, uris[place], *settings))
         except VideoError:
             continue
     return found
@@ -300,7 +306,8 @@ def _decode(
 ) -> tuple[list[pa.Table], dict[str, float]]:
     """Decoded segments as the stage gives them, those that did not fail; and what they cost."""
     config = job.config
-    stage = DecodeSegments(config.sampling, config.picture, config.decode)
+    windows = config.describe.windows
+    stage = DecodeSegments(config.sampling, config.picture, config.decode, windows=windows)
     every = [(uri, k, count) for uri, count in videos for k in range(count)]
     kept: list[pa.Table] = []
     times: list[float] = []
@@ -327,7 +334,7 @@ def _decode(
             if made["status"][0].as_py() == "failed":
                 error = made["error"][0].as_py()
                 continue
-            counts.append((made["num_images"][0].as_py(), made["has_predecessor"][0].as_py()))
+            counts.append((_num_images(made, job), len(made["frame_indices"][0])))
             # Few of them are described, and pictures are large.
             if counts[-1][0] and len(kept) < KEPT_SEGMENTS:
                 kept.append(made)
@@ -338,13 +345,13 @@ def _decode(
         raise ConfigError(
             f"--plan: expected a video that can be decoded among {len(times)}, got none; one says: {error}"
         )
-    images, before = np.array(counts, float).T
+    images, frames = np.array(counts, float).T
     return kept, {
         "tried": len(times),
         "failed": len(times) - len(counts),
         "decode_s": float(np.mean(times)),
         "images": float(images.mean()),
-        "frames": float((images - before).mean()),
+        "frames": float(frames.mean()),
         "decoder_bytes": decoder_bytes,
     }
 
@@ -358,17 +365,28 @@ class _Describer(DescribeFrames):
     def __init__(self, job: Job) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.settings, self.meter = job.config.describe, SILENT
-        self.crop_px, self.streams = job.config.picture.crop_px, job.described
-        self.use(_random_backbone(self.settings.backbone, self.settings.nodes, self.device))
+        self.picture, self.streams = job.config.picture, job.described
+        name = self.settings.backbone
+        self.use(lambda nodes, channels: _random_backbone(name, nodes, self.device, channels))
+
+    def run_few(self) -> None:
+        """A forward pass of each network."""
+        size = self.picture.crop_px
+        for flow in self.backbones:
+            channels = flow.num_channels if flow else COLOURS
+            self._run(torch.zeros(CPU_FRAMES, size, size, channels, dtype=torch.uint8), flow)
 
 
-def _random_backbone(network: str, nodes: tuple[str, ...], device: str) -> backbones.Backbone:
+def _random_backbone(
+    network: str, nodes: tuple[str, ...], device: str, num_channels: int
+) -> backbones.Backbone:
     """The network up to its deepest node: what lies behind it, often the largest part, gets no memory."""
-    part = backbones.cut(network, backbones.bare(network), nodes, "meta")
+    part = backbones.cut(network, backbones.bare(network), nodes, "meta", num_channels)
     tables = [b for b in part.network.buffers() if not b.is_floating_point() and b.ndim]
     if tables:
         # Such as the relative positions of a Swin transformer: random ones are no places.
-        return backbones.build(network, nodes, backbones.random_filters(network, 0), device)
+        model = backbones.load_model(network, backbones.random_filters(network, 0))
+        return backbones.cut(network, model, nodes, device, num_channels)
     module = part.network.to_empty(device=device).to(memory_format=torch.channels_last)
     for value in (*module.parameters(), *module.buffers()):
         if value.ndim > 1:
@@ -383,22 +401,22 @@ def _describe(
 ) -> tuple[dict[str, float], list[tuple[str, int]]]:
     """What describing costs; and the places (file and row) of the rows published."""
     describer = _Describer(job)
-    size = job.config.picture.crop_px
-    few = torch.zeros(CPU_FRAMES, size, size, 3, dtype=torch.uint8)
     # The first pass finds memory and the fastest kernels; the second one says how many there is time for.
-    describer.backbone.maps(few)
+    describer.run_few()
     started = time.perf_counter()
-    describer.backbone.maps(few)
-    budget = max(CPU_FRAMES, int(seconds * CPU_FRAMES / (time.perf_counter() - started)))
+    describer.run_few()
+    pass_s = (time.perf_counter() - started) * VIEWS[job.config.picture.views]
+    budget = max(CPU_FRAMES, int(seconds * CPU_FRAMES / pass_s))
     at_once = job.config.describe.batch_segments if describer.device == "cuda" else 1
-    parts = [_first_images(part, budget, size) for part in decoded]
+    windows = job.config.describe.windows
+    parts = [_first_images(part, budget, windows) for part in decoded]
     places, images, num_bytes, frames = [], 0, 0, 0
     walls, cores = [], []
     for start in range(0, len(parts), at_once):
         if images >= budget:
             break
         batch = parts[start : start + at_once]
-        number = sum(part["num_images"][0].as_py() for part in batch)
+        number = sum(_num_images(part, job) for part in batch)
         began, began_core = time.perf_counter(), time.process_time()
         rows = describer(pa.concat_tables(batch))
         name = f"descriptors/{sink.file_name(rows, DESCRIPTORS.key)}"
@@ -411,36 +429,62 @@ def _describe(
         num_bytes += store.size_bytes(name)
     # All images cost the same: what is above the least is what else the machine did meanwhile.
     wall, core = min(walls), min(cores)
-    flops, activation_bytes = _network_cost(job)
+    flops, activation_bytes, map_bytes = _network_cost(job)
     return {
         "describe_s": wall,
         "describe_core_s": wall if describer.device == "cuda" else core,
         "flops": flops,
         "activation_bytes": activation_bytes,
+        "map_bytes": map_bytes,
         "frame_bytes": num_bytes / max(1, frames),
     }, places
 
 
-def _first_images(part: pa.Table, most: int, size: int) -> pa.Table:
-    """A decoded segment with at most so many of its images."""
+def _num_images(decoded: pa.Table, job: Job) -> int:
+    """What the network is run on for a decoded segment."""
+    side, windows = job.config.picture.decoded_px, job.config.describe.windows
+    flows = [window for window in windows if isinstance(window, FlowWindow)]
+    levels = zip(decoded["flows"][0].as_py(), flows, strict=True)
+    stacks = sum(len(value) // (side**2 * flow.num_channels) for value, flow in levels)
+    return stacks + (decoded["num_images"][0].as_py() if None in nodes_of(job.described) else 0)
+
+
+def _first_images(part: pa.Table, most: int, windows: tuple[Window, ...]) -> pa.Table:
+    """A decoded segment with at most so many of its images, and the frames that need no other."""
     row = part.to_pylist()[0]
-    kept = min(row["num_images"], most)
-    own = kept - row["has_predecessor"]
+    if row["num_images"] <= most:
+        return part
+    frames = len(row["frame_indices"])
+    places = [
+        np.array(flat, int).reshape(-1, window.num_read)
+        for flat, window in zip(row["places"], windows, strict=True)
+    ]
+    # The windows of the first frames read the first images.
+    own = min(
+        frames - len(read) + int((read < most).all(1).sum())
+        for read, window in zip(places, windows, strict=True)
+        if not isinstance(window, FlowWindow)
+    )
+    places = [read[: max(0, own - frames + len(read))] for read in places]
     row |= {
-        "images": row["images"][: kept * size * size * 3],
-        "num_images": kept,
+        "images": row["images"][: len(row["images"]) // row["num_images"] * most],
+        "num_images": most,
         "frame_indices": row["frame_indices"][:own],
         "timestamps_s": row["timestamps_s"][:own],
+        "places": [read.ravel().tolist() for read in places],
+        "flows": [value[: len(value) // frames * own] for value in row["flows"]],
     }
     return pa.Table.from_pylist([row], schema=part.schema)
 
 
-def _network_cost(job: Job) -> tuple[float, float]:
-    """Of an image's way to the deepest node: operations (a multiplication and an addition are two), and bytes
-    of the largest layer's input and output."""
+def _network_cost(job: Job) -> tuple[float, float, float]:
+    """Of an image's way to the deepest node, all its views: operations (a multiplication and an addition are two), and bytes
+    of the largest layer's input and output, and of the maps of one view."""
     describe, size = job.config.describe, job.config.picture.crop_px
+    # Of pictures and flow alike, which all count as images.
+    nodes = tuple(dict.fromkeys(stream.node for stream in job.described.values()))
     network = backbones.cut(
-        describe.backbone, backbones.bare(describe.backbone), describe.nodes, "meta"
+        describe.backbone, backbones.bare(describe.backbone), nodes, "meta"
     ).network
     sizes = [0]
 
@@ -453,4 +497,7 @@ def _network_cost(job: Job) -> tuple[float, float]:
             module.register_forward_hook(note)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, size, size, device="meta"))
-    return float(counter.get_total_flops()), float(max(sizes))
+    views = VIEWS[job.config.picture.views]
+    shapes = backbones.node_shapes(describe.backbone, nodes, size)
+    map_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    return float(views * counter.get_total_flops()), float(max(sizes)), float(map_bytes)

@@ -145,7 +145,8 @@ def _frames(store: Store, places: list[dict], job: Job, stream: str) -> torch.Te
         encoding_stages.stored_frames(reader.read(p["file"], p["row"]), job.described[stream])
         for p in places
     ]
-    return torch.from_numpy(np.concatenate(parts))
+    described = job.described[stream]
+    return torch.from_numpy(np.concatenate(parts)).view(-1, described.cells, described.width)
 
 
 def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:

@@ -6,8 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from encoders.stream_specs import FRAME, Window
 from pipelines.config import Sampling
-from pipelines.sampling import end_of, sample_frames
+from pipelines.sampling import end_of, sample_frames, window_frames
 from pipelines.video import open_source, open_stream
 
 
@@ -30,10 +31,12 @@ class KeyFrames:
     num_decoded: int
 
 
-def key_frames(uri: str, sampling: Sampling, max_frame_px: int) -> KeyFrames:
+def key_frames(
+    uri: str, sampling: Sampling, max_frame_px: int, windows: tuple[Window, ...] = (FRAME,)
+) -> KeyFrames:
     """Counted over the packets, which are read and not decoded.
 
-    `num_decoded` counts from the key frame before each sampled frame: what an exact decoder that starts at
+    `num_decoded` counts from the key frame before each frame that the windows read: what an exact decoder that starts at
     key frames cannot save. Files without display times count in the order of their packets.
 
     Raises:
@@ -62,7 +65,8 @@ def key_frames(uri: str, sampling: Sampling, max_frame_px: int) -> KeyFrames:
     # The last key frame at or before each frame; the first frame stands in where there is none.
     start = np.maximum.accumulate(np.where(is_key, np.arange(len(ticks)), 0))
     reached = {}
-    for frame in sampled.tolist():
+    read = [window_frames(w, sampled, times_s).ravel() for w in windows if not w.is_sampled]
+    for frame in np.unique(np.concatenate([sampled, *read])).tolist():
         reached[int(start[frame])] = frame
     num_decoded = sum(last - first + 1 for first, last in reached.items())
     return KeyFrames(len(ticks), int(is_key.sum()), len(sampled), num_decoded)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.registry import ENCODERS
-from pipelines import manifest, weights
+from pipelines import flow, manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
@@ -58,8 +58,11 @@ def prepare(
     job = _job(listing, labels, out, config, steps, limit, training_only)
     _check_steps(job, steps)
     described = "describe" not in steps or is_complete(job, "describe")
-    if not described and not job.store.exists(job.weights.file):
-        job.weights.load()
+    if not described:
+        if any(stream.flow for stream in job.described.values()):
+            flow.require_opencv()
+        if not job.store.exists(job.weights.file):
+            job.weights.load()
     return job
 
 

@@ -268,6 +268,8 @@ def decode(requests: list[Request], config: Config) -> list[Frames]:
     """Some frames of each video, evenly spread over its first segment, in limited time."""
     limits = config.decode
     limits = dataclasses.replace(limits, timeout_s=min(VIDEO_S, limits.timeout_s))
+    # Attention is that of the centre.
+    picture = dataclasses.replace(config.picture, views="centre")
     found, end = [], time.monotonic() + DECODE_S
     with IsolatedDecoder(limits) as decoder:
         for request in requests:
@@ -281,7 +283,7 @@ def decode(requests: list[Request], config: Config) -> list[Frames]:
                     0,
                     request.num_segments,
                     request.sampling,
-                    config.picture,
+                    picture,
                     limits,
                 )
             except VideoError as error:

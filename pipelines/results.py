@@ -13,6 +13,7 @@ import numpy as np
 from encoders import metrics
 from encoders.fusion import TWO_STREAM, choose_weights, fuse
 from encoders.intervals import intervals
+from encoders.stream_specs import MOTION, kind_of
 from pipelines.config import Evaluate
 
 SINGLE = "none"
@@ -60,12 +61,12 @@ class ScoreMatrix:
 
 def is_difference(stream: str) -> bool:
     """Whether a stream shows motion, as optical flow does."""
-    return stream.endswith("_difference")
+    return kind_of(stream) in MOTION
 
 
 def is_local(stream: str) -> bool:
     """Whether a stream is of local descriptors, whose scores are fused: the others show the same frames."""
-    return stream.endswith("_appearance") or is_difference(stream)
+    return kind_of(stream) == "appearance" or is_difference(stream)
 
 
 @dataclass(frozen=True)

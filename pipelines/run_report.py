@@ -127,7 +127,7 @@ def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[Beside
     tested = next(iter(numbers.values()))["all", "accuracy"]["num_videos"]
     data = (
         f"{job.manifest.num_rows:,} videos, {tested:,} of them tested, {len(classes)} classes, {job.protocol}; "
-        f"{config.describe.backbone} ({', '.join(config.describe.nodes)}; {job.weights.description})"
+        f"{config.describe.backbone} ({', '.join(config.describe.used_nodes)}; {job.weights.description})"
     )
     found = []
     for table in tables:
@@ -178,7 +178,7 @@ def _notes(job: Job) -> tuple[str, ...]:
 def _facts(job: Job) -> tuple[tuple[str, str], ...]:
     config = job.config
     return (
-        ("Network", f"{config.describe.backbone}, {', '.join(config.describe.nodes)}"),
+        ("Network", f"{config.describe.backbone}, {', '.join(config.describe.used_nodes)}"),
         ("Weights", job.weights.description),
         ("Sampling", f"{config.sampling.policy} ({config.sampling})"),
         ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from encoders.stream_specs import FRAME, Window
 from pipelines.config import Sampling
 from pipelines.video import VideoFacts
 
@@ -36,20 +37,23 @@ class SegmentPlan:
 
     Attributes:
         wanted: int64 [m], m <= 64, the segment's own frames, in order of time.
-        predecessor: the sampled frame before the first of `wanted`; None in the first segment and
-            where `wanted` is empty.
+        before: int64 [b], the sampled frames before the first of `wanted`, as many as the longest window of
+            sampled frames reads; fewer in the first segment, none where `wanted` is empty.
+        partners: {window of source frames: int64 [m, num_frames]}, what it reads for each of `wanted`;
+            [0, num_frames] where the video is too short for it.
         num_unplanned: sampled frames that no planned segment takes; 0 but for the last segment.
     """
 
     wanted: np.ndarray
-    predecessor: int | None
+    before: np.ndarray
+    partners: dict[Window, np.ndarray]
     num_unplanned: int
 
     @property
     def ordinals(self) -> list[int]:
-        """Of the frames to decode: the predecessor, if there is one, then `wanted`."""
-        before = [] if self.predecessor is None else [self.predecessor]
-        return [*before, *self.wanted.tolist()]
+        """Of the frames to decode, ascending, each once."""
+        read = [self.before, self.wanted, *(frames.ravel() for frames in self.partners.values())]
+        return np.unique(np.concatenate(read)).tolist()
 
 
 def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
@@ -113,16 +117,54 @@ def end_of(timestamps_s: np.ndarray, fps: float | None) -> float:
     return 1 / fps if len(timestamps_s) and fps else 0.0
 
 
-def plan_segment(ordinals: np.ndarray, segment: int, num_segments: int) -> SegmentPlan:
+def plan_segment(
+    ordinals: np.ndarray,
+    segment: int,
+    num_segments: int,
+    timestamps_s: np.ndarray,
+    windows: tuple[Window, ...] = (FRAME,),
+) -> SegmentPlan:
     """The part of a video's sampled `ordinals` that segment `segment` of `num_segments` decodes."""
     start = segment * SEGMENT_FRAMES
     wanted = ordinals[start : start + SEGMENT_FRAMES]
     is_last = segment == num_segments - 1
+    reach = max(window.num_frames - 1 for window in windows if window.is_sampled)
     return SegmentPlan(
         wanted=wanted,
-        predecessor=int(ordinals[start - 1]) if segment > 0 and len(wanted) else None,
+        before=ordinals[max(0, start - reach) : start] if len(wanted) else wanted,
+        partners={
+            window: window_frames(window, wanted, timestamps_s)
+            for window in windows
+            if not window.is_sampled
+        },
         num_unplanned=max(0, len(ordinals) - start - SEGMENT_FRAMES) if is_last else 0,
     )
+
+
+def window_frames(window: Window, ordinals: np.ndarray, timestamps_s: np.ndarray) -> np.ndarray:
+    """Ordinals int64 [m, num_frames] of the source frames that `window` reads for each sampled frame.
+
+    The last is the sampled frame itself. Near the start of the video, where the window would begin before
+    the first frame, all of it is moved to where it begins with that: each sampled frame has one, and all
+    lie inside the video. A video that is shorter than the window gives [0, num_frames].
+
+    With `gap_s` the others are those shown nearest to the times `gap_s`, 2 `gap_s`, ... before the last one's,
+    and earlier than it.
+    """
+    back = np.arange(window.num_frames - 1, -1, -1)
+    if window.gap:
+        first = int(back[0]) * window.gap
+    else:
+        first = int(np.searchsorted(timestamps_s, back[0] * window.gap_s - _TICK_S))
+    if first >= len(timestamps_s):
+        return np.empty((0, len(back)), np.int64)
+    last = np.maximum(ordinals, first)[:, None]
+    if window.gap:
+        return last - back * window.gap
+    middles_s = (timestamps_s[1:] + timestamps_s[:-1]) / 2
+    targets_s = timestamps_s[last] - back * window.gap_s
+    nearest = np.searchsorted(middles_s, targets_s - _TICK_S, side="left")
+    return np.minimum(nearest, last - (back > 0))
 
 
 def _targets(sampling: Sampling, end_s: float) -> np.ndarray:

@@ -255,7 +255,10 @@ def _described(run: SavedRun, describe: DescribeFrames, videos: pa.Table) -> Ite
         ConfigError: none can be decoded.
     """
     uri = videos["uri"][0].as_py()
-    stage = DecodeSegments(run.config.sampling, run.config.picture, run.config.decode)
+    config = run.config
+    stage = DecodeSegments(
+        config.sampling, config.picture, config.decode, windows=config.describe.windows
+    )
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     plan = plan_segments(videos).join(videos.select(columns), "video_id").sort_by("segment")
     any_described, failed = False, ""

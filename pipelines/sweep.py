@@ -3,9 +3,8 @@
 Letters: C channels of a descriptor, D length of a vector.
 """
 
-from encoders import backbones
-from encoders.descriptors import streams_of
 from pipelines.config import Config, ConfigError
+from pipelines.descriptor_stages import described_streams
 from pipelines.layout import Job
 from pipelines.sweep_page import Sweep, SweepPoint, render_sweep, text_table
 
@@ -44,12 +43,7 @@ def variants(config: Config, kind: str, values: tuple[float, ...] | None) -> tup
 
 
 def _widths(config: Config) -> dict[str, int]:
-    describe = config.describe
-    try:
-        shapes = backbones.node_shapes(describe.backbone, describe.nodes, config.picture.crop_px)
-    except backbones.WeightsError as error:
-        raise ConfigError(str(error)) from error
-    streams = streams_of(shapes, describe.streams, describe.spp_levels)
+    streams = described_streams(config)
     return {name: s.width for name, s in streams.items() if s.kind != "global"}
 
 

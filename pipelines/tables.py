@@ -136,7 +136,11 @@ DESCRIPTORS = Table(
         Column("segment", pa.int32(), "0-based, in order of time"),
         Column("source", pa.string(), "as in VIDEOS when it was described"),
         Column("num_frames", pa.int32(), "frames described"),
-        Column("num_missing", pa.int32(), "wanted frames that could not be decoded"),
+        Column(
+            "num_missing",
+            pa.int32(),
+            "wanted frames that could not be decoded, or not what a stream reads beside them",
+        ),
         Column(
             "frame_indices", pa.list_(pa.int64()), "place in the video, counted in shown frames"
         ),
@@ -151,7 +155,9 @@ DESCRIPTORS = Table(
             "<stream>",
             "list of float16[C]",
             "one column per stream, such as pool5_appearance: the descriptors, frame by frame, each frame "
-            "cell by cell of the pyramid; null if failed",
+            "view by view (picture.views), each view cell by cell of the pyramid; null if failed. It holds the last "
+            "frames of the row: a difference of sampled frames has none for the first frame of a video, one of source "
+            "frames none where the video is shorter than its gap",
         ),
     ),
 )
@@ -169,11 +175,13 @@ SAMPLES = Table(
     ("video_id", "frame"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
-        Column("frame", pa.int64(), "frame of the video (the later one of a difference)"),
+        Column("frame", pa.int64(), "frame of the video (the last one of a difference)"),
     ),
     (
         VectorColumn(
-            "descriptors", "list of float16[C]", "of the frame, cell by cell of the pyramid"
+            "descriptors",
+            "list of float16[C]",
+            "of the frame, view by view, each cell by cell of the pyramid",
         ),
     ),
 )
@@ -245,7 +253,7 @@ ATTENTION = Table(
         Column("encoder", pa.string(), "registry name or variant"),
         Column("stream", pa.string(), "column of DESCRIPTORS"),
         Column("fold", pa.int32(), "as in ENCODINGS"),
-        Column("frame_index", pa.int64(), "frame of the video (the later one of a difference)"),
+        Column("frame_index", pa.int64(), "frame of the video (the last one of a difference)"),
         Column("timestamp_s", pa.float64(), "when the frame is shown"),
         Column(
             "value",
@@ -253,7 +261,13 @@ ATTENTION = Table(
             "temporal attention: the sum of the cells; without a unit, to be compared within a video",
         ),
     ),
-    (VectorColumn("cells", "float32[T]", "spatial attention, cell by cell of the pyramid"),),
+    (
+        VectorColumn(
+            "cells",
+            "float32[T]",
+            "spatial attention of the centre view, cell by cell of the pyramid",
+        ),
+    ),
 )
 
 FRAMES = Table(

@@ -5,15 +5,18 @@ here: a node may run many of these. A row that fails is returned with its reason
 """
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
+from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import logs
-from pipelines.config import Decode, Picture, Sampling
+from pipelines.config import ConfigError, Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.flow import require_opencv
 from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.sampling import num_segments
@@ -40,7 +43,10 @@ _FRAMES = pa.schema(
     + [
         pa.field("images", pa.large_binary()),
         pa.field("num_images", pa.int32()),
-        pa.field("has_predecessor", pa.bool_()),
+        # Of each window, flat: `SegmentFrames.places`.
+        pa.field("places", pa.list_(pa.list_(pa.int32()))),
+        # Of each window of optical flow: `SegmentFrames.flows`.
+        pa.field("flows", pa.list_(pa.large_binary())),
     ]
 )
 
@@ -104,14 +110,29 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 
 
 class DecodeSegments:
-    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child."""
+    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
+
+    Args:
+        windows: what the streams read (config.Describe.windows).
+    """
 
     def __init__(
-        self, sampling: Sampling, picture: Picture, decode: Decode, meter: Meter = SILENT
+        self,
+        sampling: Sampling,
+        picture: Picture,
+        decode: Decode,
+        meter: Meter = SILENT,
+        windows: tuple[Window, ...] = (FRAME,),
     ) -> None:
         logs.configure()
         self.sampling, self.picture, self.settings = sampling, picture, decode
-        self.meter = meter
+        self.meter, self.windows = meter, windows
+        if any(isinstance(window, FlowWindow) for window in windows):
+            try:
+                require_opencv()
+            except ConfigError as error:
+                meter.fail(f"{socket.gethostname()}: {error}")
+                raise
         self.decoder = IsolatedDecoder(decode)
         meter.joined("decode")
 
@@ -154,6 +175,7 @@ class DecodeSegments:
                 self.sampling,
                 self.picture,
                 self.settings,
+                self.windows,
             )
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
@@ -172,7 +194,8 @@ class DecodeSegments:
             "decoder": f"{frames.decoder} {frames.decoder_version}",
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
-            "has_predecessor": frames.has_predecessor,
+            "places": [frames.places[window].ravel().tolist() for window in self.windows],
+            "flows": [frames.flows[w].tobytes() for w in self.windows if w in frames.flows],
         }
         return found, frames.read_s
 
@@ -191,5 +214,6 @@ def _no_frames() -> dict:
         "timestamps_s": [],
         "images": b"",
         "num_images": 0,
-        "has_predecessor": False,
+        "places": [],
+        "flows": [],
     }

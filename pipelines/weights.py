@@ -45,7 +45,7 @@ class Weights:
                 data = backbones.load_published(network, source)
             else:
                 data = backbones.load_file(_read(source), source)
-            backbones.build(network, self.settings.nodes, data)
+            backbones.load_model(network, data)
         except backbones.WeightsError as error:
             raise ConfigError(str(error)) from error
         return data
@@ -65,7 +65,7 @@ def resolve(settings: Describe) -> Weights:
     """
     source, network = settings.weights, settings.backbone
     try:
-        backbones.resolve_nodes(network, settings.nodes)
+        backbones.resolve_nodes(network, settings.used_nodes)
         if source.startswith("random:"):
             identity = f"random {network} {_seed(source)}"
             return Weights(settings, identity, f"random filters, seed {_seed(source)}", True)

@@ -124,7 +124,7 @@ def reading() -> Costs:
         "frame_indices": [list(range(frames))] * segments,
     }
     for name, stream in streams.items():
-        shape = (frames * stream.cells, stream.width)
+        shape = (frames * stream.num_descriptors, stream.width)
         # As after ReLU, half of the values are zero.
         rows = [draw.standard_normal(shape).clip(0) for _ in range(segments)]
         columns[name] = descriptors_to_arrow(rows, stream.width)

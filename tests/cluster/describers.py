@@ -30,7 +30,7 @@ class Describer:
 
     def digest(self) -> str:
         sha = hashlib.sha256()
-        for value in self.stage.backbone.network.state_dict().values():
+        for value in self.stage.backbones[None].network.state_dict().values():
             sha.update(value.contiguous().numpy().tobytes())
         return sha.hexdigest()
 

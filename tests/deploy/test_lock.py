@@ -22,7 +22,7 @@ MACHINE = {
 }
 """What the lock is for."""
 
-EXTRAS = ("timm", "aws", "gcp")
+EXTRAS = ("timm", "flow", "aws", "gcp")
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.descriptors import appearance, difference, scale
-from encoders.differences import difference_maps
+from encoders.descriptors import appearance, scale
 from encoders.spp import LEVELS, num_cells, pyramid_pool
 
 
@@ -83,27 +82,7 @@ def test_unknown_scaling_lists_the_known() -> None:
         scale(random_maps(1, 1, 1, 1), "l1")
 
 
-def test_differences_keep_both_signs() -> None:
-    maps = random_maps(4, 3, 5, 5)
-    parts = difference_maps(maps)
-    assert parts.shape == (3, 6, 5, 5)
-    assert (parts >= 0).all()
-    torch.testing.assert_close(parts[:, :3] - parts[:, 3:], maps[1:] - maps[:-1])
-    assert (parts[:, :3] * parts[:, 3:] == 0).all()
-
-
-@pytest.mark.parametrize("num_frames", [0, 1])
-def test_one_frame_has_no_difference_and_is_no_error(num_frames: int) -> None:
-    rows = difference(random_maps(num_frames, 3, 5, 5), "per_position")
-    assert rows.shape == (0, 50, 6)
-
-
 def test_pyramid_levels_are_a_setting() -> None:
     assert appearance(random_maps(2, 3, 8, 8), "per_position", (2, 1)).shape == (2, 5, 3)
     assert num_cells((2, 1)) == 5
     assert LEVELS == (6, 3, 2, 1)
-
-
-def test_a_still_video_has_zero_differences() -> None:
-    maps = random_maps(1, 3, 7, 7).expand(4, -1, -1, -1)
-    assert torch.equal(difference(maps, "per_position"), torch.zeros(3, 50, 6))

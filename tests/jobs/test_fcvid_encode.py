@@ -50,13 +50,22 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--recipe": "ucf11"}, "--recipe: expected one of"),
         (
             {"--set": "describe.streams=flow"},
-            "expected one of ['appearance', 'difference', 'positions']",
+            "expected one of ['appearance', 'difference', 'positions', 'rank']",
         ),
         ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
         ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
         ({"--set": "evaluate.stream_weights=1,2,3"}, "expected none, or one for each of features"),
         ({"--set": "describe.backbone=squeezenet"}, "known are squeezenet1"),
         ({"--set": "describe.nodes=features.99"}, "describe.nodes"),
+        ({"--set": "describe.streams=difference@nodes=features.99"}, "got 'features.99'; known"),
+        (
+            {"--set": "describe.streams=difference,difference@gap=0"},
+            "got features_12_difference of 'features.12' and 'features.12'",
+        ),
+        (
+            {"--set": "describe.streams=difference@gap=3:nodes=features.12/stages/stages"},
+            "nodes: expected each once",
+        ),
         ({"--set": "describe.weights=/nowhere.pth"}, "cannot read '/nowhere.pth'"),
         ({"--set": "describe.weights=IMAGENET21K_V1"}, "describe.weights: squeezenet1_0 has"),
         ({"--set": "describe.weights=random:x"}, "expected random:SEED"),

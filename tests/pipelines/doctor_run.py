@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import safetensors.numpy
 
+from encoders.descriptors import streams_of
 from pipelines.config import Config, digest
 from pipelines.results import ScoreMatrix, metric_rows, results
 from pipelines.sink import file_name
@@ -47,6 +48,12 @@ CONFIG = Config().with_settings(
 )
 CELLS, WIDTH, DIM = 5, 3, 7
 STREAMS = ("pool5_appearance", "pool5_difference")
+DESCRIBED = streams_of(
+    {"pool5": (WIDTH, 7, 7)},
+    [(kind, spec, ("pool5",)) for kind, spec in CONFIG.describe.specs],
+    "per_position",
+    CONFIG.describe.spp_levels,
+)
 CLASSES = ("bend", "walk")
 INDEXED = "11aa11aa11aa"
 """Digest of VIDEOS and SEGMENTS."""
@@ -323,4 +330,5 @@ def marks() -> dict[str, list[str]]:
 def _record(store: Store) -> None:
     steps = {step: {"digest": digest(step, names), "done": 1} for step, names in marks().items()}
     record = {"steps": steps, "tables": TABLES, "config": dataclasses.asdict(CONFIG)}
+    record["streams"] = {name: dataclasses.asdict(stream) for name, stream in DESCRIBED.items()}
     store.publish_json("run.json", record | {"split": {"kind": "group_kfold", "num_folds": 2}})

@@ -91,6 +91,37 @@ def test_every_video_has_its_rows(finished: Path) -> None:
             np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_streams_at_depth_and_views_go_through_all_steps(
+    local_ray: None, data: Path, tmp_path: Path
+) -> None:
+    streams = "appearance,difference@gap=2:nodes=input/features.5,rank@gap_s=0.04:frames=3"
+    settings = (f"describe.streams={streams}", "picture.views=mirror", "encode.encoders=ave,fv_vae")
+    assert run(data, tmp_path, *settings) == 0
+    names = {
+        "features_12_appearance": 512,
+        "features_12_rank_gap0_04sx3": 1024,
+        "input_difference_gap2": 6,
+        "features_5_difference_gap2": 512,
+    }
+    for row in rows(tmp_path, "descriptors/*/*.parquet").to_pylist():
+        assert (row["status"], row["num_frames"]) == ("ok", 3)
+        for name, width in names.items():
+            # Two views of 50 cells; the first frame has a window too.
+            assert (len(row[name]), len(row[name][0])) == (3 * 2 * 50, width)
+    for name in names:
+        attention = rows(tmp_path, f"attention/fv_vae-{name}/*/*.parquet")
+        assert attention.num_rows == 12 * 3
+        assert {len(cells) for cells in attention["cells"].to_pylist()} == {50}
+        encodings = rows(tmp_path, f"encodings/fv_vae-{name}/*/*.parquet")
+        assert set(encodings["num_descriptors"].to_pylist()) == {300}
+    assert set(names) <= set(rows(tmp_path, "metrics/*/*.parquet")["stream"].to_pylist())
+    assert doctor.examine(Store(str(tmp_path))).findings == ()
+    before = written(tmp_path, "descriptors", "encodings", "scores")
+    assert run(data, tmp_path, *settings) == 0
+    assert written(tmp_path, "descriptors", "encodings", "scores") == before
+
+
 def test_results_follow_from_the_scores(finished: Path) -> None:
     metrics = rows(finished, "metrics/*/*.parquet").to_pylist()
     scores = rows(finished, f"scores/vlad-{STREAMS[0]}/*/*.parquet").to_pylist()

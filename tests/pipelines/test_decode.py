@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders.stream_specs import FRAME, Window
 from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
@@ -22,6 +23,7 @@ from pipelines.video import ERROR_TYPES, VideoError, open_stream, probe
 
 EIGHT = Sampling(policy="uniform", num_frames=8)
 PICTURE = Picture()
+PAIR = Window(num_frames=2)
 SQUARE = Picture(resize_px=224, crop_px=224)
 PYAV, DECORD = Decode(decoder="pyav"), Decode(decoder="decord")
 
@@ -226,11 +228,15 @@ def test_segments_partition_the_samples(data: Path) -> None:
     sampling = Sampling(policy="fps", fps=4.0)
     count = num_segments(probe(uri), sampling)
     assert count == 3
-    segments = [_decode(uri, sampling, segment=k, num_segments=count) for k in range(count)]
+    segments = [
+        _decode(uri, sampling, segment=k, num_segments=count, windows=(FRAME, PAIR))
+        for k in range(count)
+    ]
     indices = np.concatenate([segment.frame_indices for segment in segments])
     # 39.85 s at 29.83 fps.
     assert indices.tolist() == [int(0.25 * i * 179 / 6 + 1e-6) for i in range(160)]
-    assert [segment.has_predecessor for segment in segments] == [False, True, True]
+    pairs = [segment.image_indices[segment.places[PAIR]] for segment in segments]
+    assert np.concatenate(pairs).tolist() == list(map(list, itertools.pairwise(indices.tolist())))
     assert [len(segment.images) for segment in segments] == [64, 65, 33]
     assert [segment.num_missing for segment in segments] == [0, 0, 0]
     for before, segment in itertools.pairwise(segments):
@@ -253,7 +259,8 @@ def test_a_header_that_promises_too_little_makes_the_last_segment_partial(data: 
 def test_a_header_that_promises_too_much_leaves_segments_empty(data: Path) -> None:
     frames = _decode(data / "clips" / "bikes.mp4", segment=3, num_segments=4)
     assert frames.images.shape == (0, 224, 224, 3)
-    assert (frames.num_missing, frames.error_type, frames.has_predecessor) == (0, None, False)
+    assert (frames.num_missing, frames.error_type) == (0, None)
+    assert frames.places[FRAME].shape == (0, 1)
     assert len(frames.frame_indices) == len(frames.timestamps_s) == 0
 
 
@@ -286,10 +293,13 @@ def test_a_lost_predecessor_is_left_out(
     every = Sampling(policy="fps", fps=25.0)
     # The second segment starts at the key frame after the damage.
     monkeypatch.setattr("pipelines.sampling.SEGMENT_FRAMES", key)
-    before, after = (_decode(path, every, segment=k, num_segments=9) for k in (0, 1))
+    before, after = (
+        _decode(path, every, segment=k, num_segments=9, windows=(FRAME, PAIR)) for k in (0, 1)
+    )
     assert before.error_type == "damaged"
     assert key - 1 not in before.frame_indices
-    assert (after.has_predecessor, after.num_missing, after.error) == (False, 0, None)
+    assert (after.num_missing, after.error) == (0, None)
+    assert len(after.places[PAIR]) == len(after.frame_indices) - 1
     assert after.frame_indices[0] == key
     assert len(after.images) == len(after.frame_indices)
 

@@ -26,10 +26,9 @@ from pipelines.recipes import recipe
 from pipelines.storage import Store
 
 
-def decoded(video: str, segment: int, indices: list[int], has_predecessor: bool = False) -> dict:
+def decoded(video: str, segment: int, indices: list[int]) -> dict:
     """A row as DecodeSegments gives it; a picture's pixels are its frame's index."""
-    shown = [indices[0] - 1, *indices] if has_predecessor else indices
-    images = np.repeat(np.array(shown, np.uint8), 2 * 2 * 3)
+    images = np.repeat(np.array(indices, np.uint8), 2 * 2 * 3)
     return {
         "segment_id": f"{video}#{segment:05d}",
         "video_id": video,
@@ -38,8 +37,7 @@ def decoded(video: str, segment: int, indices: list[int], has_predecessor: bool 
         "error": None,
         "frame_indices": indices,
         "images": images.tobytes(),
-        "num_images": len(shown),
-        "has_predecessor": has_predecessor,
+        "num_images": len(indices),
     }
 
 
@@ -57,7 +55,7 @@ def pictures(row: dict) -> np.ndarray:
 
 
 def test_the_frames_kept_are_drawn_with_the_seed_and_lie_with_their_pixels() -> None:
-    rows = [decoded("a", 0, list(range(40))), decoded("b", 1, [64, 65, 66], True), FAILED]
+    rows = [decoded("a", 0, list(range(40))), decoded("b", 1, [64, 65, 66]), FAILED]
     kept = KeepFrames(2, most=5, seed=1)(pa.Table.from_pylist(rows)).to_pylist()
     assert [len(row["frame_indices"]) for row in kept] == [5, 3, 0]
     for row in kept:

@@ -40,6 +40,7 @@ MEASURED = Measured(
         describe_core_s=0.1,
         flops=4e9,
         activation_bytes=1e6,
+        map_bytes=1e5,
         frame_bytes=1e5,
         decoder_bytes=10**8,
     ),

@@ -15,10 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from encoders.stream_specs import FRAME, Window
 from jobs import finetune
 from jobs.fcvid_encode import main
 from pipelines import manifest, plan_probe
 from pipelines.config import Config, Sampling
+from pipelines.descriptor_stages import described_streams
 from pipelines.plan_probe import spread
 from pipelines.plan_record import PLAN, predicted
 from pipelines.plan_video import key_frames
@@ -59,8 +61,13 @@ def test_key_frames_are_those_that_a_decoder_says(data: Path, name: str) -> None
     few = key_frames(path, Sampling(policy="uniform", num_frames=2), 2**26)
     assert few.num_sampled == 2
     wanted = [int((place + 0.5) * len(is_key) / 2) for place in range(2)]
-    reached = {max(k for k in range(w + 1) if is_key[k]): w for w in wanted}
-    assert few.num_decoded == pytest.approx(sum(w - k + 1 for k, w in reached.items()), abs=2)
+    windows = (FRAME, Window(num_frames=2, gap=9))
+    more = key_frames(path, Sampling(policy="uniform", num_frames=2), 2**26, windows)
+    assert few.num_sampled == more.num_sampled
+    for counted, read in ((few, wanted), (more, sorted([*wanted, *(w - 9 for w in wanted)]))):
+        reached = {max(k for k in range(w + 1) if is_key[k]): w for w in read}
+        expected = sum(w - k + 1 for k, w in reached.items())
+        assert counted.num_decoded == pytest.approx(expected, abs=2)
 
 
 @pytest.fixture
@@ -211,10 +218,12 @@ def test_jobs_of_one_step_are_not_planned(
 
 
 def test_a_network_costs_its_products_and_its_largest_layer() -> None:
-    config = recipe("demo").with_settings(["describe.nodes=features.0"])
-    flops, activation_bytes = plan_probe._network_cost(SimpleNamespace(config=config))
+    config = recipe("demo").with_settings(["describe.nodes=features.0", "picture.views=ten"])
+    job = SimpleNamespace(config=config, described=described_streams(config))
+    flops, activation_bytes, map_bytes = plan_probe._network_cost(job)
     # One convolution: 96 filters of 7 x 7 x 3 at 109 x 109 places.
-    assert flops == 2 * 96 * 109**2 * 7 * 7 * 3
+    assert flops == 10 * 2 * 96 * 109**2 * 7 * 7 * 3
+    assert map_bytes == 4 * 96 * 109**2
     assert activation_bytes == 4 * (3 * 224**2 + 96 * 109**2)
 
 

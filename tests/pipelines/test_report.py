@@ -680,7 +680,7 @@ def test_attention_shows_where_and_when_in_words(full):
         "Attention over time, in multiples of the mean: goes from 0.71 at 0.0 s to 0.71 at 2.0 s, "
         "highest at 0.5 s (2.14), lowest at 0.0 s (0.71)"
     ]
-    change = ": a map is of the change between the frame and the sampled frame before it"
+    change = ": a map is of the change that leads to the frame"
     assert full.text.count(change) == full.text.count(f"pool5_difference{change}") == 1
     rising = picture(strip(np.outer([1, 4, 2], np.ones(14)))).curve_alt
     assert "rises from 0.43 at 0.0 s to 0.86 at 1.0 s, highest at 0.5 s (1.71)" in rising

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from encoders.stream_specs import FRAME, Window
 from pipelines.config import Sampling
 from pipelines.sampling import (
     ASSUMED_DURATION_S,
@@ -190,25 +191,26 @@ def test_samples_are_frames_and_segments_partition_them(
 
     # An honest header plans enough, however its last digits fall.
     count = num_segments(_facts(end_s - 0.5), sampling)
-    plans = [plan_segment(ordinals, segment, count) for segment in range(count)]
+    windows = (FRAME, Window(num_frames=4))
+    plans = [plan_segment(ordinals, k, count, timestamps_s, windows) for k in range(count)]
     assert np.concatenate([plan.wanted for plan in plans]).tolist() == ordinals.tolist()
     assert all(len(plan.wanted) <= SEGMENT_FRAMES for plan in plans)
     assert all(plan.num_unplanned == 0 for plan in plans)
     for before, plan in itertools.pairwise(plans):
-        assert plan.predecessor == (before.wanted[-1] if len(plan.wanted) else None)
-    assert plans[0].predecessor is None
+        assert plan.before.tolist() == (before.wanted[-3:].tolist() if len(plan.wanted) else [])
+    assert len(plans[0].before) == 0
 
 
 def test_frames_beyond_the_plan_are_counted_by_its_last_segment() -> None:
     ordinals = np.arange(0, 1000, 5)
-    plans = [plan_segment(ordinals, segment, 2) for segment in range(2)]
+    plans = [plan_segment(ordinals, segment, 2, np.arange(1000.0)) for segment in range(2)]
     assert [len(plan.wanted) for plan in plans] == [64, 64]
     assert [plan.num_unplanned for plan in plans] == [0, 72]
 
 
 def test_a_segment_beyond_the_end_is_empty() -> None:
-    plan = plan_segment(np.arange(64), 1, 2)
-    assert (len(plan.wanted), plan.predecessor, plan.num_unplanned) == (0, None, 0)
+    plan = plan_segment(np.arange(64), 1, 2, np.arange(64.0), (FRAME, Window(num_frames=2)))
+    assert (len(plan.wanted), len(plan.before), plan.num_unplanned) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,228 @@
+"""What an entry of describe.streams says: a kind, the frames it reads, its nodes and its scaling.
+
+No torch here: settings are checked before anything heavy is loaded.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from encoders.settings import require
+
+MOST_FRAMES = 64
+"""Of a window: as many as a segment has sampled ones."""
+
+MOST_FLOWS = 20
+"""Of a stack: twice as many as the papers take."""
+
+LEAST_FLOW_PX = 12
+"""A side of the pictures that dense inverse search takes."""
+
+MAX_FLOW_PX = 40.0
+"""VU 3.3.4 cuts flow off at -40 and 40."""
+
+
+INPUT = "input"
+"""The node of the normalised picture itself."""
+
+STAGES = "stages"
+"""Stands for the last nodes before each loss of resolution (`encoders.backbone_stages`)."""
+
+
+VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
+"""Views of a frame by picture.views, see `encoders.views`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The frames that a stream reads for one sampled frame, in order of time.
+
+    Attributes:
+        num_frames: 1 is the sampled frame alone.
+        gap, gap_s: between neighbours of the window, in source frames or in seconds. Where both are 0,
+            the neighbours are sampled frames that follow each other.
+    """
+
+    num_frames: int = 1
+    gap: int = 0
+    gap_s: float = 0.0
+
+    @property
+    def num_read(self) -> int:
+        """Maps that a stream reads for one sampled frame: of flow that of the stack, else one of each frame."""
+        return self.num_frames
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it holds sampled frames alone."""
+        return not (self.gap or self.gap_s)
+
+    @property
+    def gap_name(self) -> str:
+        """The gap in a stream's name, such as gap3 or gap0_2s."""
+        seconds = f"{self.gap_s:.3f}".rstrip("0").rstrip(".").replace(".", "_")
+        return f"gap{self.gap}" if self.gap else f"gap{seconds}s" if self.gap_s else ""
+
+
+FRAME = Window()
+"""A sampled frame alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowWindow(Window):
+    """The frames that optical flow leads through: from each to the next one, `num_frames` - 1 flows in all.
+
+    Attributes:
+        method: dis or tvl1 (`pipelines.flow`).
+        bound_px: the largest displacement in a direction that is told apart.
+    """
+
+    method: str
+    bound_px: float
+
+    @property
+    def num_read(self) -> int:
+        return 1
+
+    @property
+    def num_channels(self) -> int:
+        """Of the stacked flows: u and v of each."""
+        return 2 * (self.num_frames - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """An entry of describe.streams without its kind.
+
+    Attributes:
+        nodes, scaling: empty: those of the section describe.
+    """
+
+    nodes: tuple[str, ...] = ()
+    scaling: Literal["per_position", "whole_map"] | None = None
+
+    @property
+    def window(self) -> Window:
+        """The frames that the stream reads."""
+        return FRAME
+
+    @property
+    def frames_name(self) -> str:
+        """The frames that it reads, in the stream's name."""
+        return self.window.gap_name
+
+    @property
+    def suffix(self) -> str:
+        """What follows the kind in a stream's name: all that was given, so that entries have names of their own."""
+        return "".join(f"_{part}" for part in (self.frames_name, self.scaling) if part)
+
+    def __post_init__(self) -> None:
+        require(len(set(self.nodes)) == len(self.nodes), "nodes", "each once", self.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceSpec(StreamSpec):
+    """The change between two frames (VU 5.3.1): neighbouring sampled ones, or `gap` source frames or `gap_s`
+    seconds apart."""
+
+    gap: int = 0
+    gap_s: float = 0.0
+
+    @property
+    def window(self) -> Window:
+        return Window(num_frames=2, gap=self.gap, gap_s=self.gap_s)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.gap <= 10_000, "gap", "1 to 10000 source frames", self.gap)
+        milliseconds = self.gap_s * 1000
+        require(
+            0 <= self.gap_s <= 3600 and abs(milliseconds - round(milliseconds)) < 1e-6,
+            "gap_s",
+            "0.001 to 3600 seconds, in whole milliseconds",
+            self.gap_s,
+        )
+        require(
+            not (self.gap and self.gap_s), "gap_s", "no gap in source frames beside it", self.gap
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec(DifferenceSpec):
+    """The difference of two frames generalised to `frames` of them (VU 5.3.1): approximate rank pooling."""
+
+    frames: int = 5
+
+    @property
+    def window(self) -> Window:
+        return Window(num_frames=self.frames, gap=self.gap, gap_s=self.gap_s)
+
+    @property
+    def frames_name(self) -> str:
+        return f"{self.window.gap_name}x{self.frames}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(2 <= self.frames <= MOST_FRAMES, "frames", f"2 to {MOST_FRAMES}", self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSpec(StreamSpec):
+    """Optical flow as a picture for the network (VU 3.3.4), or `stack` flows that follow each other (VU 5.4.2)."""
+
+    method: Literal["dis", "tvl1"] = "dis"
+    gap: int = 1
+    stack: int = 1
+    bound_px: float = 40.0
+
+    @property
+    def window(self) -> FlowWindow:
+        return FlowWindow(
+            num_frames=self.stack + 1, gap=self.gap, method=self.method, bound_px=self.bound_px
+        )
+
+    @property
+    def frames_name(self) -> str:
+        parts = (
+            self.method if self.method != "dis" else "",
+            f"gap{self.gap}" if self.gap != 1 else "",
+            f"x{self.stack}" if self.stack != 1 else "",
+            f"bound{self.bound_px:g}".replace(".", "_") if self.bound_px != MAX_FLOW_PX else "",
+        )
+        return "_".join(part for part in parts if part)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.gap <= 10_000, "gap", "1 to 10000 source frames", self.gap)
+        require(1 <= self.stack <= MOST_FLOWS, "stack", f"1 to {MOST_FLOWS} flows", self.stack)
+        tenths = self.bound_px * 10
+        require(
+            1 <= tenths <= 10_000 and abs(tenths - round(tenths)) < 1e-6,
+            "bound_px",
+            "0.1 to 1000 px, in whole tenths",
+            self.bound_px,
+        )
+
+
+SPECS: dict[str, StreamSpec] = {
+    "appearance": StreamSpec(),
+    "difference": DifferenceSpec(),
+    "positions": StreamSpec(),
+    "rank": RankSpec(),
+    "flow": FlowSpec(),
+}
+"""The kinds of describe.streams, with the values of what is not given."""
+
+MOTION = ("difference", "rank", "flow")
+"""The kinds that show motion: in fusions they count as VU 5.3.3's stream of flow."""
+
+_KIND = re.compile(
+    rf"_({'|'.join(SPECS)}|global)(_tvl1)?(_gap[0-9_]+s?)?(_?x[0-9]+)?(_bound[0-9_]+)?$"
+)
+
+
+def kind_of(stream: str) -> str:
+    """The kind in a stream's name, such as rank of features_12_rank_gap1x5; "" where there is none."""
+    name = re.sub("_(per_position|whole_map)$", "", stream)
+    found = _KIND.search(name)
+    return found[1] if found else ""

@@ -1,0 +1,37 @@
+"""The views of a frame: crops that are described one by one (DQ Table 4, VU 5.4.2)."""
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+
+def mirrored_picture(frames: Tensor) -> Tensor:
+    """Frames [f, h, w, c] with left and right exchanged."""
+    return frames.flip(2)
+
+
+def mirrored_flow(levels: Tensor) -> Tensor:
+    """Flow levels uint8 [f, h, w, 2L], u and v in turn, of the mirrored video: there u has the other sign.
+
+    255 - u, as in TSN; so 128, which stands for no motion, becomes 127, half a level on the other side of it.
+    """
+    flipped = levels.flip(2)
+    flipped[..., ::2] = 255 - flipped[..., ::2]
+    return flipped
+
+
+def views_of(
+    frames: Tensor, kind: str, crop_px: int, mirrored: Callable[[Tensor], Tensor] = mirrored_picture
+) -> Iterator[Tensor]:
+    """Each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
+
+    The first is the centre, the second its mirror image; of ten there follow the corners (top left, top right,
+    bottom left, bottom right), each before its mirror image, which `mirrored` makes.
+    """
+    margin = frames.shape[1] - crop_px
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin)] if kind == "ten" else []
+    for top, left in [(margin // 2, margin // 2), *corners]:
+        crop = frames[:, top : top + crop_px, left : left + crop_px]
+        yield crop
+        if kind != "centre":
+            yield mirrored(crop)
