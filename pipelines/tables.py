@@ -328,6 +328,32 @@ SOLUTIONS = Table(
     ),
 )
 
+FUSIONS = Table(
+    "fusions",
+    "One row per fused result with SCORES of its own, fold and part: what the part counts, chosen on the fold's training "
+    "videos alone",
+    ("encoder", "stream", "fold", "part_encoder", "part_stream"),
+    (
+        Column("encoder", pa.string(), "as in SCORES: the encoder, or the name of the group"),
+        Column("stream", pa.string(), "as in SCORES: the rule (classify.fusions)"),
+        Column("fold", pa.int32(), "fold whose videos are scored so"),
+        Column("part_encoder", pa.string(), "encoder of the part"),
+        Column("part_stream", pa.string(), "stream of the part"),
+        Column(
+            "weight",
+            pa.float64(),
+            "of the part's kernel, or of its probabilities; those of a fold sum to 1, and 0 means left out",
+        ),
+        Column(
+            "slope",
+            pa.float64(),
+            "of the sigmoid that makes the part's scores probabilities; null where kernels are summed",
+            nullable=True,
+        ),
+        Column("intercept", pa.float64(), "of the sigmoid", nullable=True),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Long form: one row per number, with what it is of",
@@ -391,6 +417,7 @@ TABLES = (
     ATTENTION,
     SCORES,
     SOLUTIONS,
+    FUSIONS,
     METRICS,
     FRAMES,
 )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import safetensors.numpy
 
 from pipelines.config import Config, digest
-from pipelines.results import ScoreMatrix, metric_rows, results
+from pipelines.results import ScoreMatrix, gain_rows, metric_rows, results
 from pipelines.sink import file_name
 from pipelines.storage import DONE, Store
 from pipelines.tables import (
@@ -297,7 +297,10 @@ def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
     single = {(matrix.encoder, matrix.stream): matrix for matrix in matrices}
     settings = dataclasses.replace(CONFIG.evaluate, bootstrap=20)
     found = results(PAIRS, settings, lambda *pair: single[pair])
-    rows = [row for matrix in found for row in metric_rows(matrix, settings, "group_kfold")]
+    rows = []
+    for matrix, best_part in found:
+        own = metric_rows(matrix, settings, "group_kfold")
+        rows += own + gain_rows(matrix, own, best_part, settings)
     assert {row["fusion"] for row in rows} == {"none", "given", "two_stream", "chosen"}
     assert not any(isinstance(row["value"], float) and math.isnan(row["value"]) for row in rows)
     folder = TABLES["metrics"]

@@ -39,7 +39,7 @@ def numbers(rows: list[dict]) -> dict:
 
 def all_of(pairs: list[tuple[str, str]], settings: Evaluate, **changes) -> dict:
     read = {pair: matrix(pair[1], pair[0], seed, **changes) for seed, pair in enumerate(pairs)}
-    return {m.key: m for m in results(pairs, settings, lambda *pair: read[pair])}
+    return {m.key: m for m, _ in results(pairs, settings, lambda *pair: read[pair])}
 
 
 def test_numbers_of_all_folds_of_each_and_of_their_mean() -> None:
@@ -169,7 +169,7 @@ def test_scores_that_are_lost_take_their_fusions_with_them() -> None:
     def read(encoder: str, stream: str) -> ScoreMatrix | None:
         return None if (encoder, stream) == ("x", STREAMS[0]) else matrix(stream, encoder)
 
-    keys = [m.key for m in results(pairs, QUICK, read)]
+    keys = [m.key for m, _ in results(pairs, QUICK, read)]
     assert [key[:2] for key in keys if key[2] == "none"] == pairs[1:]
     assert {key[0] for key in keys if key[2] != "none"} == {"y"}
 
