@@ -56,8 +56,8 @@ def classify(job: Job) -> Spent:
             log.info("classify %s: form %s, because %s", work.batch.name, form, reason)
             if form == "primal" and work.parts and chooses(work.batch.stream):
                 raise RunError(
-                    f"classify.fusions: expected kernel_sum alone, because the form is primal ({reason}), got "
-                    f"{work.batch.stream}; take it out, or set classify.form=gram"
+                    f"classify.fusions: expected kernel_sum alone where the Gram matrix is too large ({reason}), got "
+                    f"{work.batch.stream}; set classify.fusions=kernel_sum, or classify.form=primal, which leaves it out"
                 )
             (on_gram if form == "gram" else on_weights).append(work)
         parts = []

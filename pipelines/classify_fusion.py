@@ -125,7 +125,7 @@ def _quality(
     labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, arrays: Arrays
 ) -> float:
     """A part's accuracy or mAP on the fold's inner folds, at the least C."""
-    inner = inner_folds(labels, *fold_and_seed)
+    inner = _inner_folds(labels, *fold_and_seed)
     gram = gram_of(arrays).to(cuda_or_cpu())
     scores = _held_out(gram, labels, inner, min(settings.c), settings)
     return float(qualities(scores, labels.targets[: labels.num_training][inner >= 0]).mean())
@@ -143,7 +143,7 @@ def _select(
 ) -> tuple[float, ...]:
     """Equal weights of the parts that help on the fold's inner folds, at the least C."""
     matrices = [gram_of(arrays).to(cuda_or_cpu()) for arrays in grams]
-    inner = inner_folds(labels, *fold_and_seed)
+    inner = _inner_folds(labels, *fold_and_seed)
     targets = labels.targets[: labels.num_training]
 
     def quality(chosen: tuple[int, ...]) -> np.ndarray:
@@ -206,7 +206,7 @@ def _scores_of(
     with meter("read"):
         c, scores = _published(store, part, labels, fold)
     with meter("solve"):
-        inner = inner_folds(labels, *fold_and_seed)
+        inner = _inner_folds(labels, *fold_and_seed)
         held_out = _held_out(gram_of(gram).to(cuda_or_cpu()), labels, inner, c, settings)
     return held_out, scores
 
@@ -229,6 +229,14 @@ def _published(store: Store, part: Batch, labels: Labels, fold: int) -> tuple[fl
             "delete the folder and run step classify again"
         )
     return c, table["score"].to_numpy().reshape(len(tested), -1)
+
+
+def _inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
+    """As `inner_folds`; of videos where the training videos are of one group."""
+    training = labels.training((fold,))[:, 0]
+    if len({labels.groups[place] for place in np.flatnonzero(training)}) < 2:
+        labels = dataclasses.replace(labels, groups=labels.video_ids)
+    return inner_folds(labels, fold, seed)
 
 
 def _held_out(
@@ -258,7 +266,7 @@ def _fuse(
 ) -> None:
     fold, _ = fold_and_seed
     held_out, own = scores[: len(batch.parts)], scores[len(batch.parts) :]
-    targets = labels.targets[: labels.num_training][inner_folds(labels, *fold_and_seed) >= 0]
+    targets = labels.targets[: labels.num_training][_inner_folds(labels, *fold_and_seed) >= 0]
     if batch.stream == "calibrated":
         sigmoids = tuple(fit_sigmoid(part, targets) for part in held_out)
         own = [sigmoid.probabilities(part) for sigmoid, part in zip(sigmoids, own, strict=True)]

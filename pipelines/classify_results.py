@@ -275,7 +275,7 @@ def inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
     if num_groups < 2:
         raise RunError(
             f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
-            f"got {num_groups}; set one value, and of classify.fusions kernel_sum at most"
+            f"got {num_groups}; set one value"
         )
     inner = np.full(labels.num_training, -1)
     inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), seed)

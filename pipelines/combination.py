@@ -41,7 +41,8 @@ class Combination:
 def combinations(
     pairs: Sequence[tuple[str, str]], local: Sequence[tuple[str, str]], settings: Classify
 ) -> tuple[Combination, ...]:
-    """Every combination that the settings name, group by group; none of fewer than two parts.
+    """Every combination that the settings name, group by group; none of fewer than two parts, and of the form
+    primal none by a rule that chooses.
 
     Args:
         pairs: (encoder, stream) of all single results. local: those of local descriptors.
@@ -49,7 +50,8 @@ def combinations(
     Raises:
         ConfigError: a group has the name of an encoder, or fewer than two results.
     """
-    if not settings.fusions:
+    rules = [rule for rule in settings.fusions if settings.form != "primal" or not chooses(rule)]
+    if not rules:
         return ()
     encoders = list(dict.fromkeys(encoder for encoder, _ in local))
     groups: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -76,5 +78,5 @@ def combinations(
         Combination(name, rule, parts)
         for name, parts in groups.items()
         if len(parts) > 1
-        for rule in settings.fusions
+        for rule in rules
     )

@@ -243,7 +243,7 @@ class Classify:
         the vectors streamed; auto takes gram where the matrix fits into memory.
     tolerance: relative gap between primal and dual objective at which a class is solved.
     fusions: rules by which encoders and streams are fused into results of their own (docs/fusion.md); all but
-        kernel_sum and early need the form gram.
+        kernel_sum and early need the Gram matrix, and are left out where form is primal.
         kernel_sum:      SVMs on the mean of the cosine-normalised kernels.
         early:           the same under the name of what it equals, concatenated unit vectors.
         kernel_weighted: the same with a weight for each kernel, by its accuracy (mAP) on inner folds.
@@ -269,7 +269,7 @@ class Classify:
             "late_weighted",
         ],
         ...,
-    ] = ("kernel_sum",)
+    ] = ("late_weighted",)
     fusion_groups: tuple[str, ...] = ("encoders", "all")
 
     @property

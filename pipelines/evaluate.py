@@ -241,7 +241,7 @@ def results_table(metrics_table: pa.Table) -> list[dict]:
 def text_table(job: Job) -> list[str]:
     """The results for a terminal: encoder x stream x fusion, accuracy and mAP with their intervals."""
     rows = job.store.read_table(job.metrics).to_pylist()
-    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<10} {'accuracy':<20} {'mAP':<20}".rstrip()]
+    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<15} {'accuracy':<20} {'mAP':<20}".rstrip()]
     of_all = {
         (*(row[n] for n in ("encoder", "stream", "fusion")), row["metric"]): row
         for row in rows
@@ -250,7 +250,7 @@ def text_table(job: Job) -> list[str]:
     for encoder, stream, fusion in dict.fromkeys(key[:3] for key in of_all):
         accuracy, mean = (of_all[encoder, stream, fusion, m] for m in ("accuracy", "mAP"))
         lines.append(
-            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<10} "
+            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<15} "
             f"{with_interval(accuracy):<20} {with_interval(mean):<20}".rstrip()
         )
     return lines

@@ -227,10 +227,20 @@ def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> Non
     np.testing.assert_allclose([second[key] for key in first], list(first.values()), atol=5e-3)
 
 
+def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ALL_RULES, "classify.form=primal", "classify.fusion_groups=all")
+    assert [one.stream for one in job.combinations] == ["kernel_sum", "early"]
+
+
 @pytest.mark.ray
-def test_rules_that_choose_need_the_gram_matrix(local_ray: None, tmp_path: Path) -> None:
-    job = make_job(tmp_path, "classify.fusions=calibrated", "classify.form=primal")
-    with pytest.raises(RunError, match="expected kernel_sum alone, because the form is primal"):
+def test_a_matrix_that_is_too_large_is_a_message(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, "classify.fusions=calibrated")
+    monkeypatch.setattr("pipelines.classify.choose_form", lambda *_: ("primal", "it is large"))
+    with pytest.raises(
+        RunError, match=r"expected kernel_sum alone .* \(it is large\), got calibrated"
+    ):
         classify(job)
 
 
