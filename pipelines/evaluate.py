@@ -51,6 +51,8 @@ def evaluate(job: Job) -> Evaluated:
             for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
+        # As `results.results` meets them, so that the same one of equal parts is the best one.
+        order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
         made, parts = [], []
         for result in wanted:
             own = [scores[pair] for pair in result.sources]
@@ -58,7 +60,8 @@ def evaluate(job: Job) -> Evaluated:
             ways = (settings, job.protocol, job.config.run.seed, line.meter)
             best_part = None
             if result.fusion != SINGLE:
-                best_part = functools.reduce(_better.remote, [scores[p] for p in result.parts])
+                own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
+                best_part = functools.reduce(_better.remote, own_parts)
             made.append(measure.remote(result, ways, best_part, *parts[-1]))
         values = ray.get([value for _, value in made])
         best = max(range(len(wanted)), key=lambda place: (values[place], -place))
