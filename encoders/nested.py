@@ -91,8 +91,8 @@ def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) 
 
 def weights_by_quality(held_out: Sequence[float]) -> tuple[float, ...]:
     """[M] weights that sum to 1, proportional to the POWER-th power of each part's held-out accuracy or mAP; equal ones
-    where all are 0."""
-    powers = np.maximum(np.asarray(held_out, np.float64), 0) ** POWER
+    where all are 0 or unknown."""
+    powers = np.nan_to_num(np.asarray(held_out, np.float64)) ** POWER
     if not powers.sum():
         powers = np.ones(len(powers))
     return tuple((powers / powers.sum()).tolist())
