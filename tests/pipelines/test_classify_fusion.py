@@ -299,6 +299,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(local_ray: None, tmp_path: Pa
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_shuffled_labels_are_told_at_chance(local_ray: None, tmp_path: Path) -> None:
     """With labels that mean nothing, no choice may make the tested videos look right."""
     found: dict[tuple, list[float]] = {}
