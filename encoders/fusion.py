@@ -77,7 +77,8 @@ def choose_weights(
     """{fold: weights} for each fold's videos, chosen on the videos of the other folds alone.
 
     Their scores are of classifiers that did not see them, so no score that a choice rests on is one of a
-    training video. The best weights of `weight_grid` have the highest accuracy or, where videos have
+    training video. But those classifiers were trained on this fold's videos with their labels, so the choice is not
+    independent of them; `encoders.nested` chooses on scores of inner folds instead. The best weights of `weight_grid` have the highest accuracy or, where videos have
     several classes, the highest mAP; the most even ones of them are taken.
 
     Args:

@@ -7,6 +7,7 @@ handful of positives, draws repeat some and lack others, so that their AP leans 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,39 @@ def intervals(
         for name, value in values.items():
             drawn.setdefault(name, []).append(value)
     return {name: _middle(np.concatenate(parts, -1)) for name, parts in drawn.items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one result is better than another one of the same videos, and the ends of its 95 % interval; NaN
+    without draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+def gains(
+    scores: NDArray, others: NDArray, targets: NDArray, *, num_draws: int, seed: int
+) -> dict[str, Gain]:
+    """The gains in accuracy and mAP of scores [N, K] over other ones [N, K].
+
+    Paired over videos: a draw takes the same videos for both, so what is hard for both does not widen the interval.
+    """
+    rankings = [metrics.Ranking(one, targets) for one in (scores, others)]
+    hits = [{"accuracy": metrics.hit_ranks(one, targets) < 1} for one in (scores, others)]
+    once = np.ones((len(scores), 1), np.float32)
+    drawn: dict[str, list[NDArray]] = {"accuracy": [], "mAP": []}
+    for weights in (once, *_draws(len(scores), num_draws, seed)):
+        rates = [_hit_rates(hit, targets, weights)["accuracy"] for hit in hits]
+        means = [metrics.mean_over_classes(r.average_precision(weights)) for r in rankings]
+        drawn["accuracy"].append(rates[0] - rates[1])
+        drawn["mAP"].append(means[0] - means[1])
+    found = {}
+    for name, parts in drawn.items():
+        low, high = _middle(np.concatenate(parts[1:])) if num_draws else (np.nan, np.nan)
+        found[name] = Gain(float(parts[0][0]), float(low), float(high))
+    return found
 
 
 def _draws(num_videos: int, num_draws: int, seed: int) -> Iterator[NDArray]:

@@ -11,9 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import ray
 
-from pipelines import classify_gram, classify_primal
-from pipelines.classify_results import Batch, Labels, Places, Work, batches, locate
-from pipelines.config import Classify
+from pipelines import classify_fusion, classify_gram, classify_primal
+from pipelines.classify_gram import Prepared
+from pipelines.classify_results import (
+    Batch,
+    Labels,
+    Places,
+    Work,
+    batches,
+    fused_batches,
+    locate,
+)
+from pipelines.combination import chooses
+from pipelines.config import Classify, RunError
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
@@ -24,6 +34,9 @@ log = logging.getLogger(__name__)
 
 GRAM_SHARE = 0.5
 """A Gram matrix may take so much of the largest node's object store."""
+
+KEPT_SHARE = 0.5
+"""Matrices and vectors of single results are kept for combinations while they take so much of it together."""
 
 
 def classify(job: Job) -> Spent:
@@ -37,22 +50,68 @@ def classify(job: Job) -> Spent:
     on_gram: list[Work] = []
     on_weights: list[Work] = []
     with task_errors("classify"):
-        todo = batches(job)
-        found = [_locate.remote(job.store, batch, manifest) for batch in todo]
-        for batch, (labels, places) in zip(todo, found, strict=True):
-            work = Work(batch, labels, ray.get(places))
-            num_training = work.places.num_training
-            form, reason = choose_form(job.config.classify, num_training, store_bytes)
-            log.info("classify %s: form %s, because %s", batch.name, form, reason)
+        single, fused = _located(job, manifest)
+        for work in (*single, *fused):
+            form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
+            log.info("classify %s: form %s, because %s", work.batch.name, form, reason)
+            if form == "primal" and work.parts and chooses(work.batch.stream):
+                raise RunError(
+                    f"classify.fusions: expected kernel_sum alone where the Gram matrix is too large ({reason}), got "
+                    f"{work.batch.stream}; set classify.fusions=kernel_sum, or classify.form=primal, which leaves it out"
+                )
             (on_gram if form == "gram" else on_weights).append(work)
-        # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
         parts = []
         if on_gram:
             line = ProgressLine("classify", sum(len(work.batch.todo) for work in on_gram))
-            with line, ThreadPoolExecutor(_batches_at_once(on_gram, store_bytes)) as pool:
-                list(pool.map(lambda work: classify_gram.solve(job, line, work), on_gram))
+            with line:
+                _solve_on_gram(job, line, on_gram, store_bytes)
             parts.append(line.spent)
         return merged([*parts, classify_primal.solve(job, on_weights)])
+
+
+def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
+    """What is to be done of single results, and of combinations."""
+    todo, fused = batches(job), fused_batches(job)
+    every = [*todo, *(part for batch in fused for part in batch.parts)]
+    found = {}
+    for batch in every:
+        if batch.vectors not in found:
+            found[batch.vectors] = _locate.remote(job.store, batch, manifest)
+
+    def work_of(batch: Batch) -> Work:
+        labels, places = found[batch.vectors]
+        return Work(batch, labels, ray.get(places))
+
+    single = [work_of(batch) for batch in todo]
+    combined = []
+    for batch in fused:
+        parts = tuple(work_of(part) for part in batch.parts)
+        combined.append(Work(batch, parts[0].labels, parts[0].places, parts))
+    return single, combined
+
+
+def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes: float) -> None:
+    """The single results, several at once; then the combinations, with the same matrices where they can be kept."""
+    single = [work for work in works if not work.parts]
+    fused = [work for work in works if work.parts]
+    wanted = {part.batch.vectors: part for work in fused for part in work.parts}
+    keeps = sum(_num_bytes(part) for part in wanted.values()) <= KEPT_SHARE * store_bytes
+    kept: dict[tuple, Prepared] = {}
+
+    def keep(work: Work, prepared: Prepared) -> Prepared:
+        if keeps and work.batch.vectors in wanted:
+            kept[work.batch.vectors] = prepared
+        return prepared
+
+    def prepared(part: Work) -> Prepared:
+        found = kept.get(part.batch.vectors)
+        return found or keep(part, classify_gram.prepare(job, line.meter, part))
+
+    # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
+    with ThreadPoolExecutor(_batches_at_once(single, store_bytes)) as pool:
+        list(pool.map(lambda work: keep(work, classify_gram.solve(job, line, work)), single))
+    for work in fused:
+        classify_fusion.solve(job, line, work, prepared)
 
 
 @ray.remote(num_returns=2, max_retries=3)
@@ -71,7 +130,7 @@ def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[st
     with task_errors("classify"):
         tasks = [
             _settle.remote(job.store, " ".join(pair), job.scores(*pair), names)
-            for pair in job.pairs()
+            for pair in job.scored()
         ]
         accounts = ray.get(tasks)
     planned, failed = (sum(getattr(a, name) for a in accounts) for name in ("planned", "failed"))
@@ -109,6 +168,10 @@ def _object_store_bytes() -> float:
 
 def _batches_at_once(work: list[Work], store_bytes: float) -> int:
     """As many as have matrices and float32 vectors in one object store, but at least one."""
-    places = [one.places for one in work]
-    largest = max(4 * p.num_training**2 + 4 * len(p.row) * p.dim for p in places)
+    largest = max((_num_bytes(one) for one in work), default=1)
     return max(1, min(len(work), int(store_bytes / 2 // max(1, largest))))
+
+
+def _num_bytes(work: Work) -> int:
+    places = work.places
+    return 4 * places.num_training**2 + 4 * len(places.row) * places.dim

@@ -23,8 +23,10 @@ from ray import ObjectRef
 from torch import Tensor
 
 from encoders.compress import fit_compression
+from encoders.kernels import joined
 from encoders.metrics import average_precision
-from encoders.svm import decisions_along, fit_weights
+from encoders.nested import held_out_scores
+from encoders.svm import fit_weights
 from encoders.svm_columns import Columns, balanced, one_vs_rest
 from encoders.svm_gram import Gram, Strip, block_rows, centre_of, gram_strip, strip_rows
 from pipelines.classify_results import (
@@ -64,8 +66,30 @@ class Chunk:
     class_range: slice
 
 
-def solve(job: Job, line: ProgressLine, work: Work) -> None:
-    """Classifies one batch.
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """The vectors of some parts in the object store: blocks of those that train, and of those that are only tested.
+
+    Attributes:
+        weights: of the parts' kernels, where there are several; their vectors are then divided by their lengths,
+            multiplied by sqrt(weight), and put one after the other.
+    """
+
+    training: tuple[list[ObjectRef], ...]
+    tested: tuple[list[ObjectRef], ...]
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The vectors of a batch, and the Gram matrix of those that train."""
+
+    vectors: Vectors
+    gram: ObjectRef
+
+
+def solve(job: Job, line: ProgressLine, work: Work) -> Prepared:
+    """Classifies one batch; returns what its Gram matrix is of.
 
     Args:
         line: counts the folds that are finished.
@@ -73,13 +97,37 @@ def solve(job: Job, line: ProgressLine, work: Work) -> None:
     Raises:
         RunError: a vector is not finite, or C cannot be chosen.
     """
-    settings, meter = job.config.classify, line.meter
-    batch, shared = work.batch, work.labels
+    prepared = prepare(job, line.meter, work)
+    train(job, line, work, prepared)
+    return prepared
+
+
+def prepare(job: Job, meter: Meter, work: Work) -> Prepared:
+    """Reads the vectors of a batch, compresses them where it says so, and multiplies them.
+
+    Raises:
+        RunError: a vector is not finite.
+    """
     training, tested = _blocks(job.store, work, meter)
-    if batch.compress.kind != "none":
-        training, tested = _compressed(job, batch, training, tested)
-    on = _device(job.config.cluster)
-    gram = _gram(training, work.places, meter, on)
+    if work.batch.compress.kind != "none":
+        training, tested = _compressed(job, work.batch, training, tested)
+    gram = _gram(training, work.places, meter, device_options(job.config.cluster))
+    return Prepared(Vectors((training,), (tested,)), gram)
+
+
+def train(
+    job: Job, line: ProgressLine, work: Work, prepared: Prepared, weights: tuple[float, ...] = ()
+) -> None:
+    """Trains and publishes the classifiers of a batch.
+
+    Args:
+        weights: of the kernels of a combination's parts, also of those that are left out.
+
+    Raises:
+        RunError: C cannot be chosen.
+    """
+    settings, meter, on = job.config.classify, line.meter, device_options(job.config.cluster)
+    batch, shared, gram = work.batch, work.labels, prepared.gram
     chosen = _choose(gram, work, (settings, job.config.run.seed), on)
     parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
     for chunk in chunks(batch.folds, work.places.num_classes):
@@ -87,13 +135,13 @@ def solve(job: Job, line: ProgressLine, work: Work) -> None:
             continue
         c = [chosen[fold] for fold in chunk.folds]
         solved = _solve.options(num_returns=len(chunk.folds), **on).remote(
-            gram, training, tested, shared, (chunk, c), settings, meter
+            gram, prepared.vectors, shared, (chunk, c), settings, meter
         )
         for fold, part in zip(chunk.folds, _listed(solved), strict=True):
             parts[fold].append(part)
     published = [
         _publish.remote(
-            job.store, batch, shared, settings, (fold, chosen[fold]), meter, *parts[fold]
+            job.store, batch, shared, settings, (fold, chosen[fold], weights), meter, *parts[fold]
         )
         for fold in batch.todo
     ]
@@ -115,7 +163,7 @@ def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
     return [Chunk(folds[i : i + step], every) for i in range(0, len(folds), step)]
 
 
-def _device(settings: Cluster) -> dict[str, int]:
+def device_options(settings: Cluster) -> dict[str, int]:
     """The resources of a task that multiplies matrices: no GPU of a node that would be kept or started for it alone."""
     has_gpu = ray.cluster_resources().get("GPU") and not settings.grows
     return {"num_gpus": 1} if has_gpu else {}
@@ -133,7 +181,7 @@ def _tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _cuda_or_cpu() -> str:
+def cuda_or_cpu() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -254,7 +302,7 @@ def _products(
     blocks: list[ObjectRef], number: int, first: int, num_vectors: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
     # One block at a time: references in a list are not fetched before they are asked for.
-    device = _cuda_or_cpu()
+    device = cuda_or_cpu()
     later = (_tensor(ray.get(ref)).to(device) for ref in blocks[number + 1 :])
     rows = _tensor(ray.get(blocks[number])).to(device)
     strip = gram_strip(rows, later, _centre(blocks), first=first, num_vectors=num_vectors)
@@ -264,7 +312,7 @@ def _products(
 def _centre(blocks: list[ObjectRef]) -> Tensor:
     """The same for all strips, on any machine."""
     block = _tensor(ray.get(blocks[0]))
-    return centre_of(block[: block_rows(block.shape[1])].float()).to(_cuda_or_cpu())
+    return centre_of(block[: block_rows(block.shape[1])].float()).to(cuda_or_cpu())
 
 
 @ray.remote(max_retries=3)
@@ -320,29 +368,24 @@ def _held_out(
     settings: Classify,
 ) -> np.ndarray:
     """AP [C, k] of some classes on the inner folds that were held out."""
-    device, inner = _cuda_or_cpu(), inner_folds(labels, *fold_and_seed)
-    targets = torch.from_numpy(labels.targets[: labels.num_training, classes])
-    parts = np.unique(inner[inner >= 0])
-    training = torch.from_numpy((inner[:, None] >= 0) & (inner[:, None] != parts))
-    inside = inner >= 0
-    found = []
-    for decisions in decisions_along(
-        _gram_of(arrays).to(device),
-        lambda c: _columns(targets, training, c, settings).to(device),
+    device, inner = cuda_or_cpu(), inner_folds(labels, *fold_and_seed)
+    targets = labels.targets[: labels.num_training, classes]
+    scores = held_out_scores(
+        gram_of(arrays).to(device),
+        torch.from_numpy(targets),
+        inner,
         values,
+        loss=settings.loss,
+        class_weight=settings.class_weight,
         tolerance=max(settings.tolerance, CHOICE_TOLERANCE),
-    ):
-        by_part = decisions.cpu().numpy().reshape(len(inner), len(parts), -1)
-        scores = by_part[inside, inner[inside]]
-        found.append(average_precision(scores, targets.numpy()[inside]))
-    return np.array(found)
+    )
+    return np.array([average_precision(found, targets[inner >= 0]) for found in scores])
 
 
 @ray.remote(max_retries=3)
 def _solve(
     arrays: tuple[np.ndarray, np.ndarray, float],
-    training: list[ObjectRef],
-    tested: list[ObjectRef],
+    vectors: Vectors,
     labels: Labels,
     chunk_and_c: tuple[Chunk, list[float]],
     settings: Classify,
@@ -350,20 +393,19 @@ def _solve(
 ) -> list[Part] | Part:
     """A part of each fold of the chunk."""
     with meter("solve"):
-        parts = _parts(arrays, training, tested, labels, *chunk_and_c, settings)
+        parts = _parts(arrays, vectors, labels, *chunk_and_c, settings)
     return parts if len(parts) > 1 else parts[0]
 
 
 def _parts(
     arrays: tuple[np.ndarray, np.ndarray, float],
-    training: list[ObjectRef],
-    tested: list[ObjectRef],
+    vectors: Vectors,
     labels: Labels,
     chunk: Chunk,
     c: list[float],
     settings: Classify,
 ) -> list[Part]:
-    began, device = time.monotonic(), _cuda_or_cpu()
+    began, device = time.monotonic(), cuda_or_cpu()
     columns = _columns(
         torch.from_numpy(labels.targets[: labels.num_training, chunk.class_range]),
         torch.from_numpy(labels.training(chunk.folds)),
@@ -371,12 +413,13 @@ def _parts(
         settings,
     )
     found = fit_weights(
-        _gram_of(arrays).to(device),
-        lambda: _vectors(training),
+        gram_of(arrays).to(device),
+        lambda: _rows(vectors.training, vectors.weights),
         columns.to(device),
         tolerance=settings.tolerance,
     )
-    others = [part.double() @ found.weights.cpu().double().T for part in _vectors(tested)]
+    tested = _rows(vectors.tested, vectors.weights)
+    others = [part.double() @ found.weights.cpu().double().T for part in tested]
     others = [part + found.bias.cpu() for part in others]
     decisions = torch.cat([found.decisions.cpu(), *others]).numpy()
     seconds, size = time.monotonic() - began, chunk.class_range.stop - chunk.class_range.start
@@ -388,9 +431,29 @@ def _parts(
             for tensor in (found.weights, found.bias, found.primal, found.dual, found.rounds)
         )
         weights, bias, primal, dual, rounds = arrays_of_part
+        if vectors.weights:
+            # Those that are published are for vectors of length 1.
+            weights = weights * _scales(vectors.training, vectors.weights)
         scores = decisions[labels.tested(fold), own]
         parts.append(Part(weights, bias, scores, primal, dual, rounds, seconds))
     return parts
+
+
+def _rows(parts: tuple[list[ObjectRef], ...], weights: tuple[float, ...]) -> Iterator[Tensor]:
+    """All vectors of some parts, in pieces of some rows."""
+    if not weights:
+        yield from _vectors(parts[0])
+        return
+    if not parts[0]:
+        return
+    scales = torch.from_numpy(_scales(parts, weights))
+    yield from (piece.mul_(scales) for piece in joined([_vectors(blocks) for blocks in parts]))
+
+
+def _scales(parts: tuple[list[ObjectRef], ...], weights: tuple[float, ...]) -> np.ndarray:
+    """[D] float32: sqrt(weight) for each value of the concatenated vectors."""
+    widths = [ray.get(blocks[0]).shape[1] for blocks in parts]
+    return np.repeat(np.sqrt(weights), widths).astype(np.float32)
 
 
 def _vectors(blocks: list[ObjectRef]) -> Iterator[Tensor]:
@@ -400,7 +463,7 @@ def _vectors(blocks: list[ObjectRef]) -> Iterator[Tensor]:
         yield from block.split(block_rows(block.shape[1]))
 
 
-def _gram_of(arrays: tuple[np.ndarray, np.ndarray, float]) -> Gram:
+def gram_of(arrays: tuple[np.ndarray, np.ndarray, float]) -> Gram:
     centred, cross, square = arrays
     return Gram(_tensor(centred), _tensor(cross), square)
 
@@ -416,12 +479,13 @@ def _publish(
     batch: Batch,
     labels: Labels,
     settings: Classify,
-    fold_and_c: tuple[int, float],
+    how: tuple[int, float, tuple[float, ...]],
     meter: Meter,
     *parts: Part,
 ) -> None:
-    fold, c = fold_and_c
+    fold, c, weights = how
     with meter("write"):
-        publish(store, batch, labels, settings, Trained(fold, c, "gram", list(parts)))
+        trained = Trained(fold, c, "gram", list(parts), weights)
+        publish(store, batch, labels, settings, trained)
     # Waited for, and with it what the meter said before.
     ray.get(meter.counter.add.remote({"ok": 1}))

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from encoders.kernels import unit
 from encoders.metrics import average_precision
 from encoders.svm_columns import balanced, one_vs_rest
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
@@ -46,7 +47,7 @@ def solve(job: Job, work: list[Work]) -> Spent:
         return Spent(0.0, ())
     batches = [one.batch for one in work]
     for batch in batches:
-        if batch.compress.kind != "none":
+        if any(part.compress.kind != "none" for part in batch.parts or (batch,)):
             raise RunError(
                 f"classify.form: expected gram for {batch.name}, whose vectors are compressed, got primal; "
                 "a compression is fitted on all training vectors in memory"
@@ -54,7 +55,7 @@ def solve(job: Job, work: list[Work]) -> Spent:
     spent = codebooks.run_training(
         _worker,
         {
-            "work": [(one.batch, one.labels) for one in work],
+            "work": [(one.batch, [part.labels for part in one.parts or (one,)]) for one in work],
             "store": job.store,
             "config": job.config,
         },
@@ -81,8 +82,13 @@ def _solve_all(setting: dict) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     for batch, shared in setting["work"]:
-        labels = ray.get(shared)
-        share = Share.of(store, labels, rank, world_size)
+        parts = ray.get(shared)
+        share, labels = Share.of(store, parts, rank, world_size), parts[0]
+        if any(part.video_ids != labels.video_ids for part in parts):
+            raise RunError(
+                f"classify {batch.name}: expected vectors of the same videos for all parts; delete their encodings "
+                "and run it again"
+            )
         for fold in batch.todo:
             if _is_done(store, batch.scores_file(fold), rank):
                 continue
@@ -112,26 +118,55 @@ def _all_reduce(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """One worker's files: whole ones, dealt out in turn."""
+    """One worker's files: whole ones, dealt out in turn.
+
+    Attributes:
+        parts: of a combination, whose files are those of the first part: its vectors are the unit vectors of all,
+            concatenated, with equal weights.
+    """
 
     store: Store
-    labels: Labels
+    parts: list[Labels]
     files: list[int]
 
     @classmethod
-    def of(cls, store: Store, labels: Labels, rank: int, world_size: int) -> "Share":
-        return cls(store, labels, list(range(rank, len(labels.files), world_size)))
+    def of(cls, store: Store, parts: list[Labels], rank: int, world_size: int) -> "Share":
+        return cls(store, parts, list(range(rank, len(parts[0].files), world_size)))
+
+    @property
+    def labels(self) -> Labels:
+        return self.parts[0]
+
+    @property
+    def dim(self) -> int:
+        return sum(part.dim for part in self.parts)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the parts; none where there is one alone."""
+        count = len(self.parts)
+        return (1 / count,) * count if count > 1 else ()
 
     def vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Places among the labelled videos, and vectors, of those that are wanted [N], file by file."""
         for number in self.files:
             places = np.flatnonzero((self.labels.file == number) & wanted)
             if len(places):
-                rows = self.labels.row[places]
-                yield (
-                    places,
-                    torch.from_numpy(read_vectors(self.store, self.labels.files[number], rows)),
-                )
+                parts = [self._vectors(part, places) for part in self.parts]
+                if len(parts) > 1:
+                    parts = [torch.cat([unit(part) for part in parts], 1) / len(parts) ** 0.5]
+                yield places, parts[0]
+
+    def _vectors(self, part: Labels, places: np.ndarray) -> Tensor:
+        """[n, D] of a part, which may have these videos in several files."""
+        files, vectors = part.file[places], None
+        for number in np.unique(files):
+            own = files == number
+            rows = read_vectors(self.store, part.files[number], part.row[places[own]])
+            if vectors is None:
+                vectors = np.empty((len(places), part.dim), rows.dtype)
+            vectors[own] = rows
+        return torch.from_numpy(vectors)
 
     def count(self, wanted: np.ndarray) -> int:
         return int((np.isin(self.labels.file, self.files) & wanted).sum())
@@ -152,7 +187,8 @@ def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
     decisions = _decisions(share, tested, found)
     parts = [
         Part(
-            weights=found.weights.cpu().numpy(),
+            # Those of a combination are published for vectors of length 1.
+            weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
             bias=found.bias.cpu().numpy(),
             scores=decisions[tested],
             primal=found.primal.cpu().numpy(),
@@ -161,7 +197,7 @@ def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
             seconds=time.monotonic() - began,
         )
     ]
-    return Trained(fold, c, "primal", parts), words
+    return Trained(fold, c, "primal", parts, share.weights), words
 
 
 def _solution(
@@ -190,7 +226,7 @@ def _solution(
     data = Data(
         shards=shards,
         num_rows=share.count(wanted),
-        dim=share.labels.dim,
+        dim=share.dim,
         num_columns=training.shape[1] * targets.shape[1],
         is_hinge=settings.loss == "hinge",
         all_reduce=_all_reduce,

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray import ObjectRef
 
+from encoders.calibration import Sigmoid
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
 from pipelines.config import Classify, RunError
 from pipelines.layout import Job
 from pipelines.manifest import group_folds
 from pipelines.storage import Store
-from pipelines.tables import SCORES, SOLUTIONS, vectors_from_arrow
+from pipelines.tables import FUSIONS, SCORES, SOLUTIONS, vectors_from_arrow
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Batch:
 
     `todo` are those without SCORES. Folds that are finished still belong to it: what is solved together must
     not depend on what a killed run had done, or the last bits would.
+
+    A combination's has `parts` instead of `encodings`: the batches of the same folds that are fused.
     """
 
     encoder: str
@@ -46,6 +49,8 @@ class Batch:
     classifiers: str
     compress: CompressSettings
     footer: dict[str, str]
+    fusions: str = ""
+    parts: tuple["Batch", ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,32 +63,81 @@ class Batch:
         """Published last of a fold's files: a fold that has it is finished."""
         return f"{self.scores}/fold-{fold:05d}.parquet"
 
+    @property
+    def vectors(self) -> tuple[str, tuple[int, ...], CompressSettings]:
+        """What names its vectors and their order: batches that agree in it have one Gram matrix."""
+        return self.encodings, self.folds, self.compress
+
 
 def batches(job: Job) -> list[Batch]:
-    """What is not finished. Folds share vectors where neither codebook nor compression is a fold's own."""
-    found = []
-    for encoder, stream in job.pairs():
-        shared: dict[tuple, list[int]] = {}
-        compress = job.variants[encoder].compress
+    """What is not finished of single results."""
+    return _unfinished(job, [batch for pair in job.pairs() for batch in _batches_of(job, *pair)])
+
+
+def _batches_of(job: Job, encoder: str, stream: str) -> list[Batch]:
+    """All folds of a result. They share vectors where neither codebook nor compression is a fold's own."""
+    shared: dict[tuple, list[int]] = {}
+    compress = job.variants[encoder].compress
+    for fold in job.folds:
+        folder = job.encodings(job.codebook(encoder, stream, fold))
+        own = fold if compress.kind != "none" else None
+        shared.setdefault((folder, own), []).append(fold)
+    return [
+        Batch(
+            encoder=encoder,
+            stream=stream,
+            folds=tuple(folds),
+            todo=(),
+            encodings=folder,
+            scores=job.scores(encoder, stream),
+            classifiers=job.classifiers(encoder, stream),
+            compress=compress,
+            footer=job.footer("classify"),
+        )
+        for (folder, _), folds in shared.items()
+    ]
+
+
+def fused_batches(job: Job) -> list[Batch]:
+    """What is not finished of combinations. Folds are together where they are in all parts."""
+    found, known = [], {pair: _batches_of(job, *pair) for pair in job.pairs()}
+    for combination in job.combinations:
+        together: dict[tuple[int, ...], list[int]] = {}
         for fold in job.folds:
-            folder = job.encodings(job.codebook(encoder, stream, fold))
-            own = fold if compress.kind != "none" else None
-            shared.setdefault((folder, own), []).append(fold)
-        for (folder, _), folds in shared.items():
-            batch = Batch(
-                encoder=encoder,
-                stream=stream,
-                folds=tuple(folds),
-                todo=(),
-                encodings=folder,
-                scores=job.scores(encoder, stream),
-                classifiers=job.classifiers(encoder, stream),
-                compress=compress,
-                footer=job.footer("classify"),
+            places = (
+                next(place for place, batch in enumerate(known[part]) if fold in batch.folds)
+                for part in combination.parts
             )
-            todo = tuple(f for f in folds if not job.store.exists(batch.scores_file(f)))
-            if todo:
-                found.append(dataclasses.replace(batch, todo=todo))
+            together.setdefault(tuple(places), []).append(fold)
+        for places, folds in together.items():
+            parts = tuple(
+                dataclasses.replace(known[part][place], folds=tuple(folds))
+                for part, place in zip(combination.parts, places, strict=True)
+            )
+            found.append(
+                Batch(
+                    encoder=combination.encoder,
+                    stream=combination.stream,
+                    folds=tuple(folds),
+                    todo=(),
+                    encodings="",
+                    scores=job.scores(*combination.pair),
+                    classifiers=job.classifiers(*combination.pair),
+                    compress=CompressSettings(),
+                    footer=job.footer("classify"),
+                    fusions=job.fusions(*combination.pair),
+                    parts=parts,
+                )
+            )
+    return _unfinished(job, found)
+
+
+def _unfinished(job: Job, every: list[Batch]) -> list[Batch]:
+    found = []
+    for batch in every:
+        todo = tuple(f for f in batch.folds if not job.store.exists(batch.scores_file(f)))
+        if todo:
+            found.append(dataclasses.replace(batch, todo=todo))
     return found
 
 
@@ -101,11 +155,12 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A batch, its Labels in the object store, and its places."""
+    """A batch, its Labels in the object store, and its places; of a combination those of its first part, and all parts."""
 
     batch: Batch
     labels: ObjectRef
     places: Places
+    parts: tuple["Work", ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,18 +309,23 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A fold: the C and the form it was solved with, and the parts of its classes in order."""
+    """A fold: the C and the form it was solved with, and the parts of its classes in order.
+
+    Attributes:
+        weights: of the kernels of a combination's parts.
+    """
 
     fold: int
     c: float
     form: str
     parts: list[Part]
+    weights: tuple[float, ...] = ()
 
 
 def publish(
     store: Store, batch: Batch, labels: Labels, settings: Classify, trained: Trained
 ) -> None:
-    """Classifier, SOLUTIONS and SCORES of a fold, in this order."""
+    """Classifier, SOLUTIONS, FUSIONS of a combination, and SCORES of a fold, in this order."""
     fold, parts = trained.fold, trained.parts
     classifier = LinearClassifier(
         np.concatenate([part.weights for part in parts]),
@@ -273,11 +333,49 @@ def publish(
         tuple(labels.classes),
     )
     header = {"c": trained.c, "loss": settings.loss, "class_weight": settings.class_weight}
+    if trained.weights:
+        # The vectors it is for: those of these parts, each divided by its length, one after the other.
+        used = zip(batch.parts, trained.weights, strict=True)
+        header["parts"] = [[part.encoder, part.stream] for part, weight in used if weight > 0]
     data = classifier.to_bytes(**header)
     store.publish(f"{batch.classifiers}/fold-{fold:05d}.safetensors", data)
     rows = list(_solution_rows(batch, labels, settings, trained))
     store.publish_table(batch.solutions_file(fold), SOLUTIONS.build(rows), batch.footer)
-    table = _score_rows(batch, labels, fold, np.concatenate([part.scores for part in parts], 1))
+    if trained.weights:
+        publish_weights(store, batch, fold, trained.weights)
+    publish_scores(store, batch, labels, fold, np.concatenate([part.scores for part in parts], 1))
+
+
+def publish_weights(
+    store: Store,
+    batch: Batch,
+    fold: int,
+    weights: tuple[float, ...],
+    sigmoids: tuple[Sigmoid, ...] = (),
+) -> None:
+    """FUSIONS of a combination's fold: what each part counts, and the sigmoids where there are some."""
+    rows = [
+        {
+            "encoder": batch.encoder,
+            "stream": batch.stream,
+            "fold": fold,
+            "part_encoder": part.encoder,
+            "part_stream": part.stream,
+            "weight": weight,
+            "slope": sigmoids[place].slope if sigmoids else None,
+            "intercept": sigmoids[place].intercept if sigmoids else None,
+        }
+        for place, (part, weight) in enumerate(zip(batch.parts, weights, strict=True))
+    ]
+    name = f"{batch.fusions}/fold-{fold:05d}.parquet"
+    store.publish_table(name, FUSIONS.build(rows), batch.footer)
+
+
+def publish_scores(
+    store: Store, batch: Batch, labels: Labels, fold: int, scores: np.ndarray
+) -> None:
+    """SCORES of a fold, from an array [tested, K]."""
+    table = _score_rows(batch, labels, fold, scores)
     store.publish_table(batch.scores_file(fold), table, batch.footer)
 
 

@@ -299,6 +299,16 @@ class Classify:
     form: gram solves on the matrix of inner products of the training vectors, primal on the weights, with
         the vectors streamed; auto takes gram where the matrix fits into memory.
     tolerance: relative gap between primal and dual objective at which a class is solved.
+    fusions: rules by which encoders and streams are fused into results of their own (docs/fusion.md); all but
+        kernel_sum and early need the Gram matrix, and are left out where form is primal.
+        kernel_sum:      SVMs on the mean of the cosine-normalised kernels.
+        early:           the same under the name of what it equals, concatenated unit vectors.
+        kernel_weighted: the same with a weight for each kernel, by its accuracy (mAP) on inner folds.
+        kernel_selected: as kernel_sum, of the parts that greedy forward selection takes on inner folds.
+        calibrated:      mean of the parts' probabilities, Platt's sigmoids of scores of inner folds.
+        late_weighted:   mean of the parts' scores, with weights as those of kernel_weighted.
+    fusion_groups: what is fused with each other. encoders: all streams of each encoder; all: all encoders and streams;
+        NAME=PATTERN+PATTERN: the results whose ENCODER-STREAM a pattern (with * and ?) matches.
     """
 
     c: tuple[float, ...] = (100.0,)
@@ -306,6 +316,18 @@ class Classify:
     class_weight: Literal["none", "balanced"] = "none"
     form: Literal["auto", "gram", "primal"] = "auto"
     tolerance: float = 1e-6
+    fusions: tuple[
+        Literal[
+            "kernel_sum",
+            "early",
+            "kernel_weighted",
+            "kernel_selected",
+            "calibrated",
+            "late_weighted",
+        ],
+        ...,
+    ] = ("late_weighted",)
+    fusion_groups: tuple[str, ...] = ("encoders", "all")
 
     @property
     def words(self) -> str:
@@ -326,6 +348,20 @@ class Classify:
         require(
             1e-12 <= self.tolerance <= 0.1, "classify.tolerance", "1e-12 to 0.1", self.tolerance
         )
+        for name in ("fusions", "fusion_groups"):
+            value = getattr(self, name)
+            require(len(set(value)) == len(value), f"classify.{name}", "each once", value)
+        for group in self.fusion_groups:
+            # A name becomes part of a file name.
+            require(
+                group in ("encoders", "all")
+                or re.fullmatch(r"[0-9A-Za-z_]+=\S+", group) is not None,
+                "classify.fusion_groups",
+                "encoders, all, or NAME=PATTERN+PATTERN with a name of letters, digits and _",
+                group,
+            )
+        names = [group.partition("=")[0] for group in self.fusion_groups]
+        require(len(set(names)) == len(names), "classify.fusion_groups", "each name once", names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.combination import sums_kernels
 from pipelines.doctor_scan import NAMED_BY_KEYS, STEP_OF, STEPS, Folder, Run, is_visible
 from pipelines.lock import LOCK, Holder
 from pipelines.storage import DONE
@@ -224,9 +225,10 @@ def _is_leftover(run: Run, name: str) -> bool:
 def older(run: Run) -> Iterator[Problem]:
     """Codebooks and samples are told by what today's encodings say, so only where these are done."""
     scores = [n.removeprefix("scores/") for k, n in run.tables.items() if k.startswith("scores/")]
-    current = {*run.tables.values(), *(f"classifiers/{name}" for name in scores)}
+    current = {*run.tables.values()}
+    current |= {f"{root}/{name}" for root in ("classifiers", "fusions") for name in scores}
     roots = {"videos": 1, "segments": 1, "descriptors": 1, "failures": 1, "metrics": 1}
-    roots |= {"encodings": 2, "attention": 2, "scores": 2, "classifiers": 2}
+    roots |= {"encodings": 2, "attention": 2, "scores": 2, "classifiers": 2, "fusions": 2}
     wanted = [key for key in run.tables if key.startswith("encodings/")]
     if run.is_done("encode") and len(run.folders("encodings")) == len(wanted):
         current |= {
@@ -293,16 +295,23 @@ def missing_tensors(run: Run) -> Iterator[Problem]:
             yield Problem(
                 "codebooks", "encodings name codebooks that are gone", len(lost), tuple(lost[:5])
             )
+    fused = {f"scores/{'-'.join(one.pair)}": one.stream for one in run.combinations}
     for folder in run.folders("scores"):
+        rule = fused.get(folder.key, "")
         bases = [
             f"classifiers/{file.name.removeprefix('scores/').removesuffix('.parquet')}"
             for file in folder.files
         ]
-        wanted = [f"{base}.safetensors" for base in bases]
-        wanted += [f"{base.replace('/fold-', '/solutions-')}.parquet" for base in bases]
+        wanted = []
+        if not rule or sums_kernels(rule):
+            wanted += [f"{base}.safetensors" for base in bases]
+            wanted += [f"{base.replace('/fold-', '/solutions-')}.parquet" for base in bases]
+        if rule:
+            names = (base.replace("classifiers/", "fusions/", 1) for base in bases)
+            wanted += [f"{name}.parquet" for name in names]
         lost = [name for name in wanted if name not in run.sizes]
         if lost:
-            what = "scores without their classifier or its row of SOLUTIONS"
+            what = "scores without their classifier, or its rows of SOLUTIONS or FUSIONS"
             yield Problem(folder.name, what, len(lost), tuple(lost[:EXAMPLES]))
 
 
@@ -330,9 +339,9 @@ def remake(run: Run, folder: Folder, files: list[str]) -> str:
         # Videos whose encodings are visible are not encoded again.
         made = run.tables.get(folder.key.replace("attention/", "encodings/", 1), folder.name)
         return delete_command(run, [f"{folder.name}/", f"{made}/"]) + THEN
-    if folder.table.name == "solutions":
+    if folder.table.name in ("solutions", "fusions"):
         # Folds whose scores are visible are not trained again.
-        made = folder.name.replace("classifiers/", "scores/", 1)
+        made = "scores/" + folder.name.partition("/")[2]
         return delete_command(run, [f"{folder.name}/", f"{made}/"]) + THEN
     marks = [name for name in _marks_of(run, folder) if name in run.sizes]
     some = [*files, *marks] if len(files) <= EXAMPLES else [f"{folder.name}/", *marks]

@@ -153,6 +153,12 @@ def _solutions(table: pa.Table) -> Columns:
     return {"key": mixed(*texts, _numbers(table["fold"]))}
 
 
+def _fusions(table: pa.Table) -> Columns:
+    names = ("encoder", "stream", "part_encoder", "part_stream")
+    texts = [fingerprints(table[name]) for name in names]
+    return {"key": mixed(*texts, _numbers(table["fold"]))}
+
+
 def _encodings(table: pa.Table) -> Columns:
     kept = {
         "id": fingerprints(table["video_id"]),
@@ -224,6 +230,7 @@ GATHER = {
     "encodings": _encodings,
     "attention": _attention,
     "solutions": _solutions,
+    "fusions": _fusions,
 }
 """What is kept of a row group, by table; SCORES and METRICS are read by `pipelines.doctor_results`."""
 

@@ -16,7 +16,7 @@ from pipelines.doctor_files import EXAMPLES, Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, fingerprints, is_not_finite, mixed
 from pipelines.doctor_scan import Folder, Run
 from pipelines.doctor_tables import has_rows, is_in, last_attempts
-from pipelines.results import ScoreMatrix, is_local, metric_rows, results
+from pipelines.results import SINGLE, ScoreMatrix, gain_rows, is_local, metric_rows, results
 from pipelines.tables import METRICS
 
 TOLERANCE = 1e-9
@@ -108,8 +108,9 @@ def _read_results(run: Run) -> Results:
             videos.append(matrix.video_ids)
         return matrix if matrix is not None and matrix.video_ids == videos[0] else None
 
-    for matrix in results(run.pairs, settings, read):
-        for row in metric_rows(matrix, settings, protocol=""):
+    for matrix, best_part in results(run.pairs, settings, read, run.combinations):
+        rows = metric_rows(matrix, settings, protocol="")
+        for row in rows + gain_rows(matrix, rows, best_part, settings):
             value = math.nan if row["value"] is None else row["value"]
             found.expected[tuple(row[name] for name in METRICS.key)] = value
     return found
@@ -171,6 +172,9 @@ def _single(
         classes=tested.classes,
         scores=scores.values[there],
         targets=tested.targets[there],
+        fusion=next(
+            (one.stream for one in run.combinations if one.pair == (encoder, stream)), SINGLE
+        ),
     )
 
 
@@ -285,7 +289,7 @@ def _check_metrics(run: Run, results: Results) -> None:
 
 def _strangers(run: Run, found: dict[Key, float], expected: dict[Key, float]) -> list[Key]:
     """Rows of no result, or of a split or class that their result has not. Names may hold a +."""
-    parts = {part for result in run.pairs for part in result}
+    parts = {part for result in run.scored for part in result}
     known = {(*key[:3], key[4]) for key in expected}
     return [
         key

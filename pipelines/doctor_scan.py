@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.combination import Combination
 from pipelines.config import Config, ConfigError, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
@@ -40,6 +41,7 @@ STEP_OF = {
     "attention": "encode",
     "scores": "classify",
     "solutions": "classify",
+    "fusions": "classify",
     "metrics": "evaluate",
 }
 STEPS = tuple(dict.fromkeys(STEP_OF.values()))
@@ -169,14 +171,29 @@ class Run:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results, in the order of `pipelines.layout.Job.pairs`."""
+        """(encoder, stream) of single results, in the order of `pipelines.layout.Job.pairs`."""
         named = [key.partition("/")[2].rpartition("-") for key in self.tables if _is(key, "scores")]
         known = {(encoder, stream) for encoder, _, stream in named}
+        known -= {one.pair for one in self.combinations}
         encoders = list(self.setting("encode", "encoders", ()))
         rank = {name: place for place, name in enumerate(self.streams)}
         order = {name: place for place, name in enumerate(encoders)}
         last = len(known) + len(rank) + len(order)
         return sorted(known, key=lambda p: (rank.get(p[1], last), order.get(p[0], last), p))
+
+    @cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """The fused results with SCORES of their own, as run.json has them."""
+        found = []
+        for one in self.record.get("combinations", []):
+            parts = tuple((encoder, stream) for encoder, stream in one["parts"])
+            found.append(Combination(one["encoder"], one["stream"], parts))
+        return tuple(found)
+
+    @property
+    def scored(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of all results with SCORES."""
+        return [*self.pairs, *(one.pair for one in self.combinations)]
 
     @cached_property
     def codebook_keys(self) -> list[str]:
@@ -199,7 +216,7 @@ class Run:
             "describe": [f"{tables.get('descriptors')}/_done-{videos}.json"],
             "fit": [],
             "encode": [f"{tables[key]}/_done-{videos}.json" for key in self.codebook_keys],
-            "classify": [f"{tables[f'scores/{e}-{s}']}/{DONE}" for e, s in self.pairs],
+            "classify": [f"{tables[f'scores/{e}-{s}']}/{DONE}" for e, s in self.scored],
             "evaluate": [
                 f"{metrics}/{DONE}",
                 f"report/_done-{metrics.rpartition('/')[2]}.json",

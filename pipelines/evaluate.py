@@ -1,5 +1,6 @@
 """SCORES to METRICS: each encoder and stream, and their late fusions (METHODS 4)."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -40,21 +41,28 @@ def evaluate(job: Job) -> Evaluated:
         RunError: there are no scores, or a video lacks that of a class.
     """
     settings, pairs = job.config.evaluate, job.pairs()
-    wanted = results.wanted(pairs, settings)
+    wanted = results.wanted(pairs, settings, job.combinations)
+    shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in job.combinations}
     with task_errors("evaluate"), ProgressLine("evaluate", len(wanted)) as line:
         scores: dict[tuple[str, str], ObjectRef] = {
             pair: _read.options(**_memory(job, READ_BYTES)).remote(
-                job.store, *pair, job.scores(*pair), job.failures, line.meter
+                job.store, pair, job.scores(*pair), job.failures, shares.get(pair), line.meter
             )
-            for pair in pairs
+            for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
+        # As `results.results` meets them, so that the same one of equal parts is the best one.
+        order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
         made, parts = [], []
         for result in wanted:
-            own = [scores[pair] for pair in result.parts]
+            own = [scores[pair] for pair in result.sources]
             parts.append([functools.reduce(_added.remote, own)] if result.is_total else own)
             ways = (settings, job.protocol, job.config.run.seed, line.meter)
-            made.append(measure.remote(result, ways, *parts[-1]))
+            best_part = None
+            if result.fusion != SINGLE:
+                own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
+                best_part = functools.reduce(_better.remote, own_parts)
+            made.append(measure.remote(result, ways, best_part, *parts[-1]))
         values = ray.get([value for _, value in made])
         best = max(range(len(wanted)), key=lambda place: (values[place], -place))
         tables = ray.get([table for table, _ in made])
@@ -86,10 +94,30 @@ def _memory(job: Job, score_bytes: int) -> dict[str, int]:
 
 @ray.remote(max_retries=3)
 def _read(
-    store: Store, encoder: str, stream: str, folder: str, failures: str, meter: Meter
+    store: Store,
+    pair: tuple[str, str],
+    folder: str,
+    failures: str,
+    fused: tuple[str, str] | None,
+    meter: Meter,
 ) -> ScoreMatrix:
+    """Scores of a result; of a combination, `fused` is its rule and the folder of its FUSIONS."""
     with meter("read"):
-        return read_scores(store, encoder, stream, folder, failures)
+        matrix = read_scores(store, *pair, folder, failures)
+        return with_weights(matrix, *fused, store) if fused else matrix
+
+
+def with_weights(matrix: ScoreMatrix, rule: str, folder: str, store: Store) -> ScoreMatrix:
+    """A combination's scores with its rule and the weights of its parts, from FUSIONS."""
+    weights: dict[int, tuple[float, ...]] = {}
+    for row in store.read_table(folder, ["fold", "weight"]).to_pylist():
+        weights[row["fold"]] = (*weights.get(row["fold"], ()), row["weight"])
+    return dataclasses.replace(matrix, fusion=rule, weights=weights)
+
+
+@ray.remote(max_retries=3)
+def _better(best: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
+    return results.better(best, part)
 
 
 @ray.remote(max_retries=3)
@@ -99,13 +127,17 @@ def _added(total: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
 
 @ray.remote(max_retries=3)
 def _measure(
-    wanted: Wanted, ways: tuple[Evaluate, str, int, Meter], *parts: ScoreMatrix
+    wanted: Wanted,
+    ways: tuple[Evaluate, str, int, Meter],
+    best_part: ScoreMatrix | None,
+    *parts: ScoreMatrix,
 ) -> tuple[pa.Table, float]:
     """METRICS rows of a result, and its headline metric; no rows and -1 where it cannot be made."""
     settings, protocol, seed, meter = ways
     with meter("measure"):
         matrix = wanted.make(parts)
         rows = metric_rows(matrix, settings, protocol, seed) if matrix else []
+        rows += results.gain_rows(matrix, rows, best_part, settings, seed) if matrix else []
         table, value = METRICS.build(rows), -1.0
         if matrix:
             named = ("all", headline_metric(matrix.multi_label))
@@ -212,7 +244,7 @@ def results_table(metrics_table: pa.Table) -> list[dict]:
 def text_table(job: Job) -> list[str]:
     """The results for a terminal: encoder x stream x fusion, accuracy and mAP with their intervals."""
     rows = job.store.read_table(job.metrics).to_pylist()
-    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<10} {'accuracy':<20} {'mAP':<20}".rstrip()]
+    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<15} {'accuracy':<20} {'mAP':<20}".rstrip()]
     of_all = {
         (*(row[n] for n in ("encoder", "stream", "fusion")), row["metric"]): row
         for row in rows
@@ -221,7 +253,7 @@ def text_table(job: Job) -> list[str]:
     for encoder, stream, fusion in dict.fromkeys(key[:3] for key in of_all):
         accuracy, mean = (of_all[encoder, stream, fusion, m] for m in ("accuracy", "mAP"))
         lines.append(
-            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<10} "
+            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<15} "
             f"{with_interval(accuracy):<20} {with_interval(mean):<20}".rstrip()
         )
     return lines

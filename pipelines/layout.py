@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines.codebook import Codebook
+from pipelines.combination import Combination, combinations, sums_kernels
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
 from pipelines.results import is_local
@@ -88,6 +89,17 @@ class Job:
             for variant in self.variants.values()
             if stream.kind in ENCODERS[variant.base].reads
         ]
+
+    @functools.cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """The results that are fused of others and have SCORES of their own."""
+        pairs = self.pairs()
+        local = [pair for pair in pairs if is_local(pair[1])]
+        return combinations(pairs, local, self.config.classify)
+
+    def scored(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of all results with SCORES: the single ones, then the combinations."""
+        return [*self.pairs(), *(combination.pair for combination in self.combinations)]
 
     @property
     def streams(self) -> list[str]:
@@ -232,6 +244,9 @@ class Job:
     def classifiers(self, encoder: str, stream: str) -> str:
         return f"classifiers/{self._scores_folder(encoder, stream)}"
 
+    def fusions(self, encoder: str, stream: str) -> str:
+        return f"fusions/{self._scores_folder(encoder, stream)}"
+
     @property
     def metrics(self) -> str:
         return f"metrics/{self._metrics_digest}"
@@ -246,7 +261,7 @@ class Job:
             "describe": [f"{self.descriptors}/_done-{videos}.json"],
             "fit": [f"{b.folder}/{DONE}" for b in self.codebooks],
             "encode": [self.encodings_mark(b) for b in self.codebooks],
-            "classify": [f"{self.scores(*pair)}/{DONE}" for pair in self.pairs()],
+            "classify": [f"{self.scores(*pair)}/{DONE}" for pair in self.scored()],
             "evaluate": [f"{self.metrics}/{DONE}", f"report/_done-{self._metrics_digest}.json"],
         }[step]
 
@@ -318,15 +333,22 @@ class Job:
         return [digest(sorted(self.groups.items()))] if holds_out(settings) else []
 
     def _scores_folder(self, encoder: str, stream: str) -> str:
+        for combination in self.combinations:
+            if combination.pair == (encoder, stream):
+                parts = [self._scores_folder(*part) for part in combination.parts]
+                made_by = digest(stream, parts, self.config.run.seed)
+                return f"{folder_name(encoder, stream)}/{made_by}"
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
         folders = [self.encodings(book) for book in books]
-        settings = (self.config.classify, self.variants[encoder].compress)
+        classify = dataclasses.asdict(self.config.classify)
+        solved_by = {n: v for n, v in classify.items() if n not in ("fusions", "fusion_groups")}
+        settings = (solved_by, self.variants[encoder].compress)
         made_by = digest(folders, self._videos_digest, settings)
         return f"{folder_name(encoder, stream)}/{made_by}"
 
     @property
     def _metrics_digest(self) -> str:
-        scores = [self.scores(*pair) for pair in self.pairs()]
+        scores = [self.scores(*pair) for pair in self.scored()]
         return digest(scores, self.config.evaluate, self.config.recipe)
 
     # --- bookkeeping --------------------------------------------------------------------------
@@ -334,8 +356,8 @@ class Job:
     def older(self, table: str) -> list[str]:
         """Folders of `table` that other inputs or settings made."""
         current = {self.videos, self.segments, self.failures, self.metrics}
-        current |= {self.scores(*pair) for pair in self.pairs()}
-        current |= {self.classifiers(*pair) for pair in self.pairs()}
+        for pair in self.scored():
+            current |= {self.scores(*pair), self.classifiers(*pair), self.fusions(*pair)}
         return [f for f in self.store.folders(table) if f not in current]
 
     def finish(self, step: str) -> None:
@@ -352,8 +374,8 @@ class Job:
             "describe": ["failures"],
             "classify": [
                 f"{kind}/{folder_name(*pair)}"
-                for kind in ("classifiers", "scores")
-                for pair in self.pairs()
+                for kind in ("classifiers", "scores", "fusions")
+                for pair in self.scored()
             ],
             "evaluate": ["metrics"],
         }
@@ -419,6 +441,7 @@ class Job:
             "weights": self.weights.description,
             "streams": [dataclasses.asdict(stream) for stream in self.described.values()],
             "tables": self.tables(),
+            "combinations": [dataclasses.asdict(one) for one in self.combinations],
         }
         self.store.publish_json("run.json", record)
 
@@ -442,6 +465,12 @@ class Job:
         for encoder, stream in self.pairs():
             named[f"scores/{encoder}-{stream}"] = self.scores(encoder, stream)
             named[f"solutions/{encoder}-{stream}"] = self.classifiers(encoder, stream)
+        for one in self.combinations:
+            name = "-".join(one.pair)
+            named[f"scores/{name}"] = self.scores(*one.pair)
+            named[f"fusions/{name}"] = self.fusions(*one.pair)
+            if sums_kernels(one.stream):
+                named[f"solutions/{name}"] = self.classifiers(*one.pair)
         for book in self.codebooks:
             name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
             named[f"encodings/{name}"] = self.encodings(book)

@@ -17,12 +17,15 @@ from encoders.kmeans import MAX_POINTS_PER_CENTROID
 from encoders.settings import FvVaeSettings
 from encoders.stream_specs import VIEWS, FlowWindow
 from pipelines.classify import choose_form
+from pipelines.classify_results import INNER_FOLDS
 from pipelines.cluster import Pools
+from pipelines.combination import Combination, chooses, combinations, sums_kernels
 from pipelines.config import Config
 from pipelines.descriptor_stages import CPU_FRAMES, MOST_FRAMES
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
 from pipelines.prices import Gpu, Machine, Prices
+from pipelines.results import is_local
 
 
 @dataclass(frozen=True)
@@ -369,19 +372,28 @@ class _Rule:
         Right within a factor of two or so where there are many vectors (docs/plan.md); start-up of tasks else.
         """
         measured, folds = self.measured, self.counts.num_folds
-        dims, pairs = measured.dims.values(), len(measured.dims)
+        dims, fused = list(measured.dims.values()), self._combinations()
+        # The matrices of single results serve combinations too.
+        sums = [self._dim(one) for one in fused if sums_kernels(one.stream)]
+        inner = sum(len(one.parts) for one in fused if chooses(one.stream))
+        results = len(dims) + len(fused)
         columns = self.counts.classes * folds
         training = self.counts.training * self.described_videos / self.counts.videos
         form, _ = choose_form(self.config.classify, round(training), STORE_BYTES)
         if form == "gram":
             gram = sum(training**2 * dim for dim in dims)
             double = sum(
-                columns * training * (SOLVER_PRODUCTS * 2 * training + 4 * dim) for dim in dims
+                columns * training * (SOLVER_PRODUCTS * 2 * training + 4 * dim)
+                for dim in [*dims, *sums]
             )
+            double += inner * INNER_FOLDS * columns * SOLVER_PRODUCTS * 2 * training**2
         else:
-            gram, double = sum(SVM_PASSES * 4.0 * columns * training * dim for dim in dims), 0.0
+            gram, double = (
+                sum(SVM_PASSES * 4.0 * columns * training * d for d in [*dims, *sums]),
+                0.0,
+            )
         seconds = gram / measured.product_flops + double / measured.double_flops
-        tasks = pairs * (TASKS_OF_BATCH + folds)
+        tasks = results * (TASKS_OF_BATCH + folds) + inner * folds
         work_s = seconds * (1 if measured.on_gpu else measured.num_threads)
         work = self._on_gpus(work_s)
         overhead_s = tasks * self.fixed.task_s
@@ -389,38 +401,46 @@ class _Rule:
         start_s = max(overhead_s / self.shape.cpus, self.fixed.torch_pool_s)
         start_s += 0.0 if form == "gram" else self.fixed.train_s
         spread = self._spread(work, self.shape.gpus or self.shape.cpus)
-        scores = self.counts.tested * self.counts.classes * pairs
-        weights = 4.0 * sum(dims) * columns
+        scores = self.counts.tested * self.counts.classes * results
+        weights = 4.0 * sum([*dims, *sums]) * columns
         return StepPlan(
             name="classify",
-            units=self.counts.tested * pairs,
+            units=self.counts.tested * results,
             unit="scored videos",
             core_s=overhead_s + work.pop("core_s"),
             **work,
             wall_s=self._wall(start_s, spread),
             tables={
-                "SCORES": FILE_BYTES * pairs * folds + ROW_BYTES["SCORES"] * scores,
+                "SCORES": FILE_BYTES * results * folds + ROW_BYTES["SCORES"] * scores,
                 "classifiers": weights,
             },
-            reads=pairs * VECTOR_READS * self._files(self.described_videos, "encodings", 1),
-            writes=3 * pairs * folds,
+            reads=len(dims) * VECTOR_READS * self._files(self.described_videos, "encodings", 1),
+            writes=(3 * results + len(fused)) * folds,
             peak_bytes=PROCESS_BYTES
             + (8.0 * training**2 if form == "gram" else 40.0 * self.counts.classes * max(dims)),
         )
+
+    def _combinations(self) -> tuple[Combination, ...]:
+        pairs = [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
+        local = [pair for pair in pairs if is_local(pair[1])]
+        return combinations(pairs, local, self.config.classify)
+
+    def _dim(self, combination: Combination) -> int:
+        return sum(self.measured.dims[" ".join(part)] for part in combination.parts)
 
     def evaluate(self) -> StepPlan:
         share = self.described_videos / self.counts.videos
         grows = self.counts.tested * share / max(1, self.measured.evaluate_videos)
         core_s = self.measured.evaluate_s * grows
-        pairs = len(self.measured.dims)
+        results = len(self.measured.dims) + len(self._combinations())
         return StepPlan(
             name="evaluate",
-            units=pairs,
+            units=results,
             unit="results",
             core_s=core_s,
             wall_s=self._wall(self.fixed.report_s, Range.exactly(core_s)),
-            tables={"METRICS": FILE_BYTES + ROW_BYTES["METRICS"] * pairs * self.counts.classes},
-            reads=VECTOR_READS * pairs * self.counts.num_folds + 200,
+            tables={"METRICS": FILE_BYTES + ROW_BYTES["METRICS"] * results * self.counts.classes},
+            reads=VECTOR_READS * results * self.counts.num_folds + 200,
             writes=4,
             peak_bytes=PROCESS_BYTES + 32.0 * self.counts.tested * self.counts.classes,
         )

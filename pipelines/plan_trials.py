@@ -297,6 +297,7 @@ def evaluate(job: Job, num_tested: int, num_classes: int) -> tuple[float, int]:
 
     settings = job.config.evaluate
     began = time.perf_counter()
-    for matrix in results.results(job.pairs(), settings, read):
-        results.metric_rows(matrix, settings, job.protocol)
+    for matrix, best_part in results.results(job.pairs(), settings, read, job.combinations):
+        rows = results.metric_rows(matrix, settings, job.protocol)
+        results.gain_rows(matrix, rows, best_part, settings)
     return time.perf_counter() - began, number

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from pipelines.attention_picture import picture
 from pipelines.papers import DQ_DATA
-from pipelines.report_charts import NUM_STYLES, charts
+from pipelines.report_charts import NUM_STYLES, Chart, charts, gains_chart
 from pipelines.report_data import ClassRow, Confusion, Failures, Report
 from pipelines.results import Estimate
 
@@ -24,6 +24,8 @@ _MAX_NUMBERED = 20  # classes; above, a cell has no room for its number
 _MAX_CLASSES = (
     40  # classes; above, the weakest and the strongest are shown and the rest folded away
 )
+_MAX_GAINS = 40  # fusions in the chart; above, the best of them
+_MAX_NAME = 40  # characters of an encoder in the chart
 _NONE = Markup("<span class='none' title='not available'>&ndash;</span>")
 
 
@@ -48,7 +50,10 @@ def render(report: Report) -> str:
         report=report,
         ranked=ranked,
         best=best,
+        single=report.best_single,
         columns=_columns(report),
+        has_gains=any(result.gain.value is not None for result in ranked),
+        gains=_gains(report),
         has_folds=any(result.fold_mean is not None for result in ranked),
         has_intervals=any(report.estimate(result).low is not None for result in ranked),
         has_cost=any(step.cost is not None for step in report.steps),
@@ -73,6 +78,18 @@ def render(report: Report) -> str:
         **_total_plan(report),
         total_cost=sum(step.cost or 0 for step in report.steps),
     )
+
+
+def _gains(report: Report) -> list[Chart]:
+    """The chart of the fusions' gains, the largest first; nothing where there are none."""
+    known = [result for result in report.ranked() if result.gain.value is not None]
+    known = sorted(known, key=lambda result: -result.gain.value)[:_MAX_GAINS]
+    named = [(f"{_short(r.encoder)}: {r.fusion.split(' ')[0]}", r.gain) for r in known]
+    return [gains_chart(named, report.headline)] if named else []
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 2]}.."
 
 
 def _total_plan(report: Report) -> dict[str, float | None]:
@@ -127,6 +144,7 @@ def template(name: str) -> jinja2.Template:
     environment.filters |= {
         "metric": _metric,
         "interval": _interval,
+        "gain": _gain,
         "decimals": _decimals,
         "ratio": _ratio,
         "money": _money,
@@ -154,6 +172,14 @@ def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _gain(estimate: Estimate) -> str:
+    """With its sign and its interval, as in "+0.017 (-0.010 to 0.050)"."""
+    if estimate.value is None:
+        return _NONE
+    ends = _interval(estimate)
+    return f"{estimate.value:+.3f}" + (f" ({ends})" if ends else "")
 
 
 def _count(value: int | None) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from pipelines.report_data import Curve
+from pipelines.results import Estimate
 
 # Marker colour -> CSS variable. Lines also differ in their dashes: colour is not all they have.
 INK, GRID = "#010203", "#010204"
@@ -67,6 +68,31 @@ def charts(
         _chart(f"{prefix}{number}-", title, group, shares)
         for number, (title, group) in enumerate(by_chart.items())
     ]
+
+
+def gains_chart(gains: list[tuple[str, Estimate]], metric: str) -> Chart:
+    """A point with its interval for each fusion, best first, and a line at 0.
+
+    Args:
+        gains: (name, gain with a value).
+    """
+    prefix = "gains-"
+    with mpl.rc_context(SETTINGS | {"svg.hashsalt": prefix}):
+        figure = Figure(figsize=(7.2, 0.7 + 0.27 * len(gains)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, (_, gain) in enumerate(gains):
+            if gain.low is not None and gain.high is not None:
+                axes.plot((gain.low, gain.high), (place, place), color="#0102a0", linewidth=1.5)
+            axes.plot(gain.value, place, "o", color="#0102a0", markersize=4)
+        dress(axes, f"gain in {metric} over the best part", "")
+        axes.set_yticks(range(len(gains)), [name for name, _ in gains])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color=GRID, lw=0.8)
+        svg = to_svg(figure, prefix)
+    words = "; ".join(f"{name} {gain.value:+.3f}" for name, gain in gains)
+    return Chart(f"Gain of each fusion in {metric}", svg, (), words)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Result:
 
     Metrics are over all tested videos together; `fold_mean` and `fold_sd` are of the report's headline metric over
     the folds. `output_dim` is D, None for a fusion; `fusion` how scores were fused and with which weights, empty
-    where they were not.
+    where they were not; `gain` by how much the fusion's headline metric is above that of the best of its parts.
     """
 
     encoder: str
@@ -31,6 +31,7 @@ class Result:
     fold_mean: float | None = None
     fold_sd: float | None = None
     fusion: str = ""
+    gain: Estimate = field(default_factory=Estimate)
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,12 @@ class Report:
     def estimate(self, result: Result) -> Estimate:
         """The headline metric of a result, with its interval."""
         return result.map if self.multi_label else result.accuracy
+
+    @property
+    def best_single(self) -> Result | None:
+        """The best result that is no fusion."""
+        single = [r for r in self.ranked() if not r.fusion and self.value(r) is not None]
+        return single[0] if single else None
 
     def ranked(self) -> list[Result]:
         """The results, best first; equal ones in the order given, those without a value last."""

@@ -5,15 +5,16 @@ tested videos, K classes, M streams that are fused.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from encoders import metrics
 from encoders.fusion import TWO_STREAM, choose_weights, fuse
-from encoders.intervals import intervals
+from encoders.intervals import gains, intervals
 from encoders.stream_specs import MOTION, kind_of
+from pipelines.combination import Combination
 from pipelines.config import Evaluate
 
 SINGLE = "none"
@@ -78,18 +79,25 @@ class Wanted:
         fusion: as in METRICS; SINGLE where the scores of the one part are the result.
         weights: of the parts, for the fusion "given".
         is_total: made of the sum over its parts, of several encoders.
+        pair: (encoder, stream) of its own SCORES, where it is a combination.
     """
 
     parts: tuple[tuple[str, str], ...]
     fusion: str = SINGLE
     weights: tuple[float, ...] = ()
     is_total: bool = False
+    pair: tuple[str, str] | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """(encoder, stream) of the SCORES that it is made from."""
+        return (self.pair,) if self.pair else self.parts
 
     def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
         """The result; None where the parts cannot be fused so.
 
         Args:
-            matrices: those of the parts, in their order; of a total their `added` sum alone.
+            matrices: those of the sources, in their order; of a total their `added` sum alone.
 
         Raises:
             ValueError: parts are of different videos.
@@ -97,7 +105,7 @@ class Wanted:
         matrices = list(matrices)
         if self.is_total:
             return self._mean(*matrices)
-        if self.fusion == SINGLE:
+        if self.pair or self.fusion == SINGLE:
             return matrices[0]
         return next(fusions(matrices, (self.fusion,), list(self.weights)), None)
 
@@ -113,9 +121,11 @@ class Wanted:
         )
 
 
-def wanted(pairs: list[tuple[str, str]], settings: Evaluate) -> list[Wanted]:
-    """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; at last all encoders
-    and streams together.
+def wanted(
+    pairs: list[tuple[str, str]], settings: Evaluate, combinations: Sequence[Combination] = ()
+) -> list[Wanted]:
+    """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; then all encoders
+    and streams together, and the combinations.
 
     Args:
         pairs: (encoder, stream) of the single results.
@@ -133,38 +143,60 @@ def wanted(pairs: list[tuple[str, str]], settings: Evaluate) -> list[Wanted]:
             found += [Wanted(parts, kind, given) for kind in settings.fusions]
     if len({encoder for encoder, _ in local}) > 1:
         found.append(Wanted(tuple(local), "given", is_total=True))
-    return found
+    return found + [Wanted(one.parts, one.stream, pair=one.pair) for one in combinations]
 
 
 def results(
     pairs: list[tuple[str, str]],
     settings: Evaluate,
     read: Callable[[str, str], ScoreMatrix | None],
-) -> Iterator[ScoreMatrix]:
-    """The results that are `wanted`, one after the other.
+    combinations: Sequence[Combination] = (),
+) -> Iterator[tuple[ScoreMatrix, ScoreMatrix | None]]:
+    """The results that are `wanted`, one after the other, each with the best of its parts where it is fused.
 
-    The scores of one encoder and the sum over encoders are in memory, never those of all.
+    The scores of one encoder, the sum over encoders, and the best parts are in memory, never the scores of all.
 
     Args:
         pairs: (encoder, stream) of the single results.
-        read: the scores of a pair; None where they are lost, and with them the fusions that need them.
+        read: the scores of a pair; None where they are lost, and with them what is made of them.
 
     Raises:
         ValueError: parts of a fusion are of different videos.
     """
     held: dict[tuple[str, str], ScoreMatrix | None] = {}
     total, is_lost = None, False
-    for result in wanted(pairs, settings):
+    every = wanted(pairs, settings, combinations)
+    best: dict[Wanted, ScoreMatrix | None] = {}
+    for result in every:
         if result.fusion == SINGLE:
             (pair,) = result.parts
             held = {other: matrix for other, matrix in held.items() if other[0] == pair[0]}
-            held[pair] = read(*pair)
+            matrix = held[pair] = read(*pair)
             if is_local(pair[1]):
-                is_lost = is_lost or held[pair] is None
-                total = None if is_lost else added(total, held[pair])
-        parts = [total] if result.is_total else [held[pair] for pair in result.parts]
+                is_lost = is_lost or matrix is None
+                total = None if is_lost else added(total, matrix)
+            for fused in every:
+                if fused.fusion != SINGLE and pair in fused.parts:
+                    lost = matrix is None or (fused in best and best[fused] is None)
+                    best[fused] = None if lost else better(best.get(fused), matrix)
+        if result.pair:
+            parts = [read(*result.pair)]
+        else:
+            parts = [total] if result.is_total else [held[pair] for pair in result.parts]
         if None not in parts and (matrix := result.make(parts)):
-            yield matrix
+            yield matrix, best.get(result)
+
+
+def better(best: ScoreMatrix | None, other: ScoreMatrix) -> ScoreMatrix:
+    """The one of the higher headline metric, `best` of equals."""
+    return other if best is None or _quality(other) > _quality(best) else best
+
+
+def _quality(matrix: ScoreMatrix) -> float:
+    if not matrix.multi_label:
+        return metrics.accuracy(matrix.scores, matrix.targets)
+    precision = metrics.average_precision(matrix.scores, matrix.targets)
+    return float(np.nan_to_num(metrics.mean_over_classes(precision)))
 
 
 def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
@@ -256,6 +288,36 @@ def metric_rows(
                 }
             )
     return rows + (mean_rows(rows) if len(folds) > 1 else [])
+
+
+def gain_rows(
+    matrix: ScoreMatrix,
+    rows: list[dict],
+    best_part: ScoreMatrix | None,
+    settings: Evaluate,
+    seed: int = 0,
+) -> list[dict]:
+    """METRICS rows of what a fused result gains over the best of its parts; none where that is not known.
+
+    Args:
+        rows: those of the result.
+    """
+    if best_part is None or best_part.video_ids != matrix.video_ids:
+        return []
+    first = next(row for row in rows if (row["split"], row["class"]) == ("all", None))
+    found = gains(
+        matrix.scores, best_part.scores, matrix.targets, num_draws=settings.bootstrap, seed=seed
+    )
+    return [
+        first
+        | {
+            "metric": f"{name}_gain",
+            "value": _known(gain.value),
+            "ci_low": _known(gain.low),
+            "ci_high": _known(gain.high),
+        }
+        for name, gain in found.items()
+    ]
 
 
 def mean_rows(rows: list[dict]) -> list[dict]:

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import ray
 
 from pipelines.best_result import Best
+from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
 from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated, headline_metric
@@ -93,6 +94,7 @@ def _results(job: Job, rows: list[dict], multi_label: bool, top_k: int) -> list[
                 fold_mean=mean.get("value"),
                 fold_sd=mean.get("sd"),
                 fusion="" if fusion == SINGLE else _fusion(fusion, first["weights"]),
+                gain=_estimate(own.get(("all", f"{headline}_gain"))),
             )
         )
     return found
@@ -169,8 +171,14 @@ def _notes(job: Job) -> tuple[str, ...]:
     )
     if "chosen" in job.config.evaluate.fusions and job.num_folds > 1:
         notes.append(
-            "A fusion is the weighted mean of the scores of its parts. Chosen weights are those that are best on "
-            "the other folds, never on the videos that they are used for; the mean of them is shown."
+            "A late fusion is the weighted mean of the scores of its parts. The weights called chosen are those that are "
+            "best on the other folds, whose classifiers were trained on this fold's videos too; the mean of them is shown."
+        )
+    if job.combinations:
+        notes.append(
+            "The combinations of classify.fusions choose weights and calibration on the training videos of a fold alone, "
+            "by inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
+            "knows before: a gain of 0 is as good as having known it."
         )
     return tuple(notes)
 
@@ -272,7 +280,8 @@ def _curves(job: Job) -> tuple[Curve, ...]:
 def _solved(job: Job) -> tuple[Solved, ...]:
     columns = ["form", "c", "gap", "rounds", "is_solved"]
     found = []
-    for encoder, stream in job.pairs():
+    fused = [one.pair for one in job.combinations if sums_kernels(one.stream)]
+    for encoder, stream in [*job.pairs(), *fused]:
         rows = job.store.read_table(job.classifiers(encoder, stream), columns)
         known = rows.filter(pc.is_valid(rows["gap"]))
         found.append(

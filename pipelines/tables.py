@@ -296,15 +296,16 @@ SCORES = Table(
     ("video_id", "encoder", "stream", "label"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
-        Column("encoder", pa.string(), "registry name"),
-        Column("stream", pa.string(), "column of DESCRIPTORS"),
+        Column("encoder", pa.string(), "name of encode.encoders; of a combination, or the group's"),
+        Column("stream", pa.string(), "column of DESCRIPTORS; of a combination the rule"),
         Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
         Column("label", pa.string(), "class"),
         Column("is_true", pa.bool_(), "whether the video has this label"),
         Column(
             "score",
             pa.float64(),
-            "signed distance from the class's hyperplane, w x + b; not calibrated, without a unit",
+            "signed distance from the class's hyperplane, w x + b; not calibrated, without a unit; of the rule calibrated "
+            "a mean of probabilities",
         ),
     ),
 )
@@ -314,8 +315,8 @@ SOLUTIONS = Table(
     "One row per class and fold: how its SVM was solved. The files are beside the classifiers",
     ("encoder", "stream", "fold", "label"),
     (
-        Column("encoder", pa.string(), "registry name"),
-        Column("stream", pa.string(), "column of DESCRIPTORS"),
+        Column("encoder", pa.string(), "name of encode.encoders; of a combination, or the group's"),
+        Column("stream", pa.string(), "column of DESCRIPTORS; of a combination the rule"),
         Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
         Column("label", pa.string(), "class"),
         Column("form", pa.string(), "gram or primal (classify.form)"),
@@ -342,6 +343,32 @@ SOLUTIONS = Table(
     ),
 )
 
+FUSIONS = Table(
+    "fusions",
+    "One row per fused result with SCORES of its own, fold and part: what the part counts, chosen on the fold's training "
+    "videos alone",
+    ("encoder", "stream", "fold", "part_encoder", "part_stream"),
+    (
+        Column("encoder", pa.string(), "as in SCORES: the encoder, or the name of the group"),
+        Column("stream", pa.string(), "as in SCORES: the rule (classify.fusions)"),
+        Column("fold", pa.int32(), "fold whose videos are scored so"),
+        Column("part_encoder", pa.string(), "encoder of the part"),
+        Column("part_stream", pa.string(), "stream of the part"),
+        Column(
+            "weight",
+            pa.float64(),
+            "of the part's kernel, or of its probabilities; those of a fold sum to 1, and 0 means left out",
+        ),
+        Column(
+            "slope",
+            pa.float64(),
+            "of the sigmoid that makes the part's scores probabilities; null where kernels are summed",
+            nullable=True,
+        ),
+        Column("intercept", pa.float64(), "of the sigmoid", nullable=True),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Long form: one row per number, with what it is of",
@@ -353,8 +380,9 @@ METRICS = Table(
             "fusion",
             pa.string(),
             "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
-            "(appearance 1, difference 1.5, after L1 normalisation; VU 5.3.3), chosen (weights that are best "
-            "on the other folds)",
+            "(appearance 1, motion 1.5, after L1 normalisation; VU 5.3.3), chosen (weights that are best "
+            "on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
+            "those of its SCORES",
         ),
         Column(
             "weights",
@@ -374,7 +402,9 @@ METRICS = Table(
             pa.string(),
             "accuracy (Hit@1), top_K (Hit@K: one of the video's classes is among the first K), "
             "balanced_accuracy, AP (all points), AP_11 (11-point interpolated, VOC 2007), and mAP and mAP_11, "
-            "their means over the classes with a positive",
+            "their means over the classes with a positive; of a fusion also accuracy_gain and mAP_gain, the number less "
+            "that of its part with the highest accuracy (with several labels a video: mAP), with intervals of the "
+            "same draws for both",
         ),
         Column("class", pa.string(), "class of an AP", nullable=True),
         Column("value", pa.float64(), "null where a class has no positive", nullable=True),
@@ -405,6 +435,7 @@ TABLES = (
     ATTENTION,
     SCORES,
     SOLUTIONS,
+    FUSIONS,
     METRICS,
     FRAMES,
 )

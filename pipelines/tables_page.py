@@ -21,6 +21,7 @@ FILES = {
     "attention": "attention/<encoder>-<stream>/*/*.parquet",
     "scores": "scores/<encoder>-<stream>/*/*.parquet",
     "solutions": "classifiers/<encoder>-<stream>/*/solutions-*.parquet",
+    "fusions": "fusions/<encoder>-<stream>/*/*.parquet",
     "metrics": "metrics/*/*.parquet",
     "frames": "frames/*/*.parquet",
 }

@@ -7,7 +7,7 @@ import pytest
 
 from encoders import intervals as module
 from encoders import metrics
-from encoders.intervals import intervals
+from encoders.intervals import gains, intervals
 
 
 def corpus(num_videos: int = 40, num_classes: int = 4, several: bool = False):
@@ -94,3 +94,21 @@ def test_results_of_the_same_videos_share_their_draws() -> None:
     other = intervals(scores, targets, top_k=(2,), num_draws=50, seed=6)
     np.testing.assert_array_equal(once["AP"], again["AP"])
     assert (once["AP"] != other["AP"]).any()
+
+
+def test_a_gain_is_paired_over_videos() -> None:
+    draw = np.random.default_rng(3)
+    targets = np.eye(4)[np.arange(80) % 4]
+    first = targets + draw.normal(size=targets.shape)
+    second = first.copy()
+    second[:8] = -second[:8]
+    found = gains(first, second, targets, num_draws=400, seed=0)
+    hits = [(scores.argmax(1) == targets.argmax(1)).astype(float) for scores in (first, second)]
+    assert found["accuracy"].value == pytest.approx(hits[0].mean() - hits[1].mean())
+    difference = hits[0] - hits[1]
+    rows = np.random.default_rng(0).integers(80, size=(400, 80))
+    expected = np.percentile(difference[rows].mean(1), (2.5, 97.5))
+    np.testing.assert_allclose((found["accuracy"].low, found["accuracy"].high), expected, atol=1e-9)
+    same = gains(first, first, targets, num_draws=50, seed=0)
+    assert {(g.value, g.low, g.high) for g in same.values()} == {(0.0, 0.0, 0.0)}
+    assert np.isnan(gains(first, second, targets, num_draws=0, seed=0)["mAP"].low)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import safetensors.numpy
 
 from encoders.descriptors import streams_of
+from pipelines.combination import Combination
 from pipelines.config import Config, digest
-from pipelines.results import ScoreMatrix, metric_rows, results
+from pipelines.results import ScoreMatrix, gain_rows, metric_rows, results
 from pipelines.sink import file_name
 from pipelines.storage import DONE, Store
 from pipelines.tables import (
@@ -23,6 +24,7 @@ from pipelines.tables import (
     DESCRIPTORS,
     ENCODINGS,
     FAILURES,
+    FUSIONS,
     METRICS,
     SAMPLES,
     SCORES,
@@ -98,6 +100,11 @@ PAIRS = [(encoder, stream) for stream in STREAMS for encoder in ("ave", "fv_vae"
 for _encoder, _stream in PAIRS:
     TABLES[f"scores/{_encoder}-{_stream}"] = f"scores/{_encoder}-{_stream}/55ee55ee55ee"
     TABLES[f"solutions/{_encoder}-{_stream}"] = f"classifiers/{_encoder}-{_stream}/55ee55ee55ee"
+COMBINATION = Combination("ave", "late_weighted", tuple(pair for pair in PAIRS if pair[0] == "ave"))
+"""A fused result with scores of its own."""
+SCORED = [*PAIRS, COMBINATION.pair]
+for _table in ("scores", "fusions"):
+    TABLES[f"{_table}/ave-late_weighted"] = f"{_table}/ave-late_weighted/66ee66ee66ee"
 
 
 def footer(step: str, **more: str) -> dict[str, str]:
@@ -141,6 +148,7 @@ def make(root: Path) -> None:
         _codebook(store, book)
         _encode(store, book, rows, draw)
     matrices = [_classify(store, encoder, stream, draw) for encoder, stream in PAIRS]
+    matrices.append(_fuse(store, matrices))
     _evaluate(store, matrices)
     _record(store)
 
@@ -300,12 +308,51 @@ def _classify(store: Store, encoder: str, stream: str, draw: np.random.Generator
     )
 
 
+def _fuse(store: Store, matrices: list[ScoreMatrix]) -> ScoreMatrix:
+    """SCORES and FUSIONS of the combination: the mean of its parts."""
+    encoder, stream = COMBINATION.pair
+    parts = [one for one in matrices if (one.encoder, one.stream) in COMBINATION.parts]
+    first, scores = parts[0], np.mean([part.scores for part in parts], 0)
+    folder, weights = TABLES[f"scores/{encoder}-{stream}"], TABLES[f"fusions/{encoder}-{stream}"]
+    named = {"encoder": encoder, "stream": stream}
+    for fold in (0, 1):
+        rows = [
+            named
+            | {"video_id": video, "fold": fold, "label": label}
+            | {"is_true": bool(first.targets[place, k]), "score": scores[place, k]}
+            for place, video in enumerate(first.video_ids)
+            if first.folds[place] == fold
+            for k, label in enumerate(CLASSES)
+        ]
+        name = f"fold-{fold:05d}.parquet"
+        store.publish_table(f"{folder}/{name}", SCORES.build(rows), footer("classify"))
+        rows = [
+            named
+            | {"fold": fold, "part_encoder": part.encoder, "part_stream": part.stream}
+            | {"weight": 1 / len(parts), "slope": None, "intercept": None}
+            for part in parts
+        ]
+        store.publish_table(f"{weights}/{name}", FUSIONS.build(rows), footer("classify"))
+    store.publish_json(f"{folder}/{DONE}", {})
+    changes = named | {"scores": scores, "fusion": stream}
+    return dataclasses.replace(first, **changes)
+
+
 def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
     single = {(matrix.encoder, matrix.stream): matrix for matrix in matrices}
     settings = dataclasses.replace(CONFIG.evaluate, bootstrap=20)
-    found = results(PAIRS, settings, lambda *pair: single[pair])
-    rows = [row for matrix in found for row in metric_rows(matrix, settings, "group_kfold")]
-    assert {row["fusion"] for row in rows} == {"none", "given", "two_stream", "chosen"}
+    found = results(PAIRS, settings, lambda *pair: single[pair], (COMBINATION,))
+    rows = []
+    for matrix, best_part in found:
+        own = metric_rows(matrix, settings, "group_kfold")
+        rows += own + gain_rows(matrix, own, best_part, settings)
+    assert {row["fusion"] for row in rows} == {
+        "none",
+        "given",
+        "two_stream",
+        "chosen",
+        "late_weighted",
+    }
     assert not any(isinstance(row["value"], float) and math.isnan(row["value"]) for row in rows)
     folder = TABLES["metrics"]
     store.publish_table(f"{folder}/metrics.parquet", METRICS.build(rows), footer("evaluate"))
@@ -322,7 +369,7 @@ def marks() -> dict[str, list[str]]:
         "describe": [f"{TABLES['descriptors']}/_done-{INDEXED}.json"],
         "fit": [],
         "encode": [f"{TABLES[key('encodings', *book)]}/_done-{INDEXED}.json" for book in BOOKS],
-        "classify": [f"{TABLES[f'scores/{e}-{s}']}/{DONE}" for e, s in PAIRS],
+        "classify": [f"{TABLES[f'scores/{e}-{s}']}/{DONE}" for e, s in SCORED],
         "evaluate": [f"{metrics}/{DONE}", f"report/_done-{metrics.rpartition('/')[2]}.json"],
     }
 
@@ -331,4 +378,5 @@ def _record(store: Store) -> None:
     steps = {step: {"digest": digest(step, names), "done": 1} for step, names in marks().items()}
     record = {"steps": steps, "tables": TABLES, "config": dataclasses.asdict(CONFIG)}
     record["streams"] = [dataclasses.asdict(stream) for stream in DESCRIBED.values()]
+    record["combinations"] = [dataclasses.asdict(COMBINATION)]
     store.publish_json("run.json", record | {"split": {"kind": "group_kfold", "num_folds": 2}})

@@ -137,7 +137,7 @@ def test_results_follow_from_the_scores(finished: Path) -> None:
         and row["metric"] == "accuracy"
     ]
     assert found == [pytest.approx(expected)]
-    assert {row["stream"] for row in metrics} == {*STREAMS, "+".join(STREAMS)}
+    assert {row["stream"] for row in metrics} == {*STREAMS, "+".join(STREAMS), "late_weighted"}
 
 
 def test_files_carry_their_provenance(finished: Path) -> None:

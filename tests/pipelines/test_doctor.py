@@ -519,6 +519,7 @@ CODEBOOK_DAMAGE = {
         lambda run: shutil.rmtree(run / CODEBOOK),
         lambda run: (run / CLASSIFIERS / "fold-00001.safetensors").unlink(),
         lambda run: (run / CLASSIFIERS / "solutions-00001.parquet").unlink(),
+        lambda run: (run / TABLES["fusions/ave-late_weighted"] / "fold-00001.parquet").unlink(),
     ],
     "vectors.width": [
         lambda run: publish_tensors(

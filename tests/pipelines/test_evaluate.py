@@ -23,7 +23,13 @@ STREAMS = ("n_appearance", "n_difference")
 def make_job(root: Path, *settings: str, num_folds: int = 3, several: bool = False) -> Job:
     """A run of two encoders on two streams, with SCORES in files of one fold each."""
     config = Config().with_settings(
-        ["encode.encoders=ave,vlad", "evaluate.bootstrap=20", "evaluate.top_k=2,9", *settings]
+        [
+            "encode.encoders=ave,vlad",
+            "evaluate.bootstrap=20",
+            "evaluate.top_k=2,9",
+            "classify.fusions=",
+            *settings,
+        ]
     )
     labels = [
         sorted({CLASSES[i % 3], *(["wave"] if several and i % 5 == 0 else [])}) for i in range(NUM)
@@ -75,8 +81,10 @@ def in_one_process(job: Job) -> tuple[list[dict], results.ScoreMatrix]:
         return evaluate.read_scores(job.store, encoder, stream, folder, job.failures)
 
     settings, rows, best, highest = job.config.evaluate, [], None, -1.0
-    for matrix in results.results(job.pairs(), settings, read):
-        own = results.metric_rows(matrix, settings, job.protocol, job.config.run.seed)
+    for matrix, best_part in results.results(job.pairs(), settings, read):
+        seed = job.config.run.seed
+        own = results.metric_rows(matrix, settings, job.protocol, seed)
+        own += results.gain_rows(matrix, own, best_part, settings, seed)
         rows += own
         metric = evaluate.headline_metric(matrix.multi_label)
         value = next(r["value"] for r in own if (r["split"], r["metric"]) == ("all", metric))

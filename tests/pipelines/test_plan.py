@@ -81,6 +81,7 @@ CONFIG = Config().with_settings(
         "gmm_fv.max_iterations=10",
         "fv_vae.num_steps=100",
         "fv_vae.lambda3=0",
+        "classify.fusions=",
     ]
 )
 FREE = Overheads(job_s=0, pool_s=0, torch_pool_s=0, train_s=0, task_s=0, report_s=0)
@@ -176,6 +177,19 @@ def test_svms_are_counted_in_operations() -> None:
     assert classify.tables["SCORES"] == pytest.approx(files + 10 * 500 * 10 * 3)
     few = planned(Shape(8), fixed=dataclasses.replace(FREE, torch_pool_s=7.0))["classify"]
     assert few.wall_s.value == pytest.approx(classify.wall_s.value + 7.0)
+
+
+def test_combinations_are_results_too() -> None:
+    config = CONFIG.with_settings(["classify.fusions=kernel_sum,calibrated"])
+    pools = cluster.pools(config.cluster, {"CPU": 8.0})
+    steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
+    alone = planned(Shape(8))
+    assert steps["classify"].units == 500 * (3 + 2)
+    assert steps["evaluate"].units == 3 + 2
+    # Weights of the sum are as long as those of its parts together; mean scores have none.
+    weights = alone["classify"].tables["classifiers"]
+    assert steps["classify"].tables["classifiers"] == pytest.approx(2 * weights)
+    assert steps["classify"].wall_s.value > alone["classify"].wall_s.value
 
 
 def test_without_labels_nothing_is_classified() -> None:

@@ -819,3 +819,23 @@ def test_the_page_of_a_large_corpus_stays_small():
         ledger=Ledger(90_000, 0, 0, 90_000),
     )
     assert len(render(large)) < 3_000_000
+
+
+def test_a_fusion_shows_what_it_gains_beside_the_best_single_stream() -> None:
+    single = replace(FULL.results[0], fusion="", accuracy=Estimate(0.8, 0.7, 0.9))
+    fused = replace(
+        single,
+        stream="late_weighted",
+        fusion="late_weighted 0.25 : 0.75",
+        output_dim=None,
+        accuracy=Estimate(0.82, 0.72, 0.91),
+        gain=Estimate(0.02, -0.01, 0.05),
+    )
+    page = render(replace(FULL, multi_label=False, results=(single, fused)))
+    assert f"best single stream 0.800: {single.encoder}" in page
+    assert "gain over the best part +0.020 (-0.010 to 0.050)" in page
+    assert "What fusing gains" in page
+    assert f"{single.encoder}: late_weighted +0.020" in page, "the chart in words"
+    alone = render(replace(FULL, multi_label=False, results=(single,)))
+    assert "What fusing gains" not in alone
+    assert "best single stream" not in alone

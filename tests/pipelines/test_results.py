@@ -7,8 +7,9 @@ import pytest
 import sklearn.metrics
 
 from encoders.fusion import choose_weights, fuse
+from pipelines.combination import Combination
 from pipelines.config import Config, ConfigError, Evaluate
-from pipelines.results import ScoreMatrix, mean_rows, metric_rows, results
+from pipelines.results import ScoreMatrix, gain_rows, mean_rows, metric_rows, results
 from pipelines.tables import METRICS
 
 CLASSES = ["a", "b", "c"]
@@ -39,7 +40,7 @@ def numbers(rows: list[dict]) -> dict:
 
 def all_of(pairs: list[tuple[str, str]], settings: Evaluate, **changes) -> dict:
     read = {pair: matrix(pair[1], pair[0], seed, **changes) for seed, pair in enumerate(pairs)}
-    return {m.key: m for m in results(pairs, settings, lambda *pair: read[pair])}
+    return {m.key: m for m, _ in results(pairs, settings, lambda *pair: read[pair])}
 
 
 def test_numbers_of_all_folds_of_each_and_of_their_mean() -> None:
@@ -169,7 +170,7 @@ def test_scores_that_are_lost_take_their_fusions_with_them() -> None:
     def read(encoder: str, stream: str) -> ScoreMatrix | None:
         return None if (encoder, stream) == ("x", STREAMS[0]) else matrix(stream, encoder)
 
-    keys = [m.key for m in results(pairs, QUICK, read)]
+    keys = [m.key for m, _ in results(pairs, QUICK, read)]
     assert [key[:2] for key in keys if key[2] == "none"] == pairs[1:]
     assert {key[0] for key in keys if key[2] != "none"} == {"y"}
 
@@ -180,6 +181,51 @@ def test_parts_of_different_videos_are_refused() -> None:
 
     with pytest.raises(ValueError, match="expected scores of the same videos"):
         list(results([("e", stream) for stream in STREAMS], QUICK, read))
+
+
+def test_gains_are_over_the_best_part() -> None:
+    pairs, settings = [("e", stream) for stream in STREAMS], dataclasses.replace(QUICK, bootstrap=9)
+    read = {pair: matrix(pair[1], pair[0], seed) for seed, pair in enumerate(pairs)}
+    found = list(results(pairs, settings, lambda *pair: read[pair]))
+    assert [part for one, part in found if one.fusion == "none"] == [None, None]
+    accuracy = {s: np.mean(m.scores.argmax(1) == m.targets.argmax(1)) for (_, s), m in read.items()}
+    for fused, best in found[2:]:
+        assert best.stream == max(STREAMS, key=accuracy.get)
+        rows = metric_rows(fused, settings, "p")
+        own = {row["metric"]: row for row in gain_rows(fused, rows, best, settings)}
+        assert set(own) == {"accuracy_gain", "mAP_gain"}
+        values = {
+            r["metric"]: r["value"] for r in rows if (r["split"], r["class"]) == ("all", None)
+        }
+        others = {
+            r["metric"]: r["value"]
+            for r in metric_rows(best, settings, "p")
+            if (r["split"], r["class"]) == ("all", None)
+        }
+        for name in ("accuracy", "mAP"):
+            row = own[f"{name}_gain"]
+            assert row["value"] == pytest.approx(values[name] - others[name])
+            assert row["ci_low"] <= row["ci_high"]
+            assert row["weights"] == rows[0]["weights"]
+        METRICS.build([*rows, *own.values()])
+    assert gain_rows(found[0][0], rows, None, settings) == []
+
+
+def test_a_combination_is_read_as_it_is_and_knows_its_best_part() -> None:
+    pairs = [(e, s) for e in ("x", "y") for s in STREAMS]
+    read = {pair: matrix(pair[1], pair[0], seed) for seed, pair in enumerate(pairs)}
+    own = matrix("late_weighted", "all", 9, fusion="late_weighted", weights={})
+    combination = Combination("all", "late_weighted", tuple(pairs))
+    everything = {**read, combination.pair: own}
+    found = list(results(pairs, QUICK, lambda *pair: everything[pair], (combination,)))
+    fused, best = found[-1]
+    assert fused is own
+    accuracy = {p: np.mean(m.scores.argmax(1) == m.targets.argmax(1)) for p, m in read.items()}
+    assert accuracy[best.encoder, best.stream] == max(accuracy.values())
+    lost = {**everything, pairs[2]: None}
+    fused, best = list(results(pairs, QUICK, lambda *pair: lost[pair], (combination,)))[-1]
+    assert fused is own
+    assert best is None, "nobody knows what it gains"
 
 
 def test_means_leave_out_what_has_no_value() -> None:

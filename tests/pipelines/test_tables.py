@@ -32,6 +32,7 @@ COLUMNS = {
     "scores": "video_id encoder stream fold label is_true score",
     "solutions": "encoder stream fold label form loss c num_positive num_negative primal dual gap rounds "
     "is_solved seconds",
+    "fusions": "encoder stream fold part_encoder part_stream weight slope intercept",
     "metrics": "encoder stream fusion weights protocol split metric class value ci_low ci_high sd num_videos num_positives",
     "frames": "segment_id video_id source status error frame_indices pictures",
 }

@@ -1,0 +1,82 @@
+"""Which encoders and streams are fused, by which rule: results that classifiers of their own, or scores that
+were held out, are made for (encoders/kernels.py, encoders/nested.py).
+
+Needs neither Ray nor torch, so that the doctor knows a run's combinations too.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.config import Classify, ConfigError
+
+
+def sums_kernels(rule: str) -> bool:
+    """Whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the parts."""
+    return rule not in ("calibrated", "late_weighted")
+
+
+def chooses(rule: str) -> bool:
+    """Whether a rule chooses something for each fold, by scores of its training videos that were held out."""
+    return rule not in ("kernel_sum", "early")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A fused result. In SCORES and METRICS `encoder` is the encoder, or the name of the group, and `stream` the rule.
+
+    Attributes:
+        parts: (encoder, stream) of the results that are fused, in their order.
+    """
+
+    encoder: str
+    stream: str
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.encoder, self.stream
+
+
+def combinations(
+    pairs: Sequence[tuple[str, str]], local: Sequence[tuple[str, str]], settings: Classify
+) -> tuple[Combination, ...]:
+    """Every combination that the settings name, group by group; none of fewer than two parts, and of the form
+    primal none by a rule that chooses.
+
+    Args:
+        pairs: (encoder, stream) of all single results. local: those of local descriptors.
+
+    Raises:
+        ConfigError: a group has the name of an encoder, or fewer than two results.
+    """
+    rules = [rule for rule in settings.fusions if settings.form != "primal" or not chooses(rule)]
+    if not rules:
+        return ()
+    encoders = list(dict.fromkeys(encoder for encoder, _ in local))
+    groups: dict[str, tuple[tuple[str, str], ...]] = {}
+    for group in settings.fusion_groups:
+        name, _, patterns = group.partition("=")
+        if group == "encoders":
+            groups |= {e: tuple(pair for pair in local if pair[0] == e) for e in encoders}
+        elif group == "all":
+            groups["all"] = tuple(local) if len(encoders) > 1 else ()
+        else:
+            wanted = patterns.split("+")
+            groups[name] = tuple(
+                pair
+                for pair in pairs
+                if any(fnmatch.fnmatchcase("-".join(pair), pattern) for pattern in wanted)
+            )
+            if len(groups[name]) < 2 or name in {encoder for encoder, _ in pairs}:
+                known = ", ".join("-".join(pair) for pair in pairs)
+                raise ConfigError(
+                    f"classify.fusion_groups={group}: expected a name that no encoder has, and patterns of two "
+                    f"results or more; there are {known}"
+                )
+    return tuple(
+        Combination(name, rule, parts)
+        for name, parts in groups.items()
+        if len(parts) > 1
+        for rule in rules
+    )
