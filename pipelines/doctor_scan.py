@@ -165,7 +165,7 @@ class Run:
     def streams(self) -> dict[str, dict]:
         """Columns of DESCRIPTORS, in order, as fields of `encoders.descriptors.Stream`; none where run.json is of
         other code and has none."""
-        return self.record.get("streams", {})
+        return {stream["name"]: stream for stream in self.record.get("streams", ())}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:

@@ -400,7 +400,7 @@ class Job:
             "config": self.config.to_json(),
             "split": {"kind": self.split, "num_folds": self.num_folds},
             "weights": self.weights.description,
-            "streams": {name: dataclasses.asdict(s) for name, s in self.described.items()},
+            "streams": [dataclasses.asdict(stream) for stream in self.described.values()],
             "tables": self.tables(),
         }
         self.store.publish_json("run.json", record)

@@ -330,5 +330,5 @@ def marks() -> dict[str, list[str]]:
 def _record(store: Store) -> None:
     steps = {step: {"digest": digest(step, names), "done": 1} for step, names in marks().items()}
     record = {"steps": steps, "tables": TABLES, "config": dataclasses.asdict(CONFIG)}
-    record["streams"] = {name: dataclasses.asdict(stream) for name, stream in DESCRIBED.items()}
+    record["streams"] = [dataclasses.asdict(stream) for stream in DESCRIBED.values()]
     store.publish_json("run.json", record | {"split": {"kind": "group_kfold", "num_folds": 2}})

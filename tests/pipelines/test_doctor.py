@@ -556,12 +556,12 @@ def test_a_stream_of_gaps_has_all_frames_or_none(run: Path) -> None:
     """The first row lacks the difference of its first frame, which only one of sampled frames does."""
     assert found(run) == set()
     gap = {"num_frames": 2, "gap": 3, "gap_s": 0.0}
-    write_json(run, "run.json", lambda r: r["streams"][STREAMS[1]].update(window=gap))
+    write_json(run, "run.json", lambda r: r["streams"][1].update(window=gap))
     assert "counts.frames" in found(run)
 
 
 def test_a_stream_is_as_wide_as_the_run_says(run: Path) -> None:
-    write_json(run, "run.json", lambda r: r["streams"][STREAMS[1]].update(width=7))
+    write_json(run, "run.json", lambda r: r["streams"][1].update(width=7))
     (finding,) = doctor.examine(Store(str(run))).findings
     assert f"{STREAMS[1]} is 6 wide, expected 7" in finding.found
 
