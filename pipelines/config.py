@@ -161,7 +161,7 @@ class Describe:
     nodes: names of the network and of the papers; `input` is the normalised picture itself, `stages` the last
         node before each loss of resolution (VU 5.3.2).
     streams: what is kept of each node's maps (docs/streams.md): pyramids of the maps, of their differences and of
-        rank pooling, or every position, which `concat` and DQ's AVE read. kind, or kind@field=value:field=value
+        rank pooling, of maps of optical flow, or every position, which `concat` and DQ's AVE read. kind, or kind@field=value:field=value
         with the fields of `encoders.stream_specs.SPECS`, lists with /. A node without spatial extent, such as fc7,
         gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
