@@ -100,7 +100,7 @@ class Segments:
             time with the threads of a describer, and time of all its cores.
         flops: of the network, an image.
         activation_bytes: of the network's largest layer, an image; map_bytes: of all nodes' maps, which are held
-            for all images of a segment.
+            for all images of a segment (0 in records of earlier code).
         frame_bytes: of a described frame in DESCRIPTORS, all streams.
         decoder_bytes: peak of the process that decodes.
     """
@@ -116,7 +116,7 @@ class Segments:
     describe_core_s: float
     flops: float
     activation_bytes: float
-    map_bytes: float
+    map_bytes: float = 0.0
     frame_bytes: float
     decoder_bytes: int
 
