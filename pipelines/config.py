@@ -161,7 +161,7 @@ class Describe:
     nodes: names of the network and of the papers; `input` is the normalised picture itself, `stages` the last
         node before each loss of resolution (VU 5.3.2).
     streams: what is kept of each node's maps (docs/streams.md): pyramids of the maps, of their differences and of
-        rank pooling, or every position, which `concat` and DQ's AVE read. kind, or kind@field=value:field=value
+        rank pooling, of maps of optical flow, or every position, which `concat` and DQ's AVE read. kind, or kind@field=value:field=value
         with the fields of `encoders.stream_specs.SPECS`, lists with /. A node without spatial extent, such as fc7,
         gives one stream "global" instead, which `ga` reads.
     weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.
@@ -371,7 +371,7 @@ class Evaluate:
     top_k: K of top-K accuracy; with several labels a video, of Hit@K.
     fusions: those of which METRICS get numbers, where the streams and folds allow them.
         given:      mean of the scores by `stream_weights` (DQ 5.3).
-        two_stream: appearance 1, difference 1.5, after L1 normalisation (VU 5.3.3).
+        two_stream: appearance 1, motion (differences and flow) 1.5, after L1 normalisation (VU 5.3.3).
         chosen:     for each fold the weights that are best on the others; a split into two has none.
     stream_weights: of the streams, in the order of describe.nodes x describe.streams; empty means equal.
     bootstrap: draws of the intervals; 0 leaves them out.

@@ -1,6 +1,7 @@
 """Streams of optical flow in the describe stage: which network sees them, in which views, and what rows hold."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import torch
 from encoders import backbones
 from encoders.descriptors import appearance
 from encoders.stream_specs import FlowWindow, kind_of
-from pipelines import results
+from pipelines import plan_probe, results
 from pipelines.config import Config, ConfigError, Decode
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.tables import descriptors_from_arrow
@@ -153,3 +154,20 @@ def test_two_entries_of_one_flow_are_refused() -> None:
     config = Config().with_settings([*SETTINGS, "describe.streams=flow,flow@method=dis"])
     with pytest.raises(ConfigError, match="differ in letters and digits"):
         described_streams(config)
+
+
+def test_a_plan_counts_flow_and_describes_the_first_frames_with_theirs(data: Path) -> None:
+    config = Config().with_settings(SETTINGS)
+    streams = described_streams(config)
+    (part,) = decoded(config, data / "clips" / "v_Basketball_g01_c01.avi")
+    job = SimpleNamespace(config=config, described=streams)
+    # Five pictures, and five flows with each bound and five stacks.
+    assert plan_probe._num_images(part, job) == 20
+    some = plan_probe._first_images(part, 3, config.describe.windows)
+    assert plan_probe._num_images(some, job) == 12
+    rows, whole = describer(config)(some), describer(config)(part)
+    assert rows["num_frames"].to_pylist() == [3]
+    for name, stream in streams.items():
+        found, every = (descriptors_from_arrow(table[name][0]) for table in (rows, whole))
+        assert found.shape == (3 * stream.num_descriptors, stream.width)
+        np.testing.assert_allclose(found, every[: len(found)], rtol=0.01, atol=1e-3)

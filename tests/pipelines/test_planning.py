@@ -235,7 +235,7 @@ def test_a_network_of_random_filters_gives_finite_maps(
     network: str, node: str, shape: tuple[int, ...]
 ) -> None:
     """Batch normalisation, and tables of places that must not be random, are in them."""
-    made = plan_probe._random_backbone(network, (node,), "cpu")
+    made = plan_probe._random_backbone(network, (node,), "cpu", 3)
     pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     maps = made.maps(pictures)[node]
     assert maps.shape == (2, *shape)
