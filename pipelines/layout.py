@@ -6,7 +6,7 @@ old output and recomputes only what depends on it:
     plan.json   run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
     failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
-    metrics/<digest>/   split_metrics/   report/index.html
+    fusions/...   metrics/<digest>/   split_metrics/   report/index.html
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
