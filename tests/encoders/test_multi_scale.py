@@ -12,7 +12,7 @@ from encoders.gmm import Gmm
 from encoders.multi_scale import MultiScale
 from encoders.pooling import Average
 from tests.encoders import oracles
-from tests.encoders.test_contract import EXAMPLES
+from tests.encoders.test_contract import REGISTERED
 from tests.encoders.test_contract import C as WIDTH
 
 C = 3
@@ -93,7 +93,7 @@ def test_each_scale_counts_alike_by_mpp_and_by_its_descriptors_in_nfk() -> None:
     assert MultiScale(average, "csf").encode([few, many]).tolist() == [1, 0, 0, 1]
 
 
-@pytest.mark.parametrize("make", EXAMPLES.values(), ids=EXAMPLES)
+@pytest.mark.parametrize("make", REGISTERED.values(), ids=REGISTERED)
 def test_one_scale_is_the_plain_encoding(make: Callable[[], Encoder]) -> None:
     encoder, x = make(), random(20, WIDTH).abs()
     for pooling in POOLINGS:

@@ -205,7 +205,8 @@ def test_odd_times_in_a_lock_do_no_harm() -> None:
 def test_take_over_stops_the_one_before(store: Store) -> None:
     lost = threading.Event()
     first = RunLock(store, "first", heartbeat_s=BEAT_S, on_lost=lost.set).__enter__()
-    with lock(store, take_over=True) as second:
+    # Taking over lasts longer than a heartbeat of the one before that crosses it, also where storage is slow.
+    with lock(store, take_over=True, beat_s=10 * BEAT_S) as second:
         with pytest.raises(LockLostError, match=r"job --out x.*took it over"):
             first.check()
         assert lost.wait(60)
