@@ -149,14 +149,14 @@ class _Runs:
         """All switches on a set, the base first."""
         from pipelines import accuracy
 
-        base, found = None, {}
-        for own, measured in accuracy.configurations(config, wanted):
+        scores = {}
+        for own, switches in accuracy.configurations(config, wanted):
             job = self.job(name, "switches", own)
-            for switch in measured:
-                scores = accuracy.scores(job, switch)
-                base = base or scores
-                found[switch] = accuracy.measured(switch, scores, base)
-        return [found[switch] for switch in (accuracy.BASE, *wanted)]
+            scores |= {switch: accuracy.scores(job, switch) for switch in switches}
+        return [
+            accuracy.measured(switch, scores[switch], scores[accuracy.compared_with(switch)])
+            for switch in (accuracy.BASE, *wanted)
+        ]
 
 
 def _names(text: str, separator: str = ",") -> tuple[str, ...]:

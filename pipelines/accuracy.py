@@ -1,7 +1,7 @@
 """What each switch of the configuration gives in accuracy, on small labelled sets of real video (docs/accuracy.md).
 
 A switch is one result, an encoder on a stream, of a run whose configuration differs from the base in a few settings. Its
-gain is paired with the base over videos. Every number is of videos whose group took no part in training.
+gain over what it changes is paired over videos. Every number is of videos whose group took no part in training.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ class Switch:
 
     says: str
     stream: str = MOTION
-    encoder: str = "fv_vae"
+    encoder: str = "vlad"
     settings: tuple[str, ...] = ("picture.views=centre",)
 
 
-BASE = Switch("base: FV-VAE, differences over 0.16 s at the last layer, one view")
+BASE = Switch("base: VLAD, differences over 0.16 s at the last layer, one view")
 
 SWITCHES = (
     Switch("AVE", encoder="ave"),
     Switch("GMM-FV", encoder="gmm_fv"),
-    Switch("VLAD", encoder="vlad"),
+    Switch("FV-VAE", encoder="fv_vae"),
     Switch("appearance", stream="appearance"),
     Switch("optical flow", stream="flow@gap=2:bound_px=10"),
     Switch(
@@ -58,23 +58,32 @@ SWITCHES = (
         stream="rank@gap_s=0.08:frames=5:scaling=whole_map",
     ),
     Switch(
-        "L2 at each position instead of the map",
-        stream="difference@gap_s=0.16:scaling=per_position",
+        "L2 at each position, not of the map", stream="difference@gap_s=0.16:scaling=per_position"
     ),
-    Switch("a layer before: features.10", stream=f"{MOTION}:nodes=features.10"),
-    Switch("two layers before: features.7", stream=f"{MOTION}:nodes=features.7"),
-    Switch("differences of the picture", stream=f"{MOTION}:nodes=input"),
-    Switch("positions appended", encoder="fv_vae@position_weight=0.5"),
-    Switch("a codebook for each level", encoder="fv_vae@per_level=true"),
-    Switch("Kronecker whitening", encoder="fv_vae@information=kronecker"),
-    Switch("temporal pyramid: whole, halves", encoder="fv_vae@temporal_pyramid=1/2"),
-    Switch("class loss, lambda3 = 1,000", encoder="fv_vae@lambda3=1000"),
-    Switch("four times the training steps", encoder="fv_vae@num_steps=400"),
-    Switch("15 latents", encoder="fv_vae@num_latents=15"),
-    Switch("255 latents", encoder="fv_vae@num_latents=255"),
+    Switch("a layer before, features.10", stream=f"{MOTION}:nodes=features.10"),
+    Switch("two layers before, features.7", stream=f"{MOTION}:nodes=features.7"),
+    Switch("the picture itself", stream=f"{MOTION}:nodes=input"),
+    Switch("VLAD: no intra-normalisation", encoder="vlad@intra=false"),
+    Switch("VLAD: positions appended", encoder="vlad@position_weight=0.5"),
+    Switch("VLAD: a codebook for each level", encoder="vlad@per_level=true"),
+    Switch("VLAD: temporal pyramid, whole and halves", encoder="vlad@temporal_pyramid=1/2"),
+    Switch("VLAD: 256 centroids", encoder="vlad@num_centroids=256"),
+    Switch("FV-VAE: positions appended", encoder="fv_vae@position_weight=0.5"),
+    Switch("FV-VAE: a codebook for each level", encoder="fv_vae@per_level=true"),
+    Switch("FV-VAE: temporal pyramid, whole and halves", encoder="fv_vae@temporal_pyramid=1/2"),
+    Switch("FV-VAE: Kronecker whitening", encoder="fv_vae@information=kronecker"),
+    Switch("FV-VAE: class loss, lambda3 = 1,000", encoder="fv_vae@lambda3=1000"),
+    Switch("FV-VAE: 400 training steps", encoder="fv_vae@num_steps=400"),
+    Switch("FV-VAE: 255 latents", encoder="fv_vae@num_latents=255"),
     Switch("mirror images", settings=("picture.views=mirror",)),
     Switch("ten crops", settings=("picture.views=ten",)),
 )
+
+
+def compared_with(switch: Switch) -> Switch:
+    """What a switch is measured against: an encoder with settings of its own, the same without; others, the base."""
+    plain, _, changed = switch.encoder.partition("@")
+    return next(one for one in (BASE, *SWITCHES) if one.encoder == plain) if changed else BASE
 
 
 def configurations(recipe: Config, wanted: Sequence[Switch]) -> list[tuple[Config, list[Switch]]]:
@@ -84,7 +93,7 @@ def configurations(recipe: Config, wanted: Sequence[Switch]) -> list[tuple[Confi
     the stream. The base is in the first.
     """
     shared: dict[tuple, list[Switch]] = {}
-    for switch in (BASE, *wanted):
+    for switch in dict.fromkeys((BASE, *map(compared_with, wanted), *wanted)):
         shared.setdefault((switch.stream != MOTION, switch.settings), []).append(switch)
     return [(_config(recipe, own), own) for own in shared.values()]
 
@@ -106,7 +115,7 @@ def _config(recipe: Config, switches: list[Switch]) -> Config:
 
 @dataclass(frozen=True)
 class Measured:
-    """A result: accuracy and its 95 % interval; for a switch also its gain over the base."""
+    """A result: accuracy and its 95 % interval; for a switch also its gain over what it changes."""
 
     name: str
     accuracy: float
@@ -126,14 +135,14 @@ def scores(job: Job, switch: Switch) -> ScoreMatrix:
 
 
 def measured(switch: Switch, own: ScoreMatrix, base: ScoreMatrix) -> Measured:
-    """Accuracy of a switch, and its gain over the base.
+    """Accuracy of a switch, and its gain over the scores `base`.
 
     Raises:
         ValueError: they are not of the same videos.
     """
     if own.video_ids != base.video_ids:
         raise ValueError(
-            f"{switch.says}: expected scores of the base's {len(base.video_ids)} videos, got {len(own.video_ids)}; "
+            f"{switch.says}: expected scores of the {len(base.video_ids)} videos it is compared on, got {len(own.video_ids)}; "
             "delete the output folder and measure again"
         )
     numbers = intervals(own.scores, own.targets, top_k=(), num_draws=DRAWS, seed=0)
