@@ -66,6 +66,11 @@ def _run(arguments: argparse.Namespace) -> int:
     # torch takes seconds to load: not before the settings were checked.
     from pipelines import accuracy
 
+    left_out = _names(arguments.without, ";")
+    if unknown := set(left_out) - {switch.says for switch in accuracy.SWITCHES}:
+        raise ConfigError(
+            f"--without: expected texts of switches joined by ;, got {'; '.join(sorted(unknown))}"
+        )
     runs = _Runs(arguments)
     found: dict[str, dict[str, list[Measured]]] = {}
     tables: dict[str, list[str]] = {}
@@ -79,7 +84,6 @@ def _run(arguments: argparse.Namespace) -> int:
             found["recipe"][name] = accuracy.results_of(job)
         tables["recipe"] = accuracy.recipe_lines(found["recipe"], seconds)
     if "switches" in parts:
-        left_out = _names(arguments.without, ";")
         wanted = [switch for switch in accuracy.SWITCHES if switch.says not in left_out]
         sets = _names(arguments.switch_sets)
         found["switches"] = {name: runs.switches(name, config, wanted) for name in sets}
