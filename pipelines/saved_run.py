@@ -13,8 +13,9 @@ from pipelines.config import Config, ConfigError
 from pipelines.storage import Store, absolute_uri
 from pipelines.weights import Weights
 
-# A stream is a node and a kind, such as pool5_appearance.
-_ENCODINGS = re.compile(r"encodings/(?P<encoder>.+)-(?P<stream>\w+_[a-z]+)(/fold-(?P<fold>\d+))?")
+# A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no number alone, as a
+# fold is.
+_ENCODINGS = re.compile(r"encodings/(?P<encoder>.+)-(?P<stream>\w+_\w+)(/fold-(?P<fold>\d+))?")
 
 
 @dataclass(frozen=True)

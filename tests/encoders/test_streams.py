@@ -190,6 +190,20 @@ def test_both_signs_are_kept_apart() -> None:
     assert (parts[:, :4] * parts[:, 4:] == 0).all()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(2, 6))
+def test_frames_in_reverse_order_swap_the_signs(seed: int, channels: int, num_frames: int) -> None:
+    """Of a difference bit by bit, and of rank pooling where sums are exact, as those of whole numbers are."""
+    maps = random_maps(num_frames, channels, 5, 4, seed=seed)
+    pairs = torch.stack([torch.arange(num_frames - 1), torch.arange(1, num_frames)], 1)
+    whole = (8 * maps).round(), torch.arange(num_frames)[None]
+    for own, places in ((maps, pairs), whole):
+        parts = signed_parts(rank_pooled(own, places))
+        # The same windows from their last frames to their first; they follow each other in reverse order too.
+        mirrored = signed_parts(rank_pooled(own.flip(0), (num_frames - 1 - places).flip(0, 1)))
+        positive, negative = parts.flip(0).chunk(2, dim=1)
+        assert torch.equal(mirrored, torch.cat([negative, positive], dim=1))
+
+
 @pytest.mark.parametrize("frames", [2, 5])
 def test_no_window_gives_no_descriptor_and_is_no_error(frames: int) -> None:
     (stream,) = made({"n": (3, 5, 5)}, (("rank", RankSpec(frames=frames)),)).values()

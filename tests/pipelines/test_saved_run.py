@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import FV_VAE_PRESETS, Config, ConfigError
+from pipelines.descriptor_stages import described_streams
 from pipelines.recipes import RECIPES, recipe
 from pipelines.saved_run import SavedRun, config_from_json
 from pipelines.storage import Store
@@ -66,6 +67,29 @@ def test_pairs_are_in_the_order_asked_for_and_the_best_comes_first(run: SavedRun
     assert all(run.is_encoded(encodings) for encodings in run.encodings.values())
     run.store.delete(f"{folder}/_done-{made.INDEXED}.json")
     assert not run.is_encoded(encodings)
+
+
+@pytest.mark.parametrize("fold", ["", "/fold-0"])
+def test_encodings_of_every_kind_of_stream_are_found(tmp_path: Path, fold: str) -> None:
+    """Names of streams may end in digits, and names of encoders have a hyphen in them."""
+    encoders = ["ave", "gmm_fv@tolerance=1e-05:num_components=2"]
+    config = Config().with_settings(
+        [
+            *("describe.backbone=squeezenet1_0", "describe.nodes=features.12,ga"),
+            "describe.streams=appearance,appearance@scaling=whole_map,difference@gap=3,difference@gap_s=0.25,"
+            "rank@frames=5,flow@method=tvl1:stack=2,flow@bound_px=7.5",
+            f"encode.encoders={','.join(encoders)}",
+        ]
+    )
+    streams = sorted(described_streams(config))
+    assert {"features_12_difference_gap3", "features_12_rank_x5", "ga_global"} < set(streams)
+    pairs = [(encoder, stream) for encoder in encoders for stream in streams]
+    tables = {f"encodings/{encoder}-{stream}{fold}": f"{encoder} {stream}" for encoder, stream in pairs}  # fmt: skip
+    found = SavedRun(Store(str(tmp_path)), config, tables).encodings
+    assert list(found) == pairs
+    for (encoder, stream), one in found.items():
+        assert (one.encoder, one.stream, one.folder) == (encoder, stream, f"{encoder} {stream}")
+        assert one.fold == (0 if fold else -1)
 
 
 def test_variants_that_differ_for_the_classifier_alone_share_encodings(run: SavedRun) -> None:
