@@ -17,6 +17,7 @@ from pipelines.combination import combinations
 from pipelines.config import Classify, Config, ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.layout import LEFT_OUT, Job
+from pipelines.run_report import _notes
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
 
@@ -62,7 +63,7 @@ def make_job(
         }
     )
     streams = {name: Stream(name, "n", name[2:], 50, dim) for name, dim in DIMS.items()}
-    weights = SimpleNamespace(identity="none", description="none")
+    weights = SimpleNamespace(identity="none", description="none", is_random=False)
     job = Job(Store(str(root)), config, manifest, "given", num_folds, weights, streams)
     for seed, book in enumerate(job.codebooks):
         _publish_vectors(job, book, np.random.default_rng(seed), 5 + 3 * seed)
@@ -241,10 +242,13 @@ def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> Non
 def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -> None:
     job = make_job(tmp_path, "classify.form=primal", "classify.fusion_groups=all")
     assert job.combinations == ()
-    assert job.left_out == "all-late_weighted, without a Gram matrix: classify.form says so"
+    left_out = "all-late_weighted, without a Gram matrix: classify.form says so"
+    assert job.left_out == left_out
+    assert _notes(job)[-1] == f"Left out: {left_out}."
     with_sum = make_job(tmp_path, "classify.form=primal", "classify.fusions=kernel_sum,early")
     assert {one.stream for one in with_sum.combinations} == {"kernel_sum", "early"}
     assert with_sum.left_out == ""
+    assert not any("Left out" in note for note in _notes(with_sum))
 
 
 @pytest.mark.parametrize("rule", ["calibrated", "late_weighted"])
