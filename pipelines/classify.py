@@ -43,7 +43,8 @@ def classify(job: Job) -> Spent:
     """Trains all classifiers that are missing, and publishes their SCORES; returns where the time went.
 
     Raises:
-        RunError: vectors or settings that no classifier can be trained with.
+        RunError: vectors or settings that no classifier can be trained with, such as a rule of classify.fusions that
+            needs a larger Gram matrix than there can be. The default rule is left out then.
     """
     manifest = ray.put(job.manifest.select(["video_id", "source", "labels", "group", "fold"]))
     store_bytes = _object_store_bytes()
@@ -51,14 +52,10 @@ def classify(job: Job) -> Spent:
     on_weights: list[Work] = []
     with task_errors("classify"):
         single, fused = _located(job, manifest)
+        fused = _possible(job, fused, store_bytes)
         for work in (*single, *fused):
             form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
             log.info("classify %s: form %s, because %s", work.batch.name, form, reason)
-            if form == "primal" and work.parts and chooses(work.batch.stream):
-                raise RunError(
-                    f"classify.fusions: expected kernel_sum alone where the Gram matrix is too large ({reason}), got "
-                    f"{work.batch.stream}; set classify.fusions=kernel_sum, or classify.form=primal, which leaves it out"
-                )
             (on_gram if form == "gram" else on_weights).append(work)
         parts = []
         if on_gram:
@@ -88,6 +85,23 @@ def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]
         parts = tuple(work_of(part) for part in batch.parts)
         combined.append(Work(batch, parts[0].labels, parts[0].places, parts))
     return single, combined
+
+
+def _possible(job: Job, fused: list[Work], store_bytes: float) -> list[Work]:
+    """The combinations; without those of the rule `auto`, for this run and its later steps, where there is no matrix."""
+    for work in fused:
+        form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
+        if form == "gram" or not chooses(work.batch.stream):
+            continue
+        if job.config.classify.fusions != ("auto",):
+            raise RunError(
+                f"classify.fusions: expected rules that need no Gram matrix where it is too large ({reason}), got "
+                f"{work.batch.stream}; set classify.fusions=kernel_sum, or auto, which fuses nothing here"
+            )
+        job.leave_out(reason)
+        log.warning("classify: left out: %s", job.left_out)
+        return []
+    return fused
 
 
 def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes: float) -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from pipelines.config import Classify, ConfigError
 
+DEFAULT_RULE = "late_weighted"
+"""What `auto` means where there is a Gram matrix."""
+
 
 def sums_kernels(rule: str) -> bool:
     """Whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the parts."""
@@ -39,18 +42,24 @@ class Combination:
 
 
 def combinations(
-    pairs: Sequence[tuple[str, str]], local: Sequence[tuple[str, str]], settings: Classify
+    pairs: Sequence[tuple[str, str]],
+    local: Sequence[tuple[str, str]],
+    settings: Classify,
+    *,
+    on_gram: bool = True,
 ) -> tuple[Combination, ...]:
-    """Every combination that the settings name, group by group; none of fewer than two parts, and of the form
-    primal none by a rule that chooses.
+    """Every combination that the settings name, group by group; none of fewer than two parts.
 
     Args:
         pairs: (encoder, stream) of all single results. local: those of local descriptors.
+        on_gram: whether SVMs are solved on Gram matrices, without which the rule `auto` fuses nothing.
 
     Raises:
         ConfigError: a group has the name of an encoder, or fewer than two results.
     """
-    rules = [rule for rule in settings.fusions if settings.form != "primal" or not chooses(rule)]
+    rules = settings.fusions
+    if rules == ("auto",):
+        rules = (DEFAULT_RULE,) if on_gram else ()
     if not rules:
         return ()
     encoders = list(dict.fromkeys(encoder for encoder, _ in local))

@@ -300,7 +300,8 @@ class Classify:
         the vectors streamed; auto takes gram where the matrix fits into memory.
     tolerance: relative gap between primal and dual objective at which a class is solved.
     fusions: rules by which encoders and streams are fused into results of their own (docs/fusion.md); all but
-        kernel_sum and early need the Gram matrix, and are left out where form is primal.
+        kernel_sum and early need the Gram matrix.
+        auto:            late_weighted where there is a Gram matrix, else none.
         kernel_sum:      SVMs on the mean of the cosine-normalised kernels.
         early:           the same under the name of what it equals, concatenated unit vectors.
         kernel_weighted: the same with a weight for each kernel, by its accuracy (mAP) on inner folds.
@@ -318,6 +319,7 @@ class Classify:
     tolerance: float = 1e-6
     fusions: tuple[
         Literal[
+            "auto",
             "kernel_sum",
             "early",
             "kernel_weighted",
@@ -326,7 +328,7 @@ class Classify:
             "late_weighted",
         ],
         ...,
-    ] = ("late_weighted",)
+    ] = ("auto",)
     fusion_groups: tuple[str, ...] = ("encoders", "all")
 
     @property
@@ -351,6 +353,14 @@ class Classify:
         for name in ("fusions", "fusion_groups"):
             value = getattr(self, name)
             require(len(set(value)) == len(value), f"classify.{name}", "each once", value)
+        rules = self.fusions
+        require("auto" not in rules or len(rules) == 1, "classify.fusions", "auto alone", rules)
+        require(
+            self.form != "primal" or {*rules} <= {"auto", "kernel_sum", "early"},
+            "classify.fusions",
+            "auto, or kernel_sum and early, where classify.form is primal",
+            rules,
+        )
         for group in self.fusion_groups:
             # A name becomes part of a file name.
             require(
@@ -371,7 +381,7 @@ class Evaluate:
     top_k: K of top-K accuracy; with several labels a video, of Hit@K.
     fusions: those of which METRICS get numbers, where the streams and folds allow them.
         given:      mean of the scores by `stream_weights` (DQ 5.3).
-        two_stream: appearance 1, motion (differences and flow) 1.5, after L1 normalisation (VU 5.3.3).
+        two_stream: appearance 1, motion (differences, rank pooling and flow) 1.5, after L1 normalisation (VU 5.3.3).
         chosen:     for each fold the weights that are best on the others; a split into two has none.
     stream_weights: of the streams, in the order of describe.nodes x describe.streams; empty means equal.
     bootstrap: draws of the intervals; 0 leaves them out.

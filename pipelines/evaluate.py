@@ -73,7 +73,10 @@ def evaluate(job: Job) -> Evaluated:
         )
     # One chunk a column: the pages of the file are as if the table had been built at once.
     table = pa.concat_tables(tables).combine_chunks()
-    job.store.publish_table(f"{job.metrics}/metrics.parquet", table, job.footer("evaluate"))
+    footer = job.footer("evaluate")
+    if job.left_out:
+        footer["video_fisher.left_out"] = job.left_out
+    job.store.publish_table(f"{job.metrics}/metrics.parquet", table, footer)
     return Evaluated(table, facts, line.spent)
 
 

@@ -18,7 +18,7 @@ import datetime
 import functools
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -45,6 +45,9 @@ NEED_LABELS = ("classify", "evaluate")
 
 RETRIES = "retries.json"
 
+LEFT_OUT = "left_out.json"
+"""{results: why their vectors had no Gram matrix}: a resumed run on other nodes fuses what the first one did."""
+
 
 @dataclass(frozen=True)
 class Retries:
@@ -63,6 +66,7 @@ class Job:
         split: the kind of split in force ("none" without labels), of num_folds folds.
         described: {column of DESCRIPTORS: what it holds}.
         retries: how often failed segments have been tried again.
+        no_gram: what LEFT_OUT says.
     """
 
     store: Store
@@ -73,6 +77,7 @@ class Job:
     weights: Weights
     described: dict[str, Stream]
     retries: Retries = Retries()
+    no_gram: dict[str, str] = field(default_factory=dict)
 
     # --- what is made -------------------------------------------------------------------------
 
@@ -93,9 +98,33 @@ class Job:
     @functools.cached_property
     def combinations(self) -> tuple[Combination, ...]:
         """The results that are fused of others and have SCORES of their own."""
+        return self._combined(on_gram=not self._no_gram)
+
+    @property
+    def left_out(self) -> str:
+        """Which combinations of the rule `auto` there are not, and why; "" where none is missing."""
+        missing = [one for one in self._combined(on_gram=True) if one not in self.combinations]
+        if not missing:
+            return ""
+        names = ", ".join("-".join(one.pair) for one in missing)
+        return f"{names}, without a Gram matrix: {self._no_gram}"
+
+    def leave_out(self, reason: str) -> None:
+        """Has no combinations by the rule `auto` from now on, also when the run is resumed."""
+        self.no_gram[self._singles_digest] = reason
+        self.store.publish_json(LEFT_OUT, self.no_gram)
+        self.__dict__.pop("combinations", None)
+
+    def _combined(self, *, on_gram: bool) -> tuple[Combination, ...]:
         pairs = self.pairs()
         local = [pair for pair in pairs if is_local(pair[1])]
-        return combinations(pairs, local, self.config.classify)
+        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+
+    @property
+    def _no_gram(self) -> str:
+        if self.config.classify.form == "primal":
+            return "classify.form says so"
+        return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
 
     def scored(self) -> list[tuple[str, str]]:
         """(encoder, stream) of all results with SCORES: the single ones, then the combinations."""
@@ -338,6 +367,13 @@ class Job:
                 parts = [self._scores_folder(*part) for part in combination.parts]
                 made_by = digest(stream, parts, self.config.run.seed)
                 return f"{folder_name(encoder, stream)}/{made_by}"
+        return self._single_folder(encoder, stream)
+
+    @property
+    def _singles_digest(self) -> str:
+        return digest([self._single_folder(*pair) for pair in self.pairs()])
+
+    def _single_folder(self, encoder: str, stream: str) -> str:
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
         folders = [self.encodings(book) for book in books]
         classify = dataclasses.asdict(self.config.classify)
@@ -364,7 +400,7 @@ class Job:
         """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
         if step == "describe":
             # What follows is named by which segments are whole.
-            for name in ("_described_digest", "codebooks"):
+            for name in ("_described_digest", "codebooks", "combinations"):
                 self.__dict__.pop(name, None)
         for mark in self.marks(step):
             if not self.store.exists(mark):

@@ -378,8 +378,7 @@ class _Rule:
         inner = sum(len(one.parts) for one in fused if chooses(one.stream))
         results = len(dims) + len(fused)
         columns = self.counts.classes * folds
-        training = self.counts.training * self.described_videos / self.counts.videos
-        form, _ = choose_form(self.config.classify, round(training), STORE_BYTES)
+        training, form = self._training(), self._form()
         if form == "gram":
             gram = sum(training**2 * dim for dim in dims)
             double = sum(
@@ -423,7 +422,14 @@ class _Rule:
     def _combinations(self) -> tuple[Combination, ...]:
         pairs = [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
         local = [pair for pair in pairs if is_local(pair[1])]
-        return combinations(pairs, local, self.config.classify)
+        on_gram = self._form() == "gram"
+        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+
+    def _form(self) -> str:
+        return choose_form(self.config.classify, round(self._training()), STORE_BYTES)[0]
+
+    def _training(self) -> float:
+        return self.counts.training * self.described_videos / self.counts.videos
 
     def _dim(self, combination: Combination) -> int:
         return sum(self.measured.dims[" ".join(part)] for part in combination.parts)

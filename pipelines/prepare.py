@@ -14,7 +14,7 @@ from pipelines import flow, manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
-from pipelines.layout import NEED_LABELS, RETRIES, STEPS, Job, Retries
+from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
 from pipelines.storage import Store, absolute_uri
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ def _job(
     named = manifest.read_labels(labels, config.split.name) if labels else None
     table, split, num_folds = _manifest(listed, named, config, limit, steps, training_only)
     store = _store(out)
-    retries = Retries(**(store.read_json(RETRIES) or {}))
-    job = Job(store, config, table, split, num_folds, found, streams, retries)
+    retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
+    job = Job(store, config, table, split, num_folds, found, streams, Retries(**retries), no_gram)
     _check_pairs(job)
     return job
 

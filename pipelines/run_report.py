@@ -180,6 +180,8 @@ def _notes(job: Job) -> tuple[str, ...]:
             "by inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
             "knows before: a gain of 0 is as good as having known it."
         )
+    if job.left_out:
+        notes.append(f"Left out: {job.left_out}.")
     return tuple(notes)
 
 

@@ -380,8 +380,8 @@ METRICS = Table(
             "fusion",
             pa.string(),
             "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
-            "(appearance 1, motion 1.5, after L1 normalisation; VU 5.3.3), chosen (weights that are best "
-            "on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
+            "(appearance 1, motion 1.5, which is differences, rank pooling and flow; after L1 normalisation; VU 5.3.3), "
+            "chosen (weights that are best on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
             "those of its SCORES",
         ),
         Column(

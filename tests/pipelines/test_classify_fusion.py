@@ -1,5 +1,6 @@
 """Fused results of a run: what is combined, what is published, and that no tested video has a say in it."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,13 @@ import safetensors.numpy
 
 from encoders.descriptors import Stream
 from encoders.svm import fit_one_vs_rest
-from pipelines.classify import classify, settle_scores
-from pipelines.classify_results import batches, fused_batches, target_matrix
+from pipelines.classify import _possible, classify, settle_scores
+from pipelines.classify_results import Work, batches, fused_batches, target_matrix
 from pipelines.combination import combinations
 from pipelines.config import Classify, Config, ConfigError, RunError
 from pipelines.evaluate import evaluate
-from pipelines.layout import Job
+from pipelines.layout import LEFT_OUT, Job
+from pipelines.run_report import _notes
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
 
@@ -30,6 +32,8 @@ RULES = (
     "late_weighted",
 )
 ALL_RULES = f"classify.fusions={','.join(RULES)}"
+QUICK = ("classify.c=1", "classify.tolerance=1e-3")
+"""Where the scores' last digits do not matter: noise is slow to separate at C = 100."""
 
 
 def labels_of(seed: int | None = None) -> list[list[str]]:
@@ -59,7 +63,7 @@ def make_job(
         }
     )
     streams = {name: Stream(name, "n", name[2:], 50, dim) for name, dim in DIMS.items()}
-    weights = SimpleNamespace(identity="none", description="none")
+    weights = SimpleNamespace(identity="none", description="none", is_random=False)
     job = Job(Store(str(root)), config, manifest, "given", num_folds, weights, streams)
     for seed, book in enumerate(job.codebooks):
         _publish_vectors(job, book, np.random.default_rng(seed), 5 + 3 * seed)
@@ -152,6 +156,7 @@ def test_what_has_no_parts_is_no_group_unless_it_was_asked_for() -> None:
     [
         ("classify.fusions=best", "expected one of"),
         ("classify.fusions=early,early", r"classify\.fusions: expected each once"),
+        ("classify.fusions=auto,early", r"classify\.fusions: expected auto alone"),
         (
             "classify.fusion_groups=everything",
             r"classify\.fusion_groups: expected encoders, all, or",
@@ -163,6 +168,13 @@ def test_what_has_no_parts_is_no_group_unless_it_was_asked_for() -> None:
 def test_wrong_settings_say_which(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config().with_settings([setting])
+
+
+@pytest.mark.parametrize("rule", ["late_weighted", "kernel_selected"])
+def test_a_rule_that_needs_the_gram_matrix_does_not_go_with_the_form_primal(rule: str) -> None:
+    settings = [f"classify.fusions=kernel_sum,{rule}", "classify.form=primal"]
+    with pytest.raises(ConfigError, match=rf"kernel_sum and early, where .* is primal.*{rule}"):
+        Config().with_settings(settings)
 
 
 def test_single_results_do_not_depend_on_what_is_fused(tmp_path: Path) -> None:
@@ -228,20 +240,62 @@ def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> Non
 
 
 def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -> None:
-    job = make_job(tmp_path, ALL_RULES, "classify.form=primal", "classify.fusion_groups=all")
-    assert [one.stream for one in job.combinations] == ["kernel_sum", "early"]
+    job = make_job(tmp_path, "classify.form=primal", "classify.fusion_groups=all")
+    assert job.combinations == ()
+    left_out = "all-late_weighted, without a Gram matrix: classify.form says so"
+    assert job.left_out == left_out
+    assert _notes(job)[-1] == f"Left out: {left_out}."
+    with_sum = make_job(tmp_path, "classify.form=primal", "classify.fusions=kernel_sum,early")
+    assert {one.stream for one in with_sum.combinations} == {"kernel_sum", "early"}
+    assert with_sum.left_out == ""
+    assert not any("Left out" in note for note in _notes(with_sum))
+
+
+@pytest.mark.parametrize("rule", ["calibrated", "late_weighted"])
+def test_a_named_rule_whose_matrix_is_too_large_is_a_message(tmp_path: Path, rule: str) -> None:
+    job = make_job(tmp_path, f"classify.fusions=kernel_sum,{rule}")
+    small, large = (SimpleNamespace(num_training=number) for number in (100, 1_000_000))
+    works = [Work(batch, None, small) for batch in fused_batches(job)]
+    assert _possible(job, works, 2**30) == works
+    works = [dataclasses.replace(work, places=large) for work in works]
+    with pytest.raises(RunError, match=rf"need no Gram matrix .*3\.73e\+03 GiB.*, got {rule};"):
+        _possible(job, works, 2**30)
+    assert _possible(job, works[:1], 2**30) == works[:1], "kernel_sum needs no matrix"
 
 
 @pytest.mark.ray
-def test_a_matrix_that_is_too_large_is_a_message(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_default_rule_falls_away_where_the_matrix_is_too_large(
+    local_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = make_job(tmp_path, "classify.fusions=calibrated")
+    """Single results are there already, so that only what is fused is to be done."""
+    classify(make_job(tmp_path, *QUICK, "classify.fusions="))
+    job = make_job(tmp_path, *QUICK)
+    fused = [one.pair for one in job.combinations]
+    caplog.clear()
     monkeypatch.setattr("pipelines.classify.choose_form", lambda *_: ("primal", "it is large"))
-    with pytest.raises(
-        RunError, match=r"expected kernel_sum alone .* \(it is large\), got calibrated"
-    ):
-        classify(job)
+    classify(job)
+    names = "ave-late_weighted, vlad-late_weighted, all-late_weighted"
+    left_out = f"{names}, without a Gram matrix: it is large"
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"classify: left out: {left_out}"
+    ]
+    assert (job.combinations, job.scored()) == ((), job.pairs())
+    tested = frozenset(job.manifest["video_id"].to_pylist())
+    assert settle_scores(job, tested, frozenset()).failed == 0
+    evaluate(job)
+    with job.store.open_parquet(job.store.files(job.metrics)[0]) as file:
+        assert file.metadata.metadata[b"video_fisher.left_out"].decode() == left_out
+        assert not {one[1] for one in fused} & set(file.read()["stream"].to_pylist())
+
+    # Of the same results a later step, on any nodes, knows it; of other ones not.
+    record = job.store.read_json(LEFT_OUT)
+    again = dataclasses.replace(make_job(tmp_path, *QUICK), no_gram=record)
+    assert (again.left_out, again.metrics) == (left_out, job.metrics)
+    other = dataclasses.replace(make_job(tmp_path, "classify.c=2"), no_gram=record)
+    assert [one.pair for one in other.combinations] == fused
 
 
 @pytest.mark.ray
@@ -281,7 +335,7 @@ def test_the_tested_videos_have_no_say(local_ray: None, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_an_interrupted_run_ends_in_the_same_bytes(local_ray: None, tmp_path: Path) -> None:
-    job = make_job(tmp_path, ALL_RULES)
+    job = make_job(tmp_path, ALL_RULES, *QUICK)
     classify(job)
     names = [
         name
@@ -304,7 +358,7 @@ def test_shuffled_labels_are_told_at_chance(local_ray: None, tmp_path: Path) -> 
     """With labels that mean nothing, no choice may make the tested videos look right."""
     found: dict[tuple, list[float]] = {}
     for seed in range(2):
-        settings = (ALL_RULES, "classify.fusion_groups=all")
+        settings = (ALL_RULES, "classify.fusion_groups=all", *QUICK)
         job = make_job(tmp_path / str(seed), *settings, labels=labels_of(seed))
         classify(job)
         for row in evaluate(job).metrics.to_pylist():

@@ -97,6 +97,7 @@ def test_streams_at_depth_and_views_go_through_all_steps(
 ) -> None:
     streams = "appearance,difference@gap=2:nodes=input/features.5,rank@gap_s=0.04:frames=3"
     settings = (f"describe.streams={streams}", "picture.views=mirror", "encode.encoders=ave,fv_vae")
+    settings += ("classify.fusions=",)
     assert run(data, tmp_path, *settings) == 0
     names = {
         "features_12_appearance": 512,
@@ -284,7 +285,7 @@ def test_variants_share_what_they_can(finished: Path, data: Path) -> None:
         *("vlad@compress.kind=pca:compress.num_features=3", "vlad"),
     )
     before = set(finished.glob("encodings/*/*"))
-    assert run(data, finished, f"encode.encoders={','.join(names)}") == 0
+    assert run(data, finished, f"encode.encoders={','.join(names)}", "classify.fusions=") == 0
     assert written(finished, "codebooks", "descriptors", "samples") == kept
     made = set(finished.glob("encodings/*/*")) - before
     assert {folder.parent.name for folder in made} == {f"fv_vae-{stream}" for stream in STREAMS}

@@ -45,17 +45,31 @@ MEASURED = Measured(
         decoder_bytes=10**8,
     ),
     fits=(
-        FitTrial(name="vlad", stream="a", frames=100, cells=50, num_bytes=10, once_s=1.0),
         FitTrial(
-            name="gmm_fv", stream="a", frames=100, cells=50, num_bytes=10, once_s=0.5, step_s=0.2
+            name="vlad", stream="a_appearance", frames=100, cells=50, num_bytes=10, once_s=1.0
         ),
         FitTrial(
-            name="fv_vae", stream="a", frames=100, cells=50, num_bytes=10, once_s=0.5, step_s=0.1
+            name="gmm_fv",
+            stream="a_appearance",
+            frames=100,
+            cells=50,
+            num_bytes=10,
+            once_s=0.5,
+            step_s=0.2,
+        ),
+        FitTrial(
+            name="fv_vae",
+            stream="a_appearance",
+            frames=100,
+            cells=50,
+            num_bytes=10,
+            once_s=0.5,
+            step_s=0.1,
         ),
     ),
     encodes=(
         EncodeTrial(
-            stream="a",
+            stream="a_appearance",
             segment_s=0.02,
             video_s=0.01,
             video_bytes=1e5,
@@ -64,7 +78,7 @@ MEASURED = Measured(
             sample_frame_bytes=1e4,
         ),
     ),
-    dims={"vlad a": 1000, "gmm_fv a": 1000, "fv_vae a": 1000},
+    dims={"vlad a_appearance": 1000, "gmm_fv a_appearance": 1000, "fv_vae a_appearance": 1000},
     product_flops=1e9,
     double_flops=1e9,
     evaluate_s=2.0,
@@ -190,6 +204,15 @@ def test_combinations_are_results_too() -> None:
     weights = alone["classify"].tables["classifiers"]
     assert steps["classify"].tables["classifiers"] == pytest.approx(2 * weights)
     assert steps["classify"].wall_s.value > alone["classify"].wall_s.value
+
+
+def test_the_default_rule_is_planned_where_there_is_a_gram_matrix() -> None:
+    config = CONFIG.with_settings(["classify.fusions=auto"])
+    pools = cluster.pools(config.cluster, {"CPU": 8.0})
+    for training, results in ((500, 3 + 1), (500_000, 3)):
+        counts = dataclasses.replace(COUNTS, videos=2 * training, training=training)
+        steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}
+        assert steps["evaluate"].units == results
 
 
 def test_without_labels_nothing_is_classified() -> None:
