@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
-    given = ["describe.streams=appearance", *arguments.settings]
+    # Points of a curve are compared with each other, not fused.
+    given = ["describe.streams=appearance", "classify.fusions=", *arguments.settings]
     config = recipe(arguments.recipe).with_settings(given)
     values = _values(arguments.values)
     # torch takes seconds to load: not before the settings were checked.
