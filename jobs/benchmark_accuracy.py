@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,9 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if "recipe" in parts:
         found["recipe"] = {}
         for name in _names(arguments.sets):
-            started = time.monotonic()
             job = runs.job(name, "recipe", config)
-            seconds[name] = time.monotonic() - started
+            seconds[name] = accuracy.seconds_of(job)
             found["recipe"][name] = accuracy.results_of(job)
         tables["recipe"] = accuracy.recipe_lines(found["recipe"], seconds)
     if "switches" in parts:

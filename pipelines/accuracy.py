@@ -163,6 +163,12 @@ def results_of(job: Job) -> list[Measured]:
     return [Measured(_name(row), row["value"], row["ci_low"], row["ci_high"]) for row in rows]
 
 
+def seconds_of(job: Job) -> float:
+    """What the steps of a finished run took, as run.json has it: also where it was resumed."""
+    steps = (job.store.read_json("run.json") or {})["steps"]
+    return sum(step["seconds"] for step in steps.values())
+
+
 def _name(row: dict) -> str:
     fused = "" if row["fusion"] == SINGLE else f" ({row['fusion']})"
     return f"{row['encoder']} on {row['stream']}{fused}"
@@ -183,7 +189,7 @@ def recipe_lines(found: dict[str, list[Measured]], seconds: dict[str, float]) ->
         cells = [_cell(values[s].get(name)) for s in sets]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     took = ", ".join(f"{name} {value / 60:.1f} min" for name, value in seconds.items())
-    return [*lines, "", f"Whole runs: {took}."]
+    return [*lines, "", f"All steps of a run, one after the other: {took}."]
 
 
 def switch_lines(found: dict[str, list[Measured]]) -> list[str]:

@@ -76,6 +76,7 @@ def actions() -> Config:
         recipe="actions",
         picture=Picture(views="mirror"),
         describe=dataclasses.replace(small.describe, streams=("appearance", *motion)),
+        gmm_fv=GmmFvSettings(num_components=64, pca_components=128, max_iterations=30),
         classify=Classify(
             fusions=("kernel_sum", "late_weighted"),
             fusion_groups=("encoders", "all", "motion=vlad-*_difference_*"),

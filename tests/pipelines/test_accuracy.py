@@ -85,7 +85,7 @@ def test_tables() -> None:
     assert accuracy.switch_lines({"b": [two]})[-1].endswith("| nowhere |")
     rows = accuracy.recipe_lines({"a": [two, dataclasses.replace(one, name="y")]}, {"a": 90.0})
     assert [row.split(" | ")[0] for row in rows[2:4]] == ["| y", "| x"], "the best first"
-    assert rows[-1] == "Whole runs: a 1.5 min."
+    assert rows[-1] == "All steps of a run, one after the other: a 1.5 min."
 
 
 def test_a_page_keeps_what_is_around_its_table() -> None:
