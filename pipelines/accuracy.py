@@ -170,8 +170,12 @@ def seconds_of(job: Job) -> float:
 
 
 def _name(row: dict) -> str:
-    fused = "" if row["fusion"] == SINGLE else f" ({row['fusion']})"
-    return f"{row['encoder']} on {row['stream']}{fused}"
+    encoder, stream, fusion = row["encoder"], row["stream"], row["fusion"]
+    if fusion == SINGLE:
+        return f"{encoder} on {stream}"
+    if stream == fusion:
+        return f"{encoder}: {fusion}"
+    return f"{'all' if '+' in encoder else encoder}, scores of all streams: {fusion}"
 
 
 def recipe_lines(found: dict[str, list[Measured]], seconds: dict[str, float]) -> list[str]:
