@@ -66,7 +66,7 @@ def test_tables_of_a_small_set(
         assert f"| {one['name']} | {one['accuracy']:.3f} [" in page.read_text()
     names = {one["name"] for one in found["recipe"]["small"]}
     assert {
-        "motion: kernel_sum",
+        "all: late_weighted",
         "vlad on features_12_appearance",
         "all, scores of all streams: given",
     } <= names
