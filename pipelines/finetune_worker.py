@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import ray.train
 import torch
 
-from encoders.descriptors import Stream
+from encoders.descriptors import Stream, appearance
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
 from pipelines.config import Config
@@ -78,7 +78,7 @@ def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
         node=training.stream.node,
         weights=training.weights(),
         describe=functools.partial(
-            training.stream.describe, scaling=describe.scaling, levels=describe.spp_levels
+            appearance, scaling=training.stream.scaling, levels=training.stream.spp_levels
         ),
     )
     tuned = fine_tune(
