@@ -124,8 +124,9 @@ def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes:
     # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
     with ThreadPoolExecutor(_batches_at_once(single, store_bytes)) as pool:
         list(pool.map(lambda work: keep(work, classify_gram.solve(job, line, work)), single))
+    scored: classify_fusion.Scored = {}
     for work in fused:
-        classify_fusion.solve(job, line, work, prepared)
+        classify_fusion.solve(job, line, work, prepared, scored)
 
 
 @ray.remote(num_returns=2, max_retries=3)

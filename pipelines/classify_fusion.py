@@ -42,22 +42,32 @@ log = logging.getLogger(__name__)
 Arrays = tuple[np.ndarray, np.ndarray, float]
 
 
-def solve(job: Job, line: ProgressLine, work: Work, prepared: Callable[[Work], Prepared]) -> None:
+Scored = dict[str, list[ray.ObjectRef]]
+"""What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same parts."""
+
+
+def solve(
+    job: Job,
+    line: ProgressLine,
+    work: Work,
+    prepared: Callable[[Work], Prepared],
+    scored: Scored,
+) -> None:
     """Makes one combination's results.
 
     Args:
         line: counts the folds that are finished.
         prepared: the vectors and the Gram matrix of a part.
+        scored: parts of the combinations before; those of this one are added.
 
     Raises:
         RunError: parts are of different videos, or nothing can be chosen.
     """
     _check_videos(work)
-    parts = [prepared(part) for part in work.parts]
     if sums_kernels(work.batch.stream):
-        _sum_kernels(job, line, work, parts)
+        _sum_kernels(job, line, work, [prepared(part) for part in work.parts])
     else:
-        _fuse_scores(job, line, work, parts)
+        _fuse_scores(job, line, work, prepared, scored)
 
 
 def _check_videos(work: Work) -> None:
@@ -162,26 +172,25 @@ def equal_weights(chosen: tuple[int, ...], num_parts: int) -> tuple[float, ...]:
 # --- late fusion -------------------------------------------------------------------------------
 
 
-def _fuse_scores(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]) -> None:
-    settings, seed, on = (
-        job.config.classify,
-        job.config.run.seed,
-        device_options(job.config.cluster),
-    )
+def _fuse_scores(
+    job: Job,
+    line: ProgressLine,
+    work: Work,
+    prepared: Callable[[Work], Prepared],
+    scored: Scored,
+) -> None:
+    settings, seed = job.config.classify, job.config.run.seed
+    scores_of = _scores_of.options(num_returns=2, **device_options(job.config.cluster))
+    for part in work.parts:
+        files = {fold: part.batch.scores_file(fold) for fold in work.batch.todo}
+        missing = [fold for fold in files if files[fold] not in scored]
+        gram = prepared(part).gram if missing else None
+        for fold in missing:
+            about = (part.labels, gram, (fold, seed), settings, line.meter)
+            scored[files[fold]] = scores_of.remote(job.store, part.batch, *about)
     done = []
     for fold in work.batch.todo:
-        scores = [
-            _scores_of.options(num_returns=2, **on).remote(
-                job.store,
-                part.batch,
-                part.labels,
-                prepared.gram,
-                (fold, seed),
-                settings,
-                line.meter,
-            )
-            for part, prepared in zip(work.parts, parts, strict=True)
-        ]
+        scores = [scored[part.batch.scores_file(fold)] for part in work.parts]
         # The fold's own scores come last, and so cannot be taken for those that are chosen by.
         inner, own = zip(*scores, strict=True)
         done.append(

@@ -375,7 +375,13 @@ class _Rule:
         dims, fused = list(measured.dims.values()), self._combinations()
         # The matrices of single results serve combinations too.
         sums = [self._dim(one) for one in fused if sums_kernels(one.stream)]
-        inner = sum(len(one.parts) for one in fused if chooses(one.stream))
+        # So do the scores of inner folds of late rules, which are made once for each part.
+        late = {
+            p for f in fused if chooses(f.stream) and not sums_kernels(f.stream) for p in f.parts
+        }
+        inner = len(late) + sum(
+            len(f.parts) for f in fused if chooses(f.stream) and sums_kernels(f.stream)
+        )
         results = len(dims) + len(fused)
         columns = self.counts.classes * folds
         training, form = self._training(), self._form()

@@ -1,8 +1,10 @@
 """Fused results of a run: what is combined, what is published, and that no tested video has a say in it."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import safetensors.numpy
 
 from encoders.descriptors import Stream
 from encoders.svm import fit_one_vs_rest
+from pipelines import classify_fusion
 from pipelines.classify import _possible, classify, settle_scores
 from pipelines.classify_results import Work, batches, fused_batches, target_matrix
 from pipelines.combination import combinations
@@ -23,13 +26,8 @@ from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
 
 CLASSES = ["jump", "run", "wave"]
 NUM, DIMS = 48, {"n_appearance": 12, "n_difference": 20}
-RULES = (
-    "kernel_sum",
-    "early",
-    "kernel_weighted",
-    "kernel_selected",
-    "calibrated",
-    "late_weighted",
+RULES = tuple(
+    rule for rule in get_args(get_args(get_type_hints(Classify)["fusions"])[0]) if rule != "auto"
 )
 ALL_RULES = f"classify.fusions={','.join(RULES)}"
 QUICK = ("classify.c=1", "classify.tolerance=1e-3")
@@ -334,9 +332,15 @@ def test_the_tested_videos_have_no_say(local_ray: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_an_interrupted_run_ends_in_the_same_bytes(local_ray: None, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job(tmp_path, ALL_RULES, *QUICK)
+    submitted = _count_inner_scores(monkeypatch)
     classify(job)
+    # Two late rules of three groups, and each part and fold is scored once.
+    once = Counter((*pair, fold) for pair in job.pairs() for fold in job.folds)
+    assert submitted == once
     names = [
         name
         for pair in job.scored()
@@ -348,8 +352,27 @@ def test_an_interrupted_run_ends_in_the_same_bytes(local_ray: None, tmp_path: Pa
         job.store.delete(f"{job.scores(*one.pair)}/fold-00001.parquet")
     assert len(batches(job)) == 0
     assert {batch.todo for batch in fused_batches(job)} == {(1,)}
+    submitted.clear()
     classify(job)
+    assert submitted == Counter((*pair, 1) for pair in job.pairs())
     assert {name: job.store.read(name) for name in names} == before
+
+
+def _count_inner_scores(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Counts, by result and fold, the tasks that score training videos for the late rules."""
+    task, submitted = classify_fusion._scores_of, Counter()
+
+    class Counting:
+        def options(self, **options):
+            self.task = task.options(**options)
+            return self
+
+        def remote(self, store, part, labels, gram, fold_and_seed, *rest):
+            submitted[part.encoder, part.stream, fold_and_seed[0]] += 1
+            return self.task.remote(store, part, labels, gram, fold_and_seed, *rest)
+
+    monkeypatch.setattr(classify_fusion, "_scores_of", Counting())
+    return submitted
 
 
 @pytest.mark.ray

@@ -206,6 +206,19 @@ def test_combinations_are_results_too() -> None:
     assert steps["classify"].wall_s.value > alone["classify"].wall_s.value
 
 
+def test_late_rules_share_what_they_choose_by() -> None:
+    """Inner folds of a part are solved once, whatever the number of late rules and groups."""
+    pools = cluster.pools(CONFIG.cluster, {"CPU": 8.0})
+    seconds = []
+    for rules in ("kernel_sum", "late_weighted", "late_weighted,calibrated"):
+        config = CONFIG.with_settings([f"classify.fusions={rules}"])
+        # Start-up of tasks costs nothing here.
+        steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
+        seconds.append(steps["classify"].core_s)
+    assert seconds[1] > 1.2 * seconds[0]
+    assert seconds[2] == pytest.approx(seconds[1])
+
+
 def test_the_default_rule_is_planned_where_there_is_a_gram_matrix() -> None:
     config = CONFIG.with_settings(["classify.fusions=auto"])
     pools = cluster.pools(config.cluster, {"CPU": 8.0})
