@@ -25,7 +25,7 @@ from pipelines.descriptor_stages import CPU_FRAMES, MOST_FRAMES
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
 from pipelines.prices import Gpu, Machine, Prices
-from pipelines.results import is_local
+from pipelines.results import is_local, wanted
 
 
 @dataclass(frozen=True)
@@ -425,8 +425,11 @@ class _Rule:
             + (8.0 * training**2 if form == "gram" else 40.0 * self.counts.classes * max(dims)),
         )
 
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
+
     def _combinations(self) -> tuple[Combination, ...]:
-        pairs = [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
+        pairs = self._pairs()
         local = [pair for pair in pairs if is_local(pair[1])]
         on_gram = self._form() == "gram"
         return combinations(pairs, local, self.config.classify, on_gram=on_gram)
@@ -444,13 +447,15 @@ class _Rule:
         share = self.described_videos / self.counts.videos
         grows = self.counts.tested * share / max(1, self.measured.evaluate_videos)
         core_s = self.measured.evaluate_s * grows
-        results = len(self.measured.dims) + len(self._combinations())
+        results = len(wanted(self._pairs(), self.config.evaluate, self._combinations()))
+        # A task for each result: the last round of them is waited for whole.
+        rounds = math.ceil(results / self.shape.cpus)
         return StepPlan(
             name="evaluate",
             units=results,
             unit="results",
             core_s=core_s,
-            wall_s=self._wall(self.fixed.report_s, Range.exactly(core_s)),
+            wall_s=self._wall(self.fixed.report_s, Range.exactly(rounds * core_s / results)),
             tables={"METRICS": FILE_BYTES + ROW_BYTES["METRICS"] * results * self.counts.classes},
             reads=VECTOR_READS * results * self.counts.num_folds + 200,
             writes=4,

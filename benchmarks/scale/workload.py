@@ -291,9 +291,15 @@ class _Steps:
             self.encode(),
             self.look("classify", 1),
             self.classify(),
-            Pause("evaluate", self.fixed.report_s + self.planned["evaluate"].core_s),
+            Pause("evaluate", self.evaluate_s()),
             self.look("evaluate", 1),
         ]
+
+    def evaluate_s(self) -> float:
+        """Metrics of each result by a task, on the CPUs of one GPU node, and the report by the driver."""
+        evaluate = self.planned["evaluate"]
+        rounds = math.ceil(evaluate.units / GPU_MACHINE.cpus)
+        return self.fixed.report_s + rounds * evaluate.core_s / evaluate.units
 
     def look(self, step: str, passes: int) -> Pause:
         """The driver looks into each file of DESCRIPTORS, many at a time (pipelines.storage)."""

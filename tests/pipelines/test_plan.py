@@ -119,7 +119,7 @@ def test_units_are_what_the_run_will_count() -> None:
         "fit": (3, "codebooks"),
         "encode": (3000, "encodings"),
         "classify": (1500, "scored videos"),
-        "evaluate": (3, "results"),
+        "evaluate": (3 + 1, "results"),  # their mean
     }
 
 
@@ -199,7 +199,7 @@ def test_combinations_are_results_too() -> None:
     steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
     alone = planned(Shape(8))
     assert steps["classify"].units == 500 * (3 + 2)
-    assert steps["evaluate"].units == 3 + 2
+    assert steps["evaluate"].units == 3 + 1 + 2
     # Weights of the sum are as long as those of its parts together; mean scores have none.
     weights = alone["classify"].tables["classifiers"]
     assert steps["classify"].tables["classifiers"] == pytest.approx(2 * weights)
@@ -222,10 +222,18 @@ def test_late_rules_share_what_they_choose_by() -> None:
 def test_the_default_rule_is_planned_where_there_is_a_gram_matrix() -> None:
     config = CONFIG.with_settings(["classify.fusions=auto"])
     pools = cluster.pools(config.cluster, {"CPU": 8.0})
-    for training, results in ((500, 3 + 1), (500_000, 3)):
+    for training, results in ((500, 4 + 1), (500_000, 4)):
         counts = dataclasses.replace(COUNTS, videos=2 * training, training=training)
         steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}
         assert steps["evaluate"].units == results
+
+
+def test_metrics_are_made_side_by_side() -> None:
+    """A task for each of four results; half a round of them takes as long as a whole one."""
+    seconds = {cpus: planned(Shape(cpus))["evaluate"].wall_s.value for cpus in (1, 2, 3, 4, 64)}
+    core_s = planned(Shape(1))["evaluate"].core_s
+    expected = {1: core_s, 2: core_s / 2, 3: core_s / 2, 4: core_s / 4, 64: core_s / 4}
+    assert seconds == pytest.approx(expected)
 
 
 def test_without_labels_nothing_is_classified() -> None:
