@@ -2,8 +2,11 @@
 
 `python -m jobs.benchmark_accuracy --data ../shared/data/labelled --weights FILE --out OUT` prints a table of the recipe's results
 and one of switches, over the folders of --data, each with its labels.csv (path,label,group). Groups are left out in
-turn; nothing is chosen by a tested one. --docs writes the tables into a page, --json all numbers. What is done is kept
-under --out, and the same command goes on from there. Exit codes as those of `jobs/fcvid_encode.py`.
+turn; nothing is chosen by a tested one. What is done is kept under --out, and the same command goes on from there.
+
+--json keeps all numbers in a file, set by set as they are measured; those that it has already stand in the tables too,
+so that sets and switches may be measured one call at a time. --docs writes the tables into a page; with `--parts none` both only show
+what was measured before. Exit codes as those of `jobs/fcvid_encode.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import fcvid_encode
+from pipelines import accuracy_numbers
+from pipelines.accuracy_numbers import PARTS, Measured
 from pipelines.config import Config, ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.accuracy import Measured
     from pipelines.layout import Job
-
-PARTS = ("recipe", "switches")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +39,14 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--switch-sets", default="weizmann,ut_interaction", help="of the table of switches"
     )
-    out.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (all)")
-    out.add_argument("--without", default="", help="switches to leave out, joined by ; (texts)")
+    out.add_argument(
+        "--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (all), or none"
+    )
+    out.add_argument(
+        "--switches",
+        default="",
+        help="those to measure, as the table names them, joined by ; (all)",
+    )
     out.add_argument("--recipe", default="actions")
     out.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="SECTION.FIELD=VALUE"
@@ -46,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--docs", type=Path, help="page whose tables are written, such as docs/accuracy.md"
     )
-    out.add_argument("--json", type=Path, help="file for all numbers")
+    out.add_argument("--json", type=Path, help="file that keeps all numbers, and has earlier ones")
     out.add_argument(
         "--address", help="Ray cluster to join; default: RAY_ADDRESS, else one started here"
     )
@@ -61,37 +69,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = _checked(arguments)
-    parts = _names(arguments.parts)
+    measure = _names(arguments.parts)
     # torch takes seconds to load: not before the settings were checked.
     from pipelines import accuracy
 
-    left_out = _names(arguments.without, ";")
-    if unknown := set(left_out) - {switch.says for switch in accuracy.SWITCHES}:
+    known = {switch.says: switch for switch in accuracy.SWITCHES}
+    chosen = _names(arguments.switches, ";") or tuple(known)
+    if unknown := [name for name in chosen if name not in known]:
         raise ConfigError(
-            f"--without: expected texts of switches joined by ;, got {'; '.join(sorted(unknown))}"
+            f"--switches: expected some of {'; '.join(known)}, joined by ;, got {'; '.join(unknown)}"
         )
+    configs = {"recipe": config, "switches": accuracy.base_of(config)}
+    parts = accuracy_numbers.read(arguments.json, configs)
+    about = {"recipe_name": arguments.recipe, "num_cpus": os.cpu_count()}
     runs = _Runs(arguments)
-    found: dict[str, dict[str, list[Measured]]] = {}
-    tables: dict[str, list[str]] = {}
-    seconds: dict[str, float] = {}
-    if "recipe" in parts:
-        found["recipe"] = {}
+    if "recipe" in measure:
         for name in _names(arguments.sets):
             job = runs.job(name, "recipe", config)
-            seconds[name] = accuracy.seconds_of(job)
-            found["recipe"][name] = accuracy.results_of(job)
-        tables["recipe"] = accuracy.recipe_lines(found["recipe"], seconds)
-    if "switches" in parts:
-        wanted = [switch for switch in accuracy.SWITCHES if switch.says not in left_out]
-        sets = _names(arguments.switch_sets)
-        found["switches"] = {name: runs.switches(name, config, wanted) for name in sets}
-        tables["switches"] = accuracy.switch_lines(found["switches"])
-    for lines in tables.values():
-        print("\n".join(lines), end="\n\n")
-    _write(arguments, tables)
-    if arguments.json:
-        about = {"recipe_name": arguments.recipe, "num_cpus": os.cpu_count(), "seconds": seconds}
-        arguments.json.write_text(accuracy.to_json(found, about))
+            parts["recipe"].sets[name] = accuracy.results_of(job)
+            parts["recipe"].seconds[name] = accuracy.seconds_of(job)
+            accuracy_numbers.write(arguments.json, parts, about)
+    if "switches" in measure:
+        for name in _names(arguments.switch_sets):
+            found = runs.switches(name, config, [known[one] for one in chosen])
+            parts["switches"].merge(name, found)
+            accuracy_numbers.write(arguments.json, parts, about)
+    order = [accuracy.BASE.says, *known]
+    tables = {
+        "recipe": accuracy_numbers.recipe_lines(parts["recipe"]),
+        "switches": accuracy_numbers.switch_lines(parts["switches"], order),
+    }
+    for name, lines in tables.items():
+        if parts[name].sets:
+            print("\n".join(lines), end="\n\n")
+            _show(arguments.docs, name, lines)
     return 0
 
 
@@ -106,26 +117,24 @@ def _checked(arguments: argparse.Namespace) -> Config:
                 f"--data {arguments.data}: expected {name}/labels.csv with path,label,group, found none; name the "
                 "folders with --sets and --switch-sets"
             )
-    if unknown := set(_names(arguments.parts)) - set(PARTS):
+    if arguments.parts != "none" and (unknown := set(_names(arguments.parts)) - set(PARTS)):
         raise ConfigError(
-            f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}"
+            f"--parts: expected some of {', '.join(PARTS)}, or none, got {', '.join(sorted(unknown))}"
         )
     if arguments.docs and not arguments.docs.is_file():
         raise ConfigError(
             f"--docs {arguments.docs}: expected a page with marks for the tables, found none"
         )
+    for name in PARTS if arguments.docs else ():
+        accuracy_numbers.between_marks(arguments.docs.read_text(), name, [])
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise ConfigError(f"--json {arguments.json}: expected a file in a folder that exists")
     return recipe(arguments.recipe).with_settings(settings)
 
 
-def _write(arguments: argparse.Namespace, tables: dict[str, list[str]]) -> None:
-    """The tables into the page."""
-    from pipelines import accuracy
-
-    if arguments.docs:
-        page = arguments.docs.read_text()
-        for name, lines in tables.items():
-            page = accuracy.between_marks(page, name, lines)
-        arguments.docs.write_text(page)
+def _show(page: Path | None, name: str, lines: list[str]) -> None:
+    if page:
+        page.write_text(accuracy_numbers.between_marks(page.read_text(), name, lines))
 
 
 class _Runs:

@@ -5,11 +5,11 @@ gain over what it changes is paired over videos. Every number is of videos whose
 """
 
 import dataclasses
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.intervals import gains, intervals
+from pipelines.accuracy_numbers import Measured
 from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
 from pipelines.evaluate import read_scores
@@ -88,6 +88,11 @@ def compared_with(switch: Switch) -> Switch:
     return next(one for one in (BASE, *SWITCHES) if one.encoder == plain) if changed else BASE
 
 
+def base_of(recipe: Config) -> Config:
+    """The configuration that all switches start from: it has nothing of the recipe's streams and encoders."""
+    return _config(recipe, [BASE])
+
+
 def configurations(recipe: Config, wanted: Sequence[Switch]) -> list[tuple[Config, list[Switch]]]:
     """The runs that measure these switches, and what each measures.
 
@@ -113,19 +118,6 @@ def _config(recipe: Config, switches: list[Switch]) -> Config:
             *switches[0].settings,
         ]
     )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A result: accuracy and its 95 % interval; for a switch also its gain over what it changes."""
-
-    name: str
-    accuracy: float
-    low: float
-    high: float
-    gain: float | None = None
-    gain_low: float | None = None
-    gain_high: float | None = None
 
 
 def scores(job: Job, switch: Switch) -> ScoreMatrix:
@@ -178,65 +170,3 @@ def _name(row: dict) -> str:
     if stream == fusion:
         return f"{encoder}: {fusion}"
     return f"{'all' if '+' in encoder else encoder}, scores of all streams: {fusion}"
-
-
-def recipe_lines(found: dict[str, list[Measured]], seconds: dict[str, float]) -> list[str]:
-    """A Markdown table of the recipe's results, one column a set, in the order of their mean."""
-    sets = list(found)
-    values = {name: {one.name: one for one in results} for name, results in found.items()}
-    names = {one.name for results in found.values() for one in results}
-
-    def mean(name: str) -> float:
-        own = [values[s][name].accuracy for s in sets if name in values[s]]
-        return sum(own) / len(own)
-
-    lines = [f"| result | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|"]
-    for name in sorted(names, key=lambda name: (-mean(name), name)):
-        cells = [_cell(values[s].get(name)) for s in sets]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    took = ", ".join(f"{name} {value / 60:.1f} min" for name, value in seconds.items())
-    return [*lines, "", f"All steps of a run, one after the other: {took}."]
-
-
-def switch_lines(found: dict[str, list[Measured]]) -> list[str]:
-    """A Markdown table of switches, with the gain over the base on each set."""
-    sets = list(found)
-    lines = [f"| switch | {' | '.join(sets)} | helps |", "|---" * (len(sets) + 2) + "|"]
-    for own in zip(*found.values(), strict=True):
-        better = sum((one.gain or 0) > 0 for one in own)
-        worse = sum((one.gain or 0) < 0 for one in own)
-        verdict = "on all" if better == len(own) else "nowhere" if not better else "on some"
-        verdict = "" if not better and not worse else verdict
-        cells = [
-            f"{_cell(one)}, {one.gain:+.3f} [{one.gain_low:+.3f}, {one.gain_high:+.3f}]"
-            for one in own
-        ]
-        lines.append(f"| {own[0].name} | {' | '.join(cells)} | {verdict} |")
-    return lines
-
-
-def _cell(one: Measured | None) -> str:
-    return "" if one is None else f"{one.accuracy:.3f} [{one.low:.3f}, {one.high:.3f}]"
-
-
-def to_json(parts: dict[str, dict[str, list[Measured]]], about: dict) -> str:
-    """{about, recipe: {set: [...]}, switches: {set: [...]}}."""
-    plain = {
-        part: {name: [dataclasses.asdict(one) for one in rows] for name, rows in found.items()}
-        for part, found in parts.items()
-    }
-    return json.dumps(about | plain, indent=1) + "\n"
-
-
-def between_marks(page: str, name: str, lines: Iterable[str]) -> str:
-    """The page with what stands between <!-- name --> and <!-- end name --> replaced.
-
-    Raises:
-        ValueError: the page has no such marks.
-    """
-    first, last = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-    before, found, rest = page.partition(first)
-    _, closed, after = rest.partition(last)
-    if not (found and closed):
-        raise ValueError(f"expected the marks {first.strip()} and {last}, found none; put them in")
-    return before + first + "\n".join(lines) + "\n" + last + after

@@ -9,7 +9,10 @@ import pytest
 
 from jobs import benchmark_accuracy
 from pipelines import accuracy
+from pipelines.accuracy_numbers import PARTS
 from tests.jobs.test_sweep import TINY
+
+EMPTY = "".join(f"<!-- {part} -->\n<!-- end {part} -->\n" for part in PARTS)
 
 
 @pytest.fixture
@@ -51,41 +54,52 @@ def test_tables_of_a_small_set(
     wanted = [s for s in accuracy.SWITCHES if s.encoder in ("ave", "vlad@temporal_pyramid=1/2")]
     monkeypatch.setattr(accuracy, "SWITCHES", tuple(wanted))
     page, numbers = tmp_path / "page.md", tmp_path / "numbers.json"
-    page.write_text("".join(f"<!-- {p} -->\n<!-- end {p} -->\n" for p in benchmark_accuracy.PARTS))
+    page.write_text(EMPTY)
     weights = data / "weights" / "squeezenet1_0.safetensors"
     command = flags(sets, "--weights", str(weights), "--out", str(tmp_path / "out"))
     command += ["--docs", str(page), "--json", str(numbers)]
     assert benchmark_accuracy.main(command) == 0
     printed = capsys.readouterr().out
     found = json.loads(numbers.read_text())
-    switches = found["switches"]["small"]
+    switches = found["parts"]["switches"]["sets"]["small"]
     assert [one["name"] for one in switches] == [accuracy.BASE.says, *(s.says for s in wanted)]
     for one in switches:
         assert 0 <= one["low"] <= one["accuracy"] <= one["high"] <= 1
         assert f"| {one['name']} | {one['accuracy']:.3f} [" in printed
         assert f"| {one['name']} | {one['accuracy']:.3f} [" in page.read_text()
-    names = {one["name"] for one in found["recipe"]["small"]}
+    names = {one["name"] for one in found["parts"]["recipe"]["sets"]["small"]}
     assert {
         "all: late_weighted",
         "vlad on features_12_appearance",
         "all, scores of all streams: given",
     } <= names
-    before = numbers.read_text()
+    # All is complete: the same numbers, measured again or only shown.
     assert benchmark_accuracy.main(command) == 0
-    again = json.loads(numbers.read_text())
-    assert {k: again[k] for k in ("recipe", "switches")} == {
-        k: json.loads(before)[k] for k in ("recipe", "switches")
-    }, "all is complete: the same numbers, from what is there"
+    assert json.loads(numbers.read_text())["parts"] == found["parts"]
+    tables = page.read_text()
+    page.write_text(EMPTY)
+    shutil.rmtree(tmp_path / "out")
+    assert benchmark_accuracy.main([*command, "--parts", "none"]) == 0
+    assert page.read_text() == tables
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--sets", "none"], "expected none/labels.csv with path,label,group, found none"),
-        (["--parts", "recipes"], "--parts: expected some of recipe, switches, got recipes"),
+        (
+            ["--parts", "recipes"],
+            "--parts: expected some of recipe, switches, or none, got recipes",
+        ),
         (["--docs", "/nowhere.md"], "--docs /nowhere.md: expected a page with marks"),
         (["--set", "picture.views=eleven"], "picture.views=eleven: expected one of"),
-        (["--without", "ten corps"], "--without: expected texts of switches"),
+        (["--switches", "ten corps"], "--switches: expected some of AVE; GMM-FV; "),
+        (["--docs", __file__], "--docs: expected a page with the marks <!-- recipe -->"),
+        (["--json", __file__], "expected numbers of this command"),
+        (
+            ["--json", "/no/where.json"],
+            "--json /no/where.json: expected a file in a folder that exists",
+        ),
     ],
 )
 def test_wrong_flags_are_one_message(

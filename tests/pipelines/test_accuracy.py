@@ -1,4 +1,4 @@
-"""The table of switches: which runs they take, gains over what they change, and the pages."""
+"""Switches: which runs they take, and gains over what they change."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines import accuracy
-from pipelines.accuracy import BASE, SWITCHES, Measured, Switch
+from pipelines.accuracy import BASE, SWITCHES, Switch
 from pipelines.recipes import recipe
 from pipelines.results import ScoreMatrix
 
@@ -69,29 +69,3 @@ def test_a_gain_is_the_difference_of_accuracies_and_pairs_videos() -> None:
     assert (same.gain, same.gain_low, same.gain_high) == (0, 0, 0)
     with pytest.raises(ValueError, match="videos it is compared on"):
         accuracy.measured(Switch("a"), better, matrix([0] * 6, videos="w"))
-
-
-def test_tables() -> None:
-    one, two = (
-        Measured("x", 0.9, 0.8, 1.0, 0.1, 0.0, 0.2),
-        Measured("x", 0.5, 0.4, 0.6, -0.1, -0.2, 0.0),
-    )
-    lines = accuracy.switch_lines({"a": [one], "b": [two]})
-    assert lines[-1] == (
-        "| x | 0.900 [0.800, 1.000], +0.100 [+0.000, +0.200] | 0.500 [0.400, 0.600], -0.100 [-0.200, +0.000] "
-        "| on some |"
-    )
-    assert accuracy.switch_lines({"a": [one]})[-1].endswith("| on all |")
-    assert accuracy.switch_lines({"b": [two]})[-1].endswith("| nowhere |")
-    rows = accuracy.recipe_lines({"a": [two, dataclasses.replace(one, name="y")]}, {"a": 90.0})
-    assert [row.split(" | ")[0] for row in rows[2:4]] == ["| y", "| x"], "the best first"
-    assert rows[-1] == "All steps of a run, one after the other: a 1.5 min."
-
-
-def test_a_page_keeps_what_is_around_its_table() -> None:
-    page = "before\n<!-- t -->\nold\n<!-- end t -->\nafter\n"
-    assert accuracy.between_marks(page, "t", ["new", "er"]) == (
-        "before\n<!-- t -->\nnew\ner\n<!-- end t -->\nafter\n"
-    )
-    with pytest.raises(ValueError, match="expected the marks <!-- u -->"):
-        accuracy.between_marks(page, "u", [])
