@@ -22,6 +22,7 @@ from pipelines.classify_gram import Chunk, chunks
 from pipelines.classify_results import batches, best_c, inner_folds, locate, target_matrix
 from pipelines.config import Classify, Config, RunError
 from pipelines.layout import Job
+from pipelines.meter import SILENT
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS, encoding_type
 
@@ -183,6 +184,26 @@ def test_few_classes_are_solved_with_several_folds() -> None:
     assert chunks((0, 1, 2), 50) == [Chunk((0, 1), slice(0, 50)), Chunk((2,), slice(0, 50))]
 
 
+def test_a_task_reads_rows_of_many_files_by_the_block_they_go_to(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    (batch,) = batches(job)
+    names = job.store.files(batch.encodings)
+    tables = [
+        pq.read_table(io.BytesIO(job.store.read(name)))["vector"].to_pylist() for name in names
+    ]
+    draw = np.random.default_rng(1)
+    # Three blocks, in any order, none from the second file.
+    every = [(f, r) for f in range(len(names)) if f != 1 for r in range(len(tables[f]))]
+    draw.shuffle(every)
+    blocks = [np.array(every[:5]), np.array(every[5:6]), np.array(every[6:20])]
+    rows = [(block[:, 0], block[:, 1]) for block in blocks]
+    parts = classify_gram._read._function(job.store, names, rows, SILENT)
+    for block, part in zip(blocks, parts, strict=True):
+        np.testing.assert_array_equal(part, [tables[f][r] for f, r in block])
+    alone = classify_gram._read._function(job.store, names, rows[:1], SILENT)
+    np.testing.assert_array_equal(alone, parts[0])
+
+
 def test_inner_folds_hold_whole_groups_of_training_videos(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     labels = locate(job.store, batches(job)[0], job.manifest)
@@ -265,7 +286,9 @@ def test_scores_are_those_of_separate_fits(
 
 
 @pytest.mark.ray
-def test_the_same_bytes_whatever_the_files(local_ray: None, tmp_path: Path) -> None:
+def test_the_same_bytes_whatever_the_files(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Vectors are put in order of their ids: how they were dealt into files does not count."""
     first, second = (make_job(tmp_path / name, "encode.dtype=float16") for name in "ab")
     folder = batches(second)[0].encodings
@@ -277,8 +300,10 @@ def test_the_same_bytes_whatever_the_files(local_ray: None, tmp_path: Path) -> N
     for place in range(4):
         part = whole.slice(place * 12, 12)
         second.store.publish_table(f"{folder}/{place}.parquet", part, {})
-    for job in (first, second):
-        classify(job)
+    classify(first)
+    # A task for each file, as where vectors are long.
+    monkeypatch.setattr(classify_gram, "READ_BYTES", 1)
+    classify(second)
     (classifiers, scores, _), (again, scores_again, _) = published(first), published(second)
     assert classifiers == again
     assert scores.equals(scores_again)
