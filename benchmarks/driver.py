@@ -1,6 +1,6 @@
 """How the memory of the process that runs a job grows with the number of videos: `python -m benchmarks.driver`.
 
-Every step of the pipeline, on 4,000 and on 12,000 segments. --segments FEW MANY takes others; --quick takes fewer;
+Every step of the pipeline, on 4,000 and on 20,000 segments. --segments FEW MANY takes others; --quick takes fewer;
 --json FILE writes the rows.
 """
 
@@ -12,7 +12,7 @@ from benchmarks.harness import main, parser
 if __name__ == "__main__":
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument(
-        "--segments", type=int, nargs=2, default=(4000, 12_000), metavar=("FEW", "MANY")
+        "--segments", type=int, nargs=2, default=(4000, 20_000), metavar=("FEW", "MANY")
     )
     given = arguments.parse_args()
     few, many = (200, 600) if given.quick else given.segments
