@@ -291,7 +291,7 @@ _LOOKS_AT_ONCE = 16
 def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | None:
     """The row of a file that a manifest names, why it is none, or None where there is no such file.
 
-    A link is followed: the manifest names it.
+    A link is followed: the manifest names it. A local path loses its `..`, as in `filesystem`.
     """
     if "://" in name:
         refuse_credentials("--videos", name)
@@ -299,6 +299,7 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
     else:
         full = name if name.startswith("/") else f"{base}/{name}"
     if name.startswith("/") or isinstance(fs, LocalFileSystem):
+        full = os.path.normpath(full)
         try:
             info, uri = _local_info(os.stat(full)), full
         except (OSError, ValueError):
@@ -317,10 +318,10 @@ def _uri(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
     """The uri of the row that `_look` makes where the file is there."""
     if "://" in name:
         refuse_credentials("--videos", name)
-        return name.removeprefix("file://")
+        return filesystem(name)[1] if name.startswith("file://") else name
     full = name if name.startswith("/") else f"{base}/{name}"
     if name.startswith("/") or isinstance(fs, LocalFileSystem):
-        return full
+        return os.path.normpath(full)
     return fs.unstrip_protocol(full)
 
 

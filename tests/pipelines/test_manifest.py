@@ -63,6 +63,44 @@ def test_manifests_are_relative_to_their_folder(folder: Path, kind: str) -> None
     assert sorted(paths(list_videos(str(file)))) == sorted(names)
 
 
+@pytest.mark.parametrize("look", [True, False])
+@pytest.mark.parametrize("named", ["", "/**/*", "/a/1.mp4", "/list.csv"])
+def test_a_video_is_the_same_file_from_every_folder(
+    folder: Path, named: str, look: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [
+        "a/1.mp4",
+        "a/../b/../a/2.AVI",
+        f"{folder}/b/../a/1.mp4",
+        f"file://{folder}/b/../a/2.AVI",
+    ]
+    (folder / "list.csv").write_text("\n".join(["path", *names]))
+    expected = list_videos(f"{folder}{named}", look=look)
+    assert not [uri for uri in expected["uri"].to_pylist() if ".." in uri]
+    assert set(expected["uri"].to_pylist()) <= set(list_videos(str(folder))["uri"].to_pylist())
+    for cwd, way in (("a", ".."), ("b/deep/er", "../../.."), ("b", f"../../{folder.name}")):
+        (folder / cwd).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder / cwd)
+        assert list_videos(f"{way}{named}", look=look).equals(expected)
+
+
+def test_a_folder_that_is_a_link_keeps_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "latest").symlink_to("a")
+    monkeypatch.chdir(folder / "b")
+    uris = list_videos("../latest")["uri"].to_pylist()
+    assert uris == [f"{folder}/latest/1.mp4", f"{folder}/latest/2.AVI"]
+
+
+def test_keys_of_object_storage_stay_as_they_are(s3_bucket: str, tmp_path: Path) -> None:
+    root = f"{s3_bucket}/{tmp_path.name}"
+    names = ["a/../1.mp4", f"{root}/b/../2.mp4"]
+    Store(root).publish("list.csv", "\n".join(["path", *names]).encode())
+    uris = list_videos(f"{root}/list.csv", look=False)["uri"].to_pylist()
+    assert uris == [f"{root}/a/../1.mp4", names[1]]
+
+
 def test_symbolic_links_are_not_followed(folder: Path) -> None:
     (folder / "a" / "link.mp4").symlink_to("/etc/hostname")
     assert "a/link.mp4" not in paths(list_videos(str(folder)))
