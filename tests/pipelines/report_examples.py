@@ -24,9 +24,7 @@ from pipelines.report_data import (
     StepFact,
 )
 from pipelines.results import Estimate
-from tests.pipelines.page import (
-    HOSTILE,
-)
+from tests.pipelines.page import HOSTILE
 
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture"
 LEVELS = (3, 2, 1)

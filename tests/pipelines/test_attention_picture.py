@@ -11,13 +11,8 @@ from PIL import Image
 
 from pipelines.attention_picture import MAX_COLUMNS, attention_map, picture
 from pipelines.report import render
-from pipelines.report_data import (
-    Sample,
-)
-from tests.pipelines.page import (
-    Page,
-    assert_stands_alone,
-)
+from pipelines.report_data import Sample
+from tests.pipelines.page import Page, assert_stands_alone
 from tests.pipelines.report_examples import EMPTY, FULL, strip
 
 

@@ -28,13 +28,7 @@ from pipelines.report_data import (
     StepFact,
 )
 from pipelines.results import Estimate
-from tests.pipelines.page import (
-    HOSTILE,
-    Page,
-    assert_fits,
-    assert_stands_alone,
-    assert_structure,
-)
+from tests.pipelines.page import HOSTILE, Page, assert_fits, assert_stands_alone, assert_structure
 from tests.pipelines.report_examples import EMPTY, FULL, JPEG, hostile, strip
 
 

@@ -7,10 +7,7 @@ import pytest
 
 from pipelines.report import render
 from pipelines.results import Estimate
-from tests.pipelines.page import (
-    Page,
-    assert_colours_of_the_page,
-)
+from tests.pipelines.page import Page, assert_colours_of_the_page
 from tests.pipelines.report_examples import FULL
 
 
