@@ -25,7 +25,7 @@ from encoders.nested import held_out_scores, qualities, select_parts, weights_by
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_gram import Gram
-from pipelines.manifest import group_folds
+from pipelines.folds import group_folds
 
 C, INNER_FOLDS, DRAWS = 100.0, 3, 1000
 

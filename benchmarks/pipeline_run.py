@@ -422,7 +422,7 @@ def _segments(count: int) -> pa.Table:
 
 def _resumed(count: int) -> dict[str, float]:
     """Finished files of as many segments as the describe step puts into one; the check reads them all."""
-    from pipelines import corpus
+    from pipelines import corpus, current_rows
     from pipelines.layout import Retries
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS, descriptor_type
@@ -476,7 +476,7 @@ def _resumed(count: int) -> dict[str, float]:
             retries=Retries(),
         )
         began = time.perf_counter()
-        left = corpus.to_describe(job, corpus.segment_plan(job))
+        left = current_rows.to_describe(job, current_rows.segment_plan(job))
         seconds = time.perf_counter() - began
         files = len(store.files("descriptors"))
     if left.num_rows:

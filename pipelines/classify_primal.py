@@ -97,7 +97,7 @@ def _solve_all(setting: dict) -> None:
             if rank == 0:
                 with setting["meter"]("write"):
                     publish(store, batch, labels, config.classify, trained)
-                setting["counter"].add.remote({"ok": 1})
+                setting["meter"].done({"ok": 1})
                 setting["counter"].say.remote(f"{batch.name} fold {fold} {words}")
     ray.train.report({"finished": True})
 

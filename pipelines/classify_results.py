@@ -15,8 +15,8 @@ from encoders.calibration import Sigmoid
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
 from pipelines.config import Classify, RunError
+from pipelines.folds import group_folds
 from pipelines.layout import Job
-from pipelines.manifest import group_folds
 from pipelines.storage import Store
 from pipelines.tables import FUSIONS, SCORES, SOLUTIONS, vectors_from_arrow
 

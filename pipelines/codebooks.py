@@ -212,7 +212,7 @@ def _fit_all(setting: dict) -> None:
             encoder = fit_encoder(book.base, sample, book.settings, config.encode.normalisation)
         if rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
-            setting["counter"].add.remote({"ok": 1})
+            meter.done({"ok": 1})
     kept.report({})
 
 

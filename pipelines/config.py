@@ -5,12 +5,11 @@ was got and what to do. This module imports no torch and no Ray, so that mistake
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
-import types
-import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -25,6 +24,7 @@ from encoders.settings import (
     require,
 )
 from encoders.stream_specs import FRAME, LEAST_FLOW_PX, SPECS, FlowWindow, StreamSpec, Window
+from pipelines.settings_text import near, parsed, split_entry, split_setting
 
 
 class ConfigError(ValueError):
@@ -199,22 +199,16 @@ class Describe:
         return tuple(dict.fromkeys((FRAME, *(spec.window for _, spec in self.specs))))
 
     def _spec(self, entry: str) -> tuple[str, StreamSpec]:
-        kind, _, text = entry.partition("@")
-        where = f"describe.streams={entry}"
-        if kind not in SPECS:
-            raise ConfigError(f"--set {where}: expected one of {list(SPECS)}, got {kind!r}")
-        changes = {}
-        for part in text.split(":") if text else []:
-            name, equals, value = part.partition("=")
-            if not equals or name in changes:
-                raise ConfigError(
-                    f"--set {where}: expected kind@field=value:field=value, each field once"
-                )
-            changes[name] = _value(SPECS[kind], name, value.replace("/", ","), where)
-        try:
+        kind, parts = split_entry(entry)
+        with _at(f"describe.streams={entry}"):
+            if kind not in SPECS:
+                raise ValueError(f"expected one of {list(SPECS)}, got {kind!r}")
+            changes = {}
+            for name, equals, text in parts:
+                if not equals or name in changes:
+                    raise ValueError("expected kind@field=value:field=value, each field once")
+                changes[name] = parsed(SPECS[kind], name, text.replace("/", ","))
             return kind, dataclasses.replace(SPECS[kind], **changes)
-        except ValueError as error:
-            raise ConfigError(f"--set {where}: {error}") from error
 
     def __post_init__(self) -> None:
         for name in ("nodes", "streams", "spp_levels"):
@@ -592,27 +586,23 @@ class Config:
         Raises:
             ValueError: malformed, or a field or value that the section does not have.
         """
-        base, _, text = name.partition("@")
+        base, parts = split_entry(name)
         changes: dict[str, dict[str, object]] = {base: {}, "encode": {}, "compress": {}}
         own = []
-        for part in text.split(":") if text else []:
-            path, equals, value = part.partition("=")
+        for path, equals, text in parts:
             section, _, field_name = path.rpartition(".")
             changed = section or ("encode" if path == "temporal_pyramid" else base)
             record = getattr(self, changed, None)
-            if (
-                not equals
-                or section not in ("", "compress")
-                or not dataclasses.is_dataclass(record)
-            ):
-                raise ConfigError(
-                    f"--set encode.encoders={name}: expected encoder@field=value:field=value"
-                )
-            where = f"encode.encoders={name}"
-            value = _value(record, field_name, value.replace("/", ","), where)
-            changes[changed][field_name] = value
+            with _at(f"encode.encoders={name}"):
+                if (
+                    not equals
+                    or section not in ("", "compress")
+                    or not dataclasses.is_dataclass(record)
+                ):
+                    raise ValueError("expected encoder@field=value:field=value")
+                changes[changed][field_name] = parsed(record, field_name, text.replace("/", ","))
             if not section:
-                own.append(part)
+                own.append(f"{path}={text}")
         settings = getattr(self, base, None)
         encode = dataclasses.replace(self.encode, **changes["encode"])
         return Variant(
@@ -632,30 +622,26 @@ class Config:
         Raises:
             ConfigError: a setting that is malformed, unknown, of the wrong type or out of range.
         """
+        sections = [f.name for f in dataclasses.fields(self) if f.name != "recipe"]
         records: dict[str, object] = {}
         changes: dict[str, dict[str, object]] = {}
         for setting in settings:
-            section, name, text = _split_setting(self, setting)
-            if not name:
-                records[section], changes[section] = _preset(section, text, setting), {}
-            else:
-                value = _value(getattr(self, section), name, text, setting)
-                changes.setdefault(section, {})[name] = value
+            with _at(setting):
+                section, name, text = split_setting(setting)
+                if section not in sections:
+                    raise ValueError(f"no section {section!r}{near(section, sections)}")
+                if not name:
+                    records[section], changes[section] = _preset(section, text), {}
+                else:
+                    value = parsed(getattr(self, section), name, text)
+                    changes.setdefault(section, {})[name] = value
         for section, values in changes.items():
-            record = records.get(section, getattr(self, section))
-            try:
+            ours = [s for s in settings if s.partition(".")[0].strip() == section]
+            with _at(" --set ".join(ours)):
+                record = records.get(section, getattr(self, section))
                 records[section] = dataclasses.replace(record, **values)
-            except ConfigError:
-                raise
-            except ValueError as error:
-                ours = [s for s in settings if s.partition(".")[0].strip() == section]
-                raise ConfigError(f"--set {' --set '.join(ours)}: {error}") from error
-        try:
+        with _at(" --set ".join(settings)):
             return dataclasses.replace(self, **records)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"--set {' --set '.join(settings)}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json and file footers."""
@@ -672,62 +658,20 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _split_setting(config: Config, setting: str) -> tuple[str, str, str]:
-    """Section, field ("" for a preset) and text of a setting."""
-    path, equals, text = setting.partition("=")
-    section, _, name = path.strip().partition(".")
-    sections = [f.name for f in dataclasses.fields(config) if f.name != "recipe"]
-    if not equals:
-        raise ConfigError(f"--set {setting}: expected section.field=value, got no '='")
-    if section not in sections:
-        raise ConfigError(f"--set {setting}: no section {section!r}{_near(section, sections)}")
-    return section, name, text.strip()
-
-
-def _preset(section: str, text: str, setting: str) -> FvVaeSettings:
+def _preset(section: str, text: str) -> FvVaeSettings:
     if section != "fv_vae":
-        raise ConfigError(f"--set {setting}: expected section.field=value, got no field")
+        raise ValueError("expected section.field=value, got no field")
     if text not in FV_VAE_PRESETS:
-        raise ConfigError(
-            f"--set {setting}: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
-        )
+        raise ValueError(f"expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}")
     return FV_VAE_PRESETS[text]
 
 
-def _value(record: object, name: str, text: str, setting: str) -> object:
-    fields = typing.get_type_hints(type(record))
-    if name not in fields:
-        raise ConfigError(f"--set {setting}: no field {name!r}{_near(name, list(fields))}")
-    return _parse(text, fields[name], setting)
-
-
-def _parse(text: str, kind: Any, setting: str) -> Any:
-    """`text` as the annotated type of a field."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(
-            _parse(part.strip(), arguments[0], setting) for part in text.split(",") if part
-        )
-    if origin is Literal:
-        if text not in arguments:
-            raise ConfigError(f"--set {setting}: expected one of {list(arguments)}, got {text!r}")
-        return text
-    if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in arguments:
-            return None
-        return _parse(text, next(a for a in arguments if a is not type(None)), setting)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"--set {setting}: expected true or false, got {text!r}")
-        return text.lower() == "true"
+@contextmanager
+def _at(settings: str) -> Iterator[None]:
+    """Of a ValueError, says which settings it is about."""
     try:
-        return kind(text)
-    except ValueError:
-        names = {int: "a whole number", float: "a number"}
-        expected = names.get(kind, kind.__name__)
-        raise ConfigError(f"--set {setting}: expected {expected}, got {text!r}") from None
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"--set {settings}: {error}") from error

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -31,6 +30,7 @@ from pipelines import (
     cluster,
     codebook,
     codebooks,
+    current_rows,
     descriptor_stages,
     encoding_stages,
     evaluate,
@@ -44,11 +44,9 @@ from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
-from pipelines.sampling import num_segments
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
-from pipelines.video import VideoFacts
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +55,6 @@ SEGMENTS_PER_FILE = 16
 
 BATCHES_PER_TASK = 8
 """Most batches of videos that an encoder is given together."""
-
-ROWS_AT_A_TIME = 10_000
-"""Rows of VIDEOS that the driver makes together."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ def is_complete(job: Job, step: str) -> bool:
 
 def index(job: Job) -> tuple[Account, Spent]:
     """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
-    known = _known_videos(job)
+    known = current_rows.known_videos(job)
     fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
     log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
     rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
@@ -153,8 +148,8 @@ def index(job: Job) -> tuple[Account, Spent]:
 def describe(job: Job) -> tuple[Account, Spent]:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
-    plan = segment_plan(job)
-    rows = to_describe(job, plan)
+    plan = current_rows.segment_plan(job)
+    rows = current_rows.to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
     stages = ("read", "decode")
@@ -259,7 +254,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
 
 def encode(job: Job) -> tuple[Account, Spent]:
     """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
-    videos, spent = _places_by_video(job), Spent(0.0, ())
+    videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
     books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
     if books:
         spent = _encode(job, books, videos)
@@ -322,7 +317,7 @@ def classify_videos(job: Job) -> tuple[Account, Spent]:
     """Classifiers, SOLUTIONS and SCORES: all folds of an encoder and stream together."""
     spent = classify.classify(job)
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
-    without_vector = _names(tested) - _names(_places(job))
+    without_vector = _names(tested) - _names(current_rows.places(job))
     account = classify.settle_scores(job, _names(tested), without_vector)
     job.finish("classify")
     return account, spent
@@ -359,7 +354,7 @@ def outcome(job: Job, did_work: bool) -> Outcome:
         plan = job.store.read_table(job.segments, ["segment_id", "source"])
         planned = plan.num_rows
         if job.store.files(job.descriptors):
-            done = _current(
+            done = current_rows.current(
                 plan,
                 job.store.read_table(
                     job.descriptors, ["segment_id", "source", "status", "attempts"]
@@ -370,58 +365,10 @@ def outcome(job: Job, did_work: bool) -> Outcome:
     return Outcome(did_work, planned, **counts)
 
 
-def segment_plan(job: Job) -> pa.Table:
-    """SEGMENTS with what decoding needs of VIDEOS, and which attempt this is."""
-    columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
-    segments = job.store.read_table(job.segments)
-    plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
-    attempt = pa.repeat(pa.scalar(job.retries.passes + 1, pa.int32()), plan.num_rows)
-    return plan.append_column("attempts", attempt).sort_by("segment_id")
-
-
-def to_describe(job: Job, plan: pa.Table) -> pa.Table:
-    """The segments without a row; after `--retry-failed` also those that it has not tried again yet."""
-    if not job.store.files(job.descriptors):
-        return plan
-    columns = ["segment_id", "source", "status", "attempts"]
-    rows = _current(plan, job.store.read_table(job.descriptors, columns))
-    tried = pc.greater(rows["attempts"], job.retries.passes)
-    done = rows.filter(pc.or_(pc.equal(rows["status"], "ok"), tried))
-    return plan.filter(pc.invert(pc.is_in(plan["segment_id"], done["segment_id"])))
-
-
 def _decode(job: Job) -> Decode:
     """The decoding of this attempt."""
     settings = job.config.decode
     return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
-
-
-def _known_videos(job: Job) -> pa.Table:
-    """VIDEOS rows of an earlier index whose files have not changed, with today's labels and plan."""
-    empty = VIDEOS.schema().empty_table()
-    folders = [f for f in job.older("videos") if job.store.files(f)]
-    if not folders:
-        return empty
-    columns = ["video_id", "source", "status", *video_stages.FACTS]
-    facts = job.store.read_table(folders[-1], columns)
-    facts = facts.filter(pc.equal(facts["status"], "ok"))
-    row = sink.places_of(job.manifest, facts, ("video_id", "source"))
-    rows, facts = job.manifest.filter(pc.is_valid(row)), facts.take(row.drop_null())
-    parts = [empty]
-    # Rows of Python take many times the memory of columns: some at a time.
-    for start in range(0, rows.num_rows, ROWS_AT_A_TIME):
-        pairs = zip(
-            rows.slice(start, ROWS_AT_A_TIME).to_pylist(),
-            facts.slice(start, ROWS_AT_A_TIME).select(video_stages.FACTS).to_pylist(),
-            strict=True,
-        )
-        found = [(row, VideoFacts(**fact)) for row, fact in pairs]
-        sampling = job.config.sampling
-        planned = [
-            video_stages.videos_row(row, fact, num_segments(fact, sampling)) for row, fact in found
-        ]
-        parts.append(VIDEOS.build(planned))
-    return pa.concat_tables(parts).combine_chunks()
 
 
 def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
@@ -431,7 +378,7 @@ def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
 def _write_failures(job: Job, plan: pa.Table) -> Account:
     """FAILURES: the rows of DESCRIPTORS that are not ok."""
     columns = [column.name for column in FAILURES.columns]
-    rows = _current(plan, job.store.read_table(job.descriptors, columns))
+    rows = current_rows.current(plan, job.store.read_table(job.descriptors, columns))
     bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
     failed = bad.filter(pc.equal(bad["status"], "failed"))
     named = [_names(part, "segment_id") for part in (plan, rows, failed)]
@@ -442,43 +389,6 @@ def _write_failures(job: Job, plan: pa.Table) -> Account:
     return account
 
 
-def _current(plan: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows that the plan asks for, each once, by its last attempt: not of other videos, nor of a file
-    that has changed."""
-    key = ["segment_id", "source"]
-    rows = rows.join(plan.select(key), key, join_type="inner")
-    rows = rows.sort_by([("segment_id", "ascending"), ("attempts", "descending")])
-    ids = rows["segment_id"]
-    later = pc.equal(ids[1:], ids[:-1]).to_numpy()
-    return rows.filter(np.concatenate([np.ones(min(1, len(ids)), bool), ~later]))
-
-
-def _places(job: Job) -> pa.Table:
-    """Where the described segments are: segment_id, video_id, source, segment, file, row."""
-    columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status", "attempts"]
-
-    def read(name: str) -> pa.Table:
-        with job.store.open_parquet(name) as file:
-            table = file.read(columns=columns).replace_schema_metadata(None)
-        table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
-        return table.append_column("row", pa.array(np.arange(table.num_rows)))
-
-    rows = job.store.gather(read, job.store.files(job.descriptors))
-    plan = job.store.read_table(job.segments, ["segment_id", "source"])
-    places = _current(plan, rows)
-    return places.filter(pc.not_equal(places["status"], "failed")).sort_by("segment_id")
-
-
-def _places_by_video(job: Job) -> pa.Table:
-    """video_id, source, files and rows (of its segments, in order of time), by file for locality."""
-    grouped = _places(job).group_by(["video_id", "source"], use_threads=False)
-    table = grouped.aggregate([("file", "list"), ("row", "list"), ("file", "min")])
-    table = table.rename_columns(["video_id", "source", "files", "rows", "first"])
-    return table.sort_by([("first", "ascending"), ("video_id", "ascending")]).drop_columns(
-        ["first"]
-    )
-
-
 def _sample(job: Job) -> Spent:
     """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
     streams = [s for s in job.streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
@@ -487,7 +397,7 @@ def _sample(job: Job) -> Spent:
     for stream in streams:
         # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
         job.store.delete_folder(job.sample(stream))
-    places = _places(job)
+    places = current_rows.places(job)
     allowed = pa.array(sorted(job.training_videos(None)), pa.string())
     places = places.filter(pc.is_in(places["video_id"], allowed))
     num_frames = pc.sum(places["num_frames"]).as_py() or 0

@@ -145,8 +145,7 @@ def _measure(
         if matrix:
             named = ("all", headline_metric(matrix.multi_label))
             value = next(r["value"] for r in rows if (r["split"], r["metric"]) == named) or 0.0
-    # Waited for, and with it what the meter said before.
-    ray.get(meter.counter.add.remote({"ok": 1}))
+    meter.done({"ok": 1})
     return table, value
 
 

@@ -1,13 +1,20 @@
 """URIs to filesystems. Imports fsspec alone: the decoder's child process uses it too."""
 
+import os
+
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 REQUESTS = 4
 """How often a client of object storage sends a request."""
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held."""
+    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held.
+
+    The path of a local file is absolute and without `..`, whatever folder it is named from. Links stay as they are
+    named: they may be the stable name of a folder that moves.
+    """
     protocol = uri.partition("://")[0]
     options = {}
     if protocol in ("s3", "s3a"):
@@ -15,4 +22,5 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         options = {"config_kwargs": {"retries": retries}}
     if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
         options["use_listings_cache"] = False
-    return fsspec.core.url_to_fs(uri, **options)
+    fs, path = fsspec.core.url_to_fs(uri, **options)
+    return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path

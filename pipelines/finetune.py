@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
 from encoders.stream_specs import INPUT, STAGES
-from pipelines import cluster, codebooks, corpus, finetune_worker, sink, video_stages
+from pipelines import cluster, codebooks, corpus, current_rows, finetune_worker, sink, video_stages
 from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, RunError, digest
 from pipelines.finetune_worker import Training
@@ -202,7 +202,7 @@ def _decode(todo: Plan) -> None:
     job, config = todo.job, todo.job.config
     if job.store.exists(f"{todo.frames}/{DONE}"):
         return
-    segments = corpus.segment_plan(job)
+    segments = current_rows.segment_plan(job)
     segments = segments.filter(pc.is_in(segments["video_id"], pa.array(list(todo.labels))))
     rows = sink.pending(segments, job.store, todo.frames, ("segment_id", "source"))
     log.info("frames: %d segments, %d of them to decode", segments.num_rows, rows.num_rows)

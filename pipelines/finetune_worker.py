@@ -15,6 +15,7 @@ from encoders.descriptors import Stream, appearance
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
 from pipelines.config import Config
+from pipelines.meter import Meter
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES
@@ -96,7 +97,7 @@ def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
         seconds = time.monotonic() - started
         done = {"seconds": seconds, "videos": len(task.videos), **task.footer}
         store.publish_json(f"{folder}/{DONE}", done)
-        counter.add.remote({"ok": 1})
+        Meter(counter).done({"ok": 1})
     kept.report({})
 
 

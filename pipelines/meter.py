@@ -25,6 +25,14 @@ class Meter:
         if self.counter is not None:
             self.counter.joined.remote(stage, socket.gethostname(), os.getpid())
 
+    def done(self, counts: dict[str, int]) -> None:
+        """Rows by status are finished. Returns when the counter has that, and what this worker told it before.
+
+        Not by ray.get: Ray lends the CPU of a task that waits there, and starts a process for the next one.
+        """
+        if self.counter is not None:
+            self.counter.add.remote(counts).future().result()
+
     def fail(self, error: str) -> None:
         """The step cannot go on, for a reason that the user should read."""
         if self.counter is not None:

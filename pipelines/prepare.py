@@ -14,6 +14,7 @@ from pipelines import flow, manifest, weights
 from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
+from pipelines.folds import assign_folds
 from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
 from pipelines.storage import Store, absolute_uri
 
@@ -184,12 +185,12 @@ def _manifest(
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([place * rows.num_rows // limit for place in range(limit)]))
     listed_rows = rows
-    rows, split, num_folds = manifest.assign_folds(rows, config.split, config.run.seed)
+    rows, split, num_folds = assign_folds(rows, config.split, config.run.seed)
     if training_only and num_folds == 1:
         training = listed_rows.filter(pc.equal(rows["fold"], -1))
         has_groups = not any(group is None for group in training["group"].to_pylist())
         again = dataclasses.replace(config.split, kind="group_kfold" if has_groups else "random")
-        rows, split, num_folds = manifest.assign_folds(training, again, config.run.seed)
+        rows, split, num_folds = assign_folds(training, again, config.run.seed)
     sources = [
         hashlib.sha256(repr(row).encode()).hexdigest()[:16]
         for row in zip(

@@ -10,6 +10,7 @@ from typing import Any, Self
 from encoders.base import CODEBOOK
 from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError
+from pipelines.settings_text import text_of
 from pipelines.storage import Store, absolute_uri
 from pipelines.weights import Weights
 
@@ -151,13 +152,9 @@ def config_from_json(plain: dict[str, Any]) -> Config:
         ConfigError: a section, field or value that this version does not know.
     """
     settings = [
-        f"{section}.{name}={_text(value)}"
+        f"{section}.{name}={text_of(value)}"
         for section, record in plain.items()
         if section != "recipe"
         for name, value in record.items()
     ]
     return dataclasses.replace(Config(), recipe=plain["recipe"]).with_settings(settings)
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

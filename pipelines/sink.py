@@ -61,12 +61,12 @@ class TableSink(Datasink):
         return self.rows_per_file
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
-        with Meter(self.counter)("write"):
+        meter = Meter(self.counter)
+        with meter("write"):
             rows = self._write(blocks)
         if rows is None:
             return 0
-        # Waited for, and with it what the meter said before.
-        ray.get(self.counter.add.remote(_by_status(rows)))
+        meter.done(_by_status(rows))
         return rows.num_rows
 
     def _write(self, blocks: Iterable[Block]) -> pa.Table | None:

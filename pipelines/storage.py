@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import fsspec
@@ -80,10 +79,10 @@ class StorageError(RunError, OSError):
 
 
 def absolute_uri(uri: str) -> str:
-    """Local paths made absolute, because workers run in other folders; other URIs as they are."""
+    """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
     refuse_credentials("--out", uri)
     if "://" not in uri:
-        return str(Path(uri).expanduser().absolute())
+        return os.path.abspath(os.path.expanduser(uri))
     return uri.rstrip("/")
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.corpus import _current
+from pipelines.current_rows import current
 
 KEY = st.tuples(st.sampled_from(["a#0", "a#1", "b#0", "é#0"]), st.sampled_from(["old", "new"]))
 SCHEMA = pa.schema([("segment_id", pa.string()), ("source", pa.string()), ("attempts", pa.int32())])
@@ -24,7 +24,7 @@ def test_each_planned_segment_counts_once_by_its_last_attempt(
         if row["segment_id"] in planned and row["source"] == "new":
             last = max(row["attempts"], expected.get(row["segment_id"], 0))
             expected[row["segment_id"]] = last
-    table = _current(
+    table = current(
         pa.Table.from_pylist(plan, schema=pa.schema(list(SCHEMA)[:2])),
         pa.Table.from_pylist(found, schema=SCHEMA),
     )

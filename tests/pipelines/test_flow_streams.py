@@ -12,10 +12,10 @@ from encoders import backbones
 from encoders.descriptors import appearance
 from encoders.stream_specs import FlowWindow, kind_of
 from pipelines import plan_probe, results
-from pipelines.config import Config, ConfigError, Decode
+from pipelines.config import Config, ConfigError
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.tables import descriptors_from_arrow
-from pipelines.video_stages import DecodeSegments
+from tests.pipelines.segments import decoded
 
 SETTINGS = [
     "sampling.policy=uniform",
@@ -34,31 +34,6 @@ NAMES = [
     "ga_flow_bound20_global",
 ]
 WEIGHTS = backbones.random_filters("squeezenet1_0", 0)
-
-
-def segments(*paths: Path) -> pa.Table:
-    rows = [
-        {
-            "segment_id": f"{path.name}#00000",
-            "video_id": path.name,
-            "segment": 0,
-            "num_segments": 1,
-            "source": "0",
-            "uri": str(path),
-            "status": "ok",
-        }
-        for path in paths
-    ]
-    return pa.Table.from_pylist(rows)
-
-
-def decoded(config: Config, *paths: Path) -> list[pa.Table]:
-    stage = DecodeSegments(
-        config.sampling, config.picture, Decode(), windows=config.describe.windows
-    )
-    found = list(stage(segments(*paths)))
-    stage.decoder.close()
-    return found
 
 
 def describer(config: Config) -> DescribeFrames:

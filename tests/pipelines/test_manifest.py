@@ -6,15 +6,14 @@ import socket
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Manifest, Split
-from pipelines.manifest import assign_folds, list_videos, match, read_labels
+from pipelines.config import ConfigError, Manifest
+from pipelines.manifest import list_videos, match, read_labels
 from pipelines.storage import Store
 
 
@@ -61,6 +60,44 @@ def test_manifests_are_relative_to_their_folder(folder: Path, kind: str) -> None
     else:
         pq.write_table(pa.table({"path": names}), file)
     assert sorted(paths(list_videos(str(file)))) == sorted(names)
+
+
+@pytest.mark.parametrize("look", [True, False])
+@pytest.mark.parametrize("named", ["", "/**/*", "/a/1.mp4", "/list.csv"])
+def test_a_video_is_the_same_file_from_every_folder(
+    folder: Path, named: str, look: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [
+        "a/1.mp4",
+        "a/../b/../a/2.AVI",
+        f"{folder}/b/../a/1.mp4",
+        f"file://{folder}/b/../a/2.AVI",
+    ]
+    (folder / "list.csv").write_text("\n".join(["path", *names]))
+    expected = list_videos(f"{folder}{named}", look=look)
+    assert not [uri for uri in expected["uri"].to_pylist() if ".." in uri]
+    assert set(expected["uri"].to_pylist()) <= set(list_videos(str(folder))["uri"].to_pylist())
+    for cwd, way in (("a", ".."), ("b/deep/er", "../../.."), ("b", f"../../{folder.name}")):
+        (folder / cwd).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder / cwd)
+        assert list_videos(f"{way}{named}", look=look).equals(expected)
+
+
+def test_a_folder_that_is_a_link_keeps_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "latest").symlink_to("a")
+    monkeypatch.chdir(folder / "b")
+    uris = list_videos("../latest")["uri"].to_pylist()
+    assert uris == [f"{folder}/latest/1.mp4", f"{folder}/latest/2.AVI"]
+
+
+def test_keys_of_object_storage_stay_as_they_are(s3_bucket: str, tmp_path: Path) -> None:
+    root = f"{s3_bucket}/{tmp_path.name}"
+    names = ["a/../1.mp4", f"{root}/b/../2.mp4"]
+    Store(root).publish("list.csv", "\n".join(["path", *names]).encode())
+    uris = list_videos(f"{root}/list.csv", look=False)["uri"].to_pylist()
+    assert uris == [f"{root}/a/../1.mp4", names[1]]
 
 
 def test_symbolic_links_are_not_followed(folder: Path) -> None:
@@ -128,70 +165,6 @@ def test_mismatches_stop_unless_allowed(folder: Path) -> None:
     assert paths(skipped) == ["a/1.mp4"]
     encoded = match(videos, labels, Manifest(missing="skip", unlabelled="encode"))
     assert encoded["labels"].to_pylist() == [["x"], [], []]
-
-
-def corpus(
-    classes: list[int], groups: list[int | None], splits: list[str] | None = None
-) -> pa.Table:
-    size = len(classes)
-    return pa.table(
-        {
-            "path": [f"v{i:04d}" for i in range(size)],
-            "labels": pa.array([[f"c{k}"] for k in classes], pa.list_(pa.string())),
-            "group": pa.array([None if g is None else f"g{g}" for g in groups], pa.string()),
-            "split": pa.array(splits or [None] * size, pa.string()),
-        }
-    )
-
-
-@given(
-    num_groups=st.integers(3, 8),
-    seed=st.integers(0, 5),
-    kind=st.sampled_from(["random", "group_kfold", "leave_one_group_out"]),
-)
-def test_a_group_is_never_on_both_sides(num_groups: int, seed: int, kind: str) -> None:
-    rng = np.random.default_rng(seed)
-    groups = [i % num_groups for i in range(40)]
-    table = corpus(rng.integers(0, 3, 40).tolist(), groups)
-    folds, used, num_folds = assign_folds(table, Split(kind=kind, num_folds=3), seed)
-    assert used == kind
-    fold = np.array(folds["fold"])
-    for group in range(num_groups):
-        assert len(set(fold[np.array(groups) == group])) == 1
-    assert set(fold) == (set(range(num_folds)) if kind != "random" else {-1, 0})
-
-
-def test_auto_takes_what_the_labels_offer() -> None:
-    groups = [0, 0, 1, 1, 2, 2, 3, 3]
-    classes = [0, 1] * 4
-    split = ["train", "train", "test", "test"] * 2
-    assert assign_folds(corpus(classes, groups, split), Split(), 0)[1:] == ("given", 1)
-    assert assign_folds(corpus(classes, groups), Split(), 0)[1:] == ("group_kfold", 4)
-    assert assign_folds(corpus(classes, [None] * 8), Split(), 0)[1:] == ("random", 1)
-
-
-def test_videos_that_a_split_does_not_use_neither_train_nor_test() -> None:
-    splits = ["train", "test", "unused"] * 4
-    table, kind, _ = assign_folds(corpus([0, 0, 0, 1, 1, 1] * 2, [None] * 12, splits), Split(), 0)
-    assert kind == "given"
-    assert table["fold"].to_pylist() == [-1, 0, -1] * 4
-    assert table["labels"].to_pylist() == [["c0"], ["c0"], [], ["c1"], ["c1"], []] * 2
-
-
-def test_random_keeps_each_class_on_both_sides() -> None:
-    table, _, _ = assign_folds(corpus([0] * 10 + [1] * 4, [None] * 14), Split(test_fraction=0.5), 3)
-    fold = np.array(table["fold"])
-    assert (fold[:10] == 0).sum() == 5
-    assert (fold[10:] == 0).sum() == 2
-
-
-def test_splits_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected a column 'split'"):
-        assign_folds(corpus([0, 1], [None, None]), Split(kind="given"), 0)
-    with pytest.raises(ConfigError, match="at most the 2 groups"):
-        assign_folds(corpus([0, 1, 0, 1], [0, 0, 1, 1]), Split(kind="group_kfold", num_folds=3), 0)
-    with pytest.raises(ConfigError, match="has 1 classes to train on"):
-        assign_folds(corpus([0, 1], [0, 1]), Split(kind="leave_one_group_out"), 0)
 
 
 # --- odd folders --------------------------------------------------------------------------------

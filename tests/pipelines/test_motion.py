@@ -21,12 +21,12 @@ from encoders.registry import fit_encoder
 from encoders.sample import FitSample
 from encoders.settings import VladSettings
 from encoders.svm import fit_one_vs_rest
-from pipelines.config import Config, Decode
+from pipelines.config import Config
 from pipelines.demo_motions import CANVAS_SIDE, OBJECT_SIDE, Motion, draw_frames
 from pipelines.demo_scenes import scene_canvas, scene_objects
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.tables import descriptors_from_arrow
-from pipelines.video_stages import DecodeSegments
+from tests.pipelines.segments import decoded
 
 pytestmark = pytest.mark.slow
 
@@ -111,22 +111,7 @@ def corpus(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
             "picture.crop_px=112",
         ]
     )
-    rows = [
-        {
-            "segment_id": f"{path.name}#00000",
-            "video_id": path.name,
-            "segment": 0,
-            "num_segments": 1,
-            "source": "0",
-            "uri": str(path),
-            "status": "ok",
-        }
-        for path in paths
-    ]
-    windows = config.describe.windows
-    decode = DecodeSegments(config.sampling, config.picture, Decode(), windows=windows)
-    frames = pa.concat_tables(decode(pa.Table.from_pylist(rows)))
-    decode.decoder.close()
+    frames = pa.concat_tables(decoded(config, *paths))
     weights = (data / "weights" / "squeezenet1_0.safetensors").read_bytes()
     streams = described_streams(config)
     described = DescribeFrames(lambda: weights, config, streams, num_threads=1)(frames)

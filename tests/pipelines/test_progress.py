@@ -1,5 +1,6 @@
 """The counter of a step: what workers tell it, what it says, and what Prometheus reads."""
 
+import itertools
 import time
 import urllib.request
 
@@ -7,7 +8,7 @@ import pytest
 import ray
 from ray.util import metrics
 
-from pipelines.meter import SILENT
+from pipelines.meter import SILENT, Meter, Sums
 from pipelines.progress import Counter, ProgressLine
 
 
@@ -20,6 +21,7 @@ def work(line_meter, stage: str, seconds: float) -> None:
 def test_without_a_counter_a_meter_does_nothing() -> None:
     with SILENT("decode"):
         pass
+    SILENT.done({"ok": 1})
 
 
 def test_gauges_are_set_as_long_as_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +75,47 @@ def test_workers_seconds_are_counted_and_exported(local_ray: None) -> None:
     }
     found = exported(name, set(wanted))
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-3)
+
+
+@ray.remote
+def finish(line_meter: Meter, status: str) -> None:
+    sums = Sums(line_meter)
+    sums.add("decode", time.time(), 0.5)
+    sums.tell()
+    line_meter.done({status: 1})
+
+
+@pytest.mark.ray
+def test_all_that_tasks_have_told_is_there_when_they_are_done(local_ray: None) -> None:
+    with ProgressLine("trial", 80) as line:
+        ray.get([finish.remote(line.meter, "ok" if n % 4 else "failed") for n in range(80)])
+        counts, _, spent = ray.get(line.counter.get.remote())
+    assert counts == {"ok": 60, "failed": 20}
+    (decode,) = spent.stages
+    assert decode.busy_s == 40.0
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    def add(self, _: dict[str, int]) -> None:
+        time.sleep(0.5)
+
+
+@ray.remote
+def finish_slowly(counter: ray.actor.ActorHandle) -> tuple[float, float]:
+    began = time.time()
+    Meter(counter).done({"ok": 1})
+    return began, time.time()
+
+
+@pytest.mark.ray
+def test_a_task_keeps_its_cpu_while_it_waits_for_the_counter(local_ray: None) -> None:
+    """Else Ray starts a process for the next one, and in the end there are several for each CPU."""
+    task = finish_slowly.options(num_cpus=ray.cluster_resources()["CPU"])
+    counters = [Slow.remote() for _ in range(3)]
+    times = sorted(ray.get([task.remote(counter) for counter in counters]))
+    for (_, ended), (began, _) in itertools.pairwise(times):
+        assert began >= ended
 
 
 def exported(step: str, wanted: set[str]) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import io
 import os
@@ -5,15 +6,19 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import sink, storage
 from pipelines.config import ConfigError
+from pipelines.filesystems import filesystem
 from pipelines.progress import progress_text
 from pipelines.sink import file_name, pending
 from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
@@ -135,9 +140,45 @@ def test_progress_says_what_is_left() -> None:
     assert progress_text("describe", {}, 110, 5.0) == "describe 0/110"
 
 
-def test_local_paths_become_absolute() -> None:
-    assert absolute_uri("out") == str(Path.cwd() / "out")
-    assert absolute_uri("s3://bucket/out/") == "s3://bucket/out"
+FOLDERS = st.lists(st.sampled_from(["a", "b", "\u00fc x", "..."]), max_size=3)
+
+
+@given(
+    cwd=FOLDERS, target=FOLDERS, detour=st.sampled_from([".", "c/..", "c/./d/../..", "../{cwd}"])
+)
+def test_a_local_path_is_the_same_from_every_folder(
+    cwd: list[str], target: list[str], detour: str
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        root = os.path.realpath(root)
+        here, there = (os.path.join(root, "x", *names) for names in (cwd, target))
+        os.makedirs(here)
+        named = f"{detour.format(cwd=os.path.basename(here))}/{os.path.relpath(there, here)}"
+        with contextlib.chdir(here):
+            assert absolute_uri(named) == absolute_uri(f"{named}/") == there
+            assert filesystem(named)[1] == filesystem(f"file://{named}")[1] == there
+        assert ".." not in there.split("/")
+
+
+def test_links_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v2").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "latest").symlink_to("v2")
+    monkeypatch.chdir(tmp_path / "here")
+    assert absolute_uri("../latest/x") == str(tmp_path / "latest" / "x")
+    assert absolute_uri("..") == str(tmp_path)
+    assert absolute_uri("../..") == str(tmp_path.parent)
+    assert absolute_uri("../" * 50) == "/"
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert absolute_uri("~/../x") == filesystem("~/../x")[1] == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize("uri", ["s3://b/x/../y", "gs://b/..", "http://h/a/../b", "file:///a/../b"])
+def test_other_uris_stay_as_they_are(uri: str) -> None:
+    assert absolute_uri(uri) == absolute_uri(f"{uri}/") == uri
 
 
 def test_of_two_that_create_one_does(store: Store) -> None:

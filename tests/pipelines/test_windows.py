@@ -20,7 +20,7 @@ from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.encoding_stages import stored_frames
 from pipelines.sampling import plan_segment, window_frames
 from pipelines.tables import descriptors_from_arrow
-from pipelines.video_stages import DecodeSegments
+from tests.pipelines.segments import decoded
 
 SMALL = Picture(resize_px=36, crop_px=32)
 WINDOWS = (
@@ -208,14 +208,7 @@ SETTINGS = (
 def described(data: Path, *settings: str) -> tuple[Config, pa.Table, pa.Table, list[int]]:
     """The configuration, a clip's decoded and described rows, and the pictures of each forward pass."""
     config = Config().with_settings([*SETTINGS, *settings])
-    windows = config.describe.windows
-    stage = DecodeSegments(config.sampling, config.picture, config.decode, windows=windows)
-    row = {"segment_id": "a#00000", "video_id": "a", "segment": 0, "num_segments": 1, "source": "1"}
-    uri = str(data / "clips" / "bikes.mp4")
-    try:
-        (frames,) = stage(pa.Table.from_pylist([row | {"uri": uri, "status": "ok"}]))
-    finally:
-        stage.decoder.close()
+    (frames,) = decoded(config, data / "clips" / "bikes.mp4")
     weights = backbones.random_filters("squeezenet1_0", 0)
     describe = DescribeFrames(lambda: weights, config, described_streams(config), num_threads=1)
     sizes: list[int] = []

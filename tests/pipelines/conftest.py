@@ -1,0 +1,15 @@
+"""Fixtures of the tests of this folder."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines import doctor_run
+
+
+@pytest.fixture(scope="session")
+def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `doctor_run`; no test changes it."""
+    root = tmp_path_factory.mktemp("sound")
+    doctor_run.make(root)
+    return root
