@@ -72,7 +72,7 @@ def _rows(few: int, many: int) -> list[Row]:
             table_bytes={str(count): side["table_bytes"] for count, side in sides.items()},
         )
         for kind, word in (("held", "held after"), ("peak", "peak of"))
-        for step in sides[many][kind]
+        for step in sides[many]["held"]
         for what in [f"{word} {step}"]
     ]
 
