@@ -347,9 +347,9 @@ def not_finite(run: Run) -> Iterator[Problem]:
                 yield Problem(folder.name, text, len(odd), examples, remake(run, folder, files))
 
 
-def _has_unit_length(run: Run, key: str) -> bool:
+def has_unit_length(run: Run, key: str) -> bool:
     """Whether the vectors of a key of ENCODINGS are normalised to length 1: a variant may have its own way."""
-    own = re.match(r"encodings/[^/]*@(?:[^/]*:)?normalisation=(\w+)", key)
+    own = re.match(r"encodings/[^@]*@(?:.*:)?normalisation=(\w+)", key)
     way = own[1] if own else run.setting("encode", "normalisation", "none")
     return way in UNIT_LENGTH
 
@@ -358,7 +358,7 @@ def norms(run: Run) -> Iterator[Problem]:
     # Of D rounded values: float16 has 11 bits, and 2e-8 is the smallest half of its steps.
     tolerance = 2e-3 if run.setting("encode", "dtype") == "float16" else 1e-5
     for folder in run.folders("encodings"):
-        if "norm" not in folder.columns or not _has_unit_length(run, folder.key):
+        if "norm" not in folder.columns or not has_unit_length(run, folder.key):
             continue
         norm, count = folder["norm"], folder["num_descriptors"]
         wrong = np.isfinite(norm) & (norm > 0) & ((np.abs(norm - 1) > tolerance) | (count == 0))

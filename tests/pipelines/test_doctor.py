@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import doctor, doctor_scan
+from pipelines import doctor, doctor_scan, doctor_tables
 from pipelines.config import ConfigError
 from pipelines.layout import STEPS
 from pipelines.lock import Holder
@@ -624,3 +625,21 @@ def test_row_groups_are_read_one_at_a_time(sound: Path, monkeypatch: pytest.Monk
     """Whole files are read for examples only, and then their keys alone."""
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("a whole file"))
     assert found(sound) == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "run_wide", "expected"),
+    [
+        ("encodings/ave-s", "signed_sqrt_l2", True),
+        ("encodings/ave-s", "signed_sqrt", False),
+        ("encodings/ave-s", "none", False),
+        ("encodings/ave@normalisation=signed_sqrt-s/fold-1", "signed_sqrt_l2", False),
+        ("encodings/ave@temporal_pyramid=1/2:normalisation=none-s", "l2", False),
+        ("encodings/fv_vae@lambda3=0:normalisation=l2-s", "none", True),
+    ],
+)
+def test_lengths_are_checked_where_vectors_are_normalised_to_1(
+    key: str, run_wide: str, expected: bool
+) -> None:
+    run = SimpleNamespace(setting=lambda *_: run_wide)
+    assert doctor_tables.has_unit_length(run, key) == expected
