@@ -6,32 +6,39 @@ Letters: f frames, C channels, T cells of the spatial pyramid.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
 from encoders.differences import rank_pooled, signed_parts
 from encoders.spp import LEVELS, num_cells, pyramid_pool
-from encoders.stream_specs import FRAME, INPUT, FlowWindow, StreamSpec, Window
+from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
 
 EPSILON = 1e-12
 WHOLE_MAP_SCALE = 158.0
 """The released FV-VAE network multiplies the L2-normalised map by this constant."""
 
-SCALINGS = ("per_position", "whole_map")
+SCALINGS = get_args(Scaling)
 
 
-def scale(maps: Tensor, scaling: str) -> Tensor:
+def scale(maps: Tensor, scaling: str, length: Tensor | None = None) -> Tensor:
     """Normalises maps [f, C, h, w] before the spatial pyramid.
 
     per_position: each of the h * w descriptors over its L2 norm (DQ Table 7).
     whole_map: each map over the L2 norm of all its values, times 158 (the released network).
+    relative: each difference over the L2 norm of the maps that it is of, their mean, times 158: a large change stays
+        larger than a small one, which whole_map forgets. To maps of one frame it is whole_map.
     Zeros stay zeros.
+
+    Args:
+        length: [f], the norms that `relative` divides by; None is each map's own.
     """
     if scaling == "per_position":
         return maps / maps.norm(dim=1, keepdim=True).clamp_min(EPSILON)
-    if scaling == "whole_map":
-        length = maps.flatten(1).norm(dim=1).clamp_min(EPSILON)
-        return maps / length.view(-1, 1, 1, 1) * WHOLE_MAP_SCALE
+    if scaling in ("whole_map", "relative"):
+        if length is None or scaling == "whole_map":
+            length = maps.flatten(1).norm(dim=1)
+        return maps / length.clamp_min(EPSILON).view(-1, 1, 1, 1) * WHOLE_MAP_SCALE
     raise ValueError(f"describe.scaling: expected one of {SCALINGS}, got {scaling!r}")
 
 
@@ -100,7 +107,8 @@ class Stream:
         """
         if self.kind == "difference":
             signed = signed_parts(rank_pooled(maps, places))
-            return appearance(signed, self.scaling, self.spp_levels)
+            length = maps.flatten(1).norm(dim=1)[places].mean(1)
+            return pyramid_pool(scale(signed, self.scaling, length), self.spp_levels)
         own = maps[places[:, -1]]
         if self.kind == "appearance":
             return appearance(own, self.scaling, self.spp_levels)

@@ -24,6 +24,7 @@ from encoders.base import (
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
 from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps
+from encoders.normalise import EPSILON
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
@@ -55,6 +56,7 @@ class FvVae(Encoder):
         information: Information | None = None,
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
+        gradient_power: float = 1.0,
     ) -> None:
         """
         Args:
@@ -63,7 +65,9 @@ class FvVae(Encoder):
             information: of this network's gradients, see `encoders.fisher_information`.
             normalisation: a key of `encoders.normalise.NORMALISATIONS`.
             pca: of the descriptors; C is then its number of components.
+            gradient_power: see `FvVaeSettings`.
         """
+        self.gradient_power = gradient_power
         self.width, self.num_latents = weights["decoder.weight"].shape
         self.pca = pca
         self.descriptor_dim = input_width(pca, self.width, self.name)
@@ -92,7 +96,7 @@ class FvVae(Encoder):
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
     ) -> Self:
-        """The encoder of a trained network; its weights are copied."""
+        """The encoder of a trained network; its weights are copied, and its settings' gradient power is taken."""
         state = {key: value.detach() for key, value in net.state_dict().items()}
         scale = state["scale"]
         weights = {
@@ -102,7 +106,7 @@ class FvVae(Encoder):
         weights["decoder.weight"] /= scale
         weights["decoder.bias"] /= scale
         weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
-        return cls(weights, information, normalisation, pca)
+        return cls(weights, information, normalisation, pca, net.settings.gradient_power)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
@@ -178,7 +182,9 @@ class FvVae(Encoder):
 
     def with_information(self, information: Information | None) -> Self:
         """The same network with another information."""
-        return type(self)(self._weights, information, self.normalisation, self.pca)
+        return type(self)(
+            self._weights, information, self.normalisation, self.pca, self.gradient_power
+        )
 
     @torch.no_grad()
     def latents(self, descriptors: Tensor) -> Tensor:
@@ -189,7 +195,10 @@ class FvVae(Encoder):
 
     @torch.no_grad()
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product."""
+        """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product.
+
+        With a gradient power, delta is times what gives the gradient its new length.
+        """
         x = self._rows(descriptors)
         scratch = Scratch(x.dtype, x.device)
         code = self._code(x, scratch)
@@ -215,7 +224,8 @@ class FvVae(Encoder):
             "kind": self.information.kind,
             "damping": self.information.damping,
         }
-        return {"information": form, "normalisation": self.normalisation}
+        own = {"information": form, "normalisation": self.normalisation}
+        return own if self.gradient_power == 1 else own | {"gradient_power": self.gradient_power}
 
     @classmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
@@ -230,7 +240,13 @@ class FvVae(Encoder):
         }
         form = settings["information"]
         information = form and INFORMATION[form["kind"]](**learnt, damping=form["damping"])
-        return cls(weights, information, settings["normalisation"], Pca.from_tensors(tensors))
+        return cls(
+            weights,
+            information,
+            settings["normalisation"],
+            Pca.from_tensors(tensors),
+            settings.get("gradient_power", 1.0),
+        )
 
     def _sums(self, descriptors: Tensor) -> Tensor:
         return self._batch_sums(descriptors, [len(descriptors)])[0]
@@ -271,13 +287,22 @@ class FvVae(Encoder):
         return x
 
     def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
-        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]: the variances wait for the sums."""
+        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]: the variances wait for the sums.
+
+        Times |g|^(power - 1), where a gradient's length |g| is that of the residual in standard deviations sigma_x
+        times that of [z, 1].
+        """
         _, decoder = self._layers(x.dtype)
         linear = torch.mm(code, decoder, out=scratch("linear", *x.shape))  # mu_x before its ReLU
         residuals = torch.sub(linear, x, out=scratch("residuals", *x.shape))
-        return torch.ops.aten.threshold_backward.grad_input(
-            residuals, linear, 0.0, grad_input=residuals
-        )
+        torch.ops.aten.threshold_backward.grad_input(residuals, linear, 0.0, grad_input=residuals)
+        if self.gradient_power != 1:
+            deviations = torch.mul(
+                residuals, self._weights["var_x"].to(x.dtype).rsqrt(), out=linear
+            )
+            length = deviations.norm(dim=1) * code.norm(dim=1)
+            residuals *= (length.clamp_min(EPSILON) ** (self.gradient_power - 1)).unsqueeze(1)
+        return residuals
 
     def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """The encoder's layers (W^T, b), the last with one output more that is always 1, and [W, b]^T

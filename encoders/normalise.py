@@ -18,7 +18,12 @@ def signed_sqrt(vector: Tensor) -> Tensor:
 
 NORMALISATIONS = {
     "signed_sqrt_l2": lambda vector: l2(signed_sqrt(vector)),
+    "signed_sqrt": signed_sqrt,
     "l2": l2,
     "none": lambda vector: vector,
 }
-"""What `Encoder.finalise` may do last. `signed_sqrt_l2` is DQ 5.2's, and the default."""
+"""What `Encoder.finalise` may do last. `signed_sqrt_l2` is DQ 5.2's, and the default; `signed_sqrt` keeps
+how long a vector is, which for the mean of differences is how much moves."""
+
+UNIT_LENGTH = ("signed_sqrt_l2", "l2")
+"""Those that give vectors of length 1."""

@@ -177,6 +177,8 @@ class FvVaeSettings(SpatialSettings):
         Fine-tuning does not read it.
     information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
         forms are estimated with the codebook, so changing these fits nothing again.
+    gradient_power: of the length of each descriptor's gradient, before they are averaged; 1 is the paper's. A gradient grows
+        with the square of what is not as usual in a descriptor; 0.5 makes that linear, as VLAD's residuals are.
     """
 
     size: ClassVar[str] = "num_latents"
@@ -196,6 +198,7 @@ class FvVaeSettings(SpatialSettings):
     early_stopping_steps: int = 0
     information: Literal["none", "diagonal", "kronecker"] = "diagonal"
     damping: float = 0.01
+    gradient_power: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_latents", "batch_frames"):
@@ -207,6 +210,9 @@ class FvVaeSettings(SpatialSettings):
         for name in ("learning_rate", "sigma_learning_rate_factor"):
             require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
         self.check_descriptors("fv_vae")
+        require(
+            0 <= self.gradient_power <= 1, "fv_vae.gradient_power", "0 to 1", self.gradient_power
+        )
         require(0 <= self.dropout < 1, "fv_vae.dropout", "0 <= x < 1", self.dropout)
         require(
             self.hidden is None or all(width >= 1 for width in self.hidden),

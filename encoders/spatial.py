@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import CODEBOOK, Encoder, State, header_of
+from encoders.normalise import UNIT_LENGTH
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
 from encoders.settings import SpatialSettings
@@ -72,7 +73,7 @@ class Spatial(Encoder):
     """Parts of another kind, each fitted on some of a frame's cells: a descriptor is a whole frame, its T side by side.
 
     With one part its vector is the vector. With one for each level, the levels' vectors, normalised by themselves,
-    stand side by side, and the whole is scaled to norm 1; normalisation "none" scales nothing.
+    stand side by side, and the whole is scaled to norm 1 where they are.
 
     Args:
         parts: fitted encoders of one kind, in the order of the levels.
@@ -108,7 +109,8 @@ class Spatial(Encoder):
         )
         self.output_dim = sum(part.output_dim for part in parts)
         own = parts[0].normalisation
-        self.normalisation = own if len(parts) == 1 or own == "none" else "l2"
+        whole = "l2" if own in UNIT_LENGTH else "none"
+        self.normalisation = own if len(parts) == 1 else whole
 
     @classmethod
     def fit(  # type: ignore[override]

@@ -9,6 +9,9 @@ from typing import Literal
 
 from encoders.settings import require
 
+Scaling = Literal["per_position", "whole_map", "relative"]
+"""What maps are divided by before the spatial pyramid, see `encoders.descriptors.scale`."""
+
 MOST_FRAMES = 64
 """Of a window: as many as a segment has sampled ones."""
 
@@ -99,7 +102,7 @@ class StreamSpec:
     """
 
     nodes: tuple[str, ...] = ()
-    scaling: Literal["per_position", "whole_map"] | None = None
+    scaling: Scaling | None = None
 
     @property
     def window(self) -> Window:
@@ -223,6 +226,6 @@ _KIND = re.compile(
 
 def kind_of(stream: str) -> str:
     """The kind in a stream's name, such as rank of features_12_rank_gap1x5; "" where there is none."""
-    name = re.sub("_(per_position|whole_map)$", "", stream)
+    name = re.sub("_(per_position|whole_map|relative)$", "", stream)
     found = _KIND.search(name)
     return found[1] if found else ""

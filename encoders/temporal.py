@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import Encoder, State
-from encoders.normalise import l2
+from encoders.normalise import UNIT_LENGTH, l2
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TemporalPyramid:
 
     def finalise(self, encoder: Encoder, states: Sequence[State]) -> Tensor:
         """The float32 vector [D num_parts], level by level: each part's normalised as by `Encoder.finalise`, the whole
-        scaled to norm 1 unless normalisation is "none". A part without frames is zeros."""
+        scaled to norm 1 unless normalisation keeps lengths. A part without frames is zeros."""
         if len(states) == 1:
             return encoder.finalise(states[0])
         vectors = []
@@ -53,7 +53,7 @@ class TemporalPyramid:
                     total = total + state
                 vectors.append(encoder.finalise(total))
         vector = torch.cat(vectors)
-        return vector if encoder.normalisation == "none" else l2(vector)
+        return l2(vector) if encoder.normalisation in UNIT_LENGTH else vector
 
     @property
     def _cuts(self) -> list[Fraction]:

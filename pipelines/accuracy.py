@@ -60,9 +60,14 @@ SWITCHES = (
     Switch(
         "L2 at each position, not of the map", stream="difference@gap_s=0.16:scaling=per_position"
     ),
+    Switch(
+        "a part of what there is to see, not of the map",
+        stream="difference@gap_s=0.16:scaling=relative",
+    ),
     Switch("a layer before, features.10", stream=f"{MOTION}:nodes=features.10"),
     Switch("two layers before, features.7", stream=f"{MOTION}:nodes=features.7"),
     Switch("the picture itself", stream=f"{MOTION}:nodes=input"),
+    Switch("AVE: its length kept", encoder="ave@normalisation=signed_sqrt"),
     Switch("VLAD: no intra-normalisation", encoder="vlad@intra=false"),
     Switch("VLAD: positions appended", encoder="vlad@position_weight=0.5"),
     Switch("VLAD: a codebook for each level", encoder="vlad@per_level=true"),
@@ -74,6 +79,7 @@ SWITCHES = (
     Switch("FV-VAE: temporal pyramid, whole and halves", encoder="fv_vae@temporal_pyramid=1/2"),
     Switch("FV-VAE: Kronecker whitening", encoder="fv_vae@information=kronecker"),
     Switch("FV-VAE: class loss, lambda3 = 1,000", encoder="fv_vae@lambda3=1000"),
+    Switch("FV-VAE: gradients of their own length", encoder="fv_vae@gradient_power=1"),
     Switch("FV-VAE: on 128 principal components", encoder="fv_vae@pca_components=128"),
     Switch("FV-VAE: 400 training steps", encoder="fv_vae@num_steps=400"),
     Switch("FV-VAE: 255 latents", encoder="fv_vae@num_latents=255"),

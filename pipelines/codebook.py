@@ -24,6 +24,7 @@ class Codebook:
     settings: object
     digest: str
     temporal_pyramid: tuple[int, ...] = (1,)
+    normalisation: str = "signed_sqrt_l2"
 
     @property
     def folder(self) -> str:

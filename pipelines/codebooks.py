@@ -209,7 +209,7 @@ def _fit_all(setting: dict) -> None:
         curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
         sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
         with meter("fit"):
-            encoder = fit_encoder(book.base, sample, book.settings, config.encode.normalisation)
+            encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         if rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             meter.done({"ok": 1})

@@ -23,7 +23,15 @@ from encoders.settings import (
     VladSettings,
     require,
 )
-from encoders.stream_specs import FRAME, LEAST_FLOW_PX, SPECS, FlowWindow, StreamSpec, Window
+from encoders.stream_specs import (
+    FRAME,
+    LEAST_FLOW_PX,
+    SPECS,
+    FlowWindow,
+    Scaling,
+    StreamSpec,
+    Window,
+)
 from pipelines.settings_text import near, parsed, split_entry, split_setting
 
 
@@ -175,7 +183,7 @@ class Describe:
     nodes: tuple[str, ...] = ("pool5",)
     weights: str = "IMAGENET1K_V1"
     streams: tuple[str, ...] = ("appearance", "difference")
-    scaling: Literal["per_position", "whole_map"] = "per_position"
+    scaling: Scaling = "per_position"
     spp_levels: tuple[int, ...] = (6, 3, 2, 1)
     batch_frames: int = 0
     batch_segments: int = 8
@@ -254,13 +262,15 @@ class Encode:
     """Which encodings are made of every stream, and how their vectors are stored.
 
     encoders: registry names, or variants such as vlad@num_centroids=64 (see `Config.variant`).
+    normalisation: of finished vectors; signed_sqrt and none keep their lengths. vlad.intra has one of its own. Variants may
+        have another: ave@normalisation=signed_sqrt.
     temporal_pyramid: into how many parts of equal duration each level cuts a video; 1,2 is the whole video and its
         halves, three vectors side by side. Variants may have their own: vlad@temporal_pyramid=1/2.
     attention: write ATTENTION, for encoders that have one (fv_vae).
     """
 
     encoders: tuple[str, ...] = ("ave", "vlad", "gmm_fv", "fv_vae")
-    normalisation: Literal["signed_sqrt_l2", "l2", "none"] = "signed_sqrt_l2"
+    normalisation: Literal["signed_sqrt_l2", "signed_sqrt", "l2", "none"] = "signed_sqrt_l2"
     temporal_pyramid: tuple[int, ...] = (1,)
     dtype: Literal["float32", "float16"] = "float32"
     attention: bool = True
@@ -508,6 +518,10 @@ class Plan:
         require(self.sample >= 1, "plan.sample", "at least 1", self.sample)
 
 
+_OF_ENCODE = ("temporal_pyramid", "normalisation")
+"""Fields of section encode that a variant may have a value of its own for."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One entry of encode.encoders: what is fitted, and what the classifier is given.
@@ -517,7 +531,7 @@ class Variant:
         base: the registry key.
         codebook: the name without what only concerns the classifier; names codebooks and encodings.
         settings: the encoder's record, None where it has none.
-        temporal_pyramid: see `Encode`.
+        temporal_pyramid, normalisation: see `Encode`.
         compress: of the finished vectors.
     """
 
@@ -526,6 +540,7 @@ class Variant:
     codebook: str
     settings: Any
     temporal_pyramid: tuple[int, ...]
+    normalisation: str
     compress: CompressSettings
 
     @property
@@ -581,7 +596,7 @@ class Config:
         """What a name of encode.encoders means: an encoder with settings of its own.
 
         `base@field=value:field=value` changes fields of the section `base`, lists written with / ; fields
-        that begin with `compress.` change that section, and `temporal_pyramid` is that of section `encode`.
+        that begin with `compress.` change that section, `temporal_pyramid` and `normalisation` are those of section `encode`.
 
         Raises:
             ValueError: malformed, or a field or value that the section does not have.
@@ -591,7 +606,7 @@ class Config:
         own = []
         for path, equals, text in parts:
             section, _, field_name = path.rpartition(".")
-            changed = section or ("encode" if path == "temporal_pyramid" else base)
+            changed = section or ("encode" if path in _OF_ENCODE else base)
             record = getattr(self, changed, None)
             with _at(f"encode.encoders={name}"):
                 if (
@@ -611,6 +626,7 @@ class Config:
             codebook=f"{base}@{':'.join(own)}" if own else base,
             settings=settings and dataclasses.replace(settings, **changes[base]),
             temporal_pyramid=encode.temporal_pyramid,
+            normalisation=encode.normalisation,
             compress=dataclasses.replace(self.compress, **changes["compress"]),
         )
 

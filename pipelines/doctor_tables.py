@@ -1,10 +1,12 @@
 """The doctor's checks of rows: keys, counts between tables, orphans and vectors."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
+from encoders.normalise import UNIT_LENGTH
 from pipelines.doctor_files import EXAMPLES, Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, mixed
 from pipelines.doctor_scan import Folder, Run
@@ -345,13 +347,18 @@ def not_finite(run: Run) -> Iterator[Problem]:
                 yield Problem(folder.name, text, len(odd), examples, remake(run, folder, files))
 
 
+def has_unit_length(run: Run, key: str) -> bool:
+    """Whether the vectors of a key of ENCODINGS are normalised to length 1: a variant may have its own way."""
+    own = re.match(r"encodings/[^@]*@(?:.*:)?normalisation=(\w+)", key)
+    way = own[1] if own else run.setting("encode", "normalisation", "none")
+    return way in UNIT_LENGTH
+
+
 def norms(run: Run) -> Iterator[Problem]:
-    if run.setting("encode", "normalisation", "none") == "none":
-        return
     # Of D rounded values: float16 has 11 bits, and 2e-8 is the smallest half of its steps.
     tolerance = 2e-3 if run.setting("encode", "dtype") == "float16" else 1e-5
     for folder in run.folders("encodings"):
-        if "norm" not in folder.columns:
+        if "norm" not in folder.columns or not has_unit_length(run, folder.key):
             continue
         norm, count = folder["norm"], folder["num_descriptors"]
         wrong = np.isfinite(norm) & (norm > 0) & ((np.abs(norm - 1) > tolerance) | (count == 0))

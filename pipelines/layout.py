@@ -178,6 +178,7 @@ class Job:
             settings=variant.settings,
             digest=self._codebook_digest(variant, fitted, stream, fold),
             temporal_pyramid=variant.temporal_pyramid,
+            normalisation=variant.normalisation,
         )
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
@@ -349,7 +350,7 @@ class Job:
             variant.base,
             stream,
             settings,
-            self.config.encode.normalisation,
+            variant.normalisation,
             self._described_digest,
             (self._sample_digest(stream), self.config.fit.num_workers) if settings else None,
             sorted(self._labels(fold).items()) if variant.uses_labels else [],

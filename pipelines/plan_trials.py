@@ -134,6 +134,7 @@ def _codebooks_of(job: Job) -> list[Codebook]:
             settings=variant.settings,
             digest="",
             temporal_pyramid=variant.temporal_pyramid,
+            normalisation=variant.normalisation,
         )
         found[variant.codebook, stream] = book
     return list(found.values())
@@ -182,7 +183,7 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
     settings = dataclasses.replace(book.settings, **few) if few else book.settings
     started = time.perf_counter()
     try:
-        encoder = fit_encoder(book.base, sample, settings, job.config.encode.normalisation)
+        encoder = fit_encoder(book.base, sample, settings, book.normalisation)
     except ValueError as error:
         raise ConfigError(
             f"--plan: {book.name} cannot be tried on the {len(frames)} frames of the sample: {error}"

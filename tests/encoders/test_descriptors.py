@@ -77,6 +77,18 @@ def test_whole_map_scaling_is_the_released_networks() -> None:
     assert torch.equal(scale(torch.zeros(1, 4, 7, 7), "whole_map"), torch.zeros(1, 4, 7, 7))
 
 
+def test_relative_scaling_keeps_how_large_a_change_is() -> None:
+    maps, lengths = random_maps(2, 4, 7, 7), torch.tensor([2.0, 5.0])
+    expected = torch.stack([158 * m / float(n) for m, n in zip(maps, lengths, strict=True)])
+    torch.testing.assert_close(scale(maps, "relative", lengths), expected)
+    torch.testing.assert_close(scale(3 * maps, "relative", lengths), 3 * expected)
+    assert torch.equal(scale(maps, "relative"), scale(maps, "whole_map"))
+    assert torch.equal(scale(maps, "whole_map", lengths), scale(maps, "whole_map"))
+    assert torch.equal(
+        scale(torch.zeros(1, 4, 7, 7), "relative", torch.zeros(1)), torch.zeros(1, 4, 7, 7)
+    )
+
+
 def test_unknown_scaling_lists_the_known() -> None:
     with pytest.raises(ValueError, match="per_position"):
         scale(random_maps(1, 1, 1, 1), "l1")

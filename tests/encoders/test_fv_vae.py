@@ -66,6 +66,34 @@ def test_each_gradient_equals_autograd() -> None:
     torch.testing.assert_close(encoder.accumulate(x).sums, expected.sum(0), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_each_gradient_has_its_length_to_the_power(power: float) -> None:
+    """Its length is that of the residual in standard deviations times that of [z, 1]: of the gradient times sigma_x."""
+    encoder, x = FvVae(weights(), gradient_power=power), descriptors()
+    deviations = weights()["var_x"].sqrt()[:, None]
+    expected = []
+    for gradient in map(autograd_gradient, x):
+        length = math.sqrt(float((gradient * deviations).square().sum()))
+        expected.append(gradient * length ** (power - 1))
+    expected = torch.stack(expected)
+    delta, code = encoder.gradient_factors(x)
+    ours = delta[:, :, None] * code[:, None, :]
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(encoder.accumulate(x).sums, expected.sum(0), rtol=1e-10, atol=1e-10)
+    again = encoder_from_bytes(encoder.to_bytes())
+    assert again.gradient_power == encoder.with_information(None).gradient_power == power
+    assert torch.equal(again.encode(x), encoder.encode(x))
+
+
+def test_a_power_of_1_changes_nothing_and_a_fit_takes_the_settings() -> None:
+    plain = FvVae(weights()).encode(descriptors())
+    assert torch.equal(FvVae(weights(), gradient_power=1.0).encode(descriptors()), plain)
+    fitted = FvVae.fit(sample(), small(gradient_power=0.5), "none")
+    assert fitted.gradient_power == fitted.to("cpu").gradient_power == 0.5
+    with pytest.raises(ValueError, match=r"fv_vae\.gradient_power: expected 0 to 1, got 2"):
+        small(gradient_power=2)
+
+
 def test_vector_is_the_mean_gradient_row_by_row_with_the_bias_last() -> None:
     encoder, x = FvVae(weights(), normalisation="none"), descriptors()
     mean = torch.stack([autograd_gradient(row) for row in x]).mean(0)

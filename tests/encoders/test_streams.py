@@ -134,6 +134,22 @@ def rank_loop(maps: np.ndarray, window: list[int]) -> np.ndarray:
     return parts
 
 
+@pytest.mark.parametrize("entry", [("difference", DifferenceSpec(scaling="relative")),
+    ("rank", RankSpec(frames=3, scaling="relative"))])  # fmt: skip
+def test_a_relative_change_is_over_the_mean_length_of_its_frames(entry: tuple) -> None:
+    (stream,) = made({"n": (3, 5, 4)}, (entry,), (1,)).values()
+    maps = random_maps(4, 3, 5, 4)
+    window = [0, 1, 3][: entry[1].window.num_frames]
+    found = stream.describe(maps, torch.tensor([window]))
+    lengths = [np.sqrt(sum(float(v) ** 2 for v in maps[t].flatten())) for t in window]
+    expected = rank_loop(maps.numpy(), window).reshape(6, -1).max(1) * 158 / np.mean(lengths)
+    np.testing.assert_allclose(found.numpy()[0, 0], expected, rtol=1e-5)
+    # Twice the contrast is the same change; a change half as large is half as long.
+    torch.testing.assert_close(stream.describe(2 * maps, torch.tensor([window])), found)
+    assert stream.name.endswith("_relative")
+    assert kind_of(stream.name) == entry[0]
+
+
 def described_loop(parts: np.ndarray, levels: tuple[int, ...]) -> np.ndarray:
     """L2 norm of each position, then the largest value of each cell of the pyramid."""
     channels, height, width = parts.shape

@@ -82,6 +82,15 @@ def test_the_whole_video_alone_is_the_encoders_own_vector() -> None:
     assert torch.equal(TemporalPyramid((1,)).finalise(vlad(), states), own)
 
 
+def test_a_normalisation_that_keeps_lengths_keeps_them() -> None:
+    encoder, pyramid = Average(C, "signed_sqrt"), TemporalPyramid((1, 2))
+    x = frames(4)
+    states = pyramid.accumulate(encoder, x, np.array([0, 0.2, 0.6, 1.0]))
+    means = torch.cat([x.mean((0, 1)), x[:2].mean((0, 1)), x[2:].mean((0, 1))])
+    expected = means.sign() * means.abs().sqrt()
+    torch.testing.assert_close(pyramid.finalise(encoder, states), expected.float())
+
+
 def test_means_that_are_not_normalised_stay_means() -> None:
     encoder, pyramid = Average(C, "none"), TemporalPyramid((1, 2))
     states = pyramid.accumulate(encoder, frames(4), np.array([0, 0.2, 0.6, 1.0]))

@@ -139,6 +139,16 @@ def test_a_variant_is_the_encoder_with_settings_of_its_own() -> None:
     assert config.variant("ave").settings is None
 
 
+def test_a_variant_may_have_a_normalisation_of_its_own() -> None:
+    config = Config().with_settings(
+        ["encode.encoders=ave@normalisation=signed_sqrt,ave,vlad", "encode.normalisation=l2"]
+    )
+    ways = [config.variant(name).normalisation for name in config.encode.encoders]
+    assert ways == ["signed_sqrt", "l2", "l2"]
+    with pytest.raises(ConfigError, match=r"signed_sqrt_l2.*got 'sqrt'"):
+        config.with_settings(["encode.encoders=ave@normalisation=sqrt"])
+
+
 def test_a_variant_may_have_places_levels_and_a_temporal_pyramid() -> None:
     names = (
         "fv_vae@position_weight=0.5:per_level=true,ave@temporal_pyramid=1/2:compress.kind=pca,ga"

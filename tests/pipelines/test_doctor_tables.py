@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import doctor
+from pipelines import doctor, doctor_tables
 from pipelines.storage import Store
 from tests.pipelines import doctor_run as made
 from tests.pipelines.doctor_edits import (
@@ -140,3 +141,21 @@ def test_a_stream_is_as_wide_as_the_run_says(run: Path) -> None:
     write_json(run, "run.json", lambda r: r["streams"][1].update(width=7))
     (finding,) = doctor.examine(Store(str(run))).findings
     assert f"{STREAMS[1]} is 6 wide, expected 7" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("key", "run_wide", "expected"),
+    [
+        ("encodings/ave-s", "signed_sqrt_l2", True),
+        ("encodings/ave-s", "signed_sqrt", False),
+        ("encodings/ave-s", "none", False),
+        ("encodings/ave@normalisation=signed_sqrt-s/fold-1", "signed_sqrt_l2", False),
+        ("encodings/ave@temporal_pyramid=1/2:normalisation=none-s", "l2", False),
+        ("encodings/fv_vae@lambda3=0:normalisation=l2-s", "none", True),
+    ],
+)
+def test_lengths_are_checked_where_vectors_are_normalised_to_1(
+    key: str, run_wide: str, expected: bool
+) -> None:
+    run = SimpleNamespace(setting=lambda *_: run_wide)
+    assert doctor_tables.has_unit_length(run, key) == expected

@@ -29,7 +29,7 @@ MIB = 2**20
 EIGHT = Sampling(policy="uniform", num_frames=8)
 SMALL = Picture(resize_px=32, crop_px=32)
 
-FRAME_S, SEGMENT_S = 1.0, 3.0
+FRAME_S, SEGMENT_S = 1.2, 3.5
 """Short, but enough for the good clip that is decoded before and after, on a busy machine too."""
 
 FRAME_LIMIT = f"decode.frame_timeout_s = {FRAME_S} s"
