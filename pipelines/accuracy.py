@@ -79,7 +79,7 @@ SWITCHES = (
     Switch("FV-VAE: temporal pyramid, whole and halves", encoder="fv_vae@temporal_pyramid=1/2"),
     Switch("FV-VAE: Kronecker whitening", encoder="fv_vae@information=kronecker"),
     Switch("FV-VAE: class loss, lambda3 = 1,000", encoder="fv_vae@lambda3=1000"),
-    Switch("FV-VAE: gradients of their own length", encoder="fv_vae@gradient_power=1"),
+    Switch("FV-VAE: square roots of the gradients' lengths", encoder="fv_vae@gradient_power=0.5"),
     Switch("FV-VAE: on 128 principal components", encoder="fv_vae@pca_components=128"),
     Switch("FV-VAE: 400 training steps", encoder="fv_vae@num_steps=400"),
     Switch("FV-VAE: 255 latents", encoder="fv_vae@num_latents=255"),

@@ -78,9 +78,15 @@ def actions() -> Config:
         recipe="actions",
         picture=Picture(views="mirror"),
         describe=dataclasses.replace(small.describe, streams=("appearance", *motion)),
-        encode=Encode(encoders=("ave@normalisation=signed_sqrt", "vlad", "gmm_fv", "fv_vae")),
+        encode=Encode(
+            encoders=(
+                "ave@normalisation=signed_sqrt",
+                "vlad",
+                "gmm_fv",
+                "fv_vae@gradient_power=0.5",
+            )
+        ),
         gmm_fv=GmmFvSettings(num_components=64, pca_components=128, max_iterations=30),
-        fv_vae=dataclasses.replace(small.fv_vae, gradient_power=0.5),
         classify=Classify(fusions=("kernel_sum", "late_weighted")),
     )
 
