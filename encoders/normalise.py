@@ -24,6 +24,3 @@ NORMALISATIONS = {
 }
 """What `Encoder.finalise` may do last. `signed_sqrt_l2` is DQ 5.2's, and the default; `signed_sqrt` keeps
 how long a vector is, which for the mean of differences is how much moves."""
-
-UNIT_LENGTH = ("signed_sqrt_l2", "l2")
-"""Those that give vectors of length 1."""

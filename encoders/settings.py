@@ -11,6 +11,10 @@ MIN_STEPS = 100
 """Of an FV-VAE's training: before them it has learnt little whatever the sample."""
 
 
+UNIT_LENGTH = ("signed_sqrt_l2", "l2")
+"""The normalisations, of `encoders.normalise.NORMALISATIONS`, that give vectors of length 1."""
+
+
 def require(condition: bool, where: str, expected: str, got: object) -> None:
     """Raises ValueError with where, what was expected and what was got, unless `condition` holds."""
     if not condition:

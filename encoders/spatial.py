@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from encoders.base import CODEBOOK, Encoder, State, header_of
-from encoders.normalise import UNIT_LENGTH
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
-from encoders.settings import SpatialSettings
+from encoders.settings import UNIT_LENGTH, SpatialSettings
 from encoders.spp import num_cells
 
 CHUNK_FRAMES = 64

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from encoders.base import Encoder, State
-from encoders.normalise import UNIT_LENGTH, l2
+from encoders.normalise import l2
+from encoders.settings import UNIT_LENGTH
 
 
 @dataclass(frozen=True)

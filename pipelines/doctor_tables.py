@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from encoders.normalise import UNIT_LENGTH
+from encoders.settings import UNIT_LENGTH
 from pipelines.doctor_files import EXAMPLES, Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, mixed
 from pipelines.doctor_scan import Folder, Run
