@@ -107,7 +107,9 @@ class Stream:
         """
         if self.kind == "difference":
             signed = signed_parts(rank_pooled(maps, places))
-            length = maps.flatten(1).norm(dim=1)[places].mean(1)
+            length = None
+            if self.scaling == "relative":
+                length = maps.flatten(1).norm(dim=1)[places].mean(1)
             return pyramid_pool(scale(signed, self.scaling, length), self.spp_levels)
         own = maps[places[:, -1]]
         if self.kind == "appearance":

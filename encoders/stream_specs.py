@@ -5,7 +5,7 @@ No torch here: settings are checked before anything heavy is loaded.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from encoders.settings import require
 
@@ -226,6 +226,6 @@ _KIND = re.compile(
 
 def kind_of(stream: str) -> str:
     """The kind in a stream's name, such as rank of features_12_rank_gap1x5; "" where there is none."""
-    name = re.sub("_(per_position|whole_map|relative)$", "", stream)
+    name = re.sub(f"_({'|'.join(get_args(Scaling))})$", "", stream)
     found = _KIND.search(name)
     return found[1] if found else ""
