@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from pipelines.config import ConfigError, RunError
@@ -56,6 +56,8 @@ _WATCH_BEATS = 2.5
 """How long a stale lock is watched before it is taken over."""
 
 _SETTLE_TRIES = 3
+
+_INTERRUPT_AGAIN_S = 1.0
 
 _CLAIM_STALE_S = 60.0
 """Taking over takes a moment: whoever has not finished after this has died on the way."""
@@ -150,7 +152,7 @@ class RunLock:
         submission: of this process.
         heartbeat_s: between renewals.
         on_lost: called once, in the heartbeat's thread, when another run has taken over. The default
-            interrupts the main thread, so that a long step ends too.
+            interrupts the main thread until it notices, so that a long step ends too.
 
     Raises:
         LockedError: on entry, where another run holds the lock.
@@ -169,7 +171,7 @@ class RunLock:
     ) -> None:
         self._store, self._take_over = store, take_over
         self._replaces = submission.replaces
-        self._on_lost = on_lost or _interrupt_main_thread
+        self._on_lost = on_lost or self._interrupt_main_thread
         now = time.time()
         self.holder = Holder(
             token=secrets.token_hex(16),
@@ -185,6 +187,8 @@ class RunLock:
         )
         self._stop = threading.Event()
         self._ending = threading.Lock()
+        self._noticed = threading.Event()
+        self._sigint: Callable[[int, FrameType | None], object] | int | None = None
         self._taken_by = ""
         self._thread = threading.Thread(target=self._beat, name="run.lock", daemon=True)
 
@@ -193,11 +197,9 @@ class RunLock:
             self._store.create(LOCK, self.holder.to_json())
         except FileExistsError:
             self._succeed()
-        self._ignores_sigint = (
-            _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        )
-        if self._ignores_sigint:
-            # As it is for what a script starts in the background. Being taken over must end it all the same.
+        found = signal.getsignal(signal.SIGINT)
+        if _in_main_thread() and (callable(found) or found is signal.SIG_IGN):
+            self._sigint = found
             signal.signal(signal.SIGINT, self._interrupted)
         self._thread.start()
         if removed := self._store.sweep(self.holder.started):
@@ -219,8 +221,8 @@ class RunLock:
             if not self._taken_by:
                 raise
         finally:
-            if self._ignores_sigint:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if self._sigint is not None:
+                signal.signal(signal.SIGINT, self._sigint)
         if self._taken_by and (error is None or isinstance(error, KeyboardInterrupt)):
             raise self._lost_error(self._taken_by) from error
 
@@ -233,9 +235,21 @@ class RunLock:
         if taken_by := self._taken_by or self._other():
             raise self._lost_error(taken_by)
 
-    def _interrupted(self, *_: object) -> None:
-        if self._taken_by:
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self._taken_by and not self._noticed.is_set():
+            # Also where SIGINT is ignored, as for what a script starts in the background.
+            self._noticed.set()
             raise KeyboardInterrupt
+        if callable(self._sigint):
+            self._sigint(number, frame)
+
+    def _interrupt_main_thread(self) -> None:
+        # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits. And again:
+        # nor does a signal that arrives just before the call begins to wait.
+        while True:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if self._sigint is None or self._noticed.wait(_INTERRUPT_AGAIN_S):
+                return
 
     # --- while it is held ---------------------------------------------------------------------
 
@@ -395,11 +409,6 @@ class RunLock:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _interrupt_main_thread() -> None:
-    # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits.
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
 def _who(holder: Holder) -> str:

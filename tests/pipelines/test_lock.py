@@ -370,6 +370,39 @@ def test_a_suspended_holder_stops_when_it_wakes_up(tmp_path: Path, sigint: str) 
         child.wait()
 
 
+def test_an_interrupt_that_goes_astray_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill, sent = signal.pthread_kill, []
+
+    def astray_once(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 1:
+            kill(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", astray_once)
+    monkeypatch.setattr("pipelines.lock._INTERRUPT_AGAIN_S", BEAT_S)
+    store, before = Store(str(tmp_path)), signal.getsignal(signal.SIGINT)
+    ended = threading.Event()
+
+    def take_over() -> None:
+        with lock(store, take_over=True):
+            ended.wait(30)
+
+    def lose() -> None:
+        with lock(store):
+            other.start()
+            time.sleep(30)
+
+    other = threading.Thread(target=take_over)
+    with pytest.raises(LockLostError):
+        lose()
+    ended.set()
+    other.join()
+    assert sent == [signal.SIGINT] * 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def contend(pipe: Connection) -> None:
     """Tries to enter each lock whose root and time of start arrive; tells whether it could."""
     while (message := pipe.recv()) is not None:
