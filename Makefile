@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: test-unit
-	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster" -n auto --maxprocesses 4

@@ -46,16 +46,51 @@ class PcaSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpatialSettings(PcaSettings):
+class PyramidSettings:
+    """Which descriptors of a spatial pyramid count, and with which others they are summed (`encoders.spatial`).
+
+    levels: sides of the levels whose cells count; () is all. 1 alone is the maximum over the whole map: what is there, wherever.
+    per_level: one codebook for each level, and their vectors side by side.
+    """
+
+    levels: tuple[int, ...] = ()
+    per_level: bool = False
+
+    def check_levels(self, section: str) -> None:
+        """Raises ValueError unless the levels can be those of a pyramid."""
+        require(
+            all(side >= 1 for side in self.levels) and len(set(self.levels)) == len(self.levels),
+            f"{section}.levels",
+            "sides of at least 1, each once",
+            self.levels,
+        )
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether places or levels play a part."""
+        return self.per_level or bool(self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveSettings(PyramidSettings):
+    """The mean descriptor. It fits nothing; one of each level side by side tells small things from large ones."""
+
+    pca_components: ClassVar[int] = 0
+    position_weight: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_levels("ave")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialSettings(PcaSettings, PyramidSettings):
     """How a codebook uses where on the frame a descriptor is from (`encoders.spatial`).
 
     position_weight: x, y and scale of the descriptor's cell are appended to it, after the PCA; in -0.5 to 0.5, times
         this, times the descriptors' root mean square length. 0 appends nothing.
-    per_level: one codebook for each level of the pyramid, and their vectors side by side.
     """
 
     position_weight: float = 0.0
-    per_level: bool = False
 
     size: ClassVar[str] = ""
     """The field that says how many words, components or latents are fitted; "" where none are."""
@@ -63,11 +98,12 @@ class SpatialSettings(PcaSettings):
     @property
     def is_spatial(self) -> bool:
         """Whether places or levels play a part."""
-        return self.position_weight > 0 or self.per_level
+        return self.position_weight > 0 or super().is_spatial
 
     def check_descriptors(self, section: str) -> None:
         """Raises ValueError unless what happens to descriptors is possible."""
         self.check_pca(section)
+        self.check_levels(section)
         require(
             0 <= self.position_weight < float("inf"),
             f"{section}.position_weight",

@@ -2,13 +2,13 @@
 
 Appending places is "Modeling the spatial layout of images beyond spatial pyramids" (Sanchez, Perronnin, de Campos
 2012), with the pyramid's cells in place of dense patches. Letters: f frames, T cells of a frame, C channels of a
-stored descriptor, P channels after PCA and places, L parts (1, or the levels of the pyramid).
+stored descriptor, P channels after PCA and places, L parts (1, or the levels that count).
 """
 
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Self
 
@@ -20,13 +20,19 @@ from torch import Tensor
 from encoders.base import CODEBOOK, Encoder, State, header_of
 from encoders.pca import Pca, fit_sample_pca, input_width
 from encoders.sample import FitSample
-from encoders.settings import UNIT_LENGTH, SpatialSettings
+from encoders.settings import UNIT_LENGTH, AveSettings, SpatialSettings
 from encoders.spp import num_cells
 
 CHUNK_FRAMES = 64
 """Frames of a sample to work on at a time."""
 
-SHARED = {"pca_components": 0, "pca_whiten": False, "position_weight": 0.0, "per_level": False}
+SHARED = {
+    "pca_components": 0,
+    "pca_whiten": False,
+    "position_weight": 0.0,
+    "levels": (),
+    "per_level": False,
+}
 """What is done before the parts, and so not in them again."""
 
 
@@ -75,12 +81,13 @@ class Spatial(Encoder):
     stand side by side, and the whole is scaled to norm 1 where they are.
 
     Args:
-        parts: fitted encoders of one kind, in the order of the levels.
+        parts: fitted encoders of one kind, in the order of `used`.
         levels: sides of the pyramid, of whose cells a frame has `cells`.
+        used: the levels whose cells count.
         places: [T, 3], what is appended to each descriptor after `pca`; None is nothing.
 
     Raises:
-        ValueError: neither one part nor one for each level, or cells that are not the pyramid's.
+        ValueError: neither one part nor one for each level, or levels or cells that are not the pyramid's.
     """
 
     name = "spatial"
@@ -91,17 +98,23 @@ class Spatial(Encoder):
         self,
         parts: Sequence[Encoder],
         levels: tuple[int, ...],
+        used: tuple[int, ...],
         cells: int,
         places: Tensor | None = None,
         pca: Pca | None = None,
     ) -> None:
-        if len(parts) not in (1, len(levels)):
+        if len(parts) not in (1, len(used)):
             raise ValueError(
-                f"spatial: expected one codebook or one for each of {len(levels)} levels, got {len(parts)}"
+                f"spatial: expected one codebook or one for each of {len(used)} levels, got {len(parts)}"
             )
-        self.parts, self.levels, self.cells = tuple(parts), tuple(levels), cells
+        self.parts, self.levels, self.used, self.cells = (
+            tuple(parts),
+            tuple(levels),
+            tuple(used),
+            cells,
+        )
         self.places, self.pca = places, pca
-        self._cells_of = _cells_of_parts(self.levels, cells, per_level=len(parts) > 1)
+        self._cells_of = _cells_of_parts(self.levels, self.used, cells, per_level=len(parts) > 1)
         appended = 0 if places is None else places.shape[1]
         self.descriptor_dim = cells * input_width(
             pca, parts[0].descriptor_dim - appended, self.name
@@ -115,25 +128,34 @@ class Spatial(Encoder):
     def fit(  # type: ignore[override]
         cls,
         sample: FitSample,
-        settings: SpatialSettings,
+        settings: AveSettings | SpatialSettings,
         normalisation: str,
         *,
         kind: type[Encoder],
     ) -> Self:
-        """The PCA and places of the whole sample, then the codebook of each part, one after the other.
+        """The PCA and places of the levels that count, then the codebook of each part, one after the other.
 
         Raises:
             ValueError: the descriptors are not those of a pyramid, or what the kind's own `fit` raises.
         """
         cells = sample.frames.shape[1]
-        index = _cells_of_parts(sample.levels, cells, per_level=settings.per_level)
-        pca = fit_sample_pca(sample, settings)
-        places = _weighted_places(sample, pca, settings.position_weight, kind)
-        own = replace(settings, **SHARED)
+        used = settings.levels or sample.levels
+        index = _cells_of_parts(sample.levels, used, cells, per_level=settings.per_level)
+        seen = sample
+        if settings.levels:
+            frames = _prepared(sample.frames, lambda x: x, torch.cat(index))
+            seen = replace(sample, frames=frames)
+        pca = fit_sample_pca(seen, settings)
+        places = None
+        if settings.position_weight:
+            length = settings.position_weight * _root_mean_square(seen, pca)
+            places = cell_places(sample.levels, cells) + (0.5 if kind.non_negative else 0.0)
+            places = (places * length).float()
+        own = _own(settings)
         state = sample.state or {"parts": [], "fit": None}
         parts = [_loaded(kind, _to_files(saved), own) for saved in state["parts"]]
         for number in range(len(parts), len(index)):
-            name = f" of level {sample.levels[number]}" if settings.per_level else ""
+            name = f" of level {used[number]}" if settings.per_level else ""
             done = [_to_tensors(part.files()) for part in parts]
             frames = _prepared(
                 sample.frames, partial(_widened, pca=pca, places=places), index[number]
@@ -146,7 +168,7 @@ class Spatial(Encoder):
                 checkpoint=_checkpointing(sample.checkpoint, done),
             )
             parts.append(kind.fit(part, own, normalisation))
-        return cls(parts, sample.levels, cells, places, pca)
+        return cls(parts, sample.levels, used, cells, places, pca)
 
     def _sums(self, descriptors: Tensor) -> Tensor:
         return self._batch_sums(descriptors, [len(descriptors)])[0]
@@ -166,7 +188,7 @@ class Spatial(Encoder):
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         if len(self.parts) == 1:
-            return self.parts[0]._vector(sums[0], count * self.cells)
+            return self.parts[0]._vector(sums[0], count * len(self._cells_of[0]))
         vectors = [
             part.finalise(State(own, count * len(index)))
             for own, (part, index) in zip(sums, self._with_cells(), strict=True)
@@ -176,10 +198,11 @@ class Spatial(Encoder):
     def attention(self, descriptors: Tensor) -> Tensor:
         """[f, T] of descriptors [f, T, C], in the order of the pyramid; see `FvVae.attention`.
 
-        Cells of different levels, where these have codebooks of their own, compare only roughly.
+        Cells of different levels, where these have codebooks of their own, compare only roughly. Those of levels that
+        do not count have 0.
         """
         frames = self._frames(descriptors)
-        attention = frames.new_empty(frames.shape[:2])
+        attention = frames.new_zeros(frames.shape[:2])
         for part, index in self._with_cells():
             attention[:, index] = part.attention(frames[:, index])
         return attention
@@ -203,7 +226,7 @@ class Spatial(Encoder):
         others = {
             name: safetensors.torch.load(data) for name, data in files.items() if name != CODEBOOK
         }
-        own = replace(settings, **SHARED)
+        own = _own(settings)
         return self._of(
             part.with_files(
                 {name: safetensors.torch.save(_split(found, k)) for name, found in others.items()},
@@ -221,6 +244,7 @@ class Spatial(Encoder):
         return {
             "kind": self.parts[0].name,
             "levels": list(self.levels),
+            "used": list(self.used),
             "cells": self.cells,
             "parts": [part.settings() for part in self.parts],
         }
@@ -232,11 +256,12 @@ class Spatial(Encoder):
         kind = ENCODERS[settings["kind"]]
         parts = [kind.build(_split(tensors, k), own) for k, own in enumerate(settings["parts"])]
         shared = {key: value for key, value in tensors.items() if not key[0].isdigit()}
-        levels, cells = tuple(settings["levels"]), settings["cells"]
-        return cls(parts, levels, cells, shared.get("places"), Pca.from_tensors(shared))
+        levels, used = tuple(settings["levels"]), tuple(settings["used"])
+        places = shared.get("places")
+        return cls(parts, levels, used, settings["cells"], places, Pca.from_tensors(shared))
 
     def _of(self, parts: Sequence[Encoder]) -> Self:
-        return type(self)(list(parts), self.levels, self.cells, self.places, self.pca)
+        return type(self)(list(parts), self.levels, self.used, self.cells, self.places, self.pca)
 
     def _with_cells(self) -> list[tuple[Encoder, Tensor]]:
         return list(zip(self.parts, self._cells_of, strict=True))
@@ -247,28 +272,39 @@ class Spatial(Encoder):
         return _widened(frames.to(dtype), self.pca, self.places)
 
 
-def _cells_of_parts(levels: tuple[int, ...], cells: int, *, per_level: bool) -> list[Tensor]:
-    """The places in a frame of the cells of each part."""
+def _own(settings: AveSettings | SpatialSettings) -> AveSettings | SpatialSettings:
+    """The settings of one part."""
+    names = {field.name for field in fields(settings)}
+    return replace(settings, **{name: SHARED[name] for name in SHARED.keys() & names})
+
+
+def _cells_of_parts(
+    levels: tuple[int, ...], used: tuple[int, ...], cells: int, *, per_level: bool
+) -> list[Tensor]:
+    """The places in a frame of the cells of each part.
+
+    Raises:
+        ValueError: a level that the pyramid does not have, or cells that are not the pyramid's.
+    """
     of_cell = cell_levels(levels, cells)
+    if not set(used) <= set(levels):
+        raise ValueError(
+            f"levels: expected some of the pyramid's levels {list(levels)}, got {list(used)}"
+        )
+    numbers = torch.tensor([levels.index(side) for side in used])
     if not per_level:
-        return [torch.arange(cells)]
-    return [(of_cell == level).nonzero().flatten() for level in range(len(levels))]
+        return [torch.isin(of_cell, numbers).nonzero().flatten()]
+    return [(of_cell == number).nonzero().flatten() for number in numbers]
 
 
-def _weighted_places(
-    sample: FitSample, pca: Pca | None, weight: float, kind: type[Encoder]
-) -> Tensor | None:
-    """[T, 3] float32: what is appended to the descriptors of a frame, relative to their length."""
-    if not weight:
-        return None
+def _root_mean_square(sample: FitSample, pca: Pca | None) -> float:
+    """Of the lengths of all descriptors, after the PCA."""
     total = torch.zeros(2, dtype=torch.float64)
     for chunk in sample.frames.split(CHUNK_FRAMES):
         x = _widened(chunk.float(), pca, None).double()
         total += torch.stack([x.new_tensor(x[..., 0].numel()), x.square().sum()]).cpu()
     count, squares = sample.all_reduce(total).tolist()
-    places = cell_places(sample.levels, sample.frames.shape[1])
-    places = places + 0.5 if kind.non_negative else places
-    return (places * weight * math.sqrt(squares / max(count, 1))).float()
+    return math.sqrt(squares / max(count, 1))
 
 
 def _widened(frames: Tensor, pca: Pca | None, places: Tensor | None) -> Tensor:

@@ -103,13 +103,12 @@ def scarcities(
         if not field_name:
             continue
         size, cells = getattr(book.settings, field_name), streams[book.stream].cells
-        if book.settings.per_level:
+        if book.settings.is_spatial:
+            levels = config.describe.spp_levels
+            used = book.settings.levels or levels
             # The coarsest level has the fewest.
-            cells = (
-                cells
-                * min(config.describe.spp_levels) ** 2
-                // num_cells(config.describe.spp_levels)
-            )
+            counted = (min(used),) if book.settings.per_level else used
+            cells = cells * num_cells(counted) // num_cells(levels)
         own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
         number = cells * (pc.sum(own).as_py() or 0)
         if number < FEW_DESCRIPTORS * size:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from encoders.settings import (
     FV_VAE_PRESETS,
+    AveSettings,
     BilinearSettings,
     CompressSettings,
     FinetuneSettings,
@@ -561,6 +562,7 @@ class Config:
     decode: Decode = field(default_factory=Decode)
     describe: Describe = field(default_factory=Describe)
     fit: Fit = field(default_factory=Fit)
+    ave: AveSettings = field(default_factory=AveSettings)
     vlad: VladSettings = field(default_factory=VladSettings)
     gmm_fv: GmmFvSettings = field(default_factory=GmmFvSettings)
     fv_vae: FvVaeSettings = FV_VAE_PRESETS["paper"]
@@ -576,7 +578,14 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in self.encode.encoders:
-            self.variant(name)
+            variant = self.variant(name)
+            used = getattr(variant.settings, "levels", ())
+            require(
+                set(used) <= set(self.describe.spp_levels),
+                f"encode.encoders={name}: {variant.base}.levels",
+                f"some of describe.spp_levels {self.describe.spp_levels}",
+                used,
+            )
         flows = [w for w in self.describe.windows if isinstance(w, FlowWindow)]
         require(
             not flows or self.picture.resize_px >= LEAST_FLOW_PX,

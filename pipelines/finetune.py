@@ -100,8 +100,9 @@ def check(config: Config) -> None:
         )
     if config.fv_vae.is_spatial:
         raise ConfigError(
-            "fv_vae.position_weight, fv_vae.per_level: expected 0 and false, because one network is trained on the "
-            f"descriptors as they are, got {config.fv_vae.position_weight:g} and {config.fv_vae.per_level}"
+            "fv_vae.position_weight, fv_vae.levels, fv_vae.per_level: expected none, because one network is trained on "
+            f"the descriptors as they are, got {config.fv_vae.position_weight:g}, {config.fv_vae.levels} and "
+            f"{config.fv_vae.per_level}"
         )
     nodes = config.describe.used_nodes
     if (

@@ -4,6 +4,7 @@ What a value must be is said by the annotation of its field. An error is a Value
 what was got; where it was is the caller's to say.
 """
 
+import dataclasses
 import difflib
 import types
 import typing
@@ -35,7 +36,8 @@ def parsed(record: object, name: str, text: str) -> Any:
     Raises:
         ValueError: there is no such field, or that is no value of its type.
     """
-    fields = typing.get_type_hints(type(record))
+    hints = typing.get_type_hints(type(record))
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(record)}
     if name not in fields:
         raise ValueError(f"no field {name!r}{near(name, list(fields))}")
     return _as(fields[name], text)

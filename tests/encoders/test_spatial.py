@@ -16,6 +16,7 @@ from encoders.base import CODEBOOK
 from encoders.registry import encoder_from_bytes, fit_encoder
 from encoders.sample import FitSample
 from encoders.settings import (
+    AveSettings,
     BilinearSettings,
     FvVaeSettings,
     GmmFvSettings,
@@ -28,7 +29,8 @@ from tests.encoders import oracles
 
 LEVELS, T, C = (2, 1), 5, 4
 VIDEO = torch.arange(6).repeat_interleave(3)
-SETTINGS: dict[str, SpatialSettings] = {
+SETTINGS: dict[str, AveSettings | SpatialSettings] = {
+    "ave": AveSettings(),
     "bilinear": BilinearSettings(),
     "fv_vae": FvVaeSettings(
         num_latents=3, hidden=(), num_steps=8, optimiser="adam", learning_rate=0.01
@@ -115,6 +117,62 @@ def test_levels_have_codebooks_of_their_own_cells(name: str, views: int) -> None
     np.testing.assert_allclose(encoder.encode(video.flatten(1)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("used", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_cells_of_other_levels_do_not_count(name: str, used: tuple[int, ...], views: int) -> None:
+    """As the plain encoder with the same settings, of the cells of these levels alone."""
+    whole = sample(cells=views * T)
+    own = [k for k in range(views * T) if (2 if k % T < 4 else 1) in used]
+    changed = {} if name == "ave" else {"pca_components": 3}
+    encoder = fit(name, whole, levels=used, **changed)
+    part = fit(name, sample(frames=whole.frames[:, own].contiguous()), **changed)
+    video = frames(7, cells=views * T, seed=1)
+    expected = part.encode(video[:, own].reshape(-1, C))
+    assert encoder.output_dim == len(expected)
+    again = encoder_from_bytes(encoder.to_bytes()).with_files(
+        encoder.files(), replace(SETTINGS[name], levels=used, **changed)
+    )
+    for found in (encoder, again):
+        torch.testing.assert_close(found.encode(video.flatten(1)), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_levels_that_count_may_have_codebooks_of_their_own() -> None:
+    """In the order in which they are given, which need not be the pyramid's."""
+    encoder = fit("ave", levels=(1, 2), per_level=True)
+    video = frames(7, seed=1)
+    means = [video[:, 4].double().mean(0), video[:, :4].double().mean((0, 1))]
+    roots = [(mean / mean.sum()).sqrt() for mean in means]
+    expected = torch.cat(roots) / math.sqrt(2)
+    torch.testing.assert_close(encoder.encode(video.flatten(1)), expected.float())
+
+
+def test_places_are_as_long_as_the_descriptors_that_count() -> None:
+    whole = frames()
+    whole[:, :4] *= 100
+    encoder = fit("vlad", sample(frames=whole), levels=(1,), position_weight=2.0)
+    length = whole[:, 4].square().sum(1).mean().sqrt()
+    torch.testing.assert_close(encoder.places, (cell_places(LEVELS, T) * 2 * length).float())
+
+
+def test_cells_that_do_not_count_get_no_attention() -> None:
+    attention = fit("fv_vae", levels=(1,)).attention(frames(3, seed=1))
+    assert not attention[:, :4].any()
+    assert (attention[:, 4] > 0).all()
+
+
+def test_levels_that_the_pyramid_does_not_have_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected some of the pyramid's levels \[2, 1\], got \[3\]"
+    ):
+        fit("ave", levels=(3,))
+    for wrong in ((1, 1), (0,)):
+        with pytest.raises(
+            ValueError, match=r"ave.levels: expected sides of at least 1, each once"
+        ):
+            AveSettings(levels=wrong)
+
+
 def test_unscaled_levels_stay_unscaled() -> None:
     settings = replace(SETTINGS["gmm_fv"], per_level=True)
     encoder = fit_encoder("gmm_fv", sample(), settings, "none")
@@ -179,7 +237,7 @@ def test_the_information_lies_beside_all_levels(kind: str) -> None:
     assert loaded.files() == files
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "ave"])
 def test_a_stored_codebook_gives_the_same_bits(name: str) -> None:
     encoder = fit(name, per_level=True, position_weight=0.5, pca_components=3)
     loaded = encoder_from_bytes(encoder.to_bytes())

@@ -83,10 +83,21 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("classify.c=1,1", "classify.c: expected one or more values, each once"),
         ("classify.tolerance=1", "classify.tolerance: expected 1e-12 to 0.1"),
         ("classify.form=dual", "expected one of"),
-        ("encode.encoders=vlad@k=3", "no field 'k'; there are pca_components"),
+        (
+            "encode.encoders=vlad@k=3",
+            "no field 'k'; there are levels, per_level, pca_components, pca_whiten, position_weight, num_centroids, intra",
+        ),
+        (
+            "encode.encoders=ave@levels=1/4",
+            "ave.levels: expected some of describe.spp_levels (6, 3, 2, 1), got (1, 4)",
+        ),
+        (
+            "encode.encoders=ave@pca_components=4",
+            "no field 'pca_components'; there are levels, per_level",
+        ),
         ("encode.encoders=vlad@num_centroids", "expected encoder@field=value:field=value"),
         ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),
-        ("encode.encoders=ave@num_centroids=3", "expected encoder@field=value"),
+        ("encode.encoders=ga@num_centroids=3", "expected encoder@field=value"),
         ("encode.encoders=vlad@fit.num_workers=3", "expected encoder@field=value"),
         ("encode.temporal_pyramid=", "encode.temporal_pyramid: expected one or more numbers"),
         ("encode.temporal_pyramid=1,1", "each once and at least 1, got (1, 1)"),
@@ -136,7 +147,7 @@ def test_a_variant_is_the_encoder_with_settings_of_its_own() -> None:
     assert variant.settings.num_steps == config.fv_vae.num_steps
     assert (variant.compress.kind, config.compress.kind) == ("pca", "none")
     assert config.variant(plain).settings == config.vlad
-    assert config.variant("ave").settings is None
+    assert config.variant("ga").settings is None
 
 
 def test_a_variant_may_have_a_normalisation_of_its_own() -> None:
