@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from encoders.differences import rank_pooled, signed_parts
@@ -21,25 +22,25 @@ WHOLE_MAP_SCALE = 158.0
 SCALINGS = get_args(Scaling)
 
 
-def scale(maps: Tensor, scaling: str, length: Tensor | None = None) -> Tensor:
+def scale(maps: Tensor, scaling: str) -> Tensor:
     """Normalises maps [f, C, h, w] before the spatial pyramid.
 
     per_position: each of the h * w descriptors over its L2 norm (DQ Table 7).
     whole_map: each map over the L2 norm of all its values, times 158 (the released network).
     relative: each difference over the L2 norm of the maps that it is of, their mean, times 158: a large change stays
-        larger than a small one, which whole_map forgets. To maps of one frame it is whole_map.
+        larger than a small one, which whole_map forgets. To maps of one frame, as here, it is whole_map.
     Zeros stay zeros.
-
-    Args:
-        length: [f], the norms that `relative` divides by; None is each map's own.
     """
     if scaling == "per_position":
         return maps / maps.norm(dim=1, keepdim=True).clamp_min(EPSILON)
     if scaling in ("whole_map", "relative"):
-        if length is None or scaling == "whole_map":
-            length = maps.flatten(1).norm(dim=1)
-        return maps / length.clamp_min(EPSILON).view(-1, 1, 1, 1) * WHOLE_MAP_SCALE
+        return over_length(maps, maps.flatten(1).norm(dim=1))
     raise ValueError(f"describe.scaling: expected one of {SCALINGS}, got {scaling!r}")
+
+
+def over_length(x: Tensor, length: Tensor) -> Tensor:
+    """x [f, ...] over the lengths [f] of whole maps, times 158; over 0 it stays 0."""
+    return x / length.clamp_min(EPSILON).view(-1, *[1] * (x.ndim - 1)) * WHOLE_MAP_SCALE
 
 
 def appearance(maps: Tensor, scaling: str, levels: tuple[int, ...] = LEVELS) -> Tensor:
@@ -106,17 +107,25 @@ class Stream:
                 the stack, n = 1.
         """
         if self.kind == "difference":
-            signed = signed_parts(rank_pooled(maps, places))
-            length = None
-            if self.scaling == "relative":
-                length = maps.flatten(1).norm(dim=1)[places].mean(1)
-            return pyramid_pool(scale(signed, self.scaling, length), self.spp_levels)
+            return self._difference(maps, places)
         own = maps[places[:, -1]]
         if self.kind == "appearance":
             return appearance(own, self.scaling, self.spp_levels)
         if self.kind == "positions":
             return positions(own, self.scaling)
         return own.flatten(1).unsqueeze(1)
+
+    def _difference(self, maps: Tensor, places: Tensor) -> Tensor:
+        signed = rank_pooled(maps, places)
+        if self.scaling == "per_position":
+            return pyramid_pool(scale(signed_parts(signed), self.scaling), self.spp_levels)
+        # One factor for a whole map, and no part below 0: both go as well with what is left after pooling, in place of maps.
+        if self.scaling == "relative":
+            length = maps.flatten(1).norm(dim=1)[places].mean(1)
+        else:
+            length = signed.flatten(1).norm(dim=1)
+        pooled = [pyramid_pool(part, self.spp_levels) for part in (signed, -signed)]
+        return over_length(torch.cat(pooled, 2).clamp_min(0), length)
 
 
 _KIND_OF = {"rank": "difference", "flow": "appearance"}

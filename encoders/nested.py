@@ -18,8 +18,8 @@ from encoders.svm_gram import Gram
 MARGIN = 1.0
 """Standard errors by which some parts must be better than all of them together to be taken instead."""
 
-POWER = 8
-"""Of held-out accuracies, for weights (docs/fusion.md): a part of half the accuracy counts a 256th."""
+POWER = 6
+"""Of held-out skills, for weights (docs/fusion.md): a part of half the skill counts a 64th."""
 
 
 def held_out_scores(
@@ -62,6 +62,25 @@ def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     return (metrics.hit_ranks(scores, targets) < 1)[targets.any(1)].astype(np.float64)
 
 
+def skill(scores: NDArray, targets: NDArray) -> float:
+    """How much of what chance leaves open is right: (q - chance) / (1 - chance), at least 0, with q the mean of `qualities`.
+
+    Chance is the share of the most frequent class; where videos have several classes, AP at random: the mean share of
+    positives. Of two classes an accuracy of 0.6 is little more than none, of ten it is much.
+    """
+    known = targets[targets.any(1)]
+    shares = known.mean(0) if len(known) else np.zeros(1)
+    if (known.sum(1) > 1).any():
+        shares = targets.mean(0)
+        chance = shares[shares > 0].mean()
+    else:
+        chance = shares.max()
+    quality = qualities(scores, targets)
+    if not len(quality) or chance == 1:
+        return 0.0
+    return max(0.0, float((quality.mean() - chance) / (1 - chance)))
+
+
 def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) -> tuple[int, ...]:
     """Greedy forward selection: the parts that are fused with equal weights, ascending.
 
@@ -89,10 +108,10 @@ def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) 
     return best if gain.mean() > MARGIN * error else every
 
 
-def weights_by_quality(held_out: Sequence[float]) -> tuple[float, ...]:
-    """[M] weights that sum to 1, proportional to the POWER-th power of each part's held-out accuracy or mAP; equal ones
-    where all are 0 or unknown."""
-    powers = np.nan_to_num(np.asarray(held_out, np.float64)) ** POWER
+def weights_by_skill(held_out: Sequence[float]) -> tuple[float, ...]:
+    """[M] weights that sum to 1, proportional to the POWER-th power of each part's held-out `skill`; equal ones where none
+    has any."""
+    powers = np.asarray(held_out, np.float64) ** POWER
     if not powers.sum():
         powers = np.ones(len(powers))
     return tuple((powers / powers.sum()).tolist())

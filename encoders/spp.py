@@ -17,9 +17,16 @@ def pyramid_pool(maps: Tensor, levels: tuple[int, ...] = LEVELS) -> Tensor:
     Maps smaller than a level repeat values, as adaptive pooling defines it. Gradients go to the
     largest value of a cell, in equal parts where several are largest.
     """
-    # On a GPU the gradient of torch's own adaptive pooling differs from run to run.
-    pool = _pool_by_slices if maps.requires_grad else functional.adaptive_max_pool2d
-    pooled = [pool(maps, side).flatten(2) for side in levels]
+    grids: dict[int, Tensor] = {}
+    for side in sorted(levels, reverse=True):
+        if maps.requires_grad:
+            # On a GPU the gradient of torch's own adaptive pooling differs from run to run.
+            grids[side] = _pool_by_slices(maps, side)
+            continue
+        # A cell is exactly the union of the cells of a finer level whose side is a multiple.
+        finer = next((grid for finer, grid in grids.items() if finer % side == 0), maps)
+        grids[side] = functional.adaptive_max_pool2d(finer, side)
+    pooled = [grids[side].flatten(2) for side in levels]
     return torch.cat(pooled, dim=2).transpose(1, 2).contiguous()
 
 

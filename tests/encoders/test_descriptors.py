@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.descriptors import appearance, scale
+from encoders.descriptors import Stream, appearance, scale
 from encoders.spp import LEVELS, num_cells, pyramid_pool
 
 
@@ -77,16 +77,45 @@ def test_whole_map_scaling_is_the_released_networks() -> None:
     assert torch.equal(scale(torch.zeros(1, 4, 7, 7), "whole_map"), torch.zeros(1, 4, 7, 7))
 
 
-def test_relative_scaling_keeps_how_large_a_change_is() -> None:
-    maps, lengths = random_maps(2, 4, 7, 7), torch.tensor([2.0, 5.0])
-    expected = torch.stack([158 * m / float(n) for m, n in zip(maps, lengths, strict=True)])
-    torch.testing.assert_close(scale(maps, "relative", lengths), expected)
-    torch.testing.assert_close(scale(3 * maps, "relative", lengths), 3 * expected)
+def test_a_map_of_one_frame_is_relative_to_itself() -> None:
+    maps = random_maps(2, 4, 7, 7)
     assert torch.equal(scale(maps, "relative"), scale(maps, "whole_map"))
-    assert torch.equal(scale(maps, "whole_map", lengths), scale(maps, "whole_map"))
-    assert torch.equal(
-        scale(torch.zeros(1, 4, 7, 7), "relative", torch.zeros(1)), torch.zeros(1, 4, 7, 7)
+
+
+@pytest.mark.parametrize("scaling", ["per_position", "whole_map", "relative"])
+@pytest.mark.parametrize("levels", [(6, 3, 2, 1), (1,), (4, 3)])
+@pytest.mark.parametrize("size", [(13, 9), (4, 5)])
+def test_a_difference_is_scaled_parted_and_pooled(
+    scaling: str, levels: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    """In this order, by plain loops in float64."""
+    maps, places = random_maps(4, 3, *size), torch.tensor([[0, 1], [1, 3], [2, 2]])
+    stream = Stream(
+        "x", "n", "difference", num_cells(levels), 6, scaling=scaling, spp_levels=levels
     )
+    found = stream.describe(maps, places)
+    x, (height, width) = maps.double().numpy(), size
+    for frame, (first, last) in enumerate(places.tolist()):
+        signed = x[last] - x[first]
+        lengths = {
+            "per_position": np.sqrt((signed**2).sum(0, keepdims=True)),
+            "whole_map": np.sqrt((signed**2).sum()) / 158,
+            "relative": (np.sqrt((x[first] ** 2).sum()) + np.sqrt((x[last] ** 2).sum())) / 2 / 158,
+        }
+        scaled = signed / np.maximum(lengths[scaling], 1e-12)
+        parted = np.concatenate([np.maximum(scaled, 0), np.maximum(-scaled, 0)])
+        cells = [
+            parted[
+                :,
+                i * height // side : -(-(i + 1) * height // side),
+                j * width // side : -(-(j + 1) * width // side),
+            ].max((1, 2))
+            for side in levels
+            for i in range(side)
+            for j in range(side)
+        ]
+        np.testing.assert_allclose(found[frame], np.array(cells), atol=1e-5, rtol=1e-5)
+    assert not found[2].any(), "no change"
 
 
 def test_unknown_scaling_lists_the_known() -> None:

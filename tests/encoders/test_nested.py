@@ -5,7 +5,13 @@ import pytest
 import sklearn.metrics
 import torch
 
-from encoders.nested import held_out_scores, qualities, select_parts, weights_by_quality
+from encoders.nested import (
+    held_out_scores,
+    qualities,
+    select_parts,
+    skill,
+    weights_by_skill,
+)
 from encoders.svm import fit_one_vs_rest
 from encoders.svm_gram import Gram
 
@@ -83,8 +89,39 @@ def test_selection_leaves_all_together_where_the_gain_may_be_chance() -> None:
     assert kept > 60
 
 
-def test_weights_follow_quality_and_are_even_without_any() -> None:
-    assert weights_by_quality([0.5, 0.5]) == (0.5, 0.5)
-    assert weights_by_quality([0.0, 0.0, 0.0]) == pytest.approx((1 / 3,) * 3)
-    high, low = weights_by_quality([0.8, 0.4])
-    assert high / low == pytest.approx(256)
+def test_weights_follow_skill_and_are_even_without_any() -> None:
+    assert weights_by_skill([0.5, 0.5]) == (0.5, 0.5)
+    assert weights_by_skill([0.0, 0.0, 0.0]) == pytest.approx((1 / 3,) * 3)
+    high, low = weights_by_skill([0.8, 0.4])
+    assert high / low == pytest.approx(64)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(2, 0.2), (10, 0.4 / 0.9)])
+def test_skill_is_what_is_right_above_chance(classes: int, expected: float) -> None:
+    """Of 100 videos, equally many of each class; 60 or 50 are right."""
+    truth = np.arange(100) % classes
+    right = np.arange(100) < (60 if classes == 2 else 50)
+    named = np.where(right, truth, (truth + 1) % classes)
+    one_hot = np.eye(classes)
+    assert skill(one_hot[named], one_hot[truth]) == pytest.approx(expected)
+    assert skill(one_hot[(truth + 1) % classes], one_hot[truth]) == 0
+
+
+def test_naming_the_most_frequent_class_is_no_skill() -> None:
+    targets = np.eye(2)[[0, 0, 0, 1]]
+    assert skill(np.tile([1.0, 0], (4, 1)), targets) == 0
+    assert skill(np.eye(2)[[0, 0, 1, 1]], targets) == 0
+    assert skill(targets, targets) == 1
+    assert skill(np.ones((3, 1)), np.ones((3, 1))) == 0, "one class"
+    assert skill(np.ones((3, 2)), np.zeros((3, 2))) == 0, "no class"
+
+
+def test_skill_of_several_labels_is_of_average_precision() -> None:
+    draws = np.random.default_rng(0)
+    targets = (draws.random((400, 3)) < [0.1, 0.3, 0.5]).astype(float)
+    assert skill(draws.random((400, 3)), targets) < 0.1
+    assert skill(targets + 0.01 * draws.random((400, 3)), targets) == pytest.approx(1)
+    scores = targets + draws.normal(size=(400, 3))
+    found = [sklearn.metrics.average_precision_score(targets[:, k], scores[:, k]) for k in range(3)]
+    chance = targets.mean(0).mean()
+    assert skill(scores, targets) == pytest.approx((np.mean(found) - chance) / (1 - chance))
