@@ -17,6 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
+# By name: files of few long tests would else come last, alone.
 test: test-unit
 	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 

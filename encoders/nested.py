@@ -18,8 +18,11 @@ from encoders.svm_gram import Gram
 MARGIN = 1.0
 """Standard errors by which some parts must be better than all of them together to be taken instead."""
 
-POWER = 6
-"""Of held-out skills, for weights (docs/fusion.md): a part of half the skill counts a 64th."""
+ERRORS = 2.0
+"""Standard errors of the best part that count as about as good, for weights (docs/fusion.md)."""
+
+TOLERATED = 0.05
+"""Accuracy or mAP that counts as about as good however many videos there are: a weaker part may know something else."""
 
 
 def held_out_scores(
@@ -62,23 +65,12 @@ def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     return (metrics.hit_ranks(scores, targets) < 1)[targets.any(1)].astype(np.float64)
 
 
-def skill(scores: NDArray, targets: NDArray) -> float:
-    """How much of what chance leaves open is right: (q - chance) / (1 - chance), at least 0, with q the mean of `qualities`.
-
-    Chance is the share of the most frequent class; where videos have several classes, AP at random: the mean share of
-    positives. Of two classes an accuracy of 0.6 is little more than none, of ten it is much.
-    """
-    known = targets[targets.any(1)]
-    shares = known.mean(0) if len(known) else np.zeros(1)
-    if (known.sum(1) > 1).any():
-        shares = targets.mean(0)
-        chance = shares[shares > 0].mean()
-    else:
-        chance = shares.max()
-    quality = qualities(scores, targets)
-    if not len(quality) or chance == 1:
-        return 0.0
-    return max(0.0, float((quality.mean() - chance) / (1 - chance)))
+def mean_quality(scores: NDArray, targets: NDArray) -> tuple[float, float]:
+    """Mean of the `qualities`, and its standard error; zeros where there are none."""
+    found = qualities(scores, targets)
+    if not len(found):
+        return 0.0, 0.0
+    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
 
 
 def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) -> tuple[int, ...]:
@@ -108,10 +100,14 @@ def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) 
     return best if gain.mean() > MARGIN * error else every
 
 
-def weights_by_skill(held_out: Sequence[float]) -> tuple[float, ...]:
-    """[M] weights that sum to 1, proportional to the POWER-th power of each part's held-out `skill`; equal ones where none
-    has any."""
-    powers = np.asarray(held_out, np.float64) ** POWER
-    if not powers.sum():
-        powers = np.ones(len(powers))
-    return tuple((powers / powers.sum()).tolist())
+def weights_by_quality(held_out: Sequence[tuple[float, float]]) -> tuple[float, ...]:
+    """[M] weights that sum to 1, of each part's held-out `mean_quality`: exp(-(d / width)^2 / 2), where d is how much worse
+    than the best part it is, and width^2 = (ERRORS standard errors of the best)^2 + TOLERATED^2.
+
+    So with few videos, where it may be chance which part is best, more of them count than with many.
+    """
+    means, errors = np.asarray(held_out, np.float64).T
+    best = int(means.argmax())
+    width = np.hypot(ERRORS * errors[best], TOLERATED)
+    weights = np.exp(-(((means[best] - means) / width) ** 2) / 2)
+    return tuple((weights / weights.sum()).tolist())

@@ -107,12 +107,8 @@ class Spatial(Encoder):
             raise ValueError(
                 f"spatial: expected one codebook or one for each of {len(used)} levels, got {len(parts)}"
             )
-        self.parts, self.levels, self.used, self.cells = (
-            tuple(parts),
-            tuple(levels),
-            tuple(used),
-            cells,
-        )
+        self.parts, self.cells = tuple(parts), cells
+        self.levels, self.used = tuple(levels), tuple(used)
         self.places, self.pca = places, pca
         self._cells_of = _cells_of_parts(self.levels, self.used, cells, per_level=len(parts) > 1)
         appended = 0 if places is None else places.shape[1]

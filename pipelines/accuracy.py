@@ -68,6 +68,8 @@ SWITCHES = (
     Switch("two layers before, features.7", stream=f"{MOTION}:nodes=features.7"),
     Switch("the picture itself", stream=f"{MOTION}:nodes=input"),
     Switch("AVE: its length kept", encoder="ave@normalisation=signed_sqrt"),
+    Switch("AVE: maxima over the whole map alone", encoder="ave@levels=1"),
+    Switch("AVE: a mean for each level", encoder="ave@per_level=true"),
     Switch("VLAD: no intra-normalisation", encoder="vlad@intra=false"),
     Switch("VLAD: positions appended", encoder="vlad@position_weight=0.5"),
     Switch("VLAD: a codebook for each level", encoder="vlad@per_level=true"),

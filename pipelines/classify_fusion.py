@@ -17,7 +17,13 @@ import torch
 from encoders.calibration import fit_sigmoid
 from encoders.fusion import fuse
 from encoders.kernels import kernel_sum
-from encoders.nested import held_out_scores, qualities, select_parts, skill, weights_by_skill
+from encoders.nested import (
+    held_out_scores,
+    mean_quality,
+    qualities,
+    select_parts,
+    weights_by_quality,
+)
 from encoders.svm_gram import Gram
 from pipelines import classify_gram
 from pipelines.classify_gram import Prepared, Vectors, cuda_or_cpu, device_options, gram_of
@@ -124,21 +130,21 @@ def _weights(job: Job, work: Work, parts: list[Prepared]) -> dict[int, tuple[flo
         ]
         return dict(zip(batch.folds, ray.get(tasks), strict=True))
     found = {
-        fold: [_skill.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
+        fold: [_quality.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
         for fold in batch.folds
     }
-    return {fold: weights_by_skill(ray.get(tasks)) for fold, tasks in found.items()}
+    return {fold: weights_by_quality(ray.get(tasks)) for fold, tasks in found.items()}
 
 
 @ray.remote(max_retries=3)
-def _skill(
+def _quality(
     labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, arrays: Arrays
-) -> float:
-    """A part's skill on the fold's inner folds, at the least C."""
+) -> tuple[float, float]:
+    """A part's accuracy or mAP on the fold's inner folds, at the least C, and its standard error."""
     inner = _inner_folds(labels, *fold_and_seed)
     gram = gram_of(arrays).to(cuda_or_cpu())
     scores = _held_out(gram, labels, inner, min(settings.c), settings)
-    return skill(scores, labels.targets[: labels.num_training][inner >= 0])
+    return mean_quality(scores, labels.targets[: labels.num_training][inner >= 0])
 
 
 @ray.remote(max_retries=3)
@@ -282,7 +288,7 @@ def _fuse(
         weights = (1 / len(own),) * len(own)
     else:
         sigmoids = ()
-        weights = weights_by_skill([skill(part, targets) for part in held_out])
+        weights = weights_by_quality([mean_quality(part, targets) for part in held_out])
     fused = fuse(own, weights)
     with meter("write"):
         publish_weights(store, batch, fold, weights, sigmoids)

@@ -1,5 +1,7 @@
 """Choices on held-out scores: against separate fits, and that chance does not choose."""
 
+import math
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -7,10 +9,10 @@ import torch
 
 from encoders.nested import (
     held_out_scores,
+    mean_quality,
     qualities,
     select_parts,
-    skill,
-    weights_by_skill,
+    weights_by_quality,
 )
 from encoders.svm import fit_one_vs_rest
 from encoders.svm_gram import Gram
@@ -89,39 +91,30 @@ def test_selection_leaves_all_together_where_the_gain_may_be_chance() -> None:
     assert kept > 60
 
 
-def test_weights_follow_skill_and_are_even_without_any() -> None:
-    assert weights_by_skill([0.5, 0.5]) == (0.5, 0.5)
-    assert weights_by_skill([0.0, 0.0, 0.0]) == pytest.approx((1 / 3,) * 3)
-    high, low = weights_by_skill([0.8, 0.4])
-    assert high / low == pytest.approx(64)
+def test_weights_follow_quality_and_are_even_without_any() -> None:
+    assert weights_by_quality([(0.5, 0.1), (0.5, 0.0)]) == (0.5, 0.5)
+    assert weights_by_quality([(0.0, 0.0)] * 3) == pytest.approx((1 / 3,) * 3)
+    width = math.hypot(2 * 0.03, 0.05)
+    high, low, none = weights_by_quality([(0.8, 0.03), (0.8 - width, 0.2), (0.0, 0.0)])
+    assert low / high == pytest.approx(math.exp(-0.5))
+    assert high + low == pytest.approx(1)
+    assert none < 1e-9
 
 
-@pytest.mark.parametrize(("classes", "expected"), [(2, 0.2), (10, 0.4 / 0.9)])
-def test_skill_is_what_is_right_above_chance(classes: int, expected: float) -> None:
-    """Of 100 videos, equally many of each class; 60 or 50 are right."""
-    truth = np.arange(100) % classes
-    right = np.arange(100) < (60 if classes == 2 else 50)
-    named = np.where(right, truth, (truth + 1) % classes)
-    one_hot = np.eye(classes)
-    assert skill(one_hot[named], one_hot[truth]) == pytest.approx(expected)
-    assert skill(one_hot[(truth + 1) % classes], one_hot[truth]) == 0
+def test_more_parts_count_where_less_is_known() -> None:
+    """Of the same two accuracies: the weaker part counts the more, the fewer videos they are of; never nothing."""
+    shares = []
+    for num in (20, 200, 20_000):
+        targets = np.eye(2)[np.arange(num) % 2]
+        named = [np.where(np.arange(num) < rate * num, 0, 1) for rate in (0.7, 0.6)]
+        parts = [targets[:, ::-1] * own[:, None] + targets * (1 - own)[:, None] for own in named]
+        found = [mean_quality(part, targets) for part in parts]
+        assert found[0] == pytest.approx((0.7, math.sqrt(0.7 * 0.3 / num)))
+        shares.append(weights_by_quality(found)[1])
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.4
+    assert shares[2] == pytest.approx(1 / (1 + math.exp(2)), abs=0.01)
 
 
-def test_naming_the_most_frequent_class_is_no_skill() -> None:
-    targets = np.eye(2)[[0, 0, 0, 1]]
-    assert skill(np.tile([1.0, 0], (4, 1)), targets) == 0
-    assert skill(np.eye(2)[[0, 0, 1, 1]], targets) == 0
-    assert skill(targets, targets) == 1
-    assert skill(np.ones((3, 1)), np.ones((3, 1))) == 0, "one class"
-    assert skill(np.ones((3, 2)), np.zeros((3, 2))) == 0, "no class"
-
-
-def test_skill_of_several_labels_is_of_average_precision() -> None:
-    draws = np.random.default_rng(0)
-    targets = (draws.random((400, 3)) < [0.1, 0.3, 0.5]).astype(float)
-    assert skill(draws.random((400, 3)), targets) < 0.1
-    assert skill(targets + 0.01 * draws.random((400, 3)), targets) == pytest.approx(1)
-    scores = targets + draws.normal(size=(400, 3))
-    found = [sklearn.metrics.average_precision_score(targets[:, k], scores[:, k]) for k in range(3)]
-    chance = targets.mean(0).mean()
-    assert skill(scores, targets) == pytest.approx((np.mean(found) - chance) / (1 - chance))
+def test_the_quality_of_nothing_is_none() -> None:
+    assert mean_quality(np.ones((3, 2)), np.zeros((3, 2))) == (0, 0)
