@@ -12,6 +12,12 @@ from pipelines import accuracy
 from pipelines.accuracy_numbers import PARTS
 from tests.jobs.test_sweep import TINY
 
+FEW = (
+    "describe.streams=appearance,difference@gap_s=0.16:scaling=relative",
+    "encode.encoders=ave@levels=1,vlad",
+)
+"""The recipe's results would be 40."""
+
 EMPTY = "".join(f"<!-- {part} -->\n<!-- end {part} -->\n" for part in PARTS)
 
 
@@ -36,7 +42,7 @@ def sets(tmp_path: Path, data: Path) -> Path:
 
 def flags(sets: Path, *more: str) -> list[str]:
     found = ["--data", str(sets), "--sets", "small", "--switch-sets", "small"]
-    for setting in TINY:
+    for setting in (*TINY, *FEW):
         found += ["--set", setting]
     return [*found, *more]
 
