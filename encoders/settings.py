@@ -75,6 +75,7 @@ class PyramidSettings:
 class AveSettings(PyramidSettings):
     """The mean descriptor. It fits nothing; one of each level side by side tells small things from large ones."""
 
+    # Nothing that a mean could use: `encoders.spatial` asks for both.
     pca_components: ClassVar[int] = 0
     position_weight: ClassVar[float] = 0.0
 

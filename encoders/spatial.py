@@ -138,7 +138,7 @@ class Spatial(Encoder):
         used = settings.levels or sample.levels
         index = _cells_of_parts(sample.levels, used, cells, per_level=settings.per_level)
         seen = sample
-        if settings.levels:
+        if settings.levels and (settings.pca_components or settings.position_weight):
             frames = _prepared(sample.frames, lambda x: x, torch.cat(index))
             seen = replace(sample, frames=frames)
         pca = fit_sample_pca(seen, settings)

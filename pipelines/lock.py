@@ -245,10 +245,11 @@ class RunLock:
 
     def _interrupt_main_thread(self) -> None:
         # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits. And again:
-        # nor does a signal that arrives just before the call begins to wait.
+        # nor does a signal that arrives just before the call begins to wait. Another handler would not say that it noticed.
         while True:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            if self._sigint is None or self._noticed.wait(_INTERRUPT_AGAIN_S):
+            is_ours = signal.getsignal(signal.SIGINT) == self._interrupted
+            if not is_ours or self._noticed.wait(_INTERRUPT_AGAIN_S):
                 return
 
     # --- while it is held ---------------------------------------------------------------------
