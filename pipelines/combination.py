@@ -24,6 +24,15 @@ def chooses(rule: str) -> bool:
     return rule not in ("kernel_sum", "early")
 
 
+WEIGHTING = 2
+"""Of `encoders.nested.weights_by_quality`: raised when it changes, so that folds weighted before and after are not mixed."""
+
+
+def version(rule: str) -> int:
+    """What distinguishes results of a rule from those that it gave before."""
+    return WEIGHTING if rule in ("kernel_weighted", "late_weighted") else 1
+
+
 @dataclass(frozen=True)
 class Combination:
     """A fused result. In SCORES and METRICS `encoder` is the encoder, or the name of the group, and `stream` the rule.

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines.codebook import Codebook
-from pipelines.combination import Combination, combinations, sums_kernels
+from pipelines.combination import Combination, combinations, sums_kernels, version
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
 from pipelines.results import is_local
@@ -366,7 +366,7 @@ class Job:
         for combination in self.combinations:
             if combination.pair == (encoder, stream):
                 parts = [self._scores_folder(*part) for part in combination.parts]
-                made_by = digest(stream, parts, self.config.run.seed)
+                made_by = digest(stream, version(stream), parts, self.config.run.seed)
                 return f"{folder_name(encoder, stream)}/{made_by}"
         return self._single_folder(encoder, stream)
 

@@ -68,6 +68,20 @@ def make_job(
     return job
 
 
+def test_results_weighted_by_an_earlier_rule_are_not_taken_for_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders() -> dict[str, str]:
+        job = make_job(tmp_path, ALL_RULES)
+        return {one.stream: job.scores(*one.pair) for one in job.combinations}
+
+    now = folders()
+    monkeypatch.setattr("pipelines.combination.WEIGHTING", 1)
+    before = folders()
+    changed = {rule for rule in now if now[rule] != before[rule]}
+    assert changed == {"kernel_weighted", "late_weighted"}
+
+
 def _publish_vectors(job: Job, book, draw: np.random.Generator, rows_per_file: int) -> None:
     dim = DIMS[book.stream]
     centres = draw.normal(size=(3, dim))
