@@ -62,6 +62,7 @@ def solve(job: Job, work: list[Work]) -> Spent:
         name=job.digest("classify"),
         step="classify",
         total=sum(len(batch.todo) for batch in batches),
+        workers=job.config.fit.num_workers,
         threads=1,
     )
     for batch in batches:

@@ -1,32 +1,30 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
-Each worker keeps its share of the sampled frames in memory and fits one codebook after another. What is
+Teams of workers (`pipelines.teams`) keep a sample's frames in memory and fit one codebook after another. What is
 finished is published at once, so a run that is started again goes on behind it; a codebook that was
 under way goes on from its last checkpoint.
 """
 
-import io
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
 import torch
-import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from encoders.descriptors import Stream
 from encoders.registry import fit_encoder
 from encoders.sample import FitSample
 from encoders.spp import num_cells
-from pipelines import cluster
+from pipelines import checkpoints, cluster
+from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
 from pipelines.growth import Growth
@@ -34,12 +32,15 @@ from pipelines.ledger import Spent
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
+from pipelines.teams import Dealer, Team
 
 log = logging.getLogger(__name__)
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers. With its own 2 s a worker waits as long for each checkpoint, and one that
-was reported just before a crash is lost."""
+"""How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
+
+WORKER_BYTES = 2 * 2**30
+"""Memory of a worker beside twice its sample."""
 
 
 FEW_DESCRIPTORS = 100
@@ -78,15 +79,33 @@ def fit_codebooks(
         )
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
+    teams = num_teams(tasks, store, config)
+    log.info("fit: %d codebooks, %d at once", len(tasks), teams)
+    samples = [task.sample for task in tasks]
+    dealer = Dealer.options(scheduling_strategy=cluster.here()).remote(samples)
     # One CPU each: codebooks are the same bits for the same number of threads only.
     return run_training(
         _worker,
-        {"tasks": tasks, "store": store, "config": config, "streams": streams},
+        {"tasks": tasks, "store": store, "config": config, "streams": streams, "dealer": dealer},
         name=name,
         step="fit",
         total=len(tasks),
+        workers=teams * config.fit.num_workers,
         threads=1,
     )
+
+
+def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
+    """How many codebooks are fitted at once: `fit.codebooks_at_once`, or as many as there are CPUs or GPUs and memory
+    for now. No node is started for more than one."""
+    there, workers = ray.cluster_resources(), config.fit.num_workers
+    gpus = there.get("GPU", 0)
+    sizes = {
+        name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
+    }
+    each = WORKER_BYTES + 2 * max(sizes.values()) // workers
+    places = min(gpus or there.get("CPU", 1), there.get("memory", 0) // each)
+    return config.fit.teams(len(tasks), int(places))
 
 
 def scarcities(
@@ -127,9 +146,10 @@ def run_training(
     name: str,
     step: str,
     total: int,
+    workers: int,
     threads: int | None = None,
 ) -> Spent:
-    """One Ray Train run of fit.num_workers workers, with a progress line.
+    """One Ray Train run, with a progress line.
 
     Args:
         setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
@@ -143,7 +163,7 @@ def run_training(
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    workers, resources = config.fit.num_workers, cluster.capacity(config.cluster)
+    resources = cluster.capacity(config.cluster)
     use_gpu = resources.get("GPU", 0) >= workers
     cpus = resources.get("CPU", 1)
     share = threads or (1 if config.cluster.grows else cluster.cpus_of_a_worker(workers, use_gpu))
@@ -163,14 +183,13 @@ def run_training(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=store.uri("train"),
+            storage_path=store.uri(checkpoints.FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     with line:
         trainer.fit()
-    store.delete_folder("train")
+    store.delete_folder(checkpoints.FOLDER)
     if error := line.failure():
         raise RunError(f"{step}: {error}")
     return line.spent
@@ -189,39 +208,44 @@ def _worker(setting: dict) -> None:
     try:
         _fit_all(setting)
     except ValueError as error:
+        ray.get(setting["dealer"].stop.remote())
         ray.get(setting["counter"].fail.remote(str(error)))
 
 
 def _fit_all(setting: dict) -> None:
     store, config, meter = setting["store"], setting["config"], setting["meter"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    kept = Checkpoints(config.fit.checkpoint_s, rank)
+    team = Team.of(config.fit.num_workers)
+    kept = Checkpoints(store, config.fit.checkpoint_s, team)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
-    for task in _unfinished(setting["tasks"], store, rank):
+    for task in _dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
+        if team.agree(store.exists(f"{book.folder}/{DONE}")):
+            continue
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
             with meter("read"):
-                frames = {task.sample: _read_share(store, task.sample, stream, rank, world_size)}
+                frames = {task.sample: _read_share(store, task.sample, stream, team)}
         started = time.monotonic()
-        curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
-        sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
+        state, rows = kept.of(book)
+        curves = Curves(book, team.rank, setting["counter"], rows=rows)
+        sample = fit_sample(task, frames[task.sample], config, team, curves, kept, state)
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
-        if rank == 0:
+        if team.rank == 0:
             _publish(store, task, encoder.files(), curves, time.monotonic() - started)
             meter.done({"ok": 1})
-    kept.report({})
 
 
-def _unfinished(tasks: list[Task], store: Store, rank: int) -> list[Task]:
-    """The tasks without a codebook, as worker 0 sees them now: all workers must take the same steps."""
-    done = [rank == 0 and store.exists(f"{task.codebook.folder}/{DONE}") for task in tasks]
-    flags = torch.tensor(done, dtype=torch.float64)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        flags = _all_reduce(flags)
-    return [task for task, flag in zip(tasks, flags.tolist(), strict=True) if not flag]
+def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle, team: Team) -> Iterator[Task]:
+    """The tasks of a team."""
+    if team.rank == 0:
+        ray.get(dealer.begin.remote(team.number))
+    while True:
+        place = ray.get(dealer.take.remote(team.number)) if team.rank == 0 else None
+        number = int(team.agree(-1 if place is None else place))
+        if number < 0:
+            return
+        yield tasks[number]
 
 
 def _publish(
@@ -238,7 +262,7 @@ def _publish(
 
 
 def _read_share(
-    store: Store, sample: str, stream: Stream, rank: int, world_size: int
+    store: Store, sample: str, stream: Stream, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
     """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
 
@@ -247,8 +271,8 @@ def _read_share(
     """
     keys = store.read_table(sample, ["video_id", "frame"])
     videos = np.array(keys["video_id"].to_pylist(), object)
-    rank_of = {video: place % world_size for place, video in enumerate(sorted(set(videos)))}
-    mine = np.array([rank_of[video] == rank for video in videos], bool)
+    rank_of = {video: place % team.size for place, video in enumerate(sorted(set(videos)))}
+    mine = np.array([rank_of[video] == team.rank for video in videos], bool)
     order = np.flatnonzero(mine)[
         np.lexsort((keys["frame"].to_numpy()[mine], videos[mine].astype(str)))
     ]
@@ -275,10 +299,10 @@ def fit_sample(
     task: Task,
     share: tuple[torch.Tensor, list[str]],
     config: Config,
-    rank: int,
-    world_size: int,
+    team: Team,
     curves: "Curves",
-    kept: "Checkpoints",
+    kept: Checkpoints,
+    state: dict | None,
 ) -> FitSample:
     frames, videos = share
     use = [place for place, video in enumerate(videos) if video in task.videos]
@@ -298,11 +322,11 @@ def fit_sample(
         group=_group_numbers(task, list(number)),
         levels=config.describe.spp_levels,
         seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
-        all_reduce=_all_reduce if world_size > 1 else lambda tensor: tensor,
+        rank=team.rank,
+        world_size=team.size,
+        all_reduce=team.all_reduce,
         log=curves.add,
-        state=kept.state_of(task.codebook),
+        state=state,
         checkpoint=lambda state: kept.offer(task.codebook, state, curves.rows),
     )
 
@@ -315,13 +339,6 @@ def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
     names = [("group", task.groups[v]) if v in task.groups else ("video", v) for v in videos]
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([number[name] for name in names], dtype=torch.int64)
-
-
-def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    # nccl reduces tensors of its own device only; the caller's device comes back.
-    total = tensor.detach().to(ray.train.torch.get_device(), copy=True)
-    dist.all_reduce(total)
-    return total.to(tensor.device)
 
 
 @dataclass
@@ -344,49 +361,3 @@ class Curves:
             self.counter.say.remote(
                 f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
             )
-
-
-class Checkpoints:
-    """Ray Train checkpoints of the codebook under way: plain tensors, read without unpickling."""
-
-    def __init__(self, every_s: float, rank: int) -> None:
-        self.every_s, self.rank, self.last = every_s, rank, time.monotonic()
-        self.state: dict | None = None
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint:
-            with checkpoint.as_directory() as folder:
-                data = (Path(folder) / "state.pt").read_bytes()
-            self.state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-    def state_of(self, book: Codebook) -> dict | None:
-        """The state of an interrupted fit of this codebook, or None."""
-        return self.state["fit"] if self._is_of(book) else None
-
-    def curves_of(self, book: Codebook) -> list[dict]:
-        """The rows of CURVES up to that state."""
-        return list(self.state["curves"]) if self._is_of(book) else []
-
-    def _is_of(self, book: Codebook) -> bool:
-        return self.state is not None and self.state["digest"] == book.digest
-
-    def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
-        """Keeps a state when the last one is old. Worker 0's clock decides for all, because Ray Train wants
-        all workers to report together."""
-        due = torch.tensor([float(self.rank == 0 and time.monotonic() - self.last > self.every_s)])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            due = _all_reduce(due)
-        if due.item():
-            self.last = time.monotonic()
-            self.report({"digest": book.digest, "fit": state(), "curves": curves})
-
-    def report(self, state: dict) -> None:
-        """One report to Ray Train, with a checkpoint where there is a state."""
-        if not state:
-            ray.train.report({"finished": True})
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.rank == 0:
-                torch.save(state, Path(folder) / "state.pt")
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"digest": state["digest"]}, checkpoint=checkpoint)

@@ -246,16 +246,27 @@ class Fit:
     """The sample that codebooks are fitted on, and the workers that fit them (Ray Train).
 
     num_frames: frames drawn from the training videos for each stream (50 descriptors each by default).
+    num_workers: that fit a codebook together, each on its share of the sample; its last bits depend on it.
+    codebooks_at_once: each on num_workers workers of its own; 0: as many as there are CPUs, or GPUs, and memory for.
+        Nothing depends on it.
     checkpoint_s: seconds between checkpoints of a running fit.
     """
 
     num_frames: int = 20_000
     num_workers: int = 1
+    codebooks_at_once: int = 0
     checkpoint_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "num_workers", "checkpoint_s"):
             require(getattr(self, name) > 0, f"fit.{name}", "more than 0", getattr(self, name))
+        at_once = self.codebooks_at_once
+        require(at_once >= 0, "fit.codebooks_at_once", "0 or more", at_once)
+
+    def teams(self, num_codebooks: int, places: int) -> int:
+        """How many codebooks are fitted at once, where there are places for so many workers."""
+        wanted = self.codebooks_at_once or max(1, places // self.num_workers)
+        return min(num_codebooks, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

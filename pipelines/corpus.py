@@ -242,7 +242,6 @@ def fit(job: Job) -> tuple[Account, Spent]:
     tasks = list({task.codebook.folder: task for task in tasks}.values())
     tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
     if tasks:
-        log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
         fitting = (tasks, job.store, job.config, job.described, job.digest("fit"))
         parts.append(codebooks.fit_codebooks(*fitting))
     planned = {book.folder for book in job.codebooks}

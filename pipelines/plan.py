@@ -277,12 +277,18 @@ class _Rule:
         )
 
     def fit(self) -> StepPlan:
-        """Codebooks are fitted one after the other; their cost grows with the sample, or with training steps."""
+        """The cost of codebooks grows with the sample, or with training steps."""
         streams = [trial.stream for trial in self.measured.encodes]
         sample_s = sum(t.sample_frame_s * self.frames for t in self.measured.encodes)
         actors = self.pools.encode.size
         book_s = sum(map(self._fit_seconds, self.measured.fits))
-        workers = min(self.config.fit.num_workers, max(1, self.shape.cpus - 1))
+        fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
+        team, teams = min(fit.num_workers, places), fit.teams(max(1, self._books()), places)
+        longest_s = max(
+            (self._fit_seconds(t) / self._folds_of(t) for t in self.measured.fits), default=0
+        )
+        # The longest one keeps its team busy while others have nothing to do any more.
+        workers = team * min(teams, book_s / longest_s if longest_s else 1)
         books = self._on_gpus(book_s)
         fixed_s = self.fixed.pool_s + self.fixed.train_s if streams else 0.0
         spread = self._spread(books, workers) + Range.exactly(sample_s / actors)
