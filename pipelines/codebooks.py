@@ -39,10 +39,6 @@ log = logging.getLogger(__name__)
 POLL_S = "0.25"
 """How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
 
-WORKER_BYTES = 2 * 2**30
-"""Memory of a worker beside twice its sample."""
-
-
 FEW_DESCRIPTORS = 100
 """For a centroid, a component or a latent: with fewer it is fitted to chance."""
 
@@ -81,8 +77,10 @@ def fit_codebooks(
         log.warning("fit: %s", line)
     teams = num_teams(tasks, store, config)
     log.info("fit: %d codebooks, %d at once", len(tasks), teams)
-    samples = [task.sample for task in tasks]
-    dealer = Dealer.options(scheduling_strategy=cluster.here()).remote(samples)
+    dealer = None
+    if teams > 1:
+        on_this_node = Dealer.options(scheduling_strategy=cluster.here())
+        dealer = on_this_node.remote([task.sample for task in tasks])
     # One CPU each: codebooks are the same bits for the same number of threads only.
     return run_training(
         _worker,
@@ -96,16 +94,13 @@ def fit_codebooks(
 
 
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
-    """How many codebooks are fitted at once: `fit.codebooks_at_once`, or as many as there are CPUs or GPUs and memory
-    for now. No node is started for more than one."""
-    there, workers = ray.cluster_resources(), config.fit.num_workers
-    gpus = there.get("GPU", 0)
+    """How many codebooks are fitted at once, on what the cluster has now: no node is started for more than one."""
+    there = ray.cluster_resources()
     sizes = {
         name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
     }
-    each = WORKER_BYTES + 2 * max(sizes.values()) // workers
-    places = min(gpus or there.get("CPU", 1), there.get("memory", 0) // each)
-    return config.fit.teams(len(tasks), int(places))
+    places = there.get("GPU", 0) or there.get("CPU", 1)
+    return config.fit.teams([sizes[task.sample] for task in tasks], places, there.get("memory", 0))
 
 
 def scarcities(
@@ -208,7 +203,8 @@ def _worker(setting: dict) -> None:
     try:
         _fit_all(setting)
     except ValueError as error:
-        ray.get(setting["dealer"].stop.remote())
+        if setting["dealer"]:
+            ray.get(setting["dealer"].stop.remote())
         ray.get(setting["counter"].fail.remote(str(error)))
 
 
@@ -236,8 +232,11 @@ def _fit_all(setting: dict) -> None:
             meter.done({"ok": 1})
 
 
-def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle, team: Team) -> Iterator[Task]:
-    """The tasks of a team."""
+def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) -> Iterator[Task]:
+    """The tasks of a team: all, where nobody deals them out."""
+    if not dealer:
+        yield from tasks
+        return
     if team.rank == 0:
         ray.get(dealer.begin.remote(team.number))
     while True:

@@ -282,13 +282,7 @@ class _Rule:
         sample_s = sum(t.sample_frame_s * self.frames for t in self.measured.encodes)
         actors = self.pools.encode.size
         book_s = sum(map(self._fit_seconds, self.measured.fits))
-        fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
-        team, teams = min(fit.num_workers, places), fit.teams(max(1, self._books()), places)
-        longest_s = max(
-            (self._fit_seconds(t) / self._folds_of(t) for t in self.measured.fits), default=0
-        )
-        # The longest one keeps its team busy while others have nothing to do any more.
-        workers = team * min(teams, book_s / longest_s if longest_s else 1)
+        workers = self._fit_workers()
         books = self._on_gpus(book_s)
         fixed_s = self.fixed.pool_s + self.fixed.train_s if streams else 0.0
         spread = self._spread(books, workers) + Range.exactly(sample_s / actors)
@@ -316,6 +310,23 @@ class _Rule:
                 default=0,
             ),
         )
+
+    def _fit_workers(self) -> float:
+        """How many are at work on codebooks, on average: the longest one keeps its team busy while others have nothing
+        to do any more."""
+        fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
+        bytes_of = {
+            t.stream: self.sampled_frames * t.sample_frame_bytes for t in self.measured.encodes
+        }
+        seconds, sizes = [], []
+        for trial in self.measured.fits:
+            folds = self._folds_of(trial)
+            seconds += [self._fit_seconds(trial) / folds] * folds
+            sizes += [bytes_of[trial.stream]] * folds
+        if not seconds:
+            return 1
+        busy = min(fit.teams(sizes, places), sum(seconds) / max(seconds))
+        return busy * min(fit.num_workers, places)
 
     def _fit_seconds(self, trial: FitTrial) -> float:
         """A core's seconds for all codebooks of an encoder and stream."""

@@ -167,10 +167,14 @@ def test_codebooks_grow_with_the_sample_or_with_training_steps() -> None:
     vae = 0.5 * 10 + 100 * 0.1
     sample = 1620 * 50 * 0.0001
     assert fit.core_s == pytest.approx(vlad + gmm + vae + sample)
-    # All three at once: the longest decides.
-    assert fit.wall_s.value == pytest.approx(gmm + sample / 4)
-    two = planned(Shape(2))["fit"]
-    assert two.wall_s.value == pytest.approx(max(gmm, (vlad + gmm + vae) / 2) + sample / 2)
+    assert fit.wall_s.value == pytest.approx(vlad + gmm + vae + sample / 4)
+    # Samples of 100 MB: all three at once, the longest decides; or two.
+    (encode,) = MEASURED.encodes
+    large = dataclasses.replace(encode, sample_frame_bytes=1e5)
+    large = dataclasses.replace(MEASURED, encodes=(large,))
+    wall_s = {n: planned(Shape(n), large)["fit"].wall_s.value for n in (2, 8)}
+    assert wall_s[8] == pytest.approx(gmm + sample / 4)
+    assert wall_s[2] == pytest.approx(max(gmm, (vlad + gmm + vae) / 2) + sample)
     assert fit.tables == pytest.approx({"SAMPLES": 1000 * 1e4, "codebooks": 3 * 10})
 
 

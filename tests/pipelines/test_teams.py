@@ -1,5 +1,6 @@
 """Who fits which codebook, and what is kept of one under way."""
 
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -61,22 +62,31 @@ def test_a_run_that_has_failed_deals_nothing_out() -> None:
     assert deals.take(1) is None
 
 
+MB, GB = 10**6, 10**9
+
+
 @pytest.mark.parametrize(
-    ("settings", "codebooks", "places", "teams"),
+    ("settings", "sizes", "places", "memory", "teams"),
     [
-        ({}, 15, 2, 2),
-        ({}, 3, 16, 3),
-        ({}, 15, 0, 1),
-        ({"num_workers": 4}, 15, 16, 4),
-        ({"num_workers": 4}, 15, 3, 1),
-        ({"codebooks_at_once": 1}, 15, 16, 1),
-        ({"codebooks_at_once": 5, "num_workers": 2}, 15, 4, 5),
+        ({}, [100 * MB] * 15, 2.0, inf, 2),
+        ({}, [100 * MB] * 3, 16, inf, 3),
+        ({}, [100 * MB] * 15, 0, inf, 1),
+        # Small ones do not pay for processes.
+        ({}, [4 * MB] * 15, 16, inf, 1),
+        ({}, [10 * MB] * 15, 16, inf, 2),
+        ({"num_workers": 4}, [100 * MB] * 15, 16, inf, 4),
+        ({"num_workers": 4}, [100 * MB] * 15, 3, inf, 1),
+        # Two large samples and their processes have room, three have not.
+        ({}, [GB, 10 * GB, 10 * GB], 16, 50 * GB, 2),
+        ({"codebooks_at_once": 1}, [100 * MB] * 15, 16, inf, 1),
+        ({"codebooks_at_once": 5, "num_workers": 2}, [MB] * 15, 4, inf, 5),
+        ({"codebooks_at_once": 5}, [MB] * 3, 4, inf, 3),
     ],
 )
-def test_as_many_codebooks_at_once_as_there_are_places(
-    settings: dict[str, int], codebooks: int, places: int, teams: int
+def test_as_many_codebooks_at_once_as_pay_and_have_room(
+    settings: dict[str, int], sizes: list[int], places: float, memory: float, teams: int
 ) -> None:
-    assert Fit(**settings).teams(codebooks, places) == teams
+    assert Fit(**settings).teams(sizes, places, memory) == teams
 
 
 def test_a_negative_number_at_once_is_refused() -> None:
