@@ -29,6 +29,7 @@ from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
 from pipelines.growth import Growth
 from pipelines.ledger import Spent
+from pipelines.meter import StepCounter
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
@@ -205,7 +206,7 @@ def _worker(setting: dict) -> None:
     except ValueError as error:
         if setting["dealer"]:
             ray.get(setting["dealer"].stop.remote())
-        ray.get(setting["counter"].fail.remote(str(error)))
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _fit_all(setting: dict) -> None:
@@ -346,7 +347,7 @@ class Curves:
 
     book: Codebook
     rank: int
-    counter: ray.actor.ActorHandle
+    counter: StepCounter
     rows: list[dict] = field(default_factory=list)
     logged: float = field(default_factory=time.monotonic)
 
@@ -357,6 +358,6 @@ class Curves:
         self.rows.append(named | {"quantity": quantity, "step": step, "value": value})
         if time.monotonic() - self.logged > 2:
             self.logged = time.monotonic()
-            self.counter.say.remote(
-                f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
+            self.counter.tell(
+                "say", f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
             )

@@ -16,7 +16,7 @@ from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Config
-from pipelines.meter import Meter
+from pipelines.meter import Meter, StepCounter
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES
@@ -65,10 +65,10 @@ def _worker(setting: dict) -> None:
     try:
         _fit(setting["training"], setting["counter"])
     except ValueError as error:
-        ray.get(setting["counter"].fail.remote(str(error)))
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
-def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
+def _fit(training: Training, counter: StepCounter) -> None:
     task, store, config = training.task, training.store, training.config
     team = Team.of(config.fit.num_workers)
     kept = Checkpoints(store, config.fit.checkpoint_s, team)
