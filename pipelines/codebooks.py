@@ -94,6 +94,21 @@ def fit_codebooks(
     )
 
 
+def publish_unfitted(
+    tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
+) -> None:
+    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough."""
+    for task in tasks:
+        book, stream = task.codebook, streams[task.codebook.stream]
+        sample = FitSample(
+            frames=torch.zeros(0, stream.cells, stream.width),
+            video=torch.zeros(0, dtype=torch.int64),
+            levels=config.describe.spp_levels,
+        )
+        encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
+        _publish(store, task, encoder.files(), [], 0.0)
+
+
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
     """How many codebooks are fitted at once, on what the cluster has now: no node is started for more than one."""
     there = ray.cluster_resources()
@@ -229,7 +244,7 @@ def _fit_all(setting: dict) -> None:
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         if team.rank == 0:
-            _publish(store, task, encoder.files(), curves, time.monotonic() - started)
+            _publish(store, task, encoder.files(), curves.rows, time.monotonic() - started)
             meter.done({"ok": 1})
 
 
@@ -249,13 +264,13 @@ def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) 
 
 
 def _publish(
-    store: Store, task: Task, files: dict[str, bytes], curves: "Curves", seconds: float
+    store: Store, task: Task, files: dict[str, bytes], curves: list[dict], seconds: float
 ) -> None:
     folder = task.codebook.folder
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
-    if curves.rows:
-        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
+    if curves:
+        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves), task.footer)
     store.publish_json(
         f"{folder}/{DONE}", {"seconds": seconds, "videos": len(task.videos), **task.footer}
     )
