@@ -19,7 +19,6 @@ from encoders.base import CODEBOOK
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS, encoder_from_bytes, fit_encoder
 from encoders.sample import FitSample
-from encoders.settings import SpatialSettings
 from encoders.temporal import TemporalPyramid
 from pipelines.config import Config, Variant
 from pipelines.descriptor_stages import described_streams
@@ -124,7 +123,7 @@ def rows(run: SavedRun, config: Config, seeds: int) -> Iterator[str]:
             if stream.kind not in ENCODERS[variant.base].reads:
                 continue
             # A mean is fitted to nothing.
-            tried = range(seeds if isinstance(variant.settings, SpatialSettings) else 1)
+            tried = range(seeds if ENCODERS[variant.base].learns else 1)
             found = [accuracy(corpus, variant, config, seed) for seed in tried]
             each = " ".join(f"{value:.3f}" for value in found)
             yield f"{stream.name} | {variant.name} | {statistics.mean(found):.3f} | {each}"

@@ -36,6 +36,7 @@ class Encoder(ABC):
 
     Attributes:
         name: the registry key.
+        learns: `fit` reads descriptors. Where it does not, their shape alone makes the encoder.
         reads: the kinds of stream it is made for, see `encoders.descriptors.KINDS`.
         non_negative: what is appended to descriptors must not be below 0.
         per_frame: a descriptor is a whole frame, its T local descriptors side by side.
@@ -46,6 +47,7 @@ class Encoder(ABC):
     """
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = True
     non_negative: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset({"appearance", "difference"})
     per_frame: ClassVar[bool] = False

@@ -16,6 +16,7 @@ class Average(Encoder):
     """AVE: the mean descriptor, D = C. DQ's is that of the 49 positions of pool5."""
 
     name = "ave"
+    learns = False
     reads = frozenset({"positions", "appearance", "difference"})
 
     def __init__(self, descriptor_dim: int, normalisation: str = "signed_sqrt_l2") -> None:

@@ -62,6 +62,7 @@ def solve(job: Job, work: list[Work]) -> Spent:
         name=job.digest("classify"),
         step="classify",
         total=sum(len(batch.todo) for batch in batches),
+        workers=job.config.fit.num_workers,
         threads=1,
     )
     for batch in batches:
@@ -74,7 +75,7 @@ def _worker(setting: dict) -> None:
     try:
         _solve_all(setting)
     except (ValueError, RunError) as error:
-        ray.get(setting["counter"].fail.remote(str(error)))
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _solve_all(setting: dict) -> None:
@@ -98,7 +99,7 @@ def _solve_all(setting: dict) -> None:
                 with setting["meter"]("write"):
                     publish(store, batch, labels, config.classify, trained)
                 setting["meter"].done({"ok": 1})
-                setting["counter"].say.remote(f"{batch.name} fold {fold} {words}")
+                setting["counter"].tell("say", f"{batch.name} fold {fold} {words}")
     ray.train.report({"finished": True})
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config import Cluster, ConfigError
@@ -23,6 +22,9 @@ def connect(address: str | None, settings: Cluster) -> None:
     Raises:
         ConfigError: it has no CPU, and is not said to grow.
     """
+    # Here: every worker loads this module, and few want Ray Data, which takes a second of a core.
+    from ray.data import DataContext
+
     address = address or os.environ.get("RAY_ADDRESS")
     # Workers' own output stays in Ray's log files: what users should see goes through the driver.
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -34,6 +36,10 @@ def connect(address: str | None, settings: Cluster) -> None:
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
     else:
+        # No node of it is taken away: that watcher would be one more process to start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Steps follow each other in seconds, and a process that has loaded torch can serve the next one; Ray's own is 1 s.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
         ray.init(
             address="local",
             include_dashboard=False,
@@ -148,6 +154,8 @@ class Pool:
         The size is fixed: all actors are asked for at once, work begins with the first, and they go when all input is
         taken. Between bounds Ray Data lets actors go again while work only begins, and adds them one by one.
         """
+        from ray.data import ActorPoolStrategy
+
         return {
             "compute": ActorPoolStrategy(size=self.size),
             "batch_size": batch_size,

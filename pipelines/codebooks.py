@@ -1,46 +1,44 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
-Each worker keeps its share of the sampled frames in memory and fits one codebook after another. What is
+Teams of workers (`pipelines.teams`) keep a sample's frames in memory and fit one codebook after another. What is
 finished is published at once, so a run that is started again goes on behind it; a codebook that was
 under way goes on from its last checkpoint.
 """
 
-import io
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
 import torch
-import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from encoders.descriptors import Stream
 from encoders.registry import fit_encoder
 from encoders.sample import FitSample
 from encoders.spp import num_cells
-from pipelines import cluster
+from pipelines import checkpoints, cluster
+from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
 from pipelines.config import Config, RunError
 from pipelines.growth import Growth
 from pipelines.ledger import Spent
+from pipelines.meter import StepCounter
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
+from pipelines.teams import Dealer, Team
 
 log = logging.getLogger(__name__)
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers. With its own 2 s a worker waits as long for each checkpoint, and one that
-was reported just before a crash is lost."""
-
+"""How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
 
 FEW_DESCRIPTORS = 100
 """For a centroid, a component or a latent: with fewer it is fitted to chance."""
@@ -78,15 +76,47 @@ def fit_codebooks(
         )
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
+    teams = num_teams(tasks, store, config)
+    log.info("fit: %d codebooks, %d at once", len(tasks), teams)
+    dealer = None
+    if teams > 1:
+        on_this_node = Dealer.options(scheduling_strategy=cluster.here())
+        dealer = on_this_node.remote([task.sample for task in tasks])
     # One CPU each: codebooks are the same bits for the same number of threads only.
     return run_training(
         _worker,
-        {"tasks": tasks, "store": store, "config": config, "streams": streams},
+        {"tasks": tasks, "store": store, "config": config, "streams": streams, "dealer": dealer},
         name=name,
         step="fit",
         total=len(tasks),
+        workers=teams * config.fit.num_workers,
         threads=1,
     )
+
+
+def publish_unfitted(
+    tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
+) -> None:
+    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough."""
+    for task in tasks:
+        book, stream = task.codebook, streams[task.codebook.stream]
+        sample = FitSample(
+            frames=torch.zeros(0, stream.cells, stream.width),
+            video=torch.zeros(0, dtype=torch.int64),
+            levels=config.describe.spp_levels,
+        )
+        encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
+        _publish(store, task, encoder.files(), [], 0.0)
+
+
+def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
+    """How many codebooks are fitted at once, on what the cluster has now: no node is started for more than one."""
+    there = ray.cluster_resources()
+    sizes = {
+        name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
+    }
+    places = there.get("GPU", 0) or there.get("CPU", 1)
+    return config.fit.teams([sizes[task.sample] for task in tasks], places, there.get("memory", 0))
 
 
 def scarcities(
@@ -127,9 +157,10 @@ def run_training(
     name: str,
     step: str,
     total: int,
+    workers: int,
     threads: int | None = None,
 ) -> Spent:
-    """One Ray Train run of fit.num_workers workers, with a progress line.
+    """One Ray Train run, with a progress line.
 
     Args:
         setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
@@ -143,7 +174,7 @@ def run_training(
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    workers, resources = config.fit.num_workers, cluster.capacity(config.cluster)
+    resources = cluster.capacity(config.cluster)
     use_gpu = resources.get("GPU", 0) >= workers
     cpus = resources.get("CPU", 1)
     share = threads or (1 if config.cluster.grows else cluster.cpus_of_a_worker(workers, use_gpu))
@@ -163,14 +194,13 @@ def run_training(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=store.uri("train"),
+            storage_path=store.uri(checkpoints.FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     with line:
         trainer.fit()
-    store.delete_folder("train")
+    store.delete_folder(checkpoints.FOLDER)
     if error := line.failure():
         raise RunError(f"{step}: {error}")
     return line.spent
@@ -189,56 +219,65 @@ def _worker(setting: dict) -> None:
     try:
         _fit_all(setting)
     except ValueError as error:
-        ray.get(setting["counter"].fail.remote(str(error)))
+        if setting["dealer"]:
+            ray.get(setting["dealer"].stop.remote())
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _fit_all(setting: dict) -> None:
     store, config, meter = setting["store"], setting["config"], setting["meter"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    kept = Checkpoints(config.fit.checkpoint_s, rank)
+    team = Team.of(config.fit.num_workers)
+    kept = Checkpoints(store, config.fit.checkpoint_s, team)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
-    for task in _unfinished(setting["tasks"], store, rank):
+    for task in _dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
+        if team.agree(store.exists(f"{book.folder}/{DONE}")):
+            continue
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
             with meter("read"):
-                frames = {task.sample: _read_share(store, task.sample, stream, rank, world_size)}
+                frames = {task.sample: _read_share(store, task.sample, stream, team)}
         started = time.monotonic()
-        curves = Curves(book, rank, setting["counter"], rows=kept.curves_of(book))
-        sample = fit_sample(task, frames[task.sample], config, rank, world_size, curves, kept)
+        state, rows = kept.of(book)
+        curves = Curves(book, team.rank, setting["counter"], rows=rows)
+        sample = fit_sample(task, frames[task.sample], config, team, curves, kept, state)
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
-        if rank == 0:
-            _publish(store, task, encoder.files(), curves, time.monotonic() - started)
+        if team.rank == 0:
+            _publish(store, task, encoder.files(), curves.rows, time.monotonic() - started)
             meter.done({"ok": 1})
-    kept.report({})
 
 
-def _unfinished(tasks: list[Task], store: Store, rank: int) -> list[Task]:
-    """The tasks without a codebook, as worker 0 sees them now: all workers must take the same steps."""
-    done = [rank == 0 and store.exists(f"{task.codebook.folder}/{DONE}") for task in tasks]
-    flags = torch.tensor(done, dtype=torch.float64)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        flags = _all_reduce(flags)
-    return [task for task, flag in zip(tasks, flags.tolist(), strict=True) if not flag]
+def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) -> Iterator[Task]:
+    """The tasks of a team: all, where nobody deals them out."""
+    if not dealer:
+        yield from tasks
+        return
+    if team.rank == 0:
+        ray.get(dealer.begin.remote(team.number))
+    while True:
+        place = ray.get(dealer.take.remote(team.number)) if team.rank == 0 else None
+        number = int(team.agree(-1 if place is None else place))
+        if number < 0:
+            return
+        yield tasks[number]
 
 
 def _publish(
-    store: Store, task: Task, files: dict[str, bytes], curves: "Curves", seconds: float
+    store: Store, task: Task, files: dict[str, bytes], curves: list[dict], seconds: float
 ) -> None:
     folder = task.codebook.folder
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
-    if curves.rows:
-        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
+    if curves:
+        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves), task.footer)
     store.publish_json(
         f"{folder}/{DONE}", {"seconds": seconds, "videos": len(task.videos), **task.footer}
     )
 
 
 def _read_share(
-    store: Store, sample: str, stream: Stream, rank: int, world_size: int
+    store: Store, sample: str, stream: Stream, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
     """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
 
@@ -247,8 +286,8 @@ def _read_share(
     """
     keys = store.read_table(sample, ["video_id", "frame"])
     videos = np.array(keys["video_id"].to_pylist(), object)
-    rank_of = {video: place % world_size for place, video in enumerate(sorted(set(videos)))}
-    mine = np.array([rank_of[video] == rank for video in videos], bool)
+    rank_of = {video: place % team.size for place, video in enumerate(sorted(set(videos)))}
+    mine = np.array([rank_of[video] == team.rank for video in videos], bool)
     order = np.flatnonzero(mine)[
         np.lexsort((keys["frame"].to_numpy()[mine], videos[mine].astype(str)))
     ]
@@ -275,10 +314,10 @@ def fit_sample(
     task: Task,
     share: tuple[torch.Tensor, list[str]],
     config: Config,
-    rank: int,
-    world_size: int,
+    team: Team,
     curves: "Curves",
-    kept: "Checkpoints",
+    kept: Checkpoints,
+    state: dict | None,
 ) -> FitSample:
     frames, videos = share
     use = [place for place, video in enumerate(videos) if video in task.videos]
@@ -298,11 +337,11 @@ def fit_sample(
         group=_group_numbers(task, list(number)),
         levels=config.describe.spp_levels,
         seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
-        all_reduce=_all_reduce if world_size > 1 else lambda tensor: tensor,
+        rank=team.rank,
+        world_size=team.size,
+        all_reduce=team.all_reduce,
         log=curves.add,
-        state=kept.state_of(task.codebook),
+        state=state,
         checkpoint=lambda state: kept.offer(task.codebook, state, curves.rows),
     )
 
@@ -317,20 +356,13 @@ def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
     return torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
-def _all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    # nccl reduces tensors of its own device only; the caller's device comes back.
-    total = tensor.detach().to(ray.train.torch.get_device(), copy=True)
-    dist.all_reduce(total)
-    return total.to(tensor.device)
-
-
 @dataclass
 class Curves:
     """Rows of CURVES, and a word for the progress line every few seconds, from rank 0."""
 
     book: Codebook
     rank: int
-    counter: ray.actor.ActorHandle
+    counter: StepCounter
     rows: list[dict] = field(default_factory=list)
     logged: float = field(default_factory=time.monotonic)
 
@@ -341,52 +373,6 @@ class Curves:
         self.rows.append(named | {"quantity": quantity, "step": step, "value": value})
         if time.monotonic() - self.logged > 2:
             self.logged = time.monotonic()
-            self.counter.say.remote(
-                f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
+            self.counter.tell(
+                "say", f"{self.book.encoder}-{self.book.stream} step {step}, {quantity} {value:.4f}"
             )
-
-
-class Checkpoints:
-    """Ray Train checkpoints of the codebook under way: plain tensors, read without unpickling."""
-
-    def __init__(self, every_s: float, rank: int) -> None:
-        self.every_s, self.rank, self.last = every_s, rank, time.monotonic()
-        self.state: dict | None = None
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint:
-            with checkpoint.as_directory() as folder:
-                data = (Path(folder) / "state.pt").read_bytes()
-            self.state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-    def state_of(self, book: Codebook) -> dict | None:
-        """The state of an interrupted fit of this codebook, or None."""
-        return self.state["fit"] if self._is_of(book) else None
-
-    def curves_of(self, book: Codebook) -> list[dict]:
-        """The rows of CURVES up to that state."""
-        return list(self.state["curves"]) if self._is_of(book) else []
-
-    def _is_of(self, book: Codebook) -> bool:
-        return self.state is not None and self.state["digest"] == book.digest
-
-    def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
-        """Keeps a state when the last one is old. Worker 0's clock decides for all, because Ray Train wants
-        all workers to report together."""
-        due = torch.tensor([float(self.rank == 0 and time.monotonic() - self.last > self.every_s)])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            due = _all_reduce(due)
-        if due.item():
-            self.last = time.monotonic()
-            self.report({"digest": book.digest, "fit": state(), "curves": curves})
-
-    def report(self, state: dict) -> None:
-        """One report to Ray Train, with a checkpoint where there is a state."""
-        if not state:
-            ray.train.report({"finished": True})
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.rank == 0:
-                torch.save(state, Path(folder) / "state.pt")
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"digest": state["digest"]}, checkpoint=checkpoint)

@@ -8,9 +8,10 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, Self
 
 from encoders.settings import (
@@ -241,21 +242,45 @@ class Describe:
             self._spec(entry)
 
 
+FIT_WORKER_BYTES = 2 * 2**30
+"""Memory of a process that fits codebooks, beside twice its share of the sample."""
+
+TEAM_BYTES = 2**26
+"""Of samples to fit codebooks on: less takes a team no longer than its processes take to start."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """The sample that codebooks are fitted on, and the workers that fit them (Ray Train).
 
     num_frames: frames drawn from the training videos for each stream (50 descriptors each by default).
+    num_workers: that fit a codebook together, each on its share of the sample; its last bits depend on it.
+    codebooks_at_once: each on num_workers workers of its own; 0: as many as pay, and as there are CPUs, or GPUs, and
+        memory for. Nothing depends on it.
     checkpoint_s: seconds between checkpoints of a running fit.
     """
 
     num_frames: int = 20_000
     num_workers: int = 1
+    codebooks_at_once: int = 0
     checkpoint_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "num_workers", "checkpoint_s"):
             require(getattr(self, name) > 0, f"fit.{name}", "more than 0", getattr(self, name))
+        at_once = self.codebooks_at_once
+        require(at_once >= 0, "fit.codebooks_at_once", "0 or more", at_once)
+
+    def teams(self, sample_bytes: Sequence[float], places: float, memory: float = inf) -> int:
+        """How many codebooks are fitted at once.
+
+        Args:
+            sample_bytes: of each codebook's sample. places: CPUs, or GPUs, for a worker each. memory: bytes for all workers.
+        """
+        team_bytes = self.num_workers * FIT_WORKER_BYTES + 2 * max(sample_bytes)
+        room = min(places // self.num_workers, memory // team_bytes)
+        pays = sum(sample_bytes) // TEAM_BYTES
+        return min(len(sample_bytes), self.codebooks_at_once or max(1, int(min(room, pays))))
 
 
 @dataclass(frozen=True, kw_only=True)

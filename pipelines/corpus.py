@@ -224,8 +224,7 @@ def _batches_at_a_time(total: int, num_encoders: int) -> int:
 
 
 def fit(job: Job) -> tuple[Account, Spent]:
-    """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all."""
-    parts = [_sample(job)]
+    """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all that learn from it."""
     tasks = [
         codebooks.Task(
             codebook=book,
@@ -241,8 +240,15 @@ def fit(job: Job) -> tuple[Account, Spent]:
     # start is not free.
     tasks = list({task.codebook.folder: task for task in tasks}.values())
     tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
-    if tasks:
-        log.info("fit: %d codebooks on %d worker(s)", len(tasks), job.config.fit.num_workers)
+    learning = {book.folder for book in job.learning}
+    codebooks.publish_unfitted(
+        [task for task in tasks if task.codebook.folder not in learning],
+        job.store,
+        job.config,
+        job.described,
+    )
+    parts = [_sample(job)]
+    if tasks := [task for task in tasks if task.codebook.folder in learning]:
         fitting = (tasks, job.store, job.config, job.described, job.digest("fit"))
         parts.append(codebooks.fit_codebooks(*fitting))
     planned = {book.folder for book in job.codebooks}
@@ -391,7 +397,8 @@ def _write_failures(job: Job, plan: pa.Table) -> Account:
 
 def _sample(job: Job) -> Spent:
     """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
-    streams = [s for s in job.streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
+    streams = list(dict.fromkeys(book.stream for book in job.learning))
+    streams = [s for s in streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
     if not streams:
         return Spent(0.0, ())
     for stream in streams:

@@ -14,11 +14,13 @@ import torch
 from encoders.descriptors import Stream, appearance
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
+from pipelines.checkpoints import Checkpoints
 from pipelines.config import Config
-from pipelines.meter import Meter
+from pipelines.meter import Meter, StepCounter
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES
+from pipelines.teams import Team
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def start(training: Training) -> None:
         name=training.task.codebook.digest,
         step="finetune",
         total=1,
+        workers=training.config.fit.num_workers,
     )
 
 
@@ -62,17 +65,17 @@ def _worker(setting: dict) -> None:
     try:
         _fit(setting["training"], setting["counter"])
     except ValueError as error:
-        ray.get(setting["counter"].fail.remote(str(error)))
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
-def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
+def _fit(training: Training, counter: StepCounter) -> None:
     task, store, config = training.task, training.store, training.config
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    kept = codebooks.Checkpoints(config.fit.checkpoint_s, rank)
+    team = Team.of(config.fit.num_workers)
+    kept = Checkpoints(store, config.fit.checkpoint_s, team)
     started = time.monotonic()
-    curves = codebooks.Curves(task.codebook, rank, counter, rows=kept.curves_of(task.codebook))
-    share = read_share(store, task.sample, config.picture.crop_px, rank, world_size)
+    state, rows = kept.of(task.codebook)
+    curves = codebooks.Curves(task.codebook, team.rank, counter, rows=rows)
+    share = read_share(store, task.sample, config.picture.crop_px, team)
     describe = config.describe
     network = Network(
         name=describe.backbone,
@@ -84,12 +87,12 @@ def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
     )
     tuned = fine_tune(
         network,
-        codebooks.fit_sample(task, share, config, rank, world_size, curves, kept),
+        codebooks.fit_sample(task, share, config, team, curves, kept, state),
         config.fv_vae,
         config.finetune,
         str(ray.train.torch.get_device()),
     )
-    if rank == 0:
+    if team.rank == 0:
         folder = training.folder
         store.publish(f"{folder}/weights.safetensors", tuned.weights)
         store.publish(f"{folder}/codebook.safetensors", tuned.codebook.to_bytes())
@@ -98,11 +101,10 @@ def _fit(training: Training, counter: ray.actor.ActorHandle) -> None:
         done = {"seconds": seconds, "videos": len(task.videos), **task.footer}
         store.publish_json(f"{folder}/{DONE}", done)
         Meter(counter).done({"ok": 1})
-    kept.report({})
 
 
 def read_share(
-    store: Store, frames: str, crop_px: int, rank: int, world_size: int
+    store: Store, frames: str, crop_px: int, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
     """This worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole videos, in turn.
 
@@ -112,7 +114,7 @@ def read_share(
     segments = keys.filter(pc.greater(pc.list_value_length(keys["frame_indices"]), 0))
     segments = segments.sort_by([("video_id", "ascending"), ("segment_id", "ascending")])
     videos = sorted(set(segments["video_id"].to_pylist()))
-    own = set(videos[rank::world_size])
+    own = set(videos[team.rank :: team.size])
     first, names = {}, []
     for row in segments.to_pylist():
         if row["video_id"] in own:

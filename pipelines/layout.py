@@ -162,6 +162,11 @@ class Job:
             )
         )
 
+    @property
+    def learning(self) -> list[Codebook]:
+        """The codebooks that are fitted on descriptors."""
+        return [book for book in self.codebooks if ENCODERS[book.base].learns]
+
     def codebook(self, encoder: str, stream: str, fold: int) -> Codebook:
         """The codebook whose encodings the classifier of this fold may use."""
         variant = self.variants[encoder]
@@ -346,13 +351,14 @@ class Job:
         return digest(self._described_digest, stream, settings, self._sample_pool)
 
     def _codebook_digest(self, variant: Variant, settings: object, stream: str, fold: int) -> str:
+        learns = ENCODERS[variant.base].learns
         return digest(
             variant.base,
             stream,
             settings,
             variant.normalisation,
             self._described_digest,
-            (self._sample_digest(stream), self.config.fit.num_workers) if settings else None,
+            (self._sample_digest(stream), self.config.fit.num_workers) if learns else None,
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
             *self._groups_digest(variant.settings),

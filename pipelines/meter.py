@@ -11,19 +11,31 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Meter:
-    """`with meter("decode"):` tells the step's counter how long that took; without a counter, nothing.
+class StepCounter:
+    """A step at the run's counter.
 
     Args:
-        counter: the handle of a `pipelines.progress.Counter`.
+        actor: the handle of a `pipelines.progress.Counter`. step: name, planned rows, and when it began.
     """
 
-    counter: Any = None
+    actor: Any
+    step: tuple[str, int, float]
+
+    def tell(self, what: str, *details: object) -> Any:
+        """A reference to what that method of the step's `pipelines.progress.Tally` returns."""
+        return self.actor.tell.remote(self.step, what, *details)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """`with meter("decode"):` tells the step's counter how long that took; without a counter, nothing."""
+
+    counter: StepCounter | None = None
 
     def joined(self, stage: str) -> None:
         """An actor of the stage is there, whether it has work or not."""
         if self.counter is not None:
-            self.counter.joined.remote(stage, socket.gethostname(), os.getpid())
+            self.counter.tell("joined", stage, socket.gethostname(), os.getpid())
 
     def done(self, counts: dict[str, int]) -> None:
         """Rows by status are finished. Returns when the counter has that, and what this worker told it before.
@@ -31,12 +43,12 @@ class Meter:
         Not by ray.get: Ray lends the CPU of a task that waits there, and starts a process for the next one.
         """
         if self.counter is not None:
-            self.counter.add.remote(counts).future().result()
+            self.counter.tell("add", counts).future().result()
 
     def fail(self, error: str) -> None:
         """The step cannot go on, for a reason that the user should read."""
         if self.counter is not None:
-            self.counter.fail.remote(error)
+            self.counter.tell("fail", error)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -76,7 +88,7 @@ class Sums:
         """Tells the counter, and begins anew."""
         if self.meter.counter is not None:
             for stage, busy_s in self.busy_s.items():
-                self.meter.counter.worked.remote(stage, _worker(), self.began, busy_s)
+                self.meter.counter.tell("worked", stage, _worker(), self.began, busy_s)
         self.began, self.busy_s = 0.0, {}
 
 

@@ -277,18 +277,17 @@ class _Rule:
         )
 
     def fit(self) -> StepPlan:
-        """Codebooks are fitted one after the other; their cost grows with the sample, or with training steps."""
-        streams = [trial.stream for trial in self.measured.encodes]
-        sample_s = sum(t.sample_frame_s * self.frames for t in self.measured.encodes)
+        """The cost of codebooks grows with the sample, or with training steps."""
+        sampled_from = {trial.stream for trial in self.measured.fits if trial.learns}
+        streams = [trial for trial in self.measured.encodes if trial.stream in sampled_from]
+        sample_s = sum(t.sample_frame_s * self.frames for t in streams)
         actors = self.pools.encode.size
         book_s = sum(map(self._fit_seconds, self.measured.fits))
-        workers = min(self.config.fit.num_workers, max(1, self.shape.cpus - 1))
+        workers = self._fit_workers()
         books = self._on_gpus(book_s)
         fixed_s = self.fixed.pool_s + self.fixed.train_s if streams else 0.0
         spread = self._spread(books, workers) + Range.exactly(sample_s / actors)
-        sample_bytes = (
-            sum(t.sample_frame_bytes for t in self.measured.encodes) * self.sampled_frames
-        )
+        sample_bytes = sum(t.sample_frame_bytes for t in streams) * self.sampled_frames
         book_bytes = sum(t.num_bytes * self._folds_of(t) for t in self.measured.fits)
         return StepPlan(
             name="fit",
@@ -298,7 +297,7 @@ class _Rule:
             **books,
             wall_s=self._wall(fixed_s, spread),
             tables={"SAMPLES": sample_bytes, "codebooks": book_bytes},
-            reads=VECTOR_READS * self._files(self.segments, "descriptors", 1)
+            reads=bool(streams) * VECTOR_READS * self._files(self.segments, "descriptors", 1)
             + len(streams) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
             writes=len(streams) * (self._files(self.sampled_frames, "samples", actors) + 1)
             + 3 * self._books(),
@@ -306,10 +305,27 @@ class _Rule:
             peak_bytes=PROCESS_BYTES
             + 2
             * max(
-                (self.sampled_frames * t.sample_frame_bytes for t in self.measured.encodes),
+                (self.sampled_frames * t.sample_frame_bytes for t in streams),
                 default=0,
             ),
         )
+
+    def _fit_workers(self) -> float:
+        """How many are at work on codebooks, on average: the longest one keeps its team busy while others have nothing
+        to do any more."""
+        fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
+        bytes_of = {
+            t.stream: self.sampled_frames * t.sample_frame_bytes for t in self.measured.encodes
+        }
+        seconds, sizes = [], []
+        for trial in (t for t in self.measured.fits if t.learns):
+            folds = self._folds_of(trial)
+            seconds += [self._fit_seconds(trial) / folds] * folds
+            sizes += [bytes_of[trial.stream]] * folds
+        if not seconds:
+            return 1
+        busy = min(fit.teams(sizes, places), sum(seconds) / max(seconds))
+        return busy * min(fit.num_workers, places)
 
     def _fit_seconds(self, trial: FitTrial) -> float:
         """A core's seconds for all codebooks of an encoder and stream."""

@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from encoders.base import Encoder
-from encoders.registry import fit_encoder
+from encoders.registry import ENCODERS, fit_encoder
 from encoders.sample import FitSample
 from encoders.temporal import TemporalPyramid
 from pipelines import encoding_stages, results
@@ -35,6 +35,7 @@ class FitTrial:
     """A codebook of `num_bytes` bytes, fitted on `frames` frames of `cells` descriptors: seconds of one core.
 
     once_s: beside training steps or iterations of EM, which take `step_s` each.
+    learns: from a sample; else it costs as good as nothing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class FitTrial:
     num_bytes: int
     once_s: float
     step_s: float = 0.0
+    learns: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +202,7 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
         once_s=max(0.0, seconds - len(ends) * step_s),
         # As good as all of a step's time is spent on its frames.
         step_s=step_s * max(1.0, batch / TRIAL_BATCH),
+        learns=ENCODERS[book.base].learns,
     )
     return trial, encoder
 

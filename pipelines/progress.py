@@ -1,13 +1,14 @@
 """What a step shows while it works, and what it says at its end about its time.
 
-Workers tell the step's one Counter which rows they finished, and how long they were busy with which stage. From this
+Workers tell the run's one Counter which rows they finished, and how long they were busy with which stage. From this
 come the progress line, the metrics that Ray exports for Prometheus, and what the step was bound by.
 """
 
+import functools
 import logging
 import threading
 import time
-from typing import Self
+from typing import Any, Self
 
 import ray
 from ray.util import metrics
@@ -15,7 +16,7 @@ from ray.util import metrics
 from pipelines.cluster import here
 from pipelines.growth import Growth
 from pipelines.ledger import Spent, Stage
-from pipelines.meter import Meter
+from pipelines.meter import Meter, StepCounter
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +25,17 @@ INTERVAL_S = 5.0
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Counter:
-    """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
+    """Has a tally for each step of a run, and exports them all: a process for each step would be one more to start.
 
     Where its process is lost it starts again from 0: only the progress line is wrong then, no task fails.
-
-    Args:
-        began: time.time() of the step, which is at work before its counter is.
     """
 
-    def __init__(self, step: str, planned: int, began: float) -> None:
-        self.counts: dict[str, int] = {}
-        self.latest = ""
-        self.error = ""
-        self.began = began
-        self.first: dict[str, dict[str, float]] = {}
-        self.busy_s: dict[str, float] = {}
-        self.actors: dict[str, set[tuple[str, int]]] = {}
-        self.step = {"step": step}
+    def __init__(self) -> None:
+        self.tallies: dict[tuple, Tally] = {}
         name = "video_fisher"
-        self.total = planned
         self.planned = metrics.Gauge(
             f"{name}_planned", "rows that a step has to do", tag_keys=("step",)
         )
-        self.planned.set(planned, self.step)
         self.rows = metrics.Counter(
             f"{name}_rows", "rows that a step has done", tag_keys=("step", "status")
         )
@@ -57,10 +46,51 @@ class Counter:
             f"{name}_workers", "workers of a stage", tag_keys=("step", "stage")
         )
 
+    def tell(self, step: tuple[str, int, float], what: str, *details: object) -> object:
+        """Calls a method of the tally of a step.
+
+        Args:
+            step: its name, its planned rows, and when it began.
+        """
+        if step not in self.tallies:
+            self.tallies[step] = Tally(self, *step)
+            self._show_planned(step[0])
+        return getattr(self.tallies[step], what)(*details)
+
+    def show_again(self, tally: "Tally") -> None:
+        """Ray drops a gauge that was not set for 20 s; the progress line asks more often."""
+        self._show_planned(tally.name)
+        for stage, workers in tally.first.items():
+            self.workers.set(len(workers), tally.tags | {"stage": stage})
+
+    def _show_planned(self, name: str) -> None:
+        # As the rows that are done, which a second run of the same driver adds to.
+        planned = sum(tally.planned for tally in self.tallies.values() if tally.name == name)
+        self.planned.set(planned, {"step": name})
+
+
+class Tally:
+    """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
+
+    Args:
+        shown: exports what is counted.
+        began: time.time() of the step, which is at work before its tally is.
+    """
+
+    def __init__(self, shown: Any, name: str, planned: int, began: float) -> None:
+        self.shown, self.name, self.planned, self.began = shown, name, planned, began
+        self.tags = {"step": name}
+        self.counts: dict[str, int] = {}
+        self.latest = ""
+        self.error = ""
+        self.first: dict[str, dict[str, float]] = {}
+        self.busy_s: dict[str, float] = {}
+        self.actors: dict[str, set[tuple[str, int]]] = {}
+
     def add(self, counts: dict[str, int]) -> None:
         for status, number in counts.items():
             self.counts[status] = self.counts.get(status, 0) + number
-            self.rows.inc(number, self.step | {"status": status})
+            self.shown.rows.inc(number, self.tags | {"status": status})
 
     def joined(self, stage: str, host: str, pid: int) -> None:
         self.actors.setdefault(stage, set()).add((host, pid))
@@ -74,10 +104,10 @@ class Counter:
         workers = self.first.setdefault(stage, {})
         if worker not in workers:
             workers[worker] = began
-            self.workers.set(len(workers), self.step | {"stage": stage})
+            self.shown.workers.set(len(workers), self.tags | {"stage": stage})
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
         if busy_s > 0:
-            self.seconds.inc(busy_s, self.step | {"stage": stage})
+            self.shown.seconds.inc(busy_s, self.tags | {"stage": stage})
 
     def say(self, text: str) -> None:
         self.latest = text
@@ -89,10 +119,7 @@ class Counter:
         return self.error
 
     def get(self) -> tuple[dict[str, int], str, Spent]:
-        # Ray drops a gauge that was not set for 20 s; the progress line asks more often.
-        self.planned.set(self.total, self.step)
-        for stage, workers in self.first.items():
-            self.workers.set(len(workers), self.step | {"stage": stage})
+        self.shown.show_again(self)
         return self.counts, self.latest, self.spent()
 
     def spent(self) -> Spent:
@@ -109,6 +136,12 @@ class Counter:
         return Spent(max(0.0, start - self.began), tuple(stages), working_s)
 
 
+@functools.cache
+def _counter(node_id: str, job_id: str) -> ray.actor.ActorHandle:
+    """The one of this driver, on its node."""
+    return Counter.options(scheduling_strategy=here()).remote()
+
+
 class ProgressLine(threading.Thread):
     """Logs done / total, rate, time left and busy stages of a step every few seconds; a context manager.
 
@@ -116,15 +149,16 @@ class ProgressLine(threading.Thread):
         growth: the pools to warn of while they are too small.
 
     Attributes:
-        counter: the step's. meter: what its workers measure their time with.
+        counter: this step at the run's counter. meter: what its workers measure their time with.
         spent: where the time went, when the context has ended.
     """
 
     def __init__(self, step: str, total: int, growth: Growth | None = None) -> None:
         super().__init__(daemon=True)
         self.step, self.total, self.growth = step, total, growth
-        on_this_node = Counter.options(scheduling_strategy=here())
-        self.counter = on_this_node.remote(step, total, time.time())
+        driver = ray.get_runtime_context()
+        actor = _counter(driver.get_node_id(), driver.get_job_id())
+        self.counter = StepCounter(actor, (step, total, time.time()))
         self.meter = Meter(self.counter)
         self.started = time.monotonic()
         self.stopped = threading.Event()
@@ -138,15 +172,15 @@ class ProgressLine(threading.Thread):
         self.stopped.set()
         self.join()
         if kind is None:
-            *_, self.spent = ray.get(self.counter.get.remote())
+            *_, self.spent = ray.get(self.counter.tell("get"))
 
     def failure(self) -> str:
         """Why the step cannot go on, as one of its workers said; "" where none did."""
-        return ray.get(self.counter.failure.remote())
+        return ray.get(self.counter.tell("failure"))
 
     def run(self) -> None:
         while not self.stopped.wait(INTERVAL_S):
-            counts, latest, spent = ray.get(self.counter.get.remote())
+            counts, latest, spent = ray.get(self.counter.tell("get"))
             text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
             busy = ", ".join(map(str, spent.stages))
             log.info("; ".join(part for part in (text, busy, latest) if part))
@@ -155,7 +189,7 @@ class ProgressLine(threading.Thread):
 
     def _warn(self, growth: Growth, left: int, spent: Spent) -> None:
         busy_s = {stage.name: stage.busy_s for stage in spent.stages}
-        have = _alive(ray.get(self.counter.present.remote()))
+        have = _alive(ray.get(self.counter.tell("present")))
         for warning in growth.warnings(time.monotonic(), left, have, busy_s):
             log.warning("%s: %s", self.step, warning)
 

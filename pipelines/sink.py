@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from pipelines.meter import Meter
+from pipelines.meter import Meter, StepCounter
 from pipelines.storage import Store
 from pipelines.tables import Table
 
@@ -50,7 +49,7 @@ class TableSink(Datasink):
         self,
         store: Store,
         outputs: list[Output],
-        counter: ray.actor.ActorHandle,
+        counter: StepCounter,
         rows_per_file: int,
     ) -> None:
         self.store, self.outputs = store, outputs

@@ -142,10 +142,6 @@ def descriptors(encoder: Encoder, seed: int = 0) -> Tensor:
     return random(N, encoder.descriptor_dim, seed=seed).abs()
 
 
-def has_codebook(kind: type[Encoder]) -> bool:
-    return not issubclass(kind, Average)
-
-
 def assert_same(encoder: Encoder, other: Encoder) -> None:
     """The same class, settings and tensors, bit for bit."""
     assert type(encoder) is type(other)
@@ -162,7 +158,7 @@ def assert_same_sums(sums: Tensor, expected: Tensor) -> None:
 
 def test_examples_cover_the_registry(name: str) -> None:
     assert REGISTERED.keys() == ENCODERS.keys()
-    fitted = {name for name, kind in ENCODERS.items() if has_codebook(kind)}
+    fitted = {name for name, kind in ENCODERS.items() if kind.learns}
     assert fitted | {"ave"} == ON_PYRAMIDS.keys()
     base = name.partition(" ")[0]
     encoder = EXAMPLES[name]()

@@ -8,8 +8,9 @@ from encoders.fisher import GmmFisher
 from encoders.fv_vae import FvVae
 from encoders.gmm import Gmm
 from encoders.pooling import Average, Concatenation, GlobalActivation
-from encoders.registry import ENCODERS
+from encoders.registry import ENCODERS, fit_encoder
 from encoders.sample import FitSample
+from encoders.settings import AveSettings
 from encoders.vlad import Vlad
 
 C, POSITIONS = 512, 49
@@ -83,3 +84,25 @@ def test_encoders_read_kinds_of_stream_that_exist() -> None:
     assert all(encoder.reads and encoder.reads <= set(KINDS) for encoder in ENCODERS.values())
     assert {name for name, encoder in ENCODERS.items() if encoder.per_frame} == {"concat"}
     assert {name for name, encoder in ENCODERS.items() if "global" in encoder.reads} == {"ga"}
+
+
+LEARNS_NOTHING = [name for name, kind in ENCODERS.items() if not kind.learns]
+AVES = [AveSettings(), AveSettings(levels=(1,)), AveSettings(per_level=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, None) for name in LEARNS_NOTHING), *(("ave", ave) for ave in AVES)],
+)
+def test_the_shape_of_the_descriptors_makes_an_encoder_that_learns_nothing(
+    name: str, settings: AveSettings | None
+) -> None:
+    """So that no sample is drawn for it, and no training started."""
+
+    def made(num_frames: int) -> dict[str, bytes]:
+        frames = torch.rand(num_frames, 5, 3)
+        video = torch.zeros(num_frames, dtype=torch.int64)
+        sample = FitSample(frames=frames, video=video, levels=(2, 1))
+        return fit_encoder(name, sample, settings, "l2").files()
+
+    assert made(0) == made(4)

@@ -72,6 +72,9 @@ def test_the_mean_of_two_splits(
     assert by_split["split2"]["protocol"] == "given by split2, 1 fold"
     assert by_split["mean"]["protocol"] == "mean of split1, split2"
     assert f"accuracy {np.mean(accuracies):.3f}" in capsys.readouterr().out
+    # Means learn nothing, from neither split.
+    assert len(list(out.glob("codebooks/ave-*/*"))) == 1
+    assert not (out / "samples").exists()
     # Decoded once; each split keeps its own scores, of its own test videos.
     (described,) = (out / "descriptors").iterdir()
     assert sum(pq.read_metadata(f).num_rows for f in described.glob("*.parquet")) == 8

@@ -15,6 +15,7 @@ from tests.jobs.test_sweep import TINY
 FEW = (
     "describe.streams=appearance,difference@gap_s=0.16:scaling=relative",
     "encode.encoders=ave@levels=1,vlad",
+    "evaluate.bootstrap=20",
 )
 """The recipe's results would be 40."""
 

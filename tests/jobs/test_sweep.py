@@ -30,7 +30,7 @@ def flags(data: Path, out: Path, *settings: str) -> list[str]:
     weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
     found = ["--videos", str(folder), "--labels", str(folder / "labels.csv"), "--out", str(out)]
     found += ["--limit", "12"]
-    for setting in (weights, *TINY, *settings):
+    for setting in (weights, *TINY, "classify.fusions=", "evaluate.bootstrap=20", *settings):
         found += ["--set", setting]
     return found
 

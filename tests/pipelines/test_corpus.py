@@ -265,7 +265,7 @@ def test_a_codebook_setting_refits_and_encodes_but_does_not_decode(
     kept = written(
         finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*"
     )
-    assert run(data, finished, "vlad.num_centroids=5") == 0
+    assert run(data, finished, "vlad.num_centroids=5", "classify.fusions=") == 0
     after = written(
         finished, "videos", "descriptors", "samples", "encodings/ave-*", "codebooks/ave-*"
     )
@@ -374,7 +374,7 @@ def test_an_interrupted_sample_is_drawn_again(
 def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path) -> None:
     """On two Ray Train workers, which gloo connects."""
     settings = ("encode.encoders=fv_vae,gmm_fv", "describe.streams=appearance", "fv_vae.lambda3=1")
-    settings += ("fit.num_workers=2",)
+    settings += ("fit.num_workers=2", "classify.fusions=")
     out = finished.parent / "folds"
     assert run(data, out, *settings) == 0
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
@@ -405,6 +405,7 @@ def test_object_storage_gives_the_same_rows_as_a_folder(
     flags += ["--out", f"{s3_bucket}/run", "--recipe", "demo"]
     weights = f"describe.weights={s3_bucket}/weights.safetensors"
     short = ("encode.encoders=vlad,fv_vae", "fv_vae.num_steps=2", "fit.checkpoint_s=0.01")
+    short += ("classify.fusions=",)
     for setting in (weights, *SMALL, *short):
         flags += ["--set", setting]
     with caplog.at_level("DEBUG"):

@@ -17,7 +17,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def meter(told: list[str]) -> Meter:
-    return Meter(SimpleNamespace(fail=SimpleNamespace(remote=told.append)))
+    return Meter(SimpleNamespace(tell=lambda what, reason: told.append(f"{what}: {reason}")))
 
 
 def test_a_given_gpu_that_torch_does_not_see_ends_the_step(
@@ -27,7 +27,7 @@ def test_a_given_gpu_that_torch_does_not_see_ends_the_step(
     with pytest.raises(RunError, match="has the GPU 3 by Ray's account, but torch"):
         device(meter(told), allow_missing_gpu=False)
     (reason,) = told
-    for part in (socket.gethostname(), "nvidia-smi", "cluster.allow_missing_gpu=true"):
+    for part in ("fail: ", socket.gethostname(), "nvidia-smi", "cluster.allow_missing_gpu=true"):
         assert part in reason
 
 

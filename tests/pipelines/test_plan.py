@@ -168,6 +168,13 @@ def test_codebooks_grow_with_the_sample_or_with_training_steps() -> None:
     sample = 1620 * 50 * 0.0001
     assert fit.core_s == pytest.approx(vlad + gmm + vae + sample)
     assert fit.wall_s.value == pytest.approx(vlad + gmm + vae + sample / 4)
+    # Samples of 100 MB: all three at once, the longest decides; or two.
+    (encode,) = MEASURED.encodes
+    large = dataclasses.replace(encode, sample_frame_bytes=1e5)
+    large = dataclasses.replace(MEASURED, encodes=(large,))
+    wall_s = {n: planned(Shape(n), large)["fit"].wall_s.value for n in (2, 8)}
+    assert wall_s[8] == pytest.approx(gmm + sample / 4)
+    assert wall_s[2] == pytest.approx(max(gmm, (vlad + gmm + vae) / 2) + sample)
     assert fit.tables == pytest.approx({"SAMPLES": 1000 * 1e4, "codebooks": 3 * 10})
 
 

@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.util import metrics
 
-from pipelines.meter import SILENT, Meter, Sums
+from pipelines.meter import SILENT, Meter, StepCounter, Sums
 from pipelines.progress import Counter, ProgressLine
 
 
@@ -40,12 +40,13 @@ def test_gauges_are_set_as_long_as_somebody_asks(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metrics, "Gauge", Metric)
     monkeypatch.setattr(metrics, "Counter", Metric)
-    counter = Counter.__ray_metadata__.modified_class("describe", 5, time.time())
+    counter = Counter.__ray_metadata__.modified_class()
+    step = ("describe", 5, time.time())
     for worker in ("a", "b"):
-        counter.worked("decode", worker, 0.0, 1.0)
+        counter.tell(step, "worked", "decode", worker, 0.0, 1.0)
     for _ in range(2):
         seen.clear()
-        counter.get()
+        counter.tell(step, "get")
         assert seen == [
             ("video_fisher_planned", 5, "describe"),
             ("video_fisher_workers", 2, "describe", "decode"),
@@ -58,7 +59,7 @@ def test_workers_seconds_are_counted_and_exported(local_ray: None) -> None:
     with ProgressLine(name, 5) as line:
         ray.get([work.remote(line.meter, "decode", 0.3) for _ in range(4)])
         ray.get(work.remote(line.meter, "write", 0.1))
-        ray.get(line.counter.add.remote({"ok": 4, "failed": 1}))
+        ray.get(line.counter.tell("add", {"ok": 4, "failed": 1}))
     decode, write = sorted(line.spent.stages, key=lambda stage: stage.name)
     assert (decode.name, write.name) == ("decode", "write")
     assert 1.2 <= decode.busy_s < 3.0
@@ -89,20 +90,49 @@ def finish(line_meter: Meter, status: str) -> None:
 def test_all_that_tasks_have_told_is_there_when_they_are_done(local_ray: None) -> None:
     with ProgressLine("trial", 80) as line:
         ray.get([finish.remote(line.meter, "ok" if n % 4 else "failed") for n in range(80)])
-        counts, _, spent = ray.get(line.counter.get.remote())
+        counts, _, spent = ray.get(line.counter.tell("get"))
     assert counts == {"ok": 60, "failed": 20}
     (decode,) = spent.stages
     assert decode.busy_s == 40.0
 
 
+def test_steps_are_counted_apart_and_planned_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Prometheus reads adds up over runs of one driver: rows that are done, and so those that are planned."""
+    planned = []
+
+    class Metric:
+        def __init__(self, name: str, *_: object, **__: object) -> None:
+            self.is_planned = name.endswith("_planned")
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            if self.is_planned:
+                planned.append((tags["step"], value))
+
+        def inc(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(metrics, "Gauge", Metric)
+    monkeypatch.setattr(metrics, "Counter", Metric)
+    counter = Counter.__ray_metadata__.modified_class()
+    first, second, other = ("encode", 8, 1.0), ("encode", 5, 2.0), ("classify", 3, 2.0)
+    counter.tell(first, "add", {"ok": 8})
+    counter.tell(second, "add", {"ok": 2})
+    counter.tell(other, "fail", "it cannot be")
+    # A straggler of the first one.
+    counter.tell(first, "say", "late")
+    assert planned == [("encode", 8), ("encode", 13), ("classify", 3)]
+    assert [counter.tell(step, "get")[0] for step in (first, second)] == [{"ok": 8}, {"ok": 2}]
+    assert [counter.tell(step, "failure") for step in (second, other)] == ["", "it cannot be"]
+
+
 @ray.remote(num_cpus=0)
 class Slow:
-    def add(self, _: dict[str, int]) -> None:
+    def tell(self, *_: object) -> None:
         time.sleep(0.5)
 
 
 @ray.remote
-def finish_slowly(counter: ray.actor.ActorHandle) -> tuple[float, float]:
+def finish_slowly(counter: StepCounter) -> tuple[float, float]:
     began = time.time()
     Meter(counter).done({"ok": 1})
     return began, time.time()
@@ -112,7 +142,7 @@ def finish_slowly(counter: ray.actor.ActorHandle) -> tuple[float, float]:
 def test_a_task_keeps_its_cpu_while_it_waits_for_the_counter(local_ray: None) -> None:
     """Else Ray starts a process for the next one, and in the end there are several for each CPU."""
     task = finish_slowly.options(num_cpus=ray.cluster_resources()["CPU"])
-    counters = [Slow.remote() for _ in range(3)]
+    counters = [StepCounter(Slow.remote(), ("trial", 1, 0.0)) for _ in range(3)]
     times = sorted(ray.get([task.remote(counter) for counter in counters]))
     for (_, ended), (began, _) in itertools.pairwise(times):
         assert began >= ended

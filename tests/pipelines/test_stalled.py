@@ -90,7 +90,7 @@ def test_actors_count_from_their_start_until_their_node_is_gone(
 
     line = ProgressLine("index", 2)
     written(line, Joining, (line.meter,), Pool(2, num_cpus=0.5), tmp_path)
-    present = ray.get(line.counter.present.remote())
+    present = ray.get(line.counter.tell("present"))
     number = progress._alive(present)["probe"]
     # Two blocks may be done before the second actor has started.
     assert number in (1, 2)
