@@ -1,6 +1,7 @@
 """The whole data flow on real video, on the one local cluster of this test process."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -371,10 +372,24 @@ def test_an_interrupted_sample_is_drawn_again(
     assert jobs[0].store.read_table(folder).sort_by(order).equals(before.sort_by(order))
 
 
+def test_codebooks_are_the_same_side_by_side(finished: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "codebooks")
+    assert run(data, out, "fit.codebooks_at_once=2", extra=("--steps", "fit")) == 0
+    made = sorted(out.glob("codebooks/*/*/*.safetensors"))
+    assert {file.parent.parent.name for file in made} == {
+        f"{name}-{stream}" for name in ("ave", "vlad", "gmm_fv", "fv_vae") for stream in STREAMS
+    }
+    for file in made:
+        assert file.read_bytes() == (finished / file.relative_to(out)).read_bytes(), file
+    assert not (out / "train").exists()
+
+
 def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path) -> None:
-    """On two Ray Train workers, which gloo connects."""
+    """On two teams of two Ray Train workers, which gloo connects."""
     settings = ("encode.encoders=fv_vae,gmm_fv", "describe.streams=appearance", "fv_vae.lambda3=1")
-    settings += ("fit.num_workers=2", "classify.fusions=")
+    settings += ("fit.num_workers=2", "fit.codebooks_at_once=2", "classify.fusions=")
     out = finished.parent / "folds"
     assert run(data, out, *settings) == 0
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
