@@ -249,10 +249,12 @@ def _videos(labels_path: Path) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in labels_path.parent.glob("*/*")}
 
 
-def test_same_seed_same_bytes(one_scene, tmp_path):
-    again = make_demo_corpus(tmp_path / "again", num_videos_per_class=1)
-    assert _videos(again) == _videos(one_scene)
-    assert again.read_bytes() == one_scene.read_bytes()
+def test_same_seed_same_bytes(labels_path, videos, tmp_path):
+    """Of each codec."""
+    assert len({video["codec"] for video in videos.values()}) == NUM_SCENES
+    again = make_demo_corpus(tmp_path / "again", num_videos_per_class=NUM_SCENES)
+    assert _videos(again) == _videos(labels_path)
+    assert again.read_bytes() == labels_path.read_bytes()
 
 
 def test_another_seed_other_bytes(one_scene, tmp_path):
