@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import ray.train
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from encoders.kernels import unit
@@ -35,6 +34,7 @@ from pipelines.config import Classify, Config, RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.storage import Store
+from pipelines.teams import Team
 
 
 def solve(job: Job, work: list[Work]) -> Spent:
@@ -80,22 +80,21 @@ def _worker(setting: dict) -> None:
 
 def _solve_all(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    team = Team.of(ray.train.get_context().get_world_size())
     for batch, shared in setting["work"]:
         parts = ray.get(shared)
-        share, labels = Share.of(store, parts, rank, world_size), parts[0]
+        share, labels = Share.of(store, parts, team), parts[0]
         if any(part.video_ids != labels.video_ids for part in parts):
             raise RunError(
                 f"classify {batch.name}: expected vectors of the same videos for all parts; delete their encodings "
                 "and run it again"
             )
         for fold in batch.todo:
-            if _is_done(store, batch.scores_file(fold), rank):
+            if team.agree(store.exists(batch.scores_file(fold))):
                 continue
             with setting["meter"]("solve"):
                 trained, words = _train(share, fold, config)
-            if rank == 0:
+            if team.rank == 0:
                 with setting["meter"]("write"):
                     publish(store, batch, labels, config.classify, trained)
                 setting["meter"].done({"ok": 1})
@@ -103,36 +102,24 @@ def _solve_all(setting: dict) -> None:
     ray.train.report({"finished": True})
 
 
-def _is_done(store: Store, name: str, rank: int) -> bool:
-    """As worker 0 sees it now: all workers must take the same steps."""
-    return bool(_all_reduce(torch.tensor([float(rank == 0 and store.exists(name))])).item())
-
-
-def _all_reduce(tensor: Tensor) -> Tensor:
-    """The sum over the workers, on the device of the tensor; nccl reduces on the GPU alone."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensor
-    total = tensor.to(ray.train.torch.get_device(), copy=True)
-    dist.all_reduce(total)
-    return total.to(tensor.device)
-
-
 @dataclass(frozen=True, eq=False)
 class Share:
     """One worker's files: whole ones, dealt out in turn.
 
     Attributes:
+        team: of all workers.
         parts: of a combination, whose files are those of the first part: its vectors are the unit vectors of all,
             concatenated, with equal weights.
     """
 
     store: Store
+    team: Team
     parts: list[Labels]
     files: list[int]
 
     @classmethod
-    def of(cls, store: Store, parts: list[Labels], rank: int, world_size: int) -> "Share":
-        return cls(store, parts, list(range(rank, len(parts[0].files), world_size)))
+    def of(cls, store: Store, parts: list[Labels], team: Team) -> "Share":
+        return cls(store, team, parts, list(range(team.rank, len(parts[0].files), team.size)))
 
     @property
     def labels(self) -> Labels:
@@ -230,7 +217,7 @@ def _solution(
         dim=share.dim,
         num_columns=training.shape[1] * targets.shape[1],
         is_hinge=settings.loss == "hinge",
-        all_reduce=_all_reduce,
+        all_reduce=share.team.all_reduce,
         device=device,
     )
     return solve_primal(data, tolerance=tolerance, start=start)
@@ -242,7 +229,7 @@ def _decisions(share: Share, wanted: np.ndarray, found: PrimalSolution) -> np.nd
     total = weights.new_zeros(len(wanted), len(bias))
     for places, vectors in share.vectors(wanted):
         total[torch.from_numpy(places).to(total.device)] = vectors.to(weights) @ weights.T + bias
-    return _all_reduce(total).cpu().numpy()
+    return share.team.all_reduce(total).cpu().numpy()
 
 
 def _held_out(
