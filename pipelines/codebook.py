@@ -42,8 +42,9 @@ class Codebook:
 
 def sample_of(rows: pa.Table, stream: str) -> pa.Table:
     """The SAMPLES rows of one stream, out of what `SampleFrames` returns."""
-    rows = rows.filter(pc.is_valid(rows[stream]))
-    return rows.select([*SAMPLES.schema().names, stream]).rename_columns({stream: "descriptors"})
+    # Chosen first: the other streams would be copied too.
+    rows = rows.select([*SAMPLES.schema().names, stream])
+    return rows.filter(pc.is_valid(rows[stream])).rename_columns({stream: "descriptors"})
 
 
 def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
@@ -61,7 +62,9 @@ def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
     video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
     cells = pc.list_flatten(rows[f"attention/{book.column}"]).to_numpy().astype(np.float32)
     cells = cells.reshape(-1, num_cells)
-    columns = _named(rows.take(video), book) | {
+    # Not the rows themselves: their vectors would be copied for each frame.
+    shared = pa.table(_named(rows, book)).take(video)
+    columns = dict(zip(shared.column_names, shared.columns, strict=True)) | {
         "frame_index": pc.list_flatten(indices).cast(pa.int64()),
         "timestamp_s": pc.list_flatten(times).cast(pa.float64()),
         "value": pa.array(cells.sum(1, dtype=np.float64).astype(np.float32)),

@@ -294,6 +294,37 @@ def test_attention_has_a_row_for_every_frame(
     assert encodings_of(rows, book)["encoder"].to_pylist() == ["fv_vae@num_latents=4"]
 
 
+def test_rows_of_a_table_copy_nothing_of_the_others() -> None:
+    """The rows of all tables arrive together: a vector copied for each frame, or one stream's descriptors for each
+    other stream, is more memory than a worker has."""
+    num_frames, width = 50, 2**18
+    vectors = pa.array(np.zeros(2 * width, np.float32))
+    book = codebook("vlad", APPEARANCE)
+    rows = pa.table(
+        {
+            "video_id": ["a", "b"],
+            "source": ["1", "1"],
+            "frame": [0, 1],
+            f"{APPEARANCE}/num_descriptors": [num_frames, num_frames],
+            f"{APPEARANCE}/frame_indices": [list(range(num_frames))] * 2,
+            f"{APPEARANCE}/timestamps_s": [[0.0] * num_frames] * 2,
+            f"attention/{book.column}": [[1.0] * num_frames] * 2,
+            APPEARANCE: [[1.0], None],
+            "vectors": pa.FixedSizeListArray.from_arrays(vectors, width),
+        }
+    )
+    default = pa.default_memory_pool()
+    for make in (lambda: attention_of(rows, book, 1), lambda: sample_of(rows, APPEARANCE)):
+        pool = pa.proxy_memory_pool(default)
+        pa.set_memory_pool(pool)
+        try:
+            # The table itself must not outlive its pool.
+            assert make().num_rows in (1, 2 * num_frames)
+        finally:
+            pa.set_memory_pool(default)
+        assert pool.max_memory() < rows["vectors"].nbytes / 10
+
+
 def test_a_video_without_differences_has_a_zero_vector_and_no_attention_rows(
     store: Store, described: pa.Table
 ) -> None:
