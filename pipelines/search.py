@@ -15,7 +15,6 @@ import posixpath
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -346,7 +345,7 @@ def _publish(
         file = f"search/{folder_name(answer.encoder, answer.stream)}-{name}.html"
         run.store.publish(file, content)
         return run.store.uri(file)
-    uri = page if "://" in page else str(Path(page).expanduser().absolute())
+    uri = page if "://" in page else os.path.abspath(os.path.expanduser(page))
     folder, _, name = uri.rpartition("/")
     try:
         Store(folder).publish(name, content)

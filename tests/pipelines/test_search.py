@@ -99,6 +99,7 @@ def test_the_pair_of_the_best_map_is_taken_among_those_allowed(shared: Path) -> 
 def test_the_page_goes_where_it_is_wanted(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "new" / "a page.html"
     assert search(str(run), "v1", page=str(page)).page == str(page)
+    assert search(str(run), "v1", page=f"{page.parent}/x/../{page.name}").page == str(page)
     assert "Videos like v1" in page.read_text()
     assert not list((run / "search").glob("*.html"))
     with pytest.raises(ConfigError, match=r"--page .*/new/a page.html/b.html: cannot write it"):
