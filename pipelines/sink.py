@@ -76,7 +76,7 @@ class TableSink(Datasink):
             return None
         rows = pa.concat_tables(filled)
         for output in self.outputs:
-            table = output.select(_without(rows, output.visible))
+            table = _without(output.select(rows), output.visible)
             if not table.num_rows:
                 continue
             table = in_key_order(table, output.table.key)
