@@ -23,10 +23,10 @@ from encoders.intervals import gains
 from encoders.kernels import kernel_sum
 from encoders.nested import (
     held_out_scores,
-    mean_quality,
+    log_losses,
     qualities,
     select_parts,
-    weights_by_quality,
+    weights_by_loss,
 )
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
@@ -81,15 +81,15 @@ def rules(
             return kernel_sum([grams[s] for s in parts], [1 / len(parts)] * len(parts))
 
         own, inside = [outer(g, fold) for g in grams], [held_out(g) for g in grams]
-        quality = [mean_quality(scores, known) for scores in inside]
-        weights = weights_by_quality(quality)
+        quality = [qualities(scores, known).mean() for scores in inside]
+        weights = weights_by_loss([log_losses(scores, known) for scores in inside])
         sigmoids = [fit_sigmoid(scores, known) for scores in inside]
         likely = [s.probabilities(scores) for s, scores in zip(sigmoids, own, strict=True)]
         selected = select_parts(
             lambda p, known=known: qualities(held_out(summed(p)), known), number
         )
         made = {f"{s}": scores for s, scores in enumerate(own)} | {
-            "best stream on inner folds": own[max(range(number), key=lambda s: quality[s][0])],
+            "best stream on inner folds": own[max(range(number), key=lambda s: quality[s])],
             "given, equal": fuse(own),
             "calibrated": fuse(likely),
             "late_weighted": fuse(own, weights),

@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # fv_vae imports this module
     from encoders.fv_vae import FvVae
 
 
+SQUARED_ROWS = 2048
+"""Descriptors whose products are summed in the precision they come in."""
+
+
 def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
     """Packed [1 + C (L + 1)] of one training set: 1, then the square of the set's mean gradient.
 
@@ -35,9 +39,18 @@ def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
 
 def kronecker_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
     """Packed [1 + C^2 + (L + 1)^2] of [n, C]: n, sums of delta delta^T and of [z,1][z,1]^T."""
-    delta, code = (factor.double() for factor in fv_vae.gradient_factors(descriptors))
-    num_descriptors = delta.new_tensor([float(len(descriptors))])
-    return torch.cat([num_descriptors, (delta.T @ delta).flatten(), (code.T @ code).flatten()])
+    delta, code = fv_vae.gradient_factors(descriptors)
+    num_descriptors = delta.new_tensor([float(len(descriptors))], dtype=torch.float64)
+    squares = [_square(factor).flatten() for factor in (delta, code)]
+    return torch.cat([num_descriptors, *squares])
+
+
+def _square(x: Tensor) -> Tensor:
+    """x^T x of [n, D], added up in float64: products of float64 would be most of the time that a codebook takes."""
+    total = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for few in x.split(SQUARED_ROWS):
+        total += few.T @ few
+    return total
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from encoders.svm_gram import Gram
 ROWS = 1024
 """Rows of a matrix that are worked on at a time."""
 
+PIECE_VALUES = 2**22
+"""Values of vectors that are brought to length 1 at a time."""
+
 
 def unit(x: Tensor) -> Tensor:
     """Vectors [n, D] of length 1, float32; zero stays zero."""
@@ -23,15 +26,24 @@ def unit(x: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
-    """The vectors of some parts, each of length 1, one after the other: pieces [.., D_1 + ... + D_M].
+    """The vectors of some parts, each of length 1, one after the other: pieces [.., D_1 + ... + D_M], each valid until
+    the next.
 
     Args:
         parts: pieces [.., D_s] of each part, of the same number of vectors in all, however they are cut.
     """
     held = [next(part, None) for part in parts]
+    buffer = torch.empty(0, 0)
     while all(piece is not None for piece in held):
         size = min(map(len, held))
-        yield torch.cat([unit(piece[:size]) for piece in held], 1)
+        if size > len(buffer):
+            # One for all pieces: fresh memory costs more than what is computed.
+            buffer = held[0].new_empty(size, sum(p.shape[1] for p in held), dtype=torch.float32)
+        few = max(1, PIECE_VALUES // buffer.shape[1])
+        for first in range(0, size, few):
+            rows = slice(first, min(first + few, size))
+            torch.cat([unit(piece[rows]) for piece in held], 1, out=buffer[rows])
+        yield buffer[:size]
         held = [
             piece[size:] if len(piece) > size else next(part, None)
             for piece, part in zip(held, parts, strict=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders import metrics
+from encoders.calibration import fit_sigmoid
 from encoders.svm import ClassWeight, decisions_along
 from encoders.svm_columns import Loss, balanced, one_vs_rest
 from encoders.svm_gram import Gram
@@ -18,11 +19,8 @@ from encoders.svm_gram import Gram
 MARGIN = 1.0
 """Standard errors by which some parts must be better than all of them together to be taken instead."""
 
-ERRORS = 2.0
-"""Standard errors of the best part that count as about as good, for weights (docs/fusion.md)."""
-
 TOLERATED = 0.05
-"""Accuracy or mAP that counts as about as good however many videos there are: a weaker part may know something else."""
+"""Nats of log loss that count as about as good however many videos there are: a weaker part may know something else."""
 
 
 def held_out_scores(
@@ -65,12 +63,18 @@ def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     return (metrics.hit_ranks(scores, targets) < 1)[targets.any(1)].astype(np.float64)
 
 
-def mean_quality(scores: NDArray, targets: NDArray) -> tuple[float, float]:
-    """Mean of the `qualities`, and its standard error; zeros where there are none."""
-    found = qualities(scores, targets)
-    if not len(found):
-        return 0.0, 0.0
-    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
+def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
+    """[n] nats of the targets [n, K] of each video, added up over classes, by the probabilities of the scores' own
+    sigmoid (`fit_sigmoid`).
+
+    Right by a little and wrong by a little are nearly the same to it, and different to the accuracy, which is
+    uncertain by several videos where there are a hundred.
+    """
+    if not len(scores):
+        return np.zeros(0)
+    sigmoid = fit_sigmoid(scores, targets)
+    z = sigmoid.slope * scores + sigmoid.intercept
+    return (np.logaddexp(0, z) - (targets > 0) * z).sum(1)
 
 
 def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) -> tuple[int, ...]:
@@ -100,14 +104,16 @@ def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) 
     return best if gain.mean() > MARGIN * error else every
 
 
-def weights_by_quality(held_out: Sequence[tuple[float, float]]) -> tuple[float, ...]:
-    """[M] weights that sum to 1, of each part's held-out `mean_quality`: exp(-(d / width)^2 / 2), where d is how much worse
-    than the best part it is, and width^2 = (ERRORS standard errors of the best)^2 + TOLERATED^2.
+def weights_by_loss(held_out: Sequence[NDArray]) -> tuple[float, ...]:
+    """[M] weights that sum to 1, of each part's held-out `log_losses`: exp(-(d / width)^2 / 2), where d is how much more the
+    mean is than that of the best part, and width^2 = (standard error of d)^2 + TOLERATED^2.
 
     So with few videos, where it may be chance which part is best, more of them count than with many.
     """
-    means, errors = np.asarray(held_out, np.float64).T
-    best = int(means.argmax())
-    width = np.hypot(ERRORS * errors[best], TOLERATED)
-    weights = np.exp(-(((means[best] - means) / width) ** 2) / 2)
+    losses = np.stack(held_out).astype(np.float64)
+    if not losses.size:
+        return (1 / len(losses),) * len(losses)
+    more = losses - losses[losses.mean(1).argmin()]
+    width = np.hypot(more.std(1) / np.sqrt(more.shape[1]), TOLERATED)
+    weights = np.exp(-((more.mean(1) / width) ** 2) / 2)
     return tuple((weights / weights.sum()).tolist())

@@ -211,16 +211,19 @@ def _take_over(
         weights.addmm_(beta[first : first + len(part)].T, part)
         first += len(part)
     bias = beta.sum(0)
-    half_norm = (weights.square().sum(1) + bias.square()) / 2
+    half_norm = (torch.linalg.vector_norm(weights, dim=1).square() + bias.square()) / 2
     dual = columns.dual_terms(beta) - half_norm
-    weights, bias = weights.float(), bias.float()
-    wide = weights.double()
-    decisions = torch.cat([part @ wide.T for part in _doubles(blocks, wide)]) + bias
+    bias = bias.float()
+    for column in weights:
+        # Rounded where they are, one by one: all once more would be as much memory as there is of everything else.
+        column.copy_(column.float())
+    decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)
     found.rounds[place] += solution.rounds
     better = primal - dual < found.primal[place] - found.dual[place]
     where = place[better]
-    found.weights[where] = (weights * length.unsqueeze(1)).float()[better]
+    for column in better.nonzero().flatten().tolist():
+        found.weights[place[column]] = weights[column] * length[column]
     found.bias[where] = (bias * length).float()[better]
     found.decisions[:, where] = (decisions * length)[:, better]
     found.primal[where], found.dual[where] = primal[better], dual[better]
@@ -228,12 +231,25 @@ def _take_over(
 
 
 def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
-    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next."""
+    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next.
+
+    A product with few vectors takes as long as reading all weights: a quarter as many as there are columns are
+    gathered where a block has fewer.
+    """
+    rows = max(-(-block_rows(weights.shape[1]) // 2), weights.shape[0] // 4)
     # One buffer for all: fresh memory costs more than the copy.
-    buffer = weights.new_empty(-(-block_rows(weights.shape[1]) // 2), weights.shape[1])
+    buffer, filled = weights.new_empty(rows, weights.shape[1]), 0
     for block in blocks():
-        for part in block.split(len(buffer)):
-            yield buffer[: len(part)].copy_(part)
+        for part in block.split(rows):
+            fits = min(len(part), rows - filled)
+            buffer[filled : filled + fits].copy_(part[:fits])
+            filled += fits
+            if filled == rows:
+                yield buffer
+                filled = len(part) - fits
+                buffer[:filled].copy_(part[fits:])
+    if filled:
+        yield buffer[:filled]
 
 
 def decisions_along(

@@ -85,6 +85,10 @@ SWITCHES = (
     Switch("FV-VAE: on 128 principal components", encoder="fv_vae@pca_components=128"),
     Switch("FV-VAE: 400 training steps", encoder="fv_vae@num_steps=400"),
     Switch("FV-VAE: 255 latents", encoder="fv_vae@num_latents=255"),
+    Switch(
+        "FV-VAE: square roots, 400 steps, 255 latents and halves together",
+        encoder="fv_vae@gradient_power=0.5:num_latents=255:num_steps=400:temporal_pyramid=1/2",
+    ),
     Switch("mirror images", settings=("picture.views=mirror",)),
     Switch("ten crops", settings=("picture.views=ten",)),
 )

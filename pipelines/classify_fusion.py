@@ -19,10 +19,10 @@ from encoders.fusion import fuse
 from encoders.kernels import kernel_sum
 from encoders.nested import (
     held_out_scores,
-    mean_quality,
+    log_losses,
     qualities,
     select_parts,
-    weights_by_quality,
+    weights_by_loss,
 )
 from encoders.svm_gram import Gram
 from pipelines import classify_gram
@@ -130,21 +130,21 @@ def _weights(job: Job, work: Work, parts: list[Prepared]) -> dict[int, tuple[flo
         ]
         return dict(zip(batch.folds, ray.get(tasks), strict=True))
     found = {
-        fold: [_quality.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
+        fold: [_losses.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
         for fold in batch.folds
     }
-    return {fold: weights_by_quality(ray.get(tasks)) for fold, tasks in found.items()}
+    return {fold: weights_by_loss(ray.get(tasks)) for fold, tasks in found.items()}
 
 
 @ray.remote(max_retries=3)
-def _quality(
+def _losses(
     labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, arrays: Arrays
-) -> tuple[float, float]:
-    """A part's accuracy or mAP on the fold's inner folds, at the least C, and its standard error."""
+) -> np.ndarray:
+    """A part's log losses [n] on the fold's inner folds, at the least C."""
     inner = _inner_folds(labels, *fold_and_seed)
     gram = gram_of(arrays).to(cuda_or_cpu())
     scores = _held_out(gram, labels, inner, min(settings.c), settings)
-    return mean_quality(scores, labels.targets[: labels.num_training][inner >= 0])
+    return log_losses(scores, labels.targets[: labels.num_training][inner >= 0])
 
 
 @ray.remote(max_retries=3)
@@ -288,7 +288,7 @@ def _fuse(
         weights = (1 / len(own),) * len(own)
     else:
         sigmoids = ()
-        weights = weights_by_quality([mean_quality(part, targets) for part in held_out])
+        weights = weights_by_loss([log_losses(part, targets) for part in held_out])
     fused = fuse(own, weights)
     with meter("write"):
         publish_weights(store, batch, fold, weights, sigmoids)

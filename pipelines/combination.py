@@ -24,8 +24,8 @@ def chooses(rule: str) -> bool:
     return rule not in ("kernel_sum", "early")
 
 
-WEIGHTING = 2
-"""Of `encoders.nested.weights_by_quality`: raised when it changes, so that folds weighted before and after are not mixed."""
+WEIGHTING = 3
+"""Of `encoders.nested.weights_by_loss`: raised when it changes, so that folds weighted before and after are not mixed."""
 
 
 def version(rule: str) -> int:

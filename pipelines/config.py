@@ -334,7 +334,7 @@ class Classify:
         auto:            late_weighted where there is a Gram matrix, else none.
         kernel_sum:      SVMs on the mean of the cosine-normalised kernels.
         early:           the same under the name of what it equals, concatenated unit vectors.
-        kernel_weighted: the same with a weight for each kernel, by its accuracy (mAP) on inner folds.
+        kernel_weighted: the same with a weight for each kernel, by its log loss on inner folds.
         kernel_selected: as kernel_sum, of the parts that greedy forward selection takes on inner folds.
         calibrated:      mean of the parts' probabilities, Platt's sigmoids of scores of inner folds.
         late_weighted:   mean of the parts' scores, with weights as those of kernel_weighted.

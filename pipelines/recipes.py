@@ -85,7 +85,7 @@ def actions() -> Config:
                 "ave@levels=1:normalisation=l2",
                 "vlad",
                 "gmm_fv",
-                "fv_vae@gradient_power=0.5",
+                "fv_vae@gradient_power=0.5:num_latents=255:num_steps=400:temporal_pyramid=1/2",
             )
         ),
         classify=Classify(fusions=("kernel_sum", "late_weighted")),

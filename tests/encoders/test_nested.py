@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from encoders.calibration import fit_sigmoid
 from encoders.nested import (
+    TOLERATED,
     held_out_scores,
-    mean_quality,
+    log_losses,
     qualities,
     select_parts,
-    weights_by_quality,
+    weights_by_loss,
 )
 from encoders.svm import fit_one_vs_rest
 from encoders.svm_gram import Gram
@@ -91,30 +95,54 @@ def test_selection_leaves_all_together_where_the_gain_may_be_chance() -> None:
     assert kept > 60
 
 
-def test_weights_follow_quality_and_are_even_without_any() -> None:
-    assert weights_by_quality([(0.5, 0.1), (0.5, 0.0)]) == (0.5, 0.5)
-    assert weights_by_quality([(0.0, 0.0)] * 3) == pytest.approx((1 / 3,) * 3)
-    width = math.hypot(2 * 0.03, 0.05)
-    high, low, none = weights_by_quality([(0.8, 0.03), (0.8 - width, 0.2), (0.0, 0.0)])
+def test_losses_are_those_of_the_sigmoids_probabilities() -> None:
+    draws = np.random.default_rng(1)
+    targets = (draws.random((50, 3)) < 0.3).astype(float)
+    scores = targets + draws.normal(size=targets.shape)
+    likely = fit_sigmoid(scores, targets).probabilities(scores)
+    expected = [
+        sum(-math.log(p if t else 1 - p) for p, t in zip(*rows, strict=True))
+        for rows in zip(likely, targets, strict=True)
+    ]
+    np.testing.assert_allclose(log_losses(scores, targets), expected, rtol=1e-9)
+
+
+@given(slope=st.floats(0.01, 100), shift=st.floats(-5, 5))
+def test_neither_scale_nor_offset_of_scores_makes_a_loss(slope: float, shift: float) -> None:
+    draws = np.random.default_rng(2)
+    targets = np.eye(3)[draws.integers(3, size=40)]
+    scores = targets + draws.normal(size=targets.shape)
+    np.testing.assert_allclose(
+        log_losses(slope * scores + shift, targets), log_losses(scores, targets), atol=2e-3
+    )
+
+
+def test_scores_that_know_nothing_cost_what_the_classes_do() -> None:
+    targets = np.eye(4)[np.arange(400) % 4]
+    entropy = -4 * (0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    scores = np.random.default_rng(0).normal(size=targets.shape)
+    assert log_losses(scores, targets).mean() == pytest.approx(entropy, rel=0.01)
+    assert log_losses(-targets, targets).mean() == pytest.approx(entropy, rel=0.01), "no worse"
+    assert log_losses(targets, targets).mean() < 0.05
+
+
+def test_weights_follow_losses_and_are_even_without_any() -> None:
+    assert weights_by_loss([np.zeros(0)] * 3) == (1 / 3,) * 3
+    assert weights_by_loss([np.ones(9)] * 2) == (0.5, 0.5)
+    high, low, none = weights_by_loss([np.ones(9), np.ones(9) + TOLERATED, np.ones(9) + 1])
     assert low / high == pytest.approx(math.exp(-0.5))
-    assert high + low == pytest.approx(1)
+    assert high + low + none == pytest.approx(1)
     assert none < 1e-9
 
 
 def test_more_parts_count_where_less_is_known() -> None:
-    """Of the same two accuracies: the weaker part counts the more, the fewer videos they are of; never nothing."""
+    """Of the same two losses, one of them uneven: the weaker part counts the more, the fewer videos they are of."""
     shares = []
-    for num in (20, 200, 20_000):
-        targets = np.eye(2)[np.arange(num) % 2]
-        named = [np.where(np.arange(num) < rate * num, 0, 1) for rate in (0.7, 0.6)]
-        parts = [targets[:, ::-1] * own[:, None] + targets * (1 - own)[:, None] for own in named]
-        found = [mean_quality(part, targets) for part in parts]
-        assert found[0] == pytest.approx((0.7, math.sqrt(0.7 * 0.3 / num)))
-        shares.append(weights_by_quality(found)[1])
+    for num in (4, 40, 400_000):
+        better = np.zeros(num)
+        worse = np.where(np.arange(num) % 2, 1.2, -0.8)
+        shares.append(weights_by_loss([better, worse])[1])
+    width = [math.hypot(1 / math.sqrt(num), TOLERATED) for num in (4, 40, 400_000)]
+    ratios = [math.exp(-((0.2 / one) ** 2) / 2) for one in width]
+    assert shares == pytest.approx([one / (1 + one) for one in ratios])
     assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0.4
-    assert shares[2] == pytest.approx(1 / (1 + math.exp(2)), abs=0.01)
-
-
-def test_the_quality_of_nothing_is_none() -> None:
-    assert mean_quality(np.ones((3, 2)), np.zeros((3, 2))) == (0, 0)

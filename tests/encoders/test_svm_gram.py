@@ -1,5 +1,7 @@
 """The Gram solver: against LIBLINEAR, against loops from the equations, and where matrices are bad."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from encoders import svm_gram
+from encoders import svm, svm_gram
 from encoders.svm import LinearClassifier, decisions_along, fit_weights, primal_objective
 from encoders.svm_columns import Columns, balanced, one_sided, one_vs_rest
 from encoders.svm_gram import Gram, centre_of, gram_strip, solve
@@ -103,6 +105,22 @@ def test_a_float32_matrix_gives_weights_within_the_tolerance(
     found = fit(x, columns, 1e-6)
     assert (found.gap <= 1e-6).all()
     assert (found.primal <= (1 + 1e-6) * exact.primal).all()
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=90), room=st.integers(1, 200))
+def test_vectors_may_come_in_pieces_of_any_size(sizes: list[int], room: int) -> None:
+    """And be gathered into larger ones: products with few vectors take as long as with many."""
+    x, targets = vectors("fisher", 90, 30)
+    columns = one_vs_rest(targets, ALL, c=10, loss="hinge")
+    ends = [0, *(end for end in np.cumsum(sizes).tolist() if end < 90), 90]
+    pieces = [x[first:end] for first, end in pairwise(ends)]
+    expected = fit(x, columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svm, "block_rows", lambda dim: room)
+        found = fit_weights(Gram.of(x), lambda: iter(pieces), columns, tolerance=1e-6)
+    torch.testing.assert_close(found.decisions, expected.decisions, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=1e-6)
+    assert (found.gap <= 1e-6).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
