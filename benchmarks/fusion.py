@@ -1,13 +1,16 @@
-"""What each rule of fusing streams is worth on vectors of videos: `python -m benchmarks.fusion FILE.npz ...`
+"""What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion RUN ...`
 
-A file has an array [N, D] for each stream, and `labels` and `groups` [N]. Every group is left out once, as
-split.kind=leave_one_group_out does. Rules that choose something do so on inner folds of the training groups.
---json FILE writes the rows. Letters: N videos, D values of a vector, K classes.
+RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`; its ENCODINGS are read,
+no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
+so on inner folds of the training groups. Rules of weights that are not in the project stand beside those that are.
+--json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training videos.
 """
 
 import argparse
+import fnmatch
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,16 +34,116 @@ from encoders.nested import (
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_gram import Gram
+from pipelines.config import ConfigError
 from pipelines.folds import group_folds
+from pipelines.results import is_local
+from pipelines.saved_run import SavedRun
+from pipelines.tables import vectors_from_arrow
 
-C, INNER_FOLDS, DRAWS = 100.0, 3, 1000
+C, DRAWS = 100.0, 1000
+
+Weigh = Callable[[Sequence[np.ndarray], np.ndarray], Sequence[float]]
+"""M weights from held-out scores [n, K] of each part and their targets [n, K]."""
+
+
+def by_loss(errors: float, tolerated: float) -> Weigh:
+    """As `weights_by_loss`, with a width of so many standard errors and nats."""
+
+    def weigh(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
+        losses = np.stack([log_losses(part, targets) for part in scores])
+        more = losses - losses[losses.mean(1).argmin()]
+        width = np.hypot(errors * more.std(1) / np.sqrt(more.shape[1]), tolerated)
+        return np.exp(-((more.mean(1) / width) ** 2) / 2)
+
+    return weigh
+
+
+def by_accuracy(errors: float, tolerated: float) -> Weigh:
+    """Held-out accuracy in place of the loss; the width is that of the best part's."""
+
+    def weigh(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
+        right = np.stack([qualities(part, targets) for part in scores])
+        best = right[right.mean(1).argmax()]
+        width = np.hypot(errors * best.std() / np.sqrt(len(best)), tolerated)
+        return np.exp(-(((best.mean() - right.mean(1)) / width) ** 2) / 2)
+
+    return weigh
+
+
+def by_power(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
+    """The 8th power of held-out accuracy."""
+    return np.array([qualities(part, targets).mean() for part in scores]) ** 8 + 1e-9
+
+
+def best_alone(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
+    """1 for the part of the least loss."""
+    losses = [log_losses(part, targets).mean() for part in scores]
+    return np.arange(len(losses)) == np.argmin(losses)
+
+
+def of_the_project(scores: Sequence[np.ndarray], targets: np.ndarray) -> Sequence[float]:
+    """Those that runs have."""
+    return weights_by_loss([log_losses(part, targets) for part in scores])
+
+
+LATE: dict[str, Weigh] = {
+    "late_weighted": of_the_project,
+    "late, log loss, 1 error and 0.1 nats": by_loss(1, 0.1),
+    "late, log loss, 2 errors and 0.1 nats": by_loss(2, 0.1),
+    "late, accuracy, 2 errors and 0.05": by_accuracy(2, 0.05),
+    "late, accuracy, 1 error and 0.05": by_accuracy(1, 0.05),
+    "late, 8th power of accuracy": by_power,
+    "late, best part alone": best_alone,
+    "given, equal": lambda scores, _: np.ones(len(scores)),
+}
+"""Weighted means of the parts' scores."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Gram matrices of a run's results by name, targets [N, K] and groups [N]."""
+
+    grams: dict[str, Gram]
+    targets: np.ndarray
+    groups: np.ndarray
+
+    @classmethod
+    def read(cls, run: SavedRun) -> "Corpus":
+        """The results on local descriptors of the videos with labels.
+
+        Raises:
+            ConfigError: a video has no group, or a result lacks the vector of a video.
+        """
+        videos = run.store.read_table(run.videos, ["video_id", "labels", "group"]).to_pylist()
+        videos = [video for video in videos if video["labels"]]
+        if not all(video["group"] for video in videos):
+            raise ConfigError("expected a group of every labelled video; give labels with a group")
+        classes = sorted({name for video in videos for name in video["labels"]})
+        targets = [[name in video["labels"] for name in classes] for video in videos]
+        names = [video["video_id"] for video in videos]
+        grams = {}
+        for pair, encodings in run.encodings.items():
+            if not is_local(pair[1]):
+                continue
+            table = run.store.read_table(encodings.folder, ["video_id", "vector"])
+            place = {name: row for row, name in enumerate(table["video_id"].to_pylist())}
+            if missing := [name for name in names if name not in place]:
+                raise ConfigError(
+                    f"{run.store.uri(encodings.folder)}: expected a vector of every labelled video, found none "
+                    f"of {missing[0]}; leave out what failed, or retry it"
+                )
+            vectors = vectors_from_arrow(table["vector"].take([place[name] for name in names]))
+            grams[" on ".join(pair)] = Gram.of(torch.from_numpy(vectors.astype(np.float32)))
+        return cls(
+            grams, np.array(targets, np.uint8), np.array([video["group"] for video in videos])
+        )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A rule on a file: its accuracy, and the gain over the stream that is best on the tested videos."""
+    """A rule on a corpus: its accuracy, and the gain over the part that is best on the tested videos."""
 
-    file: str
+    run: str
     rule: str
     accuracy: float
     gain: float
@@ -48,11 +151,10 @@ class Row:
     high: float
 
 
-def rules(
-    vectors: list[np.ndarray], targets: np.ndarray, groups: np.ndarray
+def scores_of(
+    grams: Sequence[Gram], targets: np.ndarray, groups: np.ndarray, num_inner: int
 ) -> dict[str, np.ndarray]:
-    """{rule: scores [N, K]}; those of single streams are called by their numbers."""
-    grams = [Gram.of(torch.from_numpy(x.astype(np.float32))) for x in vectors]
+    """{rule: scores [N, K]}; those of the parts are called by their numbers."""
     every, number = torch.from_numpy(targets), len(grams)
     names, folds = np.unique(groups, return_inverse=True)
     found: dict[str, np.ndarray] = {}
@@ -70,7 +172,7 @@ def rules(
     for fold in range(len(names)):
         tested = folds == fold
         inner = np.full(len(targets), -1)
-        inner[~tested] = group_folds(groups[~tested], INNER_FOLDS, 0)
+        inner[~tested] = group_folds(groups[~tested], num_inner, 0)
         known = targets[~tested]
 
         def held_out(gram: Gram, inner: np.ndarray = inner) -> np.ndarray:
@@ -81,20 +183,17 @@ def rules(
             return kernel_sum([grams[s] for s in parts], [1 / len(parts)] * len(parts))
 
         own, inside = [outer(g, fold) for g in grams], [held_out(g) for g in grams]
-        quality = [qualities(scores, known).mean() for scores in inside]
-        weights = weights_by_loss([log_losses(scores, known) for scores in inside])
         sigmoids = [fit_sigmoid(scores, known) for scores in inside]
         likely = [s.probabilities(scores) for s, scores in zip(sigmoids, own, strict=True)]
         selected = select_parts(
             lambda p, known=known: qualities(held_out(summed(p)), known), number
         )
-        made = {f"{s}": scores for s, scores in enumerate(own)} | {
-            "best stream on inner folds": own[max(range(number), key=lambda s: quality[s])],
-            "given, equal": fuse(own),
+        made = {f"{s}": scores for s, scores in enumerate(own)}
+        made |= {rule: fuse(own, weigh(inside, known)) for rule, weigh in LATE.items()}
+        made |= {
             "calibrated": fuse(likely),
-            "late_weighted": fuse(own, weights),
             "kernel_sum": outer(summed(tuple(range(number))), fold),
-            "kernel_weighted": outer(kernel_sum(grams, weights), fold),
+            "kernel_weighted": outer(kernel_sum(grams, of_the_project(inside, known)), fold),
             "kernel_selected": outer(summed(selected), fold),
         }
         for name, scores in made.items():
@@ -108,48 +207,59 @@ def rules(
     return found
 
 
-def compare(
-    name: str, streams: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray
-) -> list[Row]:
-    """All rules on some streams, the best first."""
-    targets = (labels[:, None] == np.unique(labels)).astype(np.uint8)
-    found = rules(list(streams.values()), targets, groups)
-    singles = [found.pop(f"{s}") for s in range(len(streams))]
+def compare(name: str, corpus: Corpus, num_inner: int) -> list[Row]:
+    """The best part, then all rules, the best first."""
+    targets = corpus.targets
+    found = scores_of(list(corpus.grams.values()), targets, corpus.groups, num_inner)
+    singles = [found.pop(f"{s}") for s in range(len(corpus.grams))]
     accuracies = [metrics.accuracy(scores, targets) for scores in singles]
-    best = singles[int(np.argmax(accuracies))]
-    rows = [
-        Row(name, f"stream {stream}", accuracy, accuracy - max(accuracies), np.nan, np.nan)
-        for stream, accuracy in zip(streams, accuracies, strict=True)
-    ]
+    first = int(np.argmax(accuracies))
+    rows = []
     for rule, scores in found.items():
-        gain = gains(scores, best, targets, num_draws=DRAWS, seed=0)["accuracy"]
+        gain = gains(scores, singles[first], targets, num_draws=DRAWS, seed=0)["accuracy"]
         accuracy = metrics.accuracy(scores, targets)
         rows.append(Row(name, rule, accuracy, gain.value, gain.low, gain.high))
-    return sorted(rows, key=lambda row: -row.accuracy)
+    best = f"best part, known afterwards: {list(corpus.grams)[first]}"
+    best_row = Row(name, best, accuracies[first], 0.0, np.nan, np.nan)
+    return [best_row, *sorted(rows, key=lambda row: -row.accuracy)]
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table for each file and set of streams."""
+    """Prints a table for each run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--streams", help="some of them, joined by commas; all without it")
+    parser.add_argument("runs", nargs="+", help="output folders of runs")
+    parser.add_argument(
+        "--results",
+        default="*",
+        help="those that are fused: patterns of `ENCODER on STREAM`, with +",
+    )
+    parser.add_argument("--inner-folds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     rows = []
     with threadpool_limits(1):
         torch.set_num_threads(1)
-        for file in options.files:
-            arrays = np.load(file, allow_pickle=False)
-            known = [name for name in arrays.files if name not in ("labels", "groups")]
-            wanted = options.streams.split(",") if options.streams else known
-            streams = {name: arrays[name] for name in wanted}
-            rows += compare(file.stem, streams, arrays["labels"], arrays["groups"])
+        for run in options.runs:
+            try:
+                corpus = Corpus.read(SavedRun.open(run))
+            except (ConfigError, FileNotFoundError) as error:
+                parser.error(f"{run}: {error}")
+            wanted = options.results.split("+")
+            grams = {
+                name: gram
+                for name, gram in corpus.grams.items()
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+            }
+            if len(grams) < 2:
+                parser.error(f"--results: expected two or more of {', '.join(corpus.grams)}")
+            part = Corpus(grams, corpus.targets, corpus.groups)
+            rows += compare(Path(run).name, part, options.inner_folds)
     print(
-        "| file | rule | accuracy | gain over the best stream | 95 % interval |\n|---|---|---|---|---|"
+        "| run | rule | accuracy | gain over the best part | 95 % interval |\n|---|---|---|---|---|"
     )
     for row in rows:
         ends = "" if np.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
-        print(f"| {row.file} | {row.rule} | {row.accuracy:.3f} | {row.gain:+.3f} | {ends} |")
+        print(f"| {row.run} | {row.rule} | {row.accuracy:.3f} | {row.gain:+.3f} | {ends} |")
     if options.json:
         content = {"machine": machine(), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
