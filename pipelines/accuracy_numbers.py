@@ -105,17 +105,19 @@ def write(file: Path | None, parts: dict[str, Part], about: dict) -> None:
 
 
 def recipe_lines(part: Part) -> list[str]:
-    """A Markdown table of the recipe's results, one column a set, in the order of their mean."""
+    """A Markdown table of the recipe's results, one column a set and their mean, the best first; results that are not
+    of all sets come last and have none."""
     values = {name: {one.name: one for one in own} for name, own in part.sets.items()}
 
-    def mean(name: str) -> float:
+    def mean(name: str) -> float | None:
         own = [found[name].accuracy for found in values.values() if name in found]
-        return sum(own) / len(own)
+        return sum(own) / len(own) if len(own) == len(values) else None
 
-    lines = _head(["result", *values])
-    names = {name for found in values.values() for name in found}
-    for name in sorted(names, key=lambda name: (-mean(name), name)):
-        lines.append(_row([name, *(_accuracy(found.get(name)) for found in values.values())]))
+    means = {name: mean(name) for found in values.values() for name in found}
+    lines = _head(["result", *values, "mean"])
+    for name in sorted(means, key=lambda name: (-(means[name] or 0), name)):
+        own, of_all = [_accuracy(found.get(name)) for found in values.values()], means[name]
+        lines.append(_row([name, *own, "" if of_all is None else f"{of_all:.3f}"]))
     took = ", ".join(f"{name} {value / 60:.1f} min" for name, value in part.seconds.items())
     return [*lines, "", f"All steps of a run, one after the other: {took}."]
 

@@ -48,10 +48,14 @@ def test_what_is_not_measured_on_all_sets_has_empty_cells_and_no_verdict() -> No
 
 
 def test_the_recipe_table_has_the_best_result_first() -> None:
-    part = Part({}, {"a": [DOWN, named(UP, "y")], "b": [named(UP, "y")]}, {"a": 90.0, "b": 6.0})
-    rows = recipe_lines(part)
-    assert [row.split(" | ")[0] for row in rows[2:4]] == ["| y", "| x"]
-    assert rows[3] == "| x | 0.500 [0.400, 0.600] |  |"
+    sets = {
+        "a": [UP, named(DOWN, "y"), named(UP, "z")],
+        "b": [named(DOWN, "y"), named(DOWN, "z")],
+    }
+    rows = recipe_lines(Part({}, sets, {"a": 90.0, "b": 6.0}))
+    assert [row.split(" | ")[0] for row in rows[2:5]] == ["| z", "| y", "| x"]
+    assert rows[2].endswith(" | 0.500 [0.400, 0.600] | 0.700 |")
+    assert rows[4] == "| x | 0.900 [0.800, 1.000] |  |  |", "no mean of some sets"
     assert rows[-1] == "All steps of a run, one after the other: a 1.5 min, b 0.1 min."
 
 
