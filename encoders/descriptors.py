@@ -153,13 +153,18 @@ def streams_of(
         scaling: of entries that name none.
 
     Raises:
-        ValueError: two streams would have one name.
+        ValueError: two streams would have one name, or nothing but differences of a vector is wanted.
     """
     streams: dict[str, Stream] = {}
     for node, (channels, height, width) in shapes.items():
         is_global = height * width == 1
         of_node = [(kind, spec) for kind, spec, nodes in entries if node in nodes]
         if is_global:
+            if of_node and all(kind in ("difference", "rank") for kind, _ in of_node):
+                raise ValueError(
+                    f"describe.streams: expected a {of_node[0][0]} of a node with maps, got {node}, which gives a vector; "
+                    "name a node before the pooling of the network, or have its appearance"
+                )
             of_node = _of_vector(of_node)
         for entry, spec in of_node:
             window = spec.window

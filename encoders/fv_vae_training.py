@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
 from encoders.sample import FitSample
-from encoders.settings import FvVaeSettings
+from encoders.settings import EVALUATE_EVERY, FvVaeSettings
 
 OPTIMISERS = {
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-6),  # Zeiler's values
     "adam": torch.optim.Adam,
 }
 
-
-EVALUATE_EVERY = 25
-"""Steps between two looks at held-out frames."""
 
 EVALUATE_FRAMES = 64
 """Held-out frames to work on at a time."""

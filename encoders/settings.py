@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 MIN_STEPS = 100
 """Of an FV-VAE's training: before them it has learnt little whatever the sample."""
 
+EVALUATE_EVERY = 25
+"""Steps of an FV-VAE's training between two looks at held-out frames."""
+
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
 """The normalisations, of `encoders.normalise.NORMALISATIONS`, that give vectors of length 1."""
@@ -246,8 +249,13 @@ class FvVaeSettings(SpatialSettings):
             require(getattr(self, name) >= 1, f"fv_vae.{name}", "at least 1", getattr(self, name))
         for name in ("lambda1", "lambda2", "lambda3", "damping"):
             require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
-        for name in ("num_steps", "early_stopping_steps"):
-            require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
+        require(self.num_steps >= 0, "fv_vae.num_steps", "0 or more", self.num_steps)
+        require(
+            self.early_stopping_steps == 0 or self.early_stopping_steps >= EVALUATE_EVERY,
+            "fv_vae.early_stopping_steps",
+            f"0, or at least {EVALUATE_EVERY}, the steps between two looks",
+            self.early_stopping_steps,
+        )
         for name in ("learning_rate", "sigma_learning_rate_factor"):
             require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
         self.check_descriptors("fv_vae")

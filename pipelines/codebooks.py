@@ -97,7 +97,11 @@ def fit_codebooks(
 def publish_unfitted(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> None:
-    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough."""
+    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough.
+
+    Raises:
+        RunError: an encoder's settings do not go with the descriptors.
+    """
     for task in tasks:
         book, stream = task.codebook, streams[task.codebook.stream]
         sample = FitSample(
@@ -105,7 +109,10 @@ def publish_unfitted(
             video=torch.zeros(0, dtype=torch.int64),
             levels=config.describe.spp_levels,
         )
-        encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
+        try:
+            encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
+        except ValueError as error:
+            raise RunError(f"fit {book.name}: {error}") from error
         _publish(store, task, encoder.files(), [], 0.0)
 
 
@@ -132,7 +139,8 @@ def scarcities(
         field_name = getattr(book.settings, "size", "")
         if not field_name:
             continue
-        size, cells = getattr(book.settings, field_name), streams[book.stream].cells
+        stream = streams[book.stream]
+        size, cells = getattr(book.settings, field_name), stream.cells
         if book.settings.is_spatial:
             levels = config.describe.spp_levels
             used = book.settings.levels or levels
@@ -140,7 +148,7 @@ def scarcities(
             counted = (min(used),) if book.settings.per_level else used
             cells = cells * num_cells(counted) // num_cells(levels)
         own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
-        number = cells * (pc.sum(own).as_py() or 0)
+        number = stream.views * cells * (pc.sum(own).as_py() or 0)
         if number < FEW_DESCRIPTORS * size:
             lines[book.encoder, book.stream] = (
                 f"{book.encoder} on {book.stream}: {number:,} descriptors for {book.base}.{field_name} = {size}, less "

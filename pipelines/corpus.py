@@ -433,6 +433,12 @@ def _sample(job: Job) -> Spent:
         for stream in streams
     ]
     spent = write_tables(job, line, data, outputs, rows_per_file=1000)
+    empty = [stream for stream in streams if not job.store.files(job.sample(stream))]
+    if empty:
+        raise RunError(
+            f"fit: expected descriptors of {', '.join(empty)}, found none: no training video has the two frames or more "
+            "that one is of; leave it out of describe.streams, give it a shorter gap, or sample more frames"
+        )
     for stream in streams:
         facts = {"rate": rate, "num_frames": num_frames}
         job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)

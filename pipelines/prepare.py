@@ -5,10 +5,12 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines import flow, manifest, weights
 from pipelines.config import Config, ConfigError
@@ -152,6 +154,8 @@ def _check_pairs(job: Job) -> None:
                 f"{','.join(job.config.describe.streams)} give {' and '.join(sorted(kinds))}; add positions "
                 "to describe.streams, or a node such as fc7 for a global one"
             )
+    for name, stream in job.pairs():
+        _check_settings(name, job.variants[name].settings, job.described[stream])
     labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
     if labelled and not job.num_folds:
         raise ConfigError(
@@ -162,6 +166,21 @@ def _check_pairs(job: Job) -> None:
     if len(weights) not in (0, len(local)):
         raise ConfigError(
             f"evaluate.stream_weights: expected none, or one for each of {', '.join(local)}; got {weights}"
+        )
+
+
+def _check_settings(name: str, settings: Any, stream: Stream) -> None:
+    """Raises ConfigError where an encoder cannot be fitted to what a stream holds."""
+    components = getattr(settings, "pca_components", 0)
+    if components > stream.width:
+        raise ConfigError(
+            f"encode.encoders: {name} has pca_components = {components}, but descriptors of {stream.name} have "
+            f"{stream.width} values; set at most that many, or give the stream a run of its own"
+        )
+    if stream.kind == "positions" and getattr(settings, "is_spatial", False):
+        raise ConfigError(
+            f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and {stream.name} has none; leave out "
+            "levels, per_level and position_weight, or give the stream a run of its own"
         )
 
 

@@ -104,7 +104,8 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("encode.encoders=ave@temporal_pyramid=0", "encode.temporal_pyramid: expected one or"),
         ("encode.encoders=vlad@encode.temporal_pyramid=1/2", "expected encoder@field=value"),
         ("fv_vae.position_weight=-1", "fv_vae.position_weight: expected 0 or more"),
-        ("fv_vae.early_stopping_steps=-1", "fv_vae.early_stopping_steps: expected 0 or more"),
+        ("fv_vae.early_stopping_steps=-1", "early_stopping_steps: expected 0, or at least 25, the"),
+        ("fv_vae.early_stopping_steps=24", "early_stopping_steps: expected 0, or at least 25, the"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> None:
