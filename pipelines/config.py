@@ -411,7 +411,8 @@ class Evaluate:
     top_k: K of top-K accuracy; with several labels a video, of Hit@K.
     fusions: those of which METRICS get numbers, where the streams and folds allow them.
         given:      mean of the scores by `stream_weights` (DQ 5.3).
-        two_stream: appearance 1, motion (differences, rank pooling and flow) 1.5, after L1 normalisation (VU 5.3.3).
+        two_stream: appearance 1, motion (differences, rank pooling and flow) 1.5, each in equal shares of its streams,
+            after L1 normalisation (VU 5.3.3).
         chosen:     for each fold the weights that are best on the others; a split into two has none.
     stream_weights: of the streams, in the order of describe.nodes x describe.streams; empty means equal.
     bootstrap: draws of the intervals; 0 leaves them out.

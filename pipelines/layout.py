@@ -30,7 +30,7 @@ from pipelines.codebook import Codebook
 from pipelines.combination import Combination, combinations, sums_kernels, version
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
-from pipelines.results import is_local
+from pipelines.results import NUMBERS, is_local
 from pipelines.revision import code_revision
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
@@ -385,14 +385,18 @@ class Job:
         folders = [self.encodings(book) for book in books]
         classify = dataclasses.asdict(self.config.classify)
         solved_by = {n: v for n, v in classify.items() if n not in ("fusions", "fusion_groups")}
-        settings = (solved_by, self.variants[encoder].compress)
-        made_by = digest(folders, self._videos_digest, settings)
+        compress = self.variants[encoder].compress
+        # Inner folds that choose C, and a compression, are drawn.
+        drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
+        seed = (self.config.run.seed,) if drawn else ()
+        made_by = digest(folders, self._videos_digest, (solved_by, compress, *seed))
         return f"{folder_name(encoder, stream)}/{made_by}"
 
     @property
     def _metrics_digest(self) -> str:
         scores = [self.scores(*pair) for pair in self.scored()]
-        return digest(scores, self.config.evaluate, self.config.recipe)
+        settings = (self.config.evaluate, self.config.recipe, self.config.run.seed, self.protocol)
+        return digest(scores, settings, NUMBERS)
 
     # --- bookkeeping --------------------------------------------------------------------------
 

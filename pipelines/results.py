@@ -20,6 +20,9 @@ from pipelines.config import Evaluate
 SINGLE = "none"
 """What METRICS calls the fusion of a result that is none."""
 
+NUMBERS = 2
+"""Of METRICS: raised when the same scores give other numbers, so that a run computes them again."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -222,7 +225,9 @@ def fusions(
         if kind == "given":
             weights, is_normalised = _constant(first, given), False
         elif kind == "two_stream" and both:
-            two = [TWO_STREAM[is_difference(part.stream)] for part in parts]
+            moves = [is_difference(part.stream) for part in parts]
+            # The ratio is that of two modalities, however many streams there are of each.
+            two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
             weights, is_normalised = _constant(first, two), True
         elif kind == "chosen" and len(np.unique(first.folds)) > 1:
             weights, is_normalised = choose_weights(scores, first.targets, first.folds), False

@@ -380,7 +380,8 @@ METRICS = Table(
             "fusion",
             pa.string(),
             "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
-            "(appearance 1, motion 1.5, which is differences, rank pooling and flow; after L1 normalisation; VU 5.3.3), "
+            "(appearance 1, motion 1.5, which is differences, rank pooling and flow, each in equal shares of its streams; after L1 "
+            "normalisation; VU 5.3.3), "
             "chosen (weights that are best on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
             "those of its SCORES",
         ),

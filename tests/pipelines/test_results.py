@@ -132,6 +132,15 @@ def test_fusions_of_two_streams() -> None:
         np.testing.assert_allclose(chosen.scores[row], own[0])
 
 
+def test_two_modalities_keep_their_ratio_however_many_streams_they_have() -> None:
+    names = ["a_appearance", *(f"a_difference_gap{gap}" for gap in range(1, 5))]
+    found = all_of(
+        [("e", name) for name in names], dataclasses.replace(QUICK, fusions=("two_stream",))
+    )
+    weights = found["e", "+".join(names), "two_stream"].weights[0]
+    assert weights == pytest.approx([0.4] + [0.15] * 4)
+
+
 def test_weights_are_stated_with_every_number() -> None:
     pairs = [("e", stream) for stream in STREAMS]
     chosen = all_of(pairs, QUICK)["e", "+".join(STREAMS), "chosen"]
