@@ -80,12 +80,13 @@ class Encoder(ABC):
         return self
 
     @abstractmethod
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        """Sum over n >= 1 descriptors [n, C], in their dtype, of this encoding's statistics."""
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The float64 sums of this encoding's statistics, of one shape, over each of v videos.
 
-    @abstractmethod
-    def _zeros(self) -> Tensor:
-        """The float64 sums of no descriptor."""
+        Args:
+            descriptors: [n, C], of any float dtype, one video after the other.
+            lengths: how many descriptors each video has; without any its sums are zeros.
+        """
 
     @abstractmethod
     def _vector(self, sums: Tensor, count: int) -> Tensor:
@@ -103,13 +104,6 @@ class Encoder(ABC):
     @abstractmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         """The inverse of `tensors` and `settings`."""
-
-    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """The float64 sums of each of v videos [n, C]; an encoder with a faster way has its own."""
-        return [
-            self._sums(video).double() if len(video) else self._zeros().to(video.device)
-            for video in descriptors.split(lengths)
-        ]
 
     def accumulate(self, descriptors: Tensor) -> State:
         """The state of descriptors [n, C]; n may be 0. The input is not changed.

@@ -87,12 +87,9 @@ class GmmFisher(Encoder):
         on_cpu = Gmm(gmm.weights.cpu(), gmm.means.cpu(), gmm.variances.cpu())
         return cls(on_cpu, pca, normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
         num_components = len(self.gmm.weights)
+        sums = [self.gmm.weights.new_zeros(num_components + self.output_dim) for _ in lengths]
         moments = [each[num_components:].view(num_components, -1) for each in sums]
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         density, scratch = self._densities[dtype], Scratch(dtype, descriptors.device)
@@ -104,9 +101,6 @@ class GmmFisher(Encoder):
                 sums[video][:num_components] += posterior[part].sum(0)
             add_products(moments, posterior, y, pieces)
         return sums
-
-    def _zeros(self) -> Tensor:
-        return self.gmm.weights.new_zeros(len(self.gmm.weights) + self.output_dim)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         num_components = len(self.gmm.weights)

@@ -92,7 +92,6 @@ class FvVae(Encoder):
     def from_net(
         cls,
         net: FvVaeNet,
-        information: Information | None = None,
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
     ) -> Self:
@@ -106,7 +105,7 @@ class FvVae(Encoder):
         weights["decoder.weight"] /= scale
         weights["decoder.bias"] /= scale
         weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
-        return cls(weights, information, normalisation, pca, net.settings.gradient_power)
+        return cls(weights, None, normalisation, pca, net.settings.gradient_power)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
@@ -140,7 +139,7 @@ class FvVae(Encoder):
             state=sample.state,
             on_step=on_step,
         )
-        plain = cls.from_net(net.to(sample.frames.device), None, normalisation, pca)
+        plain = cls.from_net(net.to(sample.frames.device), normalisation, pca)
         videos = (part.flatten(0, 1).float() for part in sample.frames.split(num_frames.tolist()))
         statistics = estimate(plain, videos, sample.all_reduce)
         fitted = plain.with_information(choose(statistics, settings)).to("cpu")
@@ -248,24 +247,17 @@ class FvVae(Encoder):
             settings.get("gradient_power", 1.0),
         )
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
+        variances = self._weights["var_x"].double().unsqueeze(1)
+        sums = [variances.new_zeros(self.width, self.num_latents + 1) for _ in lengths]
         scratch = Scratch(_compute_dtype(descriptors), descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
             x = self._rows(descriptors[rows])
             code = self._code(x, scratch)
             add_products(sums, self._residuals(x, code, scratch), code, pieces)
-        variances = self._weights["var_x"].double().unsqueeze(1)
         for each in sums:
             each /= variances
         return sums
-
-    def _zeros(self) -> Tensor:
-        shape = (self.width, self.num_latents + 1)
-        return self._weights["var_x"].new_zeros(shape, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         gradient = sums / count
@@ -318,20 +310,6 @@ class FvVae(Encoder):
             decoder = torch.cat([weights["decoder.weight"], weights["decoder.bias"][:, None]], 1)
             self._layers_of[dtype] = [(weight.T, bias) for weight, bias in layers], decoder.T
         return self._layers_of[dtype]
-
-
-def load_released(
-    tensors: dict[str, Tensor],
-    information: Information | None = None,
-    normalisation: str = "signed_sqrt_l2",
-) -> FvVae:
-    """The encoder out of the authors' released tensors, whose `sigma_x` is a standard deviation.
-
-    It expects descriptors whose map was divided by its own L2 norm and multiplied by 158.
-    """
-    weights = {key: value for key, value in tensors.items() if key != "sigma_x"}
-    weights["var_x"] = tensors["sigma_x"].square()
-    return FvVae(weights, information, normalisation)
 
 
 def _compute_dtype(descriptors: Tensor) -> torch.dtype:

@@ -16,9 +16,6 @@ from encoders.settings import PcaSettings
 MAX_POINTS_PER_CENTROID = 1024
 """k-means uses all descriptors up to K times this many, else a part. FK 4.3 has 1,000."""
 
-CHUNK_DESCRIPTORS = 1024
-"""How many descriptors are encoded at a time: bounds memory and float32 sums, and fits a cache."""
-
 
 def fit_kmeans(
     descriptors: Tensor, num_centroids: int, seed: int, num_iterations: int = 25
@@ -67,15 +64,6 @@ def fit_centroids(
     points = sample.gather(MAX_POINTS_PER_CENTROID * num_centroids)
     points = points if pca is None else pca.transform(points)
     return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
-
-
-def nearest(centroids: Tensor, descriptors: Tensor) -> Tensor:
-    """The index [n] of the centroid [K, C] nearest to each descriptor [n, C]; the first of equals.
-
-    In the dtype of the descriptors.
-    """
-    assignment = Assignment.to(centroids)
-    return assignment.nearest(descriptors - assignment.centre)
 
 
 class Assignment(NamedTuple):

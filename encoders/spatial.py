@@ -166,9 +166,6 @@ class Spatial(Encoder):
             parts.append(kind.fit(part, own, normalisation))
         return cls(parts, sample.levels, used, cells, places, pca)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         frames = self._frames(descriptors.unflatten(1, (self.cells, -1)))
         sums = [
@@ -178,9 +175,6 @@ class Spatial(Encoder):
             for part, index in self._with_cells()
         ]
         return [torch.stack(of_parts) for of_parts in zip(*sums, strict=True)]
-
-    def _zeros(self) -> Tensor:
-        return torch.stack([part._zeros() for part in self.parts])
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         if len(self.parts) == 1:

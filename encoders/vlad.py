@@ -51,11 +51,8 @@ class Vlad(Encoder):
         pca, centroids = fit_centroids(sample, settings.num_centroids, settings)
         return cls(centroids, pca, settings.intra, "l2" if settings.intra else normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
+        sums = [torch.zeros_like(self.centroids, dtype=torch.float64) for _ in lengths]
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         centroids, assignment = self._assigning(dtype)
         scratch = Scratch(dtype, descriptors.device)
@@ -79,9 +76,6 @@ class Vlad(Encoder):
             centroids = self.centroids.to(dtype)
             self._assigning_of[dtype] = centroids, Assignment.to(centroids)
         return self._assigning_of[dtype]
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros_like(self.centroids, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         blocks = sums / count
