@@ -12,8 +12,8 @@ from torch import Tensor
 
 from encoders import metrics
 from encoders.calibration import fit_sigmoid
-from encoders.svm import ClassWeight, decisions_along
-from encoders.svm_columns import Loss, balanced, one_vs_rest
+from encoders.svm import decisions_along
+from encoders.svm_columns import ClassWeight, Loss, class_weights, one_vs_rest
 from encoders.svm_gram import Gram
 
 MARGIN = 1.0
@@ -42,7 +42,7 @@ def held_out_scores(
     """
     parts, inside = np.unique(inner[inner >= 0]), inner >= 0
     training = torch.from_numpy(inside[:, None] & (inner[:, None] != parts))
-    weights = balanced(targets, training) if class_weight == "balanced" else None
+    weights = class_weights(class_weight, targets, training)
     device = gram.centred.device
     for decisions in decisions_along(
         gram,

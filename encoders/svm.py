@@ -13,10 +13,9 @@ Gram matrix allows, and `encoders.svm_primal` for any number.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 import safetensors
@@ -25,18 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.svm_columns import Columns, Loss, balanced, best_length, one_sided, one_vs_rest
+from encoders.svm_columns import Columns, best_length, one_sided
 from encoders.svm_gram import Gram, Solution, block_rows, solve
 
-log = logging.getLogger(__name__)
-
-ClassWeight = Literal["none", "balanced"]
-
-TOLERANCE = 1e-6
-"""Relative gap at which a class is solved."""
-
 REFINEMENTS = 3
-"""Times that what rounding of the Gram matrix costs is mended (see `fit_weights`)."""
+"""Most refinement solves after rounding errors in the Gram matrix (see `fit_weights`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,51 +69,6 @@ class LinearClassifier:
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
 
 
-def fit_one_vs_rest(
-    x: NDArray,
-    targets: NDArray,
-    *,
-    classes: Sequence[str] | None = None,
-    c: float = 100.0,
-    loss: Loss = "squared_hinge",
-    class_weight: ClassWeight = "none",
-    tolerance: float = TOLERANCE,
-) -> LinearClassifier:
-    """The K classifiers of vectors [N, D] and targets [N, K] of 0 and 1 (any number of 1 a row).
-
-    It holds the Gram matrix [N, N] in memory, beside x. A class that every vector has, or none, has
-    nothing to separate: its score is always +1, or -1.
-
-    Args:
-        classes: K names; "0", "1", ... where not given.
-        class_weight: "balanced" gives the two signs of a class the same total cost, see
-            `encoders.svm_columns.balanced`.
-        tolerance: relative gap between primal and dual objective at which a class is solved; a
-            class that is not solved is logged as a warning.
-
-    Raises:
-        ValueError: shapes, targets or settings are wrong, or a vector is not finite.
-    """
-    names = tuple(classes) if classes is not None else tuple(map(str, range(targets.shape[-1])))
-    _check(x, targets, names)
-    vectors, known = torch.from_numpy(x), torch.from_numpy(targets)
-    training = torch.ones(len(x), 1, dtype=torch.bool)
-    if class_weight not in get_args(ClassWeight):
-        raise ValueError(
-            f"SVM: expected a class weight out of {get_args(ClassWeight)}, got {class_weight!r}"
-        )
-    weights = balanced(known, training) if class_weight == "balanced" else None
-    columns = one_vs_rest(known, training, c=c, loss=loss, weights=weights)
-    found = fit_weights(
-        Gram.of(vectors),
-        lambda: vectors.split(block_rows(x.shape[1])),
-        columns,
-        tolerance=tolerance,
-    )
-    warn_unsolved(found, names, tolerance)
-    return LinearClassifier(found.weights.numpy(), found.bias.numpy(), names)
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """J columns: what their classifiers are, and how near to the solution.
@@ -152,7 +99,6 @@ def fit_weights(
     columns: Columns,
     *,
     tolerance: float,
-    start: Tensor | None = None,
 ) -> Fitted:
     """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
 
@@ -163,15 +109,13 @@ def fit_weights(
 
     Args:
         blocks: gives the N vectors in order, as tensors [.., D], each time it is called.
-        start: beta [N, J] to begin with.
     """
     side = one_sided(columns)
     todo = (side == 0).nonzero().flatten()
     part = columns.take(todo)
-    start = None if start is None else start[:, todo]
     dim = next(iter(blocks())).shape[1]
     found = _one_sided(side, len(columns.costs), dim)
-    offset = torch.zeros_like(part.costs)
+    start, offset = None, torch.zeros_like(part.costs)
     for _ in range(1 + REFINEMENTS):
         if not len(todo):
             break
@@ -271,42 +215,3 @@ def decisions_along(
             start = solve(gram, columns.take(todo), tolerance=tolerance, start=start).beta
             decisions[:, todo] = gram.product(start)
         yield decisions
-
-
-def warn_unsolved(found: Fitted, names: Sequence[str], tolerance: float) -> None:
-    """Logs the classes whose gap is above the tolerance; says nothing if there are none."""
-    bad = (found.gap > tolerance).nonzero().flatten().tolist()
-    if bad:
-        listed = ", ".join(f"{names[k]} ({found.gap[k]:.1e})" for k in bad)
-        log.warning(
-            "SVM: %d of %d classes are not solved to a relative gap of %g: %s; lower classify.c or "
-            "raise classify.tolerance",
-            len(bad),
-            len(names),
-            tolerance,
-            listed,
-        )
-
-
-def primal_objective(
-    x: NDArray, targets: NDArray, classifier: LinearClassifier, c: float, loss: Loss
-) -> NDArray:
-    """What each class's classifier minimises, [K] (see the top of this module), in float64."""
-    weights, bias = classifier.weights.astype(np.float64), classifier.bias.astype(np.float64)
-    margins = (2.0 * targets - 1) * (x.astype(np.float64) @ weights.T + bias)
-    losses = np.maximum(0, 1 - margins) ** (2 if loss == "squared_hinge" else 1)
-    return 0.5 * (np.square(weights).sum(1) + bias**2) + c * losses.sum(0)
-
-
-def _check(x: NDArray, targets: NDArray, classes: tuple[str, ...]) -> None:
-    if x.ndim != 2 or targets.shape != (len(x), len(classes)) or 0 in (*x.shape, len(classes)):
-        raise ValueError(
-            f"SVM: expected vectors [N, D] and targets [N, {len(classes)}] with N, D, K > 0, "
-            f"got {list(x.shape)} and {list(targets.shape)}; has each training video a vector and "
-            "labels?"
-        )
-    if not np.isin(targets, (0, 1)).all():
-        raise ValueError(
-            f"SVM: expected targets of 0 and 1, got {np.unique(targets)[:5].tolist()}; pass one "
-            "column per class"
-        )

@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 
 Loss = Literal["squared_hinge", "hinge"]
+ClassWeight = Literal["none", "balanced"]
 
 SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
-"""Parts by which the decision values are made longer to find a lower primal (see `values`)."""
+"""Parts by which the decision values are made longer to find a lower primal (see
+`Columns.scaled_losses`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,15 @@ def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
     factors = 1 + torch.tensor(SCALES, dtype=torch.float64, device=losses.device)
     primal, place = (factors.square().unsqueeze(1) * half_norm + losses).min(0)
     return primal, factors[place]
+
+
+def class_weights(rule: ClassWeight, targets: Tensor, training: Tensor) -> Tensor | None:
+    """What `one_vs_rest` takes as weights; None for "none".
+
+    Args:
+        targets: [N, K] of 0 and 1. training: [N, F] of booleans.
+    """
+    return balanced(targets, training) if rule == "balanced" else None
 
 
 def balanced(targets: Tensor, training: Tensor) -> Tensor:

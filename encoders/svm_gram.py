@@ -220,12 +220,11 @@ def solve(
     tolerance: float,
     start: Tensor | None = None,
     offset: Tensor | None = None,
-    max_rounds: int | None = None,
 ) -> Solution:
     """All columns on one Gram matrix, each until its relative gap (P - D) / P is within the tolerance.
 
-    Each column needs vectors of both signs. One that is not solved in `max_rounds` (MAX_ROUNDS) steps shows
-    in the `gap` of the solution.
+    Each column needs vectors of both signs. One that is not solved in MAX_ROUNDS steps shows in
+    the `gap` of the solution.
 
     Args:
         start: beta [N, J] to begin with, such as that of a smaller c.
@@ -242,7 +241,7 @@ def solve(
     live = _Live(place, columns, start, gram.product(start) + offset, offset, anchor)
     empty = torch.full_like(columns.costs[0], torch.inf)
     found = Solution(torch.zeros_like(anchor), empty, -empty, torch.zeros_like(empty))
-    for _ in range(MAX_ROUNDS if max_rounds is None else max_rounds):
+    for _ in range(MAX_ROUNDS):
         beta = live.columns.dual(live.f, live.anchor, sigma)
         residual = beta - live.v
         change = gram.product(residual)
