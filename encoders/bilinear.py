@@ -15,7 +15,7 @@ from torch import Tensor
 
 from encoders.base import CHUNK_DESCRIPTORS, Encoder
 from encoders.compact import SKETCHES, Sketch
-from encoders.pca import Pca, add_gram, fit_sample_pca, input_width
+from encoders.pca import Pca, add_gram, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import BilinearSettings
 
@@ -71,8 +71,7 @@ class Bilinear(Encoder):
         sums = torch.zeros(self.width, self.width, dtype=torch.float64, device=descriptors.device)
         for chunk in descriptors.split(CHUNK_DESCRIPTORS):
             x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
-            x = x if self.pca is None else self.pca.transform(x)
-            add_gram(sums, x)
+            add_gram(sums, projected(x, self.pca))
         return sums.triu()
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:

@@ -10,12 +10,15 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from encoders.differences import rank_pooled, signed_parts
 from encoders.spp import LEVELS, num_cells, pyramid_pool
 from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
 
 EPSILON = 1e-12
+"""Lengths of maps below it count as it, so that an empty map stays 0."""
+
 WHOLE_MAP_SCALE = 158.0
 """The released FV-VAE network multiplies the L2-normalised map by this constant."""
 
@@ -32,7 +35,7 @@ def scale(maps: Tensor, scaling: str) -> Tensor:
     Zeros stay zeros.
     """
     if scaling == "per_position":
-        return maps / maps.norm(dim=1, keepdim=True).clamp_min(EPSILON)
+        return functional.normalize(maps, dim=1)
     if scaling in ("whole_map", "relative"):
         return over_length(maps, maps.flatten(1).norm(dim=1))
     raise ValueError(f"describe.scaling: expected one of {SCALINGS}, got {scaling!r}")

@@ -21,7 +21,7 @@ from torch import Tensor
 from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, add_products, groups
 from encoders.gmm import Gmm, JointDensity, fit_gmm, fit_gmm_stepwise, joint_density
 from encoders.kmeans import fit_centroids
-from encoders.pca import Pca, input_width
+from encoders.pca import Pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import GmmFvSettings
 
@@ -94,8 +94,7 @@ class GmmFisher(Encoder):
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         density, scratch = self._densities[dtype], Scratch(dtype, descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
-            x = descriptors[rows].to(dtype)
-            y = density.expand(x if self.pca is None else self.pca.transform(x), scratch)
+            y = density.expand(projected(descriptors[rows].to(dtype), self.pca), scratch)
             posterior = density.posterior(density.log_joint(y, scratch), scratch)
             for video, part in pieces:
                 sums[video][:num_components] += posterior[part].sum(0)

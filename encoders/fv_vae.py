@@ -24,12 +24,14 @@ from encoders.base import (
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
 from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps
-from encoders.normalise import EPSILON
-from encoders.pca import Pca, fit_sample_pca, input_width
+from encoders.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
 INFORMATION_FILE = "information.safetensors"
+
+SHORTEST_GRADIENT = 1e-12
+"""A gradient power takes shorter gradients for as long as this."""
 
 HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
 """Of the training videos, for early stopping; and the most of their frames that it looks at."""
@@ -121,11 +123,6 @@ class FvVae(Encoder):
         pca = fit_sample_pca(sample, settings)
         held_out = sample.held_out(HELD_OUT_SHARE) if settings.early_stopping_steps else None
 
-        def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
-            for quantity, value in losses.items():
-                sample.log(quantity, step, value)
-            sample.checkpoint(state)
-
         net = fit_fv_vae(
             _batches(sample, settings.batch_frames, pca, held_out),
             settings.pca_components or sample.frames.shape[2],
@@ -137,7 +134,7 @@ class FvVae(Encoder):
             rank=sample.rank,
             all_reduce=sample.all_reduce,
             state=sample.state,
-            on_step=on_step,
+            on_step=sample.after_step,
         )
         plain = cls.from_net(net.to(sample.frames.device), normalisation, pca)
         videos = (part.flatten(0, 1).float() for part in sample.frames.split(num_frames.tolist()))
@@ -267,8 +264,7 @@ class FvVae(Encoder):
 
     def _rows(self, descriptors: Tensor) -> Tensor:
         """[n, C] of descriptors, after the PCA, in the dtype that is computed in."""
-        x = descriptors.flatten(0, -2).to(_compute_dtype(descriptors))
-        return x if self.pca is None else self.pca.transform(x)
+        return projected(descriptors.flatten(0, -2).to(_compute_dtype(descriptors)), self.pca)
 
     def _code(self, x: Tensor, scratch: Scratch) -> Tensor:
         """[z, 1] [n, L + 1] of x [n, C], in scratch memory."""
@@ -293,7 +289,9 @@ class FvVae(Encoder):
                 residuals, self._weights["var_x"].to(x.dtype).rsqrt(), out=linear
             )
             length = deviations.norm(dim=1) * code.norm(dim=1)
-            residuals *= (length.clamp_min(EPSILON) ** (self.gradient_power - 1)).unsqueeze(1)
+            residuals *= (
+                length.clamp_min(SHORTEST_GRADIENT) ** (self.gradient_power - 1)
+            ).unsqueeze(1)
         return residuals
 
     def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
@@ -332,8 +330,7 @@ def _held_out_frames(sample: FitSample, held_out: Tensor, pca: Pca | None) -> Te
     most = max(1, HELD_OUT_FRAMES // sample.world_size)
     if len(places) > most:
         places = places[torch.arange(most) * len(places) // most]
-    frames = sample.frames[places.to(sample.frames.device)].float()
-    return frames if pca is None else pca.transform(frames)
+    return projected(sample.frames[places.to(sample.frames.device)].float(), pca)
 
 
 def _batches(
@@ -355,8 +352,7 @@ def _batches(
 
     def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         chosen = random_frames(sample, batch_frames, generator, held_out)
-        frames = sample.frames[chosen.to(sample.frames.device)].float()
-        frames = frames if pca is None else pca.transform(frames)
+        frames = projected(sample.frames[chosen.to(sample.frames.device)].float(), pca)
         targets = sample.targets
         if targets is not None:
             targets = targets[sample.video[chosen]].to(frames.device)

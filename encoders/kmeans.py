@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from encoders.pca import Pca, fit_sample_pca, from_first_worker
+from encoders.pca import Pca, fit_sample_pca, from_first_worker, projected
 from encoders.sample import FitSample
 from encoders.settings import PcaSettings
 
@@ -61,8 +61,7 @@ def fit_centroids(
 ) -> tuple[Pca | None, Tensor]:
     """A sample's PCA (None for 0 components), and centroids [K, C] after it: those of worker 0."""
     pca = fit_sample_pca(sample, settings)
-    points = sample.gather(MAX_POINTS_PER_CENTROID * num_centroids)
-    points = points if pca is None else pca.transform(points)
+    points = projected(sample.gather(MAX_POINTS_PER_CENTROID * num_centroids), pca)
     return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
 
 

@@ -50,6 +50,11 @@ class Pca:
         return cls(*(tensors[f"pca.{name}"] for name in ("mean", "components", "scale")))
 
 
+def projected(x: Tensor, pca: Pca | None) -> Tensor:
+    """x [.., C] after the PCA; x itself where there is none."""
+    return x if pca is None else pca.transform(x)
+
+
 def input_width(pca: Pca | None, width: int, owner: str) -> int:
     """The width of what an encoder of `width` channels accepts: that before its PCA, if it has one.
 

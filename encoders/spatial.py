@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import CODEBOOK, Encoder, State, header_of
-from encoders.pca import Pca, fit_sample_pca, input_width
+from encoders.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import UNIT_LENGTH, AveSettings, SpatialSettings
 from encoders.spp import num_cells
@@ -299,7 +299,7 @@ def _root_mean_square(sample: FitSample, pca: Pca | None) -> float:
 
 def _widened(frames: Tensor, pca: Pca | None, places: Tensor | None) -> Tensor:
     """[.., T, P] of frames [.., T, C] in floating point: after the PCA, with their places behind."""
-    x = frames if pca is None else pca.transform(frames)
+    x = projected(frames, pca)
     if places is None:
         return x
     return torch.cat([x, places.to(x).expand(*x.shape[:-1], -1)], -1)

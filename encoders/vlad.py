@@ -12,7 +12,7 @@ from torch import Tensor
 from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, groups
 from encoders.kmeans import Assignment, add_up_cells, fit_centroids
 from encoders.normalise import l2
-from encoders.pca import Pca, input_width
+from encoders.pca import Pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import VladSettings
 
@@ -57,8 +57,7 @@ class Vlad(Encoder):
         centroids, assignment = self._assigning(dtype)
         scratch = Scratch(dtype, descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
-            x = descriptors[rows].to(dtype)
-            x = x if self.pca is None else self.pca.transform(x)
+            x = projected(descriptors[rows].to(dtype), self.pca)
             residuals = torch.sub(x, assignment.centre, out=scratch("residuals", *x.shape))
             cell = assignment.nearest(residuals, scratch("scores", len(x), len(centroids)))
             nearest = torch.index_select(centroids, 0, cell, out=scratch("nearest", *x.shape))
