@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from encoders.normalise import NORMALISATIONS
 from encoders.sample import FitSample
+from encoders.tensor_files import metadata_of, save_tensors
 
 CODEBOOK = "codebook.safetensors"
 
@@ -163,20 +163,13 @@ class Encoder(ABC):
 
     def to_bytes(self) -> bytes:
         """One safetensors file: the tensors, and name and settings in its header."""
-        # One key: safetensors writes several in any order, and equal codebooks should be equal files.
-        header = json.dumps({"name": self.name, "settings": self.settings()}, sort_keys=True)
-        tensors = {key: value.cpu().contiguous() for key, value in self.tensors().items()}
-        # safetensors stores no tensor-free file, and the average learns nothing.
-        return safetensors.torch.save(
-            tensors or {"_": torch.zeros(1)}, metadata={"encoder": header}
-        )
+        header = {"name": self.name, "settings": self.settings()}
+        return save_tensors(self.tensors(), "encoder", header)
 
 
 def header_of(data: bytes) -> dict[str, object]:
     """Name and settings of the encoder that `Encoder.to_bytes` wrote; nothing where it did not."""
-    size = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-    return json.loads(metadata.get("encoder", "{}"))
+    return json.loads(metadata_of(data).get("encoder", "{}"))
 
 
 CHUNK_DESCRIPTORS = 2048

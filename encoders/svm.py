@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from encoders.svm_columns import Columns, best_length, one_sided
 from encoders.svm_gram import Gram, Solution, block_rows, solve
+from encoders.tensor_files import metadata_of, save_tensors
 
 REFINEMENTS = 3
 """Most refinement solves after rounding errors in the Gram matrix (see `fit_weights`)."""
@@ -54,17 +54,13 @@ class LinearClassifier:
 
     def to_bytes(self, **header: object) -> bytes:
         """One safetensors file, with the names of the classes in its header, and whatever else is given."""
-        # One entry: safetensors writes several in random order.
-        named = json.dumps(header | {"classes": self.classes}, sort_keys=True)
-        return safetensors.numpy.save(
-            {"weights": self.weights, "bias": self.bias}, {"classifier": named}
-        )
+        tensors = {"weights": torch.from_numpy(self.weights), "bias": torch.from_numpy(self.bias)}
+        return save_tensors(tensors, "classifier", header | {"classes": self.classes})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`."""
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["classifier"])
+        header = json.loads(metadata_of(data)["classifier"])
         tensors = safetensors.numpy.load(data)
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
 
