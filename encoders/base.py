@@ -173,7 +173,7 @@ def header_of(data: bytes) -> dict[str, object]:
 
 
 CHUNK_DESCRIPTORS = 2048
-"""Rows to work on at a time on a CPU, and of one float32 product anywhere: more add up in float64."""
+"""Rows to work on at a time on a CPU, and of one float32 product on any device: products add up in float64."""
 
 ACCELERATOR_FACTOR = 16
 """A cache bounds what a CPU should work on at a time; other devices want more to do."""

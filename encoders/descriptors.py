@@ -17,7 +17,7 @@ from encoders.spp import LEVELS, num_cells, pyramid_pool
 from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
 
 EPSILON = 1e-12
-"""Lengths of maps below it count as it, so that an empty map stays 0."""
+"""Shorter maps are divided by this, so that an empty one stays 0."""
 
 WHOLE_MAP_SCALE = 158.0
 """The released FV-VAE network multiplies the L2-normalised map by this constant."""
@@ -30,8 +30,8 @@ def scale(maps: Tensor, scaling: str) -> Tensor:
 
     per_position: each of the h * w descriptors over its L2 norm (DQ Table 7).
     whole_map: each map over the L2 norm of all its values, times 158 (the released network).
-    relative: each difference over the L2 norm of the maps that it is of, their mean, times 158: a large change stays
-        larger than a small one, which whole_map forgets. To maps of one frame, as here, it is whole_map.
+    relative: each difference over the mean L2 norm of the maps that it is taken of, times 158: a large change stays
+        larger than a small one, which whole_map forgets. For maps of single frames, as here, it is whole_map.
     Zeros stay zeros.
     """
     if scaling == "per_position":

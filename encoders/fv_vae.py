@@ -34,7 +34,7 @@ SHORTEST_GRADIENT = 1e-12
 """A gradient power takes shorter gradients for as long as this."""
 
 HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
-"""Of the training videos, for early stopping; and the most of their frames that it looks at."""
+"""For early stopping: the part of the training videos that is held out, and the most of their frames that are evaluated."""
 
 
 class FvVae(Encoder):
@@ -193,7 +193,7 @@ class FvVae(Encoder):
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product.
 
-        With a gradient power, delta is times what gives the gradient its new length.
+        With a gradient power, delta is scaled so that the outer product has its new length.
         """
         x = self._rows(descriptors)
         scratch = Scratch(x.dtype, x.device)
@@ -275,7 +275,7 @@ class FvVae(Encoder):
         return x
 
     def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
-        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]: the variances wait for the sums.
+        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; the sums are divided by sigma_x^2 later.
 
         Times |g|^(power - 1), where a gradient's length |g| is that of the residual in standard deviations sigma_x
         times that of [z, 1].

@@ -14,7 +14,7 @@ from encoders.sample import FitSample
 from encoders.settings import PcaSettings
 
 MAX_POINTS_PER_CENTROID = 1024
-"""k-means uses all descriptors up to K times this many, else a part. FK 4.3 has 1,000."""
+"""k-means uses at most K times this many descriptors, drawn from all. FK 4.3 has 1,000."""
 
 
 def fit_kmeans(

@@ -33,7 +33,7 @@ SHARED = {
     "levels": (),
     "per_level": False,
 }
-"""What is done before the parts, and so not in them again."""
+"""Settings that act before the parts; the parts get them switched off."""
 
 
 def cell_levels(levels: tuple[int, ...], cells: int) -> Tensor:
@@ -75,10 +75,11 @@ def cell_places(levels: tuple[int, ...], cells: int) -> Tensor:
 
 
 class Spatial(Encoder):
-    """Parts of another kind, each fitted on some of a frame's cells: a descriptor is a whole frame, its T side by side.
+    """Encoders of another kind ("parts"), each fitted on some of a frame's cells. What it calls a descriptor is a whole
+    frame, its T descriptors side by side.
 
-    With one part its vector is the vector. With one for each level, the levels' vectors, normalised by themselves,
-    stand side by side, and the whole is scaled to norm 1 where they are.
+    With one part its vector is the vector. With one for each level, the levels' vectors, each normalised by itself,
+    stand side by side, and the whole is scaled to norm 1 where each of them is.
 
     Args:
         parts: fitted encoders of one kind, in the order of `used`.

@@ -144,7 +144,7 @@ def _take_over(
     solution: Solution,
     blocks: Callable[[], Iterable[Tensor]],
 ) -> Tensor:
-    """Puts the weights of a solution where they are better; returns the decision values of X^T beta."""
+    """Keeps the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
     beta, first = solution.beta, 0
     weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
     for part in _doubles(blocks, weights):
@@ -155,7 +155,7 @@ def _take_over(
     dual = columns.dual_terms(beta) - half_norm
     bias = bias.float()
     for column in weights:
-        # Rounded where they are, one by one: all once more would be as much memory as there is of everything else.
+        # Rounded in place, one by one: a second copy of all weights would double the memory.
         column.copy_(column.float())
     decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)

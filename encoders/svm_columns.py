@@ -31,8 +31,7 @@ Loss = Literal["squared_hinge", "hinge"]
 ClassWeight = Literal["none", "balanced"]
 
 SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
-"""Parts by which the decision values are made longer to find a lower primal (see
-`Columns.scaled_losses`)."""
+"""Relative lengthenings of w that are tried for a lower primal objective (see `Columns.scaled_losses`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class Columns:
         return type(self)(self.signs.to(device), self.costs.to(device), self.loss)
 
     def dual(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Tensor:
-        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are the hinge's alone."""
+        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are used by the hinge alone."""
         if self.is_hinge:
             alpha = torch.addcmul(anchor, decisions, decisions.new_ones(()), value=-1 / sigma)
             alpha.mul_(self.signs).add_(1 / sigma).clamp_min_(0)
