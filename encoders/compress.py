@@ -8,7 +8,7 @@ Letters: N vectors, D their length before, P after.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import safetensors.torch
@@ -19,6 +19,7 @@ from encoders.compact import SeededMaclaurin
 from encoders.normalise import l2
 from encoders.pca import NEGLIGIBLE_VARIANCE, Pca, add_gram
 from encoders.settings import CompressSettings
+from encoders.tensor_files import metadata_of, save_tensors
 
 BLOCK_VALUES = 2**24
 """Values of the training vectors that are in float64 at a time: 128 MiB."""
@@ -51,17 +52,8 @@ class Compression:
     def to_bytes(self) -> bytes:
         """One safetensors file; of random features it holds the seed and not the signs."""
         if isinstance(self.map, Pca):
-            tensors = {key: value.cpu() for key, value in self.map.tensors().items()}
-            return safetensors.torch.save(tensors, metadata={"compression": "{}"})
-        seeded = {
-            "width": self.map.width,
-            "num_features": self.map.num_features,
-            "seed": self.map.seed,
-        }
-        # safetensors stores no tensor-free file.
-        return safetensors.torch.save(
-            {"_": torch.zeros(1)}, metadata={"compression": json.dumps(seeded, sort_keys=True)}
-        )
+            return save_tensors(self.map.tensors(), "compression", {})
+        return save_tensors({}, "compression", asdict(self.map))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -70,8 +62,7 @@ class Compression:
         Raises:
             ValueError: the file is none of a compression.
         """
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        metadata = metadata_of(data)
         if "compression" not in metadata:
             raise ValueError(
                 f"compression file: expected an entry 'compression', got {sorted(metadata)}; "

@@ -45,6 +45,12 @@ class FitSample:
     state: dict | None = None
     checkpoint: Callable[[Callable[[], dict]], None] = field(default=lambda _: None)
 
+    def after_step(self, step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
+        """Logs the losses of a training step by name, and offers the state after it."""
+        for quantity, value in losses.items():
+            self.log(quantity, step, value)
+        self.checkpoint(state)
+
     def descriptors(self) -> Tensor:
         """This worker's descriptors [f T, C]: the frames themselves, neither copied nor converted."""
         return self.frames.view(-1, self.frames.shape[2])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 MIN_STEPS = 100
-"""Of an FV-VAE's training: before them it has learnt little whatever the sample."""
+"""Least steps of an FV-VAE's training where num_steps is 0: before them it has learnt little, whatever the sample."""
 
 EVALUATE_EVERY = 25
-"""Steps of an FV-VAE's training between two looks at held-out frames."""
+"""Steps of an FV-VAE's training between two evaluations of held-out frames."""
 
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
@@ -76,9 +76,9 @@ class PyramidSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AveSettings(PyramidSettings):
-    """The mean descriptor. It fits nothing; one of each level side by side tells small things from large ones."""
+    """The mean descriptor, for which nothing is fitted. per_level keeps one mean for each level, side by side."""
 
-    # Nothing that a mean could use: `encoders.spatial` asks for both.
+    # A mean has neither; `Spatial.fit` reads both.
     pca_components: ClassVar[int] = 0
     position_weight: ClassVar[float] = 0.0
 
@@ -214,7 +214,7 @@ class FvVaeSettings(SpatialSettings):
     hidden: widths of the encoder's hidden layers; None is one layer as wide as the descriptor.
     lambda3: weight of the class loss; 0 is FV-VAE^-, whose codebook uses no labels.
     class_pooling: classify each descriptor, or the frame by the largest score over its descriptors.
-    sigma_learning_rate_factor: the two covariances learn that much faster (the released network: 10).
+    sigma_learning_rate_factor: sigma_x and sigma_z learn that much faster (the released network: 10).
     num_steps: 0 means as many as read the sampled frames twice, and 100 at least (`steps_for`).
     early_stopping_steps: training ends where the evidence lower bound of held-out training videos (whole groups of
         them) has not risen for so many steps, and the best weights are kept; 0: after num_steps, with the last.
@@ -222,7 +222,7 @@ class FvVaeSettings(SpatialSettings):
     information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
         forms are estimated with the codebook, so changing these fits nothing again.
     gradient_power: of the length of each descriptor's gradient, before they are averaged; 1 is the paper's. A gradient grows
-        with the square of what is not as usual in a descriptor; 0.5 makes that linear, as VLAD's residuals are.
+        with the square of a descriptor's deviation from the usual; with 0.5 it grows linearly, as VLAD's residuals do.
     """
 
     size: ClassVar[str] = "num_latents"

@@ -13,13 +13,13 @@ Scaling = Literal["per_position", "whole_map", "relative"]
 """What maps are divided by before the spatial pyramid, see `encoders.descriptors.scale`."""
 
 MOST_FRAMES = 64
-"""Of a window: as many as a segment has sampled ones."""
+"""Most frames of a window: as many as a segment has sampled ones."""
 
 MOST_FLOWS = 20
-"""Of a stack: twice as many as the papers take."""
+"""Most flows of a stack: twice as many as the papers take."""
 
 LEAST_FLOW_PX = 12
-"""A side of the pictures that dense inverse search takes."""
+"""Shortest side of the pictures that dense inverse search takes."""
 
 MAX_FLOW_PX = 40.0
 """VU 3.3.4 cuts flow off at -40 and 40."""
@@ -77,7 +77,7 @@ class FlowWindow(Window):
 
     Attributes:
         method: dis or tvl1 (`pipelines.flow`).
-        bound_px: the largest displacement in a direction that is told apart.
+        bound_px: larger displacements in x or y are cut off to it.
     """
 
     method: str

@@ -15,7 +15,7 @@ import torch
 
 from encoders.compress import Compression
 from encoders.descriptors import Stream
-from encoders.svm import LinearClassifier, fit_one_vs_rest
+from encoders.svm import LinearClassifier
 from pipelines import classify_gram
 from pipelines.classify import choose_form, classify
 from pipelines.classify_gram import Chunk, chunks
@@ -25,6 +25,7 @@ from pipelines.layout import Job
 from pipelines.meter import SILENT
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS, encoding_type
+from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]
 NUM, DIM = 48, 20

@@ -12,7 +12,6 @@ import pytest
 import safetensors.numpy
 
 from encoders.descriptors import Stream
-from encoders.svm import fit_one_vs_rest
 from pipelines import classify_fusion
 from pipelines.classify import _possible, classify, settle_scores
 from pipelines.classify_results import Work, batches, fused_batches, target_matrix
@@ -23,6 +22,7 @@ from pipelines.layout import LEFT_OUT, Job
 from pipelines.run_report import _notes
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
+from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]
 NUM, DIMS = 48, {"n_appearance": 12, "n_difference": 20}
