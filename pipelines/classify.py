@@ -73,7 +73,7 @@ def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]
     found = {}
     for batch in every:
         if batch.vectors not in found:
-            found[batch.vectors] = _locate.remote(job.store, batch, manifest)
+            found[batch.vectors] = _locate.remote(job.store, batch, manifest, job.config.run.seed)
 
     def work_of(batch: Batch) -> Work:
         labels, places = found[batch.vectors]
@@ -130,8 +130,8 @@ def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes:
 
 
 @ray.remote(num_returns=2, max_retries=3)
-def _locate(store: Store, batch: Batch, manifest: pa.Table) -> tuple[Labels, Places]:
-    labels = locate(store, batch, manifest)
+def _locate(store: Store, batch: Batch, manifest: pa.Table, seed: int) -> tuple[Labels, Places]:
+    labels = locate(store, batch, manifest, seed)
     return labels, labels.places
 
 

@@ -7,7 +7,6 @@ those, SCORES of the parts -> FUSIONS and SCORES          one task a fold
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -26,27 +25,29 @@ from encoders.nested import (
 )
 from encoders.svm_gram import Gram
 from pipelines import classify_gram
-from pipelines.classify_gram import Prepared, Vectors, cuda_or_cpu, device_options, gram_of
+from pipelines.classify_gram import (
+    Arrays,
+    Prepared,
+    arrays_of,
+    cuda_or_cpu,
+    device_options,
+    gram_of,
+)
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
     Batch,
     Labels,
     Work,
-    inner_folds,
     publish_scores,
     publish_weights,
 )
+from pipelines.classify_vectors import Vectors
 from pipelines.combination import chooses, sums_kernels
 from pipelines.config import Classify, RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.storage import Store
-
-log = logging.getLogger(__name__)
-
-Arrays = tuple[np.ndarray, np.ndarray, float]
-
 
 Scored = dict[str, list[ray.ObjectRef]]
 """What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same parts."""
@@ -118,49 +119,45 @@ def _sum_kernels(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]
 
 def _weights(job: Job, work: Work, parts: list[Prepared]) -> dict[int, tuple[float, ...]]:
     """Weights of the parts for each fold."""
-    batch, settings, seed = work.batch, job.config.classify, job.config.run.seed
+    batch, settings = work.batch, job.config.classify
     if not chooses(batch.stream):
         return dict.fromkeys(batch.folds, (1 / len(parts),) * len(parts))
     on = device_options(job.config.cluster)
     grams = [part.gram for part in parts]
     if batch.stream == "kernel_selected":
         tasks = [
-            _select.options(**on).remote(work.labels, (fold, seed), settings, *grams)
+            _select.options(**on).remote(work.labels, fold, settings, *grams)
             for fold in batch.folds
         ]
         return dict(zip(batch.folds, ray.get(tasks), strict=True))
     found = {
-        fold: [_losses.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
+        fold: [_losses.options(**on).remote(work.labels, fold, settings, g) for g in grams]
         for fold in batch.folds
     }
     return {fold: weights_by_loss(ray.get(tasks)) for fold, tasks in found.items()}
 
 
 @ray.remote(max_retries=3)
-def _losses(
-    labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, arrays: Arrays
-) -> np.ndarray:
+def _losses(labels: Labels, fold: int, settings: Classify, arrays: Arrays) -> np.ndarray:
     """A part's log losses [n] on the fold's inner folds, at the least C."""
-    inner = _inner_folds(labels, *fold_and_seed)
+    inner = _inner_folds(labels, fold)
     gram = gram_of(arrays).to(cuda_or_cpu())
     scores = _held_out(gram, labels, inner, min(settings.c), settings)
-    return log_losses(scores, labels.targets[: labels.num_training][inner >= 0])
+    return log_losses(scores, labels.training_targets[inner >= 0])
 
 
 @ray.remote(max_retries=3)
 def _summed(weights: tuple[float, ...], *grams: Arrays) -> Arrays:
     found = kernel_sum([gram_of(arrays) for arrays in grams], weights)
-    return found.centred.numpy(), found.cross.numpy(), found.square
+    return arrays_of(found)
 
 
 @ray.remote(max_retries=3)
-def _select(
-    labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, *grams: Arrays
-) -> tuple[float, ...]:
+def _select(labels: Labels, fold: int, settings: Classify, *grams: Arrays) -> tuple[float, ...]:
     """Equal weights of the parts that help on the fold's inner folds, at the least C."""
     matrices = [gram_of(arrays).to(cuda_or_cpu()) for arrays in grams]
-    inner = _inner_folds(labels, *fold_and_seed)
-    targets = labels.targets[: labels.num_training]
+    inner = _inner_folds(labels, fold)
+    targets = labels.training_targets
 
     def quality(chosen: tuple[int, ...]) -> np.ndarray:
         gram = kernel_sum([matrices[s] for s in chosen], [1 / len(chosen)] * len(chosen))
@@ -185,14 +182,14 @@ def _fuse_scores(
     prepared: Callable[[Work], Prepared],
     scored: Scored,
 ) -> None:
-    settings, seed = job.config.classify, job.config.run.seed
+    settings = job.config.classify
     scores_of = _scores_of.options(num_returns=2, **device_options(job.config.cluster))
     for part in work.parts:
         files = {fold: part.batch.scores_file(fold) for fold in work.batch.todo}
         missing = [fold for fold in files if files[fold] not in scored]
         gram = prepared(part).gram if missing else None
         for fold in missing:
-            about = (part.labels, gram, (fold, seed), settings, line.meter)
+            about = (part.labels, gram, fold, settings, line.meter)
             scored[files[fold]] = scores_of.remote(job.store, part.batch, *about)
     done = []
     for fold in work.batch.todo:
@@ -200,7 +197,7 @@ def _fuse_scores(
         # The fold's own scores come last, and so cannot be taken for those that are chosen by.
         inner, own = zip(*scores, strict=True)
         done.append(
-            _fuse.remote(job.store, work.batch, work.labels, (fold, seed), line.meter, *inner, *own)
+            _fuse.remote(job.store, work.batch, work.labels, fold, line.meter, *inner, *own)
         )
     ray.get(done)
 
@@ -211,17 +208,16 @@ def _scores_of(
     part: Batch,
     labels: Labels,
     gram: Arrays,
-    fold_and_seed: tuple[int, int],
+    fold: int,
     settings: Classify,
     meter: Meter,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A part's scores [n, K] of the training videos, each by classifiers of the other inner folds, and its
     published ones of the fold [tested, K]."""
-    fold, _ = fold_and_seed
     with meter("read"):
         c, scores = _published(store, part, labels, fold)
     with meter("solve"):
-        inner = _inner_folds(labels, *fold_and_seed)
+        inner = _inner_folds(labels, fold)
         held_out = _held_out(gram_of(gram).to(cuda_or_cpu()), labels, inner, c, settings)
     return held_out, scores
 
@@ -246,12 +242,12 @@ def _published(store: Store, part: Batch, labels: Labels, fold: int) -> tuple[fl
     return c, table["score"].to_numpy().reshape(len(tested), -1)
 
 
-def _inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
-    """As `inner_folds`; of videos where the training videos are of one group."""
+def _inner_folds(labels: Labels, fold: int) -> np.ndarray:
+    """As `Labels.inner_folds`, but each video counts as a group where the training videos are of one."""
     training = labels.training((fold,))[:, 0]
     if len({labels.groups[place] for place in np.flatnonzero(training)}) < 2:
         labels = dataclasses.replace(labels, groups=labels.video_ids)
-    return inner_folds(labels, fold, seed)
+    return labels.inner_folds(fold)
 
 
 def _held_out(
@@ -260,7 +256,7 @@ def _held_out(
     """Scores [n, K] of the training videos by classifiers of the other inner folds."""
     (scores,) = held_out_scores(
         gram,
-        torch.from_numpy(labels.targets[: labels.num_training]),
+        torch.from_numpy(labels.training_targets),
         inner,
         (c,),
         loss=settings.loss,
@@ -275,13 +271,12 @@ def _fuse(
     store: Store,
     batch: Batch,
     labels: Labels,
-    fold_and_seed: tuple[int, int],
+    fold: int,
     meter: Meter,
     *scores: np.ndarray,
 ) -> None:
-    fold, _ = fold_and_seed
     held_out, own = scores[: len(batch.parts)], scores[len(batch.parts) :]
-    targets = labels.targets[: labels.num_training][_inner_folds(labels, *fold_and_seed) >= 0]
+    targets = labels.training_targets[_inner_folds(labels, fold) >= 0]
     if batch.stream == "calibrated":
         sigmoids = tuple(fit_sigmoid(part, targets) for part in held_out)
         own = [sigmoid.probabilities(part) for sigmoid, part in zip(sigmoids, own, strict=True)]

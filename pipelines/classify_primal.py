@@ -15,17 +15,18 @@ from torch import Tensor
 
 from encoders.kernels import unit
 from encoders.metrics import average_precision
-from encoders.svm_columns import balanced, one_vs_rest
+from encoders.svm_columns import one_vs_rest
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
 from pipelines import codebooks
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
     Labels,
     Part,
+    Places,
     Trained,
     Work,
     best_c,
-    inner_folds,
+    class_weights,
     publish,
     read_vectors,
     warn_unsolved,
@@ -119,7 +120,9 @@ class Share:
 
     @classmethod
     def of(cls, store: Store, parts: list[Labels], team: Team) -> "Share":
-        return cls(store, team, parts, list(range(team.rank, len(parts[0].files), team.size)))
+        return cls(
+            store, team, parts, list(range(team.rank, len(parts[0].places.files), team.size))
+        )
 
     @property
     def labels(self) -> Labels:
@@ -127,7 +130,7 @@ class Share:
 
     @property
     def dim(self) -> int:
-        return sum(part.dim for part in self.parts)
+        return sum(part.places.dim for part in self.parts)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -138,14 +141,14 @@ class Share:
     def vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Places among the labelled videos, and vectors, of those that are wanted [N], file by file."""
         for number in self.files:
-            places = np.flatnonzero((self.labels.file == number) & wanted)
+            places = np.flatnonzero((self.labels.places.file == number) & wanted)
             if len(places):
-                parts = [self._vectors(part, places) for part in self.parts]
+                parts = [self._vectors(part.places, places) for part in self.parts]
                 if len(parts) > 1:
                     parts = [torch.cat([unit(part) for part in parts], 1) / len(parts) ** 0.5]
                 yield places, parts[0]
 
-    def _vectors(self, part: Labels, places: np.ndarray) -> Tensor:
+    def _vectors(self, part: Places, places: np.ndarray) -> Tensor:
         """[n, D] of a part, which may have these videos in several files."""
         files, vectors = part.file[places], None
         for number in np.unique(files):
@@ -157,7 +160,7 @@ class Share:
         return torch.from_numpy(vectors)
 
     def count(self, wanted: np.ndarray) -> int:
-        return int((np.isin(self.labels.file, self.files) & wanted).sum())
+        return int((np.isin(self.labels.places.file, self.files) & wanted).sum())
 
 
 def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
@@ -166,26 +169,24 @@ def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
     values = tuple(sorted(settings.c))
     c, words = values[0], ""
     if len(values) > 1:
-        scores = _held_out(share, inner_folds(labels, fold, config.run.seed), values, settings)
+        scores = _held_out(share, labels.inner_folds(fold), values, settings)
         c, words = best_c(values, scores)
-    inside = np.zeros(len(labels.row), bool)
+    inside = np.zeros(len(labels.video_ids), bool)
     inside[: labels.num_training] = labels.training((fold,))[:, 0]
     found = _solution(share, inside[:, None], c, settings, settings.tolerance)
     tested = labels.tested(fold)
     decisions = _decisions(share, tested, found)
-    parts = [
-        Part(
-            # Those of a combination are published for vectors of length 1.
-            weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
-            bias=found.bias.cpu().numpy(),
-            scores=decisions[tested],
-            primal=found.primal.cpu().numpy(),
-            dual=found.dual.cpu().numpy(),
-            rounds=found.rounds.cpu().numpy(),
-            seconds=time.monotonic() - began,
-        )
-    ]
-    return Trained(fold, c, "primal", parts, share.weights), words
+    part = Part(
+        # Those of a combination are published for vectors of length 1.
+        weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
+        bias=found.bias.cpu().numpy(),
+        scores=decisions[tested],
+        primal=found.primal.cpu().numpy(),
+        dual=found.dual.cpu().numpy(),
+        rounds=found.rounds.cpu().numpy(),
+        seconds=time.monotonic() - began,
+    )
+    return Trained(fold, c, "primal", share.weights, (part,)), words
 
 
 def _solution(
@@ -199,7 +200,7 @@ def _solution(
     """The columns of training [N, F]."""
     device = ray.train.torch.get_device()
     targets, training_of = torch.from_numpy(share.labels.targets), torch.from_numpy(training)
-    weights = balanced(targets, training_of) if settings.class_weight == "balanced" else None
+    weights = class_weights(targets, training_of, settings)
     wanted = training.any(1)
 
     def shards() -> Iterator[Shard]:
@@ -236,7 +237,7 @@ def _held_out(
     share: Share, inner: np.ndarray, values: tuple[float, ...], settings: Classify
 ) -> np.ndarray:
     """AP [C, K] on the inner folds that were held out, each c solved from the one before."""
-    inner = np.concatenate([inner, np.full(len(share.labels.row) - len(inner), -1)])
+    inner = np.concatenate([inner, np.full(len(share.labels.video_ids) - len(inner), -1)])
     parts, inside, start, found = np.unique(inner[inner >= 0]), inner >= 0, None, []
     for c in values:
         training = inside[:, None] & (inner[:, None] != parts)

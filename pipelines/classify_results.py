@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray import ObjectRef
+from torch import Tensor
 
 from encoders.calibration import Sigmoid
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
+from encoders.svm_columns import balanced
 from pipelines.config import Classify, RunError
 from pipelines.folds import group_folds
 from pipelines.layout import Job
@@ -34,8 +36,8 @@ CHOICE_TOLERANCE = 1e-3
 class Batch:
     """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
 
-    `todo` are those without SCORES. Folds that are finished still belong to it: what is solved together must
-    not depend on what a killed run had done, or the last bits would.
+    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves the same ones together
+    as one that was not killed, and so gets the same bits.
 
     A combination's has `parts` instead of `encodings`: the batches of the same folds that are fused.
     """
@@ -143,7 +145,12 @@ def _unfinished(job: Job, every: list[Batch]) -> list[Batch]:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the vectors of a batch are: as much of `Labels` as the driver holds."""
+    """Where the vectors of a batch are: as much of `Labels` as the driver holds.
+
+    Attributes:
+        num_training: how many of the videos train.
+        files: of ENCODINGS. file: [N], and row: [N], where each vector is. dim: D.
+    """
 
     num_training: int
     num_classes: int
@@ -169,8 +176,7 @@ class Labels:
 
     Attributes:
         video_ids: [N]. targets: [N, K] uint8. folds: [N], the fold that tests each. groups: [N].
-        num_training: how many of them train.
-        files: of ENCODINGS. file: [N], and row: [N], where each vector is. dim: D.
+        seed: of the inner folds.
     """
 
     video_ids: list[str]
@@ -178,17 +184,17 @@ class Labels:
     folds: np.ndarray
     groups: list[str]
     classes: list[str]
-    num_training: int
-    files: list[str]
-    file: np.ndarray
-    row: np.ndarray
-    dim: int
+    places: Places
+    seed: int
 
     @property
-    def places(self) -> Places:
-        return Places(
-            self.num_training, len(self.classes), self.files, self.file, self.row, self.dim
-        )
+    def num_training(self) -> int:
+        return self.places.num_training
+
+    @property
+    def training_targets(self) -> np.ndarray:
+        """[num_training, K]: of those that train in any fold."""
+        return self.targets[: self.num_training]
 
     def training(self, folds: tuple[int, ...]) -> np.ndarray:
         """[num_training, F]: who trains in each of some folds."""
@@ -198,12 +204,31 @@ class Labels:
         """[N]: who is tested in a fold."""
         return self.folds == fold
 
+    def inner_folds(self, fold: int) -> np.ndarray:
+        """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
 
-def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
+        Raises:
+            RunError: fewer than two groups.
+        """
+        training = self.training((fold,))[:, 0]
+        groups = np.array(self.groups[: self.num_training])[training]
+        num_groups = len(set(groups.tolist()))
+        if num_groups < 2:
+            raise RunError(
+                f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
+                f"got {num_groups}; set one value"
+            )
+        inner = np.full(self.num_training, -1)
+        inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), self.seed)
+        return inner
+
+
+def locate(store: Store, batch: Batch, manifest: pa.Table, seed: int) -> Labels:
     """Reads ids, not vectors. A vector of a file that has changed since, by its `source`, is passed over.
 
     Args:
         manifest: video_id, source, labels, group and fold of the run's videos.
+        seed: of the inner folds.
     """
     classes = sorted({name for names in manifest["labels"].to_pylist() for name in names})
     known = manifest.filter(pc.greater(pc.list_value_length(manifest["labels"]), 0))
@@ -224,17 +249,22 @@ def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
     order = pa.table({"tests": (~training).astype(np.int8), "video_id": videos["video_id"]})
     order = pc.sort_indices(order, [("tests", "ascending"), ("video_id", "ascending")])
     videos = videos.take(order)
+    places = Places(
+        num_training=int(training.sum()),
+        num_classes=len(classes),
+        files=files,
+        file=videos["file"].to_numpy().astype(np.int32),
+        row=videos["row"].to_numpy().astype(np.int32),
+        dim=dim,
+    )
     return Labels(
         video_ids=videos["video_id"].to_pylist(),
         targets=target_matrix(videos["labels"].to_pylist(), classes),
         folds=videos["fold"].to_numpy(),
         groups=_groups(videos),
         classes=classes,
-        num_training=int(training.sum()),
-        files=files,
-        file=videos["file"].to_numpy().astype(np.int32),
-        row=videos["row"].to_numpy().astype(np.int32),
-        dim=dim,
+        places=places,
+        seed=seed,
     )
 
 
@@ -260,26 +290,12 @@ def read_vectors(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     return vectors_from_arrow(column.take(pa.array(rows)))
 
 
-# --- which C -----------------------------------------------------------------------------------
+# --- how it is solved --------------------------------------------------------------------------
 
 
-def inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
-    """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
-
-    Raises:
-        RunError: fewer than two groups.
-    """
-    training = labels.training((fold,))[:, 0]
-    groups = np.array(labels.groups[: labels.num_training])[training]
-    num_groups = len(set(groups.tolist()))
-    if num_groups < 2:
-        raise RunError(
-            f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
-            f"got {num_groups}; set one value"
-        )
-    inner = np.full(labels.num_training, -1)
-    inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), seed)
-    return inner
+def class_weights(targets: Tensor, training: Tensor, settings: Classify) -> Tensor | None:
+    """What each class counts, as `balanced` has it, where classify.class_weight says so; None: all the same."""
+    return balanced(targets, training) if settings.class_weight == "balanced" else None
 
 
 def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str]:
@@ -309,17 +325,18 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A fold: the C and the form it was solved with, and the parts of its classes in order.
+    """A fold: the C and the form it is solved with.
 
     Attributes:
         weights: of the kernels of a combination's parts.
+        parts: of its classes, in order; none before they are solved.
     """
 
     fold: int
     c: float
     form: str
-    parts: list[Part]
     weights: tuple[float, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 def publish(
@@ -401,7 +418,7 @@ def _solution_rows(
     batch: Batch, labels: Labels, settings: Classify, trained: Trained
 ) -> Iterator[dict]:
     training = labels.training((trained.fold,))[:, 0]
-    positives = labels.targets[: labels.num_training][training].sum(0, dtype=np.int64)
+    positives = labels.training_targets[training].sum(0, dtype=np.int64)
     solved = ((part, place) for part in trained.parts for place in range(len(part.bias)))
     for label, positive, (part, place) in zip(labels.classes, positives, solved, strict=True):
         primal, dual = float(part.primal[place]), float(part.dual[place])

@@ -16,10 +16,10 @@ import torch
 from encoders.compress import Compression
 from encoders.descriptors import Stream
 from encoders.svm import LinearClassifier, fit_one_vs_rest
-from pipelines import classify_gram
+from pipelines import classify_gram, classify_vectors
 from pipelines.classify import choose_form, classify
 from pipelines.classify_gram import Chunk, chunks
-from pipelines.classify_results import batches, best_c, inner_folds, locate, target_matrix
+from pipelines.classify_results import Labels, batches, best_c, locate, target_matrix
 from pipelines.config import Classify, Config, RunError
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -89,9 +89,14 @@ def published(job: Job) -> tuple[dict[str, bytes], pa.Table, pa.Table]:
     return classifiers, job.store.read_table(scores), job.store.read_table(folder)
 
 
-def stored(job: Job, kind: str = "") -> tuple[np.ndarray, list[str]]:
+def located(job: Job, manifest: pa.Table | None = None) -> Labels:
+    """The videos of the run's first batch."""
+    return locate(job.store, batches(job)[0], manifest or job.manifest, job.config.run.seed)
+
+
+def stored(job: Job) -> tuple[np.ndarray, list[str]]:
     """All vectors of labelled videos and their ids, in order."""
-    labels = locate(job.store, batches(job)[0], job.manifest)
+    labels = located(job)
     table = job.store.read_table(batches(job)[0].encodings, ["video_id", "vector"])
     found = dict(zip(table["video_id"].to_pylist(), table["vector"].to_pylist(), strict=True))
     ids = sorted(labels.video_ids)
@@ -103,15 +108,14 @@ def stored(job: Job, kind: str = "") -> tuple[np.ndarray, list[str]]:
 
 def test_labels_are_of_videos_with_a_vector_of_their_source(tmp_path: Path) -> None:
     job = make_job(tmp_path, num_folds=1)
-    (batch,) = batches(job)
     stale = job.manifest.set_column(
         2, "source", pa.array(["now"] * 3 + ["later"] + ["now"] * (NUM - 4))
     )
-    labels = locate(job.store, batch, stale)
+    labels = located(job, stale)
     # Without a label: v05, v17. Changed since: v03. Never encoded: v47.
     assert set(labels.video_ids) == {f"v{i:02d}" for i in range(NUM)} - {"v05", "v17", "v03", "v47"}
     assert labels.classes == CLASSES
-    assert labels.dim == DIM
+    assert labels.places.dim == DIM
     training = labels.video_ids[: labels.num_training]
     tested = labels.video_ids[labels.num_training :]
     assert training == sorted(training)
@@ -124,8 +128,10 @@ def test_labels_are_of_videos_with_a_vector_of_their_source(tmp_path: Path) -> N
     assert {folds[name] for name in tested} == {0}
     assert labels.training((0,)).all()
     names = [
-        pq.read_table(io.BytesIO(job.store.read(labels.files[f])))["video_id"][int(r)].as_py()
-        for f, r in zip(labels.file, labels.row, strict=True)
+        pq.read_table(io.BytesIO(job.store.read(labels.places.files[f])))["video_id"][
+            int(r)
+        ].as_py()
+        for f, r in zip(labels.places.file, labels.places.row, strict=True)
     ]
     assert names == labels.video_ids
 
@@ -197,17 +203,17 @@ def test_a_task_reads_rows_of_many_files_by_the_block_they_go_to(tmp_path: Path)
     draw.shuffle(every)
     blocks = [np.array(every[:5]), np.array(every[5:6]), np.array(every[6:20])]
     rows = [(block[:, 0], block[:, 1]) for block in blocks]
-    parts = classify_gram._read._function(job.store, names, rows, SILENT)
+    parts = classify_vectors._read._function(job.store, names, rows, SILENT)
     for block, part in zip(blocks, parts, strict=True):
         np.testing.assert_array_equal(part, [tables[f][r] for f, r in block])
-    alone = classify_gram._read._function(job.store, names, rows[:1], SILENT)
+    alone = classify_vectors._read._function(job.store, names, rows[:1], SILENT)
     np.testing.assert_array_equal(alone, parts[0])
 
 
 def test_inner_folds_hold_whole_groups_of_training_videos(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    labels = locate(job.store, batches(job)[0], job.manifest)
-    inner = inner_folds(labels, 1, seed=0)
+    labels = located(job)
+    inner = labels.inner_folds(1)
     assert ((inner < 0) == (labels.folds == 1)).all()
     assert set(inner.tolist()) == {-1, 0, 1, 2}
     for group in set(labels.groups):
@@ -215,17 +221,17 @@ def test_inner_folds_hold_whole_groups_of_training_videos(tmp_path: Path) -> Non
             len({part for part, name in zip(inner, labels.groups, strict=True) if name == group})
             == 1
         )
-    np.testing.assert_array_equal(inner, inner_folds(labels, 1, seed=0))
+    np.testing.assert_array_equal(inner, labels.inner_folds(1))
 
 
 def test_one_group_is_too_few_to_choose_from(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     one = job.manifest.set_column(4, "group", pa.array(["same"] * NUM))
-    labels = locate(job.store, batches(job)[0], one)
+    labels = located(job, one)
     with pytest.raises(
         RunError, match=r"classify.c: expected at least two groups .* fold 2 .* got 1"
     ):
-        inner_folds(labels, 2, seed=0)
+        labels.inner_folds(2)
 
 
 def test_the_best_c_is_the_smallest_of_equals_over_classes_with_positives() -> None:
@@ -245,7 +251,8 @@ def test_scores_are_those_of_separate_fits(
     local_ray: None, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several blocks, strips and chunks.
-    monkeypatch.setattr(classify_gram, "strip_rows", lambda dim: 13)
+    for module in (classify_gram, classify_vectors):
+        monkeypatch.setattr(module, "strip_rows", lambda dim: 13)
     monkeypatch.setattr(classify_gram, "COLUMNS", 2)
     job = make_job(tmp_path, f"classify.loss={loss}", "classify.c=10", "classify.tolerance=1e-7")
     vectors, ids = stored(job)
@@ -302,7 +309,7 @@ def test_the_same_bytes_whatever_the_files(
         second.store.publish_table(f"{folder}/{place}.parquet", part, {})
     classify(first)
     # A task for each file, as where vectors are long.
-    monkeypatch.setattr(classify_gram, "READ_BYTES", 1)
+    monkeypatch.setattr(classify_vectors, "READ_TASK_BYTES", 1)
     classify(second)
     (classifiers, scores, _), (again, scores_again, _) = published(first), published(second)
     assert classifiers == again

@@ -381,9 +381,9 @@ def _count_inner_scores(monkeypatch: pytest.MonkeyPatch) -> Counter:
             self.task = task.options(**options)
             return self
 
-        def remote(self, store, part, labels, gram, fold_and_seed, *rest):
-            submitted[part.encoder, part.stream, fold_and_seed[0]] += 1
-            return self.task.remote(store, part, labels, gram, fold_and_seed, *rest)
+        def remote(self, store, part, labels, gram, fold, *rest):
+            submitted[part.encoder, part.stream, fold] += 1
+            return self.task.remote(store, part, labels, gram, fold, *rest)
 
     monkeypatch.setattr(classify_fusion, "_scores_of", Counting())
     return submitted
