@@ -54,11 +54,12 @@ def solve(job: Job, work: list[Work]) -> Spent:
                 "a compression is fitted on all training vectors in memory"
             )
     spent = codebooks.run_training(
-        _worker,
+        _solve_all,
         {
             "work": [(one.batch, [part.labels for part in one.parts or (one,)]) for one in work],
             "store": job.store,
             "config": job.config,
+            "final": (ValueError, RunError),
         },
         name=job.digest("classify"),
         step="classify",
@@ -69,14 +70,6 @@ def solve(job: Job, work: list[Work]) -> Spent:
     for batch in batches:
         warn_unsolved(job.store, batch, job.config.classify.tolerance)
     return spent
-
-
-def _worker(setting: dict) -> None:
-    """The train loop: a ValueError or RunError says that vectors or settings are wrong, and would come again."""
-    try:
-        _solve_all(setting)
-    except (ValueError, RunError) as error:
-        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _solve_all(setting: dict) -> None:
@@ -91,7 +84,7 @@ def _solve_all(setting: dict) -> None:
                 "and run it again"
             )
         for fold in batch.todo:
-            if team.agree(store.exists(batch.scores_file(fold))):
+            if team.agree(team.rank == 0 and store.exists(batch.scores_file(fold))):
                 continue
             with setting["meter"]("solve"):
                 trained, words = _train(share, fold, config)
