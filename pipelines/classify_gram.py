@@ -29,8 +29,8 @@ from encoders.svm_gram import Gram, Strip, block_rows, centre_of, gram_strip, st
 from pipelines import classify_vectors
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
-    Batch,
-    Labels,
+    Examples,
+    FoldSet,
     Part,
     Places,
     Trained,
@@ -69,14 +69,14 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The vectors of a batch, and the Gram matrix of those that train."""
+    """The vectors of a fold set, and the Gram matrix of those that train."""
 
     vectors: Vectors
     gram: ObjectRef
 
 
 def solve(job: Job, line: ProgressLine, work: Work) -> Prepared:
-    """Classifies one batch; returns what its Gram matrix is of.
+    """Classifies one fold set; returns its vectors and their Gram matrix.
 
     Args:
         line: counts the folds that are finished.
@@ -90,7 +90,7 @@ def solve(job: Job, line: ProgressLine, work: Work) -> Prepared:
 
 
 def prepare(job: Job, meter: Meter, work: Work) -> Prepared:
-    """Reads the vectors of a batch, compresses them where it says so, and multiplies them.
+    """Reads the vectors of a fold set, compresses them where it says so, and multiplies them.
 
     Raises:
         RunError: a vector is not finite, or none trains.
@@ -104,7 +104,7 @@ def prepare(job: Job, meter: Meter, work: Work) -> Prepared:
 def train(
     job: Job, line: ProgressLine, work: Work, prepared: Prepared, weights: tuple[float, ...] = ()
 ) -> None:
-    """Trains and publishes the classifiers of a batch.
+    """Trains and publishes the classifiers of a fold set.
 
     Args:
         weights: of the kernels of a combination's parts, also of those that are left out.
@@ -113,11 +113,11 @@ def train(
         RunError: C cannot be chosen.
     """
     settings, meter, on = job.config.classify, line.meter, device_options(job.config.cluster)
-    batch, shared, gram = work.batch, work.labels, prepared.gram
+    fold_set, shared, gram = work.fold_set, work.examples, prepared.gram
     chosen = _choose(gram, work, settings, on)
-    parts: dict[int, list[ObjectRef]] = {fold: [] for fold in batch.folds}
-    for chunk in chunks(batch.folds, work.places.num_classes):
-        if not set(chunk.folds) & set(batch.todo):
+    parts: dict[int, list[ObjectRef]] = {fold: [] for fold in fold_set.folds}
+    for chunk in chunks(fold_set.folds, work.places.num_classes):
+        if not set(chunk.folds) & set(fold_set.todo):
             continue
         c = [chosen[fold] for fold in chunk.folds]
         solved = _solve.options(num_returns=len(chunk.folds), **on).remote(
@@ -126,13 +126,13 @@ def train(
         for fold, part in zip(chunk.folds, listed(solved), strict=True):
             parts[fold].append(part)
     published = []
-    for fold in batch.todo:
+    for fold in fold_set.todo:
         trained = Trained(fold, chosen[fold], "gram", weights)
         published.append(
-            _publish.remote(job.store, batch, shared, settings, trained, meter, *parts[fold])
+            _publish.remote(job.store, fold_set, shared, settings, trained, meter, *parts[fold])
         )
     ray.get(published)
-    warn_unsolved(job.store, batch, settings.tolerance)
+    warn_unsolved(job.store, fold_set, settings.tolerance)
 
 
 def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
@@ -227,36 +227,36 @@ def _choose(
     Args:
         on: the resources of a task.
     """
-    batch, values = work.batch, tuple(sorted(settings.c))
+    fold_set, values = work.fold_set, tuple(sorted(settings.c))
     if len(values) == 1:
-        return dict.fromkeys(batch.folds, values[0])
+        return dict.fromkeys(fold_set.folds, values[0])
     tasks = {
         fold: [
             _held_out.options(**on).remote(
-                gram, work.labels, fold, chunk.class_range, values, settings
+                gram, work.examples, fold, chunk.class_range, values, settings
             )
             for chunk in chunks((fold,), work.places.num_classes)
         ]
-        for fold in batch.folds
+        for fold in fold_set.folds
     }
     chosen = {}
     for fold, parts in tasks.items():
         chosen[fold], words = best_c(values, np.concatenate(ray.get(parts), axis=1))
-        log.info("classify %s fold %d: %s", batch.name, fold, words)
+        log.info("classify %s fold %d: %s", fold_set.name, fold, words)
     return chosen
 
 
 @ray.remote(max_retries=3)
 def _held_out(
     arrays: Arrays,
-    labels: Labels,
+    examples: Examples,
     fold: int,
     classes: slice,
     values: tuple[float, ...],
     settings: Classify,
 ) -> np.ndarray:
     """AP [C, k] of some classes on the inner folds that were held out."""
-    inner, targets = labels.inner_folds(fold), labels.training_targets[:, classes]
+    inner, targets = examples.inner_folds(fold), examples.training_targets[:, classes]
     scores = held_out_scores(
         gram_of(arrays).to(cuda_or_cpu()),
         torch.from_numpy(targets),
@@ -273,7 +273,7 @@ def _held_out(
 def _solve(
     arrays: Arrays,
     vectors: Vectors,
-    labels: Labels,
+    examples: Examples,
     chunk: Chunk,
     c: list[float],
     settings: Classify,
@@ -285,22 +285,22 @@ def _solve(
         c: of each of these folds.
     """
     with meter("solve"):
-        parts = _parts(arrays, vectors, labels, chunk, c, settings)
+        parts = _parts(arrays, vectors, examples, chunk, c, settings)
     return parts if len(parts) > 1 else parts[0]
 
 
 def _parts(
     arrays: Arrays,
     vectors: Vectors,
-    labels: Labels,
+    examples: Examples,
     chunk: Chunk,
     c: list[float],
     settings: Classify,
 ) -> list[Part]:
     began, device = time.monotonic(), cuda_or_cpu()
     columns = _columns(
-        torch.from_numpy(labels.training_targets[:, chunk.class_range]),
-        torch.from_numpy(labels.training(chunk.folds)),
+        torch.from_numpy(examples.training_targets[:, chunk.class_range]),
+        torch.from_numpy(examples.training(chunk.folds)),
         torch.tensor(c),
         settings,
     )
@@ -323,9 +323,9 @@ def _parts(
         )
         weights, bias, primal, dual, rounds = arrays_of_part
         if vectors.weights:
-            # Those that are published are for vectors of length 1.
+            # Published ones are for vectors of length 1, the solver's for ones of length sqrt(weight).
             weights = weights * vectors.scales()
-        scores = decisions[labels.tested(fold), own]
+        scores = decisions[examples.tested(fold), own]
         parts.append(Part(weights, bias, scores, primal, dual, rounds, seconds))
     return parts
 
@@ -338,13 +338,13 @@ def _columns(targets: Tensor, training: Tensor, c: float | Tensor, settings: Cla
 @ray.remote(max_retries=3)
 def _publish(
     store: Store,
-    batch: Batch,
-    labels: Labels,
+    fold_set: FoldSet,
+    examples: Examples,
     settings: Classify,
     trained: Trained,
     meter: Meter,
     *parts: Part,
 ) -> None:
     with meter("write"):
-        publish(store, batch, labels, settings, dataclasses.replace(trained, parts=parts))
+        publish(store, fold_set, examples, settings, dataclasses.replace(trained, parts=parts))
     meter.done({"ok": 1})

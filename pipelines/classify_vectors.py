@@ -18,7 +18,7 @@ from torch import Tensor
 from encoders.compress import fit_compression
 from encoders.kernels import joined
 from encoders.svm_gram import block_rows, strip_rows
-from pipelines.classify_results import Batch, Work, read_vectors
+from pipelines.classify_results import FoldSet, Work, read_vectors
 from pipelines.config import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
@@ -74,7 +74,7 @@ def _pieces(blocks: list[ObjectRef]) -> Iterator[Tensor]:
 
 
 def read(job: Job, work: Work, meter: Meter) -> Vectors:
-    """Reads the vectors of a batch, and compresses them where it says so.
+    """Reads the vectors of a fold set, and compresses them where it says so.
 
     Raises:
         RunError: a vector is not finite, or none trains.
@@ -85,8 +85,8 @@ def read(job: Job, work: Work, meter: Meter) -> Vectors:
             "classify: expected labelled videos to train with, got none that has a vector; look into "
             "FAILURES"
         )
-    if work.batch.compress.kind != "none":
-        training, tested = _compressed(job, work.batch, training, tested)
+    if work.fold_set.compress.kind != "none":
+        training, tested = _compressed(job, work.fold_set, training, tested)
     return Vectors((training,), (tested,))
 
 
@@ -122,7 +122,7 @@ def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], li
         for place in ray.get(odd)
     ]
     if bad:
-        video_ids = ray.get(work.labels).video_ids
+        video_ids = ray.get(work.examples).video_ids
         raise RunError(
             f"classify: expected finite vectors, got NaN or infinity in those of {len(bad)} videos, such as "
             f"{', '.join(video_ids[place] for place in bad[:5])}; delete their encodings, and run it again"
@@ -166,12 +166,12 @@ def _join(places: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, lis
 
 
 def _compressed(
-    job: Job, batch: Batch, training: list[ObjectRef], tested: list[ObjectRef]
+    job: Job, fold_set: FoldSet, training: list[ObjectRef], tested: list[ObjectRef]
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """The blocks after a compression that is fitted on the training vectors of the batch's one fold."""
+    """The blocks after a compression that is fitted on the training vectors of the set's one fold."""
     every = [*training, *tested]
     made = _compress.options(num_returns=len(every)).remote(
-        job.store, batch, job.config.run.seed, len(training), *every
+        job.store, fold_set, job.config.run.seed, len(training), *every
     )
     refs = listed(made)
     return refs[: len(training)], refs[len(training) :]
@@ -179,12 +179,14 @@ def _compressed(
 
 @ray.remote(max_retries=3)
 def _compress(
-    store: Store, batch: Batch, seed: int, num_training: int, *blocks: np.ndarray
+    store: Store, fold_set: FoldSet, seed: int, num_training: int, *blocks: np.ndarray
 ) -> list[np.ndarray] | np.ndarray:
     vectors = torch.cat([tensor_of(block).float() for block in blocks[:num_training]])
-    compression = fit_compression(vectors, batch.compress, seed)
-    (fold,) = batch.folds
-    store.publish(f"{batch.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes())
+    compression = fit_compression(vectors, fold_set.compress, seed)
+    (fold,) = fold_set.folds
+    store.publish(
+        f"{fold_set.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes()
+    )
     made = [compression.transform(tensor_of(block)).float().numpy() for block in blocks]
     return made if len(made) > 1 else made[0]
 

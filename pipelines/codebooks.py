@@ -1,8 +1,8 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
 Teams of workers (`pipelines.teams`) keep a sample's frames in memory and fit one codebook after another. What is
-finished is published at once, so a run that is started again goes on behind it; a codebook that was
-under way goes on from its last checkpoint.
+finished is published at once, and a run that is started again skips it; a codebook that was under way goes on
+from its last checkpoint.
 """
 
 import logging
@@ -38,10 +38,10 @@ from pipelines.teams import Dealer, Team
 log = logging.getLogger(__name__)
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
+"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook takes."""
 
 FEW_DESCRIPTORS = 100
-"""For a centroid, a component or a latent: with fewer it is fitted to chance."""
+"""For each centroid, component or latent: one that is fitted to fewer is fitted to noise."""
 
 
 @dataclass(frozen=True)

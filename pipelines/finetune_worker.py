@@ -46,7 +46,7 @@ def start(training: Training) -> None:
     """One Ray Train run, which goes on from its last checkpoint where a worker is lost.
 
     Raises:
-        RunError: the pictures or the settings do not do.
+        RunError: the network cannot be trained with these pictures or settings.
     """
     codebooks.run_training(
         _fit,
