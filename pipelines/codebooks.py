@@ -1,8 +1,8 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
 Teams of workers (`pipelines.teams`) keep a sample's frames in memory and fit one codebook after another. What is
-finished is published at once, so a run that is started again goes on behind it; a codebook that was
-under way goes on from its last checkpoint.
+finished is published at once, and a run that is started again skips it; a codebook that was under way goes on
+from its last checkpoint.
 """
 
 import logging
@@ -38,10 +38,10 @@ from pipelines.teams import Dealer, Team
 log = logging.getLogger(__name__)
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
+"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook takes."""
 
 FEW_DESCRIPTORS = 100
-"""For a centroid, a component or a latent: with fewer it is fitted to chance."""
+"""For each centroid, component or latent: one that is fitted to fewer is fitted to noise."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def publish_unfitted(
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         except ValueError as error:
             raise RunError(f"fit {book.name}: {error}") from error
-        _publish(store, task, encoder.files(), [], 0.0)
+        publish(store, book.folder, task, encoder.files(), [], 0.0)
 
 
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
@@ -171,13 +171,14 @@ def run_training(
     """One Ray Train run, with a progress line.
 
     Args:
-        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
+        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added. `final`: the errors
+            that would come again, ValueError where it is not there.
         total: how many results `loop` counts.
         threads: CPUs of a worker, and so its threads; None: all that its node can give it, or one where nodes come and
             go, since it is not known how large these are.
 
     Raises:
-        RunError: `loop` reported a failure that would come again.
+        RunError: `loop` raised one of the final errors. After any other Ray Train starts the workers again.
     """
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
@@ -191,7 +192,7 @@ def run_training(
     pool = cluster.Pool(workers, share, int(use_gpu))
     line = ProgressLine(step, total, Growth({(step,): pool}, config.cluster.grow_warning_s))
     trainer = TorchTrainer(
-        _joining,
+        _guarded,
         train_loop_config=setting
         | {"counter": line.counter, "meter": line.meter, "step": step, "loop": loop},
         scaling_config=ray.train.ScalingConfig(
@@ -214,22 +215,23 @@ def run_training(
     return line.spent
 
 
-def _joining(setting: dict) -> None:
+def _guarded(setting: dict) -> None:
+    """The train loop: runs on each Ray Train worker."""
     setting["meter"].joined(setting["step"])
-    setting["loop"](setting)
+    try:
+        setting["loop"](setting)
+    except setting.get("final", ValueError) as error:
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _worker(setting: dict) -> None:
-    """The train loop: runs on each Ray Train worker.
-
-    A ValueError says that the descriptors or settings are wrong: trying again would not help.
-    """
+    """Where a codebook fails for good, the other teams begin none any more."""
     try:
         _fit_all(setting)
-    except ValueError as error:
+    except ValueError:
         if setting["dealer"]:
             ray.get(setting["dealer"].stop.remote())
-        ray.get(setting["counter"].tell("fail", str(error)))
+        raise
 
 
 def _fit_all(setting: dict) -> None:
@@ -239,7 +241,7 @@ def _fit_all(setting: dict) -> None:
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
     for task in _dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
-        if team.agree(store.exists(f"{book.folder}/{DONE}")):
+        if team.agree(team.rank == 0 and store.exists(f"{book.folder}/{DONE}")):
             continue
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
@@ -252,7 +254,8 @@ def _fit_all(setting: dict) -> None:
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         if team.rank == 0:
-            _publish(store, task, encoder.files(), curves.rows, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            publish(store, book.folder, task, encoder.files(), curves.rows, seconds)
             meter.done({"ok": 1})
 
 
@@ -271,10 +274,15 @@ def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) 
         yield tasks[number]
 
 
-def _publish(
-    store: Store, task: Task, files: dict[str, bytes], curves: list[dict], seconds: float
+def publish(
+    store: Store,
+    folder: str,
+    task: Task,
+    files: dict[str, bytes],
+    curves: list[dict],
+    seconds: float,
 ) -> None:
-    folder = task.codebook.folder
+    """What a fit has made, CURVES where there are some, and last the mark that all is there."""
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:

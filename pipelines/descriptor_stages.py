@@ -69,7 +69,7 @@ def channels_of(flow: FlowWindow | None) -> int:
 
 
 CPU_FRAMES = 4
-"""Of a forward pass on a CPU: what the layers hand on stays in its caches, and the allocator keeps the memory."""
+"""Of a forward pass on a CPU: so few that activations stay in its caches and the allocator keeps their memory."""
 
 MOST_FRAMES = 256
 """Of a forward pass on a GPU: more make it no faster."""
@@ -131,8 +131,8 @@ class DescribeFrames:
         with self.meter("describe"):
             if self.device != "cpu":
                 return self._rows(batch)
-            # Segment by segment: the last bits depend on the size of a forward pass, hence would on how segments
-            # were dealt out; and fewer maps are held.
+            # Segment by segment: the last bits depend on the size of a forward pass, and must not depend on how
+            # segments were dealt out. Fewer maps are held, too.
             return pa.concat_tables(self._rows(batch.slice(i, 1)) for i in range(len(batch)))
 
     def _rows(self, batch: pa.Table) -> pa.Table:

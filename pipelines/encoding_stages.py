@@ -176,7 +176,7 @@ class EncodeVideos:
             span_s = self._span_s(row["files"], row["rows"])
         made = [VideoSums(span_s=span_s) for _ in self.streams]
         for _ in row["rows"]:
-            # Reading that is done in time costs the actor nothing: what it waits for counts.
+            # Only waiting counts: what was read ahead costs the actor nothing.
             with spent("read"):
                 segment = next(segments)
             with spent("encode"):

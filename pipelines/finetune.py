@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def weights(self) -> str:
-        return f"{self.folder}/weights.safetensors"
+        return f"{self.folder}/{finetune_worker.WEIGHTS}"
 
     @property
     def is_done(self) -> bool:

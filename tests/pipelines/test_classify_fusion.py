@@ -14,7 +14,7 @@ import safetensors.numpy
 from encoders.descriptors import Stream
 from pipelines import classify_fusion
 from pipelines.classify import _possible, classify, settle_scores
-from pipelines.classify_results import Work, batches, fused_batches, target_matrix
+from pipelines.classify_results import Work, fold_sets, fused_fold_sets, target_matrix
 from pipelines.combination import combinations
 from pipelines.config import Classify, Config, ConfigError, RunError
 from pipelines.evaluate import evaluate
@@ -267,7 +267,7 @@ def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -
 def test_a_named_rule_whose_matrix_is_too_large_is_a_message(tmp_path: Path, rule: str) -> None:
     job = make_job(tmp_path, f"classify.fusions=kernel_sum,{rule}")
     small, large = (SimpleNamespace(num_training=number) for number in (100, 1_000_000))
-    works = [Work(batch, None, small) for batch in fused_batches(job)]
+    works = [Work(fold_set, None, small) for fold_set in fused_fold_sets(job)]
     assert _possible(job, works, 2**30) == works
     works = [dataclasses.replace(work, places=large) for work in works]
     with pytest.raises(RunError, match=rf"need no Gram matrix .*3\.73e\+03 GiB.*, got {rule};"):
@@ -364,8 +364,8 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     before = {name: job.store.read(name) for name in names}
     for one in job.combinations:
         job.store.delete(f"{job.scores(*one.pair)}/fold-00001.parquet")
-    assert len(batches(job)) == 0
-    assert {batch.todo for batch in fused_batches(job)} == {(1,)}
+    assert len(fold_sets(job)) == 0
+    assert {fold_set.todo for fold_set in fused_fold_sets(job)} == {(1,)}
     submitted.clear()
     classify(job)
     assert submitted == Counter((*pair, 1) for pair in job.pairs())
@@ -381,9 +381,9 @@ def _count_inner_scores(monkeypatch: pytest.MonkeyPatch) -> Counter:
             self.task = task.options(**options)
             return self
 
-        def remote(self, store, part, labels, gram, fold_and_seed, *rest):
-            submitted[part.encoder, part.stream, fold_and_seed[0]] += 1
-            return self.task.remote(store, part, labels, gram, fold_and_seed, *rest)
+        def remote(self, store, part, examples, gram, fold, *rest):
+            submitted[part.encoder, part.stream, fold] += 1
+            return self.task.remote(store, part, examples, gram, fold, *rest)
 
     monkeypatch.setattr(classify_fusion, "_scores_of", Counting())
     return submitted
