@@ -279,14 +279,14 @@ def _job(
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.csv"
         manifest.write_text("path\n" + "".join(f"{Path(p).resolve()}\n" for p in paths))
-        job = prepare.prepare(
+        inputs = prepare.Inputs(
             videos=str(manifest),
             labels=None,
             out=f"{folder}/out",
             config=Config().with_settings([*SETTINGS, f"cluster.placement={placement}"]),
             steps=("index", "describe", "fit", "encode"),
-            limit=None,
         )
+        job = prepare.prepare(inputs)
         corpus.run(job, ("index", *steps), None)
         record = job.store.read_json("run.json")["steps"]
         found = {
