@@ -135,7 +135,7 @@ class IsolatedDecoder:
         if sys.platform != "linux":
             return False
         try:
-            now = _status_bytes("VmData", self._child.pid)
+            now = status_bytes("VmData", self._child.pid)
         except OSError:
             return True
         return now >= self._start_bytes + self._decode.memory_bytes // 2
@@ -158,7 +158,7 @@ class IsolatedDecoder:
         try:
             self._receive(time.monotonic() + _START_S)
             if sys.platform == "linux":
-                self._start_bytes = _status_bytes("VmData", self._child.pid)
+                self._start_bytes = status_bytes("VmData", self._child.pid)
         except (EOFError, OSError):
             self.close()
             raise RuntimeError(
@@ -256,12 +256,12 @@ def _limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return
-    start_bytes = _status_bytes("VmData")
+    start_bytes = status_bytes("VmData")
     for which, limit in (
         # Memory that is private and can be written, which is nearly all.
         (resource.RLIMIT_DATA, start_bytes + memory_bytes),
         # Shared memory too.
-        (resource.RLIMIT_AS, _status_bytes("VmSize") + memory_bytes + _RESERVE_BYTES),
+        (resource.RLIMIT_AS, status_bytes("VmSize") + memory_bytes + _RESERVE_BYTES),
     ):
         resource.setrlimit(which, (limit, limit))
 
@@ -324,8 +324,12 @@ def _pack(value: object) -> list[bytes | memoryview]:
     return [rest, *(buffer.raw() for buffer in buffers)]
 
 
-def _status_bytes(name: str, process: int | str = "self") -> int:
-    """A size of a process; OSError where it has ended."""
+def status_bytes(name: str, process: int | str = "self") -> int:
+    """A size in /proc/PROCESS/status (Linux), such as VmData or VmHWM.
+
+    Raises:
+        OSError: the process has ended.
+    """
     with open(f"/proc/{process}/status") as status:
         sizes = dict(line.split(":", 1) for line in status)
     if name not in sizes:
