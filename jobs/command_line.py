@@ -89,7 +89,7 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
 
 
 def guarded(job: Callable[[], int]) -> int:
-    """The exit code of a job, with the user's errors as one message each.
+    """Runs a job and returns its exit code. An error of the user is one message.
 
     A signal that ends the job unwinds it, so that the lock of the output folder is given back.
     """
@@ -114,7 +114,7 @@ def guarded(job: Callable[[], int]) -> int:
 
 
 def _terminate(*_: object) -> None:
-    # What Ray's own handler raises, which takes the place of this one.
+    # As Ray's own handler does, which replaces this one when Ray starts.
     sys.exit(signal.SIGTERM)
 
 

@@ -379,7 +379,7 @@ def outcome(job: Job, did_work: bool) -> Outcome:
 
 
 def _decode(job: Job) -> Decode:
-    """The decoding of this attempt."""
+    """The decoding settings of this attempt: --retry-failed may name another decoder."""
     settings = job.config.decode
     return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
 

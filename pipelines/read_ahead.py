@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 TOGETHER = 2
-"""Rows of a file that a thread reads one after the other: neighbours are often in one row group. The first are waited for."""
+"""Most neighbouring rows of a file that a thread reads in one go: often they are in one row group. More would make the first
+rows wait longer."""
 
 _Place = tuple[str, int]
 """A file and a row of it."""
@@ -46,7 +47,7 @@ class Reader(Protocol):
 class ReadAhead:
     """Rows in the order in which they are asked for, while threads read the next ones.
 
-    At most TOGETHER rows for each thread are held, and for two threads more, however many are asked for.
+    At most TOGETHER * (num_threads + 2) rows are held, however many are asked for.
 
     Args:
         reader: makes the reader of a thread.
