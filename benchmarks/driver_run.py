@@ -162,14 +162,14 @@ def _run(count: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
         labels = _corpus(Path(folder), count)
         began = time.perf_counter()
-        job = prepare.prepare(
+        inputs = prepare.Inputs(
             videos=f"{folder}/videos",
             labels=str(labels),
             out=f"{folder}/out",
             config=Config().with_settings(list(SETTINGS)),
             steps=STEPS,
-            limit=None,
         )
+        job = prepare.prepare(inputs)
         steps = iter(STEPS)
         outcome = corpus.run(job, STEPS, None, lambda: peak.enter(next(steps)))
         seconds = time.perf_counter() - began

@@ -1,8 +1,8 @@
 """A segment of a video in, its sampled frames as pictures out.
 
-Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands
-in for the other. A frame is the right picture or missing, never a neighbour, and no damage that the
-decoder notices is painted over (VP8 and VP6 notice little, decord nothing: docs/decoders.md).
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks one; where it fails, the other is
+not tried. A frame is the right picture or missing: a neighbour is never taken for it, and damage that the
+decoder notices is not concealed (decoders of VP8 and VP6 notice little, decord nothing: docs/decoders.md).
 """
 
 import tempfile
@@ -31,17 +31,17 @@ class SegmentFrames:
 
     Attributes:
         images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the windows read,
-            each once, in order of time; beside the segment's own sampled frames those before its first one
-            and their neighbours in the source, so that nothing depends on where a video was cut.
+            each once, in order of time. These are the segment's own sampled frames, sampled frames before its first
+            one, and neighbours of all these in the source: results do not depend on where the video was cut.
         image_indices: int64 [u], places among the frames of the video in order of display.
         frame_indices: int64 [m], those of the segment's own sampled frames.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
-        places: {window: int64 [k, num_frames]}, places in `images` of what it reads for each of the last k of
-            the m frames; k < m where a window of sampled frames would begin before the video's first one
-            or with a lost one, k = 0 where the video is too short. Of optical flow [k, 1], places in its `flows`.
+        places: {window: int64 [k, num_frames]}, places in `images` of the frames that the window reads for each of
+            the last k of the m frames. k < m where a window of sampled frames would begin before the video's first
+            frame or with a lost one; k = 0 where the video is too short. For optical flow [k, 1], places in `flows`.
         flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of `pipelines.flow`. The
             pictures that it was computed on are not in `images`.
-        num_missing: wanted frames that are not among the m: they or what is read beside them do not decode.
+        num_missing: wanted frames that are not among the m, because they or frames read with them do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
     """
@@ -76,7 +76,10 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """{ordinal: uint8 [decoded_px, decoded_px, 3]}, by the picture that it was opened for, of the frames that decode; why others do not."""
+        """{ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why the others do not.
+
+        Size and crop are those of the `Picture` that the video was opened with.
+        """
 
     def close(self) -> None:
         """Closes the file."""
@@ -109,7 +112,7 @@ def decode_segment(
 
         size_px = picture.decoded_px
         if any(isinstance(window, FlowWindow) for window in windows):
-            # Motion across the border of the crop is seen in the whole picture alone.
+            # Optical flow at the border of the crop needs the pixels beyond it.
             picture = replace(picture, crop_px=picture.resize_px)
         video: Video = _DECODERS[decode.decoder](source, uri, picture, decode, choose)
         with closing(video):
@@ -204,8 +207,8 @@ def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndar
 
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """The path of a local file; of any other an unlinked local copy, because the timestamps take
-    one pass over the whole file and the pictures a second one."""
+    """The path of a local file; for any other a temporary local copy, because the whole file is read
+    twice: for the timestamps, then for the pictures."""
     if (path := local_path(uri)) is not None:
         yield path
         return

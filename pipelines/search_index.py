@@ -17,7 +17,6 @@ import hashlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -35,6 +34,7 @@ from encoders.kmeans import fit_kmeans
 from encoders.retrieval import average_precision, mean_average_precision
 from pipelines.config import RunError, digest
 from pipelines.layout import folder_name
+from pipelines.read_ahead import in_order
 from pipelines.revision import code_revision
 from pipelines.saved_run import Encodings
 from pipelines.storage import DONE, Store
@@ -340,13 +340,7 @@ def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarr
 def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """call(item) of each item, in order; a few are under way at a time."""
     with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(call, item))
-            if len(waiting) == _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, call, items, _AHEAD)
 
 
 # --- cells, recall and quality ----------------------------------------------------------------

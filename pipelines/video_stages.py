@@ -43,9 +43,9 @@ _FRAMES = pa.schema(
     + [
         pa.field("images", pa.large_binary()),
         pa.field("num_images", pa.int32()),
-        # Of each window, flat: `SegmentFrames.places`.
+        # For each window its `SegmentFrames.places`, flattened.
         pa.field("places", pa.list_(pa.list_(pa.int32()))),
-        # Of each window of optical flow: `SegmentFrames.flows`.
+        # For each window of optical flow its `SegmentFrames.flows`.
         pa.field("flows", pa.list_(pa.large_binary())),
     ]
 )
@@ -201,7 +201,7 @@ class DecodeSegments:
 
 
 def _tell(row: dict) -> None:
-    """What the row says of itself, to the log of this node."""
+    """Writes to the log of this node why a row is not ok."""
     reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
     logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
 

@@ -16,11 +16,11 @@ from pipelines import cluster as pools
 from pipelines import plan
 from pipelines.classify import choose_form
 from pipelines.config import Config
-from pipelines.corpus import _batches_at_a_time
 from pipelines.encoding_stages import GPU_READERS
 from pipelines.plan import Overheads, Range, Shape
 from pipelines.plan_probe import Counts, Measured
 from pipelines.prices import read_prices
+from pipelines.ray_data import batches_at_a_time
 from pipelines.read_ahead import TOGETHER
 from pipelines.recipes import recipe
 from pipelines.sampling import SEGMENT_FRAMES
@@ -389,7 +389,7 @@ class _Steps:
         gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / videos
         slowest_s = max(gpu_s, read_s / GPU_READERS, (read_s + write_s) / (GPU_MACHINE.cpus - 1))
         batch = corpus.config.encode.batch_videos
-        together = batch * _batches_at_a_time(videos // batch, self.setting.gpu_nodes)
+        together = batch * batches_at_a_time(videos // batch, self.setting.gpu_nodes)
         # Between two tasks nothing has been read ahead.
         first_s = TOGETHER / segments * read_s / together
         return Step(

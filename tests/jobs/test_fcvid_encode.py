@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from jobs.fcvid_encode import main, parser
+from pipelines.layout import STEPS
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_flags_are_frozen() -> None:
     """A new setting is a field of the configuration, not a flag."""
+    assert any(",".join(STEPS) in (action.help or "") for action in parser()._actions)
     flags = {option for action in parser()._actions for option in action.option_strings}
     assert flags == {
         "-h",
@@ -156,7 +158,7 @@ def test_a_ray_job_refuses_relative_paths(
 def test_a_signal_unwinds_the_job(number: signal.Signals, code: int) -> None:
     script = """
 import signal, sys, time
-from jobs.fcvid_encode import guarded
+from jobs.command_line import guarded
 # Whatever starts the tests may ignore it, as a shell does for what runs in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def job():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.data import Dataset
 
-from pipelines import cluster, corpus
+from pipelines import cluster, ray_data
 from pipelines.config import Cluster, Config
 
 
@@ -147,7 +147,7 @@ def test_ray_data_takes_the_pools_of_either_placement(
 
     pools = cluster.pools(Cluster(max_cpus=8, max_gpus=gpus, placement=placement))
     rows = pa.table({"segment_id": ["a", "b"]})
-    data = corpus.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
+    data = ray_data.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
     assert isinstance(data, Dataset)
 
 
