@@ -40,13 +40,23 @@ from pipelines import (
 )
 from pipelines.config import Config, Decode, RunError
 from pipelines.growth import Growth
-from pipelines.layout import STEPS, Job
+from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
-from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.tables import (
+    ATTENTION,
+    DESCRIPTORS,
+    ENCODINGS,
+    FAILURES,
+    SAMPLES,
+    SEGMENTS,
+    STEPS,
+    VIDEOS,
+    file_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +136,7 @@ def index(job: Job) -> tuple[Account, Spent]:
     if known.num_rows:
         for output in outputs:
             table = output.select(known)
-            name = sink.file_name(table, output.table.key)
+            name = file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
     pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = ProgressLine("index", rows.num_rows, _growth(job, {("probe",): pool}))

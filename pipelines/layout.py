@@ -38,8 +38,6 @@ from pipelines.tables import FORMAT_VERSION
 if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not need
     from pipelines.weights import Weights
 
-STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
-
 NEED_LABELS = ("classify", "evaluate")
 
 
@@ -431,8 +429,7 @@ class Job:
         """The named split that a folder was made for, which stays when another one has its turn; else None."""
         # Classifiers have no footer; their scores are beside them.
         for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
-            with self.store.open_parquet(name) as file:
-                return (file.metadata.metadata or {}).get(b"video_fisher.split", b"").decode()
+            return self.store.footer(name).get("video_fisher.split", "")
         return None
 
     def footer(self, step: str) -> dict[str, str]:

@@ -15,8 +15,9 @@ from pipelines.config import Config, ConfigError
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
 from pipelines.folds import assign_folds
-from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
+from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
 from pipelines.storage import Store, absolute_uri
+from pipelines.tables import STEPS
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
 from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated, headline_metric
-from pipelines.layout import STEPS, Job
+from pipelines.layout import Job
 from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
 from pipelines.plan_record import predicted
@@ -29,6 +29,7 @@ from pipelines.report_data import (
 )
 from pipelines.report_videos import neighbours, samples
 from pipelines.results import SINGLE, Estimate
+from pipelines.tables import STEPS
 
 NUM_OWN_ROWS = 10
 """Own results beside a paper's table: the best ones."""

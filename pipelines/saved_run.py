@@ -136,10 +136,8 @@ class SavedRun:
     def _footer(self, folder: str, entry: str) -> str:
         """An entry of the footers of a table's files: all have the same."""
         for name in self.store.files(folder)[:1]:
-            with self.store.open_parquet(name) as file:
-                found = (file.metadata.metadata or {}).get(entry.encode())
-            if found:
-                return found.decode()
+            if found := self.store.footer(name).get(entry):
+                return found
         raise ConfigError(
             f"{self.store.uri(folder)}: expected files with {entry} in their footer, found none; run the job again"
         )
