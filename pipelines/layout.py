@@ -173,16 +173,8 @@ class Job:
 
     def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
         fitted = ENCODERS[variant.base].fit_settings(variant.settings)
-        return Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=stream,
-            fold=fold,
-            settings=variant.settings,
-            digest=self._codebook_digest(variant, fitted, stream, fold),
-            temporal_pyramid=variant.temporal_pyramid,
-            normalisation=variant.normalisation,
-        )
+        made_by = self._codebook_digest(variant, fitted, stream, fold)
+        return Codebook.of(variant, stream, fold, made_by)
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
         return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
