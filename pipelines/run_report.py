@@ -10,7 +10,7 @@ from pipelines.best_result import Best
 from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
 from pipelines.config import Cluster
-from pipelines.evaluate import Evaluated, headline_metric
+from pipelines.evaluate import Evaluated
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
@@ -28,7 +28,7 @@ from pipelines.report_data import (
     StepFact,
 )
 from pipelines.report_videos import neighbours, samples
-from pipelines.results import SINGLE, Estimate
+from pipelines.results import SINGLE, Estimate, headline_metric
 from pipelines.tables import STEPS
 
 NUM_OWN_ROWS = 10
