@@ -226,6 +226,8 @@ def _spread(store: Store, folder: str) -> list[str]:
 
 def _current(rows: pa.Table, known: pa.Table) -> pa.Table:
     """Without the rows of other videos, and of files that have changed since, by their `source`."""
+    # A row group has few of all videos: only these are hashed.
+    known = known.filter(pc.is_in(known["video_id"], rows["video_id"]))
     return rows.filter(pc.is_valid(places_of(rows, known, ("video_id", "source"))))
 
 
