@@ -23,9 +23,8 @@ from encoders.descriptors import Stream
 from encoders.stream_specs import Window
 from pipelines import descriptor_stages, video_stages
 from pipelines.config import Config, Decode, Picture, Sampling
-from pipelines.layout import STEPS
 from pipelines.meter import Meter
-from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
+from pipelines.tables import DESCRIPTORS, STEPS, descriptor_type, descriptors_to_arrow
 from pipelines.video import VideoFacts
 
 SETTINGS = (

@@ -36,7 +36,7 @@ from pipelines import (
     video_stages,
 )
 from pipelines.config import Decode, RunError
-from pipelines.layout import STEPS, Job
+from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.ray_data import (
     SEGMENTS_PER_FILE,
@@ -49,7 +49,17 @@ from pipelines.ray_data import (
 from pipelines.report_data import Ledger
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
-from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.tables import (
+    ATTENTION,
+    DESCRIPTORS,
+    ENCODINGS,
+    FAILURES,
+    SAMPLES,
+    SEGMENTS,
+    STEPS,
+    VIDEOS,
+    file_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +133,7 @@ def index(job: Job) -> tuple[Account, Spent]:
     if known.num_rows:
         for output in outputs:
             table = output.select(known)
-            name = sink.file_name(table, output.table.key)
+            name = file_name(table, output.table.key)
             job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
     pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "index", rows.num_rows, {("probe",): pool})

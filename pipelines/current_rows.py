@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import sink, video_stages
+from pipelines import video_stages
 from pipelines.layout import Job
 from pipelines.sampling import num_segments
-from pipelines.tables import VIDEOS
+from pipelines.tables import VIDEOS, places_of
 from pipelines.video import VideoFacts
 
 ROWS_AT_A_TIME = 10_000
@@ -27,7 +27,7 @@ def known_videos(job: Job) -> pa.Table:
     columns = ["video_id", "source", "status", *video_stages.FACTS]
     facts = job.store.read_table(folders[-1], columns)
     facts = facts.filter(pc.equal(facts["status"], "ok"))
-    row = sink.places_of(job.manifest, facts, ("video_id", "source"))
+    row = places_of(job.manifest, facts, ("video_id", "source"))
     rows, facts = job.manifest.filter(pc.is_valid(row)), facts.take(row.drop_null())
     parts = [empty]
     # Rows of Python take many times the memory of columns: some at a time.

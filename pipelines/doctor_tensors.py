@@ -27,7 +27,7 @@ class Tensors:
 def read_tensors(store: Store, name: str, num_bytes: int, header_only: bool) -> Tensors:
     """What a file holds, read in pieces."""
     try:
-        with store.fs.open(store.path(name), "rb") as file:
+        with store.open(name) as file:
             entries, start = _header(file, num_bytes)
             shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
             odd = () if header_only else tuple(_not_finite(file, start, entries))

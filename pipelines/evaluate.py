@@ -17,7 +17,7 @@ from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
-from pipelines.results import SINGLE, ScoreMatrix, Wanted, metric_rows
+from pipelines.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 from pipelines.tables import METRICS
@@ -152,11 +152,6 @@ def _measure(
 @ray.remote(max_retries=3)
 def _best(wanted: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
     return best_of(wanted.make(parts), first_fold)
-
-
-def headline_metric(multi_label: bool) -> str:
-    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
-    return "mAP" if multi_label else "accuracy"
 
 
 def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: str) -> ScoreMatrix:

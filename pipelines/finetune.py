@@ -244,14 +244,8 @@ def _check_pictures(todo: Plan) -> None:
 
 def _train(todo: Plan) -> None:
     config = todo.job.config
-    book = Codebook(
-        encoder="fv_vae",
-        base="fv_vae",
-        stream=todo.stream.name,
-        fold=-1,
-        settings=config.fv_vae,
-        digest=todo.folder.rpartition("/")[2],
-    )
+    name = todo.folder.rpartition("/")[2]
+    book = Codebook.of(config.variant("fv_vae"), todo.stream.name, fold=-1, digest=name)
     task = codebooks.Task(
         codebook=book,
         sample=todo.frames,

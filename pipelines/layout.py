@@ -38,8 +38,6 @@ from pipelines.tables import FORMAT_VERSION
 if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not need
     from pipelines.weights import Weights
 
-STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
-
 NEED_LABELS = ("classify", "evaluate")
 
 
@@ -175,16 +173,8 @@ class Job:
 
     def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
         fitted = ENCODERS[variant.base].fit_settings(variant.settings)
-        return Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=stream,
-            fold=fold,
-            settings=variant.settings,
-            digest=self._codebook_digest(variant, fitted, stream, fold),
-            temporal_pyramid=variant.temporal_pyramid,
-            normalisation=variant.normalisation,
-        )
+        made_by = self._codebook_digest(variant, fitted, stream, fold)
+        return Codebook.of(variant, stream, fold, made_by)
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
         return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
@@ -435,8 +425,7 @@ class Job:
         """The named split that a folder was made for, which stays when another one has its turn; else None."""
         # Classifiers have no footer; their scores are beside them.
         for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
-            with self.store.open_parquet(name) as file:
-                return (file.metadata.metadata or {}).get(b"video_fisher.split", b"").decode()
+            return self.store.footer(name).get("video_fisher.split", "")
         return None
 
     def footer(self, step: str) -> dict[str, str]:

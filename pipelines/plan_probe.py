@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import backbones
 from encoders.cross_modality import COLOURS
 from encoders.stream_specs import VIEWS, FlowWindow, Window
-from pipelines import sink
 from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.isolation import IsolatedDecoder
@@ -39,7 +38,7 @@ from pipelines.plan_trials import (
 from pipelines.plan_video import KeyFrames, key_frames, peak_bytes
 from pipelines.sampling import num_segments
 from pipelines.storage import Store
-from pipelines.tables import DESCRIPTORS
+from pipelines.tables import DESCRIPTORS, file_name
 from pipelines.video import VideoError, local_path, probe
 from pipelines.video_stages import DecodeSegments
 
@@ -419,7 +418,7 @@ def _describe(
         number = sum(_num_images(part, job) for part in batch)
         began, began_core = time.perf_counter(), time.process_time()
         rows = describer(pa.concat_tables(batch))
-        name = f"descriptors/{sink.file_name(rows, DESCRIPTORS.key)}"
+        name = f"descriptors/{file_name(rows, DESCRIPTORS.key)}"
         store.publish_table(name, rows, job.footer("describe"))
         walls.append((time.perf_counter() - began) / number)
         cores.append((time.process_time() - began_core) / number)

@@ -128,17 +128,7 @@ def _codebooks_of(job: Job) -> list[Codebook]:
     found = {}
     for name, stream in job.pairs():
         variant = job.variants[name]
-        book = Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=stream,
-            fold=-1,
-            settings=variant.settings,
-            digest="",
-            temporal_pyramid=variant.temporal_pyramid,
-            normalisation=variant.normalisation,
-        )
-        found[variant.codebook, stream] = book
+        found[variant.codebook, stream] = Codebook.of(variant, stream, fold=-1, digest="")
     return list(found.values())
 
 

@@ -17,9 +17,10 @@ from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
 from pipelines.folds import assign_folds
 from pipelines.labels import Labels, match, read_labels
-from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
+from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
 from pipelines.manifest import list_videos
 from pipelines.storage import Store, absolute_uri
+from pipelines.tables import STEPS
 
 log = logging.getLogger(__name__)
 

@@ -63,6 +63,11 @@ class ScoreMatrix:
         return bool((self.targets.sum(1) > 1).any())
 
 
+def headline_metric(multi_label: bool) -> str:
+    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
+    return "mAP" if multi_label else "accuracy"
+
+
 def is_difference(stream: str) -> bool:
     """Whether a stream shows motion, as optical flow does."""
     return kind_of(stream) in MOTION

@@ -44,7 +44,7 @@ _FACTS = ("video_id", "uri", "labels", "width_px", "height_px")
 _THUMBNAILS = Sampling(policy="uniform", num_frames=3)
 _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
-"""A page waits no longer for one video, and for all of them: the others are shown without pictures."""
+"""Most seconds for the pictures of one video, and of all; videos that take longer are shown without."""
 
 _NEIGHBOURS = 500
 """Ids before and after the place of an unknown one in which similar ones are looked for."""
@@ -52,7 +52,7 @@ _NEIGHBOURS = 500
 
 @dataclass(frozen=True)
 class _Query:
-    """What is looked for: its compressed vector [P], what the page shows of it, and what is no result."""
+    """A query: its compressed vector [P], what the page shows of it, and the videos that are not to be found."""
 
     vector: np.ndarray
     facts: dict
@@ -324,7 +324,7 @@ def _thumbnails(videos: list[dict], decode: Decode) -> list[tuple[bytes, ...]]:
 
 
 def _jpeg(image: np.ndarray, video: dict) -> bytes:
-    """The square picture in the video's own proportions again, as far as they are usual."""
+    """The square picture as a JPEG file of the video's own proportions, within 1:3 and 3:1."""
     width, height = video["width_px"] or 1, video["height_px"] or 1
     share = min(max(width / height, 1 / 3), 3.0)
     size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX / share))

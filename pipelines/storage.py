@@ -3,8 +3,8 @@
 A visible file is a finished file: `publish` writes under a hidden name and renames (local), or completes
 one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
 
-Object storage fails now and then. The client tries a request again that got no answer, or 429 or 5xx, and a
-read that was cut; `Store` tries again what failed all the same. Both wait longer each time, with jitter.
+Object storage fails now and then. The client repeats requests that got no answer, 429 or 5xx, and reads that were
+cut short; `Store` repeats what the client gave up on. Both wait longer each time, with jitter.
 Credentials and endpoint come from where the client looks (AWS_ENDPOINT_URL, AWS_PROFILE, ...), never from a URI.
 """
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -40,22 +40,22 @@ DONE = "_done.json"
 """Written last into a finished folder; DuckDB's and Spark's globs pass over it."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What folders say that are no folders of a disk, such as mounted object storage."""
+"""Errors of `os.link` on a filesystem without hard links, such as mounted object storage."""
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Names of the hidden files of `publish`."""
 
 _FILES_AT_ONCE = 32
-"""Of object storage: a request takes tens of milliseconds, most of it waiting."""
+"""Files of object storage that are read at a time: a request takes tens of milliseconds, most of it waiting."""
 
 _FILES_TOGETHER = 128
-"""Whose rows are put together before more are read."""
+"""Files whose tables are concatenated before more are read."""
 
 _TRIES = 4
-"""How often `Store` tries what the client gave up."""
+"""Times that `Store` makes a call, each of which the client gives up on."""
 
 _PATIENCE_S = 120.0
-"""After this `Store` tries no more."""
+"""Seconds after which `Store` does not try again."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 
@@ -75,7 +75,7 @@ _PASSING = (
 
 
 class StorageError(RunError, OSError):
-    """Object storage does not do what it is asked; says which object, what happened, how often it was tried."""
+    """Object storage failed; the message says at which object, how, and how often it was tried."""
 
 
 def absolute_uri(uri: str) -> str:
@@ -161,7 +161,7 @@ class Store:
             os.replace(hidden, final)
 
     def create(self, name: str, data: bytes) -> None:
-        """As `publish`, where no `name` is: of any number that try at once, one can.
+        """As `publish`, but only if there is no file `name`: of any number of processes that try at once, one can.
 
         Object storage needs conditional writes (If-None-Match) for that.
 
@@ -171,7 +171,7 @@ class Store:
         try:
             self._tried("create", name, lambda: self._create(self.path(name), data))
         except FileExistsError:
-            # A try whose answer was lost has made it, and the next one has met that.
+            # An earlier try may have made the file, and its answer was lost.
             with contextlib.suppress(FileNotFoundError):
                 if self.read(name) == data:
                     return
@@ -226,7 +226,7 @@ class Store:
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
         """Names of the finished files in `folder`, sorted; none where it does not exist."""
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
-        return sorted(f"{folder}/{n}" for n in names if n.endswith(suffix) and n[0] not in "._")
+        return sorted(f"{folder}/{name}" for name in names if is_visible(name, suffix))
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`, sorted; none where it does not exist."""
@@ -284,11 +284,22 @@ class Store:
                         removed += 1
         return removed
 
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """The file, opened for reading columns and row groups in ranges."""
-        if self.is_local:
-            return pq.ParquetFile(self.fs.open(self.path(name), "rb"))
-        return pq.ParquetFile(pa.PythonFile(_Ranges(self, name), "r"), pre_buffer=True)
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading; of object storage only the ranges that are read are fetched, with retries."""
+        return self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
+
+    def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
+        """The file, opened for reading columns and row groups in ranges.
+
+        Args:
+            verify: compare pages with their checksums.
+        """
+        return pq.ParquetFile(self.open(name), pre_buffer=True, page_checksum_verification=verify)
+
+    def footer(self, name: str) -> dict[str, str]:
+        """What `publish_table` was given as the footer of a Parquet file."""
+        with self.open_parquet(name) as file:
+            return footer_of(file)
 
     def size_bytes(self, name: str) -> int:
         return self._tried("look for", name, lambda: self.fs.size(self.path(name)))
@@ -349,9 +360,9 @@ class Store:
         return self.gather(read, names)
 
     def gather(self, read: Callable[[str], pa.Table], names: list[str]) -> pa.Table:
-        """What `read` gives for each of some files, below each other.
+        """The tables that `read` gives for some files, one below the other.
 
-        Put together on the way: the columns of a table for each file take kilobytes, however few their rows are.
+        Some at a time are concatenated: a table takes kilobytes, however few rows it has.
         """
         parts = [
             pa.concat_tables(
@@ -371,7 +382,7 @@ class Store:
         return frozenset().union(*self.each(read, self.files(folder)))
 
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
-        """What `read` gives for each file, in their order; of object storage many are on their way at a time."""
+        """What `read` gives for each file, in their order; from object storage many files are read at a time."""
         if self.is_local or len(names) < 2:
             return [read(name) for name in names]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -389,17 +400,18 @@ class Store:
 
         Row groups whose statistics rule them out are not read.
         """
-        tables = [
-            pq.read_table(
-                self.path(name), filesystem=self.fs, columns=columns, filters=[(key, "in", values)]
-            ).replace_schema_metadata(None)
-            for name in self.files(folder)
-        ]
-        return pa.concat_tables(tables)
+        filters = [(key, "in", values)]
+
+        def read(name: str) -> pa.Table:
+            with self.open(name) as file:
+                rows = pq.read_table(file, columns=columns, filters=filters)
+            return rows.replace_schema_metadata(None)
+
+        return pa.concat_tables([read(name) for name in self.files(folder)])
 
 
 class _Ranges(io.RawIOBase):
-    """A file of a store for reading, each read one ranged request. (s3fs's own file reads 50 MB ahead.)"""
+    """A file of object storage, where each read is one ranged request. (s3fs's own file reads 50 MB ahead.)"""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
@@ -426,6 +438,17 @@ class _Ranges(io.RawIOBase):
         data = self._store.read_range(self._name, self._place, end)
         self._place = end
         return data
+
+
+def is_visible(name: str, suffix: str = ".parquet") -> bool:
+    """Whether readers take a file for a finished one: the names of others begin with . or _"""
+    return name.endswith(suffix) and name.rpartition("/")[2][0] not in "._"
+
+
+def footer_of(file: pq.ParquetFile) -> dict[str, str]:
+    """As `Store.footer`, of a file that is open."""
+    metadata = file.metadata.metadata or {}
+    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
 
 
 def _passes(error: Exception) -> bool:

@@ -99,14 +99,14 @@ def plan_segments(videos: pa.Table) -> pa.Table:
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     video_id = videos["video_id"].take(row)
     ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), place, strict=True)]
-    columns = [
-        pa.array(ids, pa.string()),
-        video_id,
-        pa.array(place, pa.int32()),
-        pa.array(counts[row], pa.int32()),
-        videos["source"].take(row),
-    ]
-    return pa.Table.from_arrays(columns, schema=SEGMENTS.schema())
+    columns = {
+        "segment_id": pa.array(ids, pa.string()),
+        "video_id": video_id,
+        "segment": pa.array(place, pa.int32()),
+        "num_segments": pa.array(counts[row], pa.int32()),
+        "source": videos["source"].take(row),
+    }
+    return SEGMENTS.from_columns(columns)
 
 
 class DecodeSegments:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.tables import TABLES
-from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, FILES, render
+from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, render
 from tests.pipelines import doctor_run as made
 from tests.pipelines.analysts import answers, assert_alike, snippets
 
@@ -24,7 +24,6 @@ def test_the_page_of_the_tables_is_what_its_command_makes() -> None:
 
 
 def test_examples_have_the_type_of_their_column() -> None:
-    assert set(FILES) == {table.name for table in TABLES}
     unused = set(EXAMPLES) | set(EXAMPLES_OF)
     for table in TABLES:
         for column in table.columns:

@@ -9,18 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import doctor, doctor_scan
+from pipelines import doctor
 from pipelines.config import ConfigError
-from pipelines.layout import STEPS
-from pipelines.sink import file_name
 from pipelines.storage import Store
 from tests.pipelines.doctor_edits import (
     AVE,
-    BY_NAME,
     CODEBOOK,
     CODEBOOK_DAMAGE,
     ROW_EDITS,
-    VAE,
     add_row,
     edit,
     file_of,
@@ -70,15 +66,6 @@ def test_where_no_run_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "other" / "notes.txt").write_text("x")
     with pytest.raises(ConfigError, match=r"expected a run with its run.json, found none"):
         doctor.examine(Store(str(tmp_path / name)))
-
-
-def test_the_names_of_files_and_steps_are_those_of_the_job(sound_run: Path) -> None:
-    """Two things are written a second time here, because their modules need Ray or torch."""
-    for key in ("videos", "segments", "descriptors", AVE, f"attention/{VAE}"):
-        table = pq.read_table(file_of(sound_run, key))
-        names = BY_NAME[key.partition("/")[0]].key
-        assert doctor_scan.keys_name(table, names) == file_name(table, names)
-    assert doctor_scan.STEPS == STEPS
 
 
 def test_ids_and_severities_are_known() -> None:

@@ -191,7 +191,7 @@ def test_credentials_are_in_nothing_that_a_run_writes_or_says(
 )
 def test_odd_values_stay_inside_the_tables(tmp_path: Path, name: str) -> None:
     """Ids are values of rows: no file of a run is named by one."""
-    from pipelines.sink import file_name
+    from pipelines.tables import file_name
 
     table = pa.table({"video_id": [name, name * 500], "x": [1, 2]})
     file = file_name(table, ("video_id",))

@@ -27,7 +27,7 @@ def warned(
     found = config.variant(variant)
     tasks = [
         Task(
-            codebook=Codebook(variant, found.base, STREAM.name, fold, found.settings, f"{fold}"),
+            codebook=Codebook.of(found, STREAM.name, fold, f"{fold}"),
             sample="sample",
             videos=frozenset(videos),
             labels={},

@@ -195,7 +195,8 @@ def placed(store: Store, described: pa.Table) -> pa.Table:
 
 
 def codebook(encoder: str, stream: str, settings: object = None) -> Codebook:
-    return Codebook(encoder, encoder.partition("@")[0], stream, -1, settings, "abc")
+    base = encoder.partition("@")[0]
+    return Codebook(encoder, base, stream, -1, settings, "abc", (1,), "signed_sqrt_l2")
 
 
 def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:

@@ -20,8 +20,9 @@ from pipelines import sink, storage
 from pipelines.config import ConfigError
 from pipelines.filesystems import filesystem
 from pipelines.progress import progress_text
-from pipelines.sink import file_name, pending
+from pipelines.sink import pending
 from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
+from pipelines.tables import file_name, places_of
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -49,8 +50,9 @@ def test_tables_lists_and_removal(store: Store) -> None:
     assert store.files("t/x") == ["t/x/1.parquet", "t/x/2.parquet"]
     assert store.folders("t") == ["t/x"]
     assert store.read_table("t/x", ["id"])["id"].to_pylist() == ["a", "a", "b"]
-    with store.open_parquet("t/x/2.parquet") as file:
-        assert file.metadata.metadata[b"made_by"] == b"test"
+    assert store.footer("t/x/2.parquet") == {"made_by": "test"}
+    assert store.footer("t/x/1.parquet") == {}
+    assert store.read_rows("t/x", ["n"], "id", ["b", "c"]).to_pydict() == {"n": [2]}
     store.delete_folder("t/x")
     store.delete_folder("t/x")
     assert store.files("t/x") == []
@@ -131,6 +133,21 @@ def test_file_names_derive_from_keys_alone() -> None:
     other = pa.table({"id": ["a", "b"], "value": [3, 4]})
     assert file_name(one, ("id",)) == file_name(other, ("id",))
     assert file_name(one, ("id",)) != file_name(one.slice(1), ("id",))
+
+
+def test_file_names_are_those_of_finished_runs() -> None:
+    """With other names a run that goes on would write rows a second time."""
+    frames = pa.array([0, 2**40])
+    rows = pa.table(
+        {"id": ["a", "b\n\u00e9"], "fold": pa.array([-1, 3], pa.int32()), "frame": frames}
+    )
+    assert file_name(rows, ("id", "fold", "frame")) == "ecc681a55c3dd869.parquet"
+
+
+def test_places_of_rows_are_where_the_whole_key_is_the_same() -> None:
+    known = pa.table({"id": ["a", "b", "a"], "n": [1, 1, 1]})
+    rows = pa.table({"n": [1, 2, 1], "id": ["b", "b", "a"]})
+    assert places_of(rows, known, ("id", "n")).to_pylist() == [1, None, 0]
 
 
 def test_progress_says_what_is_left() -> None:

@@ -98,7 +98,7 @@ def test_a_negative_number_at_once_is_refused() -> None:
         Config().with_settings(["fit.codebooks_at_once=-1"])
 
 
-BOOK, OTHER = (Codebook("fv_vae", "fv_vae", "a", 0, None, digest) for digest in ("1f", "2f"))
+BOOK, OTHER = (Codebook.of(Config().variant("fv_vae"), "a", 0, name) for name in ("1f", "2f"))
 
 
 class TwoWorkers(Team):
