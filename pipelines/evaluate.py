@@ -232,17 +232,6 @@ class _Codes:
         return [texts[i] for i in order], place
 
 
-def results_table(metrics_table: pa.Table) -> list[dict]:
-    """{encoder, stream, fusion, num_videos, accuracy, mAP, ...} of split `all`, in the order of METRICS."""
-    results: dict[tuple[str, ...], dict] = {}
-    for row in metrics_table.to_pylist():
-        if row["split"] == "all" and row["class"] is None:
-            named = {name: row[name] for name in ("encoder", "stream", "fusion", "num_videos")}
-            key = (row["encoder"], row["stream"], row["fusion"])
-            results.setdefault(key, named)[row["metric"]] = row["value"]
-    return list(results.values())
-
-
 def text_table(job: Job) -> list[str]:
     """The results for a terminal: encoder x stream x fusion, accuracy and mAP with their intervals."""
     rows = job.store.read_table(job.metrics).to_pylist()

@@ -1,7 +1,6 @@
 """The Ray Train side of the end-to-end training: pictures and labels to new weights, with checkpoints."""
 
 import functools
-import logging
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from pipelines.shared import SharedFile
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES
 from pipelines.teams import Team
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

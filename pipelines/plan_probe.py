@@ -6,7 +6,6 @@ rates, bytes and failures need no model. What is measured is time on one or some
 
 import collections
 import dataclasses
-import logging
 import math
 import os
 import tempfile
@@ -42,8 +41,6 @@ from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS
 from pipelines.video import VideoError, local_path, probe
 from pipelines.video_stages import DecodeSegments
-
-log = logging.getLogger(__name__)
 
 LOOKS = 20_000
 """Names of a manifest that are looked for, where most are missing."""

@@ -41,7 +41,6 @@ PRICES = read_prices("")
 GPU = PRICES.gpu("l4")
 _MACHINES = {machine.name: machine for machine in PRICES.machines}
 GPU_MACHINE, CPU_MACHINE = _MACHINES["g6.4xlarge"], _MACHINES["c7i.4xlarge"]
-SHARES = ("middle", "high", "low")
 
 
 @dataclass(frozen=True)
