@@ -46,12 +46,21 @@ from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
-from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.tables import (
+    ATTENTION,
+    DESCRIPTORS,
+    ENCODINGS,
+    FAILURES,
+    ROWS_PER_FILE,
+    SAMPLES,
+    SEGMENTS,
+    VIDEOS,
+)
 
 log = logging.getLogger(__name__)
 
-SEGMENTS_PER_FILE = 16
-"""Least rows of a file of DESCRIPTORS: tens of megabytes of a network's last layer."""
+SEGMENTS_PER_FILE = ROWS_PER_FILE["descriptors"]
+"""Tens of megabytes of a network's last layer."""
 
 BATCHES_PER_TASK = 8
 """Most batches of videos that an encoder is given together."""
@@ -135,7 +144,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
         **pool.options(batch_size=64),
     )
-    spent = write_tables(job, line, data, outputs, rows_per_file=10_000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["videos"])
     videos = job.store.read_table(job.videos, ["video_id", "status"])
     failed = videos.filter(pc.equal(videos["status"], "failed"))
     account = settle(
@@ -316,7 +325,7 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
         )
         for book, already in zip(books, visible, strict=True)
     ]
-    return write_tables(job, line, data, outputs, rows_per_file=64)
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])
 
 
 def classify_videos(job: Job) -> tuple[Account, Spent]:
@@ -432,7 +441,7 @@ def _sample(job: Job) -> Spent:
         )
         for stream in streams
     ]
-    spent = write_tables(job, line, data, outputs, rows_per_file=1000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["samples"])
     for stream in streams:
         facts = {"rate": rate, "num_frames": num_frames}
         job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)

@@ -21,11 +21,13 @@ from pipelines.classify_results import INNER_FOLDS
 from pipelines.cluster import Pools
 from pipelines.combination import Combination, chooses, combinations, sums_kernels
 from pipelines.config import Config
+from pipelines.decode import COPY_BYTES
 from pipelines.descriptor_stages import CPU_FRAMES, MOST_FRAMES
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
 from pipelines.prices import Gpu, Machine, Prices
 from pipelines.results import is_local, wanted
+from pipelines.tables import ROWS_PER_FILE
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,6 @@ UNSURE = 0.2
 SAMPLING_ERRORS = 2.0
 """Standard errors of the sample that a range holds to each side."""
 
-READ_BYTES = 8 * 2**20
-"""Size of a request when a video is copied (pipelines.decode)."""
-
 HEADER_READS = 3
 VECTOR_READS = 4
 """Requests for a header, and for a row group of a table whose file is opened for it."""
@@ -131,9 +130,6 @@ STORE_BYTES = 20 * 2**30
 FILE_BYTES = 4000
 ROW_BYTES = {"VIDEOS": 100, "SEGMENTS": 30, "SCORES": 10, "METRICS": 150}
 """Bytes of a file without its rows, and of a row, on runs of 60 videos: text and numbers that compress well."""
-
-ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
-"""As pipelines.corpus gathers them."""
 
 
 def plan(
@@ -262,7 +258,7 @@ class _Rule:
         peak += describe.batch_segments * found.images * decoded_bytes
         peak += (describe.batch_segments if self.shape.gpus else 1) * found.images * found.map_bytes
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
-        copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
+        copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / COPY_BYTES))
         return StepPlan(
             name="describe",
             units=round(self.segments + self.counts.videos - self.readable),

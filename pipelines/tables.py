@@ -12,6 +12,9 @@ import pyarrow as pa
 
 FORMAT_VERSION = "1"
 
+ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
+"""Least rows of a file, but for the last one of a task."""
+
 
 @dataclass(frozen=True)
 class Column:

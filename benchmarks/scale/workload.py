@@ -17,6 +17,7 @@ from pipelines import plan
 from pipelines.classify import choose_form
 from pipelines.config import Config
 from pipelines.corpus import _batches_at_a_time
+from pipelines.decode import COPY_BYTES
 from pipelines.encoding_stages import GPU_READERS
 from pipelines.plan import Overheads, Range, Shape
 from pipelines.plan_probe import Counts, Measured
@@ -24,11 +25,11 @@ from pipelines.prices import read_prices
 from pipelines.read_ahead import TOGETHER
 from pipelines.recipes import recipe
 from pipelines.sampling import SEGMENT_FRAMES
+from pipelines.tables import ROWS_PER_FILE
 
 SEGMENT_S = SEGMENT_FRAMES * INTERVAL_S
 KEY_FRAMES_S = GOP_FRAMES / FRAMES_PER_S
 FRAME_BYTES = 224 * 224 * 3
-COPY_BYTES = 8 * 2**20
 HEADER_REQUESTS, FILE_REQUESTS = plan.HEADER_READS, 3
 """A file's size, its footer, its columns."""
 
@@ -383,7 +384,7 @@ class _Steps:
         read_s = self.cost["read, core_s of a frame"] * frames
         read_s += self._moved_s(frames * measured.segments.frame_bytes, requests)
         written = sum(self.planned["encode"].tables.values()) / videos
-        files = len(measured.dims) / plan.ROWS_PER_FILE["encodings"]
+        files = len(measured.dims) / ROWS_PER_FILE["encodings"]
         write_s = sum(trial.video_s for trial in measured.encodes) + self._moved_s(written, files)
         gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / videos
         slowest_s = max(gpu_s, read_s / GPU_READERS, (read_s + write_s) / (GPU_MACHINE.cpus - 1))
