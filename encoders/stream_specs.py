@@ -229,3 +229,13 @@ def kind_of(stream: str) -> str:
     name = re.sub(f"_({'|'.join(get_args(Scaling))})$", "", stream)
     found = _KIND.search(name)
     return found[1] if found else ""
+
+
+def is_difference(stream: str) -> bool:
+    """Whether a stream shows motion, as optical flow does."""
+    return kind_of(stream) in MOTION
+
+
+def is_local(stream: str) -> bool:
+    """Whether a stream is of local descriptors. Only such streams are fused, unless a group of results names others."""
+    return kind_of(stream) == "appearance" or is_difference(stream)

@@ -26,7 +26,7 @@ from pipelines.descriptor_stages import CPU_FRAMES, MOST_FRAMES
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
 from pipelines.prices import Gpu, Machine, Prices
-from pipelines.results import is_local, wanted
+from pipelines.results import wanted
 from pipelines.tables import ROWS_PER_FILE
 
 
@@ -441,10 +441,7 @@ class _Rule:
         return [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
 
     def _combinations(self) -> tuple[Combination, ...]:
-        pairs = self._pairs()
-        local = [pair for pair in pairs if is_local(pair[1])]
-        on_gram = self._form() == "gram"
-        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+        return combinations(self._pairs(), self.config.classify, on_gram=self._form() == "gram")
 
     def _form(self) -> str:
         return choose_form(self.config.classify, round(self._training()), STORE_BYTES)[0]
