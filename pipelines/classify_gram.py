@@ -45,6 +45,7 @@ from pipelines.classify_results import (
     warn_unsolved,
 )
 from pipelines.config import Classify, Cluster, RunError
+from pipelines.device import cuda_or_cpu
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
@@ -187,10 +188,6 @@ def _tensor(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
         return torch.from_numpy(array)
-
-
-def cuda_or_cpu() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- blocks of vectors -------------------------------------------------------------------------

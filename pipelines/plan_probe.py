@@ -24,6 +24,7 @@ from encoders.stream_specs import VIEWS, FlowWindow, Window
 from pipelines import sink
 from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
+from pipelines.device import cuda_or_cpu
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -360,7 +361,7 @@ class _Describer(DescribeFrames):
     """With random filters, which take as long and need not be fetched."""
 
     def __init__(self, job: Job) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = cuda_or_cpu()
         self.settings, self.meter = job.config.describe, SILENT
         self.picture, self.streams = job.config.picture, job.described
         name = self.settings.backbone
