@@ -529,7 +529,7 @@ class Variant:
     Attributes:
         name: as in encode.encoders; names results.
         base: the registry key.
-        codebook: the name without what only concerns the classifier; names codebooks and encodings.
+        codebook: the name without its `compress.*` fields; names codebooks and encodings.
         settings: the encoder's record, None where it has none.
         temporal_pyramid, normalisation: see `Encode`.
         compress: of the finished vectors.

@@ -19,9 +19,9 @@ from pipelines.config import Config
 from pipelines.corpus import _batches_at_a_time
 from pipelines.decode import COPY_BYTES
 from pipelines.encoding_stages import GPU_READERS
-from pipelines.plan import Overheads, Range, Shape
+from pipelines.plan import Overheads
 from pipelines.plan_probe import Counts, Measured
-from pipelines.prices import read_prices
+from pipelines.prices import Range, Shape, read_prices
 from pipelines.read_ahead import TOGETHER
 from pipelines.recipes import recipe
 from pipelines.sampling import SEGMENT_FRAMES
@@ -189,7 +189,7 @@ def gpu_cost() -> Costs:
     """What a GPU is taken to reach."""
     fast, slow = (GPU.peak_flops * share / 1e12 for share in (GPU.high_share, GPU.low_share))
     source = f"assumed: pipelines/prices.toml, {slow:.3g} to {fast:.3g}; no GPU has run this yet"
-    return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1)[0], source)}
+    return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1).value, source)}
 
 
 def kinds(costs: Costs) -> tuple[Kind, Kind]:
@@ -339,7 +339,7 @@ class _Steps:
             units_per_task=SEGMENTS_PER_TASK,
             # Cores that write do not decode.
             slot_s=decode_s + read_s + write_s,
-            device_s=self._on_gpu(Range(*GPU.seconds(flops))),
+            device_s=self._on_gpu(GPU.seconds(flops)),
             unit_bytes=round(images * FRAME_BYTES),
             write_s=write_s,
             driver_s=self._dealt_s("two pools") / SEGMENTS_PER_TASK,
