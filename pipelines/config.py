@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -236,13 +236,6 @@ class Describe:
             self._spec(entry)
 
 
-FIT_WORKER_BYTES = 2 * 2**30
-"""Memory of a process that fits codebooks, beside twice its share of the sample."""
-
-TEAM_BYTES = 2**26
-"""Of samples to fit codebooks on: less takes a team no longer than its processes take to start."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """The sample that codebooks are fitted on, and the workers that fit them (Ray Train).
@@ -262,17 +255,6 @@ class Fit:
     def __post_init__(self) -> None:
         more_than_0(self, "fit", "num_frames", "num_workers", "checkpoint_s")
         at_least(0, self, "fit", "codebooks_at_once")
-
-    def teams(self, sample_bytes: Sequence[float], places: float, memory: float = inf) -> int:
-        """How many codebooks are fitted at once.
-
-        Args:
-            sample_bytes: of each codebook's sample. places: CPUs, or GPUs, for a worker each. memory: bytes for all workers.
-        """
-        team_bytes = self.num_workers * FIT_WORKER_BYTES + 2 * max(sample_bytes)
-        room = min(places // self.num_workers, memory // team_bytes)
-        pays = sum(sample_bytes) // TEAM_BYTES
-        return min(len(sample_bytes), self.codebooks_at_once or max(1, int(min(room, pays))))
 
 
 @dataclass(frozen=True, kw_only=True)

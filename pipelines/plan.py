@@ -28,6 +28,7 @@ from pipelines.plan_trials import FitTrial
 from pipelines.prices import Range, Shape
 from pipelines.results import wanted
 from pipelines.tables import ROWS_PER_FILE
+from pipelines.teams import teams_at_once
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ class _Calculator:
             sizes += [bytes_of[trial.stream]] * folds
         if not seconds:
             return 1
-        busy = min(fit.teams(sizes, places), sum(seconds) / max(seconds))
+        busy = min(teams_at_once(fit, sizes, places), sum(seconds) / max(seconds))
         return busy * min(fit.num_workers, places)
 
     def _fit_seconds(self, trial: FitTrial) -> float:
