@@ -4,6 +4,7 @@ The section of the run's configuration has the registry name of the encoder.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,6 +25,32 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
         raise ValueError(f"{where}: expected {expected}, got {got!r}")
 
 
+def more_than_0(record: object, section: str, *names: str) -> None:
+    """Raises ValueError unless the numbers of those names are more than 0."""
+    for name in names:
+        value = getattr(record, name)
+        require(value > 0, f"{section}.{name}", "more than 0", value)
+
+
+def at_least(least: int, record: object, section: str, *names: str) -> None:
+    """Raises ValueError unless the numbers of those names are not below `least`."""
+    for name in names:
+        value = getattr(record, name)
+        expected = f"at least {least}" if least else "0 or more"
+        require(value >= least, f"{section}.{name}", expected, value)
+
+
+def each_once(where: str, values: Sequence[object]) -> None:
+    """Raises ValueError where a value comes twice."""
+    require(len(set(values)) == len(values), where, "each once", values)
+
+
+def one_or_more(where: str, values: Sequence[object], expected: str = "one or more") -> None:
+    """Raises ValueError where there is no value, or one comes twice."""
+    unique = 0 < len(values) == len(set(values))
+    require(unique, where, f"{expected}, each once", values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PcaSettings:
     """What happens to descriptors before a codebook sees them (FK 4.3: PCA to 128).
@@ -37,9 +64,7 @@ class PcaSettings:
 
     def check_pca(self, section: str) -> None:
         """Raises ValueError unless the two go together."""
-        require(
-            self.pca_components >= 0, f"{section}.pca_components", "0 or more", self.pca_components
-        )
+        at_least(0, self, section, "pca_components")
         require(
             self.pca_components > 0 or not self.pca_whiten,
             f"{section}.pca_whiten",
@@ -109,7 +134,7 @@ class SpatialSettings(PcaSettings, PyramidSettings):
         self.check_pca(section)
         self.check_levels(section)
         require(
-            0 <= self.position_weight < float("inf"),
+            0 <= self.position_weight < math.inf,
             f"{section}.position_weight",
             "0 or more",
             self.position_weight,
@@ -125,7 +150,7 @@ class VladSettings(SpatialSettings):
     intra: bool = False
 
     def __post_init__(self) -> None:
-        require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
+        at_least(1, self, "vlad", "num_centroids")
         self.check_descriptors("vlad")
 
 
@@ -150,16 +175,9 @@ class GmmFvSettings(SpatialSettings):
     step_exponent: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("num_components", "max_iterations"):
-            require(getattr(self, name) >= 1, f"gmm_fv.{name}", "at least 1", getattr(self, name))
-        for name in ("tolerance", "variance_floor"):
-            require(getattr(self, name) > 0, f"gmm_fv.{name}", "more than 0", getattr(self, name))
-        require(
-            self.batch_descriptors >= 0,
-            "gmm_fv.batch_descriptors",
-            "0 or more",
-            self.batch_descriptors,
-        )
+        at_least(1, self, "gmm_fv", "num_components", "max_iterations")
+        more_than_0(self, "gmm_fv", "tolerance", "variance_floor")
+        at_least(0, self, "gmm_fv", "batch_descriptors")
         self.check_descriptors("gmm_fv")
         require(
             0.5 < self.step_exponent <= 1,
@@ -181,7 +199,7 @@ class BilinearSettings(SpatialSettings):
     num_features: int = 8192
 
     def __post_init__(self) -> None:
-        require(self.num_features >= 1, "bilinear.num_features", "at least 1", self.num_features)
+        at_least(1, self, "bilinear", "num_features")
         self.check_descriptors("bilinear")
 
 
@@ -197,7 +215,7 @@ class CompressSettings:
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        require(self.num_features >= 1, "compress.num_features", "at least 1", self.num_features)
+        at_least(1, self, "compress", "num_features")
         require(
             self.kind != "random_maclaurin" or not self.whiten,
             "compress.whiten",
@@ -245,19 +263,15 @@ class FvVaeSettings(SpatialSettings):
     gradient_power: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("num_latents", "batch_frames"):
-            require(getattr(self, name) >= 1, f"fv_vae.{name}", "at least 1", getattr(self, name))
-        for name in ("lambda1", "lambda2", "lambda3", "damping"):
-            require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
-        require(self.num_steps >= 0, "fv_vae.num_steps", "0 or more", self.num_steps)
+        at_least(1, self, "fv_vae", "num_latents", "batch_frames")
+        at_least(0, self, "fv_vae", "lambda1", "lambda2", "lambda3", "damping", "num_steps")
+        more_than_0(self, "fv_vae", "learning_rate", "sigma_learning_rate_factor")
         require(
             self.early_stopping_steps == 0 or self.early_stopping_steps >= EVALUATE_EVERY,
             "fv_vae.early_stopping_steps",
             f"0, or at least {EVALUATE_EVERY}, the steps between two looks",
             self.early_stopping_steps,
         )
-        for name in ("learning_rate", "sigma_learning_rate_factor"):
-            require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
         self.check_descriptors("fv_vae")
         require(
             0 <= self.gradient_power <= 1, "fv_vae.gradient_power", "0 to 1", self.gradient_power
@@ -298,8 +312,7 @@ class FinetuneSettings:
     num_frames: int = 20_000
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate_factor", "num_frames"):
-            require(getattr(self, name) > 0, f"finetune.{name}", "more than 0", getattr(self, name))
+        more_than_0(self, "finetune", "learning_rate_factor", "num_frames")
 
 
 FV_VAE_PRESETS = {

@@ -42,6 +42,7 @@ from pipelines.classify_results import (
 )
 from pipelines.classify_vectors import Vectors, listed, tensor_of
 from pipelines.config import Classify, Cluster
+from pipelines.device import cuda_or_cpu
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
@@ -155,8 +156,6 @@ def device_options(settings: Cluster) -> dict[str, int]:
     return {"num_gpus": 1} if has_gpu else {}
 
 
-def cuda_or_cpu() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- the matrix --------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from pipelines.meter import StepCounter
 from pipelines.progress import ProgressLine
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
-from pipelines.teams import Dealer, Team
+from pipelines.teams import Dealer, Team, teams_at_once
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
         name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
     }
     places = there.get("GPU", 0) or there.get("CPU", 1)
-    return config.fit.teams([sizes[task.sample] for task in tasks], places, there.get("memory", 0))
+    sample_bytes = [sizes[task.sample] for task in tasks]
+    return teams_at_once(config.fit, sample_bytes, places, there.get("memory", 0))
 
 
 def scarcities(

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -23,6 +23,10 @@ from encoders.settings import (
     FvVaeSettings,
     GmmFvSettings,
     VladSettings,
+    at_least,
+    each_once,
+    more_than_0,
+    one_or_more,
     require,
 )
 from encoders.stream_specs import (
@@ -72,7 +76,7 @@ class Split:
 
     def __post_init__(self) -> None:
         require(0 < self.test_fraction < 1, "split.test_fraction", "0 < x < 1", self.test_fraction)
-        require(self.num_folds >= 2, "split.num_folds", "at least 2", self.num_folds)
+        at_least(2, self, "split", "num_folds")
         # It becomes part of a file name.
         require(
             re.fullmatch(r"[0-9A-Za-z_.-]*", self.name) is not None,
@@ -110,10 +114,8 @@ class Sampling:
     keyframe_tolerance_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "frames_per_segment"):
-            require(getattr(self, name) >= 1, f"sampling.{name}", "at least 1", getattr(self, name))
-        for name in ("interval_s", "fps", "max_duration_s"):
-            require(getattr(self, name) > 0, f"sampling.{name}", "more than 0", getattr(self, name))
+        at_least(1, self, "sampling", "num_frames", "frames_per_segment")
+        more_than_0(self, "sampling", "interval_s", "fps", "max_duration_s")
         tolerance_s = self.keyframe_tolerance_s
         require(tolerance_s >= 0, "sampling.keyframe_tolerance_s", "at least 0", tolerance_s)
 
@@ -137,7 +139,7 @@ class Picture:
         return self.resize_px if self.views == "ten" else self.crop_px
 
     def __post_init__(self) -> None:
-        require(self.crop_px >= 1, "picture.crop_px", "at least 1", self.crop_px)
+        at_least(1, self, "picture", "crop_px")
         require(
             self.resize_px >= self.crop_px,
             "picture.resize_px",
@@ -160,8 +162,7 @@ class Decode:
     max_frame_px: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "frame_timeout_s", "memory_bytes", "max_frame_px"):
-            require(getattr(self, name) > 0, f"decode.{name}", "more than 0", getattr(self, name))
+        more_than_0(self, "decode", "timeout_s", "frame_timeout_s", "memory_bytes", "max_frame_px")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,31 +223,17 @@ class Describe:
 
     def __post_init__(self) -> None:
         for name in ("nodes", "streams", "spp_levels"):
-            value = getattr(self, name)
-            require(
-                len(value) > 0 and len(set(value)) == len(value),
-                f"describe.{name}",
-                "one or more, each once",
-                value,
-            )
+            one_or_more(f"describe.{name}", getattr(self, name))
         require(
             all(side >= 1 for side in self.spp_levels),
             "describe.spp_levels",
             "sides of at least 1",
             self.spp_levels,
         )
-        for name, least in (("batch_frames", 0), ("batch_segments", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"describe.{name}", f"at least {least}", value)
+        require(self.batch_frames >= 0, "describe.batch_frames", "at least 0", self.batch_frames)
+        at_least(1, self, "describe", "batch_segments")
         for entry in self.streams:
             self._spec(entry)
-
-
-FIT_WORKER_BYTES = 2 * 2**30
-"""Memory of a process that fits codebooks, beside twice its share of the sample."""
-
-TEAM_BYTES = 2**26
-"""Of samples to fit codebooks on: less takes a team no longer than its processes take to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,21 +253,8 @@ class Fit:
     checkpoint_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "num_workers", "checkpoint_s"):
-            require(getattr(self, name) > 0, f"fit.{name}", "more than 0", getattr(self, name))
-        at_once = self.codebooks_at_once
-        require(at_once >= 0, "fit.codebooks_at_once", "0 or more", at_once)
-
-    def teams(self, sample_bytes: Sequence[float], places: float, memory: float = inf) -> int:
-        """How many codebooks are fitted at once.
-
-        Args:
-            sample_bytes: of each codebook's sample. places: CPUs, or GPUs, for a worker each. memory: bytes for all workers.
-        """
-        team_bytes = self.num_workers * FIT_WORKER_BYTES + 2 * max(sample_bytes)
-        room = min(places // self.num_workers, memory // team_bytes)
-        pays = sum(sample_bytes) // TEAM_BYTES
-        return min(len(sample_bytes), self.codebooks_at_once or max(1, int(min(room, pays))))
+        more_than_0(self, "fit", "num_frames", "num_workers", "checkpoint_s")
+        at_least(0, self, "fit", "codebooks_at_once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,12 +277,7 @@ class Encode:
     batch_videos: int = 8
 
     def __post_init__(self) -> None:
-        require(
-            len(self.encoders) > 0 and len(set(self.encoders)) == len(self.encoders),
-            "encode.encoders",
-            "one or more, each once",
-            self.encoders,
-        )
+        one_or_more("encode.encoders", self.encoders)
         parts = self.temporal_pyramid
         require(
             len(parts) > 0 and len(set(parts)) == len(parts) and min(parts) >= 1,
@@ -316,7 +285,7 @@ class Encode:
             "one or more numbers of parts, each once and at least 1",
             parts,
         )
-        require(self.batch_videos >= 1, "encode.batch_videos", "at least 1", self.batch_videos)
+        at_least(1, self, "encode", "batch_videos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,20 +338,14 @@ class Classify:
         return f"C = {c}, {self.loss}{balanced}"
 
     def __post_init__(self) -> None:
-        require(
-            len(self.c) > 0 and len(set(self.c)) == len(self.c),
-            "classify.c",
-            "one or more values, each once",
-            self.c,
-        )
+        one_or_more("classify.c", self.c, "one or more values")
         for c in self.c:
-            require(0 < c < float("inf"), "classify.c", "more than 0", c)
+            require(0 < c < inf, "classify.c", "more than 0", c)
         require(
             1e-12 <= self.tolerance <= 0.1, "classify.tolerance", "1e-12 to 0.1", self.tolerance
         )
         for name in ("fusions", "fusion_groups"):
-            value = getattr(self, name)
-            require(len(set(value)) == len(value), f"classify.{name}", "each once", value)
+            each_once(f"classify.{name}", getattr(self, name))
         rules = self.fusions
         require("auto" not in rules or len(rules) == 1, "classify.fusions", "auto alone", rules)
         require(
@@ -429,12 +392,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         require(all(k >= 1 for k in self.top_k), "evaluate.top_k", "at least 1 each", self.top_k)
-        require(
-            len(set(self.fusions)) == len(self.fusions),
-            "evaluate.fusions",
-            "each once",
-            self.fusions,
-        )
+        each_once("evaluate.fusions", self.fusions)
         weights = self.stream_weights
         require(
             not weights or (min(weights) >= 0 and sum(weights) > 0),
@@ -442,7 +400,7 @@ class Evaluate:
             "none below 0, and not all 0",
             weights,
         )
-        require(self.bootstrap >= 0, "evaluate.bootstrap", "0 or more", self.bootstrap)
+        at_least(0, self, "evaluate", "bootstrap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,9 +456,8 @@ class Cluster:
         return self.max_cpus > 0
 
     def __post_init__(self) -> None:
-        for name in ("num_decoders", "num_describers", "num_encoders", "max_cpus", "max_gpus"):
-            value = getattr(self, name)
-            require(value >= 0, f"cluster.{name}", "0 or more", value)
+        pools = ("num_decoders", "num_describers", "num_encoders")
+        at_least(0, self, "cluster", *pools, "max_cpus", "max_gpus")
         require(
             self.max_cpus > 0 or self.max_gpus == 0,
             "cluster.max_gpus",
@@ -509,10 +466,10 @@ class Cluster:
         )
         for name in ("node_wait_s", "grow_warning_s", "no_progress_timeout_s"):
             value = getattr(self, name)
-            require(0 < value < float("inf"), f"cluster.{name}", "more than 0", value)
+            require(0 < value < inf, f"cluster.{name}", "more than 0", value)
         for name in ("price_per_cpu_hour", "price_per_gpu_hour"):
             value = getattr(self, name)
-            require(0 <= value < float("inf"), f"cluster.{name}", "0 or more", value)
+            require(0 <= value < inf, f"cluster.{name}", "0 or more", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -533,16 +490,15 @@ class Plan:
     sample: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("num_cpus", "num_gpus"):
-            require(getattr(self, name) >= 0, f"plan.{name}", "0 or more", getattr(self, name))
+        at_least(0, self, "plan", "num_cpus", "num_gpus")
         require(
             self.num_cpus > 0 or self.num_gpus == 0,
             "plan.num_gpus",
             "0 where plan.num_cpus is not given",
             self.num_gpus,
         )
-        require(0 < self.probe_s < float("inf"), "plan.probe_s", "more than 0", self.probe_s)
-        require(self.sample >= 1, "plan.sample", "at least 1", self.sample)
+        require(0 < self.probe_s < inf, "plan.probe_s", "more than 0", self.probe_s)
+        at_least(1, self, "plan", "sample")
 
 
 _OF_ENCODE = ("temporal_pyramid", "normalisation")
@@ -556,7 +512,7 @@ class Variant:
     Attributes:
         name: as in encode.encoders; names results.
         base: the registry key.
-        codebook: the name without what only concerns the classifier; names codebooks and encodings.
+        codebook: the name without its `compress.*` fields; names codebooks and encodings.
         settings: the encoder's record, None where it has none.
         temporal_pyramid, normalisation: see `Encode`.
         compress: of the finished vectors.

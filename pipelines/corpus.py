@@ -54,6 +54,7 @@ from pipelines.tables import (
     DESCRIPTORS,
     ENCODINGS,
     FAILURES,
+    ROWS_PER_FILE,
     SAMPLES,
     SEGMENTS,
     STEPS,
@@ -142,7 +143,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
         **pool.options(batch_size=64),
     )
-    spent = write_tables(job, line, data, outputs, rows_per_file=10_000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["videos"])
     videos = job.store.read_table(job.videos, ["video_id", "status"])
     failed = videos.filter(pc.equal(videos["status"], "failed"))
     account = settle(
@@ -268,7 +269,7 @@ def _sample(job: Job) -> Spent:
         )
         for stream in streams
     ]
-    spent = write_tables(job, line, data, outputs, rows_per_file=1000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["samples"])
     empty = [stream for stream in streams if not job.store.files(job.sample(stream))]
     if empty:
         raise RunError(
@@ -339,7 +340,7 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
         )
         for book, already in zip(books, visible, strict=True)
     ]
-    return write_tables(job, line, data, outputs, rows_per_file=64)
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])
 
 
 def classify_videos(job: Job) -> tuple[Account, Spent]:

@@ -22,7 +22,8 @@ from pipelines.decode_pyav import PyAvVideo
 from pipelines.sampling import SegmentPlan, plan_segment, sample_frames
 from pipelines.video import ErrorType, VideoError, local_path, open_remote, reading
 
-_COPY_BYTES = 8 * 2**20
+COPY_BYTES = 8 * 2**20
+"""Of a request when a video is copied."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,8 @@ def _seekable(uri: str) -> Iterator[str | BinaryIO]:
         yield path
         return
     with tempfile.TemporaryFile() as copy:
-        with open_remote(uri, "none", _COPY_BYTES) as file:
-            while block := file.read(_COPY_BYTES):
+        with open_remote(uri, "none", COPY_BYTES) as file:
+            while block := file.read(COPY_BYTES):
                 watch.alive()
                 copy.write(block)
         copy.flush()

@@ -85,8 +85,10 @@ READ_BYTES, MEASURE_BYTES = 32, 64
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:
-    """The memory that a task asks Ray for, so that a node gets no more of them than fit; at most all of the largest
-    node that runs tasks, and none before there is one: more than any node has would be waited for for ever."""
+    """The memory to reserve for each task, so that Ray places no more of them on a node than fit.
+
+    Capped at the memory of the largest node, because Ray waits forever for a node that has more; none where no node is known yet.
+    """
     labels = job.manifest["labels"]
     num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
     nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
@@ -225,17 +227,6 @@ class _Codes:
         place = np.empty(len(texts), np.int64)
         place[order] = np.arange(len(texts))
         return [texts[i] for i in order], place
-
-
-def results_table(metrics_table: pa.Table) -> list[dict]:
-    """{encoder, stream, fusion, num_videos, accuracy, mAP, ...} of split `all`, in the order of METRICS."""
-    results: dict[tuple[str, ...], dict] = {}
-    for row in metrics_table.to_pylist():
-        if row["split"] == "all" and row["class"] is None:
-            named = {name: row[name] for name in ("encoder", "stream", "fusion", "num_videos")}
-            key = (row["encoder"], row["stream"], row["fusion"])
-            results.setdefault(key, named)[row["metric"]] = row["value"]
-    return list(results.values())
 
 
 def text_table(job: Job) -> list[str]:

@@ -3,10 +3,14 @@
 Outputs live in a folder named by the digest of what produced them, so a changed setting never mixes with
 old output and recomputes only what depends on it:
 
-    plan.json   run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
-    failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
-    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
-    fusions/...   metrics/<digest>/   split_metrics/   report/index.html
+    plan.json   run.json   retries.json   left_out.json   weights/
+    videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
+    samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
+    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...   fusions/...
+    metrics/<digest>/   split_metrics/   report/index.html
+
+Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search_index), frames/<digest>/ and
+finetuned/<digest>/ (pipelines.finetune). train/ has the checkpoints of what is being trained (pipelines.checkpoints).
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
@@ -26,11 +30,12 @@ import pyarrow.compute as pc
 
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
+from encoders.stream_specs import is_local
 from pipelines.codebook import Codebook
 from pipelines.combination import Combination, combinations, sums_kernels, version
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
-from pipelines.results import NUMBERS, is_local
+from pipelines.results import NUMBERS
 from pipelines.revision import code_revision
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
@@ -40,11 +45,12 @@ if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not 
 
 NEED_LABELS = ("classify", "evaluate")
 
-
 RETRIES = "retries.json"
+"""The fields of `Retries`."""
 
 LEFT_OUT = "left_out.json"
-"""{results: why their vectors had no Gram matrix}: a resumed run on other nodes fuses what the first one did."""
+"""{digest of the single results: why their vectors had no Gram matrix}, so that a resumed run on other nodes fuses what the
+first one did."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Retries:
 @dataclass(frozen=True, eq=False)
 class Job:
     """Everything a run is made from.
+
+    Frozen except for what only the run itself finds out, see `leave_out` and `finish`.
 
     Attributes:
         manifest: video_id, uri, labels, group, fold, size_bytes, source; one row per video.
@@ -85,7 +93,7 @@ class Job:
         return {name: self.config.variant(name) for name in self.config.encode.encoders}
 
     def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results, in the order of the report: those made for each other."""
+        """(encoder, stream) of all single results, in the order of the report: every encoder on the streams that it reads."""
         return [
             (variant.name, stream.name)
             for stream in self.described.values()
@@ -96,7 +104,7 @@ class Job:
     @functools.cached_property
     def combinations(self) -> tuple[Combination, ...]:
         """The results that are fused of others and have SCORES of their own."""
-        return self._combined(on_gram=not self._no_gram)
+        return self._combined(on_gram=not self._why_no_gram)
 
     @property
     def left_out(self) -> str:
@@ -105,21 +113,25 @@ class Job:
         if not missing:
             return ""
         names = ", ".join("-".join(one.pair) for one in missing)
-        return f"{names}, without a Gram matrix: {self._no_gram}"
+        return f"{names}, without a Gram matrix: {self._why_no_gram}"
 
     def leave_out(self, reason: str) -> None:
-        """Has no combinations by the rule `auto` from now on, also when the run is resumed."""
+        """From now on there are no combinations by the rule `auto`, also when the run is resumed."""
         self.no_gram[self._singles_digest] = reason
         self.store.publish_json(LEFT_OUT, self.no_gram)
-        self.__dict__.pop("combinations", None)
+        self._forget("combinations")
 
     def _combined(self, *, on_gram: bool) -> tuple[Combination, ...]:
-        pairs = self.pairs()
-        local = [pair for pair in pairs if is_local(pair[1])]
-        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+        return combinations(self.pairs(), self.config.classify, on_gram=on_gram)
+
+    def _forget(self, *names: str) -> None:
+        """Cached properties are computed again when they are asked for next."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     @property
-    def _no_gram(self) -> str:
+    def _why_no_gram(self) -> str:
+        """Empty while nothing is known that keeps results from having Gram matrices."""
         if self.config.classify.form == "primal":
             return "classify.form says so"
         return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
@@ -135,7 +147,7 @@ class Job:
 
     @property
     def local_streams(self) -> list[str]:
-        """The streams whose scores are fused."""
+        """The streams of local descriptors: only their scores are fused."""
         return [name for name in self.streams if is_local(name)]
 
     @property
@@ -401,8 +413,7 @@ class Job:
         """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
         if step == "describe":
             # What follows is named by which segments are whole.
-            for name in ("_described_digest", "codebooks", "combinations"):
-                self.__dict__.pop(name, None)
+            self._forget("_described_digest", "codebooks", "combinations")
         for mark in self.marks(step):
             if not self.store.exists(mark):
                 self.store.publish_json(mark, self.footer(step))

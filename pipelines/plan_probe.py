@@ -6,7 +6,6 @@ rates, bytes and failures need no model. What is measured is time on one or some
 
 import collections
 import dataclasses
-import logging
 import math
 import os
 import tempfile
@@ -24,6 +23,7 @@ from encoders.cross_modality import COLOURS
 from encoders.stream_specs import VIEWS, FlowWindow, Window
 from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
+from pipelines.device import cuda_or_cpu
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -41,8 +41,6 @@ from pipelines.storage import Store
 from pipelines.tables import DESCRIPTORS, file_name
 from pipelines.video import VideoError, local_path, probe
 from pipelines.video_stages import DecodeSegments
-
-log = logging.getLogger(__name__)
 
 LOOKS = 20_000
 """Names of a manifest that are looked for, where most are missing."""
@@ -362,7 +360,7 @@ class _Describer(DescribeFrames):
     """With random filters, which take as long and need not be fetched."""
 
     def __init__(self, job: Job) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = cuda_or_cpu()
         self.settings, self.meter = job.config.describe, SILENT
         self.picture, self.streams = job.config.picture, job.described
         name = self.settings.backbone

@@ -19,6 +19,7 @@ from encoders.temporal import TemporalPyramid
 from pipelines import encoding_stages, results
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.config import ConfigError
+from pipelines.device import cuda_or_cpu
 from pipelines.layout import Job
 from pipelines.results import ScoreMatrix
 from pipelines.storage import Store
@@ -154,7 +155,7 @@ def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:
     chosen = frames[(torch.arange(number) * len(frames) / number).long()].float()
     if len(frames) < number:
         chosen += 0.3 * chosen.std() * torch.randn(chosen.shape, generator=draw)
-    return chosen.half().to("cuda" if torch.cuda.is_available() else "cpu")
+    return chosen.half().to(cuda_or_cpu())
 
 
 def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Encoder]:
@@ -257,7 +258,7 @@ PRODUCT_SIZE = 1024
 
 def product_flops(dtype: torch.dtype) -> float:
     """Operations a second of a product as those that SVMs are solved with: the best of some."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = cuda_or_cpu()
     x = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=device)
     best = math.inf
     for _ in range(4):

@@ -14,11 +14,11 @@ import torch
 from pipelines import cluster, plan, plan_probe
 from pipelines.config import ConfigError, Plan
 from pipelines.layout import Job
-from pipelines.plan import Overheads, Shape, StepPlan
+from pipelines.plan import Overheads, StepPlan
 from pipelines.plan_probe import Counts
 from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
-from pipelines.prices import Prices, read_prices
+from pipelines.prices import Prices, Shape, gpu_hours, offers, read_prices
 from pipelines.revision import code_revision
 from pipelines.storage import StorageError
 
@@ -42,8 +42,9 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     every = plan.plan(counts, measured, job.config, pools, shape, Overheads())
     chosen = [step for step in every if step.name in steps]
     wall = plan.total(chosen, Overheads())
-    offers = plan.offers(shape, wall, prices)
-    hours = plan.gpu_hours(chosen, prices)
+    # Also where the planned cluster has no GPU.
+    hours = gpu_hours(sum(step.flops for step in chosen), prices)
+    costs = (hours, offers(shape, wall, prices), prices.currency)
     try:
         job.store.publish_json(
             PLAN,
@@ -51,7 +52,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
         )
     except StorageError as error:
         log.warning("plan: %s cannot be kept for the report: %s", PLAN, error)
-    return text(counts, measured, chosen, shape, wall, (hours, offers, prices.currency))
+    return text(counts, measured, chosen, shape, wall, costs)
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:

@@ -14,8 +14,9 @@ from pipelines.growth import Growth
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.progress import ProgressLine
+from pipelines.tables import ROWS_PER_FILE
 
-SEGMENTS_PER_FILE = 16
+SEGMENTS_PER_FILE = ROWS_PER_FILE["descriptors"]
 """Fewest rows of a file of DESCRIPTORS, tens of megabytes of a network's last layer; also the most of a decoding task."""
 
 BATCHES_PER_TASK = 8

@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from encoders.stream_specs import is_difference
 from pipelines.ledger import Account
 from pipelines.papers import BesidePaper, Comparison
-from pipelines.results import Estimate, headline_metric, is_difference
+from pipelines.results import Estimate, headline_metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from encoders import metrics
 from encoders.fusion import TWO_STREAM, choose_weights, fuse
 from encoders.intervals import gains, intervals
-from encoders.stream_specs import MOTION, kind_of
+from encoders.stream_specs import is_difference, is_local
 from pipelines.combination import Combination
 from pipelines.config import Evaluate
 
@@ -66,16 +66,6 @@ class ScoreMatrix:
 def headline_metric(multi_label: bool) -> str:
     """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
     return "mAP" if multi_label else "accuracy"
-
-
-def is_difference(stream: str) -> bool:
-    """Whether a stream shows motion, as optical flow does."""
-    return kind_of(stream) in MOTION
-
-
-def is_local(stream: str) -> bool:
-    """Whether a stream is of local descriptors, whose scores are fused: the others show the same frames."""
-    return kind_of(stream) == "appearance" or is_difference(stream)
 
 
 @dataclass(frozen=True)

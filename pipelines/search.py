@@ -25,6 +25,7 @@ from encoders.temporal import TemporalPyramid
 from pipelines.config import ConfigError, Decode, Picture, RunError, Sampling, digest
 from pipelines.decode import decode_segment
 from pipelines.descriptor_stages import DescribeFrames, described_streams
+from pipelines.device import cuda_or_cpu
 from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder, span_s
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import folder_name
@@ -220,7 +221,7 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
     """
     uri = videos["uri"][0].as_py()
     stream = described_streams(run.config)[pair[1]]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = cuda_or_cpu()
     describe = DescribeFrames(
         functools.partial(run.store.read, run.weights),
         run.config,

@@ -140,27 +140,27 @@ PAIRS = [*LOCAL, ("ga", "ga_global")]
 
 def test_groups_are_of_an_encoder_of_all_or_of_patterns() -> None:
     settings = Classify(fusions=("kernel_sum", "calibrated"))
-    found = combinations(PAIRS, LOCAL, settings)
+    found = combinations(PAIRS, settings)
     assert [one.pair for one in found] == [
         (name, rule) for name in ("ave", "vlad", "all") for rule in settings.fusions
     ]
     assert found[0].parts == tuple(LOCAL[:2])
     assert found[-1].parts == tuple(LOCAL)
     settings = Classify(fusion_groups=("motion=*_difference", "mixed=ave-a_app*+ga-*"))
-    motion, mixed = combinations(PAIRS, LOCAL, settings)
+    motion, mixed = combinations(PAIRS, settings)
     assert motion.pair == ("motion", "late_weighted")
     assert motion.parts == (("ave", "a_difference"), ("vlad", "a_difference"))
     assert mixed.parts == (("ave", "a_appearance"), ("ga", "ga_global"))
 
 
 def test_what_has_no_parts_is_no_group_unless_it_was_asked_for() -> None:
-    assert combinations(PAIRS, LOCAL, Classify(fusions=())) == ()
-    assert combinations([("ave", "a_appearance")], [("ave", "a_appearance")], Classify()) == ()
+    assert combinations(PAIRS, Classify(fusions=())) == ()
+    assert combinations([("ave", "a_appearance")], Classify()) == ()
     one = [pair for pair in LOCAL if pair[0] == "ave"]
-    assert [c.encoder for c in combinations(one, one, Classify())] == ["ave"], "all is the same"
+    assert [c.encoder for c in combinations(one, Classify())] == ["ave"], "all is the same"
     for group in ("none=x*", "ave=*_appearance"):
         with pytest.raises(ConfigError, match="expected a name that no encoder has"):
-            combinations(PAIRS, LOCAL, Classify(fusion_groups=(group,)))
+            combinations(PAIRS, Classify(fusion_groups=(group,)))
 
 
 @pytest.mark.parametrize(

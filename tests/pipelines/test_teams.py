@@ -14,7 +14,7 @@ from pipelines.codebook import Codebook
 from pipelines.config import Config, ConfigError, Fit, RunError
 from pipelines.meter import SILENT
 from pipelines.storage import StorageError, Store
-from pipelines.teams import Dealer, Team
+from pipelines.teams import Dealer, Team, teams_at_once
 
 SAMPLES = ["a", "a", "a", "b", "b", "c"]
 
@@ -90,7 +90,7 @@ MB, GB = 10**6, 10**9
 def test_as_many_codebooks_at_once_as_pay_and_have_room(
     settings: dict[str, int], sizes: list[int], places: float, memory: float, teams: int
 ) -> None:
-    assert Fit(**settings).teams(sizes, places, memory) == teams
+    assert teams_at_once(Fit(**settings), sizes, places, memory) == teams
 
 
 def test_a_negative_number_at_once_is_refused() -> None:
