@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from jobs import fcvid_encode
 from pipelines import manifest
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:

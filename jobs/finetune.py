@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from jobs import fcvid_encode
 from pipelines import ray_job
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:

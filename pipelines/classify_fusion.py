@@ -37,10 +37,11 @@ from pipelines.classify_results import (
     publish_weights,
 )
 from pipelines.combination import chooses, sums_kernels
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 
 log = logging.getLogger(__name__)

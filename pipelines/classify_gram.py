@@ -44,11 +44,12 @@ from pipelines.classify_results import (
     read_vectors,
     warn_unsolved,
 )
-from pipelines.config import Classify, Cluster, RunError
 from pipelines.device import cuda_or_cpu
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify, Cluster
 from pipelines.storage import Store
 
 log = logging.getLogger(__name__)

@@ -38,12 +38,14 @@ from pipelines import (
     sink,
     video_stages,
 )
-from pipelines.config import Config, Decode, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
+from pipelines.run_settings import Decode
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import (

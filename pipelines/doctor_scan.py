@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.combination import Combination
-from pipelines.config import Config, ConfigError, digest
+from pipelines.config import Config, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
+from pipelines.errors import ConfigError
 from pipelines.storage import DONE, Store
 from pipelines.tables import CURVES, METRICS, SAMPLES, SCORES, TABLES, Table
 

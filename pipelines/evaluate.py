@@ -12,12 +12,13 @@ from ray import ObjectRef
 
 from pipelines import results
 from pipelines.best_result import Best, best_of
-from pipelines.config import Evaluate, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.results import SINGLE, ScoreMatrix, Wanted, metric_rows
+from pipelines.run_settings import Evaluate
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 from pipelines.tables import METRICS

@@ -21,7 +21,8 @@ from encoders.end_to_end import trainable
 from encoders.stream_specs import INPUT, STAGES
 from pipelines import cluster, codebooks, corpus, current_rows, finetune_worker, sink, video_stages
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, RunError, digest
+from pipelines.config import Config, digest
+from pipelines.errors import ConfigError, RunError
 from pipelines.finetune_worker import Training
 from pipelines.growth import Growth
 from pipelines.layout import Job

@@ -20,8 +20,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.config import ConfigError, Manifest
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
+from pipelines.run_settings import Manifest
 from pipelines.storage import refuse_credentials
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.run_settings import Sampling
 from pipelines.sampling import end_of, sample_frames, window_frames
 from pipelines.video import open_source, open_stream
 

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from encoders.registry import ENCODERS
 from pipelines import flow, manifest, weights
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
 from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
 from pipelines.storage import Store, absolute_uri

@@ -17,7 +17,7 @@ import ray
 from PIL import Image
 
 from pipelines.best_result import Best
-from pipelines.config import Config, Sampling
+from pipelines.config import Config
 from pipelines.decode import decode_segment
 from pipelines.evaluate import headline_metric
 from pipelines.isolation import IsolatedDecoder
@@ -31,6 +31,7 @@ from pipelines.report_data import (
     Sample,
 )
 from pipelines.results import Estimate
+from pipelines.run_settings import Sampling
 from pipelines.storage import Store
 from pipelines.tables import vectors_from_arrow
 from pipelines.video import VideoError

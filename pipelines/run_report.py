@@ -9,7 +9,6 @@ import ray
 from pipelines.best_result import Best
 from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
-from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated, headline_metric
 from pipelines.layout import STEPS, Job
 from pipelines.ledger import Account, Spent
@@ -29,6 +28,7 @@ from pipelines.report_data import (
 )
 from pipelines.report_videos import neighbours, samples
 from pipelines.results import SINGLE, Estimate
+from pipelines.run_settings import Cluster
 
 NUM_OWN_ROWS = 10
 """Own results beside a paper's table: the best ones."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import doctor, doctor_scan
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.layout import STEPS
 from pipelines.sink import file_name
 from pipelines.storage import Store

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Manifest
+from pipelines.errors import ConfigError
 from pipelines.manifest import list_videos, match, read_labels
+from pipelines.run_settings import Manifest
 from pipelines.storage import Store
 
 

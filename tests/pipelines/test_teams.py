@@ -8,7 +8,9 @@ import torch
 
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, Fit
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Fit
 from pipelines.storage import Store
 from pipelines.teams import Dealer, Team, teams_at_once
 
