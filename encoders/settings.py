@@ -100,7 +100,7 @@ class PyramidSettings:
 class AveSettings(PyramidSettings):
     """The mean descriptor. It fits nothing; one of each level side by side tells small things from large ones."""
 
-    # Nothing that a mean could use: `encoders.spatial` asks for both.
+    # A mean has neither, but `encoders.spatial` reads both of every encoder's settings.
     pca_components: ClassVar[int] = 0
     position_weight: ClassVar[float] = 0.0
 

@@ -13,10 +13,10 @@ Scaling = Literal["per_position", "whole_map", "relative"]
 """What maps are divided by before the spatial pyramid, see `encoders.descriptors.scale`."""
 
 MOST_FRAMES = 64
-"""Of a window: as many as a segment has sampled ones."""
+"""Most frames of a window: as many as are sampled of a segment."""
 
 MOST_FLOWS = 20
-"""Of a stack: twice as many as the papers take."""
+"""Most flows of a stack: twice as many as the papers take."""
 
 LEAST_FLOW_PX = 12
 """A side of the pictures that dense inverse search takes."""

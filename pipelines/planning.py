@@ -78,7 +78,7 @@ def shape_of(settings: Plan, prices: Prices) -> Shape:
 
 
 def counts_of(job: Job) -> Counts:
-    """By columns, because there may be millions of videos."""
+    """Counts of the manifest, whole columns at a time, because there may be millions of videos."""
     labelled = pc.greater(pc.list_value_length(job.manifest["labels"]), 0)
     tested = pc.and_(labelled, pc.greater_equal(job.manifest["fold"], 0))
     num_labelled, num_tested = (pc.sum(mask).as_py() or 0 for mask in (labelled, tested))

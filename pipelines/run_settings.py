@@ -395,7 +395,7 @@ class Cluster:
     max_cpus, max_gpus: what an autoscaling cluster may grow to, all workers together; 0 CPUs means that it does not grow.
         Ray does not tell its own limits.
     node_wait_s: how long a growing cluster may take to start a node, and so how much longer a step waits without progress.
-    grow_warning_s: a pool that is smaller than it should be for so long, although work waits, is warned of.
+    grow_warning_s: a warning is logged of a pool that stays smaller than it should be for so long although work waits.
     allow_missing_gpu: an actor that holds a GPU which torch does not see goes on with the CPU, instead of ending the run.
     placement: separate has a stage of decoders that feeds the describers, also from nodes without a GPU; together has
         each describer decode its own frames, as always on a growing cluster without GPUs.
