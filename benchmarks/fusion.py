@@ -35,7 +35,7 @@ from encoders.stream_specs import is_local
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_gram import Gram
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.folds import group_folds
 from pipelines.saved_run import SavedRun
 from pipelines.tables import vectors_from_arrow

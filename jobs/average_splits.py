@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.labels import read_labels
 from pipelines.recipes import recipe
 

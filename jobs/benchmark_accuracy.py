@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from jobs import command_line, fcvid_encode
 from pipelines import accuracy_numbers
 from pipelines.accuracy_numbers import PARTS, Measured
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipelines import logs, ray_job
-from pipelines.config import Config, ConfigError, RunError
+from pipelines.config import Config
+from pipelines.errors import ConfigError, RunError
 from pipelines.recipes import RECIPES
 
 if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked

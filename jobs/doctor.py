@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pipelines import doctor
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.storage import Store, absolute_uri
 
 

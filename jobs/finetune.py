@@ -14,7 +14,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from jobs import command_line, fcvid_encode
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 
 JOB = "jobs/fcvid_encode.py"
 ADDRESS = "http://127.0.0.1:8265"

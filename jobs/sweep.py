@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:

@@ -23,10 +23,11 @@ from pipelines.classify_results import (
     locate,
 )
 from pipelines.combination import chooses
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 

@@ -43,10 +43,11 @@ from pipelines.classify_results import (
 )
 from pipelines.classify_vectors import Vectors
 from pipelines.combination import chooses, sums_kernels
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 
 Scored = dict[str, list[ray.ObjectRef]]

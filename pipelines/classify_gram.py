@@ -41,11 +41,11 @@ from pipelines.classify_results import (
     warn_unsolved,
 )
 from pipelines.classify_vectors import Vectors, listed, tensor_of
-from pipelines.config import Classify, Cluster
 from pipelines.device import cuda_or_cpu
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify, Cluster
 from pipelines.storage import Store
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,6 @@ def device_options(settings: Cluster) -> dict[str, int]:
     """The resources of a task that multiplies matrices: no GPU of a node that would be kept or started for it alone."""
     has_gpu = ray.cluster_resources().get("GPU") and not settings.grows
     return {"num_gpus": 1} if has_gpu else {}
-
-
 
 
 # --- the matrix --------------------------------------------------------------------------------

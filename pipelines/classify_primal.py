@@ -31,9 +31,11 @@ from pipelines.classify_results import (
     read_vectors,
     warn_unsolved,
 )
-from pipelines.config import Classify, Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.teams import Team
 

@@ -16,9 +16,10 @@ from encoders.calibration import Sigmoid
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
 from encoders.svm_columns import balanced
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.folds import group_folds
 from pipelines.layout import Job
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import FUSIONS, SCORES, SOLUTIONS, vectors_from_arrow
 

@@ -19,7 +19,7 @@ from encoders.compress import fit_compression
 from encoders.kernels import joined
 from encoders.svm_gram import block_rows, strip_rows
 from pipelines.classify_results import FoldSet, Work, read_vectors
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.storage import Store

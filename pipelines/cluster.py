@@ -11,7 +11,8 @@ from typing import Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.config import Cluster, ConfigError
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Cluster
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from encoders.spp import num_cells
 from pipelines import checkpoints, cluster
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
-from pipelines.config import Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.ledger import Spent
 from pipelines.meter import StepCounter

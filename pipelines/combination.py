@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.stream_specs import is_local
-from pipelines.config import Classify, ConfigError
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Classify
 
 DEFAULT_RULE = "late_weighted"
 """What `auto` means where there is a Gram matrix."""

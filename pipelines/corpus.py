@@ -35,7 +35,7 @@ from pipelines import (
     sink,
     video_stages,
 )
-from pipelines.config import Decode, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.ray_data import (
@@ -47,6 +47,7 @@ from pipelines.ray_data import (
     write_tables,
 )
 from pipelines.report_data import Ledger
+from pipelines.run_settings import Decode
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import (

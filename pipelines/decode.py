@@ -16,9 +16,9 @@ import numpy as np
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import flow, watch
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode_decord import DecordVideo
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import SegmentPlan, plan_segment, sample_frames
 from pipelines.video import ErrorType, VideoError, local_path, open_remote, reading
 

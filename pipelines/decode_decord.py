@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 from pipelines import watch
-from pipelines.config import Decode, Picture
 from pipelines.decode_pyav import Choose, PyAvVideo
+from pipelines.run_settings import Decode, Picture
 from pipelines.video import VideoError
 
 _TIME_TOLERANCE = 2.0**-20

@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipelines import watch
-from pipelines.config import Decode
+from pipelines.run_settings import Decode
 from pipelines.video import open_stream
 
 KEPT_BYTES = 64 * 2**20

@@ -20,8 +20,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from pipelines.config import Decode, Picture
 from pipelines.decode_packets import NO_TICK, PacketReader, Packets
+from pipelines.run_settings import Decode, Picture
 from pipelines.sampling import end_of
 from pipelines.video import VideoError, decode_packet, display_matrix
 

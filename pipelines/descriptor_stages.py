@@ -20,8 +20,9 @@ from encoders.descriptors import Stream, streams_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
 from encoders.views import mirrored_flow, mirrored_picture, views_of
 from pipelines import logs
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.device import device
+from pipelines.errors import ConfigError
 from pipelines.meter import SILENT, Meter
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 

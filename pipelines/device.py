@@ -5,7 +5,7 @@ import socket
 
 import torch
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.meter import Meter
 
 

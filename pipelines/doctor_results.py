@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.stream_specs import is_local
-from pipelines.config import Evaluate
 from pipelines.doctor_files import Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, fingerprints, is_not_finite, mixed
 from pipelines.doctor_scan import EXAMPLES, Folder, Run
 from pipelines.doctor_tables import has_rows, last_attempts
 from pipelines.results import SINGLE, ScoreMatrix, gain_rows, metric_rows, results
+from pipelines.run_settings import Evaluate
 from pipelines.tables import METRICS
 
 TOLERANCE = 1e-9

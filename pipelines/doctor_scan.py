@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.combination import Combination
-from pipelines.config import Config, ConfigError, digest
+from pipelines.config import Config, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
+from pipelines.errors import ConfigError
 from pipelines.storage import DONE, Store, footer_of, is_visible
 from pipelines.tables import (
     CURVES,

@@ -19,10 +19,10 @@ from encoders.registry import encoder_from_bytes
 from encoders.temporal import TemporalPyramid
 from pipelines import logs
 from pipelines.codebook import Codebook
-from pipelines.config import Encode
 from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.read_ahead import ReadAhead
+from pipelines.run_settings import Encode
 from pipelines.storage import Store
 from pipelines.tables import (
     SAMPLES,

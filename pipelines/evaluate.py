@@ -12,12 +12,13 @@ from ray import ObjectRef
 
 from pipelines import results
 from pipelines.best_result import Best, best_of
-from pipelines.config import Evaluate, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
+from pipelines.run_settings import Evaluate
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 from pipelines.tables import METRICS
@@ -51,7 +52,7 @@ def evaluate(job: Job) -> Evaluated:
             for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
-        # As `results.results` meets them, so that the same one of equal parts is the best one.
+        # In the order of `results.results`, so that of equally good parts the same one is taken for the best.
         order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
         made, parts = [], []
         for result in wanted:
@@ -81,7 +82,7 @@ def evaluate(job: Job) -> Evaluated:
 
 
 READ_BYTES, MEASURE_BYTES = 32, 64
-"""What a task takes for each score of a matrix [N, K]: with columns that are put in order, with sorted places."""
+"""Memory of a task for each score of its matrix [N, K]: reading puts columns in order, measuring sorts places."""
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:

@@ -29,7 +29,8 @@ from pipelines import (
     video_stages,
 )
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, RunError, digest
+from pipelines.config import Config, digest
+from pipelines.errors import ConfigError, RunError
 from pipelines.finetune_worker import Training
 from pipelines.layout import Job
 from pipelines.shared import SharedFile

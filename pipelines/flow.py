@@ -12,7 +12,7 @@ import numpy as np
 
 from encoders.stream_specs import FlowWindow
 from pipelines import watch
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 
 
 def require_opencv() -> None:

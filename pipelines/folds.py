@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from pipelines.config import ConfigError, Split
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Split
 
 
 def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table, str, int]:

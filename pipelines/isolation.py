@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NoReturn, Self, TypeVar
 
 from pipelines import watch
-from pipelines.config import Decode
+from pipelines.run_settings import Decode
 from pipelines.video import VideoError
 
 _START_S = 120.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.config import ConfigError, Manifest
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Manifest
 from pipelines.user_tables import read_user_table, some
 
 

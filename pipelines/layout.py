@@ -433,7 +433,10 @@ class Job:
                     self.store.delete_folder(folder)
 
     def _split_of(self, folder: str) -> str | None:
-        """The named split that a folder was made for, which stays when another one has its turn; else None."""
+        """The named split that a folder was made for, "" where it has no name; None where the folder does not say.
+
+        Results of one named split stay while another one is run.
+        """
         # Classifiers have no footer; their scores are beside them.
         for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
             return self.store.footer(name).get("video_fisher.split", "")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 
 NUM_NAMED = 5
 

@@ -36,7 +36,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.storage import Store, redact
 

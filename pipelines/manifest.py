@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.storage import refuse_credentials
 from pipelines.user_tables import read_user_table, some, user_filesystem
 

@@ -1,4 +1,4 @@
-"""What the papers report, for a look beside one's own numbers: records of the text, nothing read off figures.
+"""What the papers report, to stand beside one's own numbers: only what they print, nothing read off figures.
 
 DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
 printed, so only what the text says of it is here. VU: Video Understanding with Deep Networks.

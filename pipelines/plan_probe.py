@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import backbones
 from encoders.cross_modality import COLOURS
 from encoders.stream_specs import VIEWS, FlowWindow, Window
-from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.device import cuda_or_cpu
+from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT

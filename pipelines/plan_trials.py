@@ -18,8 +18,8 @@ from encoders.sample import FitSample
 from encoders.temporal import TemporalPyramid
 from pipelines import encoding_stages, results
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
-from pipelines.config import ConfigError
 from pipelines.device import cuda_or_cpu
+from pipelines.errors import ConfigError
 from pipelines.layout import Job
 from pipelines.results import ScoreMatrix
 from pipelines.storage import Store

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
 from pipelines.decode_packets import packets
 from pipelines.isolation import status_bytes
+from pipelines.run_settings import Sampling
 from pipelines.sampling import end_of, sample_frames, window_frames
 from pipelines.video import open_source, open_stream, reading
 

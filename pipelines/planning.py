@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from pipelines import cluster, plan, plan_probe
-from pipelines.config import ConfigError, Plan
+from pipelines.errors import ConfigError
 from pipelines.layout import Job
 from pipelines.plan import Overheads, StepPlan
 from pipelines.plan_probe import Counts
@@ -20,6 +20,7 @@ from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
 from pipelines.prices import Prices, Shape, gpu_hours, offers, read_prices
 from pipelines.revision import code_revision
+from pipelines.run_settings import Plan
 from pipelines.storage import StorageError
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def shape_of(settings: Plan, prices: Prices) -> Shape:
 
 
 def counts_of(job: Job) -> Counts:
-    """By columns, because there may be millions of videos."""
+    """Counts of the manifest, whole columns at a time, because there may be millions of videos."""
     labelled = pc.greater(pc.list_value_length(job.manifest["labels"]), 0)
     tested = pc.and_(labelled, pc.greater_equal(job.manifest["fold"], 0))
     num_labelled, num_tested = (pc.sum(mask).as_py() or 0 for mask in (labelled, tested))

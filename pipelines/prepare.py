@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines import flow, weights
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
 from pipelines.labels import Labels, match, read_labels
 from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries

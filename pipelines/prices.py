@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
 
 

@@ -9,7 +9,8 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from pipelines import cluster, sink
-from pipelines.config import Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.layout import Job
 from pipelines.ledger import Spent

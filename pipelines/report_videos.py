@@ -17,7 +17,7 @@ import ray
 from PIL import Image
 
 from pipelines.best_result import Best
-from pipelines.config import Config, Sampling
+from pipelines.config import Config
 from pipelines.decode import decode_segment
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
@@ -29,6 +29,7 @@ from pipelines.report_data import (
     Result,
     Sample,
 )
+from pipelines.run_settings import Sampling
 from pipelines.storage import Store
 from pipelines.tables import places_of, vectors_from_arrow
 from pipelines.video import VideoError

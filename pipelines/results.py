@@ -15,7 +15,7 @@ from encoders.fusion import TWO_STREAM, choose_weights, fuse
 from encoders.intervals import gains, intervals
 from encoders.stream_specs import is_difference, is_local
 from pipelines.combination import Combination
-from pipelines.config import Evaluate
+from pipelines.run_settings import Evaluate
 
 SINGLE = "none"
 """What METRICS calls the fusion of a result that is none."""
@@ -212,7 +212,7 @@ def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
 def fusions(
     parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
 ) -> Iterator[ScoreMatrix]:
-    """The late fusions of an encoder's streams that can be made of them; see `config.Evaluate`."""
+    """The late fusions of an encoder's streams that can be made of them; see `run_settings.Evaluate`."""
     _check_videos(parts)
     first, scores = parts[0], [part.scores for part in parts]
     both = len({is_difference(part.stream) for part in parts}) == 2

@@ -9,7 +9,6 @@ import ray
 from pipelines.best_result import Best
 from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
-from pipelines.config import Cluster
 from pipelines.evaluate import Evaluated
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent
@@ -29,6 +28,7 @@ from pipelines.report_data import (
 )
 from pipelines.report_videos import neighbours, samples
 from pipelines.results import SINGLE, Estimate, headline_metric
+from pipelines.run_settings import Cluster
 from pipelines.tables import STEPS
 
 NUM_OWN_ROWS = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.run_settings import Sampling
 from pipelines.video import VideoFacts
 
 SEGMENT_FRAMES = 64

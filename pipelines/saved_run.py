@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from encoders.base import CODEBOOK
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.settings_text import text_of
 from pipelines.storage import Store, absolute_uri
 from pipelines.weights import Weights

@@ -22,13 +22,15 @@ import torch
 from PIL import Image
 
 from encoders.temporal import TemporalPyramid
-from pipelines.config import ConfigError, Decode, Picture, RunError, Sampling, digest
+from pipelines.config import digest
 from pipelines.decode import decode_segment
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.device import cuda_or_cpu
 from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder, span_s
+from pipelines.errors import ConfigError, RunError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import folder_name
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.saved_run import Encodings, SavedRun
 from pipelines.search_index import Index, open_index
 from pipelines.search_page import Answer, Shown, render

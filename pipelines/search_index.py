@@ -32,7 +32,8 @@ import torch
 from encoders.compress import Compression, fit_whitening
 from encoders.kmeans import fit_kmeans
 from encoders.retrieval import average_precision, mean_average_precision
-from pipelines.config import RunError, digest
+from pipelines.config import digest
+from pipelines.errors import RunError
 from pipelines.layout import folder_name
 from pipelines.read_ahead import in_order
 from pipelines.revision import code_revision

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.filesystems import REQUESTS, filesystem
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from ray.dashboard.modules.job.common import JobErrorType
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
 from pipelines.ray_job import CODE, REPLACES
 from pipelines.revision import code_revision

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.config import Fit
+from pipelines.run_settings import Fit
 
 FIT_WORKER_BYTES = 2 * 2**30
 """Memory of a process that fits codebooks, beside twice its share of the sample."""

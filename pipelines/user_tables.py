@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
 from pipelines.storage import refuse_credentials
 

@@ -26,8 +26,8 @@ from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import watch
-from pipelines.config import Decode
 from pipelines.filesystems import filesystem
+from pipelines.run_settings import Decode
 
 ErrorType = Literal[
     "not_found",  # no file there

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import logs
-from pipelines.config import ConfigError, Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.errors import ConfigError
 from pipelines.flow import require_opencv
 from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import num_segments
 from pipelines.storage import redact
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS

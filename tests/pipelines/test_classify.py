@@ -20,9 +20,11 @@ from pipelines import classify_gram, classify_vectors
 from pipelines.classify import choose_form, classify
 from pipelines.classify_gram import Chunk, chunks
 from pipelines.classify_results import Examples, best_c, fold_sets, locate, target_matrix
-from pipelines.config import Classify, Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import SILENT
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS, encoding_type
 from tests.encoders.in_memory import fit_one_vs_rest

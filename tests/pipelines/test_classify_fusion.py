@@ -16,10 +16,12 @@ from pipelines import classify_fusion
 from pipelines.classify import _possible, classify, settle_scores
 from pipelines.classify_results import Work, fold_sets, fused_fold_sets, target_matrix
 from pipelines.combination import combinations
-from pipelines.config import Classify, Config, ConfigError, RunError
+from pipelines.config import Config
+from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.layout import LEFT_OUT, Job
 from pipelines.run_report import _notes
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
 from tests.encoders.in_memory import fit_one_vs_rest

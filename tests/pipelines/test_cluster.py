@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from ray.data import Dataset
 
 from pipelines import cluster, ray_data
-from pipelines.config import Cluster, Config
+from pipelines.config import Config
+from pipelines.run_settings import Cluster
 
 
 @pytest.mark.parametrize("cpus", [0.5, 1, 2, 4, 8, 15, 16, 64, 500])

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from encoders.settings import FV_VAE_PRESETS
-from pipelines.config import Config, ConfigError, digest
+from pipelines.config import Config, digest
+from pipelines.errors import ConfigError
 from pipelines.recipes import RECIPES, recipe
 
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import num_segments
 from pipelines.video import ERROR_TYPES, VideoError, open_stream, probe
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import doctor
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.storage import Store
 from tests.pipelines.doctor_edits import (
     AVE,

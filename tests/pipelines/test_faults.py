@@ -18,10 +18,10 @@ import safetensors.numpy
 from botocore.retries.standard import ExponentialBackoff
 
 from pipelines import storage
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import decode_segment
 from pipelines.doctor_tensors import read_tensors
 from pipelines.lock import RunLock
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.storage import StorageError, Store
 from pipelines.video import probe
 from tests.conftest import SECRET

@@ -15,9 +15,11 @@ from hypothesis.extra.numpy import arrays
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from encoders.views import mirrored_flow
 from pipelines import flow
-from pipelines.config import Config, ConfigError, Decode, Picture, Sampling
+from pipelines.config import Config
 from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.video_stages import DecodeSegments
 
 SIZE = 96

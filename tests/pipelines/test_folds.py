@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Split
+from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
+from pipelines.run_settings import Split
 
 
 def corpus(

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError, Manifest
+from pipelines.errors import ConfigError
 from pipelines.labels import match, read_labels
 from pipelines.manifest import list_videos
+from pipelines.run_settings import Manifest
 
 
 def write_labels(folder: Path, text: str) -> str:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Manifest
+from pipelines.errors import ConfigError
 from pipelines.labels import match, read_labels
 from pipelines.manifest import list_videos
+from pipelines.run_settings import Manifest
 from pipelines.storage import Store
 
 

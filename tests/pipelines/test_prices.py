@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.prices import Gpu, Range, read_prices
 
 GOOD = """

@@ -8,8 +8,10 @@ import sklearn.metrics
 
 from encoders.fusion import choose_weights, fuse
 from pipelines.combination import Combination
-from pipelines.config import Config, ConfigError, Evaluate
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.results import ScoreMatrix, gain_rows, mean_rows, metric_rows, results
+from pipelines.run_settings import Evaluate
 from pipelines.tables import METRICS
 
 CLASSES = ["a", "b", "c"]

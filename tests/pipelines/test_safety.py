@@ -15,8 +15,9 @@ import torch
 
 from encoders import backbones
 from pipelines import weights
-from pipelines.config import ConfigError, Describe
+from pipelines.errors import ConfigError
 from pipelines.lock import LOCK, RunLock
+from pipelines.run_settings import Describe
 from pipelines.storage import StorageError, Store
 
 ROOT = Path(__file__).parents[2]

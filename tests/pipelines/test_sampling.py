@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.run_settings import Sampling
 from pipelines.sampling import (
     ASSUMED_DURATION_S,
     MAX_DURATION_S,

@@ -19,9 +19,10 @@ from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 from encoders.vlad import Vlad
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
-from pipelines.config import Config, Decode, Encode
+from pipelines.config import Config
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, described_streams, precision
 from pipelines.encoding_stages import EncodeVideos, SampleFrames
+from pipelines.run_settings import Decode, Encode
 from pipelines.storage import Store
 from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments

@@ -14,8 +14,9 @@ from ray.data import DataContext
 
 from pipelines import progress, ray_data
 from pipelines.cluster import Pool
-from pipelines.config import Config, RunError
+from pipelines.config import Config
 from pipelines.device import device
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine

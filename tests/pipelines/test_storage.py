@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import sink, storage
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
 from pipelines.progress import progress_text
 from pipelines.sink import pending

@@ -11,8 +11,10 @@ import torch
 from pipelines import codebooks
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, Fit, RunError
+from pipelines.config import Config
+from pipelines.errors import ConfigError, RunError
 from pipelines.meter import SILENT
+from pipelines.run_settings import Fit
 from pipelines.storage import StorageError, Store
 from pipelines.teams import Dealer, Team, teams_at_once
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from encoders import backbones
 from encoders.descriptors import appearance
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Config, ConfigError, Decode, Picture, Sampling
+from pipelines.config import Config
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.encoding_stages import stored_frames
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import plan_segment, window_frames
 from pipelines.tables import descriptors_from_arrow
 from tests.pipelines.segments import decoded
