@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from encoders import backbones
-from encoders.cross_modality import COLOURS, for_stacks
+from encoders.cross_modality import COLOURS
 from encoders.descriptors import Stream, streams_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
 from encoders.views import mirrored_flow, mirrored_picture, views_of
@@ -33,18 +33,19 @@ def described_streams(config: Config) -> dict[str, Stream]:
     """{column of DESCRIPTORS: what it holds}.
 
     Raises:
-        ConfigError: the network has no such node, or does not take such pictures.
+        ConfigError: the network has no such node, or does not take such pictures or stacks of flow.
     """
     describe, size = config.describe, config.picture.crop_px
     try:
         named = functools.partial(backbones.expanded, describe.backbone, crop_px=size)
-        shapes = backbones.node_shapes(describe.backbone, named(describe.used_nodes), size)
+        nodes = named(describe.used_nodes)
+        shapes = backbones.node_shapes(describe.backbone, nodes, size)
         entries = [
             (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
         ]
         for window in describe.windows:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
-                for_stacks(backbones.bare(describe.backbone), window.num_channels)
+                backbones.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
         return streams_of(shapes, entries, describe.scaling, levels, views)
     except ValueError as error:

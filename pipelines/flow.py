@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from encoders.stream_specs import FlowWindow
+from encoders.stream_specs import FlowWindow, Window
 from pipelines import watch
 from pipelines.errors import ConfigError
+
+_PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
+"""Seconds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
+
+_MARGIN = 4.0
+"""Older processors take twice as long, and so do cores that share their units."""
 
 
 def require_opencv() -> None:
@@ -78,6 +84,18 @@ def stacks(
                 levels = known[pair] = to_levels(centre(flow, crop_px), window.bound_px)
             stacked[row, ..., 2 * place : 2 * place + 2] = levels
     return stacked
+
+
+def limit_s(windows: tuple[Window, ...], num_frames: int, side_px: int) -> float:
+    """Seconds within which the flow of a segment is expected; 0 where no window is of flow.
+
+    Args:
+        num_frames: the most that are sampled of a segment.
+        side_px: of the pictures that flow is computed on.
+    """
+    moving = (window for window in windows if isinstance(window, FlowWindow))
+    pairs_s = sum((window.num_frames - 1) * _PAIR_S[window.method] for window in moving)
+    return _MARGIN * num_frames * pairs_s * (side_px / 256) ** 2
 
 
 def centre(image: np.ndarray, crop_px: int) -> np.ndarray:

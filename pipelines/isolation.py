@@ -56,10 +56,13 @@ class IsolatedDecoder:
     (`pipelines.watch`); decode.memory_bytes bounds what the calls allocate on top of what the child
     holds when it has started (on Linux; other systems set no such limit). One call at a time: not for
     several threads. Use as a context manager, or close it.
+
+    Args:
+        flow_s: what a call may take for optical flow, on top of decode.timeout_s.
     """
 
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
+    def __init__(self, decode: Decode, flow_s: float = 0.0) -> None:
+        self._decode, self._flow_s = decode, flow_s
         self._child: subprocess.Popen | None = None
         self._pipe: socket.socket | None = None
         self._start_bytes = 0
@@ -76,13 +79,15 @@ class IsolatedDecoder:
         request = pickle.dumps((function, args))
         if not self._is_waiting():
             self._start()
-        end = time.monotonic() + self._decode.timeout_s
+        end = time.monotonic() + self._call_s
         try:
             self._send(_LENGTH.pack(len(request)) + request, end)
             reply = self._receive(end)
         except TimeoutError as error:
             self.close()
             text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s"
+            if self._flow_s:
+                text += f" and {self._flow_s:.0f} s more for optical flow; raise decode.timeout_s"
             raise VideoError("timeout", text) from error
         except (EOFError, OSError) as error:
             raise self._death() from error
@@ -102,6 +107,10 @@ class IsolatedDecoder:
             text = f"the decoder's answer is a {type(reply).__name__}, no {expected.__name__}"
             raise VideoError("crashed", text)
         return reply
+
+    @property
+    def _call_s(self) -> float:
+        return self._decode.timeout_s + self._flow_s
 
     def close(self) -> None:
         """Ends the child and what it forked, whatever they are doing."""
@@ -143,7 +152,7 @@ class IsolatedDecoder:
     def _start(self) -> None:
         self.close()
         self._pipe, childs = socket.socketpair()
-        limits = (self._decode.frame_timeout_s, self._decode.timeout_s, self._decode.memory_bytes)
+        limits = (self._decode.frame_timeout_s, self._call_s, self._decode.memory_bytes)
         code = f"from pipelines.isolation import serve; serve({childs.fileno()}, *{limits!r})"
         with childs:
             childs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -219,9 +228,7 @@ def _result_type(function: Callable) -> type:
     return hint if isinstance(hint, type) else object
 
 
-def serve(
-    file_descriptor: int, frame_timeout_s: float, timeout_s: float, memory_bytes: int
-) -> None:
+def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_bytes: int) -> None:
     """The child: answers calls until the parent closes its end of the pipe, or is gone."""
     # Loaded now, so that calls are quick, and memory_bytes comes on top of what this takes.
     import pipelines.decode  # noqa: F401
@@ -241,7 +248,7 @@ def serve(
             request = _next_request(requests)
             if request is None:
                 _end_session()
-            watch.begin(frame_timeout_s, timeout_s + _ORPHAN_GRACE_S)
+            watch.begin(frame_timeout_s, call_s + _ORPHAN_GRACE_S)
             reply = _reply(request)
             if os.getpid() != os.getsid(0):
                 # A call forked, and this is not the process that was asked.

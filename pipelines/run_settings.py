@@ -119,7 +119,8 @@ class Picture:
 class Decode:
     """The decoder, and the budget of one segment; what goes over it becomes a failed row.
 
-    timeout_s: for the whole segment. frame_timeout_s: between two signs of life, such as frames.
+    timeout_s: for the whole segment; its optical flow gets time of its own (`pipelines.flow.limit_s`).
+    frame_timeout_s: between two signs of life, such as frames.
     """
 
     decoder: Literal["pyav", "decord"] = "pyav"

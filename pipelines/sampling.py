@@ -65,6 +65,11 @@ def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
     return max(1, math.ceil(_planned_frames(facts.duration_s, sampling) / SEGMENT_FRAMES))
 
 
+def segment_frames(sampling: Sampling) -> int:
+    """The most sampled frames that a segment has, whatever the video."""
+    return min(SEGMENT_FRAMES, _planned_frames(MAX_DURATION_S, sampling))
+
+
 def _planned_frames(duration_s: float | None, sampling: Sampling) -> int:
     if sampling.policy == "uniform":
         return sampling.num_frames

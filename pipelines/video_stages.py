@@ -16,11 +16,11 @@ from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import logs
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.errors import ConfigError
-from pipelines.flow import require_opencv
+from pipelines.flow import limit_s, require_opencv
 from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.sampling import num_segments
+from pipelines.sampling import num_segments, segment_frames
 from pipelines.storage import redact
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe
@@ -134,7 +134,8 @@ class DecodeSegments:
             except ConfigError as error:
                 meter.fail(f"{socket.gethostname()}: {error}")
                 raise
-        self.decoder = IsolatedDecoder(decode)
+        flow_s = limit_s(windows, segment_frames(sampling), picture.resize_px)
+        self.decoder = IsolatedDecoder(decode, flow_s)
         meter.joined("decode")
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:

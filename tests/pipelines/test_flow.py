@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.video import VideoError
 from pipelines.video_stages import DecodeSegments
 
 SIZE = 96
@@ -217,6 +219,25 @@ def test_the_child_computes_the_same_flow_on_one_thread(data: Path) -> None:
         assert decoder.call(cv2.getNumThreads) == 1
     assert (found.flows[FLOW] == segment(path, FLOW).flows[FLOW]).all()
     assert f"OpenCV {flow.opencv_version()}" in found.decoder_version
+
+
+def test_the_time_limit_grows_with_the_flows() -> None:
+    """25 frames with ten flows each, of VU's pictures: 170 s of an unloaded core."""
+    ten = FlowWindow(num_frames=11, gap=1, method="tvl1", bound_px=20.0)
+    assert flow.limit_s((FRAME, ten), 25, 256) == pytest.approx(4 * 250 * 0.69)
+    assert flow.limit_s((ten, FLOW), 25, 512) == pytest.approx(16 * (250 * 0.69 + 25 * 0.0065))
+    assert flow.limit_s((FRAME, Window(num_frames=2)), 25, 256) == 0
+
+
+def test_segments_with_flow_may_take_longer() -> None:
+    stage = DecodeSegments(THREE, PICTURE, Decode(timeout_s=0.3), windows=(FRAME, FLOW))
+    limit = f"0.3 s and {flow.limit_s((FLOW,), 3, 64):.0f} s more for optical flow; raise"
+    with stage.decoder as decoder:
+        assert decoder._flow_s == flow.limit_s((FLOW,), 3, 64)
+        with pytest.raises(VideoError, match=rf"decode\.timeout_s = {limit}"):
+            decoder.call(time.sleep, 60)
+    with IsolatedDecoder(Decode(timeout_s=0.1), flow_s=60.0) as decoder:
+        assert decoder.call(eval, "__import__('time').sleep(0.5) or 3") == 3
 
 
 def test_a_machine_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
