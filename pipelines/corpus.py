@@ -225,17 +225,7 @@ def _batches_at_a_time(total: int, num_encoders: int) -> int:
 
 def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all that learn from it."""
-    tasks = [
-        codebooks.Task(
-            codebook=book,
-            sample=job.sample(book.stream),
-            videos=job.training_videos(book.fold),
-            labels=job.labels_for(book),
-            groups=job.groups_for(book),
-            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
-        )
-        for book in job.codebooks
-    ]
+    tasks = fit_tasks(job)
     # Variants may share a codebook. One that is there already is skipped by the workers, but their
     # start is not free.
     tasks = list({task.codebook.folder: task for task in tasks}.values())
@@ -256,6 +246,21 @@ def fit(job: Job) -> tuple[Account, Spent]:
     account = settle("fit", "codebooks", planned, fitted)
     job.finish("fit")
     return account, merged(parts)
+
+
+def fit_tasks(job: Job) -> list[codebooks.Task]:
+    """A task for each codebook: which videos it may see, and which labels."""
+    return [
+        codebooks.Task(
+            codebook=book,
+            sample=job.sample(book.stream),
+            videos=job.training_videos(book.fold),
+            labels=job.labels_for(book),
+            groups=job.groups_for(book),
+            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
+        )
+        for book in job.codebooks
+    ]
 
 
 def encode(job: Job) -> tuple[Account, Spent]:
