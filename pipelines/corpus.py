@@ -45,6 +45,7 @@ from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.report_data import Ledger
 from pipelines.shared import SharedFile
+from pipelines.step_time import StepTime
 from pipelines.storage import DONE
 from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
 
@@ -92,13 +93,14 @@ def run(
     for name in STEPS:
         if name in work and not is_complete(job, name):
             check()
-            started = time.monotonic()
-            account, spent = _STEP[name](job)
-            seconds = time.monotonic() - started
-            log.info("%s: done in %.0f s, %s", name, seconds, account)
-            if words := spent.words(seconds):
+            with StepTime(job.store, name, job.digest(name)) as timed:
+                account, spent = _STEP[name](job)
+            log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
+            if words := spent.words(timed.own_s):
                 log.info("%s: %s", name, words)
+            seconds = timed.earlier_s + timed.own_s
             job.record(name, account, spent, seconds, ray.cluster_resources())
+            timed.forget()
     return outcome(job, bool(work))
 
 
