@@ -15,7 +15,6 @@ from scipy.stats import binom
 
 from encoders.descriptors import Stream
 from encoders.registry import fit_encoder
-from encoders.svm import fit_one_vs_rest
 from pipelines import corpus
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebooks import Curves, fit_sample
@@ -24,6 +23,7 @@ from pipelines.folds import assign_folds
 from pipelines.layout import Job
 from pipelines.storage import Store
 from pipelines.teams import Team
+from tests.encoders.in_memory import fit_one_vs_rest
 
 NUM_VIDEOS, NUM_GROUPS, NUM_CLASSES = 60, 3, 4
 FRAMES, CELLS, WIDTH = 2, 2, 48
