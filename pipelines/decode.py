@@ -5,10 +5,11 @@ not tried. A frame is the right picture or missing: a neighbour is never taken f
 decoder notices is not concealed (decoders of VP8 and VP6 notice little, decord nothing: docs/decoders.md).
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
@@ -17,7 +18,7 @@ import numpy as np
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import flow, watch
 from pipelines.decode_decord import DecordVideo
-from pipelines.decode_pyav import PyAvVideo
+from pipelines.decode_pyav import Choose, PyAvVideo
 from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import SegmentPlan, plan_segment, sample_frames
 from pipelines.video import ErrorType, VideoError, local_path, open_remote, reading
@@ -104,26 +105,26 @@ def decode_segment(
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
     started = time.perf_counter()
-    with _seekable(uri) as source, reading(uri):
-        read_s = 0.0 if isinstance(source, str) else time.perf_counter() - started
+    size_px = picture.decoded_px
+    if any(isinstance(window, FlowWindow) for window in windows):
+        # Motion across the border of the crop is seen in the whole picture alone.
+        picture = replace(picture, crop_px=picture.resize_px)
+    is_last = segment + 1 >= num_segments
+    with _opened(uri, picture, decode, is_last) as opened, reading(uri):
+        read_s = 0.0 if isinstance(opened.source, str) else time.perf_counter() - started
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
             ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
             return plan_segment(ordinals, segment, num_segments, timestamps_s, windows).ordinals
 
-        size_px = picture.decoded_px
-        if any(isinstance(window, FlowWindow) for window in windows):
-            # Optical flow at the border of the crop needs the pixels beyond it.
-            picture = replace(picture, crop_px=picture.resize_px)
-        video: Video = _DECODERS[decode.decoder](source, uri, picture, decode, choose)
-        with closing(video):
-            if len(video.timestamps_s) == 0:
-                raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
-            ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
-            if len(ordinals) == 0:
-                raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
-            plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
-            images, reason = video.pictures(plan.ordinals)
+        video = opened.video(choose)
+        if len(video.timestamps_s) == 0:
+            raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+        if len(ordinals) == 0:
+            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
+        plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
+        images, reason = video.pictures(plan.ordinals)
     found = _segment_frames(uri, video, plan, windows, images, reason, size_px)
     return replace(found, read_s=read_s)
 
@@ -206,10 +207,79 @@ def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndar
     return np.lib.stride_tricks.sliding_window_view(frames, window.num_frames)
 
 
+@dataclass(frozen=True)
+class _Key:
+    """What tells a video from another. state: of a local file, which may be replaced between two calls."""
+
+    uri: str
+    state: tuple[int, ...]
+    picture: Picture
+    decode: Decode
+
+
+class _Opened:
+    """A video, open from one segment to the next: copied once, and by PyAV listed once."""
+
+    def __init__(self, key: _Key) -> None:
+        self.key, self._files = key, ExitStack()
+        self.source = self._files.enter_context(_seekable(key.uri))
+        self._video: Video | None = None
+
+    def video(self, choose: Choose) -> Video:
+        """It in its decoder. decord's is opened anew for each segment: it may keep traces of what it met."""
+        if not isinstance(self._video, PyAvVideo):
+            self._close_video()
+            key = self.key
+            kind = _DECODERS[key.decode.decoder]
+            self._video = kind(self.source, key.uri, key.picture, key.decode, choose)
+        return self._video
+
+    def close(self) -> None:
+        """Closes the file. A copy has no name, so it is gone then, or with the process."""
+        self._close_video()
+        self._files.close()
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+
+_kept: _Opened | None = None
+"""The video of this process's last call, where more segments of it may be asked for."""
+
+
+@contextmanager
+def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
+    """The video, which stays open for the next segment unless this is the last one or fails."""
+    global _kept
+    with reading(uri):
+        key = _Key(uri, _state(uri), picture, decode)
+    opened, _kept = _kept, None
+    if opened and opened.key != key:
+        opened.close()
+        opened = None
+    opened = opened or _Opened(key)
+    with ExitStack() as failing:
+        failing.callback(opened.close)
+        yield opened
+        if not is_last:
+            failing.pop_all()
+            _kept = opened
+
+
+def _state(uri: str) -> tuple[int, ...]:
+    path = local_path(uri)
+    if path is None:
+        return ()
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """The path of a local file; for any other a temporary local copy, because the whole file is read
-    twice: for the timestamps, then for the pictures."""
+    """The path of a local file; of any other an unlinked local copy, because the timestamps take
+    one pass over the whole file and the pictures others."""
     if (path := local_path(uri)) is not None:
         yield path
         return
