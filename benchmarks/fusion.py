@@ -9,6 +9,7 @@ so on inner folds of the training groups. Rules of weights that are not in the p
 import argparse
 import fnmatch
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -41,6 +42,10 @@ from pipelines.saved_run import SavedRun
 from pipelines.tables import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000
+
+BEST = "the best part, known afterwards"
+
+log = logging.getLogger("benchmarks.fusion")
 
 Weigh = Callable[[Sequence[np.ndarray], np.ndarray], Sequence[float]]
 """M weights from held-out scores [n, K] of each part and their targets [n, K]."""
@@ -208,7 +213,7 @@ def scores_of(
 
 
 def compare(name: str, corpus: Corpus, num_inner: int) -> list[Row]:
-    """The best part, then all rules, the best first."""
+    """The best part, then all rules."""
     targets = corpus.targets
     found = scores_of(list(corpus.grams.values()), targets, corpus.groups, num_inner)
     singles = [found.pop(f"{s}") for s in range(len(corpus.grams))]
@@ -219,13 +224,29 @@ def compare(name: str, corpus: Corpus, num_inner: int) -> list[Row]:
         gain = gains(scores, singles[first], targets, num_draws=DRAWS, seed=0)["accuracy"]
         accuracy = metrics.accuracy(scores, targets)
         rows.append(Row(name, rule, accuracy, gain.value, gain.low, gain.high))
-    best = f"best part, known afterwards: {list(corpus.grams)[first]}"
-    best_row = Row(name, best, accuracies[first], 0.0, np.nan, np.nan)
-    return [best_row, *sorted(rows, key=lambda row: -row.accuracy)]
+    log.info("%s: the best part is %s", name, list(corpus.grams)[first])
+    return [Row(name, BEST, accuracies[first], 0.0, np.nan, np.nan), *rows]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """A Markdown table, a line for each rule, in the order of their mean over the runs."""
+    runs = list(dict.fromkeys(row.run for row in rows))
+    of_rule = {row.rule: [r for r in rows if r.rule == row.rule] for row in rows}
+    lines = [f"| rule | {' | '.join(runs)} | mean |", "|---" * (len(runs) + 2) + "|"]
+    for rule in sorted(of_rule, key=lambda r: -np.mean([row.accuracy for row in of_rule[r]])):
+        cells = [
+            f"{row.accuracy:.3f}"
+            + ("" if rule == BEST else f", {row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]")
+            for row in of_rule[rule]
+        ]
+        mean = np.mean([row.accuracy for row in of_rule[rule]])
+        lines.append(f"| {rule} | {' | '.join(cells)} | {mean:.3f} |")
+    return lines
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table for each run."""
+    """Prints the table."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", help="output folders of runs")
     parser.add_argument(
@@ -254,12 +275,7 @@ def main(arguments: list[str]) -> None:
                 parser.error(f"--results: expected two or more of {', '.join(corpus.grams)}")
             part = Corpus(grams, corpus.targets, corpus.groups)
             rows += compare(Path(run).name, part, options.inner_folds)
-    print(
-        "| run | rule | accuracy | gain over the best part | 95 % interval |\n|---|---|---|---|---|"
-    )
-    for row in rows:
-        ends = "" if np.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
-        print(f"| {row.run} | {row.rule} | {row.accuracy:.3f} | {row.gain:+.3f} | {ends} |")
+    print("\n".join(table(rows)))
     if options.json:
         content = {"machine": machine(), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
