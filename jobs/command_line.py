@@ -54,7 +54,7 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
         default=[],
         dest="settings",
         metavar="SECTION.FIELD=VALUE",
-        help="change one setting; may be repeated; pipelines/config.py lists them all",
+        help="change one setting; may be repeated; pipelines/run_settings.py and encoders/settings.py list them all",
     )
     out.add_argument(
         "--steps",
