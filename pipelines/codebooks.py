@@ -69,12 +69,6 @@ def fit_codebooks(
     Raises:
         RunError: the descriptors do not suffice for a codebook; says which and what to do.
     """
-    fewest = min(len(task.videos) for task in tasks)
-    if fewest < config.fit.num_workers:
-        raise RunError(
-            f"fit.num_workers: expected at most the {fewest} training videos, got "
-            f"{config.fit.num_workers}; each worker needs a video of its own"
-        )
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
     teams = num_teams(tasks, store, config)
