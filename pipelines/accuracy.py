@@ -170,7 +170,10 @@ def results_of(job: Job) -> list[Measured]:
 
 
 def seconds_of(job: Job) -> float:
-    """What the steps of a finished run took, from run.json."""
+    """What the steps of a finished run took, as run.json has it: in all processes that worked on them.
+
+    Python's and Ray's start, before the steps, is not in it.
+    """
     steps = (job.store.read_json("run.json") or {})["steps"]
     return sum(step["seconds"] for step in steps.values())
 

@@ -49,6 +49,7 @@ from pipelines.ray_data import (
 from pipelines.report_data import Ledger
 from pipelines.run_settings import Decode
 from pipelines.shared import SharedFile
+from pipelines.step_time import StepTime
 from pipelines.storage import DONE
 from pipelines.tables import (
     ATTENTION,
@@ -101,13 +102,14 @@ def run(
     for name in STEPS:
         if name in work and not is_complete(job, name):
             check()
-            started = time.monotonic()
-            account, spent = _STEP[name](job)
-            seconds = time.monotonic() - started
-            log.info("%s: done in %.0f s, %s", name, seconds, account)
-            if words := spent.words(seconds):
+            with StepTime(job.store, name, job.digest(name)) as timed:
+                account, spent = _STEP[name](job)
+            log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
+            if words := spent.words(timed.own_s):
                 log.info("%s: %s", name, words)
+            seconds = timed.earlier_s + timed.own_s
             job.record(name, account, spent, seconds, ray.cluster_resources())
+            timed.forget()
     return outcome(job, bool(work))
 
 
@@ -200,17 +202,7 @@ def _write_failures(job: Job, plan: pa.Table) -> Account:
 
 def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all that learn from it."""
-    tasks = [
-        codebooks.Task(
-            codebook=book,
-            sample=job.sample(book.stream),
-            videos=job.training_videos(book.fold),
-            labels=job.labels_for(book),
-            groups=job.groups_for(book),
-            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
-        )
-        for book in job.codebooks
-    ]
+    tasks = fit_tasks(job)
     # Variants may share a codebook. One that is there already is skipped by the workers, but their
     # start is not free.
     tasks = list({task.codebook.folder: task for task in tasks}.values())
@@ -231,6 +223,21 @@ def fit(job: Job) -> tuple[Account, Spent]:
     account = settle("fit", "codebooks", planned, fitted)
     job.finish("fit")
     return account, merged(parts)
+
+
+def fit_tasks(job: Job) -> list[codebooks.Task]:
+    """A task for each codebook: which videos it may see, and which labels."""
+    return [
+        codebooks.Task(
+            codebook=book,
+            sample=job.sample(book.stream),
+            videos=job.training_videos(book.fold),
+            labels=job.labels_for(book),
+            groups=job.groups_for(book),
+            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
+        )
+        for book in job.codebooks
+    ]
 
 
 def _sample(job: Job) -> Spent:
