@@ -40,6 +40,25 @@ def at_least(least: int, record: object, section: str, *names: str) -> None:
         require(value >= least, f"{section}.{name}", expected, value)
 
 
+LARGEST_COUNT = 2**31 - 1
+"""Of whole numbers, as columns of tables and libraries hold them."""
+
+LARGEST = {"s": 10**9, "bytes": 2**50, "seed": 2**32 - 1}
+"""Of the numbers whose names end so: seconds as timers take them, memory, seeds as NumPy and scikit-learn take them."""
+
+
+def check_numbers(section: str, record: object) -> None:
+    """Raises ValueError where a number of a section is not finite, or larger than anything can hold."""
+    for name, value in vars(record).items():
+        where, kind = f"{section}.{name}", name.rpartition("_")[2]
+        most = LARGEST.get(kind, LARGEST_COUNT)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                require(math.isfinite(number), where, "a finite number", number)
+            if isinstance(number, int) or (isinstance(number, float) and kind in LARGEST):
+                require(number <= most, where, f"at most {most}", number)
+
+
 def each_once(where: str, values: Sequence[object]) -> None:
     """Raises ValueError where a value comes twice."""
     require(len(set(values)) == len(values), where, "each once", values)

@@ -55,7 +55,11 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in names:
         split = dataclasses.replace(config.split, kind="given", name=name)
         code = command_line.run(
-            arguments, dataclasses.replace(config, split=split), finish=jobs.append
+            arguments,
+            dataclasses.replace(config, split=split),
+            # run.json and the report are those of the last split: not of each in turn, where all is done.
+            restore=name == names[-1],
+            finish=jobs.append,
         )
         if code:
             return code

@@ -152,12 +152,14 @@ def run(
     config: Config,
     *,
     training_only: bool = False,
+    restore: bool = True,
     finish: Callable[[Job], None] = lambda job: None,
 ) -> int:
     """The steps that --steps names, or with --plan their plan; returns the exit code.
 
     Args:
         training_only: see `prepare.Inputs`.
+        restore: see `corpus.run`.
         finish: called at the end, before the exit code is decided.
     """
     address, submission = before_ray(arguments)
@@ -179,7 +181,9 @@ def run(
         print(planning.run(prepare.prepare(inputs, plan=True), steps))
         return 0
     job = prepare.prepare(inputs)
-    if all(corpus.is_complete(job, step) for step in steps) and arguments.retry_failed is None:
+    described = job.is_described or not restore
+    is_done = described and not corpus.to_do(job, steps, restore=restore)
+    if is_done and arguments.retry_failed is None:
         outcome = corpus.run(job, steps, address)
     else:
         command = shlex.join(sys.argv)
@@ -191,7 +195,7 @@ def run(
         ) as lock:
             if arguments.retry_failed is not None:
                 job = prepare.retry_failed(job, steps, arguments.retry_failed)
-            outcome = corpus.run(job, steps, address, lock.check)
+            outcome = corpus.run(job, steps, address, lock.check, restore=restore)
     for line in corpus.closing_lines(job, outcome, steps):
         log.info(line)
     finish(job)

@@ -16,10 +16,12 @@ log = logging.getLogger("video_fisher")
 QUERIES = """
 Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
 
--- which encoder, stream and fusion is best?
+-- which encoder, stream and fusion is best? run.json names the folders of today's settings
+SET VARIABLE metrics = (SELECT '{out}/' || tables['metrics'] || '/*.parquet'
+    FROM read_json('{out}/run.json', columns = {{tables: 'MAP(VARCHAR, VARCHAR)'}}));
 SELECT encoder, stream, fusion, max(value) FILTER (metric = 'accuracy') AS accuracy,
        max(value) FILTER (metric = 'mAP') AS mAP
-FROM '{out}/metrics/*/*.parquet' WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
+FROM read_parquet(getvariable('metrics')) WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
 
 -- what is in the corpus, as the headers say?
 SELECT codec, width_px, height_px, round(fps, 2) AS fps, count(*) AS videos,

@@ -15,10 +15,13 @@ import torch
 from ray import ObjectRef
 from torch import Tensor
 
-from encoders.compress import fit_compression
+from encoders.compact import SeededMaclaurin
+from encoders.compress import Compression, fit_bytes, fit_compression
 from encoders.kernels import joined
+from encoders.pca import Pca
 from encoders.svm_gram import block_rows, strip_rows
 from pipelines.classify_results import FoldSet, Work, read_vectors
+from pipelines.cluster import memory_options
 from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
@@ -86,7 +89,7 @@ def read(job: Job, work: Work, meter: Meter) -> Vectors:
             "FAILURES"
         )
     if work.fold_set.compress.kind != "none":
-        training, tested = _compressed(job, work.fold_set, training, tested)
+        training, tested = _compressed(job, work, training, tested)
     return Vectors((training,), (tested,))
 
 
@@ -165,30 +168,39 @@ def _join(places: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, lis
     return block, np.flatnonzero(~np.isfinite(block).all(1)).tolist()
 
 
+_Fitted = SeededMaclaurin | tuple[np.ndarray, ...]
+"""What a compression consists of; of a PCA arrays, which the tasks of a node share in the object store."""
+
+
 def _compressed(
-    job: Job, fold_set: FoldSet, training: list[ObjectRef], tested: list[ObjectRef]
+    job: Job, work: Work, training: list[ObjectRef], tested: list[ObjectRef]
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """The blocks after a compression that is fitted on the training vectors of the set's one fold."""
-    every = [*training, *tested]
-    made = _compress.options(num_returns=len(every)).remote(
-        job.store, fold_set, job.config.run.seed, len(training), *every
-    )
-    refs = listed(made)
+    settings, places = work.fold_set.compress, work.places
+    needed = training if settings.kind == "pca" else training[:1]
+    memory = memory_options(fit_bytes(places.num_training, places.dim, settings))
+    fitted = _fit.options(**memory).remote(job.store, work.fold_set, job.config.run.seed, *needed)
+    refs = [_transform.remote(fitted, block) for block in (*training, *tested)]
     return refs[: len(training)], refs[len(training) :]
 
 
 @ray.remote(max_retries=3)
-def _compress(
-    store: Store, fold_set: FoldSet, seed: int, num_training: int, *blocks: np.ndarray
-) -> list[np.ndarray] | np.ndarray:
-    vectors = torch.cat([tensor_of(block).float() for block in blocks[:num_training]])
-    compression = fit_compression(vectors, fold_set.compress, seed)
+def _fit(store: Store, fold_set: FoldSet, seed: int, *blocks: np.ndarray) -> _Fitted:
+    compression = fit_compression(list(map(tensor_of, blocks)), fold_set.compress, seed)
     (fold,) = fold_set.folds
     store.publish(
         f"{fold_set.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes()
     )
-    made = [compression.transform(tensor_of(block)).float().numpy() for block in blocks]
-    return made if len(made) > 1 else made[0]
+    made = compression.map
+    if isinstance(made, SeededMaclaurin):
+        return made
+    return tuple(tensor.numpy() for tensor in (made.mean, made.components, made.scale))
+
+
+@ray.remote(max_retries=3)
+def _transform(fitted: _Fitted, block: np.ndarray) -> np.ndarray:
+    made = fitted if isinstance(fitted, SeededMaclaurin) else Pca(*map(tensor_of, fitted))
+    return Compression(made).transform(tensor_of(block)).float().numpy()
 
 
 def listed(returned: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:

@@ -90,6 +90,17 @@ def capacity(settings: Cluster) -> dict[str, float]:
     return ray.cluster_resources()
 
 
+def memory_options(num_bytes: float) -> dict[str, int]:
+    """The memory to reserve for a task, so that Ray places no more of them on a node than fit.
+
+    Capped at the memory of the largest node, because Ray waits forever for a node that has more; none where no node is known yet.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
+    largest = max((resources.get("memory", 0) for resources in nodes), default=0)
+    wanted = int(min(largest, num_bytes))
+    return {"memory": wanted} if wanted else {}
+
+
 def cpus_of_a_worker(workers: int, use_gpu: bool) -> int:
     """The most CPUs that each of so many workers can have on the nodes there are, with one CPU left over: a worker does
     not span nodes. At least 1, whether there is room or not.

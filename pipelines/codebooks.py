@@ -32,7 +32,7 @@ from pipelines.growth import Growth
 from pipelines.ledger import Spent
 from pipelines.meter import StepCounter
 from pipelines.progress import ProgressLine
-from pipelines.storage import DONE, Store
+from pipelines.storage import DONE, StorageError, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
 from pipelines.teams import Dealer, Team, teams_at_once
 
@@ -69,12 +69,6 @@ def fit_codebooks(
     Raises:
         RunError: the descriptors do not suffice for a codebook; says which and what to do.
     """
-    fewest = min(len(task.videos) for task in tasks)
-    if fewest < config.fit.num_workers:
-        raise RunError(
-            f"fit.num_workers: expected at most the {fewest} training videos, got "
-            f"{config.fit.num_workers}; each worker needs a video of its own"
-        )
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
     teams = num_teams(tasks, store, config)
@@ -222,6 +216,9 @@ def _guarded(setting: dict) -> None:
     setting["meter"].joined(setting["step"])
     try:
         setting["loop"](setting)
+    except StorageError:
+        # A RunError, but the storage may answer the next workers.
+        raise
     except setting.get("final", ValueError) as error:
         ray.get(setting["counter"].tell("fail", str(error)))
 

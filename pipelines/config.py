@@ -19,6 +19,7 @@ from encoders.settings import (
     FvVaeSettings,
     GmmFvSettings,
     VladSettings,
+    check_numbers,
     require,
 )
 from encoders.stream_specs import LEAST_FLOW_PX, FlowWindow
@@ -73,7 +74,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a run is made from except its inputs and its output URI."""
+    """Everything a run is made from except its inputs and its output URI. Its numbers are finite (`check_numbers`)."""
 
     recipe: str = "fcvid"
     manifest: Manifest = field(default_factory=Manifest)
@@ -98,8 +99,15 @@ class Config:
     plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
+        for section, record in vars(self).items():
+            if dataclasses.is_dataclass(record):
+                check_numbers(section, record)
         for name in self.encode.encoders:
             variant = self.variant(name)
+            with at_setting(f"encode.encoders={name}"):
+                if variant.settings:
+                    check_numbers(variant.base, variant.settings)
+                check_numbers("compress", variant.compress)
             used = getattr(variant.settings, "levels", ())
             require(
                 set(used) <= set(self.describe.spp_levels),

@@ -87,20 +87,23 @@ def run(
     steps: tuple[str, ...],
     address: str | None,
     check: Callable[[], None] = lambda: None,
+    *,
+    restore: bool = False,
 ) -> Outcome:
     """Runs the named steps in their order; starts or joins a cluster only if there is work.
 
     Args:
         check: called before each step; raises where the run must not go on.
+        restore: make run.json and the report this job's again where another configuration was run last.
     """
-    work = [name for name in steps if not is_complete(job, name)]
+    work = to_do(job, steps, restore=restore)
     for name in steps:
         if name not in work:
             log.info("%s: complete, nothing to do", name)
     if work:
         cluster.connect(address, job.config.cluster)
     for name in STEPS:
-        if name in work and not is_complete(job, name):
+        if name in work and to_do(job, (name,), restore=restore):
             check()
             with StepTime(job.store, name, job.digest(name)) as timed:
                 account, spent = _STEP[name](job)
@@ -110,7 +113,16 @@ def run(
             seconds = timed.earlier_s + timed.own_s
             job.record(name, account, spent, seconds, ray.cluster_resources())
             timed.forget()
+    if restore and not job.is_described:
+        check()
+        job.describe_again()
     return outcome(job, bool(work))
+
+
+def to_do(job: Job, steps: tuple[str, ...], *, restore: bool) -> list[str]:
+    """The steps that are not complete; with `restore` also evaluate, where the report is another configuration's."""
+    again = ["evaluate"] if restore and "evaluate" in steps and not job.is_reported else []
+    return [name for name in steps if name in again or not is_complete(job, name)]
 
 
 def is_complete(job: Job, step: str) -> bool:

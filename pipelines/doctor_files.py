@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipelines.combination import sums_kernels
 from pipelines.doctor_scan import BY_NAME, EXAMPLES, Folder, Run
 from pipelines.lock import LOCK, Holder
-from pipelines.storage import DONE, is_visible
+from pipelines.storage import DONE, StorageError, is_visible
 from pipelines.tables import FORMAT_VERSION, NAMED_BY_KEYS, STEPS
 
 KEYS = tuple(
@@ -108,7 +108,7 @@ def unfinished(run: Run) -> Iterator[Problem]:
 
 def unreadable(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
-        bad = [file for file in folder.files if file.error]
+        bad = [f for f in folder.files if f.error and f.name not in run.unanswered]
         if bad:
             names = [file.name for file in bad]
             examples = tuple(f"{file.name}: {file.error}" for file in bad[:EXAMPLES])
@@ -251,7 +251,7 @@ def older(run: Run) -> Iterator[Problem]:
 
 def unreadable_tensors(run: Run) -> Iterator[Problem]:
     for item in run.tensors:
-        if item.error:
+        if item.error and item.name not in run.unanswered:
             yield Problem(item.name, item.error, advice=remake_tensors(run, item.name))
 
 
@@ -274,6 +274,9 @@ def codebook_digests(run: Run) -> Iterator[Problem]:
             continue
         try:
             said = json.loads(run.store.read(mark)).get("video_fisher.codebook")
+        except StorageError as error:
+            run.said(mark, error)
+            continue
         except (OSError, ValueError, AttributeError) as error:
             yield Problem(mark, f"cannot be read ({type(error).__name__}: {error})")
             continue
@@ -315,6 +318,13 @@ def missing_tensors(run: Run) -> Iterator[Problem]:
         if lost:
             what = "scores without their classifier, or its rows of SOLUTIONS or FUSIONS"
             yield Problem(folder.name, what, len(lost), tuple(lost[:EXAMPLES]))
+
+
+def unanswered(run: Run) -> Iterator[Problem]:
+    """To be asked last: until then files are read."""
+    if found := run.unanswered:
+        texts = tuple(dict.fromkeys(found.values()))
+        yield Problem("", f"{len(found)} files were not given", len(found), texts[:EXAMPLES])
 
 
 def unfinished_folders(run: Run) -> Iterator[Problem]:

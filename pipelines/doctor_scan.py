@@ -20,7 +20,7 @@ from pipelines.config import Config, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
 from pipelines.errors import ConfigError
-from pipelines.storage import DONE, Store, footer_of, is_visible
+from pipelines.storage import DONE, StorageError, Store, footer_of, is_visible
 from pipelines.tables import (
     CURVES,
     METRICS,
@@ -117,8 +117,12 @@ class Run:
     Args:
         quick: no vectors are read, and of codebooks the headers only.
 
+    Attributes:
+        unanswered: {file: what the storage said in place of it}. Nobody knows whether it is damaged.
+
     Raises:
         ConfigError: there is no run, or it cannot be listed.
+        StorageError: the storage does not answer.
     """
 
     def __init__(self, store: Store, quick: bool = False) -> None:
@@ -143,6 +147,7 @@ class Run:
             )
         )
         self._folders: dict[str, Folder] = {}
+        self.unanswered: dict[str, str] = {}
 
     # --- settings and steps -------------------------------------------------------------------
 
@@ -254,7 +259,11 @@ class Run:
         found = []
         for name in sorted(self.sizes):
             if is_visible(name, ".safetensors"):
-                found.append(read_tensors(self.store, name, self.sizes[name], self.quick))
+                try:
+                    item = read_tensors(self.store, name, self.sizes[name], self.quick)
+                except StorageError as error:
+                    item = Tensors(name, {}, self.said(name, error))
+                found.append(item)
                 self.progress.add(self.sizes[name], 0)
         return tuple(found)
 
@@ -279,6 +288,13 @@ class Run:
         """Folders with files, `depth` names below `root`."""
         parts = (f.split("/") for f in self._by_folder if f.startswith(f"{root}/"))
         return sorted({"/".join(p[: depth + 1]) for p in parts if len(p) > depth})
+
+    def said(self, name: str, error: Exception) -> str:
+        """An error in a line. That of the storage is kept in `unanswered`."""
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, StorageError):
+            self.unanswered[name] = text
+        return text[:200]
 
     def _other_names(self, table: str) -> list[str]:
         return self.subfolders("samples" if table == "samples" else "codebooks", 2)
@@ -320,7 +336,7 @@ class Run:
                 if folder.table.name in GATHER:
                     parts.append(GATHER[folder.table.name](batch))
         except (OSError, ValueError, pa.ArrowException) as error:
-            file.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            file.error = self.said(path, error)
             return file, {}
         if keys and folder.table in NAMED_BY_KEYS:
             file.keys_name = file_name(pa.concat_tables(keys), folder.table.key)
@@ -360,7 +376,7 @@ class Run:
                         batch.validate(full=True)
                         yield file, batch
             except (OSError, ValueError, pa.ArrowException) as error:
-                file.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                file.error = self.said(file.name, error)
 
     def examples(self, folder: Folder, rows: np.ndarray) -> tuple[str, ...]:
         """The keys of some rows, by their places in column `row`, and the files they are in."""
@@ -438,6 +454,8 @@ def _read_record(store: Store, exists: bool) -> tuple[str, dict]:
         return "run.json is missing", {}
     try:
         record = json.loads(store.read("run.json"))
+    except StorageError:
+        raise
     except (OSError, ValueError) as error:
         return f"run.json cannot be read ({type(error).__name__}: {error})", {}
     is_record = isinstance(record, dict)

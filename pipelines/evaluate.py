@@ -12,6 +12,7 @@ from ray import ObjectRef
 
 from pipelines import results
 from pipelines.best_result import Best, best_of
+from pipelines.cluster import memory_options
 from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
@@ -86,16 +87,9 @@ READ_BYTES, MEASURE_BYTES = 32, 64
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:
-    """The memory to reserve for each task, so that Ray places no more of them on a node than fit.
-
-    Capped at the memory of the largest node, because Ray waits forever for a node that has more; none where no node is known yet.
-    """
     labels = job.manifest["labels"]
     num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
-    largest = max((resources.get("memory", 0) for resources in nodes), default=0)
-    wanted = min(largest, score_bytes * job.manifest.num_rows * num_classes)
-    return {"memory": int(wanted)} if wanted else {}
+    return memory_options(score_bytes * job.manifest.num_rows * num_classes)
 
 
 @ray.remote(max_retries=3)

@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -472,7 +473,7 @@ class Job:
             spent: where the time of its workers went.
             resources: of the cluster when the step ended, as Ray names them.
         """
-        record = self.store.read_json("run.json") or {"steps": {}}
+        record = self._record()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["steps"][step] = {
             "digest": self.digest(step),
@@ -483,7 +484,30 @@ class Job:
             "finished": now,
             **spent.record(seconds),
         }
-        record |= {
+        self.store.publish_json("run.json", record | self._description())
+
+    def describe_again(self) -> None:
+        """Makes run.json that of this configuration, after another one was run in between."""
+        self.store.publish_json("run.json", self._record() | self._description())
+
+    @property
+    def is_described(self) -> bool:
+        """Whether run.json has this configuration, and today's folders."""
+        record, mine = self._record(), json.loads(json.dumps(self._description()))
+        return all(record.get(name) == mine[name] for name in ("config", "tables"))
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether the report is of this run's METRICS: there is one page, of what was evaluated last."""
+        step = self._record()["steps"].get("evaluate", {})
+        return step.get("digest") == self.digest("evaluate")
+
+    def _record(self) -> dict:
+        return self.store.read_json("run.json") or {"steps": {}}
+
+    def _description(self) -> dict:
+        """What run.json says beside the steps."""
+        return {
             "format": FORMAT_VERSION,
             "code": code_revision(),
             "config": self.config.to_json(),
@@ -493,7 +517,6 @@ class Job:
             "tables": self.tables(),
             "combinations": [dataclasses.asdict(one) for one in self.combinations],
         }
-        self.store.publish_json("run.json", record)
 
     def output_dim(self, encoder: str, stream: str) -> int | None:
         """D of the encodings of a pair; None for a fusion."""

@@ -84,6 +84,8 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     if plan:
         return job
     _check_steps(job, steps)
+    if "fit" in steps and not is_complete(job, "fit"):
+        _check_workers(job)
     if "describe" in steps and not is_complete(job, "describe"):
         if any(stream.flow for stream in job.described.values()):
             flow.require_opencv()
@@ -151,6 +153,17 @@ def _check_pairs(job: Job) -> None:
     if len(weights) not in (0, len(local)):
         raise ConfigError(
             f"evaluate.stream_weights: expected none, or one for each of {', '.join(local)}; got {weights}"
+        )
+
+
+def _check_workers(job: Job) -> None:
+    """Raises ConfigError where a codebook has fewer videos than workers that fit it."""
+    workers, folds = job.config.fit.num_workers, {book.fold for book in job.learning}
+    fewest = min((len(job.training_videos(fold)) for fold in folds), default=workers)
+    if fewest < workers:
+        raise ConfigError(
+            f"fit.num_workers: expected at most the {fewest} training videos, got {workers}; each worker needs a video "
+            "of its own"
         )
 
 

@@ -65,7 +65,7 @@ class Sampling:
 
     uniform:   num_frames spread evenly over the video (DQ 5.2: 25).
     interval:  one frame every interval_s seconds (VU 5.4.1: 3 s).
-    fps:       `fps` frames per second of the first max_duration_s seconds (VU 3.4.1: 1 fps, 300 s).
+    fps:       `fps` frames per second of the first max_duration_s seconds (VU 3.4.1: 1 fps, 300 s), at most 48 hours.
     segments:  num_frames equal segments, frames_per_segment consecutive frames from the middle of each
                (VU 5.3.4).
     keyframes: the key frames nearest to the times that `interval_s` gives, each decoded alone; none
@@ -83,6 +83,11 @@ class Sampling:
     def __post_init__(self) -> None:
         at_least(1, self, "sampling", "num_frames", "frames_per_segment")
         more_than_0(self, "sampling", "interval_s", "fps", "max_duration_s")
+        # Every 64 sampled frames of a video are a row of SEGMENTS.
+        for name, most in (("num_frames", 1_000_000), ("frames_per_segment", 1000), ("fps", 1000)):
+            value = getattr(self, name)
+            require(value <= most, f"sampling.{name}", f"at most {most}", value)
+        require(self.interval_s >= 0.001, "sampling.interval_s", "at least 0.001", self.interval_s)
         tolerance_s = self.keyframe_tolerance_s
         require(tolerance_s >= 0, "sampling.keyframe_tolerance_s", "at least 0", tolerance_s)
 
@@ -375,6 +380,7 @@ class Evaluate:
 class Run:
     """What belongs to the run as a whole.
 
+    seed: of all that is drawn, 0 to 2**32 - 1.
     max_failed_fraction: above this share of failed segments the job exits non-zero, after writing all.
     """
 
@@ -382,6 +388,7 @@ class Run:
     max_failed_fraction: float = 0.75
 
     def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "run.seed", "0 to 2**32 - 1", self.seed)
         require(
             0 <= self.max_failed_fraction <= 1,
             "run.max_failed_fraction",

@@ -76,7 +76,7 @@ def _planned_frames(duration_s: float | None, sampling: Sampling) -> int:
     if sampling.policy == "segments":
         return sampling.num_frames * sampling.frames_per_segment
     if sampling.policy == "fps":
-        limit = math.ceil(sampling.max_duration_s * sampling.fps)
+        limit = math.ceil(min(sampling.max_duration_s, MAX_DURATION_S) * sampling.fps)
         if duration_s is None:
             return limit
         return min(limit, math.floor((duration_s + _HEADER_SLACK_S) * sampling.fps) + 1)

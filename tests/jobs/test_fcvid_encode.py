@@ -68,6 +68,10 @@ def weizmann(data: Path) -> dict[str, str]:
             {"--set": "describe.nodes=ga", "--more": "describe.streams=difference@gap=3"},
             "expected a difference of a node with maps, got ga, which gives a vector",
         ),
+        (
+            {"--set": "fit.num_workers=1000"},
+            "fit.num_workers: expected at most the 60 training videos, got 1000; each worker",
+        ),
         ({"--set": "evaluate.stream_weights=1,2,3"}, "expected none, or one for each of features"),
         ({"--set": "describe.backbone=squeezenet"}, "known are squeezenet1"),
         ({"--set": "describe.nodes=features.99"}, "describe.nodes"),

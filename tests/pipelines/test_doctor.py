@@ -74,7 +74,7 @@ def test_ids_and_severities_are_known() -> None:
     assert {check.severity for check in doctor.CHECKS} == set(doctor.SEVERITIES)
     tested = {*ROW_EDITS, *CODEBOOK_DAMAGE, "counts.segments", "file.unreadable", "file.name"}
     tested |= {"run.folder", "run.mark", "run.unfinished", "run.record", "file.footer"}
-    tested |= {"file.revisions", "file.leftover", "folder.older", "run.lock"}
+    tested |= {"file.revisions", "file.leftover", "folder.older", "run.lock", "storage.answer"}
     assert set(ids) == tested
 
 

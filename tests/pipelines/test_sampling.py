@@ -231,6 +231,7 @@ def test_a_segment_beyond_the_end_is_empty() -> None:
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), None, 5),
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), 7200.0, 5),
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), 10.0, 1),
+        (Sampling(policy="fps", fps=1.0, max_duration_s=1e9), None, 2700),
     ],
 )
 def test_planned_segments(sampling: Sampling, duration_s: float | None, expected: int) -> None:

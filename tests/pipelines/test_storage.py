@@ -60,6 +60,35 @@ def test_tables_lists_and_removal(store: Store) -> None:
         store.read_table("t/x")
 
 
+def test_of_files_in_the_order_of_hashes_only_row_groups_that_hold_a_row_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has a range of ids that holds nearly all of them, so that statistics rule out none."""
+    store = Store(str(tmp_path))
+    ids = [f"v{place:03d}" for place in range(200)]
+    for number in range(10):
+        own = ids[number::10]
+        vectors = pa.array([[float(name[1:])] * 4 for name in own], pa.list_(pa.float32(), 4))
+        rows = pa.table({"id": own, "vector": vectors, "n": range(20)})
+        store.publish_table(f"t/{number}.parquet", rows, {"step": "test"}, rows_per_group=5)
+    read = []
+    whole = pq.ParquetFile.read_row_group
+
+    def watched(self: pq.ParquetFile, group: int, *rest: object) -> pa.Table:
+        read.append(group)
+        return whole(self, group, *rest)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
+    found = store.read_rows("t", ["n", "vector"], "id", ["v013", "v199", "v100", "gone", "v003"])
+    assert found.column_names == ["n", "vector"]
+    assert [row[0] for row in found["vector"].to_pylist()] == [100, 3, 13, 199]
+    assert read == [2, 0, 3], "v003 and v013 are in one row group"
+    assert store.read_rows("t", None, "id", ["gone"]).column_names == ["id", "vector", "n"]
+    assert store.read_rows("t", None, "id", []).num_rows == 0
+    with pytest.raises(FileNotFoundError, match="run the earlier steps"):
+        store.read_rows("none", None, "id", ["v003"])
+
+
 def test_the_rows_of_many_files_come_in_their_order_and_few_pieces(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_the_first_worker_alone_asks_whether_there_is_a_state() -> None:
         ({}, StorageError("gone"), False),
         ({"final": (ValueError, RunError)}, RunError("wrong"), True),
         ({"final": (ValueError, RunError)}, RuntimeError("lost"), False),
+        ({"final": (ValueError, RunError)}, StorageError("gone"), False),
     ],
 )
 def test_only_an_error_that_would_come_again_ends_a_training_run(
