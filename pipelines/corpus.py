@@ -47,7 +47,6 @@ from pipelines.ray_data import (
     write_tables,
 )
 from pipelines.report_data import Ledger
-from pipelines.run_settings import Decode
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import (
@@ -58,7 +57,6 @@ from pipelines.tables import (
     ROWS_PER_FILE,
     SAMPLES,
     SEGMENTS,
-    STEPS,
     VIDEOS,
     file_name,
 )
@@ -87,28 +85,30 @@ def run(
     address: str | None,
     check: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Runs the named steps in their order; starts or joins a cluster only if there is work.
+    """Runs the named steps; starts or joins a cluster only if there is work.
 
     Args:
+        steps: in their order.
         check: called before each step; raises where the run must not go on.
     """
-    work = [name for name in steps if not is_complete(job, name)]
+    did_work = False
     for name in steps:
-        if name not in work:
+        # When its turn comes: `describe` may change what the steps after it are to make.
+        if is_complete(job, name):
             log.info("%s: complete, nothing to do", name)
-    if work:
-        cluster.connect(address, job.config.cluster)
-    for name in STEPS:
-        if name in work and not is_complete(job, name):
-            check()
-            started = time.monotonic()
-            account, spent = _STEP[name](job)
-            seconds = time.monotonic() - started
-            log.info("%s: done in %.0f s, %s", name, seconds, account)
-            if words := spent.words(seconds):
-                log.info("%s: %s", name, words)
-            job.record(name, account, spent, seconds, ray.cluster_resources())
-    return outcome(job, bool(work))
+            continue
+        if not did_work:
+            cluster.connect(address, job.config.cluster)
+            did_work = True
+        check()
+        started = time.monotonic()
+        account, spent = _STEP[name](job)
+        seconds = time.monotonic() - started
+        log.info("%s: done in %.0f s, %s", name, seconds, account)
+        if words := spent.words(seconds):
+            log.info("%s: %s", name, words)
+        job.record(name, account, spent, seconds, ray.cluster_resources())
+    return outcome(job, did_work)
 
 
 def is_complete(job: Job, step: str) -> bool:
@@ -167,7 +167,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
         watched = {stages: pools.decode, ("describe",): pools.describe}
     line = progress_line(job, "describe", rows.num_rows, watched)
     windows = config.describe.windows
-    decoding = (config.sampling, config.picture, _decode(job), line.meter, windows)
+    decoding = (config.sampling, config.picture, config.decode, line.meter, windows)
     weights = SharedFile.of(job.store, job.weights.file)
     network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(
@@ -394,12 +394,6 @@ def outcome(job: Job, did_work: bool) -> Outcome:
             for item in pc.value_counts(done["status"]).to_pylist():
                 counts[item["values"]] = item["counts"]
     return Outcome(did_work, planned, **counts)
-
-
-def _decode(job: Job) -> Decode:
-    """The decoding settings of this attempt: --retry-failed may name another decoder."""
-    settings = job.config.decode
-    return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
 
 
 def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
