@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
 from pipelines.storage import refuse_credentials
-from pipelines.user_tables import read_user_table, some, user_filesystem
+from pipelines.user_tables import read_user_table, some, texts, user_filesystem, using
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,14 @@ def list_videos(videos: str, *, look: bool = True) -> pa.Table:
         look: look at each file that a manifest names. Without, sizes are 0, and missing files are not noticed.
 
     Raises:
-        ConfigError: nothing is there, the root of a file system is named, or the manifest has no column `path`.
+        ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the manifest has no
+            column `path`.
     """
+    with using("--videos", videos):
+        return _list_videos(videos, look)
+
+
+def _list_videos(videos: str, look: bool) -> pa.Table:
     fs, root = user_filesystem("--videos", videos)
     is_local = isinstance(fs, LocalFileSystem)
     if not root or (is_local and root == "/"):
@@ -204,7 +210,7 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     if "path" not in table.column_names:
         raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
     base = path.rpartition("/")[0]
-    column = table["path"].cast(pa.string()).to_pylist()
+    column = texts("--videos", videos, table, "path").to_pylist()
     if not all(column):
         raise ConfigError(f"--videos {videos}: a row has no path")
     names = sorted(set(column))
@@ -269,10 +275,11 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
         path = f"{base}/{name}"
         if "://" in name:
             fs, path = user_filesystem("--videos", name)
-        try:
-            info, uri = fs.info(path), fs.unstrip_protocol(path)
-        except FileNotFoundError:
-            return None
+        with using("--videos", name):
+            try:
+                info, uri = fs.info(path), fs.unstrip_protocol(path)
+            except FileNotFoundError:
+                return None
     else:
         try:
             info = _local_info(os.stat(uri))

@@ -323,16 +323,16 @@ class Store:
             try:
                 return call()
             except Exception as error:
-                if isinstance(error, (FileNotFoundError, FileExistsError)) and not _passes(error):
+                if isinstance(error, (FileNotFoundError, FileExistsError)) and not may_pass(error):
                     raise
                 seconds = time.monotonic() - started
-                if not _passes(error) or tries == _TRIES or seconds > _PATIENCE_S:
+                if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
                     what = redact(f"{type(error).__name__}: {error}")
                     raise StorageError(
                         f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
                         f"{seconds:.0f} s, with up to {REQUESTS} requests each; run the same command again "
                         "when the storage answers"
-                        if _passes(error)
+                        if may_pass(error)
                         else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "
                         "rights and the credentials"
                     ) from error
@@ -451,7 +451,7 @@ def footer_of(file: pq.ParquetFile) -> dict[str, str]:
     return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
 
 
-def _passes(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Whether an error of object storage may be gone at the next try."""
     if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
         # An upload in parts is not known once its end or its abort was carried out and the answer lost.
