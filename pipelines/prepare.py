@@ -76,7 +76,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     _check_encoders(config)
     found = weights.resolve(config.describe)
     streams = described_streams(config)
-    listed = list_videos(inputs.videos, look=not plan)
+    listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
     named = read_labels(inputs.labels, config.split.name) if inputs.labels else None
     table, split, num_folds = _manifest(listed, named, inputs)
     store = _store(inputs.out)
