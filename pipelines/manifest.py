@@ -204,9 +204,19 @@ def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
         return "name that is no UTF-8"
     if path.lower().endswith(_ARCHIVES):
         return "archive"
+    if _is_ambiguous(fs, path):
+        return _AMBIGUOUS
     if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
         return "file that is gone or cannot be read"
     return ""
+
+
+_AMBIGUOUS = "name with :: or ?versionId=, which cannot be opened"
+
+
+def _is_ambiguous(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a URI of the path means something else: fsspec chains file systems by ::, and s3fs takes a version."""
+    return not isinstance(fs, LocalFileSystem) and ("::" in path or "?versionId=" in path)
 
 
 def _is_text(name: str) -> bool:
@@ -323,6 +333,8 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
                 info, uri = fs.info(path), fs.unstrip_protocol(path)
             except FileNotFoundError:
                 return None
+        if _is_ambiguous(fs, path):
+            return _AMBIGUOUS
     else:
         try:
             info = _local_info(os.stat(uri))

@@ -77,7 +77,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     found = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
-    named = read_labels(inputs.labels, config.split.name) if inputs.labels else None
+    named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
     table, split, num_folds = _manifest(listed, named, inputs)
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))

@@ -80,10 +80,24 @@ class StorageError(RunError, OSError):
 
 def absolute_uri(uri: str) -> str:
     """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
+    scheme, _, place = uri.rpartition("://")
+    refuse_empty("--out", place.strip("/") if scheme else uri)
     refuse_credentials("--out", uri)
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     return uri.rstrip("/")
+
+
+def refuse_empty(where: str, uri: str) -> None:
+    """Refuses an empty name, which would mean the current folder.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if not uri.strip():
+        raise ConfigError(
+            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not set?"
+        )
 
 
 _SECRETS = re.compile(

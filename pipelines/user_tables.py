@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.filesystems import filesystem
-from pipelines.storage import StorageError, may_pass, redact, refuse_credentials
+from pipelines.storage import StorageError, may_pass, redact, refuse_credentials, refuse_empty
 
 _ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
 _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
@@ -50,8 +50,9 @@ def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str
     """`pipelines.filesystems.filesystem` of what a user gave to a flag.
 
     Raises:
-        ConfigError: the URI holds credentials, or nothing here reads its protocol.
+        ConfigError: it is empty, the URI holds credentials, or nothing here reads its protocol.
     """
+    refuse_empty(flag, uri)
     refuse_credentials(flag, uri)
     try:
         return filesystem(uri)

@@ -6,6 +6,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -192,6 +193,20 @@ def test_odd_names_on_object_storage(s3_bucket: str, tmp_path: Path) -> None:
     assert paths(listed) == sorted(names)
     store.publish("list.csv", ("path\n" + "\n".join(names)).encode())
     assert list_videos(f"{store.root}/list.csv")["uri"].to_pylist() == listed["uri"].to_pylist()
+
+
+def test_names_that_would_be_opened_as_others_are_passed_over(
+    s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    names = ["a::b.mp4", "b.mp4", "c?versionId=1.mp4", "d?.mp4"]
+    for name in names:
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"{tmp_path.name}/{name}", Body=b"x")
+    store.publish("list.csv", "\n".join(["path", "a::b.mp4", "b.mp4"]).encode())
+    for videos, count, listed in (("", 2, ["b.mp4", "d?.mp4"]), ("/list.csv", 1, ["b.mp4"])):
+        caplog.clear()
+        assert paths(list_videos(f"{store.root}{videos}")) == listed
+        assert f"{count} x name with :: or ?versionId=, which cannot be opened" in caplog.text
 
 
 def test_what_is_no_video_is_passed_over_with_one_warning(

@@ -30,6 +30,21 @@ def new_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("flag", "call"), READERS)
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(
+    flag: str, call: Callable[[str], object], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag}: expected a path or URI, got an empty one"):
+        call(name)
+
+
+@pytest.mark.parametrize("name", ["s3://", "s3:///", "file://"])
+def test_an_output_needs_a_place(name: str) -> None:
+    with pytest.raises(ConfigError, match="--out: expected a path or URI, got an empty one"):
+        prepare._store(name)
+
+
+@pytest.mark.parametrize(("flag", "call"), READERS)
 def test_storage_without_credentials(
     flag: str,
     call: Callable[[str], object],
