@@ -132,11 +132,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
-    if known.num_rows:
-        for output in outputs:
-            table = output.select(known)
-            name = file_name(table, output.table.key)
-            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+    _publish_known(job, known, outputs)
     pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
     data = dataset(rows, 64).map_batches(
@@ -152,6 +148,16 @@ def index(job: Job) -> tuple[Account, Spent]:
     )
     job.finish("index")
     return account, spent
+
+
+def _publish_known(job: Job, known: pa.Table, outputs: list[sink.Output]) -> None:
+    """Rows of `known` that a killed run of these inputs has not published, into each output."""
+    for output in outputs:
+        rows = sink.pending(known, job.store, output.folder, ("video_id",))
+        if rows.num_rows:
+            table = output.select(rows)
+            name = file_name(table, output.table.key)
+            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
 
 
 def describe(job: Job) -> tuple[Account, Spent]:
@@ -286,13 +292,19 @@ def _sample(job: Job) -> Spent:
 def encode(job: Job) -> tuple[Account, Spent]:
     """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
     videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
-    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
-    if books:
-        spent = _encode(job, books, videos)
     described = _names(videos)
+
+    def visible(book: codebook.Codebook) -> frozenset[str]:
+        return sink.visible_videos(videos, job.store, job.encodings(book))
+
+    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
+    done = {book: visible(book) for book in books}
+    if missing := {book: there for book, there in done.items() if there != described}:
+        spent = _encode(job, missing, videos)
+        done |= {book: visible(book) for book in missing}
     for book in books:
-        done = sink.visible_videos(videos, job.store, job.encodings(book))
-        settle(f"encode {book.name}", "videos", described, done)
+        settle(f"encode {book.name}", "videos", described, done[book])
         job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
     job.finish("encode")
     planned = job.manifest.num_rows
@@ -301,10 +313,14 @@ def encode(job: Job) -> tuple[Account, Spent]:
     return Account("encodings", planned * number, done, planned * number - done), spent
 
 
-def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent:
-    """The encodings that are not visible yet, of these codebooks."""
-    visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
-    done = frozenset.intersection(*visible)
+def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:
+    """The encodings that are not visible yet, of some codebooks.
+
+    Args:
+        visible: the codebooks, with the videos whose encodings by them are.
+    """
+    books = list(visible)
+    done = frozenset.intersection(*visible.values())
     rows = videos.filter(
         pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
     )
@@ -339,7 +355,7 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
             functools.partial(codebook.encodings_of, book=book),
             already - done,
         )
-        for book, already in zip(books, visible, strict=True)
+        for book, already in visible.items()
     ]
     return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])
 

@@ -7,17 +7,19 @@ import pyarrow as pa
 import pytest
 
 from encoders.descriptors import Stream
-from pipelines import corpus, current_rows
+from pipelines import corpus, current_rows, sink
+from pipelines.codebook import Codebook
 from pipelines.config import Config
 from pipelines.layout import RETRIES, Job, Retries
 from pipelines.ledger import Account, Spent
 from pipelines.storage import DONE, Store
-from pipelines.tables import STEPS
+from pipelines.tables import SEGMENTS, STEPS, VIDEOS
+from pipelines.video_stages import plan_segments
 
 STREAM = Stream("pool5_appearance", "pool5", "appearance", 50, 20)
 
 
-def job(root: Path, num_videos: int, retries: Retries | None = None) -> Job:
+def job(root: Path, num_videos: int, encoders: str = "vlad", retries: Retries | None = None) -> Job:
     names = [f"v{n}" for n in range(num_videos)]
     columns = {
         "video_id": names,
@@ -27,7 +29,7 @@ def job(root: Path, num_videos: int, retries: Retries | None = None) -> Job:
         "group": pa.nulls(num_videos, pa.string()),
         "fold": pa.array([-1 if n < 2 else 0 for n in range(num_videos)], pa.int32()),
     }
-    config = Config().with_settings(["encode.encoders=vlad"])
+    config = Config().with_settings([f"encode.encoders={encoders}"])
     weights = SimpleNamespace(identity="w", description="w")
     made_from = (config, pa.table(columns), "given", 1, weights, {STREAM.name: STREAM})
     return Job(Store(str(root)), *made_from, retries or Retries())
@@ -102,3 +104,47 @@ def test_what_a_failure_changes_is_fitted_again(tmp_path: Path, steps: list[str]
     steps.clear()
     corpus.run(job(tmp_path, 5), STEPS, None)
     assert steps == []
+
+
+def test_what_is_known_of_videos_is_published_once(tmp_path: Path) -> None:
+    """A run was killed in index, another named split indexed all its videos, and the first one comes again."""
+    one = job(tmp_path, 4)
+    known = pa.table({"video_id": [f"v{n}" for n in range(4)], "source": ["s"] * 4})
+    known = known.append_column("num_segments", pa.array([1, 2, 1, 2]))
+    videos = sink.Output(VIDEOS, one.videos, {})
+    segments = sink.Output(SEGMENTS, one.segments, {}, plan_segments)
+    corpus._publish_known(one, known.slice(0, 3), [segments])
+    corpus._publish_known(one, known.slice(0, 2), [videos])
+    for _ in range(2):
+        corpus._publish_known(one, known, [segments, videos])
+        assert sorted(one.store.read_table(one.videos)["video_id"].to_pylist()) == [
+            f"v{n}" for n in range(4)
+        ]
+        assert one.store.read_table(one.segments).num_rows == 6
+
+
+def test_new_labels_encode_only_what_depends_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job(tmp_path, 4, "vlad,ave,fv_vae@lambda3=1")
+    videos = pa.table({"video_id": [f"v{n}" for n in range(4)], "source": ["s"] * 4})
+    monkeypatch.setattr(current_rows, "places_by_video", lambda _: videos)
+    vlad, ave, fv_vae = one.codebooks
+
+    def publish(book: Codebook, rows: pa.Table) -> None:
+        one.store.publish_table(f"{one.encodings(book)}/{len(rows)}.parquet", rows, {})
+
+    publish(vlad, videos)
+    publish(ave, videos.slice(0, 3))
+    asked = {}
+
+    def encode(_: Job, visible: dict[Codebook, frozenset[str]], __: pa.Table) -> Spent:
+        asked.update(visible)
+        publish(ave, videos.slice(3))
+        publish(fv_vae, videos)
+        return Spent(0.0, ())
+
+    monkeypatch.setattr(corpus, "_encode", encode)
+    corpus.encode(one)
+    assert asked == {ave: {"v0", "v1", "v2"}, fv_vae: frozenset()}
+    assert corpus.is_complete(one, "encode")
