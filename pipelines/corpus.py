@@ -47,7 +47,6 @@ from pipelines.ray_data import (
     write_tables,
 )
 from pipelines.report_data import Ledger
-from pipelines.run_settings import Decode
 from pipelines.shared import SharedFile
 from pipelines.step_time import StepTime
 from pipelines.storage import DONE
@@ -59,7 +58,6 @@ from pipelines.tables import (
     ROWS_PER_FILE,
     SAMPLES,
     SEGMENTS,
-    STEPS,
     VIDEOS,
     file_name,
 )
@@ -90,33 +88,35 @@ def run(
     *,
     restore: bool = False,
 ) -> Outcome:
-    """Runs the named steps in their order; starts or joins a cluster only if there is work.
+    """Runs the named steps; starts or joins a cluster only if there is work.
 
     Args:
+        steps: in their order.
         check: called before each step; raises where the run must not go on.
         restore: make run.json and the report this job's again where another configuration was run last.
     """
-    work = to_do(job, steps, restore=restore)
+    did_work = False
     for name in steps:
-        if name not in work:
+        # When its turn comes: `describe` may change what the steps after it are to make.
+        if not to_do(job, (name,), restore=restore):
             log.info("%s: complete, nothing to do", name)
-    if work:
-        cluster.connect(address, job.config.cluster)
-    for name in STEPS:
-        if name in work and to_do(job, (name,), restore=restore):
-            check()
-            with StepTime(job.store, name, job.digest(name)) as timed:
-                account, spent = _STEP[name](job)
-            log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
-            if words := spent.words(timed.own_s):
-                log.info("%s: %s", name, words)
-            seconds = timed.earlier_s + timed.own_s
-            job.record(name, account, spent, seconds, ray.cluster_resources())
-            timed.forget()
+            continue
+        if not did_work:
+            cluster.connect(address, job.config.cluster)
+            did_work = True
+        check()
+        with StepTime(job.store, name, job.digest(name)) as timed:
+            account, spent = _STEP[name](job)
+        log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
+        if words := spent.words(timed.own_s):
+            log.info("%s: %s", name, words)
+        seconds = timed.earlier_s + timed.own_s
+        job.record(name, account, spent, seconds, ray.cluster_resources())
+        timed.forget()
     if restore and not job.is_described:
         check()
         job.describe_again()
-    return outcome(job, bool(work))
+    return outcome(job, did_work)
 
 
 def to_do(job: Job, steps: tuple[str, ...], *, restore: bool) -> list[str]:
@@ -146,11 +146,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
-    if known.num_rows:
-        for output in outputs:
-            table = output.select(known)
-            name = file_name(table, output.table.key)
-            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+    _publish_known(job, known, outputs)
     pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
     data = dataset(rows, 64).map_batches(
@@ -168,6 +164,16 @@ def index(job: Job) -> tuple[Account, Spent]:
     return account, spent
 
 
+def _publish_known(job: Job, known: pa.Table, outputs: list[sink.Output]) -> None:
+    """Rows of `known` that a killed run of these inputs has not published, into each output."""
+    for output in outputs:
+        rows = sink.pending(known, job.store, output.folder, ("video_id",))
+        if rows.num_rows:
+            table = output.select(rows)
+            name = file_name(table, output.table.key)
+            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+
+
 def describe(job: Job) -> tuple[Account, Spent]:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
@@ -181,7 +187,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
         watched = {stages: pools.decode, ("describe",): pools.describe}
     line = progress_line(job, "describe", rows.num_rows, watched)
     windows = config.describe.windows
-    decoding = (config.sampling, config.picture, _decode(job), line.meter, windows)
+    decoding = (config.sampling, config.picture, config.decode, line.meter, windows)
     weights = SharedFile.of(job.store, job.weights.file)
     network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(
@@ -305,13 +311,19 @@ def _sample(job: Job) -> Spent:
 def encode(job: Job) -> tuple[Account, Spent]:
     """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
     videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
-    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
-    if books:
-        spent = _encode(job, books, videos)
     described = _names(videos)
+
+    def visible(book: codebook.Codebook) -> frozenset[str]:
+        return sink.visible_videos(videos, job.store, job.encodings(book))
+
+    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
+    done = {book: visible(book) for book in books}
+    if missing := {book: there for book, there in done.items() if there != described}:
+        spent = _encode(job, missing, videos)
+        done |= {book: visible(book) for book in missing}
     for book in books:
-        done = sink.visible_videos(videos, job.store, job.encodings(book))
-        settle(f"encode {book.name}", "videos", described, done)
+        settle(f"encode {book.name}", "videos", described, done[book])
         job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
     job.finish("encode")
     planned = job.manifest.num_rows
@@ -320,10 +332,14 @@ def encode(job: Job) -> tuple[Account, Spent]:
     return Account("encodings", planned * number, done, planned * number - done), spent
 
 
-def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent:
-    """The encodings that are not visible yet, of these codebooks."""
-    visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
-    done = frozenset.intersection(*visible)
+def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:
+    """The encodings that are not visible yet, of some codebooks.
+
+    Args:
+        visible: the codebooks, with the videos whose encodings by them are.
+    """
+    books = list(visible)
+    done = frozenset.intersection(*visible.values())
     rows = videos.filter(
         pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
     )
@@ -358,7 +374,7 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
             functools.partial(codebook.encodings_of, book=book),
             already - done,
         )
-        for book, already in zip(books, visible, strict=True)
+        for book, already in visible.items()
     ]
     return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])
 
@@ -413,12 +429,6 @@ def outcome(job: Job, did_work: bool) -> Outcome:
             for item in pc.value_counts(done["status"]).to_pylist():
                 counts[item["values"]] = item["counts"]
     return Outcome(did_work, planned, **counts)
-
-
-def _decode(job: Job) -> Decode:
-    """The decoding settings of this attempt: --retry-failed may name another decoder."""
-    settings = job.config.decode
-    return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
 
 
 def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigError
 from pipelines.run_settings import Manifest
-from pipelines.user_tables import read_user_table, some
+from pipelines.user_tables import read_user_table, some, texts
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def read_labels(labels: str, split: str = "") -> Labels:
                 f"--labels {labels}: expected columns path,label[,group][,split], got "
                 f"{','.join(table.column_names)}"
             )
-    paths, names = table["path"].to_pylist(), _shared(table["label"])
+    paths = texts("--labels", labels, table, "path").to_pylist()
+    names = _shared(texts("--labels", labels, table, "label"))
     found: dict[str, list[str]] = {}
     for row, (path, name) in enumerate(zip(paths, names, strict=True), start=2):
         if not path or not name:
@@ -65,7 +66,7 @@ def read_labels(labels: str, split: str = "") -> Labels:
 
 def _shared(column: pa.ChunkedArray) -> list[str | None]:
     """The texts of a column, equal ones as one object: a million rows have few labels."""
-    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    encoded = column.combine_chunks().dictionary_encode()
     texts = [*encoded.dictionary.to_pylist(), None]
     return [texts[place] for place in encoded.indices.fill_null(len(texts) - 1).to_numpy()]
 
@@ -75,8 +76,9 @@ def _one_per_path(
 ) -> dict[str, str] | None:
     if column not in table.column_names:
         return None
+    cells = texts("--labels", labels, table, column)
     values: dict[str, str] = {}
-    for path, value in zip(paths, _shared(table[column]), strict=True):
+    for path, value in zip(paths, _shared(cells), strict=True):
         if value is None:
             raise ConfigError(f"--labels {labels}: {path} has no {column}")
         if values.setdefault(path, value) != value:

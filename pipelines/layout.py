@@ -56,7 +56,7 @@ first one did."""
 
 @dataclass(frozen=True)
 class Retries:
-    """How many times `--retry-failed` was asked for, and the decoder of the last time ("": the usual one)."""
+    """How many times `--retry-failed` was asked for, and the decoder of a pass that is not finished ("": the usual one)."""
 
     passes: int = 0
     decoder: str = ""
@@ -415,6 +415,10 @@ class Job:
         if step == "describe":
             # What follows is named by which segments are whole.
             self._forget("_described_digest", "codebooks", "combinations")
+            if self.retries.decoder:
+                # Before the mark: a killed run comes here again.
+                passed = dataclasses.replace(self.retries, decoder="")
+                self.store.publish_json(RETRIES, dataclasses.asdict(passed))
         for mark in self.marks(step):
             if not self.store.exists(mark):
                 self.store.publish_json(mark, self.footer(step))

@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
 from pipelines.storage import refuse_credentials
-from pipelines.user_tables import read_user_table, some, user_filesystem
+from pipelines.user_tables import read_user_table, some, texts, user_filesystem, using
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,19 @@ _TEXTS = (
 )
 _ARRAYS = (".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_OTHERS = (".py", ".sh", ".ipynb", ".srt", ".vtt", ".part", ".tmp")
+_OTHERS = (
+    ".py",
+    ".sh",
+    ".ipynb",
+    ".srt",
+    ".vtt",
+    ".part",
+    ".tmp",
+    ".lock",
+    ".metadata",
+    ".db",
+    ".ini",
+)
 NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OTHERS))
 """Suffixes of files that stand beside videos. A file with any other suffix is tried, and its row says what it was."""
 
@@ -39,19 +51,26 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 """Suffixes of files that may hold videos, but are not unpacked: a warning says so."""
 
 
-def list_videos(videos: str, *, look: bool = True) -> pa.Table:
+def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
     """Columns path, uri, size_bytes and modified of all videos, sorted by path.
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
-    relative paths start at the manifest's folder. In a folder, links are not followed, and whatever is not a
-    regular file that can be read is passed over; one warning tells of them all.
+    relative paths start at the manifest's folder. In a folder, links are not followed, names that begin with a dot
+    are left out, and whatever is not a regular file that can be read is passed over; one warning tells of them all.
 
     Args:
+        out: the output of the run, which is left out where it lies in the folder.
         look: look at each file that a manifest names. Without, sizes are 0, and missing files are not noticed.
 
     Raises:
-        ConfigError: nothing is there, the root of a file system is named, or the manifest has no column `path`.
+        ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the manifest has no
+            column `path`.
     """
+    with using("--videos", videos):
+        return _list_videos(videos, out, look)
+
+
+def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
     fs, root = user_filesystem("--videos", videos)
     is_local = isinstance(fs, LocalFileSystem)
     if not root or (is_local and root == "/"):
@@ -74,10 +93,22 @@ def list_videos(videos: str, *, look: bool = True) -> pa.Table:
         raise ConfigError(
             f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there"
         )
-    rows = _rows_of_files(videos, fs, base, found, skipped)
+    own = _place_below(fs, base, out) if out else None
+    rows = _rows_of_files(videos, fs, base, found, skipped, own)
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
     return pa.Table.from_pylist(rows, schema=_LISTED)
+
+
+def _place_below(fs: fsspec.AbstractFileSystem, base: str, out: str) -> str | None:
+    """The output folder as paths below `base` begin, with a slash at its end; None where it is not below it."""
+    out_fs, path = user_filesystem("--out", out)
+    if type(out_fs) is not type(fs):
+        return None
+    if isinstance(fs, LocalFileSystem):
+        base, path = os.path.realpath(base or "/"), os.path.realpath(path)
+    base, path = f"{base.rstrip('/')}/", f"{path.rstrip('/')}/"
+    return path.removeprefix(base) if path.startswith(base) and path != base else None
 
 
 def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
@@ -91,6 +122,7 @@ def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
 
     found = {}
     for folder, folders, names in os.walk(base, onerror=cannot):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 skipped.setdefault("link", []).append(os.path.join(folder, name))
@@ -125,16 +157,24 @@ def _rows_of_files(
     base: str,
     found: dict[str, dict],
     skipped: dict[str, list[str]],
+    own: str | None,
 ) -> list[dict]:
+    """The rows of the videos among the files.
+
+    Args:
+        own: as `_place_below`.
+    """
     rows, companions = [], collections.Counter()
     for path, info in sorted(found.items()):
         relative = path[len(base) :].lstrip("/")
         suffix = os.path.splitext(path)[1].lower()
+        if _is_hidden(relative) or _is_marker(relative) or (own and relative.startswith(own)):
+            continue
         if odd := _oddity(fs, path, info):
             skipped.setdefault(odd, []).append(relative)
         elif suffix in NOT_VIDEOS:
             companions[suffix] += 1
-        elif not relative.rpartition("/")[2].startswith("."):
+        else:
             rows.append(_row(relative, fs.unstrip_protocol(path), info))
     if companions:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(companions.items()))
@@ -143,6 +183,15 @@ def _rows_of_files(
         )
     _warn(videos, skipped)
     return rows
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/"))
+
+
+def _is_marker(relative: str) -> bool:
+    """Whether an object stands for a folder, as consoles and Hadoop make them."""
+    return relative == "" or relative.endswith(("/", "_$folder$"))
 
 
 def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
@@ -155,9 +204,19 @@ def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
         return "name that is no UTF-8"
     if path.lower().endswith(_ARCHIVES):
         return "archive"
+    if _is_ambiguous(fs, path):
+        return _AMBIGUOUS
     if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
         return "file that is gone or cannot be read"
     return ""
+
+
+_AMBIGUOUS = "name with :: or ?versionId=, which cannot be opened"
+
+
+def _is_ambiguous(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a URI of the path means something else: fsspec chains file systems by ::, and s3fs takes a version."""
+    return not isinstance(fs, LocalFileSystem) and ("::" in path or "?versionId=" in path)
 
 
 def _is_text(name: str) -> bool:
@@ -204,7 +263,7 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     if "path" not in table.column_names:
         raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
     base = path.rpartition("/")[0]
-    column = table["path"].cast(pa.string()).to_pylist()
+    column = texts("--videos", videos, table, "path").to_pylist()
     if not all(column):
         raise ConfigError(f"--videos {videos}: a row has no path")
     names = sorted(set(column))
@@ -269,10 +328,13 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
         path = f"{base}/{name}"
         if "://" in name:
             fs, path = user_filesystem("--videos", name)
-        try:
-            info, uri = fs.info(path), fs.unstrip_protocol(path)
-        except FileNotFoundError:
-            return None
+        with using("--videos", name):
+            try:
+                info, uri = fs.info(path), fs.unstrip_protocol(path)
+            except FileNotFoundError:
+                return None
+        if _is_ambiguous(fs, path):
+            return _AMBIGUOUS
     else:
         try:
             info = _local_info(os.stat(uri))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
 from pipelines.manifest import list_videos
 from pipelines.storage import Store, absolute_uri
 from pipelines.tables import STEPS
+from pipelines.user_tables import using
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +76,8 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     _check_encoders(config)
     found = weights.resolve(config.describe)
     streams = described_streams(config)
-    listed = list_videos(inputs.videos, look=not plan)
-    named = read_labels(inputs.labels, config.split.name) if inputs.labels else None
+    listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
+    named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
     table, split, num_folds = _manifest(listed, named, inputs)
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
@@ -214,13 +216,13 @@ def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[p
 
 
 def _store(out: str) -> Store:
+    """The store of a run, in which a file was written and removed, and whose files can be listed."""
     store = Store(absolute_uri(out))
-    try:
-        store.fs.makedirs(store.path(""), exist_ok=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"--out {out}: cannot write there ({type(error).__name__}: {error})"
-        ) from error
+    trial = f".try.{secrets.token_hex(4)}.part"
+    with using("--out", out, "write there"):
+        store.publish(trial, b"")
+        store.delete(trial)
+        store.folders("")
     return store
 
 

@@ -81,10 +81,24 @@ class StorageError(RunError, OSError):
 
 def absolute_uri(uri: str) -> str:
     """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
+    scheme, _, place = uri.rpartition("://")
+    refuse_empty("--out", place.strip("/") if scheme else uri)
     refuse_credentials("--out", uri)
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     return uri.rstrip("/")
+
+
+def refuse_empty(where: str, uri: str) -> None:
+    """Refuses an empty name, which would mean the current folder.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if not uri.strip():
+        raise ConfigError(
+            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not set?"
+        )
 
 
 _SECRETS = re.compile(
@@ -324,16 +338,16 @@ class Store:
             try:
                 return call()
             except Exception as error:
-                if isinstance(error, (FileNotFoundError, FileExistsError)) and not _passes(error):
+                if isinstance(error, (FileNotFoundError, FileExistsError)) and not may_pass(error):
                     raise
                 seconds = time.monotonic() - started
-                if not _passes(error) or tries == _TRIES or seconds > _PATIENCE_S:
+                if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
                     what = redact(f"{type(error).__name__}: {error}")
                     raise StorageError(
                         f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
                         f"{seconds:.0f} s, with up to {REQUESTS} requests each; run the same command again "
                         "when the storage answers"
-                        if _passes(error)
+                        if may_pass(error)
                         else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "
                         "rights and the credentials"
                     ) from error
@@ -472,7 +486,7 @@ def footer_of(file: pq.ParquetFile) -> dict[str, str]:
     return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
 
 
-def _passes(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Whether an error of object storage may be gone at the next try."""
     if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
         # An upload in parts is not known once its end or its abort was carried out and the answer lost.

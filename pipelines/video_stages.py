@@ -4,6 +4,7 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 here: a node may run many of these. A row that fails is returned with its reason.
 """
 
+import dataclasses
 import logging
 import socket
 import time
@@ -113,6 +114,8 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 class DecodeSegments:
     """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
 
+    A row's column `decoder`, if it is there and not empty, stands before that of the settings.
+
     Args:
         windows: what the streams read (config.Describe.windows).
     """
@@ -168,6 +171,7 @@ class DecodeSegments:
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
             return base | _no_frames() | failed | {"decode_s": 0.0}, 0.0
         started = time.perf_counter()
+        decoder = row.get("decoder") or self.settings.decoder
         try:
             frames: SegmentFrames = self.decoder.call(
                 decode_segment,
@@ -176,7 +180,7 @@ class DecodeSegments:
                 row["num_segments"],
                 self.sampling,
                 self.picture,
-                self.settings,
+                dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
             )
         except VideoError as error:

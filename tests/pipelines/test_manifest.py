@@ -6,6 +6,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -194,6 +195,20 @@ def test_odd_names_on_object_storage(s3_bucket: str, tmp_path: Path) -> None:
     assert list_videos(f"{store.root}/list.csv")["uri"].to_pylist() == listed["uri"].to_pylist()
 
 
+def test_names_that_would_be_opened_as_others_are_passed_over(
+    s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    names = ["a::b.mp4", "b.mp4", "c?versionId=1.mp4", "d?.mp4"]
+    for name in names:
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"{tmp_path.name}/{name}", Body=b"x")
+    store.publish("list.csv", "\n".join(["path", "a::b.mp4", "b.mp4"]).encode())
+    for videos, count, listed in (("", 2, ["b.mp4", "d?.mp4"]), ("/list.csv", 1, ["b.mp4"])):
+        caplog.clear()
+        assert paths(list_videos(f"{store.root}{videos}")) == listed
+        assert f"{count} x name with :: or ?versionId=, which cannot be opened" in caplog.text
+
+
 def test_what_is_no_video_is_passed_over_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +250,55 @@ def test_what_is_no_video_is_passed_over_with_one_warning(
     ):
         assert kind in warnings[0]
     assert any("1 .csv" in r.getMessage() for r in caplog.records if r.levelno == logging.INFO)
+
+
+def test_objects_that_stand_for_folders_are_no_videos(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in ("sub/1.mp4", "sub_$folder$", "sub/", ""):
+        store.fs.pipe_file(f"{store.path('')}/{name}", b"x" if name.endswith("4") else b"")
+    assert paths(list_videos(store.root)) == ["sub/1.mp4"]
+    assert paths(list_videos(f"{store.root}/**")) == ["sub/1.mp4"]
+
+
+def test_what_other_programs_leave_is_no_video(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = [".cache/x/1.mp4", ".git/HEAD", "a/.b/c/2.mp4", ".DS_Store", ".git/x.zip"]
+    make(tmp_path, ["a/3.mp4", *hidden, "Thumbs.db", "a/x.lock", "a/x.metadata", "desktop.ini"])
+    (tmp_path / ".link").symlink_to("a")
+    assert paths(list_videos(str(tmp_path))) == ["a/3.mp4"]
+    assert "passed over" not in caplog.text
+    assert paths(list_videos(f"{tmp_path}/.cache")) == ["x/1.mp4"]
+
+
+def test_hidden_objects_are_no_videos(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in (".cache/1.mp4", "a/.b/2.mp4", "a/3.mp4"):
+        store.publish(name, b"x")
+    assert paths(list_videos(store.root)) == ["a/3.mp4"]
+
+
+@pytest.mark.parametrize("videos", ["", "/*", "/**/*"])
+def test_the_output_of_the_run_is_left_out(
+    tmp_path: Path, videos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a killed run, which leaves its lock there, would not know its videos again."""
+    make(tmp_path, ["1.mp4", "out/_run.lock.ab12", "out/frames/x", "outer.mp4"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (f"{tmp_path}/out", "out", "out/", "link/out"):
+        assert paths(list_videos(f"{tmp_path}{videos}", out=out)) == ["1.mp4", "outer.mp4"]
+    for out in (str(tmp_path), f"{tmp_path}/..", "s3://bucket/out", f"{tmp_path}/ou"):
+        assert "1.mp4" in paths(list_videos(f"{tmp_path}{videos}", out=out))
+    assert "x" in paths(list_videos(f"{tmp_path}/out/frames", out="out"))
+
+
+def test_the_output_in_a_bucket_is_left_out(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in ("1.mp4", "out/_run.lock.ab12", "outer.mp4"):
+        store.publish(name, b"x")
+    listed = list_videos(store.root, out=f"{store.root}/out")
+    assert paths(listed) == ["1.mp4", "outer.mp4"]
 
 
 def test_a_manifest_may_name_links_but_no_pipes(
