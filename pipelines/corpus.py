@@ -180,6 +180,8 @@ def describe(job: Job) -> tuple[Account, Spent]:
     plan = current_rows.segment_plan(job)
     rows = current_rows.to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
+    if rows.num_rows:
+        job.unmark(job.descriptors)
     pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
     stages = ("read", "decode")
     watched = {(*stages, "describe"): pools.describe}
@@ -343,6 +345,8 @@ def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: 
     rows = videos.filter(
         pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
     )
+    for book in books:
+        job.unmark(job.encodings(book))
     attentive = [book for book in books if job.writes_attention(book)]
     settings = job.config.cluster
     pool = cluster.pools(settings).encode.fitting(rows.num_rows)

@@ -437,6 +437,14 @@ class Job:
                 if self._split_of(folder) in (None, self.config.split.name):
                     self.store.delete_folder(folder)
 
+    def unmark(self, folder: str) -> None:
+        """Says of a folder that it is complete for nobody, before rows are published there.
+
+        Their files are named by ids alone: those of a file that has changed may replace rows that other inputs count on.
+        """
+        for mark in self.store.marks(folder):
+            self.store.delete(mark)
+
     def _split_of(self, folder: str) -> str | None:
         """The named split that a folder was made for, "" where it has no name; None where the folder does not say.
 

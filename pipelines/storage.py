@@ -243,6 +243,11 @@ class Store:
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
         return sorted(f"{folder}/{name}" for name in names if is_visible(name, suffix))
 
+    def marks(self, folder: str) -> list[str]:
+        """Names of the files in `folder` that say it is complete, sorted."""
+        names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
+        return sorted(f"{folder}/{name}" for name in names if name.startswith("_done"))
+
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`, sorted; none where it does not exist."""
         entries = [e["name"].rstrip("/") for e in self._list(folder) if e["type"] == "directory"]
