@@ -1,18 +1,19 @@
 """What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion RUN ...`
 
-RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`; its ENCODINGS are read,
-no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
+RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`, or of several runs on the same
+videos, joined by +; their ENCODINGS are read, no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
 so on inner folds of the training groups. Rules of weights that are not in the project stand beside those that are.
 --json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training videos.
 """
 
 import argparse
 import fnmatch
+import functools
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,20 @@ LATE: dict[str, Weigh] = {
 class Corpus:
     """Gram matrices of a run's results by name, targets [N, K] and groups [N]."""
 
+    videos: list[str]
     grams: dict[str, Gram]
     targets: np.ndarray
     groups: np.ndarray
+
+    def joined(self, other: "Corpus") -> "Corpus":
+        """With the results of another run too; where both have one of a name, this one's counts.
+
+        Raises:
+            ConfigError: they are of other videos.
+        """
+        if self.videos != other.videos:
+            raise ConfigError("expected runs on the same videos to join, got other ones")
+        return replace(self, grams=other.grams | self.grams)
 
     @classmethod
     def read(cls, run: SavedRun) -> "Corpus":
@@ -139,9 +151,8 @@ class Corpus:
                 )
             vectors = vectors_from_arrow(table["vector"].take([place[name] for name in names]))
             grams[" on ".join(pair)] = Gram.of(torch.from_numpy(vectors.astype(np.float32)))
-        return cls(
-            grams, np.array(targets, np.uint8), np.array([video["group"] for video in videos])
-        )
+        groups = np.array([video["group"] for video in videos])
+        return cls(names, grams, np.array(targets, np.uint8), groups)
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,8 @@ def main(arguments: list[str]) -> None:
         torch.set_num_threads(1)
         for run in options.runs:
             try:
-                corpus = Corpus.read(SavedRun.open(run))
+                corpora = [Corpus.read(SavedRun.open(folder)) for folder in run.split("+")]
+                corpus = functools.reduce(Corpus.joined, corpora)
             except (ConfigError, FileNotFoundError) as error:
                 parser.error(f"{run}: {error}")
             wanted = options.results.split("+")
@@ -273,8 +285,7 @@ def main(arguments: list[str]) -> None:
             }
             if len(grams) < 2:
                 parser.error(f"--results: expected two or more of {', '.join(corpus.grams)}")
-            part = Corpus(grams, corpus.targets, corpus.groups)
-            rows += compare(Path(run).name, part, options.inner_folds)
+            rows += compare(Path(run).name, replace(corpus, grams=grams), options.inner_folds)
     print("\n".join(table(rows)))
     if options.json:
         content = {"machine": machine(), "rows": [asdict(row) for row in rows]}

@@ -1,5 +1,7 @@
 """The comparison of rules of fusion, on encodings of a run whose streams are known to be good and useless."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -54,6 +56,16 @@ def test_rules_that_choose_find_the_stream_that_knows(tmp_path) -> None:
     lines = table(list(rows.values()))
     assert lines[0] == "| rule | run | mean |"
     assert len(lines) == 2 + len(rows)
+
+
+def test_results_of_two_runs_are_joined(tmp_path) -> None:
+    one, other = (Corpus.read(saved(str(tmp_path / name))) for name in "ab")
+    renamed = dataclasses.replace(other, grams={"x": other.grams[NOISE], GOOD: other.grams[NOISE]})
+    joined = one.joined(renamed)
+    assert set(joined.grams) == {GOOD, NOISE, "x"}
+    assert joined.grams[GOOD] is one.grams[GOOD]
+    with pytest.raises(ConfigError, match="expected runs on the same videos"):
+        one.joined(dataclasses.replace(renamed, videos=one.videos[1:]))
 
 
 def test_a_video_without_a_vector_is_a_message(tmp_path) -> None:
