@@ -22,10 +22,10 @@ from benchmarks.harness import Disagreement, Options, Row, at_most, progress
 from encoders.descriptors import Stream
 from encoders.stream_specs import Window
 from pipelines import descriptor_stages, video_stages
-from pipelines.config import Config, Decode, Picture, Sampling
-from pipelines.layout import STEPS
+from pipelines.config import Config
 from pipelines.meter import Meter
-from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
+from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.tables import DESCRIPTORS, STEPS, descriptor_type, descriptors_to_arrow
 from pipelines.video import VideoFacts
 
 SETTINGS = (
@@ -162,14 +162,14 @@ def _run(count: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
         labels = _corpus(Path(folder), count)
         began = time.perf_counter()
-        job = prepare.prepare(
+        inputs = prepare.Inputs(
             videos=f"{folder}/videos",
             labels=str(labels),
             out=f"{folder}/out",
             config=Config().with_settings(list(SETTINGS)),
             steps=STEPS,
-            limit=None,
         )
+        job = prepare.prepare(inputs)
         steps = iter(STEPS)
         outcome = corpus.run(job, STEPS, None, lambda: peak.enter(next(steps)))
         seconds = time.perf_counter() - began

@@ -1,17 +1,19 @@
 """What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion RUN ...`
 
-RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`; its ENCODINGS are read,
-no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
+RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`, or of several runs on the same
+videos, joined by +; their ENCODINGS are read, no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
 so on inner folds of the training groups. Rules of weights that are not in the project stand beside those that are.
 --json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training videos.
 """
 
 import argparse
 import fnmatch
+import functools
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +33,20 @@ from encoders.nested import (
     select_parts,
     weights_by_loss,
 )
+from encoders.stream_specs import is_local
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_gram import Gram
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.folds import group_folds
-from pipelines.results import is_local
 from pipelines.saved_run import SavedRun
 from pipelines.tables import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000
+
+BEST = "the best part, known afterwards"
+
+log = logging.getLogger("benchmarks.fusion")
 
 Weigh = Callable[[Sequence[np.ndarray], np.ndarray], Sequence[float]]
 """M weights from held-out scores [n, K] of each part and their targets [n, K]."""
@@ -103,9 +109,20 @@ LATE: dict[str, Weigh] = {
 class Corpus:
     """Gram matrices of a run's results by name, targets [N, K] and groups [N]."""
 
+    videos: list[str]
     grams: dict[str, Gram]
     targets: np.ndarray
     groups: np.ndarray
+
+    def joined(self, other: "Corpus") -> "Corpus":
+        """With the results of another run too; where both have one of a name, this one's counts.
+
+        Raises:
+            ConfigError: they are of other videos.
+        """
+        if self.videos != other.videos:
+            raise ConfigError("expected runs on the same videos to join, got other ones")
+        return replace(self, grams=other.grams | self.grams)
 
     @classmethod
     def read(cls, run: SavedRun) -> "Corpus":
@@ -134,9 +151,8 @@ class Corpus:
                 )
             vectors = vectors_from_arrow(table["vector"].take([place[name] for name in names]))
             grams[" on ".join(pair)] = Gram.of(torch.from_numpy(vectors.astype(np.float32)))
-        return cls(
-            grams, np.array(targets, np.uint8), np.array([video["group"] for video in videos])
-        )
+        groups = np.array([video["group"] for video in videos])
+        return cls(names, grams, np.array(targets, np.uint8), groups)
 
 
 @dataclass(frozen=True)
@@ -208,7 +224,7 @@ def scores_of(
 
 
 def compare(name: str, corpus: Corpus, num_inner: int) -> list[Row]:
-    """The best part, then all rules, the best first."""
+    """The best part, then all rules."""
     targets = corpus.targets
     found = scores_of(list(corpus.grams.values()), targets, corpus.groups, num_inner)
     singles = [found.pop(f"{s}") for s in range(len(corpus.grams))]
@@ -219,13 +235,29 @@ def compare(name: str, corpus: Corpus, num_inner: int) -> list[Row]:
         gain = gains(scores, singles[first], targets, num_draws=DRAWS, seed=0)["accuracy"]
         accuracy = metrics.accuracy(scores, targets)
         rows.append(Row(name, rule, accuracy, gain.value, gain.low, gain.high))
-    best = f"best part, known afterwards: {list(corpus.grams)[first]}"
-    best_row = Row(name, best, accuracies[first], 0.0, np.nan, np.nan)
-    return [best_row, *sorted(rows, key=lambda row: -row.accuracy)]
+    log.info("%s: the best part is %s", name, list(corpus.grams)[first])
+    return [Row(name, BEST, accuracies[first], 0.0, np.nan, np.nan), *rows]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """A Markdown table, a line for each rule, in the order of their mean over the runs."""
+    runs = list(dict.fromkeys(row.run for row in rows))
+    of_rule = {row.rule: [r for r in rows if r.rule == row.rule] for row in rows}
+    lines = [f"| rule | {' | '.join(runs)} | mean |", "|---" * (len(runs) + 2) + "|"]
+    for rule in sorted(of_rule, key=lambda r: -np.mean([row.accuracy for row in of_rule[r]])):
+        cells = [
+            f"{row.accuracy:.3f}"
+            + ("" if rule == BEST else f", {row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]")
+            for row in of_rule[rule]
+        ]
+        mean = np.mean([row.accuracy for row in of_rule[rule]])
+        lines.append(f"| {rule} | {' | '.join(cells)} | {mean:.3f} |")
+    return lines
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table for each run."""
+    """Prints the table."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", help="output folders of runs")
     parser.add_argument(
@@ -241,7 +273,8 @@ def main(arguments: list[str]) -> None:
         torch.set_num_threads(1)
         for run in options.runs:
             try:
-                corpus = Corpus.read(SavedRun.open(run))
+                corpora = [Corpus.read(SavedRun.open(folder)) for folder in run.split("+")]
+                corpus = functools.reduce(Corpus.joined, corpora)
             except (ConfigError, FileNotFoundError) as error:
                 parser.error(f"{run}: {error}")
             wanted = options.results.split("+")
@@ -252,14 +285,8 @@ def main(arguments: list[str]) -> None:
             }
             if len(grams) < 2:
                 parser.error(f"--results: expected two or more of {', '.join(corpus.grams)}")
-            part = Corpus(grams, corpus.targets, corpus.groups)
-            rows += compare(Path(run).name, part, options.inner_folds)
-    print(
-        "| run | rule | accuracy | gain over the best part | 95 % interval |\n|---|---|---|---|---|"
-    )
-    for row in rows:
-        ends = "" if np.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
-        print(f"| {row.run} | {row.rule} | {row.accuracy:.3f} | {row.gain:+.3f} | {ends} |")
+            rows += compare(Path(run).name, replace(corpus, grams=grams), options.inner_folds)
+    print("\n".join(table(rows)))
     if options.json:
         content = {"machine": machine(), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

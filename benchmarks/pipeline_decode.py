@@ -21,9 +21,9 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from benchmarks.harness import Options, Row, at_least, at_most, optional, progress
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.video import VideoError
 
 ROOT = Path(__file__).parents[1]

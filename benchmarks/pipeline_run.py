@@ -279,14 +279,14 @@ def _job(
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.csv"
         manifest.write_text("path\n" + "".join(f"{Path(p).resolve()}\n" for p in paths))
-        job = prepare.prepare(
+        inputs = prepare.Inputs(
             videos=str(manifest),
             labels=None,
             out=f"{folder}/out",
             config=Config().with_settings([*SETTINGS, f"cluster.placement={placement}"]),
             steps=("index", "describe", "fit", "encode"),
-            limit=None,
         )
+        job = prepare.prepare(inputs)
         corpus.run(job, ("index", *steps), None)
         record = job.store.read_json("run.json")["steps"]
         found = {
@@ -368,7 +368,7 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
-    from pipelines import cluster, corpus, sink, video_stages
+    from pipelines import cluster, ray_data, sink, video_stages
     from pipelines.progress import ProgressLine
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS
@@ -385,9 +385,9 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
         settings = (config.sampling, config.picture, config.decode, line.meter)
         decoder = (video_stages.DecodeSegments, settings)
         pools = dataclasses.replace(pools, together=together)
-        data = corpus.describing(rows, config, pools, decoder, (_NoNetwork, ()))
+        data = ray_data.describing(rows, config, pools, decoder, (_NoNetwork, ()))
         outputs = [sink.Output(DESCRIPTORS, "descriptors", {})]
-        corpus.write_tables(job, line, data, outputs, rows_per_file=corpus.SEGMENTS_PER_FILE)
+        ray_data.write_tables(job, line, data, outputs, rows_per_file=ray_data.SEGMENTS_PER_FILE)
         seconds = time.perf_counter() - began
         files = len(job.store.files("descriptors"))
         written = job.store.read_table("descriptors", ["segment_id"]).num_rows
@@ -422,7 +422,7 @@ def _segments(count: int) -> pa.Table:
 
 def _resumed(count: int) -> dict[str, float]:
     """Finished files of as many segments as the describe step puts into one; the check reads them all."""
-    from pipelines import corpus, current_rows
+    from pipelines import current_rows, ray_data
     from pipelines.layout import Retries
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS, descriptor_type
@@ -448,7 +448,7 @@ def _resumed(count: int) -> dict[str, float]:
         ]
         store.publish_table("videos/a.parquet", VIDEOS.build(videos), {})
         kind = descriptor_type(8)
-        size = corpus.SEGMENTS_PER_FILE
+        size = ray_data.SEGMENTS_PER_FILE
         for first in range(0, count, size):
             rows = [
                 dict.fromkeys(DESCRIPTORS.schema().names)

@@ -34,7 +34,7 @@ from benchmarks.harness import (
     parser,
     progress,
 )
-from encoders.svm import fit_one_vs_rest, fit_weights
+from encoders.svm import fit_weights
 from encoders.svm_columns import Loss, one_vs_rest
 from encoders.svm_gram import Gram, block_rows, centre_of, gram_strip, strip_rows
 
@@ -85,9 +85,10 @@ def vectors(sizes: Sizes) -> tuple[NDArray, NDArray]:
     return x.numpy(), targets.numpy()
 
 
-def groups(sizes: Sizes) -> NDArray:
-    """The fold [N] that tests each vector."""
-    return np.arange(sizes.vectors) % sizes.folds
+def training(sizes: Sizes) -> NDArray:
+    """[N, F]: the vectors that train each fold; all of them where there is one."""
+    tested_by = np.arange(sizes.vectors)[:, None] % sizes.folds
+    return (tested_by != np.arange(sizes.folds)) | (sizes.folds == 1)
 
 
 def ours(sizes: Sizes, loss: Loss, threads: int) -> Fit:
@@ -95,26 +96,20 @@ def ours(sizes: Sizes, loss: Loss, threads: int) -> Fit:
     torch.set_num_threads(threads)
     x, targets = vectors(sizes)
     train, tests = x[: sizes.vectors], x[sizes.vectors :]
+    known, inside = targets[: sizes.vectors], training(sizes)
     began = time.perf_counter()
-    if sizes.folds == 1:
-        classifier = fit_one_vs_rest(train, targets[: sizes.vectors], c=C, loss=loss)
-        weights, bias = classifier.weights[: sizes.timed], classifier.bias[: sizes.timed]
-    else:
-        tensor = torch.from_numpy(train)
-        inside = torch.from_numpy(groups(sizes)).unsqueeze(1) != torch.arange(sizes.folds)
-        columns = one_vs_rest(torch.from_numpy(targets[: sizes.vectors]), inside, c=C, loss=loss)
-        blocks = partial(tensor.split, block_rows(sizes.dim))
-        found = fit_weights(Gram.of(tensor), blocks, columns, tolerance=1e-6)
-        weights, bias = (part[: sizes.timed].numpy() for part in (found.weights, found.bias))
-        training = groups(sizes) != 0
+    tensor = torch.from_numpy(train)
+    columns = one_vs_rest(torch.from_numpy(known), torch.from_numpy(inside), c=C, loss=loss)
+    blocks = partial(tensor.split, block_rows(sizes.dim))
+    found = fit_weights(Gram.of(tensor), blocks, columns, tolerance=1e-6)
+    weights, bias = (part[: sizes.timed].numpy() for part in (found.weights, found.bias))
     seconds, peak = time.perf_counter() - began, _peak_bytes()
     # Made again by itself: how much of the time it was.
     began = time.perf_counter()
-    Gram.of(torch.from_numpy(train))
+    Gram.of(tensor)
     gram_s = time.perf_counter() - began
-    known = targets[: sizes.vectors]
     if sizes.folds > 1:
-        train, known = train[training], known[training]
+        train, known = train[inside[:, 0]], known[inside[:, 0]]
     return _fit((seconds, gram_s), peak, train, known, tests, (weights, bias), loss)
 
 
@@ -126,8 +121,8 @@ def theirs(sizes: Sizes, loss: Loss, threads: int) -> Fit:
     train, tests = x[: sizes.vectors], x[sizes.vectors :]
     known = targets[: sizes.vectors]
     if sizes.folds > 1:
-        training = groups(sizes) != 0
-        train, known = train[training], known[training]
+        inside = training(sizes)[:, 0]
+        train, known = train[inside], known[inside]
     weights, bias, times = [], [], []
     for k in (-1, *range(sizes.timed), -1):
         # One iteration is what the copies cost; a fit of many classes makes them once.

@@ -32,7 +32,8 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
     A resolution at which no layer (convolution or linear map) reads its input is no stage: a pooling behind a
     convolution with a stride is one loss together with it. So VU's ResNet-50 has the input at 224, and 56, 28 and 14.
     The loss to a single position at the end does not count, nor does what comes behind the last one, nor the few
-    positions at the edge that a convolution without padding leaves out.
+    positions at the edge that a convolution without padding leaves out. First layers that keep the input's
+    resolution (VGG) take its place; a network that branches at its input (CrossViT) has the input alone.
     """
     watch = _Watch(layout)
     frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
@@ -45,7 +46,9 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
         side, first = watch.side(output.tensor), min(last)
         if watch.is_bottleneck(output.calls) and 1 < side <= first:
             last[first if _is_same(side, first) else side] = output.name
-    sides = sorted(last, reverse=True)[:-1]
+    sides = sorted(last, reverse=True)
+    if last != {crop_px: INPUT}:
+        sides.pop()
     return [last[side] for side in sides if any(_is_same(s, side) for s in watch.read_sides)]
 
 

@@ -1,9 +1,11 @@
 """Torchvision's classification networks; any node of the traced graph can be named."""
 
 import urllib.error
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -11,6 +13,17 @@ from encoders.backbone_family import Family, Layout, WeightsError, kept, near
 
 # Their published weights expect pixels in -1..1: this switch makes them of ImageNet's normalisation.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Parameters are made on the meta device, and other tensors have values."""
+
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        # Layers make their parameters by this function.
+        own = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **own})
 
 
 class Torchvision(Family):
@@ -24,10 +37,11 @@ class Torchvision(Family):
                 f"{network!r}; known are {near(network, known)}"
             )
         switches = {"transform_input": True, "init_weights": False}
-        with torch.device(device):
-            return models.get_model(
-                network, weights=None, **(switches if network in _TRANSFORM_INPUT else {})
-            ).eval()
+        own = switches if network in _TRANSFORM_INPUT else {}
+        # RegNet reads sizes of layers from tensors as it is built, and meta tensors have no values.
+        on_meta = device == "meta" and network.startswith("regnet")
+        with _ParametersOnMeta() if on_meta else torch.device(device):
+            return models.get_model(network, weights=None, **own).eval().to(device)
 
     def loadable(self, network: str) -> nn.Module:
         return self.model(network, "meta")

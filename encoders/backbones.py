@@ -96,7 +96,7 @@ def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, .
     """The nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
 
     Raises:
-        WeightsError: no such network.
+        WeightsError: no such network, or one without stages.
     """
     found = (_stages(network, crop_px) if node == STAGES else [node] for node in nodes)
     return tuple(dict.fromkeys(itertools.chain(*found)))
@@ -107,7 +107,13 @@ def _stages(network: str, crop_px: int) -> list[str]:
     family, own_name = _family(network)
     model = family.model(own_name, "meta")
     with _refusal(network, crop_px):
-        return stages(model, family.layout(model), crop_px)
+        found = stages(model, family.layout(model), crop_px)
+    if not found:
+        raise WeightsError(
+            f"describe.nodes: stages expected layers before a loss of resolution, got a network, {network}, in which "
+            f"none is found at {crop_px} px; name its nodes, or {INPUT} alone"
+        )
+    return found
 
 
 def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
@@ -153,6 +159,27 @@ def node_shapes(
     with _refusal(network, crop_px), torch.inference_mode():
         outputs = {**part(frame), INPUT: frame}
     return {name: _shape(outputs[node], layout, network, name) for name, node in resolved.items()}
+
+
+def check_stacks(network: str, nodes: tuple[str, ...], crop_px: int, num_channels: int) -> None:
+    """Runs a network that takes pictures once on stacks of flow, on torch's meta device without weights.
+
+    Args:
+        num_channels: of a stack.
+
+    Raises:
+        WeightsError: it does not take them.
+    """
+    part = cut(network, bare(network), nodes, "meta", num_channels).network
+    stack = torch.zeros(1, num_channels, crop_px, crop_px, device="meta")
+    try:
+        with torch.inference_mode():
+            part(stack)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"describe.streams: a flow stream with stack > 1 expects a network that reads pictures by convolutions "
+            f"alone, got {network}, which does not take {num_channels} channels ({str(error)[:200]}); set stack=1"
+        ) from error
 
 
 @contextmanager
@@ -266,11 +293,11 @@ def cut(
     """A loaded network cut at its deepest requested node; parameters are shared with `model`.
 
     Args:
-        num_channels: more than the three colours for stacks of flow, whose network has a first convolution of its own
+        num_channels: more than the three colours for stacks of flow, whose network has first convolutions of its own
             (`encoders.cross_modality`).
 
     Raises:
-        WeightsError: unknown nodes, or a network without a first convolution to adapt.
+        WeightsError: unknown nodes, or a network without a convolution of colours to adapt.
     """
     family, own_name = _family(network)
     resolved = resolve_nodes(network, nodes)

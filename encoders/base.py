@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from encoders.normalise import NORMALISATIONS
 from encoders.sample import FitSample
+from encoders.tensor_files import metadata_of, save_tensors
 
 CODEBOOK = "codebook.safetensors"
 
@@ -80,12 +80,13 @@ class Encoder(ABC):
         return self
 
     @abstractmethod
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        """Sum over n >= 1 descriptors [n, C], in their dtype, of this encoding's statistics."""
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The float64 sums of this encoding's statistics, of one shape, over each of v videos.
 
-    @abstractmethod
-    def _zeros(self) -> Tensor:
-        """The float64 sums of no descriptor."""
+        Args:
+            descriptors: [n, C], of any float dtype, one video after the other.
+            lengths: how many descriptors each video has; without any its sums are zeros.
+        """
 
     @abstractmethod
     def _vector(self, sums: Tensor, count: int) -> Tensor:
@@ -103,13 +104,6 @@ class Encoder(ABC):
     @abstractmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         """The inverse of `tensors` and `settings`."""
-
-    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """The float64 sums of each of v videos [n, C]; an encoder with a faster way has its own."""
-        return [
-            self._sums(video).double() if len(video) else self._zeros().to(video.device)
-            for video in descriptors.split(lengths)
-        ]
 
     def accumulate(self, descriptors: Tensor) -> State:
         """The state of descriptors [n, C]; n may be 0. The input is not changed.
@@ -169,24 +163,17 @@ class Encoder(ABC):
 
     def to_bytes(self) -> bytes:
         """One safetensors file: the tensors, and name and settings in its header."""
-        # One key: safetensors writes several in any order, and equal codebooks should be equal files.
-        header = json.dumps({"name": self.name, "settings": self.settings()}, sort_keys=True)
-        tensors = {key: value.cpu().contiguous() for key, value in self.tensors().items()}
-        # safetensors stores no tensor-free file, and the average learns nothing.
-        return safetensors.torch.save(
-            tensors or {"_": torch.zeros(1)}, metadata={"encoder": header}
-        )
+        header = {"name": self.name, "settings": self.settings()}
+        return save_tensors(self.tensors(), "encoder", header)
 
 
 def header_of(data: bytes) -> dict[str, object]:
     """Name and settings of the encoder that `Encoder.to_bytes` wrote; nothing where it did not."""
-    size = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-    return json.loads(metadata.get("encoder", "{}"))
+    return json.loads(metadata_of(data).get("encoder", "{}"))
 
 
 CHUNK_DESCRIPTORS = 2048
-"""Rows to work on at a time on a CPU, and of one float32 product anywhere: more add up in float64."""
+"""Rows to work on at a time on a CPU, and of one float32 product on any device: products add up in float64."""
 
 ACCELERATOR_FACTOR = 16
 """A cache bounds what a CPU should work on at a time; other devices want more to do."""

@@ -7,6 +7,7 @@ Letters: n descriptors, C channels (after PCA), P features of a sketch. D is C^2
 C (C + 1) / 2 ("upper") or P.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from encoders.base import CHUNK_DESCRIPTORS, Encoder
 from encoders.compact import SKETCHES, Sketch
-from encoders.pca import Pca, add_gram, fit_sample_pca, input_width
+from encoders.pca import Pca, add_gram, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import BilinearSettings
 
@@ -62,16 +63,16 @@ class Bilinear(Encoder):
             form = SKETCHES[form].draw(width, settings.num_features, sample.seed)
         return cls(width, form, pca, normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        sums = self._zeros().to(descriptors.device)
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        return [self._moment(video) for video in descriptors.split(lengths)]
+
+    def _moment(self, descriptors: Tensor) -> Tensor:
+        """The upper triangle of the sum of x x^T over descriptors [n, C]; n may be 0."""
+        sums = torch.zeros(self.width, self.width, dtype=torch.float64, device=descriptors.device)
         for chunk in descriptors.split(CHUNK_DESCRIPTORS):
             x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
-            x = x if self.pca is None else self.pca.transform(x)
-            add_gram(sums, x)
+            add_gram(sums, projected(x, self.pca))
         return sums.triu()
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(self.width, self.width, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         upper = sums / count

@@ -7,8 +7,8 @@ Letters: N vectors, D their length before, P after.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import safetensors.torch
@@ -19,6 +19,7 @@ from encoders.compact import SeededMaclaurin
 from encoders.normalise import l2
 from encoders.pca import NEGLIGIBLE_VARIANCE, Pca, add_gram
 from encoders.settings import CompressSettings
+from encoders.tensor_files import metadata_of, save_tensors
 
 BLOCK_VALUES = 2**24
 """Values of the training vectors that are in float64 at a time: 128 MiB."""
@@ -51,17 +52,8 @@ class Compression:
     def to_bytes(self) -> bytes:
         """One safetensors file; of random features it holds the seed and not the signs."""
         if isinstance(self.map, Pca):
-            tensors = {key: value.cpu() for key, value in self.map.tensors().items()}
-            return safetensors.torch.save(tensors, metadata={"compression": "{}"})
-        seeded = {
-            "width": self.map.width,
-            "num_features": self.map.num_features,
-            "seed": self.map.seed,
-        }
-        # safetensors stores no tensor-free file.
-        return safetensors.torch.save(
-            {"_": torch.zeros(1)}, metadata={"compression": json.dumps(seeded, sort_keys=True)}
-        )
+            return save_tensors(self.map.tensors(), "compression", {})
+        return save_tensors({}, "compression", asdict(self.map))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -70,8 +62,7 @@ class Compression:
         Raises:
             ValueError: the file is none of a compression.
         """
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        metadata = metadata_of(data)
         if "compression" not in metadata:
             raise ValueError(
                 f"compression file: expected an entry 'compression', got {sorted(metadata)}; "
@@ -82,19 +73,22 @@ class Compression:
         return cls(pca or SeededMaclaurin(**seeded))
 
 
-def fit_compression(vectors: Tensor, settings: CompressSettings, seed: int) -> Compression:
-    """The compression of vectors like the training vectors [N, D]; kind "none" has none.
+def fit_compression(blocks: Sequence[Tensor], settings: CompressSettings, seed: int) -> Compression:
+    """The compression of vectors like the training vectors; kind "none" has none.
 
-    Random Maclaurin features depend on D and the seed alone.
+    Random Maclaurin features depend on D and the seed alone, so one block is enough.
+
+    Args:
+        blocks: [n, D] each, N vectors in all; they are read in place, a few columns or rows at a time.
 
     Raises:
         ValueError: settings.kind is "none"; fewer directions in which the vectors vary than
             features are wanted by PCA; a value that is not finite.
     """
     if settings.kind == "pca":
-        return Compression(_principal(vectors, settings.num_features, settings.whiten))
+        return Compression(_principal(blocks, settings.num_features, settings.whiten))
     if settings.kind == "random_maclaurin":
-        return Compression(SeededMaclaurin(vectors.shape[1], settings.num_features, seed))
+        return Compression(SeededMaclaurin(blocks[0].shape[1], settings.num_features, seed))
     raise ValueError(
         "compress.kind: expected 'pca' or 'random_maclaurin' to fit a compression, got "
         f"{settings.kind!r}; leave the vectors as they are"
@@ -112,24 +106,35 @@ def fit_whitening(vectors: Tensor, num_features: int) -> Compression:
         ValueError: the vectors do not vary; a value that is not finite.
     """
     fewer = min(num_features, max(1, len(vectors) // 3))
-    return Compression(_principal(vectors, fewer, whiten=True, or_fewer=True))
+    return Compression(_principal([vectors], fewer, whiten=True, or_fewer=True))
 
 
-def _principal(vectors: Tensor, num_features: int, whiten: bool, or_fewer: bool = False) -> Pca:
+def fit_bytes(num_vectors: int, width: int, settings: CompressSettings) -> int:
+    """Memory that `fit_compression` takes beside the vectors."""
+    if settings.kind != "pca":
+        return 0
+    # The matrix, its eigenvectors and LAPACK's workspace of twice that; the components with copies; blocks.
+    return (
+        32 * min(num_vectors, width) ** 2 + 24 * width * settings.num_features + 32 * BLOCK_VALUES
+    )
+
+
+def _principal(
+    blocks: Sequence[Tensor], num_features: int, whiten: bool, or_fewer: bool = False
+) -> Pca:
     """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
 
     Signs are fixed: the loading of largest magnitude of each component is positive.
     """
-    num_vectors, width = vectors.shape
-    columns = vectors.split(max(1, BLOCK_VALUES // num_vectors), 1)
-    mean = torch.cat([part.double().mean(0) for part in columns])
+    num_vectors, width = sum(map(len, blocks)), blocks[0].shape[1]
+    mean = torch.cat([part.mean(0) for part in _columns(blocks)])
     # A value that is not finite shows in the mean.
     if not torch.isfinite(mean).all():
         raise ValueError(
             "compress: expected finite vectors for PCA, got NaN or infinity; encode the videos "
             "they come from again"
         )
-    values, basis = torch.linalg.eigh(_gram(vectors, mean), UPLO="U")
+    values, basis = torch.linalg.eigh(_gram(blocks, mean), UPLO="U")
     values, basis = values.flip(0), basis.flip(1)
     usable = int((values > NEGLIGIBLE_VARIANCE * values[0]).sum())
     if or_fewer and usable:
@@ -143,29 +148,38 @@ def _principal(vectors: Tensor, num_features: int, whiten: bool, or_fewer: bool 
     values, basis = values[:num_features], basis[:, :num_features]
     if num_vectors <= width:
         # From the eigenvectors of X X^T to those of X^T X.
-        basis = torch.cat([part @ basis for part in _parts(vectors, mean)]) / values.sqrt()
+        basis = torch.cat([part @ basis for part in _parts(blocks, mean)]) / values.sqrt()
     components = basis.T
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     scale = ((num_vectors - 1) / values).sqrt() if whiten else torch.ones_like(values)
     return Pca(mean.float(), (components * largest.sign()).float().contiguous(), scale.float())
 
 
-def _gram(vectors: Tensor, mean: Tensor) -> Tensor:
+def _gram(blocks: Sequence[Tensor], mean: Tensor) -> Tensor:
     """X X^T of centred vectors X if N <= D, else X^T X: float64; the upper triangle counts."""
-    size = min(vectors.shape)
+    size = min(sum(map(len, blocks)), len(mean))
     gram = mean.new_zeros(size, size)
-    for part in _parts(vectors, mean):
+    for part in _parts(blocks, mean):
         add_gram(gram, part)
     return gram
 
 
-def _parts(vectors: Tensor, mean: Tensor) -> Iterator[Tensor]:
-    """Blocks of rows of the centred vectors, in float64; of their transpose if N <= D."""
-    num_vectors, width = vectors.shape
-    size = max(1, BLOCK_VALUES // min(vectors.shape))
-    if num_vectors <= width:
-        for part, offset in zip(vectors.T.split(size), mean.split(size), strict=True):
-            yield part.double() - offset.unsqueeze(1)
+def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
+    """Some rows of the centred vectors at a time, in float64; of their transpose if N <= D."""
+    if sum(map(len, blocks)) <= len(mean):
+        first = 0
+        for part in _columns(blocks):
+            last = first + part.shape[1]
+            yield (part - mean[first:last]).T
+            first = last
     else:
-        for part in vectors.split(size):
+        size = max(1, BLOCK_VALUES // len(mean))
+        for part in (part for block in blocks for part in block.split(size)):
             yield part.double() - mean
+
+
+def _columns(blocks: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Some columns of the vectors at a time, [N, ..] float64."""
+    size = max(1, BLOCK_VALUES // sum(map(len, blocks)))
+    for first in range(0, blocks[0].shape[1], size):
+        yield torch.cat([block[:, first : first + size].double() for block in blocks])

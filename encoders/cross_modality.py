@@ -15,25 +15,28 @@ COLOURS = 3
 
 
 def for_stacks(model: nn.Module, num_channels: int) -> nn.Module:
-    """The network with c = `num_channels` input channels; all but its first convolution is shared with `model`.
+    """The network with c = `num_channels` input channels; all but its convolutions of colours is shared with `model`.
 
-    That convolution's weights are averaged over the colours, and the mean is taken for each channel. What such a
-    network sees is the sum of all channels, hence motion but not its direction, until it is trained further.
+    Those are one, or several where the network begins with parallel branches. Their weights are averaged over the
+    colours, and the mean is taken for each channel. What such a network sees is the sum of all channels, hence motion
+    but not its direction, until it is trained further.
 
     Raises:
         WeightsError: the network has no convolution of three channels.
     """
     shared = itertools.chain(model.parameters(), model.buffers())
     stacked = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    first = next((module for module in stacked.modules() if _takes_colours(module)), None)
-    if first is None:
+    first = [module for module in stacked.modules() if _takes_colours(module)]
+    if not first:
         raise WeightsError(
             f"describe.streams: a flow stream with stack > 1 expects a network with a convolution of three "
             f"channels, got {type(model).__name__} without; set stack=1"
         )
-    mean = first.weight.detach().mean(dim=1, keepdim=True)
-    first.weight = nn.Parameter(mean.repeat(1, num_channels, 1, 1), first.weight.requires_grad)
-    first.in_channels = num_channels
+    for convolution in first:
+        weight = convolution.weight
+        mean = weight.detach().mean(dim=1, keepdim=True)
+        convolution.weight = nn.Parameter(mean.repeat(1, num_channels, 1, 1), weight.requires_grad)
+        convolution.in_channels = num_channels
     if rescales_colours(model):
         stacked.transform_input = False
     return stacked

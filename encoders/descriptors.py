@@ -10,12 +10,15 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from encoders.differences import rank_pooled, signed_parts
 from encoders.spp import LEVELS, num_cells, pyramid_pool
 from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
 
 EPSILON = 1e-12
+"""Shorter maps are divided by this, so that an empty one stays 0."""
+
 WHOLE_MAP_SCALE = 158.0
 """The released FV-VAE network multiplies the L2-normalised map by this constant."""
 
@@ -27,12 +30,12 @@ def scale(maps: Tensor, scaling: str) -> Tensor:
 
     per_position: each of the h * w descriptors over its L2 norm (DQ Table 7).
     whole_map: each map over the L2 norm of all its values, times 158 (the released network).
-    relative: each difference over the L2 norm of the maps that it is of, their mean, times 158: a large change stays
-        larger than a small one, which whole_map forgets. To maps of one frame, as here, it is whole_map.
+    relative: each difference over the mean L2 norm of the maps that it is taken of, times 158: a large change stays
+        larger than a small one, which whole_map forgets. For maps of single frames, as here, it is whole_map.
     Zeros stay zeros.
     """
     if scaling == "per_position":
-        return maps / maps.norm(dim=1, keepdim=True).clamp_min(EPSILON)
+        return functional.normalize(maps, dim=1)
     if scaling in ("whole_map", "relative"):
         return over_length(maps, maps.flatten(1).norm(dim=1))
     raise ValueError(f"describe.scaling: expected one of {SCALINGS}, got {scaling!r}")
@@ -153,13 +156,18 @@ def streams_of(
         scaling: of entries that name none.
 
     Raises:
-        ValueError: two streams would have one name.
+        ValueError: two streams would have one name, or nothing but differences of a vector is wanted.
     """
     streams: dict[str, Stream] = {}
     for node, (channels, height, width) in shapes.items():
         is_global = height * width == 1
         of_node = [(kind, spec) for kind, spec, nodes in entries if node in nodes]
         if is_global:
+            if of_node and all(kind in ("difference", "rank") for kind, _ in of_node):
+                raise ValueError(
+                    f"describe.streams: expected a {of_node[0][0]} of a node with maps, got {node}, which gives a vector; "
+                    "name a node before the pooling of the network, or have its appearance"
+                )
             of_node = _of_vector(of_node)
         for entry, spec in of_node:
             window = spec.window

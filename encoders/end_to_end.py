@@ -83,11 +83,6 @@ def fine_tune(
         parameter.requires_grad_(name in names)
     trunk = Trunk({name: parameters[name] for name in names}, finetune.learning_rate_factor)
 
-    def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
-        for quantity, value in losses.items():
-            sample.log(quantity, step, value)
-        sample.checkpoint(state)
-
     with torch.no_grad():
         width = _descriptors(backbone, network, sample.frames[:1]).shape[2]
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
@@ -102,7 +97,7 @@ def fine_tune(
             rank=sample.rank,
             all_reduce=sample.all_reduce,
             state=sample.state,
-            on_step=on_step,
+            on_step=sample.after_step,
         )
     return Finetuned(backbones.pack(model.cpu().state_dict()), FvVae.from_net(net.cpu()))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, add_products, groups
 from encoders.gmm import Gmm, JointDensity, fit_gmm, fit_gmm_stepwise, joint_density
 from encoders.kmeans import fit_centroids
-from encoders.pca import Pca, input_width
+from encoders.pca import Pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import GmmFvSettings
 
@@ -87,26 +87,19 @@ class GmmFisher(Encoder):
         on_cpu = Gmm(gmm.weights.cpu(), gmm.means.cpu(), gmm.variances.cpu())
         return cls(on_cpu, pca, normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
         num_components = len(self.gmm.weights)
+        sums = [self.gmm.weights.new_zeros(num_components + self.output_dim) for _ in lengths]
         moments = [each[num_components:].view(num_components, -1) for each in sums]
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         density, scratch = self._densities[dtype], Scratch(dtype, descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
-            x = descriptors[rows].to(dtype)
-            y = density.expand(x if self.pca is None else self.pca.transform(x), scratch)
+            y = density.expand(projected(descriptors[rows].to(dtype), self.pca), scratch)
             posterior = density.posterior(density.log_joint(y, scratch), scratch)
             for video, part in pieces:
                 sums[video][:num_components] += posterior[part].sum(0)
             add_products(moments, posterior, y, pieces)
         return sums
-
-    def _zeros(self) -> Tensor:
-        return self.gmm.weights.new_zeros(len(self.gmm.weights) + self.output_dim)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         num_components = len(self.gmm.weights)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # fv_vae imports this module
 
 
 SQUARED_ROWS = 2048
-"""Descriptors whose products are summed in the precision they come in."""
+"""Descriptors of one product, which is in their own precision; the products add up in float64."""
 
 
 def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:

@@ -76,10 +76,12 @@ def choose_weights(
 ) -> dict[int, tuple[float, ...]]:
     """{fold: weights} for each fold's videos, chosen on the videos of the other folds alone.
 
-    Their scores are of classifiers that did not see them, so no score that a choice rests on is one of a
-    training video. But those classifiers were trained on this fold's videos with their labels, so the choice is not
-    independent of them; `encoders.nested` chooses on scores of inner folds instead. The best weights of `weight_grid` have the highest accuracy or, where videos have
-    several classes, the highest mAP; the most even ones of them are taken.
+    The best weights of `weight_grid` have the highest accuracy or, where videos have several classes, the highest mAP;
+    the most even ones of them are taken.
+
+    Each video that is chosen on has scores of classifiers that did not see it. But those classifiers were trained
+    on this fold's videos with their labels, so the choice is not independent of them; `encoders.nested` chooses on
+    scores of inner folds instead.
 
     Args:
         score_arrays: M of [N, K], each video scored by the classifier that left its fold out.

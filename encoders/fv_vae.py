@@ -24,15 +24,17 @@ from encoders.base import (
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
 from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps
-from encoders.normalise import EPSILON
-from encoders.pca import Pca, fit_sample_pca, input_width
+from encoders.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 
 INFORMATION_FILE = "information.safetensors"
 
+SHORTEST_GRADIENT = 1e-12
+"""A gradient power takes shorter gradients for as long as this."""
+
 HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
-"""Of the training videos, for early stopping; and the most of their frames that it looks at."""
+"""For early stopping: the part of the training videos that is held out, and the most of their frames that are evaluated."""
 
 
 class FvVae(Encoder):
@@ -92,7 +94,6 @@ class FvVae(Encoder):
     def from_net(
         cls,
         net: FvVaeNet,
-        information: Information | None = None,
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
     ) -> Self:
@@ -106,7 +107,7 @@ class FvVae(Encoder):
         weights["decoder.weight"] /= scale
         weights["decoder.bias"] /= scale
         weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
-        return cls(weights, information, normalisation, pca, net.settings.gradient_power)
+        return cls(weights, None, normalisation, pca, net.settings.gradient_power)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
@@ -122,11 +123,6 @@ class FvVae(Encoder):
         pca = fit_sample_pca(sample, settings)
         held_out = sample.held_out(HELD_OUT_SHARE) if settings.early_stopping_steps else None
 
-        def on_step(step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
-            for quantity, value in losses.items():
-                sample.log(quantity, step, value)
-            sample.checkpoint(state)
-
         net = fit_fv_vae(
             _batches(sample, settings.batch_frames, pca, held_out),
             settings.pca_components or sample.frames.shape[2],
@@ -138,9 +134,9 @@ class FvVae(Encoder):
             rank=sample.rank,
             all_reduce=sample.all_reduce,
             state=sample.state,
-            on_step=on_step,
+            on_step=sample.after_step,
         )
-        plain = cls.from_net(net.to(sample.frames.device), None, normalisation, pca)
+        plain = cls.from_net(net.to(sample.frames.device), normalisation, pca)
         videos = (part.flatten(0, 1).float() for part in sample.frames.split(num_frames.tolist()))
         statistics = estimate(plain, videos, sample.all_reduce)
         fitted = plain.with_information(choose(statistics, settings)).to("cpu")
@@ -197,7 +193,7 @@ class FvVae(Encoder):
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product.
 
-        With a gradient power, delta is times what gives the gradient its new length.
+        With a gradient power, delta is scaled so that the outer product has its new length.
         """
         x = self._rows(descriptors)
         scratch = Scratch(x.dtype, x.device)
@@ -248,24 +244,17 @@ class FvVae(Encoder):
             settings.get("gradient_power", 1.0),
         )
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
+        variances = self._weights["var_x"].double().unsqueeze(1)
+        sums = [variances.new_zeros(self.width, self.num_latents + 1) for _ in lengths]
         scratch = Scratch(_compute_dtype(descriptors), descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
             x = self._rows(descriptors[rows])
             code = self._code(x, scratch)
             add_products(sums, self._residuals(x, code, scratch), code, pieces)
-        variances = self._weights["var_x"].double().unsqueeze(1)
         for each in sums:
             each /= variances
         return sums
-
-    def _zeros(self) -> Tensor:
-        shape = (self.width, self.num_latents + 1)
-        return self._weights["var_x"].new_zeros(shape, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         gradient = sums / count
@@ -275,8 +264,7 @@ class FvVae(Encoder):
 
     def _rows(self, descriptors: Tensor) -> Tensor:
         """[n, C] of descriptors, after the PCA, in the dtype that is computed in."""
-        x = descriptors.flatten(0, -2).to(_compute_dtype(descriptors))
-        return x if self.pca is None else self.pca.transform(x)
+        return projected(descriptors.flatten(0, -2).to(_compute_dtype(descriptors)), self.pca)
 
     def _code(self, x: Tensor, scratch: Scratch) -> Tensor:
         """[z, 1] [n, L + 1] of x [n, C], in scratch memory."""
@@ -287,7 +275,7 @@ class FvVae(Encoder):
         return x
 
     def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
-        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]: the variances wait for the sums.
+        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; the sums are divided by sigma_x^2 later.
 
         Times |g|^(power - 1), where a gradient's length |g| is that of the residual in standard deviations sigma_x
         times that of [z, 1].
@@ -301,7 +289,9 @@ class FvVae(Encoder):
                 residuals, self._weights["var_x"].to(x.dtype).rsqrt(), out=linear
             )
             length = deviations.norm(dim=1) * code.norm(dim=1)
-            residuals *= (length.clamp_min(EPSILON) ** (self.gradient_power - 1)).unsqueeze(1)
+            residuals *= (
+                length.clamp_min(SHORTEST_GRADIENT) ** (self.gradient_power - 1)
+            ).unsqueeze(1)
         return residuals
 
     def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
@@ -318,20 +308,6 @@ class FvVae(Encoder):
             decoder = torch.cat([weights["decoder.weight"], weights["decoder.bias"][:, None]], 1)
             self._layers_of[dtype] = [(weight.T, bias) for weight, bias in layers], decoder.T
         return self._layers_of[dtype]
-
-
-def load_released(
-    tensors: dict[str, Tensor],
-    information: Information | None = None,
-    normalisation: str = "signed_sqrt_l2",
-) -> FvVae:
-    """The encoder out of the authors' released tensors, whose `sigma_x` is a standard deviation.
-
-    It expects descriptors whose map was divided by its own L2 norm and multiplied by 158.
-    """
-    weights = {key: value for key, value in tensors.items() if key != "sigma_x"}
-    weights["var_x"] = tensors["sigma_x"].square()
-    return FvVae(weights, information, normalisation)
 
 
 def _compute_dtype(descriptors: Tensor) -> torch.dtype:
@@ -354,8 +330,7 @@ def _held_out_frames(sample: FitSample, held_out: Tensor, pca: Pca | None) -> Te
     most = max(1, HELD_OUT_FRAMES // sample.world_size)
     if len(places) > most:
         places = places[torch.arange(most) * len(places) // most]
-    frames = sample.frames[places.to(sample.frames.device)].float()
-    return frames if pca is None else pca.transform(frames)
+    return projected(sample.frames[places.to(sample.frames.device)].float(), pca)
 
 
 def _batches(
@@ -377,8 +352,7 @@ def _batches(
 
     def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         chosen = random_frames(sample, batch_frames, generator, held_out)
-        frames = sample.frames[chosen.to(sample.frames.device)].float()
-        frames = frames if pca is None else pca.transform(frames)
+        frames = projected(sample.frames[chosen.to(sample.frames.device)].float(), pca)
         targets = sample.targets
         if targets is not None:
             targets = targets[sample.video[chosen]].to(frames.device)

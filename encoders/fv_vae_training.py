@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
 from encoders.sample import FitSample
-from encoders.settings import FvVaeSettings
+from encoders.settings import EVALUATE_EVERY, FvVaeSettings
 
 OPTIMISERS = {
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-6),  # Zeiler's values
     "adam": torch.optim.Adam,
 }
 
-
-EVALUATE_EVERY = 25
-"""Steps between two looks at held-out frames."""
 
 EVALUATE_FRAMES = 64
 """Held-out frames to work on at a time."""
@@ -72,11 +69,11 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
         held_out: this worker's share [h, T, C] of the frames that early stopping looks at, h may be 0; None
             where there is none. The weights with the highest evidence lower bound on them are kept.
         all_reduce: sums a tensor over workers and gives every worker the sum. Called once for the
-            first batch's moments, then once a step, and once a look at held-out frames.
+            first batch's moments, then once a step, and once for each evaluation of held-out frames.
         state: what `on_step`'s last argument returned; the run goes on behind it.
         on_step: called after each step with the number of steps done, the mean losses over workers
-            (`total`, `reconstruction`, `regularisation`, `classification`; `held_out_bound` at steps with
-            a look) and a function that copies the state: tensors and plain values, for torch.save and
+            (`total`, `reconstruction`, `regularisation`, `classification`; `held_out_bound` at steps
+            with an evaluation) and a function that copies the state: tensors and plain values, for torch.save and
             torch.load(weights_only=True).
 
     Raises:
@@ -139,7 +136,7 @@ class _Stopping:
         self.step, self.bound, self.weights = 0, -math.inf, {}
 
     def look(self, step: int, net: FvVaeNet, noise: torch.Generator) -> dict[str, float]:
-        """The bound after `step` steps, by name; nothing at steps without a look."""
+        """The evidence lower bound after `step` steps, by name; empty where it is not evaluated."""
         is_due = step % EVALUATE_EVERY == 0 or step == self.settings.num_steps
         if self.frames is None or not is_due:
             return {}

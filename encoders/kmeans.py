@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from encoders.pca import Pca, fit_sample_pca, from_first_worker
+from encoders.pca import Pca, fit_sample_pca, from_first_worker, projected
 from encoders.sample import FitSample
 from encoders.settings import PcaSettings
 
 MAX_POINTS_PER_CENTROID = 1024
-"""k-means uses all descriptors up to K times this many, else a part. FK 4.3 has 1,000."""
-
-CHUNK_DESCRIPTORS = 1024
-"""How many descriptors are encoded at a time: bounds memory and float32 sums, and fits a cache."""
+"""k-means uses at most K times this many descriptors, drawn from all. FK 4.3 has 1,000."""
 
 
 def fit_kmeans(
@@ -64,18 +61,8 @@ def fit_centroids(
 ) -> tuple[Pca | None, Tensor]:
     """A sample's PCA (None for 0 components), and centroids [K, C] after it: those of worker 0."""
     pca = fit_sample_pca(sample, settings)
-    points = sample.gather(MAX_POINTS_PER_CENTROID * num_centroids)
-    points = points if pca is None else pca.transform(points)
+    points = projected(sample.gather(MAX_POINTS_PER_CENTROID * num_centroids), pca)
     return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
-
-
-def nearest(centroids: Tensor, descriptors: Tensor) -> Tensor:
-    """The index [n] of the centroid [K, C] nearest to each descriptor [n, C]; the first of equals.
-
-    In the dtype of the descriptors.
-    """
-    assignment = Assignment.to(centroids)
-    return assignment.nearest(descriptors - assignment.centre)
 
 
 class Assignment(NamedTuple):

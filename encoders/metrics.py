@@ -47,7 +47,7 @@ class Ranking:
         return self._of_curves(weights, _interpolated, (num_levels,))
 
     def voc_average_precision(self, weights: NDArray) -> NDArray:
-        """[K, B] 11-point interpolated average precision (VOC 2007); NaN for a class without positives."""
+        """[K, B] 11-point interpolated average precision (VOC 2007, FK 4.3); NaN for a class without positives."""
         return self.interpolated_precision(weights).mean(1)
 
     def _of_curves(self, weights: NDArray, function: Callable, shape: tuple[int, ...]) -> NDArray:
@@ -110,21 +110,11 @@ def average_precision(scores: NDArray, targets: NDArray) -> NDArray:
     return Ranking(scores, targets).average_precision(np.ones((len(scores), 1)))[:, 0]
 
 
-def voc_average_precision(scores: NDArray, targets: NDArray) -> NDArray:
-    """[K] 11-point interpolated average precisions (VOC 2007, FK 4.3); NaN for a class without positives."""
-    return Ranking(scores, targets).voc_average_precision(np.ones((len(scores), 1)))[:, 0]
-
-
 def mean_over_classes(values: NDArray) -> NDArray:
     """The mean of [K, ...] over the classes that have a value: mAP of APs; NaN if none has."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0))
-
-
-def mean_average_precision(scores: NDArray, targets: NDArray) -> float:
-    """The mean of `average_precision` over the classes that have positives; NaN if none has."""
-    return float(mean_over_classes(average_precision(scores, targets)))
 
 
 def accuracy(scores: NDArray, targets: NDArray) -> float:

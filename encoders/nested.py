@@ -1,6 +1,7 @@
 """What is chosen for a fold on its training videos alone: by scores of inner folds that were held out.
 
-Letters: N videos of a Gram matrix, n of them training, K classes, M parts (an encoder on a stream), U units.
+Letters: N videos of a Gram matrix, n of them training, K classes, M parts (an encoder on a stream), U values
+whose mean is a quality.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from encoders import metrics
 from encoders.calibration import fit_sigmoid
-from encoders.svm import ClassWeight, decisions_along
-from encoders.svm_columns import Loss, balanced, one_vs_rest
+from encoders.svm import decisions_along
+from encoders.svm_columns import ClassWeight, Loss, class_weights, one_vs_rest
 from encoders.svm_gram import Gram
 
 MARGIN = 1.0
 """Standard errors by which some parts must be better than all of them together to be taken instead."""
 
 TOLERATED = 0.05
-"""Nats of log loss that count as about as good however many videos there are: a weaker part may know something else."""
+"""Difference in log loss, in nats, below which parts count as about equal however many videos there are: a weaker part
+may know something else."""
 
 
 def held_out_scores(
@@ -42,7 +44,7 @@ def held_out_scores(
     """
     parts, inside = np.unique(inner[inner >= 0]), inner >= 0
     training = torch.from_numpy(inside[:, None] & (inner[:, None] != parts))
-    weights = balanced(targets, training) if class_weight == "balanced" else None
+    weights = class_weights(class_weight, targets, training)
     device = gram.centred.device
     for decisions in decisions_along(
         gram,
@@ -55,8 +57,8 @@ def held_out_scores(
 
 
 def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
-    """[U]: what the mean is taken of. 1 for each video whose first class is right, else 0; where videos have
-    several classes the AP of each class that has a positive."""
+    """[U] values whose mean is the quality of scores: for each video 1 if its first class is right, else 0 (accuracy);
+    where videos have several classes, the AP of each class that has a positive (mAP)."""
     if (targets.sum(1) > 1).any():
         precision = metrics.average_precision(scores, targets)
         return precision[~np.isnan(precision)]
@@ -67,8 +69,8 @@ def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     """[n] nats of the targets [n, K] of each video, added up over classes, by the probabilities of the scores' own
     sigmoid (`fit_sigmoid`).
 
-    Right by a little and wrong by a little are nearly the same to it, and different to the accuracy, which is
-    uncertain by several videos where there are a hundred.
+    A video that is barely right and one that is barely wrong have nearly the same loss. To the accuracy they differ as
+    much as can be, which makes it uncertain by several videos where there are a hundred.
     """
     if not len(scores):
         return np.zeros(0)

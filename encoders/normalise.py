@@ -1,14 +1,15 @@
-"""The only place where finished vectors are normalised (METHODS 3.5; DQ 5.2, VU 2.3.3)."""
+"""Normalisations of finished vectors, by name (METHODS 3.5; DQ 5.2, VU 2.3.3).
+
+Vectors whose inner products are summed as kernels have their length taken in float64: `encoders.kernels.unit`.
+"""
 
 from torch import Tensor
-
-EPSILON = 1e-12
-"""Vectors shorter than this stay zero instead of being blown up."""
+from torch.nn import functional
 
 
 def l2(vector: Tensor) -> Tensor:
     """`vector` [..., D] over its Euclidean length; a zero vector stays zero."""
-    return vector / vector.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+    return functional.normalize(vector, dim=-1)
 
 
 def signed_sqrt(vector: Tensor) -> Tensor:

@@ -34,19 +34,25 @@ class Pca:
         """(x - mean) components^T scale: [n, C] to [n, P], in the dtype and on the device of x."""
         return ((x - self.mean.to(x)) @ self.components.to(x).T) * self.scale.to(x)
 
-    def tensors(self, prefix: str = "pca.") -> dict[str, Tensor]:
-        """The three tensors by prefixed name, for an encoder to store beside its own."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The three tensors by names that begin with "pca.", for an encoder to store beside its own."""
         return {
-            f"{prefix}mean": self.mean,
-            f"{prefix}components": self.components,
-            f"{prefix}scale": self.scale,
+            "pca.mean": self.mean,
+            "pca.components": self.components,
+            "pca.scale": self.scale,
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], prefix: str = "pca.") -> Self | None:
-        """The inverse of `tensors`; None where `tensors` holds no name with the prefix."""
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if prefix in key}
-        return cls(**own) if own else None
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self | None:
+        """The inverse of `tensors`; None where no name begins with "pca."."""
+        if "pca.mean" not in tensors:
+            return None
+        return cls(*(tensors[f"pca.{name}"] for name in ("mean", "components", "scale")))
+
+
+def projected(x: Tensor, pca: Pca | None) -> Tensor:
+    """x [.., C] after the PCA; x itself where there is none."""
+    return x if pca is None else pca.transform(x)
 
 
 def input_width(pca: Pca | None, width: int, owner: str) -> int:

@@ -3,6 +3,7 @@
 Letters: f frames, T descriptors of a frame, C channels.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -28,11 +29,8 @@ class Average(Encoder):
         cells, width = sample.frames.shape[1:]
         return cls(cells * width if cls.per_frame else width, normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return descriptors.sum(0, dtype=torch.float64)
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(self.descriptor_dim, dtype=torch.float64)
+    def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        return [video.sum(0, dtype=torch.float64) for video in descriptors.split(lengths)]
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         return sums / count

@@ -45,6 +45,12 @@ class FitSample:
     state: dict | None = None
     checkpoint: Callable[[Callable[[], dict]], None] = field(default=lambda _: None)
 
+    def after_step(self, step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
+        """Logs the losses of a training step by name, and offers the state after it."""
+        for quantity, value in losses.items():
+            self.log(quantity, step, value)
+        self.checkpoint(state)
+
     def descriptors(self) -> Tensor:
         """This worker's descriptors [f T, C]: the frames themselves, neither copied nor converted."""
         return self.frames.view(-1, self.frames.shape[2])
@@ -90,8 +96,8 @@ class FitSample:
     def held_out(self, share: float) -> Tensor:
         """[v] bool: the videos of some groups, drawn with the seed, that a fit may be judged on.
 
-        As many groups as make up `share` of the videos or just more, but not all. Where there is one group, its
-        videos are drawn instead.
+        Groups in random order, each one that brings the number of videos nearer to `share` of all; the smallest where each
+        is too large. Where there is one group, its videos are drawn instead.
 
         Raises:
             ValueError: there is one video.
@@ -109,9 +115,13 @@ class FitSample:
                 "fv_vae.early_stopping_steps=0 or sample more videos"
             )
         order = names[np.random.default_rng(self.seed).permutation(len(names))]
-        sizes = torch.stack([(group[has_frames] == name).sum() for name in order]).cumsum(0)
-        number = 1 + int((sizes < share * has_frames.sum()).sum())
-        return torch.isin(group, order[: min(number, len(names) - 1)])
+        sizes = [int((group[has_frames] == name).sum()) for name in order]
+        chosen, missing = [], share * sum(sizes)
+        for place, size in enumerate(sizes):
+            if size < 2 * missing and len(chosen) < len(names) - 1:
+                chosen.append(place)
+                missing -= size
+        return torch.isin(group, order[chosen or [int(np.argmin(sizes))]])
 
     def _places(self) -> tuple[NDArray[np.int64], int]:
         """Where this worker's frames stand among those of all workers, ascending; and how many

@@ -4,11 +4,15 @@ The section of the run's configuration has the registry name of the encoder.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 MIN_STEPS = 100
-"""Of an FV-VAE's training: before them it has learnt little whatever the sample."""
+"""Least steps of an FV-VAE's training where num_steps is 0: before them it has learnt little, whatever the sample."""
+
+EVALUATE_EVERY = 25
+"""Steps of an FV-VAE's training between two evaluations of held-out frames."""
 
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
@@ -19,6 +23,51 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
     """Raises ValueError with where, what was expected and what was got, unless `condition` holds."""
     if not condition:
         raise ValueError(f"{where}: expected {expected}, got {got!r}")
+
+
+def more_than_0(record: object, section: str, *names: str) -> None:
+    """Raises ValueError unless the numbers of those names are more than 0."""
+    for name in names:
+        value = getattr(record, name)
+        require(value > 0, f"{section}.{name}", "more than 0", value)
+
+
+def at_least(least: int, record: object, section: str, *names: str) -> None:
+    """Raises ValueError unless the numbers of those names are not below `least`."""
+    for name in names:
+        value = getattr(record, name)
+        expected = f"at least {least}" if least else "0 or more"
+        require(value >= least, f"{section}.{name}", expected, value)
+
+
+LARGEST_COUNT = 2**31 - 1
+"""Of whole numbers, as columns of tables and libraries hold them."""
+
+LARGEST = {"s": 10**9, "bytes": 2**50, "seed": 2**32 - 1}
+"""Of the numbers whose names end so: seconds as timers take them, memory, seeds as NumPy and scikit-learn take them."""
+
+
+def check_numbers(section: str, record: object) -> None:
+    """Raises ValueError where a number of a section is not finite, or larger than anything can hold."""
+    for name, value in vars(record).items():
+        where, kind = f"{section}.{name}", name.rpartition("_")[2]
+        most = LARGEST.get(kind, LARGEST_COUNT)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                require(math.isfinite(number), where, "a finite number", number)
+            if isinstance(number, int) or (isinstance(number, float) and kind in LARGEST):
+                require(number <= most, where, f"at most {most}", number)
+
+
+def each_once(where: str, values: Sequence[object]) -> None:
+    """Raises ValueError where a value comes twice."""
+    require(len(set(values)) == len(values), where, "each once", values)
+
+
+def one_or_more(where: str, values: Sequence[object], expected: str = "one or more") -> None:
+    """Raises ValueError where there is no value, or one comes twice."""
+    unique = 0 < len(values) == len(set(values))
+    require(unique, where, f"{expected}, each once", values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +83,7 @@ class PcaSettings:
 
     def check_pca(self, section: str) -> None:
         """Raises ValueError unless the two go together."""
-        require(
-            self.pca_components >= 0, f"{section}.pca_components", "0 or more", self.pca_components
-        )
+        at_least(0, self, section, "pca_components")
         require(
             self.pca_components > 0 or not self.pca_whiten,
             f"{section}.pca_whiten",
@@ -73,9 +120,9 @@ class PyramidSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AveSettings(PyramidSettings):
-    """The mean descriptor. It fits nothing; one of each level side by side tells small things from large ones."""
+    """The mean descriptor, for which nothing is fitted. per_level keeps one mean for each level, side by side."""
 
-    # Nothing that a mean could use: `encoders.spatial` asks for both.
+    # A mean has neither; `Spatial.fit` reads both.
     pca_components: ClassVar[int] = 0
     position_weight: ClassVar[float] = 0.0
 
@@ -106,7 +153,7 @@ class SpatialSettings(PcaSettings, PyramidSettings):
         self.check_pca(section)
         self.check_levels(section)
         require(
-            0 <= self.position_weight < float("inf"),
+            0 <= self.position_weight < math.inf,
             f"{section}.position_weight",
             "0 or more",
             self.position_weight,
@@ -122,7 +169,7 @@ class VladSettings(SpatialSettings):
     intra: bool = False
 
     def __post_init__(self) -> None:
-        require(self.num_centroids >= 1, "vlad.num_centroids", "at least 1", self.num_centroids)
+        at_least(1, self, "vlad", "num_centroids")
         self.check_descriptors("vlad")
 
 
@@ -147,16 +194,9 @@ class GmmFvSettings(SpatialSettings):
     step_exponent: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("num_components", "max_iterations"):
-            require(getattr(self, name) >= 1, f"gmm_fv.{name}", "at least 1", getattr(self, name))
-        for name in ("tolerance", "variance_floor"):
-            require(getattr(self, name) > 0, f"gmm_fv.{name}", "more than 0", getattr(self, name))
-        require(
-            self.batch_descriptors >= 0,
-            "gmm_fv.batch_descriptors",
-            "0 or more",
-            self.batch_descriptors,
-        )
+        at_least(1, self, "gmm_fv", "num_components", "max_iterations")
+        more_than_0(self, "gmm_fv", "tolerance", "variance_floor")
+        at_least(0, self, "gmm_fv", "batch_descriptors")
         self.check_descriptors("gmm_fv")
         require(
             0.5 < self.step_exponent <= 1,
@@ -178,7 +218,7 @@ class BilinearSettings(SpatialSettings):
     num_features: int = 8192
 
     def __post_init__(self) -> None:
-        require(self.num_features >= 1, "bilinear.num_features", "at least 1", self.num_features)
+        at_least(1, self, "bilinear", "num_features")
         self.check_descriptors("bilinear")
 
 
@@ -194,7 +234,7 @@ class CompressSettings:
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        require(self.num_features >= 1, "compress.num_features", "at least 1", self.num_features)
+        at_least(1, self, "compress", "num_features")
         require(
             self.kind != "random_maclaurin" or not self.whiten,
             "compress.whiten",
@@ -211,7 +251,7 @@ class FvVaeSettings(SpatialSettings):
     hidden: widths of the encoder's hidden layers; None is one layer as wide as the descriptor.
     lambda3: weight of the class loss; 0 is FV-VAE^-, whose codebook uses no labels.
     class_pooling: classify each descriptor, or the frame by the largest score over its descriptors.
-    sigma_learning_rate_factor: the two covariances learn that much faster (the released network: 10).
+    sigma_learning_rate_factor: sigma_x and sigma_z learn that much faster (the released network: 10).
     num_steps: 0 means as many as read the sampled frames twice, and 100 at least (`steps_for`).
     early_stopping_steps: training ends where the evidence lower bound of held-out training videos (whole groups of
         them) has not risen for so many steps, and the best weights are kept; 0: after num_steps, with the last.
@@ -219,7 +259,7 @@ class FvVaeSettings(SpatialSettings):
     information, damping: the Fisher information that whitens the gradient, and its relative damping. Both
         forms are estimated with the codebook, so changing these fits nothing again.
     gradient_power: of the length of each descriptor's gradient, before they are averaged; 1 is the paper's. A gradient grows
-        with the square of what is not as usual in a descriptor; 0.5 makes that linear, as VLAD's residuals are.
+        with the square of a descriptor's deviation from the usual; with 0.5 it grows linearly, as VLAD's residuals do.
     """
 
     size: ClassVar[str] = "num_latents"
@@ -242,14 +282,15 @@ class FvVaeSettings(SpatialSettings):
     gradient_power: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("num_latents", "batch_frames"):
-            require(getattr(self, name) >= 1, f"fv_vae.{name}", "at least 1", getattr(self, name))
-        for name in ("lambda1", "lambda2", "lambda3", "damping"):
-            require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
-        for name in ("num_steps", "early_stopping_steps"):
-            require(getattr(self, name) >= 0, f"fv_vae.{name}", "0 or more", getattr(self, name))
-        for name in ("learning_rate", "sigma_learning_rate_factor"):
-            require(getattr(self, name) > 0, f"fv_vae.{name}", "more than 0", getattr(self, name))
+        at_least(1, self, "fv_vae", "num_latents", "batch_frames")
+        at_least(0, self, "fv_vae", "lambda1", "lambda2", "lambda3", "damping", "num_steps")
+        more_than_0(self, "fv_vae", "learning_rate", "sigma_learning_rate_factor")
+        require(
+            self.early_stopping_steps == 0 or self.early_stopping_steps >= EVALUATE_EVERY,
+            "fv_vae.early_stopping_steps",
+            f"0, or at least {EVALUATE_EVERY}, the steps between two looks",
+            self.early_stopping_steps,
+        )
         self.check_descriptors("fv_vae")
         require(
             0 <= self.gradient_power <= 1, "fv_vae.gradient_power", "0 to 1", self.gradient_power
@@ -290,8 +331,7 @@ class FinetuneSettings:
     num_frames: int = 20_000
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate_factor", "num_frames"):
-            require(getattr(self, name) > 0, f"finetune.{name}", "more than 0", getattr(self, name))
+        more_than_0(self, "finetune", "learning_rate_factor", "num_frames")
 
 
 FV_VAE_PRESETS = {

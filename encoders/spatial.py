@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import CODEBOOK, Encoder, State, header_of
-from encoders.pca import Pca, fit_sample_pca, input_width
+from encoders.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import UNIT_LENGTH, AveSettings, SpatialSettings
 from encoders.spp import num_cells
@@ -33,7 +33,7 @@ SHARED = {
     "levels": (),
     "per_level": False,
 }
-"""What is done before the parts, and so not in them again."""
+"""Settings that act before the parts; the parts get them switched off."""
 
 
 def cell_levels(levels: tuple[int, ...], cells: int) -> Tensor:
@@ -75,10 +75,11 @@ def cell_places(levels: tuple[int, ...], cells: int) -> Tensor:
 
 
 class Spatial(Encoder):
-    """Parts of another kind, each fitted on some of a frame's cells: a descriptor is a whole frame, its T side by side.
+    """Encoders of another kind ("parts"), each fitted on some of a frame's cells. What it calls a descriptor is a whole
+    frame, its T descriptors side by side.
 
-    With one part its vector is the vector. With one for each level, the levels' vectors, normalised by themselves,
-    stand side by side, and the whole is scaled to norm 1 where they are.
+    With one part its vector is the vector. With one for each level, the levels' vectors, each normalised by itself,
+    stand side by side, and the whole is scaled to norm 1 where each of them is.
 
     Args:
         parts: fitted encoders of one kind, in the order of `used`.
@@ -166,9 +167,6 @@ class Spatial(Encoder):
             parts.append(kind.fit(part, own, normalisation))
         return cls(parts, sample.levels, used, cells, places, pca)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         frames = self._frames(descriptors.unflatten(1, (self.cells, -1)))
         sums = [
@@ -178,9 +176,6 @@ class Spatial(Encoder):
             for part, index in self._with_cells()
         ]
         return [torch.stack(of_parts) for of_parts in zip(*sums, strict=True)]
-
-    def _zeros(self) -> Tensor:
-        return torch.stack([part._zeros() for part in self.parts])
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         if len(self.parts) == 1:
@@ -305,7 +300,7 @@ def _root_mean_square(sample: FitSample, pca: Pca | None) -> float:
 
 def _widened(frames: Tensor, pca: Pca | None, places: Tensor | None) -> Tensor:
     """[.., T, P] of frames [.., T, C] in floating point: after the PCA, with their places behind."""
-    x = frames if pca is None else pca.transform(frames)
+    x = projected(frames, pca)
     if places is None:
         return x
     return torch.cat([x, places.to(x).expand(*x.shape[:-1], -1)], -1)

@@ -7,22 +7,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from encoders.settings import require
+from encoders.settings import each_once, require
 
 Scaling = Literal["per_position", "whole_map", "relative"]
 """What maps are divided by before the spatial pyramid, see `encoders.descriptors.scale`."""
 
 MOST_FRAMES = 64
-"""Of a window: as many as a segment has sampled ones."""
+"""Most frames of a window: as many as a segment has sampled ones."""
 
 MOST_FLOWS = 20
-"""Of a stack: twice as many as the papers take."""
+"""Most flows of a stack: twice as many as the papers take."""
 
 LEAST_FLOW_PX = 12
-"""A side of the pictures that dense inverse search takes."""
+"""Shortest side of the pictures that dense inverse search takes."""
 
-MAX_FLOW_PX = 40.0
-"""VU 3.3.4 cuts flow off at -40 and 40."""
+FLOW_BOUND_PX = 40.0
+"""Where flow is cut off to both sides unless a stream says otherwise (VU 3.3.4)."""
 
 
 INPUT = "input"
@@ -77,7 +77,7 @@ class FlowWindow(Window):
 
     Attributes:
         method: dis or tvl1 (`pipelines.flow`).
-        bound_px: the largest displacement in a direction that is told apart.
+        bound_px: larger displacements in x or y are cut off to it.
     """
 
     method: str
@@ -120,7 +120,7 @@ class StreamSpec:
         return "".join(f"_{part}" for part in (self.frames_name, self.scaling) if part)
 
     def __post_init__(self) -> None:
-        require(len(set(self.nodes)) == len(self.nodes), "nodes", "each once", self.nodes)
+        each_once("nodes", self.nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ class FlowSpec(StreamSpec):
     method: Literal["dis", "tvl1"] = "dis"
     gap: int = 1
     stack: int = 1
-    bound_px: float = 40.0
+    bound_px: float = FLOW_BOUND_PX
 
     @property
     def window(self) -> FlowWindow:
@@ -190,7 +190,7 @@ class FlowSpec(StreamSpec):
             self.method if self.method != "dis" else "",
             f"gap{self.gap}" if self.gap != 1 else "",
             f"x{self.stack}" if self.stack != 1 else "",
-            f"bound{self.bound_px:g}".replace(".", "_") if self.bound_px != MAX_FLOW_PX else "",
+            f"bound{self.bound_px:g}".replace(".", "_") if self.bound_px != FLOW_BOUND_PX else "",
         )
         return "_".join(part for part in parts if part)
 
@@ -229,3 +229,13 @@ def kind_of(stream: str) -> str:
     name = re.sub(f"_({'|'.join(get_args(Scaling))})$", "", stream)
     found = _KIND.search(name)
     return found[1] if found else ""
+
+
+def is_difference(stream: str) -> bool:
+    """Whether a stream shows motion, as optical flow does."""
+    return kind_of(stream) in MOTION
+
+
+def is_local(stream: str) -> bool:
+    """Whether a stream is of local descriptors. Only such streams are fused, unless a group of results names others."""
+    return kind_of(stream) == "appearance" or is_difference(stream)

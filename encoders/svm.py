@@ -13,30 +13,22 @@ Gram matrix allows, and `encoders.svm_primal` for any number.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.svm_columns import Columns, Loss, balanced, best_length, one_sided, one_vs_rest
+from encoders.svm_columns import Columns, best_length, one_sided
 from encoders.svm_gram import Gram, Solution, block_rows, solve
-
-log = logging.getLogger(__name__)
-
-ClassWeight = Literal["none", "balanced"]
-
-TOLERANCE = 1e-6
-"""Relative gap at which a class is solved."""
+from encoders.tensor_files import metadata_of, save_tensors
 
 REFINEMENTS = 3
-"""Times that what rounding of the Gram matrix costs is mended (see `fit_weights`)."""
+"""Most refinement solves after rounding errors in the Gram matrix (see `fit_weights`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,64 +54,15 @@ class LinearClassifier:
 
     def to_bytes(self, **header: object) -> bytes:
         """One safetensors file, with the names of the classes in its header, and whatever else is given."""
-        # One entry: safetensors writes several in random order.
-        named = json.dumps(header | {"classes": self.classes}, sort_keys=True)
-        return safetensors.numpy.save(
-            {"weights": self.weights, "bias": self.bias}, {"classifier": named}
-        )
+        tensors = {"weights": torch.from_numpy(self.weights), "bias": torch.from_numpy(self.bias)}
+        return save_tensors(tensors, "classifier", header | {"classes": self.classes})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`."""
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["classifier"])
+        header = json.loads(metadata_of(data)["classifier"])
         tensors = safetensors.numpy.load(data)
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
-
-
-def fit_one_vs_rest(
-    x: NDArray,
-    targets: NDArray,
-    *,
-    classes: Sequence[str] | None = None,
-    c: float = 100.0,
-    loss: Loss = "squared_hinge",
-    class_weight: ClassWeight = "none",
-    tolerance: float = TOLERANCE,
-) -> LinearClassifier:
-    """The K classifiers of vectors [N, D] and targets [N, K] of 0 and 1 (any number of 1 a row).
-
-    It holds the Gram matrix [N, N] in memory, beside x. A class that every vector has, or none, has
-    nothing to separate: its score is always +1, or -1.
-
-    Args:
-        classes: K names; "0", "1", ... where not given.
-        class_weight: "balanced" gives the two signs of a class the same total cost, see
-            `encoders.svm_columns.balanced`.
-        tolerance: relative gap between primal and dual objective at which a class is solved; a
-            class that is not solved is logged as a warning.
-
-    Raises:
-        ValueError: shapes, targets or settings are wrong, or a vector is not finite.
-    """
-    names = tuple(classes) if classes is not None else tuple(map(str, range(targets.shape[-1])))
-    _check(x, targets, names)
-    vectors, known = torch.from_numpy(x), torch.from_numpy(targets)
-    training = torch.ones(len(x), 1, dtype=torch.bool)
-    if class_weight not in get_args(ClassWeight):
-        raise ValueError(
-            f"SVM: expected a class weight out of {get_args(ClassWeight)}, got {class_weight!r}"
-        )
-    weights = balanced(known, training) if class_weight == "balanced" else None
-    columns = one_vs_rest(known, training, c=c, loss=loss, weights=weights)
-    found = fit_weights(
-        Gram.of(vectors),
-        lambda: vectors.split(block_rows(x.shape[1])),
-        columns,
-        tolerance=tolerance,
-    )
-    warn_unsolved(found, names, tolerance)
-    return LinearClassifier(found.weights.numpy(), found.bias.numpy(), names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +95,6 @@ def fit_weights(
     columns: Columns,
     *,
     tolerance: float,
-    start: Tensor | None = None,
 ) -> Fitted:
     """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
 
@@ -163,15 +105,13 @@ def fit_weights(
 
     Args:
         blocks: gives the N vectors in order, as tensors [.., D], each time it is called.
-        start: beta [N, J] to begin with.
     """
     side = one_sided(columns)
     todo = (side == 0).nonzero().flatten()
     part = columns.take(todo)
-    start = None if start is None else start[:, todo]
     dim = next(iter(blocks())).shape[1]
     found = _one_sided(side, len(columns.costs), dim)
-    offset = torch.zeros_like(part.costs)
+    start, offset = None, torch.zeros_like(part.costs)
     for _ in range(1 + REFINEMENTS):
         if not len(todo):
             break
@@ -204,7 +144,7 @@ def _take_over(
     solution: Solution,
     blocks: Callable[[], Iterable[Tensor]],
 ) -> Tensor:
-    """Puts the weights of a solution where they are better; returns the decision values of X^T beta."""
+    """Keeps the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
     beta, first = solution.beta, 0
     weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
     for part in _doubles(blocks, weights):
@@ -215,7 +155,7 @@ def _take_over(
     dual = columns.dual_terms(beta) - half_norm
     bias = bias.float()
     for column in weights:
-        # Rounded where they are, one by one: all once more would be as much memory as there is of everything else.
+        # Rounded in place, one by one: a second copy of all weights would double the memory.
         column.copy_(column.float())
     decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)
@@ -271,42 +211,3 @@ def decisions_along(
             start = solve(gram, columns.take(todo), tolerance=tolerance, start=start).beta
             decisions[:, todo] = gram.product(start)
         yield decisions
-
-
-def warn_unsolved(found: Fitted, names: Sequence[str], tolerance: float) -> None:
-    """Logs the classes whose gap is above the tolerance; says nothing if there are none."""
-    bad = (found.gap > tolerance).nonzero().flatten().tolist()
-    if bad:
-        listed = ", ".join(f"{names[k]} ({found.gap[k]:.1e})" for k in bad)
-        log.warning(
-            "SVM: %d of %d classes are not solved to a relative gap of %g: %s; lower classify.c or "
-            "raise classify.tolerance",
-            len(bad),
-            len(names),
-            tolerance,
-            listed,
-        )
-
-
-def primal_objective(
-    x: NDArray, targets: NDArray, classifier: LinearClassifier, c: float, loss: Loss
-) -> NDArray:
-    """What each class's classifier minimises, [K] (see the top of this module), in float64."""
-    weights, bias = classifier.weights.astype(np.float64), classifier.bias.astype(np.float64)
-    margins = (2.0 * targets - 1) * (x.astype(np.float64) @ weights.T + bias)
-    losses = np.maximum(0, 1 - margins) ** (2 if loss == "squared_hinge" else 1)
-    return 0.5 * (np.square(weights).sum(1) + bias**2) + c * losses.sum(0)
-
-
-def _check(x: NDArray, targets: NDArray, classes: tuple[str, ...]) -> None:
-    if x.ndim != 2 or targets.shape != (len(x), len(classes)) or 0 in (*x.shape, len(classes)):
-        raise ValueError(
-            f"SVM: expected vectors [N, D] and targets [N, {len(classes)}] with N, D, K > 0, "
-            f"got {list(x.shape)} and {list(targets.shape)}; has each training video a vector and "
-            "labels?"
-        )
-    if not np.isin(targets, (0, 1)).all():
-        raise ValueError(
-            f"SVM: expected targets of 0 and 1, got {np.unique(targets)[:5].tolist()}; pass one "
-            "column per class"
-        )

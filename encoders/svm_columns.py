@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 Loss = Literal["squared_hinge", "hinge"]
+ClassWeight = Literal["none", "balanced"]
 
 SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
-"""Parts by which the decision values are made longer to find a lower primal (see `values`)."""
+"""Relative lengthenings of w that are tried for a lower primal objective (see `Columns.scaled_losses`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Columns:
         return type(self)(self.signs.to(device), self.costs.to(device), self.loss)
 
     def dual(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Tensor:
-        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are the hinge's alone."""
+        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are used by the hinge alone."""
         if self.is_hinge:
             alpha = torch.addcmul(anchor, decisions, decisions.new_ones(()), value=-1 / sigma)
             alpha.mul_(self.signs).add_(1 / sigma).clamp_min_(0)
@@ -117,6 +118,15 @@ def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
     factors = 1 + torch.tensor(SCALES, dtype=torch.float64, device=losses.device)
     primal, place = (factors.square().unsqueeze(1) * half_norm + losses).min(0)
     return primal, factors[place]
+
+
+def class_weights(rule: ClassWeight, targets: Tensor, training: Tensor) -> Tensor | None:
+    """What `one_vs_rest` takes as weights; None for "none".
+
+    Args:
+        targets: [N, K] of 0 and 1. training: [N, F] of booleans.
+    """
+    return balanced(targets, training) if rule == "balanced" else None
 
 
 def balanced(targets: Tensor, training: Tensor) -> Tensor:

@@ -24,34 +24,34 @@ from torch import Tensor
 from encoders.svm_columns import Columns, best_length
 
 STRIP_BYTES = 3 * 2**27
-"""Vectors of one strip, in float32."""
+"""Size of a strip's vectors in float32."""
 
 BLOCK_BYTES = 2**27
-"""Vectors that a strip is multiplied with at a time."""
+"""Size, in float32, of the vectors that a strip is multiplied with at a time."""
 
 EXACT_VECTORS = 1024
 """Up to so many vectors the products are float64."""
 
 MAX_ROUNDS = 300
-"""Newton steps."""
+"""Most Newton steps."""
 
 FORCING = 1e-4
-"""A step's right-hand side is met to this part."""
+"""Relative residual at which the conjugate gradients of a Newton step stop (the forcing term)."""
 
 SEARCHES = 12
-"""Slopes looked at along a step that is too long."""
+"""Most slopes that are evaluated to shorten a Newton step that is too long."""
 
 MAX_PRODUCTS = 200
-"""Conjugate gradient iterations of one step."""
+"""Most conjugate gradient iterations of one Newton step."""
 
 DIRECT_VECTORS = 256
 """Up to so many free vectors a step is solved by Cholesky's method."""
 
 SMOOTHING = 0.1
-"""The hinge's sigma as a part of the mean |x - m|^2."""
+"""The hinge's sigma over the mean |x - m|^2, m being the mean vector."""
 
 FULL_STEP = 1e-2
-"""A whole step is kept where the slope at its end is at most this part of that at its beginning."""
+"""A Newton step keeps its full length where the slope at its end is at most this part of that at its beginning."""
 
 
 def strip_rows(dim: int) -> int:
@@ -111,7 +111,7 @@ def gram_strip(
 
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """K' of N vectors: centred [N, N] in float32 or float64, cross a [N], square s (see above)."""
+    """K' of N vectors: centred [N, N] in float32 or float64, cross a [N], square s (see the top of this module)."""
 
     centred: Tensor
     cross: Tensor
@@ -161,7 +161,7 @@ class Gram:
 
     @property
     def spread(self) -> Tensor:
-        """The diagonal [N] of K' - u u^T / s, u = s 1 + a: what the common direction leaves."""
+        """The diagonal [N] of K' - u u^T / s, u = s 1 + a: that of K' after projecting out u."""
         diagonal = self.centred.diagonal().double() - self.cross.square() / self.square
         return diagonal.clamp_min(0)
 
@@ -220,12 +220,11 @@ def solve(
     tolerance: float,
     start: Tensor | None = None,
     offset: Tensor | None = None,
-    max_rounds: int | None = None,
 ) -> Solution:
     """All columns on one Gram matrix, each until its relative gap (P - D) / P is within the tolerance.
 
-    Each column needs vectors of both signs. One that is not solved in `max_rounds` (MAX_ROUNDS) steps shows
-    in the `gap` of the solution.
+    Each column needs vectors of both signs. One that is not solved in MAX_ROUNDS steps shows in
+    the `gap` of the solution.
 
     Args:
         start: beta [N, J] to begin with, such as that of a smaller c.
@@ -242,7 +241,7 @@ def solve(
     live = _Live(place, columns, start, gram.product(start) + offset, offset, anchor)
     empty = torch.full_like(columns.costs[0], torch.inf)
     found = Solution(torch.zeros_like(anchor), empty, -empty, torch.zeros_like(empty))
-    for _ in range(MAX_ROUNDS if max_rounds is None else max_rounds):
+    for _ in range(MAX_ROUNDS):
         beta = live.columns.dual(live.f, live.anchor, sigma)
         residual = beta - live.v
         change = gram.product(residual)
@@ -360,7 +359,7 @@ def _newton(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> tupl
 
 
 def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tensor:
-    """By Cholesky's method, column by column; the rows that fill up a batch are those of 1."""
+    """By Cholesky's method, a system for each column; smaller ones are filled up with rows of the identity matrix."""
     most = max(1, int(free.sum(0).max()))
     rows = free.to(torch.uint8).argsort(dim=0, descending=True, stable=True)[:most]
     used = free.gather(0, rows).T

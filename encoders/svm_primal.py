@@ -22,16 +22,16 @@ from encoders.svm_columns import SCALES, Columns, best_length
 from encoders.svm_gram import FULL_STEP, SMOOTHING
 
 MAX_ROUNDS = 100
-"""Newton steps."""
+"""Most Newton steps."""
 
 MAX_PASSES = 60
-"""Conjugate gradient iterations of one step."""
+"""Most conjugate gradient iterations, each a pass over the vectors, of one Newton step."""
 
 FORCING = 0.01
-"""A step meets Newton's equation to this part of the gradient."""
+"""Relative residual at which the conjugate gradients of a Newton step stop (the forcing term)."""
 
 LENGTHS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Where the slope along a step is looked at."""
+"""Lengths of a Newton step, 1 being the full one, at which the slope is evaluated."""
 
 
 class Shard(NamedTuple):
@@ -296,7 +296,7 @@ def _keep_better(
 
 
 def _conjugate_gradients(problem: _Problem, w: Tensor, target: Tensor) -> Tensor:
-    """The Newton step [J', D + 1], to FORCING of the target. Columns leave as they are done."""
+    """The Newton step [J', D + 1], to a relative residual of FORCING. Columns leave as they are done."""
     every = problem.live
     solved, place = torch.zeros_like(target), torch.arange(len(w), device=w.device)
     step, r, p = torch.zeros_like(target), target, target

@@ -12,7 +12,7 @@ from torch import Tensor
 from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, groups
 from encoders.kmeans import Assignment, add_up_cells, fit_centroids
 from encoders.normalise import l2
-from encoders.pca import Pca, input_width
+from encoders.pca import Pca, input_width, projected
 from encoders.sample import FitSample
 from encoders.settings import VladSettings
 
@@ -51,17 +51,13 @@ class Vlad(Encoder):
         pca, centroids = fit_centroids(sample, settings.num_centroids, settings)
         return cls(centroids, pca, settings.intra, "l2" if settings.intra else normalisation)
 
-    def _sums(self, descriptors: Tensor) -> Tensor:
-        return self._batch_sums(descriptors, [len(descriptors)])[0]
-
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        sums = [self._zeros() for _ in lengths]
+        sums = [torch.zeros_like(self.centroids, dtype=torch.float64) for _ in lengths]
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         centroids, assignment = self._assigning(dtype)
         scratch = Scratch(dtype, descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
-            x = descriptors[rows].to(dtype)
-            x = x if self.pca is None else self.pca.transform(x)
+            x = projected(descriptors[rows].to(dtype), self.pca)
             residuals = torch.sub(x, assignment.centre, out=scratch("residuals", *x.shape))
             cell = assignment.nearest(residuals, scratch("scores", len(x), len(centroids)))
             nearest = torch.index_select(centroids, 0, cell, out=scratch("nearest", *x.shape))
@@ -79,9 +75,6 @@ class Vlad(Encoder):
             centroids = self.centroids.to(dtype)
             self._assigning_of[dtype] = centroids, Assignment.to(centroids)
         return self._assigning_of[dtype]
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros_like(self.centroids, dtype=torch.float64)
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         blocks = sums / count

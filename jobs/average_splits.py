@@ -1,4 +1,4 @@
-"""The main job on each of several given splits, and the mean of their numbers (UCF101, HMDB51: three splits).
+"""Runs the main job on each of several given splits, and averages their numbers (UCF101 and HMDB51 have three splits).
 
 `python -m jobs.average_splits --splits split1,split2,split3 --videos ... --labels ... --out ...`; the labels have a
 column for each split, with train, test or unused. The other flags and the exit codes are those of
@@ -13,9 +13,9 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from jobs import fcvid_encode
-from pipelines import manifest
-from pipelines.config import ConfigError
+from jobs import command_line
+from pipelines.errors import ConfigError
+from pipelines.labels import read_labels
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the splits one after the other; returns the exit code."""
-    parser = fcvid_encode.parser("average_splits", __doc__, "ucf101")
+    parser = command_line.parser("average_splits", __doc__, "ucf101")
     parser.add_argument(
-        "--splits", required=True, help="columns of the labels, joined by commas: split1,split2"
+        "--splits",
+        required=True,
+        help="columns of the labels file, joined by commas, such as split1,split2",
     )
     arguments = parser.parse_args(argv)
-    return fcvid_encode.guarded(lambda: _run(arguments))
+    return command_line.guarded(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -47,13 +49,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.labels:
         raise ConfigError("--labels: expected the file with the columns of --splits, got none")
     for name in names:
-        # A wrong name must not show when the splits before it are done.
-        manifest.read_labels(arguments.labels, name)
+        # A wrong name must show now, not after hours with the splits before it.
+        read_labels(arguments.labels, name)
     jobs: list[Job] = []
     for name in names:
         split = dataclasses.replace(config.split, kind="given", name=name)
-        code = fcvid_encode.run(
-            arguments, dataclasses.replace(config, split=split), finish=jobs.append
+        code = command_line.run(
+            arguments,
+            dataclasses.replace(config, split=split),
+            # run.json and the report are those of the last split: not of each in turn, where all is done.
+            restore=name == names[-1],
+            finish=jobs.append,
         )
         if code:
             return code

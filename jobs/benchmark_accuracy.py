@@ -1,12 +1,13 @@
-"""Accuracy of the recipe `actions`, and what each switch of the configuration gives, on folders of labelled videos.
+"""Accuracy of the recipe `actions`, and what each switch of the configuration adds to it, on sets of labelled videos.
 
-`python -m jobs.benchmark_accuracy --data ../shared/data/labelled --weights FILE --out OUT` prints a table of the recipe's results
-and one of switches, over the folders of --data, each with its labels.csv (path,label,group). Groups are left out in
-turn; nothing is chosen by a tested one. What is done is kept under --out, and the same command goes on from there.
+`python -m jobs.benchmark_accuracy --data ../shared/data/labelled --weights FILE --out OUT` prints two tables, the recipe's
+results and the switches, over the folders of --data, each with its labels.csv (path,label,group). Each group of videos is
+tested by classifiers that were trained on the other groups, and takes part in no choice of a setting. Finished work is
+kept under --out, and the same command goes on from there.
 
---json keeps all numbers in a file, set by set as they are measured; those that it has already stand in the tables too,
-so that sets and switches may be measured one call at a time. --docs writes the tables into a page; with `--parts none` both only show
-what was measured before. Exit codes as those of `jobs/fcvid_encode.py`.
+--json keeps all numbers in a file, set by set as they are measured. Numbers that it holds already appear in the tables
+too, so sets and switches may be measured in several calls. --docs writes the tables into a page. With `--parts none`
+nothing is measured, and only earlier numbers are shown. The exit codes are those of `jobs/fcvid_encode.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import fcvid_encode
+from jobs import command_line, fcvid_encode
 from pipelines import accuracy_numbers
 from pipelines.accuracy_numbers import PARTS, Measured
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
@@ -31,32 +33,61 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser("benchmark_accuracy", description=__doc__.splitlines()[0])
     out.add_argument(
-        "--data", required=True, type=Path, help="folder of sets: SET/labels.csv and videos"
-    )
-    out.add_argument("--weights", default="", help="of the network, as describe.weights")
-    out.add_argument("--out", default="accuracy_out", help="folder of the runs (accuracy_out)")
-    out.add_argument("--sets", default="weizmann,ut_interaction,surveillance_fight")
-    out.add_argument(
-        "--switch-sets", default="weizmann,ut_interaction", help="of the table of switches"
+        "--data",
+        required=True,
+        type=Path,
+        help="folder with a folder for each set: its videos and labels.csv (path,label,group)",
     )
     out.add_argument(
-        "--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (all), or none"
+        "--weights", default="", help="weights of the backbone, as for describe.weights"
+    )
+    out.add_argument(
+        "--out", default="accuracy_out", help="folder of the runs (default: accuracy_out)"
+    )
+    out.add_argument(
+        "--sets",
+        default="weizmann,ut_interaction,surveillance_fight",
+        help="sets of the recipe's table, joined by commas (default: %(default)s)",
+    )
+    out.add_argument(
+        "--switch-sets",
+        default="weizmann,ut_interaction",
+        help="sets of the table of switches, joined by commas (default: %(default)s)",
+    )
+    out.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="tables to measure, joined by commas, or none: only show earlier numbers (default: %(default)s)",
     )
     out.add_argument(
         "--switches",
         default="",
-        help="those to measure, as the table names them, joined by ; (all)",
+        help="switches to measure, as the table names them, joined by semicolons (default: all)",
     )
-    out.add_argument("--recipe", default="actions")
+    out.add_argument("--recipe", default="actions", help="recipe to measure (default: %(default)s)")
     out.add_argument(
-        "--set", action="append", default=[], dest="settings", metavar="SECTION.FIELD=VALUE"
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="SECTION.FIELD=VALUE",
+        help="change one setting of the recipe; may be repeated",
     )
     out.add_argument(
-        "--docs", type=Path, help="page whose tables are written, such as docs/accuracy.md"
+        "--docs",
+        type=Path,
+        metavar="FILE",
+        help="page to write the tables into, such as docs/accuracy.md",
     )
-    out.add_argument("--json", type=Path, help="file that keeps all numbers, and has earlier ones")
     out.add_argument(
-        "--address", help="Ray cluster to join; default: RAY_ADDRESS, else one started here"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="file to keep the numbers in; those that it holds already are kept",
+    )
+    out.add_argument(
+        "--address",
+        help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on this machine)",
     )
     return out
 
@@ -64,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs all; returns the exit code."""
     arguments = parser().parse_args(argv)
-    return fcvid_encode.guarded(lambda: _run(arguments))
+    return command_line.guarded(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -107,7 +138,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _checked(arguments: argparse.Namespace) -> Config:
-    """The recipe's configuration; what could only show after minutes is looked at now."""
+    """The recipe's configuration. Checks now what else would be found wrong only after minutes of work."""
     settings = list(arguments.settings)
     if arguments.weights:
         settings.append(f"describe.weights={arguments.weights}")
@@ -138,7 +169,7 @@ def _show(page: Path | None, name: str, lines: list[str]) -> None:
 
 
 class _Runs:
-    """The main job on sets."""
+    """Runs the main job on sets."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -151,7 +182,7 @@ class _Runs:
         if self.arguments.address:
             flags += ["--address", self.arguments.address]
         jobs: list[Job] = []
-        code = fcvid_encode.run(fcvid_encode.parser().parse_args(flags), config, finish=jobs.append)
+        code = command_line.run(fcvid_encode.parser().parse_args(flags), config, finish=jobs.append)
         if code:
             sys.exit(code)
         return jobs[0]

@@ -1,6 +1,6 @@
-"""All encodings of DQ Table 2 on one's own videos, and the table beside the paper's.
+"""Runs all encodings of DQ Table 2 on your own videos, and prints their table beside the paper's.
 
-`python -m jobs.compare_encoders --videos ... --labels ... --out ...`; flags and exit codes are those of
+`python -m jobs.compare_encoders --videos ... --labels ... --out ...`; the flags and the exit codes are those of
 `jobs/fcvid_encode.py`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from jobs import fcvid_encode
+from jobs import command_line
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the job and prints the table; returns the exit code."""
-    arguments = fcvid_encode.parser("compare_encoders", __doc__, "compare_encoders").parse_args(
+    arguments = command_line.parser("compare_encoders", __doc__, "compare_encoders").parse_args(
         argv
     )
-    return fcvid_encode.guarded(
-        lambda: fcvid_encode.run(
+    return command_line.guarded(
+        lambda: command_line.run(
             arguments, recipe(arguments.recipe).with_settings(arguments.settings), finish=_print
         )
     )

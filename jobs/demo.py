@@ -1,4 +1,4 @@
-"""The main job on a small corpus that this script makes itself, or on one's own videos."""
+"""Runs the main job on a small corpus that it makes itself, or on your own videos."""
 
 import argparse
 import logging
@@ -16,10 +16,12 @@ log = logging.getLogger("video_fisher")
 QUERIES = """
 Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
 
--- which encoder, stream and fusion is best?
+-- which encoder, stream and fusion is best? run.json names the folders of today's settings
+SET VARIABLE metrics = (SELECT '{out}/' || tables['metrics'] || '/*.parquet'
+    FROM read_json('{out}/run.json', columns = {{tables: 'MAP(VARCHAR, VARCHAR)'}}));
 SELECT encoder, stream, fusion, max(value) FILTER (metric = 'accuracy') AS accuracy,
        max(value) FILTER (metric = 'mAP') AS mAP
-FROM '{out}/metrics/*/*.parquet' WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
+FROM read_parquet(getvariable('metrics')) WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
 
 -- what is in the corpus, as the headers say?
 SELECT codec, width_px, height_px, round(fps, 2) AS fps, count(*) AS videos,
@@ -35,12 +37,17 @@ ORDER BY score DESC LIMIT 5;
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the corpus, finds weights, runs the job; returns its exit code."""
+    """Makes the corpus, finds weights and runs the job; returns its exit code."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--videos", help="folder of one's own videos")
-    parser.add_argument("--labels", help="CSV: path,label[,group][,split]")
-    parser.add_argument("--weights", help="file or URI of SqueezeNet 1.0 weights (state dict)")
-    parser.add_argument("--out", default="demo_out", help="folder for everything the demo makes")
+    parser.add_argument("--videos", help="folder of your own videos; needs --labels")
+    parser.add_argument("--labels", help="CSV with their labels: path,label[,group][,split]")
+    parser.add_argument(
+        "--weights",
+        help="file or URI of SqueezeNet 1.0 weights, a state dict (default: download them)",
+    )
+    parser.add_argument(
+        "--out", default="demo_out", help="folder for all output (default: demo_out)"
+    )
     arguments = parser.parse_args(argv)
     if bool(arguments.videos) != bool(arguments.labels):
         parser.error("VIDEOS and LABELS go together")
@@ -64,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _weights(given: str | None) -> str:
-    """The given weights, else the published ones, else (said loudly, here and in the report) random ones."""
+    """The given weights; else the published ones; else random ones, of which the log and the report warn."""
     if given:
         return given
     describe = recipe("demo").describe

@@ -1,7 +1,7 @@
 """Checks the tables of a run for consistency, and explains what it finds.
 
 `python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in it. Exit codes: 0 no
-errors, 1 errors found, 2 there is no run, or the flags are wrong.
+errors, 1 errors found, 2 there is no run, its storage does not answer, or the flags are wrong.
 """
 
 import argparse
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from pipelines import doctor
-from pipelines.config import ConfigError
-from pipelines.storage import Store, absolute_uri
+from pipelines.errors import ConfigError
+from pipelines.storage import StorageError, Store, absolute_uri
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         report = doctor.examine(Store(absolute_uri(arguments.out)), arguments.quick)
         if arguments.json:
             _write(arguments.json, report)
-    except ConfigError as error:
+    except (ConfigError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for line in report.lines():

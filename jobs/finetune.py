@@ -1,22 +1,21 @@
-"""Trains the backbone with the FV-VAE on the training videos, and says how the main job uses the new weights.
+"""Trains the backbone with the FV-VAE on the training videos, and prints the command of the main job that uses the weights.
 
 `python -m jobs.finetune --videos ... --labels ... --out ... --set fv_vae.lambda3=100`; the flags and the exit codes
-are those of `jobs/fcvid_encode.py`, and the settings are those of the run that will use the weights: its node,
-its sampling and its split, of which the training videos alone are used. `finetune.*` says what is trained.
+are those of `jobs/fcvid_encode.py`. Give the settings of the run that will use the weights: the network and its node, the
+sampling, and the split, whose training videos alone are used. The settings `finetune.*` say what is trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from jobs import fcvid_encode
-from pipelines import ray_job
-from pipelines.config import Config, ConfigError
+from jobs import command_line
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ log = logging.getLogger("video_fisher")
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the training; returns the exit code."""
-    parser = fcvid_encode.parser("finetune", __doc__)
+    parser = command_line.parser("finetune", __doc__)
     arguments = parser.parse_args(argv)
-    return fcvid_encode.guarded(lambda: _run(arguments))
+    return command_line.guarded(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -38,27 +37,24 @@ def _run(arguments: argparse.Namespace) -> int:
             "--steps and --retry-failed: expected neither, because this job is one step; leave them out"
         )
     if arguments.plan:
-        raise ConfigError("--plan: expected a job whose steps can be planned; this one has its own")
+        raise ConfigError(
+            "--plan: expected a job whose steps can be planned, which this one is not; leave it out"
+        )
     config = recipe(arguments.recipe).with_settings(arguments.settings)
-    submission = ray_job.submission()
-    if submission.id:
-        fcvid_encode.refuse_relative_paths(arguments)
-    address = arguments.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        # As in jobs/fcvid_encode.py: read by Ray when it is imported.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address, submission = command_line.before_ray(arguments)
     from pipelines import cluster, corpus, finetune, prepare
     from pipelines.lock import RunLock
 
     finetune.check(config)
     job = prepare.prepare(
-        videos=arguments.videos,
-        labels=arguments.labels,
-        out=arguments.out,
-        config=config,
-        steps=("index",),
-        limit=arguments.limit,
+        prepare.Inputs(
+            videos=arguments.videos,
+            labels=arguments.labels,
+            out=arguments.out,
+            config=config,
+            steps=("index",),
+            limit=arguments.limit,
+        )
     )
     todo = finetune.plan(job)
     if todo.is_done:

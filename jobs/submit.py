@@ -1,8 +1,8 @@
 """Submits the main job to a running cluster, follows its log, and submits it again until it is done.
 
-`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; what follows `--` are the flags
-of `jobs/fcvid_encode.py`. Exit codes: those of that job (0 done, 2 something in the inputs or settings is wrong, 3
-too many segments failed), 1 attempts or patience are used up, 130 stopped by Ctrl-C, 143 stopped by somebody else.
+`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; the flags of
+`jobs/fcvid_encode.py` follow `--`. Exit codes: those of that job (0 done, 2 something in the inputs or settings is wrong, 3
+too many segments failed), 1 all attempts failed or a time limit has passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from jobs import fcvid_encode
-from pipelines.config import ConfigError
+from jobs import command_line, fcvid_encode
+from pipelines.errors import ConfigError
 
 JOB = "jobs/fcvid_encode.py"
 ADDRESS = "http://127.0.0.1:8265"
@@ -23,16 +23,44 @@ ADDRESS = "http://127.0.0.1:8265"
 def parser() -> argparse.ArgumentParser:
     """The frozen command line."""
     out = argparse.ArgumentParser(prog="submit", description=__doc__.splitlines()[0])
-    out.add_argument("--address", default=ADDRESS, help=f"of the head's dashboard ({ADDRESS})")
-    out.add_argument("--attempts", type=int, default=10, help="most submissions (10)")
-    out.add_argument("--up", default="", help="cluster.yaml: `ray up` starts a head that is away")
-    out.add_argument("--working-dir", default=".", help="the checkout; .rayignore is left out (.)")
-    out.add_argument("--runtime-env", default="", help="YAML file, as for `ray job submit`")
     out.add_argument(
-        "--pending-timeout-s", type=float, default=600.0, help="until a driver runs (600)"
+        "--address",
+        default=ADDRESS,
+        help=f"URL of the dashboard of the Ray head (default: {ADDRESS})",
     )
     out.add_argument(
-        "--head-timeout-s", type=float, default=1800.0, help="that a head may be away (1800)"
+        "--attempts", type=int, default=10, help="submit at most so many times (default: 10)"
+    )
+    out.add_argument(
+        "--up",
+        default="",
+        metavar="FILE",
+        help="configuration of the cluster; while no head answers, `ray up FILE` starts one",
+    )
+    out.add_argument(
+        "--working-dir",
+        default=".",
+        help="the checkout, which is uploaded without what .rayignore lists (default: .)",
+    )
+    out.add_argument(
+        "--runtime-env",
+        default="",
+        metavar="FILE",
+        help="YAML file with the job's environment, as for `ray job submit`",
+    )
+    out.add_argument(
+        "--pending-timeout-s",
+        type=float,
+        metavar="SECONDS",
+        default=600.0,
+        help="give up where a submitted job has not started by then (default: 600)",
+    )
+    out.add_argument(
+        "--head-timeout-s",
+        type=float,
+        metavar="SECONDS",
+        default=1800.0,
+        help="give up where the head has not answered for so long (default: 1800)",
     )
     out.add_argument("job", nargs="*", metavar="-- FLAGS", help=f"the flags of {JOB}")
     return out
@@ -43,25 +71,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     # Wrong flags show here, not on the cluster.
     job = fcvid_encode.parser().parse_args(arguments.job)
-    return fcvid_encode.guarded(lambda: _submit(arguments, job))
+    return command_line.guarded(lambda: _submit(arguments, job))
 
 
 def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
-    fcvid_encode.refuse_relative_paths(job)
+    command_line.refuse_relative_paths(job)
     if not arguments.address.startswith(("http://", "https://")):
         raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
     for name in ("attempts", "pending_timeout_s", "head_timeout_s"):
         if not 0 < getattr(arguments, name) < float("inf"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag}: expected more than 0, got {getattr(arguments, name)}")
-    # Ray's client takes this one before any that it is given; the mode is read when Ray is imported.
+    # Ray's client prefers this variable to the address that it is called with. The mode is read when Ray is imported.
     os.environ["RAY_API_SERVER_ADDRESS"] = arguments.address
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from pipelines.submission import Request, Submitter, working_dir
 
     folder = working_dir(arguments.working_dir, JOB)
-    # They repeat what is said here, and name what is left out of the upload folder by folder.
+    # Ray's own messages repeat ours, and list every folder that is left out of the upload.
     for name in ("ray", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
     request = Request(
@@ -77,10 +105,10 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
 
 
 def _runtime_env(file: str) -> dict:
-    """What a YAML file says.
+    """The mapping in a YAML file; empty without a file.
 
     Raises:
-        ConfigError: it cannot be read, or says nothing of the kind.
+        ConfigError: the file cannot be read, or holds no mapping.
     """
     import yaml
 

@@ -1,9 +1,9 @@
-"""Accuracy against the length of the vector, and against the weight of the class loss (DQ Figure 4).
+"""Draws accuracy against the length of the vector, or against the weight of the class loss (DQ Figure 4).
 
 `python -m jobs.sweep --sweep dimension --videos ... --labels ... --out ...`; the other flags and the exit codes are
 those of `jobs/fcvid_encode.py`. Every point is a variant of an encoder in one ordinary run, so its numbers are rows of
-METRICS; the curves are `report/sweep-<name>.html`. Of a split into two only the training videos are used, split
-again: a setting must not be chosen by its accuracy on test videos.
+METRICS; the curves are `report/sweep-<name>.html`. Where the videos are split into training and test videos, only the
+training videos are used, and split again: a setting must not be chosen by its accuracy on test videos.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from jobs import fcvid_encode
-from pipelines.config import ConfigError
+from jobs import command_line
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the sweep and draws it; returns the exit code."""
-    parser = fcvid_encode.parser("sweep", __doc__, "weizmann")
+    parser = command_line.parser("sweep", __doc__, "weizmann")
     parser.add_argument(
         "--sweep",
         choices=("dimension", "lambda3"),
         required=True,
-        help="what changes: the vector's length, 2^12 to 2^17, or lambda3 of the FV-VAE, 0 and 1 to 1e5",
+        help="what is varied: the length of the vector (2^12 to 2^17), or lambda3 of the FV-VAE (0, and 1 to 1e5)",
     )
-    parser.add_argument("--values", help="other values, joined by commas")
+    parser.add_argument("--values", help="use these values instead, joined by commas")
     arguments = parser.parse_args(argv)
     command = f"python -m jobs.sweep {shlex.join(sys.argv[1:] if argv is None else argv)}"
-    return fcvid_encode.guarded(lambda: _run(arguments, command))
+    return command_line.guarded(lambda: _run(arguments, command))
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         for line in sweep.publish(job, arguments.sweep, command):
             print(line)
 
-    return fcvid_encode.run(arguments, config, training_only=True, finish=finish)
+    return command_line.run(arguments, config, training_only=True, finish=finish)
 
 
 def _values(text: str | None) -> tuple[float, ...] | None:

@@ -31,7 +31,7 @@ class Switch:
         says: what it changes, for a reader.
         stream: entry of describe.streams whose result is shown; its node may be another one.
         encoder: entry of encode.encoders.
-        settings: of the run, beside these two; switches with equal ones share a run.
+        settings: of the run, beside stream and encoder; switches with equal settings share a run.
     """
 
     says: str
@@ -95,7 +95,7 @@ SWITCHES = (
 
 
 def compared_with(switch: Switch) -> Switch:
-    """What a switch is measured against: an encoder with settings of its own, the same without; others, the base."""
+    """What a switch is measured against: for an encoder with changed settings the same encoder without them, else the base."""
     plain, _, changed = switch.encoder.partition("@")
     return next(one for one in (BASE, *SWITCHES) if one.encoder == plain) if changed else BASE
 
@@ -108,8 +108,8 @@ def base_of(recipe: Config) -> Config:
 def configurations(recipe: Config, wanted: Sequence[Switch]) -> list[tuple[Config, list[Switch]]]:
     """The runs that measure these switches, and what each measures.
 
-    All encoders on all streams would be many times what is asked for: switches of the encoder share a run, and so do those of
-    the stream. The base is in the first.
+    A run computes all its encoders on all its streams. Switches that change the encoder share a run, and those that change
+    the stream share another: in one run together they would cost many times what is asked for. The base is in the first.
     """
     shared: dict[tuple, list[Switch]] = {}
     for switch in dict.fromkeys((BASE, *map(compared_with, wanted), *wanted)):
@@ -133,7 +133,7 @@ def _config(recipe: Config, switches: list[Switch]) -> Config:
 
 
 def scores(job: Job, switch: Switch) -> ScoreMatrix:
-    """Of the result that a switch names, from a finished run."""
+    """The scores of a switch's encoder and stream, from a finished run."""
     alone = dataclasses.replace(job.config.describe, streams=(switch.stream,))
     (stream,) = described_streams(dataclasses.replace(job.config, describe=alone))
     pair = (switch.encoder, stream)
@@ -170,7 +170,10 @@ def results_of(job: Job) -> list[Measured]:
 
 
 def seconds_of(job: Job) -> float:
-    """What the steps of a finished run took, as run.json has it: also where it was resumed."""
+    """What the steps of a finished run took, as run.json has it: in all processes that worked on them.
+
+    Python's and Ray's start, before the steps, is not in it.
+    """
     steps = (job.store.read_json("run.json") or {})["steps"]
     return sum(step["seconds"] for step in steps.values())
 

@@ -35,14 +35,15 @@ class Checkpoints:
             RuntimeError: the workers of the team have read different ones; they have to start again.
         """
         name = self._name(book)
-        data = self.store.read(name) if self.team.agree(self.store.exists(name)) else b""
+        found = self.team.agree(self.team.rank == 0 and self.store.exists(name))
+        data = self.store.read(name) if found else b""
         number = float(zlib.crc32(data))
         if self.team.agree(number) != number:
             raise RuntimeError(f"{name}: it was written while worker {self.team.rank} read it")
         if not data:
             return None, []
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return found["fit"], found["curves"]
+        kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return kept["fit"], kept["curves"]
 
     def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
         """Keeps a state when the last one is old, by the clock of the team's first worker."""

@@ -14,19 +14,20 @@ import ray
 from pipelines import classify_fusion, classify_gram, classify_primal
 from pipelines.classify_gram import Prepared
 from pipelines.classify_results import (
-    Batch,
-    Labels,
+    Examples,
+    FoldSet,
     Places,
     Work,
-    batches,
-    fused_batches,
+    fold_sets,
+    fused_fold_sets,
     locate,
 )
 from pipelines.combination import chooses
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 
@@ -36,7 +37,7 @@ GRAM_SHARE = 0.5
 """A Gram matrix may take so much of the largest node's object store."""
 
 KEPT_SHARE = 0.5
-"""Matrices and vectors of single results are kept for combinations while they take so much of it together."""
+"""Matrices and vectors of single results are kept for combinations if all together take at most so much of it."""
 
 
 def classify(job: Job) -> Spent:
@@ -55,11 +56,11 @@ def classify(job: Job) -> Spent:
         fused = _possible(job, fused, store_bytes)
         for work in (*single, *fused):
             form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
-            log.info("classify %s: form %s, because %s", work.batch.name, form, reason)
+            log.info("classify %s: form %s, because %s", work.fold_set.name, form, reason)
             (on_gram if form == "gram" else on_weights).append(work)
         parts = []
         if on_gram:
-            line = ProgressLine("classify", sum(len(work.batch.todo) for work in on_gram))
+            line = ProgressLine("classify", sum(len(work.fold_set.todo) for work in on_gram))
             with line:
                 _solve_on_gram(job, line, on_gram, store_bytes)
             parts.append(line.spent)
@@ -68,22 +69,24 @@ def classify(job: Job) -> Spent:
 
 def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
     """What is to be done of single results, and of combinations."""
-    todo, fused = batches(job), fused_batches(job)
-    every = [*todo, *(part for batch in fused for part in batch.parts)]
+    todo, fused = fold_sets(job), fused_fold_sets(job)
+    every = [*todo, *(part for fold_set in fused for part in fold_set.parts)]
     found = {}
-    for batch in every:
-        if batch.vectors not in found:
-            found[batch.vectors] = _locate.remote(job.store, batch, manifest)
+    for fold_set in every:
+        if fold_set.vectors not in found:
+            found[fold_set.vectors] = _locate.remote(
+                job.store, fold_set, manifest, job.config.run.seed
+            )
 
-    def work_of(batch: Batch) -> Work:
-        labels, places = found[batch.vectors]
-        return Work(batch, labels, ray.get(places))
+    def work_of(fold_set: FoldSet) -> Work:
+        examples, places = found[fold_set.vectors]
+        return Work(fold_set, examples, ray.get(places))
 
-    single = [work_of(batch) for batch in todo]
+    single = [work_of(fold_set) for fold_set in todo]
     combined = []
-    for batch in fused:
-        parts = tuple(work_of(part) for part in batch.parts)
-        combined.append(Work(batch, parts[0].labels, parts[0].places, parts))
+    for fold_set in fused:
+        parts = tuple(work_of(part) for part in fold_set.parts)
+        combined.append(Work(fold_set, parts[0].examples, parts[0].places, parts))
     return single, combined
 
 
@@ -91,12 +94,12 @@ def _possible(job: Job, fused: list[Work], store_bytes: float) -> list[Work]:
     """The combinations; without those of the rule `auto`, for this run and its later steps, where there is no matrix."""
     for work in fused:
         form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
-        if form == "gram" or not chooses(work.batch.stream):
+        if form == "gram" or not chooses(work.fold_set.stream):
             continue
         if job.config.classify.fusions != ("auto",):
             raise RunError(
                 f"classify.fusions: expected rules that need no Gram matrix where it is too large ({reason}), got "
-                f"{work.batch.stream}; set classify.fusions=kernel_sum, or auto, which fuses nothing here"
+                f"{work.fold_set.stream}; set classify.fusions=kernel_sum, or auto, which fuses nothing here"
             )
         job.leave_out(reason)
         log.warning("classify: left out: %s", job.left_out)
@@ -108,21 +111,21 @@ def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes:
     """The single results, several at once; then the combinations, with the same matrices where they can be kept."""
     single = [work for work in works if not work.parts]
     fused = [work for work in works if work.parts]
-    wanted = {part.batch.vectors: part for work in fused for part in work.parts}
+    wanted = {part.fold_set.vectors: part for work in fused for part in work.parts}
     keeps = sum(_num_bytes(part) for part in wanted.values()) <= KEPT_SHARE * store_bytes
     kept: dict[tuple, Prepared] = {}
 
     def keep(work: Work, prepared: Prepared) -> Prepared:
-        if keeps and work.batch.vectors in wanted:
-            kept[work.batch.vectors] = prepared
+        if keeps and work.fold_set.vectors in wanted:
+            kept[work.fold_set.vectors] = prepared
         return prepared
 
     def prepared(part: Work) -> Prepared:
-        found = kept.get(part.batch.vectors)
+        found = kept.get(part.fold_set.vectors)
         return found or keep(part, classify_gram.prepare(job, line.meter, part))
 
-    # The tasks of one batch wait for each other; those of another one have the CPUs meanwhile.
-    with ThreadPoolExecutor(_batches_at_once(single, store_bytes)) as pool:
+    # The tasks of one wait for each other; those of another one have the CPUs meanwhile.
+    with ThreadPoolExecutor(_fold_sets_at_once(single, store_bytes)) as pool:
         list(pool.map(lambda work: keep(work, classify_gram.solve(job, line, work)), single))
     scored: classify_fusion.Scored = {}
     for work in fused:
@@ -130,9 +133,11 @@ def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes:
 
 
 @ray.remote(num_returns=2, max_retries=3)
-def _locate(store: Store, batch: Batch, manifest: pa.Table) -> tuple[Labels, Places]:
-    labels = locate(store, batch, manifest)
-    return labels, labels.places
+def _locate(
+    store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int
+) -> tuple[Examples, Places]:
+    examples = locate(store, fold_set, manifest, seed)
+    return examples, examples.places
 
 
 def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[str]) -> Account:
@@ -181,8 +186,8 @@ def _object_store_bytes() -> float:
     return max(node["Resources"].get("object_store_memory", 0) for node in ray.nodes())
 
 
-def _batches_at_once(work: list[Work], store_bytes: float) -> int:
-    """As many as have matrices and float32 vectors in one object store, but at least one."""
+def _fold_sets_at_once(work: list[Work], store_bytes: float) -> int:
+    """How many are solved side by side: matrices and float32 vectors have to fit in half an object store. At least one."""
     largest = max((_num_bytes(one) for one in work), default=1)
     return max(1, min(len(work), int(store_bytes / 2 // max(1, largest))))
 

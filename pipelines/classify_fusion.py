@@ -7,7 +7,6 @@ those, SCORES of the parts -> FUSIONS and SCORES          one task a fold
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -26,27 +25,30 @@ from encoders.nested import (
 )
 from encoders.svm_gram import Gram
 from pipelines import classify_gram
-from pipelines.classify_gram import Prepared, Vectors, cuda_or_cpu, device_options, gram_of
+from pipelines.classify_gram import (
+    Arrays,
+    Prepared,
+    arrays_of,
+    cuda_or_cpu,
+    device_options,
+    gram_of,
+)
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
-    Batch,
-    Labels,
+    Examples,
+    FoldSet,
     Work,
-    inner_folds,
     publish_scores,
     publish_weights,
 )
+from pipelines.classify_vectors import Vectors
 from pipelines.combination import chooses, sums_kernels
-from pipelines.config import Classify, RunError
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
-
-log = logging.getLogger(__name__)
-
-Arrays = tuple[np.ndarray, np.ndarray, float]
-
 
 Scored = dict[str, list[ray.ObjectRef]]
 """What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same parts."""
@@ -70,24 +72,24 @@ def solve(
         RunError: parts are of different videos, or nothing can be chosen.
     """
     _check_videos(work)
-    if sums_kernels(work.batch.stream):
+    if sums_kernels(work.fold_set.stream):
         _sum_kernels(job, line, work, [prepared(part) for part in work.parts])
     else:
         _fuse_scores(job, line, work, prepared, scored)
 
 
 def _check_videos(work: Work) -> None:
-    if not ray.get(_same_videos.remote(*(part.labels for part in work.parts))):
-        names = ", ".join(part.batch.name for part in work.parts)
+    if not ray.get(_same_videos.remote(*(part.examples for part in work.parts))):
+        names = ", ".join(part.fold_set.name for part in work.parts)
         raise RunError(
-            f"classify {work.batch.name}: expected vectors of the same videos, got other ones among {names}; "
+            f"classify {work.fold_set.name}: expected vectors of the same videos, got other ones among {names}; "
             "delete their encodings and run it again"
         )
 
 
 @ray.remote(max_retries=3)
-def _same_videos(*labels: Labels) -> bool:
-    return all(one.video_ids == labels[0].video_ids for one in labels)
+def _same_videos(*examples: Examples) -> bool:
+    return all(one.video_ids == examples[0].video_ids for one in examples)
 
 
 # --- sums of kernels ---------------------------------------------------------------------------
@@ -95,11 +97,11 @@ def _same_videos(*labels: Labels) -> bool:
 
 def _sum_kernels(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]) -> None:
     """Folds with equal weights are solved together, on one matrix."""
-    batch, by_weights = work.batch, {}
+    fold_set, by_weights = work.fold_set, {}
     for fold, weights in _weights(job, work, parts).items():
         by_weights.setdefault(weights, []).append(fold)
     for weights, folds in by_weights.items():
-        todo = tuple(fold for fold in batch.todo if fold in folds)
+        todo = tuple(fold for fold in fold_set.todo if fold in folds)
         if not todo:
             continue
         used = [part for part, weight in zip(parts, weights, strict=True) if weight > 0]
@@ -111,60 +113,56 @@ def _sum_kernels(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]
             shares,
         )
         own = dataclasses.replace(
-            work, batch=dataclasses.replace(batch, folds=tuple(folds), todo=todo)
+            work, fold_set=dataclasses.replace(fold_set, folds=tuple(folds), todo=todo)
         )
         classify_gram.train(job, line, own, Prepared(vectors, gram), weights)
 
 
 def _weights(job: Job, work: Work, parts: list[Prepared]) -> dict[int, tuple[float, ...]]:
     """Weights of the parts for each fold."""
-    batch, settings, seed = work.batch, job.config.classify, job.config.run.seed
-    if not chooses(batch.stream):
-        return dict.fromkeys(batch.folds, (1 / len(parts),) * len(parts))
+    fold_set, settings = work.fold_set, job.config.classify
+    if not chooses(fold_set.stream):
+        return dict.fromkeys(fold_set.folds, (1 / len(parts),) * len(parts))
     on = device_options(job.config.cluster)
     grams = [part.gram for part in parts]
-    if batch.stream == "kernel_selected":
+    if fold_set.stream == "kernel_selected":
         tasks = [
-            _select.options(**on).remote(work.labels, (fold, seed), settings, *grams)
-            for fold in batch.folds
+            _select.options(**on).remote(work.examples, fold, settings, *grams)
+            for fold in fold_set.folds
         ]
-        return dict(zip(batch.folds, ray.get(tasks), strict=True))
+        return dict(zip(fold_set.folds, ray.get(tasks), strict=True))
     found = {
-        fold: [_losses.options(**on).remote(work.labels, (fold, seed), settings, g) for g in grams]
-        for fold in batch.folds
+        fold: [_losses.options(**on).remote(work.examples, fold, settings, g) for g in grams]
+        for fold in fold_set.folds
     }
     return {fold: weights_by_loss(ray.get(tasks)) for fold, tasks in found.items()}
 
 
 @ray.remote(max_retries=3)
-def _losses(
-    labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, arrays: Arrays
-) -> np.ndarray:
+def _losses(examples: Examples, fold: int, settings: Classify, arrays: Arrays) -> np.ndarray:
     """A part's log losses [n] on the fold's inner folds, at the least C."""
-    inner = _inner_folds(labels, *fold_and_seed)
+    inner = _inner_folds(examples, fold)
     gram = gram_of(arrays).to(cuda_or_cpu())
-    scores = _held_out(gram, labels, inner, min(settings.c), settings)
-    return log_losses(scores, labels.targets[: labels.num_training][inner >= 0])
+    scores = _held_out(gram, examples, inner, min(settings.c), settings)
+    return log_losses(scores, examples.training_targets[inner >= 0])
 
 
 @ray.remote(max_retries=3)
 def _summed(weights: tuple[float, ...], *grams: Arrays) -> Arrays:
     found = kernel_sum([gram_of(arrays) for arrays in grams], weights)
-    return found.centred.numpy(), found.cross.numpy(), found.square
+    return arrays_of(found)
 
 
 @ray.remote(max_retries=3)
-def _select(
-    labels: Labels, fold_and_seed: tuple[int, int], settings: Classify, *grams: Arrays
-) -> tuple[float, ...]:
+def _select(examples: Examples, fold: int, settings: Classify, *grams: Arrays) -> tuple[float, ...]:
     """Equal weights of the parts that help on the fold's inner folds, at the least C."""
     matrices = [gram_of(arrays).to(cuda_or_cpu()) for arrays in grams]
-    inner = _inner_folds(labels, *fold_and_seed)
-    targets = labels.targets[: labels.num_training]
+    inner = _inner_folds(examples, fold)
+    targets = examples.training_targets
 
     def quality(chosen: tuple[int, ...]) -> np.ndarray:
         gram = kernel_sum([matrices[s] for s in chosen], [1 / len(chosen)] * len(chosen))
-        scores = _held_out(gram, labels, inner, min(settings.c), settings)
+        scores = _held_out(gram, examples, inner, min(settings.c), settings)
         return qualities(scores, targets[inner >= 0])
 
     return equal_weights(select_parts(quality, len(grams)), len(grams))
@@ -185,22 +183,22 @@ def _fuse_scores(
     prepared: Callable[[Work], Prepared],
     scored: Scored,
 ) -> None:
-    settings, seed = job.config.classify, job.config.run.seed
+    settings = job.config.classify
     scores_of = _scores_of.options(num_returns=2, **device_options(job.config.cluster))
     for part in work.parts:
-        files = {fold: part.batch.scores_file(fold) for fold in work.batch.todo}
+        files = {fold: part.fold_set.scores_file(fold) for fold in work.fold_set.todo}
         missing = [fold for fold in files if files[fold] not in scored]
         gram = prepared(part).gram if missing else None
         for fold in missing:
-            about = (part.labels, gram, (fold, seed), settings, line.meter)
-            scored[files[fold]] = scores_of.remote(job.store, part.batch, *about)
+            about = (part.examples, gram, fold, settings, line.meter)
+            scored[files[fold]] = scores_of.remote(job.store, part.fold_set, *about)
     done = []
-    for fold in work.batch.todo:
-        scores = [scored[part.batch.scores_file(fold)] for part in work.parts]
-        # The fold's own scores come last, and so cannot be taken for those that are chosen by.
+    for fold in work.fold_set.todo:
+        scores = [scored[part.fold_set.scores_file(fold)] for part in work.parts]
+        # Weights are chosen by the inner scores alone; the fold's own come behind them.
         inner, own = zip(*scores, strict=True)
         done.append(
-            _fuse.remote(job.store, work.batch, work.labels, (fold, seed), line.meter, *inner, *own)
+            _fuse.remote(job.store, work.fold_set, work.examples, fold, line.meter, *inner, *own)
         )
     ray.get(done)
 
@@ -208,25 +206,26 @@ def _fuse_scores(
 @ray.remote(max_retries=3)
 def _scores_of(
     store: Store,
-    part: Batch,
-    labels: Labels,
+    part: FoldSet,
+    examples: Examples,
     gram: Arrays,
-    fold_and_seed: tuple[int, int],
+    fold: int,
     settings: Classify,
     meter: Meter,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A part's scores [n, K] of the training videos, each by classifiers of the other inner folds, and its
     published ones of the fold [tested, K]."""
-    fold, _ = fold_and_seed
     with meter("read"):
-        c, scores = _published(store, part, labels, fold)
+        c, scores = _published(store, part, examples, fold)
     with meter("solve"):
-        inner = _inner_folds(labels, *fold_and_seed)
-        held_out = _held_out(gram_of(gram).to(cuda_or_cpu()), labels, inner, c, settings)
+        inner = _inner_folds(examples, fold)
+        held_out = _held_out(gram_of(gram).to(cuda_or_cpu()), examples, inner, c, settings)
     return held_out, scores
 
 
-def _published(store: Store, part: Batch, labels: Labels, fold: int) -> tuple[float, np.ndarray]:
+def _published(
+    store: Store, part: FoldSet, examples: Examples, fold: int
+) -> tuple[float, np.ndarray]:
     """C and SCORES of a fold.
 
     Raises:
@@ -236,8 +235,8 @@ def _published(store: Store, part: Batch, labels: Labels, fold: int) -> tuple[fl
         c = file.read(columns=["c"])["c"][0].as_py()
     with store.open_parquet(part.scores_file(fold)) as file:
         table = file.read(columns=["video_id", "score"])
-    tested = np.flatnonzero(labels.tested(fold))
-    wanted = [labels.video_ids[place] for place in tested for _ in labels.classes]
+    tested = np.flatnonzero(examples.tested(fold))
+    wanted = [examples.video_ids[place] for place in tested for _ in examples.classes]
     if table["video_id"].to_pylist() != wanted:
         raise RunError(
             f"{store.uri(part.scores_file(fold))}: expected scores of all tested videos with a vector, got others; "
@@ -246,21 +245,21 @@ def _published(store: Store, part: Batch, labels: Labels, fold: int) -> tuple[fl
     return c, table["score"].to_numpy().reshape(len(tested), -1)
 
 
-def _inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
-    """As `inner_folds`; of videos where the training videos are of one group."""
-    training = labels.training((fold,))[:, 0]
-    if len({labels.groups[place] for place in np.flatnonzero(training)}) < 2:
-        labels = dataclasses.replace(labels, groups=labels.video_ids)
-    return inner_folds(labels, fold, seed)
+def _inner_folds(examples: Examples, fold: int) -> np.ndarray:
+    """As `Examples.inner_folds`, but each video counts as a group where the training videos are of one."""
+    training = examples.training((fold,))[:, 0]
+    if len({examples.groups[place] for place in np.flatnonzero(training)}) < 2:
+        examples = dataclasses.replace(examples, groups=examples.video_ids)
+    return examples.inner_folds(fold)
 
 
 def _held_out(
-    gram: Gram, labels: Labels, inner: np.ndarray, c: float, settings: Classify
+    gram: Gram, examples: Examples, inner: np.ndarray, c: float, settings: Classify
 ) -> np.ndarray:
     """Scores [n, K] of the training videos by classifiers of the other inner folds."""
     (scores,) = held_out_scores(
         gram,
-        torch.from_numpy(labels.targets[: labels.num_training]),
+        torch.from_numpy(examples.training_targets),
         inner,
         (c,),
         loss=settings.loss,
@@ -273,16 +272,15 @@ def _held_out(
 @ray.remote(max_retries=3)
 def _fuse(
     store: Store,
-    batch: Batch,
-    labels: Labels,
-    fold_and_seed: tuple[int, int],
+    fold_set: FoldSet,
+    examples: Examples,
+    fold: int,
     meter: Meter,
     *scores: np.ndarray,
 ) -> None:
-    fold, _ = fold_and_seed
-    held_out, own = scores[: len(batch.parts)], scores[len(batch.parts) :]
-    targets = labels.targets[: labels.num_training][_inner_folds(labels, *fold_and_seed) >= 0]
-    if batch.stream == "calibrated":
+    held_out, own = scores[: len(fold_set.parts)], scores[len(fold_set.parts) :]
+    targets = examples.training_targets[_inner_folds(examples, fold) >= 0]
+    if fold_set.stream == "calibrated":
         sigmoids = tuple(fit_sigmoid(part, targets) for part in held_out)
         own = [sigmoid.probabilities(part) for sigmoid, part in zip(sigmoids, own, strict=True)]
         weights = (1 / len(own),) * len(own)
@@ -291,6 +289,6 @@ def _fuse(
         weights = weights_by_loss([log_losses(part, targets) for part in held_out])
     fused = fuse(own, weights)
     with meter("write"):
-        publish_weights(store, batch, fold, weights, sigmoids)
-        publish_scores(store, batch, labels, fold, fused)
+        publish_weights(store, fold_set, fold, weights, sigmoids)
+        publish_scores(store, fold_set, examples, fold, fused)
     meter.done({"ok": 1})

@@ -15,90 +15,88 @@ from torch import Tensor
 
 from encoders.kernels import unit
 from encoders.metrics import average_precision
-from encoders.svm_columns import balanced, one_vs_rest
+from encoders.svm_columns import one_vs_rest
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
 from pipelines import codebooks
 from pipelines.classify_results import (
     CHOICE_TOLERANCE,
-    Labels,
+    Examples,
     Part,
+    Places,
     Trained,
     Work,
     best_c,
-    inner_folds,
+    class_weights,
     publish,
     read_vectors,
     warn_unsolved,
 )
-from pipelines.config import Classify, Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.teams import Team
 
 
 def solve(job: Job, work: list[Work]) -> Spent:
-    """Classifies the batches in one Ray Train run; returns where the time went.
+    """Classifies the fold sets in one Ray Train run; returns where the time went.
 
     Raises:
         RunError: a vector is not finite, C cannot be chosen, or vectors are to be compressed.
     """
     if not work:
         return Spent(0.0, ())
-    batches = [one.batch for one in work]
-    for batch in batches:
-        if any(part.compress.kind != "none" for part in batch.parts or (batch,)):
+    fold_sets = [one.fold_set for one in work]
+    for fold_set in fold_sets:
+        if any(part.compress.kind != "none" for part in fold_set.parts or (fold_set,)):
             raise RunError(
-                f"classify.form: expected gram for {batch.name}, whose vectors are compressed, got primal; "
+                f"classify.form: expected gram for {fold_set.name}, whose vectors are compressed, got primal; "
                 "a compression is fitted on all training vectors in memory"
             )
     spent = codebooks.run_training(
-        _worker,
+        _solve_all,
         {
-            "work": [(one.batch, [part.labels for part in one.parts or (one,)]) for one in work],
+            "work": [
+                (one.fold_set, [part.examples for part in one.parts or (one,)]) for one in work
+            ],
             "store": job.store,
             "config": job.config,
+            "final": (ValueError, RunError),
         },
         name=job.digest("classify"),
         step="classify",
-        total=sum(len(batch.todo) for batch in batches),
+        total=sum(len(fold_set.todo) for fold_set in fold_sets),
         workers=job.config.fit.num_workers,
         threads=1,
     )
-    for batch in batches:
-        warn_unsolved(job.store, batch, job.config.classify.tolerance)
+    for fold_set in fold_sets:
+        warn_unsolved(job.store, fold_set, job.config.classify.tolerance)
     return spent
-
-
-def _worker(setting: dict) -> None:
-    """The train loop: a ValueError or RunError says that vectors or settings are wrong, and would come again."""
-    try:
-        _solve_all(setting)
-    except (ValueError, RunError) as error:
-        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _solve_all(setting: dict) -> None:
     store, config = setting["store"], setting["config"]
     team = Team.of(ray.train.get_context().get_world_size())
-    for batch, shared in setting["work"]:
+    for fold_set, shared in setting["work"]:
         parts = ray.get(shared)
-        share, labels = Share.of(store, parts, team), parts[0]
-        if any(part.video_ids != labels.video_ids for part in parts):
+        share, examples = Share.of(store, parts, team), parts[0]
+        if any(part.video_ids != examples.video_ids for part in parts):
             raise RunError(
-                f"classify {batch.name}: expected vectors of the same videos for all parts; delete their encodings "
+                f"classify {fold_set.name}: expected vectors of the same videos for all parts; delete their encodings "
                 "and run it again"
             )
-        for fold in batch.todo:
-            if team.agree(store.exists(batch.scores_file(fold))):
+        for fold in fold_set.todo:
+            if team.agree(team.rank == 0 and store.exists(fold_set.scores_file(fold))):
                 continue
             with setting["meter"]("solve"):
                 trained, words = _train(share, fold, config)
             if team.rank == 0:
                 with setting["meter"]("write"):
-                    publish(store, batch, labels, config.classify, trained)
+                    publish(store, fold_set, examples, config.classify, trained)
                 setting["meter"].done({"ok": 1})
-                setting["counter"].tell("say", f"{batch.name} fold {fold} {words}")
+                setting["counter"].tell("say", f"{fold_set.name} fold {fold} {words}")
     ray.train.report({"finished": True})
 
 
@@ -114,20 +112,22 @@ class Share:
 
     store: Store
     team: Team
-    parts: list[Labels]
+    parts: list[Examples]
     files: list[int]
 
     @classmethod
-    def of(cls, store: Store, parts: list[Labels], team: Team) -> "Share":
-        return cls(store, team, parts, list(range(team.rank, len(parts[0].files), team.size)))
+    def of(cls, store: Store, parts: list[Examples], team: Team) -> "Share":
+        return cls(
+            store, team, parts, list(range(team.rank, len(parts[0].places.files), team.size))
+        )
 
     @property
-    def labels(self) -> Labels:
+    def examples(self) -> Examples:
         return self.parts[0]
 
     @property
     def dim(self) -> int:
-        return sum(part.dim for part in self.parts)
+        return sum(part.places.dim for part in self.parts)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -138,14 +138,14 @@ class Share:
     def vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Places among the labelled videos, and vectors, of those that are wanted [N], file by file."""
         for number in self.files:
-            places = np.flatnonzero((self.labels.file == number) & wanted)
+            places = np.flatnonzero((self.examples.places.file == number) & wanted)
             if len(places):
-                parts = [self._vectors(part, places) for part in self.parts]
+                parts = [self._vectors(part.places, places) for part in self.parts]
                 if len(parts) > 1:
                     parts = [torch.cat([unit(part) for part in parts], 1) / len(parts) ** 0.5]
                 yield places, parts[0]
 
-    def _vectors(self, part: Labels, places: np.ndarray) -> Tensor:
+    def _vectors(self, part: Places, places: np.ndarray) -> Tensor:
         """[n, D] of a part, which may have these videos in several files."""
         files, vectors = part.file[places], None
         for number in np.unique(files):
@@ -157,35 +157,33 @@ class Share:
         return torch.from_numpy(vectors)
 
     def count(self, wanted: np.ndarray) -> int:
-        return int((np.isin(self.labels.file, self.files) & wanted).sum())
+        return int((np.isin(self.examples.places.file, self.files) & wanted).sum())
 
 
 def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
     """A fold, and how its C was chosen."""
-    began, labels, settings = time.monotonic(), share.labels, config.classify
+    began, examples, settings = time.monotonic(), share.examples, config.classify
     values = tuple(sorted(settings.c))
     c, words = values[0], ""
     if len(values) > 1:
-        scores = _held_out(share, inner_folds(labels, fold, config.run.seed), values, settings)
+        scores = _held_out(share, examples.inner_folds(fold), values, settings)
         c, words = best_c(values, scores)
-    inside = np.zeros(len(labels.row), bool)
-    inside[: labels.num_training] = labels.training((fold,))[:, 0]
+    inside = np.zeros(len(examples.video_ids), bool)
+    inside[: examples.num_training] = examples.training((fold,))[:, 0]
     found = _solution(share, inside[:, None], c, settings, settings.tolerance)
-    tested = labels.tested(fold)
+    tested = examples.tested(fold)
     decisions = _decisions(share, tested, found)
-    parts = [
-        Part(
-            # Those of a combination are published for vectors of length 1.
-            weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
-            bias=found.bias.cpu().numpy(),
-            scores=decisions[tested],
-            primal=found.primal.cpu().numpy(),
-            dual=found.dual.cpu().numpy(),
-            rounds=found.rounds.cpu().numpy(),
-            seconds=time.monotonic() - began,
-        )
-    ]
-    return Trained(fold, c, "primal", parts, share.weights), words
+    part = Part(
+        # Published ones are for vectors of length 1, the solver's for ones of length sqrt(weight).
+        weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
+        bias=found.bias.cpu().numpy(),
+        scores=decisions[tested],
+        primal=found.primal.cpu().numpy(),
+        dual=found.dual.cpu().numpy(),
+        rounds=found.rounds.cpu().numpy(),
+        seconds=time.monotonic() - began,
+    )
+    return Trained(fold, c, "primal", share.weights, (part,)), words
 
 
 def _solution(
@@ -198,8 +196,8 @@ def _solution(
 ) -> PrimalSolution:
     """The columns of training [N, F]."""
     device = ray.train.torch.get_device()
-    targets, training_of = torch.from_numpy(share.labels.targets), torch.from_numpy(training)
-    weights = balanced(targets, training_of) if settings.class_weight == "balanced" else None
+    targets, training_of = torch.from_numpy(share.examples.targets), torch.from_numpy(training)
+    weights = class_weights(targets, training_of, settings)
     wanted = training.any(1)
 
     def shards() -> Iterator[Shard]:
@@ -236,7 +234,7 @@ def _held_out(
     share: Share, inner: np.ndarray, values: tuple[float, ...], settings: Classify
 ) -> np.ndarray:
     """AP [C, K] on the inner folds that were held out, each c solved from the one before."""
-    inner = np.concatenate([inner, np.full(len(share.labels.row) - len(inner), -1)])
+    inner = np.concatenate([inner, np.full(len(share.examples.video_ids) - len(inner), -1)])
     parts, inside, start, found = np.unique(inner[inner >= 0]), inner >= 0, None, []
     for c in values:
         training = inside[:, None] & (inner[:, None] != parts)
@@ -245,5 +243,5 @@ def _held_out(
         start = torch.cat([solution.weights, solution.bias.unsqueeze(1)], 1)
         decisions = _decisions(share, inside, solution).reshape(len(inner), len(parts), -1)
         scores = decisions[inside, inner[inside]]
-        found.append(average_precision(scores, share.labels.targets[inside]))
+        found.append(average_precision(scores, share.examples.targets[inside]))
     return np.array(found)

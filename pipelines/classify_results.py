@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray import ObjectRef
+from torch import Tensor
 
 from encoders.calibration import Sigmoid
 from encoders.settings import CompressSettings
 from encoders.svm import LinearClassifier
-from pipelines.config import Classify, RunError
+from encoders.svm_columns import balanced
+from pipelines.errors import RunError
 from pipelines.folds import group_folds
 from pipelines.layout import Job
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import FUSIONS, SCORES, SOLUTIONS, vectors_from_arrow
 
@@ -31,13 +34,13 @@ CHOICE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Batch:
+class FoldSet:
     """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
 
-    `todo` are those without SCORES. Folds that are finished still belong to it: what is solved together must
-    not depend on what a killed run had done, or the last bits would.
+    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves the same ones together
+    as one that was not killed, and so gets the same bits.
 
-    A combination's has `parts` instead of `encodings`: the batches of the same folds that are fused.
+    A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are fused.
     """
 
     encoder: str
@@ -50,7 +53,7 @@ class Batch:
     compress: CompressSettings
     footer: dict[str, str]
     fusions: str = ""
-    parts: tuple["Batch", ...] = ()
+    parts: tuple["FoldSet", ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,16 +68,18 @@ class Batch:
 
     @property
     def vectors(self) -> tuple[str, tuple[int, ...], CompressSettings]:
-        """What names its vectors and their order: batches that agree in it have one Gram matrix."""
+        """What names its vectors and their order: fold sets that agree in it have one Gram matrix."""
         return self.encodings, self.folds, self.compress
 
 
-def batches(job: Job) -> list[Batch]:
+def fold_sets(job: Job) -> list[FoldSet]:
     """What is not finished of single results."""
-    return _unfinished(job, [batch for pair in job.pairs() for batch in _batches_of(job, *pair)])
+    return _unfinished(
+        job, [fold_set for pair in job.pairs() for fold_set in _fold_sets_of(job, *pair)]
+    )
 
 
-def _batches_of(job: Job, encoder: str, stream: str) -> list[Batch]:
+def _fold_sets_of(job: Job, encoder: str, stream: str) -> list[FoldSet]:
     """All folds of a result. They share vectors where neither codebook nor compression is a fold's own."""
     shared: dict[tuple, list[int]] = {}
     compress = job.variants[encoder].compress
@@ -83,7 +88,7 @@ def _batches_of(job: Job, encoder: str, stream: str) -> list[Batch]:
         own = fold if compress.kind != "none" else None
         shared.setdefault((folder, own), []).append(fold)
     return [
-        Batch(
+        FoldSet(
             encoder=encoder,
             stream=stream,
             folds=tuple(folds),
@@ -98,14 +103,14 @@ def _batches_of(job: Job, encoder: str, stream: str) -> list[Batch]:
     ]
 
 
-def fused_batches(job: Job) -> list[Batch]:
+def fused_fold_sets(job: Job) -> list[FoldSet]:
     """What is not finished of combinations. Folds are together where they are in all parts."""
-    found, known = [], {pair: _batches_of(job, *pair) for pair in job.pairs()}
+    found, known = [], {pair: _fold_sets_of(job, *pair) for pair in job.pairs()}
     for combination in job.combinations:
         together: dict[tuple[int, ...], list[int]] = {}
         for fold in job.folds:
             places = (
-                next(place for place, batch in enumerate(known[part]) if fold in batch.folds)
+                next(place for place, fold_set in enumerate(known[part]) if fold in fold_set.folds)
                 for part in combination.parts
             )
             together.setdefault(tuple(places), []).append(fold)
@@ -115,7 +120,7 @@ def fused_batches(job: Job) -> list[Batch]:
                 for part, place in zip(combination.parts, places, strict=True)
             )
             found.append(
-                Batch(
+                FoldSet(
                     encoder=combination.encoder,
                     stream=combination.stream,
                     folds=tuple(folds),
@@ -132,18 +137,23 @@ def fused_batches(job: Job) -> list[Batch]:
     return _unfinished(job, found)
 
 
-def _unfinished(job: Job, every: list[Batch]) -> list[Batch]:
+def _unfinished(job: Job, every: list[FoldSet]) -> list[FoldSet]:
     found = []
-    for batch in every:
-        todo = tuple(f for f in batch.folds if not job.store.exists(batch.scores_file(f)))
+    for fold_set in every:
+        todo = tuple(f for f in fold_set.folds if not job.store.exists(fold_set.scores_file(f)))
         if todo:
-            found.append(dataclasses.replace(batch, todo=todo))
+            found.append(dataclasses.replace(fold_set, todo=todo))
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the vectors of a batch are: as much of `Labels` as the driver holds."""
+    """Where the vectors of a fold set are: as much of `Examples` as the driver holds.
+
+    Attributes:
+        num_training: how many of the videos train.
+        files: of ENCODINGS. file: [N], and row: [N], where each vector is. dim: D.
+    """
 
     num_training: int
     num_classes: int
@@ -155,22 +165,21 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A batch, its Labels in the object store, and its places; of a combination those of its first part, and all parts."""
+    """A fold set, its Examples in the object store, and its places; a combination has those of its first part."""
 
-    batch: Batch
-    labels: ObjectRef
+    fold_set: FoldSet
+    examples: ObjectRef
     places: Places
     parts: tuple["Work", ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """The labelled videos that have a vector: those that train in any fold of the batch first, each part by video_id.
+class Examples:
+    """The labelled videos that have a vector: those that train in any fold of the set first, each part by video_id.
 
     Attributes:
         video_ids: [N]. targets: [N, K] uint8. folds: [N], the fold that tests each. groups: [N].
-        num_training: how many of them train.
-        files: of ENCODINGS. file: [N], and row: [N], where each vector is. dim: D.
+        seed: of the inner folds.
     """
 
     video_ids: list[str]
@@ -178,17 +187,17 @@ class Labels:
     folds: np.ndarray
     groups: list[str]
     classes: list[str]
-    num_training: int
-    files: list[str]
-    file: np.ndarray
-    row: np.ndarray
-    dim: int
+    places: Places
+    seed: int
 
     @property
-    def places(self) -> Places:
-        return Places(
-            self.num_training, len(self.classes), self.files, self.file, self.row, self.dim
-        )
+    def num_training(self) -> int:
+        return self.places.num_training
+
+    @property
+    def training_targets(self) -> np.ndarray:
+        """[num_training, K]: of those that train in any fold."""
+        return self.targets[: self.num_training]
 
     def training(self, folds: tuple[int, ...]) -> np.ndarray:
         """[num_training, F]: who trains in each of some folds."""
@@ -198,16 +207,35 @@ class Labels:
         """[N]: who is tested in a fold."""
         return self.folds == fold
 
+    def inner_folds(self, fold: int) -> np.ndarray:
+        """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
 
-def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
+        Raises:
+            RunError: fewer than two groups.
+        """
+        training = self.training((fold,))[:, 0]
+        groups = np.array(self.groups[: self.num_training])[training]
+        num_groups = len(set(groups.tolist()))
+        if num_groups < 2:
+            raise RunError(
+                f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
+                f"got {num_groups}; set one value"
+            )
+        inner = np.full(self.num_training, -1)
+        inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), self.seed)
+        return inner
+
+
+def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Examples:
     """Reads ids, not vectors. A vector of a file that has changed since, by its `source`, is passed over.
 
     Args:
         manifest: video_id, source, labels, group and fold of the run's videos.
+        seed: of the inner folds.
     """
     classes = sorted({name for names in manifest["labels"].to_pylist() for name in names})
     known = manifest.filter(pc.greater(pc.list_value_length(manifest["labels"]), 0))
-    files, found, dim = store.files(batch.encodings), [], 0
+    files, found, dim = store.files(fold_set.encodings), [], 0
     for number, name in enumerate(files):
         with store.open_parquet(name) as file:
             table = file.read(columns=["video_id", "source"]).replace_schema_metadata(None)
@@ -220,21 +248,26 @@ def locate(store: Store, batch: Batch, manifest: pa.Table) -> Labels:
     known = known.append_column("file", vectors["file"]).append_column("row", vectors["row"])
     videos = known.filter(pc.equal(vectors["source"], known["source"]))
     folds = videos["fold"].to_numpy()
-    training = (folds[:, None] != np.array(batch.folds)).any(1)
+    training = (folds[:, None] != np.array(fold_set.folds)).any(1)
     order = pa.table({"tests": (~training).astype(np.int8), "video_id": videos["video_id"]})
     order = pc.sort_indices(order, [("tests", "ascending"), ("video_id", "ascending")])
     videos = videos.take(order)
-    return Labels(
+    places = Places(
+        num_training=int(training.sum()),
+        num_classes=len(classes),
+        files=files,
+        file=videos["file"].to_numpy().astype(np.int32),
+        row=videos["row"].to_numpy().astype(np.int32),
+        dim=dim,
+    )
+    return Examples(
         video_ids=videos["video_id"].to_pylist(),
         targets=target_matrix(videos["labels"].to_pylist(), classes),
         folds=videos["fold"].to_numpy(),
         groups=_groups(videos),
         classes=classes,
-        num_training=int(training.sum()),
-        files=files,
-        file=videos["file"].to_numpy().astype(np.int32),
-        row=videos["row"].to_numpy().astype(np.int32),
-        dim=dim,
+        places=places,
+        seed=seed,
     )
 
 
@@ -260,26 +293,12 @@ def read_vectors(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     return vectors_from_arrow(column.take(pa.array(rows)))
 
 
-# --- which C -----------------------------------------------------------------------------------
+# --- how it is solved --------------------------------------------------------------------------
 
 
-def inner_folds(labels: Labels, fold: int, seed: int) -> np.ndarray:
-    """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
-
-    Raises:
-        RunError: fewer than two groups.
-    """
-    training = labels.training((fold,))[:, 0]
-    groups = np.array(labels.groups[: labels.num_training])[training]
-    num_groups = len(set(groups.tolist()))
-    if num_groups < 2:
-        raise RunError(
-            f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
-            f"got {num_groups}; set one value"
-        )
-    inner = np.full(labels.num_training, -1)
-    inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), seed)
-    return inner
+def class_weights(targets: Tensor, training: Tensor, settings: Classify) -> Tensor | None:
+    """What each class counts, as `balanced` has it, where classify.class_weight says so; None: all the same."""
+    return balanced(targets, training) if settings.class_weight == "balanced" else None
 
 
 def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str]:
@@ -309,46 +328,49 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A fold: the C and the form it was solved with, and the parts of its classes in order.
+    """A fold: the C and the form it is solved with.
 
     Attributes:
         weights: of the kernels of a combination's parts.
+        parts: of its classes, in order; none before they are solved.
     """
 
     fold: int
     c: float
     form: str
-    parts: list[Part]
     weights: tuple[float, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 def publish(
-    store: Store, batch: Batch, labels: Labels, settings: Classify, trained: Trained
+    store: Store, fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
 ) -> None:
     """Classifier, SOLUTIONS, FUSIONS of a combination, and SCORES of a fold, in this order."""
     fold, parts = trained.fold, trained.parts
     classifier = LinearClassifier(
         np.concatenate([part.weights for part in parts]),
         np.concatenate([part.bias for part in parts]),
-        tuple(labels.classes),
+        tuple(examples.classes),
     )
     header = {"c": trained.c, "loss": settings.loss, "class_weight": settings.class_weight}
     if trained.weights:
         # The vectors it is for: those of these parts, each divided by its length, one after the other.
-        used = zip(batch.parts, trained.weights, strict=True)
+        used = zip(fold_set.parts, trained.weights, strict=True)
         header["parts"] = [[part.encoder, part.stream] for part, weight in used if weight > 0]
     data = classifier.to_bytes(**header)
-    store.publish(f"{batch.classifiers}/fold-{fold:05d}.safetensors", data)
-    rows = list(_solution_rows(batch, labels, settings, trained))
-    store.publish_table(batch.solutions_file(fold), SOLUTIONS.build(rows), batch.footer)
+    store.publish(f"{fold_set.classifiers}/fold-{fold:05d}.safetensors", data)
+    rows = list(_solution_rows(fold_set, examples, settings, trained))
+    store.publish_table(fold_set.solutions_file(fold), SOLUTIONS.build(rows), fold_set.footer)
     if trained.weights:
-        publish_weights(store, batch, fold, trained.weights)
-    publish_scores(store, batch, labels, fold, np.concatenate([part.scores for part in parts], 1))
+        publish_weights(store, fold_set, fold, trained.weights)
+    publish_scores(
+        store, fold_set, examples, fold, np.concatenate([part.scores for part in parts], 1)
+    )
 
 
 def publish_weights(
     store: Store,
-    batch: Batch,
+    fold_set: FoldSet,
     fold: int,
     weights: tuple[float, ...],
     sigmoids: tuple[Sigmoid, ...] = (),
@@ -356,8 +378,8 @@ def publish_weights(
     """FUSIONS of a combination's fold: what each part counts, and the sigmoids where there are some."""
     rows = [
         {
-            "encoder": batch.encoder,
-            "stream": batch.stream,
+            "encoder": fold_set.encoder,
+            "stream": fold_set.stream,
             "fold": fold,
             "part_encoder": part.encoder,
             "part_stream": part.stream,
@@ -365,31 +387,31 @@ def publish_weights(
             "slope": sigmoids[place].slope if sigmoids else None,
             "intercept": sigmoids[place].intercept if sigmoids else None,
         }
-        for place, (part, weight) in enumerate(zip(batch.parts, weights, strict=True))
+        for place, (part, weight) in enumerate(zip(fold_set.parts, weights, strict=True))
     ]
-    name = f"{batch.fusions}/fold-{fold:05d}.parquet"
-    store.publish_table(name, FUSIONS.build(rows), batch.footer)
+    name = f"{fold_set.fusions}/fold-{fold:05d}.parquet"
+    store.publish_table(name, FUSIONS.build(rows), fold_set.footer)
 
 
 def publish_scores(
-    store: Store, batch: Batch, labels: Labels, fold: int, scores: np.ndarray
+    store: Store, fold_set: FoldSet, examples: Examples, fold: int, scores: np.ndarray
 ) -> None:
     """SCORES of a fold, from an array [tested, K]."""
-    table = _score_rows(batch, labels, fold, scores)
-    store.publish_table(batch.scores_file(fold), table, batch.footer)
+    table = _score_rows(fold_set, examples, fold, scores)
+    store.publish_table(fold_set.scores_file(fold), table, fold_set.footer)
 
 
-def warn_unsolved(store: Store, batch: Batch, tolerance: float) -> None:
+def warn_unsolved(store: Store, fold_set: FoldSet, tolerance: float) -> None:
     """Logs the classes of each fold that SOLUTIONS says are not solved; nothing if there are none."""
-    for fold in batch.todo:
-        with store.open_parquet(batch.solutions_file(fold)) as file:
+    for fold in fold_set.todo:
+        with store.open_parquet(fold_set.solutions_file(fold)) as file:
             table = file.read(columns=["label", "gap", "is_solved"])
         bad = table.filter(pc.invert(table["is_solved"])).to_pylist()
         if bad:
             log.warning(
                 "classify %s fold %d: %d classes are not solved to a relative gap of %g: %s; lower "
                 "classify.c or raise classify.tolerance",
-                batch.name,
+                fold_set.name,
                 fold,
                 len(bad),
                 tolerance,
@@ -398,18 +420,18 @@ def warn_unsolved(store: Store, batch: Batch, tolerance: float) -> None:
 
 
 def _solution_rows(
-    batch: Batch, labels: Labels, settings: Classify, trained: Trained
+    fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
 ) -> Iterator[dict]:
-    training = labels.training((trained.fold,))[:, 0]
-    positives = labels.targets[: labels.num_training][training].sum(0, dtype=np.int64)
+    training = examples.training((trained.fold,))[:, 0]
+    positives = examples.training_targets[training].sum(0, dtype=np.int64)
     solved = ((part, place) for part in trained.parts for place in range(len(part.bias)))
-    for label, positive, (part, place) in zip(labels.classes, positives, solved, strict=True):
+    for label, positive, (part, place) in zip(examples.classes, positives, solved, strict=True):
         primal, dual = float(part.primal[place]), float(part.dual[place])
         one_sided = math.isnan(primal)
         gap = None if one_sided else (primal - dual) / primal
         yield {
-            "encoder": batch.encoder,
-            "stream": batch.stream,
+            "encoder": fold_set.encoder,
+            "stream": fold_set.stream,
             "fold": trained.fold,
             "label": label,
             "form": trained.form,
@@ -426,16 +448,16 @@ def _solution_rows(
         }
 
 
-def _score_rows(batch: Batch, labels: Labels, fold: int, scores: np.ndarray) -> pa.Table:
-    tested, classes = np.flatnonzero(labels.tested(fold)), labels.classes
+def _score_rows(fold_set: FoldSet, examples: Examples, fold: int, scores: np.ndarray) -> pa.Table:
+    tested, classes = np.flatnonzero(examples.tested(fold)), examples.classes
     count = len(tested) * len(classes)
     columns = {
-        "video_id": pa.array([labels.video_ids[i] for i in tested for _ in classes], pa.string()),
-        "encoder": pa.repeat(batch.encoder, count),
-        "stream": pa.repeat(batch.stream, count),
+        "video_id": pa.array([examples.video_ids[i] for i in tested for _ in classes], pa.string()),
+        "encoder": pa.repeat(fold_set.encoder, count),
+        "stream": pa.repeat(fold_set.stream, count),
         "fold": pa.repeat(pa.scalar(fold, pa.int32()), count),
         "label": pa.array(np.tile(np.array(classes, object), len(tested)), pa.string()),
-        "is_true": pa.array(labels.targets[tested].reshape(-1).astype(bool)),
+        "is_true": pa.array(examples.targets[tested].reshape(-1).astype(bool)),
         "score": pa.array(scores.reshape(-1).astype(np.float64)),
     }
     schema = SCORES.schema()

@@ -11,7 +11,8 @@ from typing import Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.config import Cluster, ConfigError
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def connect(address: str | None, settings: Cluster) -> None:
     """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
 
     Raises:
-        ConfigError: it has no CPU, and is not said to grow.
+        ConfigError: the cluster has no CPU, and no setting says that it grows.
     """
     # Here: every worker loads this module, and few want Ray Data, which takes a second of a core.
     from ray.data import DataContext
@@ -36,9 +37,9 @@ def connect(address: str | None, settings: Cluster) -> None:
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
     else:
-        # No node of it is taken away: that watcher would be one more process to start.
+        # It watches for nodes that a cloud takes away: one process more, and this node stays.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Steps follow each other in seconds, and a process that has loaded torch can serve the next one; Ray's own is 1 s.
+        # An idle process that has loaded torch can serve the next step, which follows in seconds; Ray's default is 1 s.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
         ray.init(
             address="local",
@@ -47,9 +48,9 @@ def connect(address: str | None, settings: Cluster) -> None:
             **quiet,
         )
     if threading.current_thread() is threading.main_thread():
-        # Ray's C++ side prints a stack before it calls the handler: the handler alone will do.
+        # Ray's C++ handler prints a stack before it calls ours: set again, ours is called alone.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    # Its warnings are about progress bars and CPUs that are busy for a moment; what fails is raised.
+    # Ray Data warns of progress bars and of CPUs that are busy for a moment; what fails is raised.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = DataContext.get_current()
@@ -57,7 +58,7 @@ def connect(address: str | None, settings: Cluster) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = settings.no_progress_timeout_s
     if settings.grows:
-        # No progress is to be expected while nodes start.
+        # Nothing can be done while nodes start.
         context.execution_no_progress_timeout_s += settings.node_wait_s
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(settings.node_wait_s))
         return
@@ -87,6 +88,17 @@ def capacity(settings: Cluster) -> dict[str, float]:
     if settings.grows:
         return {"CPU": settings.max_cpus, "GPU": settings.max_gpus}
     return ray.cluster_resources()
+
+
+def memory_options(num_bytes: float) -> dict[str, int]:
+    """The memory to reserve for a task, so that Ray places no more of them on a node than fit.
+
+    Capped at the memory of the largest node, because Ray waits forever for a node that has more; none where no node is known yet.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
+    largest = max((resources.get("memory", 0) for resources in nodes), default=0)
+    wanted = int(min(largest, num_bytes))
+    return {"memory": wanted} if wanted else {}
 
 
 def cpus_of_a_worker(workers: int, use_gpu: bool) -> int:
@@ -122,12 +134,13 @@ def stalled(settings: Cluster) -> str:
 
 
 MANY_CPUS = 16
+"""CPUs from which on describers have four threads, and decoders have cores of their own."""
 
 DESCRIBER_SEGMENTS = 16
-"""Segments that take a describer about as long as its start."""
+"""Segments whose description takes about as long as the start of a describer."""
 
 CPU_ROWS, GPU_ROWS = 64, 1024
-"""Videos or segments that take an actor with a CPU or a GPU about as long as its node takes to start."""
+"""Videos or segments that keep an actor with a CPU or a GPU busy about as long as its node takes to start."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ class Pool:
     """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU.
 
     Attributes:
-        rows: so many pay for an actor; 0 means that the size stands, whatever work there is.
+        rows: how many are worth one more actor; 0: the size stays as it is, however little work there is.
     """
 
     size: int
@@ -145,14 +158,14 @@ class Pool:
     rows: int = 0
 
     def fitting(self, rows: int) -> Self:
-        """No more actors than that many videos or segments pay for."""
+        """The pool with no more actors than so many videos or segments are worth."""
         return replace(self, size=max(1, min(self.size, rows // self.rows))) if self.rows else self
 
     def options(self, batch_size: int | None) -> dict:
         """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block.
 
-        The size is fixed: all actors are asked for at once, work begins with the first, and they go when all input is
-        taken. Between bounds Ray Data lets actors go again while work only begins, and adds them one by one.
+        The size is fixed: all actors are asked for at once, work begins with the first, and they end when no input is
+        left. With a lower and an upper bound Ray Data would add actors one by one, and end some while work only begins.
         """
         from ray.data import ActorPoolStrategy
 
@@ -178,11 +191,11 @@ class Pools:
 
     @property
     def read(self) -> Pool:
-        """Of stages that read tables and compute nothing: they hold no GPU."""
+        """The pool of stages that only read tables: they hold no GPU."""
         return self.decode if self.encode.num_gpus else self.encode
 
     def fitting(self, segments: int) -> Self:
-        """No more actors than that many segments pay for."""
+        """The pools with no more actors than so many segments are worth."""
         return replace(
             self, decode=self.decode.fitting(segments), describe=self.describe.fitting(segments)
         )
@@ -229,10 +242,10 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
 
 
 def _growing(settings: Cluster, cpus: int, gpus: int) -> Pools:
-    """Of a cluster whose nodes come and go. Each actor holds all that it uses, because the autoscaler counts that alone.
+    """The pools of a cluster whose nodes come and go. Each actor holds all that it uses: the autoscaler counts only that.
 
-    It may never become as large as was hoped, so nothing may wait for what another stage holds: a stage that works beside
-    the decoders holds a GPU and no CPU, or decodes for itself, and writing holds nothing.
+    The cluster may never become as large as the settings allow, so no stage may wait for what another one holds: a stage
+    that works beside the decoders holds a GPU and no CPU, or decodes for itself, and writing holds nothing.
     """
     together = settings.placement == "together" or not gpus
     describers = settings.num_describers or gpus or cpus

@@ -1,11 +1,13 @@
 """A codebook's name and place, and the rows of the tables made with it. No torch: write tasks need none."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.config import Variant
 from pipelines.tables import ATTENTION, ENCODINGS, SAMPLES, attention_type
 
 
@@ -13,8 +15,12 @@ from pipelines.tables import ATTENTION, ENCODINGS, SAMPLES, attention_type
 class Codebook:
     """A fitted encoder: what names its encodings, where it is, and the settings it is used with.
 
-    `encoder` is the name in encode.encoders, without what only concerns the classifier; `base` is the
-    registry key. Codebooks that differ in what `fit` does not depend on are one, in one folder.
+    Attributes:
+        encoder: its name in encode.encoders, without what concerns the classifier alone.
+        base: the registry key.
+        fold: the fold that it was fitted without; -1 where it was fitted once for all folds.
+        settings: the encoder's section of the configuration; None where it has none.
+        digest: of what `fit` depends on. Codebooks that differ in nothing of it are one, in one folder.
     """
 
     encoder: str
@@ -23,8 +29,22 @@ class Codebook:
     fold: int
     settings: object
     digest: str
-    temporal_pyramid: tuple[int, ...] = (1,)
-    normalisation: str = "signed_sqrt_l2"
+    temporal_pyramid: tuple[int, ...]
+    normalisation: str
+
+    @classmethod
+    def of(cls, variant: Variant, stream: str, fold: int, digest: str) -> Self:
+        """That of an entry of encode.encoders on a stream."""
+        return cls(
+            encoder=variant.codebook,
+            base=variant.base,
+            stream=stream,
+            fold=fold,
+            settings=variant.settings,
+            digest=digest,
+            temporal_pyramid=variant.temporal_pyramid,
+            normalisation=variant.normalisation,
+        )
 
     @property
     def folder(self) -> str:
@@ -51,8 +71,7 @@ def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
     """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
     kind = rows.schema.field(book.column).type
     columns = _named(rows, book) | {"vector": rows[book.column]}
-    schema = ENCODINGS.schema(vector=kind)
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return ENCODINGS.from_columns(columns, vector=kind)
 
 
 def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
@@ -72,8 +91,7 @@ def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
             pa.array(cells.reshape(-1)), type=attention_type(num_cells)
         ),
     }
-    schema = ATTENTION.schema(cells=attention_type(num_cells))
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return ATTENTION.from_columns(columns, cells=attention_type(num_cells))
 
 
 def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:

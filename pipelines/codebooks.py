@@ -1,8 +1,8 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
 Teams of workers (`pipelines.teams`) keep a sample's frames in memory and fit one codebook after another. What is
-finished is published at once, so a run that is started again goes on behind it; a codebook that was
-under way goes on from its last checkpoint.
+finished is published at once, and a run that is started again skips it; a codebook that was under way goes on
+from its last checkpoint.
 """
 
 import logging
@@ -26,22 +26,23 @@ from encoders.spp import num_cells
 from pipelines import checkpoints, cluster
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
-from pipelines.config import Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.ledger import Spent
 from pipelines.meter import StepCounter
 from pipelines.progress import ProgressLine
-from pipelines.storage import DONE, Store
+from pipelines.storage import DONE, StorageError, Store
 from pipelines.tables import CURVES, descriptors_from_arrow
-from pipelines.teams import Dealer, Team
+from pipelines.teams import Dealer, Team, teams_at_once
 
 log = logging.getLogger(__name__)
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers: its own 2 s are as long as a small codebook takes."""
+"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook takes."""
 
 FEW_DESCRIPTORS = 100
-"""For a centroid, a component or a latent: with fewer it is fitted to chance."""
+"""For each centroid, component or latent: one that is fitted to fewer is fitted to noise."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,6 @@ def fit_codebooks(
     Raises:
         RunError: the descriptors do not suffice for a codebook; says which and what to do.
     """
-    fewest = min(len(task.videos) for task in tasks)
-    if fewest < config.fit.num_workers:
-        raise RunError(
-            f"fit.num_workers: expected at most the {fewest} training videos, got "
-            f"{config.fit.num_workers}; each worker needs a video of its own"
-        )
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
     teams = num_teams(tasks, store, config)
@@ -97,7 +92,11 @@ def fit_codebooks(
 def publish_unfitted(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> None:
-    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough."""
+    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough.
+
+    Raises:
+        RunError: an encoder's settings do not go with the descriptors.
+    """
     for task in tasks:
         book, stream = task.codebook, streams[task.codebook.stream]
         sample = FitSample(
@@ -105,8 +104,11 @@ def publish_unfitted(
             video=torch.zeros(0, dtype=torch.int64),
             levels=config.describe.spp_levels,
         )
-        encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
-        _publish(store, task, encoder.files(), [], 0.0)
+        try:
+            encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
+        except ValueError as error:
+            raise RunError(f"fit {book.name}: {error}") from error
+        publish(store, book.folder, task, encoder.files(), [], 0.0)
 
 
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
@@ -116,7 +118,8 @@ def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
         name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
     }
     places = there.get("GPU", 0) or there.get("CPU", 1)
-    return config.fit.teams([sizes[task.sample] for task in tasks], places, there.get("memory", 0))
+    sample_bytes = [sizes[task.sample] for task in tasks]
+    return teams_at_once(config.fit, sample_bytes, places, there.get("memory", 0))
 
 
 def scarcities(
@@ -132,7 +135,8 @@ def scarcities(
         field_name = getattr(book.settings, "size", "")
         if not field_name:
             continue
-        size, cells = getattr(book.settings, field_name), streams[book.stream].cells
+        stream = streams[book.stream]
+        size, cells = getattr(book.settings, field_name), stream.cells
         if book.settings.is_spatial:
             levels = config.describe.spp_levels
             used = book.settings.levels or levels
@@ -140,7 +144,7 @@ def scarcities(
             counted = (min(used),) if book.settings.per_level else used
             cells = cells * num_cells(counted) // num_cells(levels)
         own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
-        number = cells * (pc.sum(own).as_py() or 0)
+        number = stream.views * cells * (pc.sum(own).as_py() or 0)
         if number < FEW_DESCRIPTORS * size:
             lines[book.encoder, book.stream] = (
                 f"{book.encoder} on {book.stream}: {number:,} descriptors for {book.base}.{field_name} = {size}, less "
@@ -163,13 +167,14 @@ def run_training(
     """One Ray Train run, with a progress line.
 
     Args:
-        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
+        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added. `final`: the errors
+            that would come again, ValueError where it is not there.
         total: how many results `loop` counts.
         threads: CPUs of a worker, and so its threads; None: all that its node can give it, or one where nodes come and
             go, since it is not known how large these are.
 
     Raises:
-        RunError: `loop` reported a failure that would come again.
+        RunError: `loop` raised one of the final errors. After any other Ray Train starts the workers again.
     """
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
@@ -183,7 +188,7 @@ def run_training(
     pool = cluster.Pool(workers, share, int(use_gpu))
     line = ProgressLine(step, total, Growth({(step,): pool}, config.cluster.grow_warning_s))
     trainer = TorchTrainer(
-        _joining,
+        _guarded,
         train_loop_config=setting
         | {"counter": line.counter, "meter": line.meter, "step": step, "loop": loop},
         scaling_config=ray.train.ScalingConfig(
@@ -206,22 +211,26 @@ def run_training(
     return line.spent
 
 
-def _joining(setting: dict) -> None:
+def _guarded(setting: dict) -> None:
+    """The train loop: runs on each Ray Train worker."""
     setting["meter"].joined(setting["step"])
-    setting["loop"](setting)
+    try:
+        setting["loop"](setting)
+    except StorageError:
+        # A RunError, but the storage may answer the next workers.
+        raise
+    except setting.get("final", ValueError) as error:
+        ray.get(setting["counter"].tell("fail", str(error)))
 
 
 def _worker(setting: dict) -> None:
-    """The train loop: runs on each Ray Train worker.
-
-    A ValueError says that the descriptors or settings are wrong: trying again would not help.
-    """
+    """Where a codebook fails for good, the other teams begin none any more."""
     try:
         _fit_all(setting)
-    except ValueError as error:
+    except ValueError:
         if setting["dealer"]:
             ray.get(setting["dealer"].stop.remote())
-        ray.get(setting["counter"].tell("fail", str(error)))
+        raise
 
 
 def _fit_all(setting: dict) -> None:
@@ -231,7 +240,7 @@ def _fit_all(setting: dict) -> None:
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
     for task in _dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
-        if team.agree(store.exists(f"{book.folder}/{DONE}")):
+        if team.agree(team.rank == 0 and store.exists(f"{book.folder}/{DONE}")):
             continue
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
@@ -244,7 +253,8 @@ def _fit_all(setting: dict) -> None:
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         if team.rank == 0:
-            _publish(store, task, encoder.files(), curves.rows, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            publish(store, book.folder, task, encoder.files(), curves.rows, seconds)
             meter.done({"ok": 1})
 
 
@@ -263,10 +273,15 @@ def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) 
         yield tasks[number]
 
 
-def _publish(
-    store: Store, task: Task, files: dict[str, bytes], curves: list[dict], seconds: float
+def publish(
+    store: Store,
+    folder: str,
+    task: Task,
+    files: dict[str, bytes],
+    curves: list[dict],
+    seconds: float,
 ) -> None:
-    folder = task.codebook.folder
+    """What a fit has made, CURVES where there are some, and last the mark that all is there."""
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:

@@ -8,7 +8,9 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.config import Classify, ConfigError
+from encoders.stream_specs import is_local
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Classify
 
 DEFAULT_RULE = "late_weighted"
 """What `auto` means where there is a Gram matrix."""
@@ -52,7 +54,6 @@ class Combination:
 
 def combinations(
     pairs: Sequence[tuple[str, str]],
-    local: Sequence[tuple[str, str]],
     settings: Classify,
     *,
     on_gram: bool = True,
@@ -60,7 +61,7 @@ def combinations(
     """Every combination that the settings name, group by group; none of fewer than two parts.
 
     Args:
-        pairs: (encoder, stream) of all single results. local: those of local descriptors.
+        pairs: (encoder, stream) of all single results. Those of local descriptors are in the groups `encoders` and `all`.
         on_gram: whether SVMs are solved on Gram matrices, without which the rule `auto` fuses nothing.
 
     Raises:
@@ -71,6 +72,7 @@ def combinations(
         rules = (DEFAULT_RULE,) if on_gram else ()
     if not rules:
         return ()
+    local = tuple(pair for pair in pairs if is_local(pair[1]))
     encoders = list(dict.fromkeys(encoder for encoder, _ in local))
     groups: dict[str, tuple[tuple[str, str], ...]] = {}
     for group in settings.fusion_groups:
@@ -78,7 +80,7 @@ def combinations(
         if group == "encoders":
             groups |= {e: tuple(pair for pair in local if pair[0] == e) for e in encoders}
         elif group == "all":
-            groups["all"] = tuple(local) if len(encoders) > 1 else ()
+            groups["all"] = local if len(encoders) > 1 else ()
         else:
             wanted = patterns.split("+")
             groups[name] = tuple(

@@ -15,15 +15,12 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.data import Dataset
-from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
 
 from pipelines import (
     classify,
@@ -38,23 +35,34 @@ from pipelines import (
     sink,
     video_stages,
 )
-from pipelines.config import Config, Decode, RunError
-from pipelines.growth import Growth
-from pipelines.layout import STEPS, Job
+from pipelines.errors import RunError
+from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
-from pipelines.progress import ProgressLine
+from pipelines.ray_data import (
+    SEGMENTS_PER_FILE,
+    batches_at_a_time,
+    dataset,
+    describing,
+    progress_line,
+    write_tables,
+)
 from pipelines.report_data import Ledger
 from pipelines.shared import SharedFile
+from pipelines.step_time import StepTime
 from pipelines.storage import DONE
-from pipelines.tables import ATTENTION, DESCRIPTORS, ENCODINGS, FAILURES, SAMPLES, SEGMENTS, VIDEOS
+from pipelines.tables import (
+    ATTENTION,
+    DESCRIPTORS,
+    ENCODINGS,
+    FAILURES,
+    ROWS_PER_FILE,
+    SAMPLES,
+    SEGMENTS,
+    VIDEOS,
+    file_name,
+)
 
 log = logging.getLogger(__name__)
-
-SEGMENTS_PER_FILE = 16
-"""Least rows of a file of DESCRIPTORS: tens of megabytes of a network's last layer."""
-
-BATCHES_PER_TASK = 8
-"""Most batches of videos that an encoder is given together."""
 
 
 @dataclass(frozen=True)
@@ -77,29 +85,44 @@ def run(
     steps: tuple[str, ...],
     address: str | None,
     check: Callable[[], None] = lambda: None,
+    *,
+    restore: bool = False,
 ) -> Outcome:
-    """Runs the named steps in their order; starts or joins a cluster only if there is work.
+    """Runs the named steps; starts or joins a cluster only if there is work.
 
     Args:
+        steps: in their order.
         check: called before each step; raises where the run must not go on.
+        restore: make run.json and the report this job's again where another configuration was run last.
     """
-    work = [name for name in steps if not is_complete(job, name)]
+    did_work = False
     for name in steps:
-        if name not in work:
+        # When its turn comes: `describe` may change what the steps after it are to make.
+        if not to_do(job, (name,), restore=restore):
             log.info("%s: complete, nothing to do", name)
-    if work:
-        cluster.connect(address, job.config.cluster)
-    for name in STEPS:
-        if name in work and not is_complete(job, name):
-            check()
-            started = time.monotonic()
+            continue
+        if not did_work:
+            cluster.connect(address, job.config.cluster)
+            did_work = True
+        check()
+        with StepTime(job.store, name, job.digest(name)) as timed:
             account, spent = _STEP[name](job)
-            seconds = time.monotonic() - started
-            log.info("%s: done in %.0f s, %s", name, seconds, account)
-            if words := spent.words(seconds):
-                log.info("%s: %s", name, words)
-            job.record(name, account, spent, seconds, ray.cluster_resources())
-    return outcome(job, bool(work))
+        log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
+        if words := spent.words(timed.own_s):
+            log.info("%s: %s", name, words)
+        seconds = timed.earlier_s + timed.own_s
+        job.record(name, account, spent, seconds, ray.cluster_resources())
+        timed.forget()
+    if restore and not job.is_described:
+        check()
+        job.describe_again()
+    return outcome(job, did_work)
+
+
+def to_do(job: Job, steps: tuple[str, ...], *, restore: bool) -> list[str]:
+    """The steps that are not complete; with `restore` also evaluate, where the report is another configuration's."""
+    again = ["evaluate"] if restore and "evaluate" in steps and not job.is_reported else []
+    return [name for name in steps if name in again or not is_complete(job, name)]
 
 
 def is_complete(job: Job, step: str) -> bool:
@@ -123,19 +146,15 @@ def index(job: Job) -> tuple[Account, Spent]:
         ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
-    if known.num_rows:
-        for output in outputs:
-            table = output.select(known)
-            name = sink.file_name(table, output.table.key)
-            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+    _publish_known(job, known, outputs)
     pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
-    line = ProgressLine("index", rows.num_rows, _growth(job, {("probe",): pool}))
+    line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
     data = dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
         **pool.options(batch_size=64),
     )
-    spent = write_tables(job, line, data, outputs, rows_per_file=10_000)
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["videos"])
     videos = job.store.read_table(job.videos, ["video_id", "status"])
     failed = videos.filter(pc.equal(videos["status"], "failed"))
     account = settle(
@@ -145,20 +164,32 @@ def index(job: Job) -> tuple[Account, Spent]:
     return account, spent
 
 
+def _publish_known(job: Job, known: pa.Table, outputs: list[sink.Output]) -> None:
+    """Rows of `known` that a killed run of these inputs has not published, into each output."""
+    for output in outputs:
+        rows = sink.pending(known, job.store, output.folder, ("video_id",))
+        if rows.num_rows:
+            table = output.select(rows)
+            name = file_name(table, output.table.key)
+            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)
+
+
 def describe(job: Job) -> tuple[Account, Spent]:
     """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
     job.weights.keep(job.store)
     plan = current_rows.segment_plan(job)
     rows = current_rows.to_describe(job, plan)
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
+    if rows.num_rows:
+        job.unmark(job.descriptors)
     pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
     stages = ("read", "decode")
     watched = {(*stages, "describe"): pools.describe}
     if not pools.together:
         watched = {stages: pools.decode, ("describe",): pools.describe}
-    line = ProgressLine("describe", rows.num_rows, _growth(job, watched))
+    line = progress_line(job, "describe", rows.num_rows, watched)
     windows = config.describe.windows
-    decoding = (config.sampling, config.picture, _decode(job), line.meter, windows)
+    decoding = (config.sampling, config.picture, config.decode, line.meter, windows)
     weights = SharedFile.of(job.store, job.weights.file)
     network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(
@@ -175,67 +206,23 @@ def describe(job: Job) -> tuple[Account, Spent]:
     return account, dataclasses.replace(spent, on_gpu=pools.describe.num_gpus > 0)
 
 
-def describing(
-    rows: pa.Table,
-    config: Config,
-    pools: cluster.Pools,
-    decoder: tuple[type, tuple],
-    network: tuple[type, tuple],
-) -> Dataset:
-    """Segments to rows of DESCRIPTORS; the stages are given as a class and its arguments."""
-    # A CPU describes segment by segment: blocks need not be put together for it.
-    on_gpu = pools.describe.num_gpus > 0
-    if pools.together:
-        size = _segments_at_a_time(rows.num_rows, pools.describe.size)
-        # With GPUs Ray Data wants a number.
-        options = pools.describe.options(size if on_gpu else None)
-        return dataset(rows, size).map_batches(
-            Chain, fn_constructor_args=(decoder, network), **options
-        )
-    size = config.describe.batch_segments if on_gpu else None
-    return (
-        dataset(rows, _segments_at_a_time(rows.num_rows, pools.decode.size))
-        .map_batches(decoder[0], fn_constructor_args=decoder[1], **pools.decode.options(None))
-        .map_batches(network[0], fn_constructor_args=network[1], **pools.describe.options(size))
+def _write_failures(job: Job, plan: pa.Table) -> Account:
+    """FAILURES: the rows of DESCRIPTORS that are not ok."""
+    columns = [column.name for column in FAILURES.columns]
+    rows = current_rows.current(plan, job.store.read_table(job.descriptors, columns))
+    bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
+    failed = bad.filter(pc.equal(bad["status"], "failed"))
+    named = [_names(part, "segment_id") for part in (plan, rows, failed)]
+    account = settle("describe", "segments", named[0], named[1] - named[2], named[2])
+    job.store.publish_table(
+        f"{job.failures}/failures.parquet", bad.cast(FAILURES.schema()), job.footer("describe")
     )
-
-
-class Chain:
-    """Two stages, each a class and its arguments, in one actor: nothing is copied between processes."""
-
-    def __init__(self, first: tuple[type, tuple], second: tuple[type, tuple]) -> None:
-        self.first, self.second = (kind(*arguments) for kind, arguments in (first, second))
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for part in self.first(batch):
-            yield self.second(part)
-
-
-def _segments_at_a_time(total: int, num_decoders: int) -> int:
-    """Few, so that work is dealt out evenly and the network soon has some; more where there are many, because each
-    task costs milliseconds."""
-    return min(SEGMENTS_PER_FILE, max(4, total // (64 * num_decoders)))
-
-
-def _batches_at_a_time(total: int, num_encoders: int) -> int:
-    """Of videos to encode. Between two tasks an encoder has nothing that was read ahead: one of many batches hides that,
-    of few the work is dealt out evenly."""
-    return min(BATCHES_PER_TASK, max(1, total // (8 * num_encoders)))
+    return account
 
 
 def fit(job: Job) -> tuple[Account, Spent]:
     """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all that learn from it."""
-    tasks = [
-        codebooks.Task(
-            codebook=book,
-            sample=job.sample(book.stream),
-            videos=job.training_videos(book.fold),
-            labels=job.labels_for(book),
-            groups=job.groups_for(book),
-            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
-        )
-        for book in job.codebooks
-    ]
+    tasks = fit_tasks(job)
     # Variants may share a codebook. One that is there already is skipped by the workers, but their
     # start is not free.
     tasks = list({task.codebook.folder: task for task in tasks}.values())
@@ -258,16 +245,87 @@ def fit(job: Job) -> tuple[Account, Spent]:
     return account, merged(parts)
 
 
+def fit_tasks(job: Job) -> list[codebooks.Task]:
+    """A task for each codebook: which videos it may see, and which labels."""
+    return [
+        codebooks.Task(
+            codebook=book,
+            sample=job.sample(book.stream),
+            videos=job.training_videos(book.fold),
+            labels=job.labels_for(book),
+            groups=job.groups_for(book),
+            footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
+        )
+        for book in job.codebooks
+    ]
+
+
+def _sample(job: Job) -> Spent:
+    """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
+    streams = list(dict.fromkeys(book.stream for book in job.learning))
+    streams = [s for s in streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
+    if not streams:
+        return Spent(0.0, ())
+    for stream in streams:
+        # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
+        job.store.delete_folder(job.sample(stream))
+    places = current_rows.places(job)
+    allowed = pa.array(sorted(job.training_videos(None)), pa.string())
+    places = places.filter(pc.is_in(places["video_id"], allowed))
+    num_frames = pc.sum(places["num_frames"]).as_py() or 0
+    if not num_frames:
+        raise RunError(
+            f"fit: expected training videos with descriptors, found none; are all of them in "
+            f"{job.store.uri(job.failures)}?"
+        )
+    rate = job.config.fit.num_frames / num_frames
+    rows = places.select(["video_id", "file", "row"])
+    pool, seed = cluster.pools(job.config.cluster).read.fitting(rows.num_rows), job.config.run.seed
+    line = progress_line(job, "sample", num_frames, {("read",): pool})
+    described = {stream: job.described[stream] for stream in streams}
+    data = dataset(rows, 64).map_batches(
+        encoding_stages.SampleFrames,
+        fn_constructor_args=(job.store, described, rate, seed, line.meter),
+        **pool.options(batch_size=64),
+    )
+    outputs = [
+        sink.Output(
+            SAMPLES,
+            job.sample(stream),
+            job.footer("fit"),
+            functools.partial(codebook.sample_of, stream=stream),
+        )
+        for stream in streams
+    ]
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["samples"])
+    empty = [stream for stream in streams if not job.store.files(job.sample(stream))]
+    if empty:
+        raise RunError(
+            f"fit: expected descriptors of {', '.join(empty)}, found none: no training video has the two frames or more "
+            "that one is of; leave it out of describe.streams, give it a shorter gap, or sample more frames"
+        )
+    for stream in streams:
+        facts = {"rate": rate, "num_frames": num_frames}
+        job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)
+    return spent
+
+
 def encode(job: Job) -> tuple[Account, Spent]:
     """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
     videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
-    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
-    if books:
-        spent = _encode(job, books, videos)
     described = _names(videos)
+
+    def visible(book: codebook.Codebook) -> frozenset[str]:
+        return sink.visible_videos(videos, job.store, job.encodings(book))
+
+    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
+    done = {book: visible(book) for book in books}
+    if missing := {book: there for book, there in done.items() if there != described}:
+        spent = _encode(job, missing, videos)
+        done |= {book: visible(book) for book in missing}
     for book in books:
-        done = sink.visible_videos(videos, job.store, job.encodings(book))
-        settle(f"encode {book.name}", "videos", described, done)
+        settle(f"encode {book.name}", "videos", described, done[book])
         job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
     job.finish("encode")
     planned = job.manifest.num_rows
@@ -276,20 +334,26 @@ def encode(job: Job) -> tuple[Account, Spent]:
     return Account("encodings", planned * number, done, planned * number - done), spent
 
 
-def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent:
-    """The encodings that are not visible yet, of these codebooks."""
-    visible = [sink.visible_videos(videos, job.store, job.encodings(book)) for book in books]
-    done = frozenset.intersection(*visible)
+def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:
+    """The encodings that are not visible yet, of some codebooks.
+
+    Args:
+        visible: the codebooks, with the videos whose encodings by them are.
+    """
+    books = list(visible)
+    done = frozenset.intersection(*visible.values())
     rows = videos.filter(
         pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
     )
+    for book in books:
+        job.unmark(job.encodings(book))
     attentive = [book for book in books if job.writes_attention(book)]
     settings = job.config.cluster
     pool = cluster.pools(settings).encode.fitting(rows.num_rows)
-    line = ProgressLine("encode", rows.num_rows, _growth(job, {("read", "encode"): pool}))
+    line = progress_line(job, "encode", rows.num_rows, {("read", "encode"): pool})
     batch = job.config.encode.batch_videos
     how = (job.config.encode, line.meter, settings.allow_missing_gpu)
-    size = batch * _batches_at_a_time(rows.num_rows // batch, pool.size)
+    size = batch * batches_at_a_time(rows.num_rows // batch, pool.size)
     data = dataset(rows, size).map_batches(
         encoding_stages.EncodeVideos,
         fn_constructor_args=(job.store, books, attentive, job.described, *how),
@@ -314,9 +378,9 @@ def _encode(job: Job, books: list[codebook.Codebook], videos: pa.Table) -> Spent
             functools.partial(codebook.encodings_of, book=book),
             already - done,
         )
-        for book, already in zip(books, visible, strict=True)
+        for book, already in visible.items()
     ]
-    return write_tables(job, line, data, outputs, rows_per_file=64)
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])
 
 
 def classify_videos(job: Job) -> tuple[Account, Spent]:
@@ -371,107 +435,8 @@ def outcome(job: Job, did_work: bool) -> Outcome:
     return Outcome(did_work, planned, **counts)
 
 
-def _decode(job: Job) -> Decode:
-    """The decoding of this attempt."""
-    settings = job.config.decode
-    return dataclasses.replace(settings, decoder=job.retries.decoder or settings.decoder)
-
-
 def _names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
     return frozenset(rows[column].to_pylist())
-
-
-def _write_failures(job: Job, plan: pa.Table) -> Account:
-    """FAILURES: the rows of DESCRIPTORS that are not ok."""
-    columns = [column.name for column in FAILURES.columns]
-    rows = current_rows.current(plan, job.store.read_table(job.descriptors, columns))
-    bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")
-    failed = bad.filter(pc.equal(bad["status"], "failed"))
-    named = [_names(part, "segment_id") for part in (plan, rows, failed)]
-    account = settle("describe", "segments", named[0], named[1] - named[2], named[2])
-    job.store.publish_table(
-        f"{job.failures}/failures.parquet", bad.cast(FAILURES.schema()), job.footer("describe")
-    )
-    return account
-
-
-def _sample(job: Job) -> Spent:
-    """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
-    streams = list(dict.fromkeys(book.stream for book in job.learning))
-    streams = [s for s in streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
-    if not streams:
-        return Spent(0.0, ())
-    for stream in streams:
-        # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
-        job.store.delete_folder(job.sample(stream))
-    places = current_rows.places(job)
-    allowed = pa.array(sorted(job.training_videos(None)), pa.string())
-    places = places.filter(pc.is_in(places["video_id"], allowed))
-    num_frames = pc.sum(places["num_frames"]).as_py() or 0
-    if not num_frames:
-        raise RunError(
-            f"fit: expected training videos with descriptors, found none; are all of them in "
-            f"{job.store.uri(job.failures)}?"
-        )
-    rate = job.config.fit.num_frames / num_frames
-    rows = places.select(["video_id", "file", "row"])
-    pool, seed = cluster.pools(job.config.cluster).read.fitting(rows.num_rows), job.config.run.seed
-    line = ProgressLine("sample", num_frames, _growth(job, {("read",): pool}))
-    described = {stream: job.described[stream] for stream in streams}
-    data = dataset(rows, 64).map_batches(
-        encoding_stages.SampleFrames,
-        fn_constructor_args=(job.store, described, rate, seed, line.meter),
-        **pool.options(batch_size=64),
-    )
-    outputs = [
-        sink.Output(
-            SAMPLES,
-            job.sample(stream),
-            job.footer("fit"),
-            functools.partial(codebook.sample_of, stream=stream),
-        )
-        for stream in streams
-    ]
-    spent = write_tables(job, line, data, outputs, rows_per_file=1000)
-    for stream in streams:
-        facts = {"rate": rate, "num_frames": num_frames}
-        job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)
-    return spent
-
-
-def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
-    """Blocks of that many rows, so that work is dealt out evenly and a lost task costs little."""
-    parts = [rows.slice(i, rows_per_block) for i in range(0, max(1, rows.num_rows), rows_per_block)]
-    return ray.data.from_arrow([part.combine_chunks() for part in parts])
-
-
-def write_tables(
-    job: Job, line: ProgressLine, data: Dataset, outputs: list[sink.Output], *, rows_per_file: int
-) -> Spent:
-    """Runs the pipeline into its tables, with a progress line.
-
-    Raises:
-        RunError: an actor says that the step cannot go on, or nothing has been done for too long.
-    """
-    if not line.total:
-        return line.spent
-    table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
-    settings = job.config.cluster
-    cpus = cluster.pools(settings).write_cpus
-    try:
-        with line:
-            data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
-    except (RayError, ExecutionTimeoutError) as error:
-        if reason := line.failure():
-            raise RunError(f"{line.step}: {reason}") from error
-        if isinstance(error, ExecutionTimeoutError):
-            raise RunError(f"{line.step}: {cluster.stalled(settings)}") from error
-        raise
-    return line.spent
-
-
-def _growth(job: Job, pools: dict[tuple[str, ...], cluster.Pool]) -> Growth:
-    return Growth(pools, job.config.cluster.grow_warning_s)
 
 
 def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str]:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import sink, video_stages
+from pipelines import video_stages
 from pipelines.layout import Job
 from pipelines.sampling import num_segments
-from pipelines.tables import VIDEOS
+from pipelines.tables import VIDEOS, places_of
 from pipelines.video import VideoFacts
 
 ROWS_AT_A_TIME = 10_000
@@ -27,7 +27,7 @@ def known_videos(job: Job) -> pa.Table:
     columns = ["video_id", "source", "status", *video_stages.FACTS]
     facts = job.store.read_table(folders[-1], columns)
     facts = facts.filter(pc.equal(facts["status"], "ok"))
-    row = sink.places_of(job.manifest, facts, ("video_id", "source"))
+    row = places_of(job.manifest, facts, ("video_id", "source"))
     rows, facts = job.manifest.filter(pc.is_valid(row)), facts.take(row.drop_null())
     parts = [empty]
     # Rows of Python take many times the memory of columns: some at a time.
@@ -56,14 +56,19 @@ def segment_plan(job: Job) -> pa.Table:
 
 
 def to_describe(job: Job, plan: pa.Table) -> pa.Table:
-    """The segments without a row; after `--retry-failed` also those that it has not tried again yet."""
+    """The segments without a row; after `--retry-failed` also those that it has not tried again yet.
+
+    These have its decoder in a column `decoder`, which is empty for segments of videos that are new here.
+    """
     if not job.store.files(job.descriptors):
         return plan
-    columns = ["segment_id", "source", "status", "attempts"]
+    columns = ["segment_id", "video_id", "source", "status", "attempts"]
     rows = current(plan, job.store.read_table(job.descriptors, columns))
     tried = pc.greater(rows["attempts"], job.retries.passes)
     done = rows.filter(pc.or_(pc.equal(rows["status"], "ok"), tried))
-    return plan.filter(pc.invert(pc.is_in(plan["segment_id"], done["segment_id"])))
+    left = plan.filter(pc.invert(pc.is_in(plan["segment_id"], done["segment_id"])))
+    again = pc.is_in(left["video_id"], rows["video_id"])
+    return left.append_column("decoder", pc.if_else(again, job.retries.decoder, ""))
 
 
 def current(plan: pa.Table, rows: pa.Table) -> pa.Table:

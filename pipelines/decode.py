@@ -1,14 +1,15 @@
 """A segment of a video in, its sampled frames as pictures out.
 
-Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks; neither stands
-in for the other. A frame is the right picture or missing, never a neighbour, and no damage that the
-decoder notices is painted over (VP8 and VP6 notice little, decord nothing: docs/decoders.md).
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks one; where it fails, the other is
+not tried. A frame is the right picture or missing: a neighbour is never taken for it, and damage that the
+decoder notices is not concealed (decoders of VP8 and VP6 notice little, decord nothing: docs/decoders.md).
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
@@ -16,13 +17,14 @@ import numpy as np
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import flow, watch
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode_decord import DecordVideo
-from pipelines.decode_pyav import PyAvVideo
+from pipelines.decode_pyav import Choose, PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import SegmentPlan, plan_segment, sample_frames
 from pipelines.video import ErrorType, VideoError, local_path, open_remote, reading
 
-_COPY_BYTES = 8 * 2**20
+COPY_BYTES = 8 * 2**20
+"""Of a request when a video is copied."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,17 @@ class SegmentFrames:
 
     Attributes:
         images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the windows read,
-            each once, in order of time; beside the segment's own sampled frames those before its first one
-            and their neighbours in the source, so that nothing depends on where a video was cut.
+            each once, in order of time. These are the segment's own sampled frames, sampled frames before its first
+            one, and neighbours of all these in the source: results do not depend on where the video was cut.
         image_indices: int64 [u], places among the frames of the video in order of display.
         frame_indices: int64 [m], those of the segment's own sampled frames.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
-        places: {window: int64 [k, num_frames]}, places in `images` of what it reads for each of the last k of
-            the m frames; k < m where a window of sampled frames would begin before the video's first one
-            or with a lost one, k = 0 where the video is too short. Of optical flow [k, 1], places in its `flows`.
+        places: {window: int64 [k, num_frames]}, places in `images` of the frames that the window reads for each of
+            the last k of the m frames. k < m where a window of sampled frames would begin before the video's first
+            frame or with a lost one; k = 0 where the video is too short. For optical flow [k, 1], places in `flows`.
         flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of `pipelines.flow`. The
             pictures that it was computed on are not in `images`.
-        num_missing: wanted frames that are not among the m: they or what is read beside them do not decode.
+        num_missing: wanted frames that are not among the m, because they or frames read with them do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
     """
@@ -76,7 +78,10 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """{ordinal: uint8 [decoded_px, decoded_px, 3]}, by the picture that it was opened for, of the frames that decode; why others do not."""
+        """{ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why the others do not.
+
+        Size and crop are those of the `Picture` that the video was opened with.
+        """
 
     def close(self) -> None:
         """Closes the file."""
@@ -100,26 +105,26 @@ def decode_segment(
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
     started = time.perf_counter()
-    with _seekable(uri) as source, reading(uri):
-        read_s = 0.0 if isinstance(source, str) else time.perf_counter() - started
+    size_px = picture.decoded_px
+    if any(isinstance(window, FlowWindow) for window in windows):
+        # Motion across the border of the crop is seen in the whole picture alone.
+        picture = replace(picture, crop_px=picture.resize_px)
+    is_last = segment + 1 >= num_segments
+    with _opened(uri, picture, decode, is_last) as opened, reading(uri):
+        read_s = 0.0 if isinstance(opened.source, str) else time.perf_counter() - started
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
             ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
             return plan_segment(ordinals, segment, num_segments, timestamps_s, windows).ordinals
 
-        size_px = picture.decoded_px
-        if any(isinstance(window, FlowWindow) for window in windows):
-            # Motion across the border of the crop is seen in the whole picture alone.
-            picture = replace(picture, crop_px=picture.resize_px)
-        video: Video = _DECODERS[decode.decoder](source, uri, picture, decode, choose)
-        with closing(video):
-            if len(video.timestamps_s) == 0:
-                raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
-            ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
-            if len(ordinals) == 0:
-                raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
-            plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
-            images, reason = video.pictures(plan.ordinals)
+        video = opened.video(choose)
+        if len(video.timestamps_s) == 0:
+            raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+        if len(ordinals) == 0:
+            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
+        plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
+        images, reason = video.pictures(plan.ordinals)
     found = _segment_frames(uri, video, plan, windows, images, reason, size_px)
     return replace(found, read_s=read_s)
 
@@ -202,16 +207,85 @@ def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndar
     return np.lib.stride_tricks.sliding_window_view(frames, window.num_frames)
 
 
+@dataclass(frozen=True)
+class _Key:
+    """What tells a video from another. state: of a local file, which may be replaced between two calls."""
+
+    uri: str
+    state: tuple[int, ...]
+    picture: Picture
+    decode: Decode
+
+
+class _Opened:
+    """A video, open from one segment to the next: copied once, and by PyAV listed once."""
+
+    def __init__(self, key: _Key) -> None:
+        self.key, self._files = key, ExitStack()
+        self.source = self._files.enter_context(_seekable(key.uri))
+        self._video: Video | None = None
+
+    def video(self, choose: Choose) -> Video:
+        """It in its decoder. decord's is opened anew for each segment: it may keep traces of what it met."""
+        if not isinstance(self._video, PyAvVideo):
+            self._close_video()
+            key = self.key
+            kind = _DECODERS[key.decode.decoder]
+            self._video = kind(self.source, key.uri, key.picture, key.decode, choose)
+        return self._video
+
+    def close(self) -> None:
+        """Closes the file. A copy has no name, so it is gone then, or with the process."""
+        self._close_video()
+        self._files.close()
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+
+_kept: _Opened | None = None
+"""The video of this process's last call, where more segments of it may be asked for."""
+
+
+@contextmanager
+def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
+    """The video, which stays open for the next segment unless this is the last one or fails."""
+    global _kept
+    with reading(uri):
+        key = _Key(uri, _state(uri), picture, decode)
+    opened, _kept = _kept, None
+    if opened and opened.key != key:
+        opened.close()
+        opened = None
+    opened = opened or _Opened(key)
+    with ExitStack() as failing:
+        failing.callback(opened.close)
+        yield opened
+        if not is_last:
+            failing.pop_all()
+            _kept = opened
+
+
+def _state(uri: str) -> tuple[int, ...]:
+    path = local_path(uri)
+    if path is None:
+        return ()
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
     """The path of a local file; of any other an unlinked local copy, because the timestamps take
-    one pass over the whole file and the pictures a second one."""
+    one pass over the whole file and the pictures others."""
     if (path := local_path(uri)) is not None:
         yield path
         return
     with tempfile.TemporaryFile() as copy:
-        with open_remote(uri, "none", _COPY_BYTES) as file:
-            while block := file.read(_COPY_BYTES):
+        with open_remote(uri, "none", COPY_BYTES) as file:
+            while block := file.read(COPY_BYTES):
                 watch.alive()
                 copy.write(block)
         copy.flush()

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 from pipelines import watch
-from pipelines.config import Decode, Picture
 from pipelines.decode_pyav import Choose, PyAvVideo
+from pipelines.run_settings import Decode, Picture
 from pipelines.video import VideoError
 
 _TIME_TOLERANCE = 2.0**-20
@@ -24,8 +24,8 @@ _TIME_TOLERANCE = 2.0**-20
 
 
 class DecordVideo:
-    """`pipelines.decode.Video` by decord, on one thread. It takes the frames when they are asked for,
-    and so does without `choose`.
+    """`pipelines.decode.Video` by decord, on one thread. It decodes no frame before it is asked for, so it
+    needs no `choose`.
 
     Raises:
         VideoError: as `pipelines.video.open_stream`, and unsupported where decord refuses the file or
@@ -78,7 +78,7 @@ class DecordVideo:
             raise VideoError("unsupported", text)
 
     def _difference(self) -> str:
-        """In what decord's list of the frames is not that of the packets; "" in nothing."""
+        """How decord's list of the frames differs from that of the packets; "" where it does not."""
         num_frames = len(self._reader)
         if num_frames != len(self.timestamps_s):
             return f"it lists {num_frames} frames, the packets {len(self.timestamps_s)}"

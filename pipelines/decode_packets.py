@@ -1,7 +1,8 @@
 """The packets of one video stream: listed in one pass without decoding, then given again in spans.
 
 Packets of a small stream are kept, so that its file is opened and read once. A longer file is read
-again: by seeking where much lies between, and only as long as what comes is what was listed.
+again, with a seek where much lies between two spans. Where a seek leads to packets that were not listed so, the
+file is read in order.
 """
 
 import itertools
@@ -20,14 +21,14 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipelines import watch
-from pipelines.config import Decode
+from pipelines.run_settings import Decode
 from pipelines.video import open_stream
 
 KEPT_BYTES = 64 * 2**20
 """Size up to which the packets of a stream are kept, at most an eighth of decode.memory_bytes."""
 
 SEEK_BYTES = 2**20
-"""Packets between two spans from which on a seek is cheaper than reading them."""
+"""Size of the packets between two spans from which on a seek is cheaper than reading them."""
 
 NO_TICK = -(2**62)
 _VP8_SHOW_FRAME = 0x10

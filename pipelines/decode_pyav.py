@@ -4,8 +4,8 @@ Packets are listed without decoding. To reach a frame, decoding starts at the la
 that the file marks as a key frame. The spans of packets that this takes are joined where they overlap,
 so that the file's distance between key frames decides: one span from start to end where key frames are
 rare, one per group of samples or per sample where they are frequent. Within a span, frames that no other
-one is predicted from are passed over, where their codec says which these are. What is not reached like
-that is decoded from the start, every frame.
+one is predicted from are passed over, where their codec says which these are. Frames that cannot be
+decoded so are tried again with every frame of the span, then with every frame from the start of the file.
 """
 
 import itertools
@@ -20,8 +20,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from pipelines.config import Decode, Picture
 from pipelines.decode_packets import NO_TICK, PacketReader, Packets
+from pipelines.run_settings import Decode, Picture
 from pipelines.sampling import end_of
 from pipelines.video import VideoError, decode_packet, display_matrix
 
@@ -72,8 +72,8 @@ class PyAvVideo:
     """`pipelines.decode.Video` by PyAV, on one thread.
 
     Args:
-        choose: which frames `pictures` will be asked for. It may be called with a listing that is not
-            quite right: frames of a file that is listed by decoding are taken on that way.
+        choose: which frames `pictures` will be asked for. A file that must be decoded to be listed calls it
+            with a guess of its listing, to keep these frames while it is decoded.
 
     Attributes:
         is_listed_by_decoding: the packets do not say which frames are shown when.
@@ -277,8 +277,8 @@ def _list_shown(packets: Packets) -> _Listing:
 
 
 def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
-    """ticks and is_key of AVI with B-frames, mostly: one frame for each packet that holds any, when
-    the next one is decoded."""
+    """ticks and is_key of AVI with B-frames, which are right for most files: each packet that is not empty holds
+    one frame, shown when the next one is decoded."""
     _, decoded, _, size = packets.mark.T
     holds = size > 1
     ticks = decoded[holds]
@@ -332,8 +332,8 @@ def _decode_packet(
 def _start_flaw(packet: Packet, index: int) -> str:
     """What is wrong with decoding from `packet` until the decoder itself reports a key frame.
 
-    The key frame before an edit list's first frame is decoded but not given out: nothing tells, so
-    the file is believed.
+    The key frame before an edit list's first frame is decoded but not given out. Nothing tells whether
+    that went well, so the file is believed.
     """
     if packet.is_keyframe and (index == 0 or packet.is_discard):
         return ""

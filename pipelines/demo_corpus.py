@@ -53,7 +53,7 @@ class Clip:
 
 
 def clip_of_scene(seed: int, scene: int) -> Clip:
-    """Scenes go round the options; 3, 5 and 4 have no common factor: all combinations come up."""
+    """Scenes take the options in turn; 3, 5 and 4 have no common factor, so all combinations come up."""
     pick = [
         options[default_rng([seed, 2, axis]).permutation(len(options))[scene % len(options)]]
         for axis, options in enumerate((_CODECS, _SIZES_PX, _RATES))

@@ -6,6 +6,7 @@ that loads the network, and with it torchvision, whose import takes as long as t
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -15,13 +16,14 @@ import pyarrow.compute as pc
 import torch
 
 from encoders import backbones
-from encoders.cross_modality import COLOURS, for_stacks
+from encoders.cross_modality import COLOURS
 from encoders.descriptors import Stream, streams_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
 from encoders.views import mirrored_flow, mirrored_picture, views_of
 from pipelines import logs
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.device import device
+from pipelines.errors import ConfigError
 from pipelines.meter import SILENT, Meter
 from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
 
@@ -32,18 +34,19 @@ def described_streams(config: Config) -> dict[str, Stream]:
     """{column of DESCRIPTORS: what it holds}.
 
     Raises:
-        ConfigError: the network has no such node, or does not take such pictures.
+        ConfigError: the network has no such node, or does not take such pictures or stacks of flow.
     """
     describe, size = config.describe, config.picture.crop_px
     try:
         named = functools.partial(backbones.expanded, describe.backbone, crop_px=size)
-        shapes = backbones.node_shapes(describe.backbone, named(describe.used_nodes), size)
+        nodes = named(describe.used_nodes)
+        shapes = backbones.node_shapes(describe.backbone, nodes, size)
         entries = [
             (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
         ]
         for window in describe.windows:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
-                for_stacks(backbones.bare(describe.backbone), window.num_channels)
+                backbones.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
         return streams_of(shapes, entries, describe.scaling, levels, views)
     except ValueError as error:
@@ -69,7 +72,7 @@ def channels_of(flow: FlowWindow | None) -> int:
 
 
 CPU_FRAMES = 4
-"""Of a forward pass on a CPU: what the layers hand on stays in its caches, and the allocator keeps the memory."""
+"""Of a forward pass on a CPU: so few that activations stay in its caches and the allocator keeps their memory."""
 
 MOST_FRAMES = 256
 """Of a forward pass on a GPU: more make it no faster."""
@@ -80,6 +83,11 @@ def precision(name: str, on: str) -> torch.dtype:
     if name == "auto":
         return torch.float32 if on == "cpu" else torch.bfloat16
     return getattr(torch, name)
+
+
+MAPS_BYTES = 64 * 2**20
+"""Of a node: where more maps are held, descriptors are made of them at once, of so many at a time. Early layers give
+gigabytes a segment; deep ones of a whole segment are less, and described together."""
 
 
 class DescribeFrames:
@@ -131,8 +139,8 @@ class DescribeFrames:
         with self.meter("describe"):
             if self.device != "cpu":
                 return self._rows(batch)
-            # Segment by segment: the last bits depend on the size of a forward pass, hence would on how segments
-            # were dealt out; and fewer maps are held.
+            # Segment by segment: the last bits depend on the size of a forward pass, and must not depend on how
+            # segments were dealt out. Fewer maps are held, too.
             return pa.concat_tables(self._rows(batch.slice(i, 1)) for i in range(len(batch)))
 
     def _rows(self, batch: pa.Table) -> pa.Table:
@@ -140,39 +148,56 @@ class DescribeFrames:
             return self._described(batch)
 
     def _described(self, batch: pa.Table) -> pa.Table:
-        failed = [status == "failed" for status in batch["status"].to_pylist()]
         inputs = {flow: self._inputs(batch, flow) for flow in self.backbones}
         starts = {flow: np.cumsum([0, *map(len, parts)]) for flow, parts in inputs.items()}
-        views = {flow: self._views(np.concatenate(parts), flow) for flow, parts in inputs.items()}
         read = [self._places(row) for row in batch["places"].to_pylist()]
-        found: dict[str, list[list[np.ndarray]]] = {
-            name: [[] for _ in failed] for name in self.streams
-        }
-        # One view after the other: the maps of one alone are held, and a difference is within it.
-        for _ in range(0 if all(failed) else VIEWS[self.picture.views]):
-            maps = {flow: self._maps(next(view), flow) for flow, view in views.items()}
-            for row in (row for row, is_failed in enumerate(failed) if not is_failed):
-                for name, stream in self.streams.items():
-                    start, stop = starts[stream.flow][row : row + 2]
-                    own = maps[stream.flow][stream.node][start:stop]
-                    rows = stream.describe(own, read[row][stream.window].to(own.device))
-                    found[name][row].append(rows.half().cpu().numpy())
+        made, ends = {}, {}
+        for name, stream in self.streams.items():
+            own = [places[stream.window] for places in read]
+            ends[name] = np.cumsum([len(places) for places in own])
+            first = np.repeat(starts[stream.flow][:-1], [len(places) for places in own])
+            made[name] = _Descriptors(stream, np.concatenate(own) + first[:, None])
+        for flow, images in inputs.items():
+            self._describe(np.concatenate(images), flow, list(made.values()))
         table = batch.drop_columns(["images", "num_images", "places", "flows"])
         frames = pc.list_value_length(batch["frame_indices"])
         table = table.append_column("num_frames", frames.cast(pa.int32()))
-        for name, rows in found.items():
-            width = self.streams[name].width
-            columns = [np.stack(views, 1).reshape(-1, width) if views else None for views in rows]
-            table = table.append_column(name, descriptors_to_arrow(columns, width))
+        failed = [status == "failed" for status in batch["status"].to_pylist()]
+        for name, stream in self.streams.items():
+            parts = np.split(made[name].rows, ends[name][:-1])
+            columns = [
+                None if is_failed else part.reshape(-1, stream.width)
+                for part, is_failed in zip(parts, failed, strict=True)
+            ]
+            table = table.append_column(name, descriptors_to_arrow(columns, stream.width))
         kinds = {name: descriptor_type(stream.width) for name, stream in self.streams.items()}
         schema = DESCRIPTORS.schema(**kinds)
         return table.select(schema.names).cast(schema)
 
-    def _places(self, flat: list[list[int]]) -> dict[Window, torch.Tensor]:
-        """What each window reads for the segment's frames, places among its images [k, num_frames]."""
+    def _describe(
+        self, images: np.ndarray, flow: FlowWindow | None, made: list["_Descriptors"]
+    ) -> None:
+        """Fills in what is made of these images, those of all segments. Maps are held as long as a window needs them."""
+        if not len(images):
+            return
+        for view, pictures in enumerate(self._views(images, flow)):
+            nodes = {
+                node: _Maps(
+                    [m for m in made if (m.stream.node, m.stream.flow) == (node, flow)], view
+                )
+                for node in self.backbones[flow].nodes
+            }
+            for part in pictures.split(self.batch_frames):
+                for node, maps in self._forward(part, flow).items():
+                    nodes[node].add(maps)
+            for held in nodes.values():
+                held.describe()
+
+    def _places(self, flat: list[list[int]]) -> dict[Window, np.ndarray]:
+        """What each window reads for the segment's frames, places among its images [k, num_read]; of a failed one nothing."""
         return {
-            window: torch.tensor(places, dtype=torch.int64).view(-1, window.num_read)
-            for window, places in zip(self.settings.windows, flat, strict=False)
+            window: np.array(places, np.int64).reshape(-1, window.num_read)
+            for window, places in itertools.zip_longest(self.settings.windows, flat, fillvalue=[])
         }
 
     def _inputs(self, batch: pa.Table, flow: FlowWindow | None) -> list[np.ndarray]:
@@ -191,16 +216,11 @@ class DescribeFrames:
         kind, crop_px = self.picture.views, self.picture.crop_px
         return views_of(torch.from_numpy(images), kind, crop_px, mirrored)
 
-    def _maps(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
-        parts = [self._forward(part, flow) for part in images.split(self.batch_frames)]
-        return {node: torch.cat([part[node] for part in parts]) for node in parts[0]}
-
     def _forward(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
         count = len(images)
-        # Another size would be compiled anew; and not every network takes no frame at all.
-        least = self.batch_frames if self.settings.compile else 1
-        if count < least:
-            rest = images.new_zeros(least - count, *images.shape[1:])
+        if self.settings.compile and count < self.batch_frames:
+            # Another size would be compiled anew.
+            rest = images.new_zeros(self.batch_frames - count, *images.shape[1:])
             images = torch.cat([images, rest])
         return {node: maps[:count] for node, maps in self._run(images, flow).items()}
 
@@ -222,3 +242,70 @@ class DescribeFrames:
         frame_bytes = (torch.cuda.max_memory_allocated() - held) / len(trial)
         free_bytes, _ = torch.cuda.mem_get_info()
         return max(1, min(MOST_FRAMES, int(free_bytes / 2 / frame_bytes)))
+
+
+class _Descriptors:
+    """What becomes of one stream, for all segments of a call.
+
+    Args:
+        places: int64 [k, n], what each window reads, in places among the images of all segments.
+
+    Attributes:
+        rows: float16 [k, V, T, C] of V views.
+        starts, stops: int64 [k]: window i and those after it read no image before starts[i], window i and those
+            before it none from stops[i] on.
+    """
+
+    def __init__(self, stream: Stream, places: np.ndarray) -> None:
+        self.stream, self.places = stream, places
+        self.rows = np.empty((len(places), stream.views, stream.cells, stream.width), np.float16)
+        self.starts = np.minimum.accumulate(places.min(1)[::-1])[::-1]
+        self.stops = np.maximum.accumulate(places.max(1)) + 1
+
+
+class _Maps:
+    """One view's maps of a node, from when they come until no window reads them any more."""
+
+    def __init__(self, made: list[_Descriptors], view: int) -> None:
+        self.made, self.view = made, view
+        self.done = [0] * len(made)
+        self.start, self.stop, self.most = 0, 0, 1
+        self.parts: list[torch.Tensor] = []
+
+    def add(self, maps: torch.Tensor) -> None:
+        """Takes the maps [f, C, h, w] of the next images; makes descriptors where many are held."""
+        self.parts.append(maps)
+        self.stop += len(maps)
+        self.most = max(1, MAPS_BYTES // maps[0].nbytes)
+        if sum(part.nbytes for part in self.parts) > MAPS_BYTES:
+            self.describe()
+
+    def describe(self) -> None:
+        """Makes what all maps have come for, and lets go of those that nothing more reads."""
+        needed = [self._describe(own, i) for i, own in enumerate(self.made)]
+        if (first := min(needed)) > self.start:
+            # A copy: a part of a tensor would keep all of it.
+            self.parts = [self._between(first, self.stop)] if first < self.stop else []
+            self.start = first
+
+    def _describe(self, own: _Descriptors, i: int) -> int:
+        """Makes those of one stream; returns the first image from which on it needs all."""
+        ready = np.searchsorted(own.stops, self.stop, side="right")
+        while (first := self.done[i]) < ready:
+            start = own.starts[first]
+            near = np.searchsorted(own.stops, start + self.most, side="right")
+            end = min(max(near, first + 1), ready)
+            maps = self._between(start, own.stops[end - 1])
+            places = torch.from_numpy(own.places[first:end] - start).to(maps.device)
+            rows = own.stream.describe(maps, places)
+            own.rows[first:end, self.view] = rows.half().cpu().numpy()
+            self.done[i] = end
+        return min([self.stop, *own.starts[ready : ready + 1]])
+
+    def _between(self, start: int, stop: int) -> torch.Tensor:
+        """A copy of the maps of images start to stop - 1."""
+        found, place = [], self.start
+        for part in self.parts:
+            found.append(part[max(0, start - place) : max(0, stop - place)])
+            place += len(part)
+        return torch.cat([part for part in found if len(part)])

@@ -5,18 +5,23 @@ import socket
 
 import torch
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.meter import Meter
+
+
+def cuda_or_cpu() -> str:
+    """cuda where torch sees a GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device(meter: Meter, allow_missing_gpu: bool) -> str:
     """cuda or cpu.
 
     Raises:
-        RunError: in a step, Ray gave this process a GPU that torch does not see, and whose hours would be paid for nothing; the
-            step is told.
+        RunError: in a step, Ray assigned this process a GPU that torch cannot see, which would be paid for and not used. The step
+            is told, and ends.
     """
-    if torch.cuda.is_available():
+    if cuda_or_cpu() == "cuda":
         return "cuda"
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if given in ("", "-1") or allow_missing_gpu or meter.counter is None:

@@ -288,6 +288,14 @@ CHECKS: tuple[Check, ...] = (
         _BY_HAND,
         None,
     ),
+    Check(
+        "storage.answer",
+        "error",
+        "the storage gives every file that it lists",
+        "delete nothing, nobody knows whether these files are damaged; ask again when the storage answers, or with the "
+        "rights and credentials that it wants",
+        files.unanswered,
+    ),
 )
 
 
@@ -372,6 +380,7 @@ def examine(store: Store, quick: bool = False) -> Report:
 
     Raises:
         ConfigError: there is no run, or it cannot be listed.
+        StorageError: the storage does not answer when it is asked for what the run is.
     """
     started = time.monotonic()
     run = Run(store, quick)

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.combination import sums_kernels
-from pipelines.doctor_scan import NAMED_BY_KEYS, STEP_OF, STEPS, Folder, Run, is_visible
+from pipelines.doctor_scan import BY_NAME, EXAMPLES, Folder, Run
 from pipelines.lock import LOCK, Holder
-from pipelines.storage import DONE
-from pipelines.tables import FORMAT_VERSION
-
-EXAMPLES = 5
+from pipelines.storage import DONE, StorageError, is_visible
+from pipelines.tables import FORMAT_VERSION, NAMED_BY_KEYS, STEPS
 
 KEYS = tuple(
     f"video_fisher.{name}"
@@ -77,9 +75,10 @@ def lock(run: Run) -> Iterator[Problem]:
 
 def folders(run: Run) -> Iterator[Problem]:
     for key, name in run.tables.items():
-        step = STEP_OF.get(key.partition("/")[0])
-        if step and run.is_recorded(step) and not any(run.files_in(name)):
-            yield Problem(name, f"{key} is empty or missing, but step {step} is recorded as done")
+        table = BY_NAME.get(key.partition("/")[0])
+        if table and run.is_recorded(table.step) and not any(run.files_in(name)):
+            found = f"{key} is empty or missing, but step {table.step} is recorded as done"
+            yield Problem(name, found)
 
 
 def marks(run: Run) -> Iterator[Problem]:
@@ -109,7 +108,7 @@ def unfinished(run: Run) -> Iterator[Problem]:
 
 def unreadable(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
-        bad = [file for file in folder.files if file.error]
+        bad = [f for f in folder.files if f.error and f.name not in run.unanswered]
         if bad:
             names = [file.name for file in bad]
             examples = tuple(f"{file.name}: {file.error}" for file in bad[:EXAMPLES])
@@ -132,7 +131,7 @@ def footers(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
         wanted = {
             "video_fisher.format": FORMAT_VERSION,
-            "video_fisher.step": STEP_OF[folder.table.name],
+            "video_fisher.step": folder.table.step,
         }
         fixed = list(made_by)
         if folder.table.name in ("videos", "segments"):
@@ -193,7 +192,7 @@ def revisions(run: Run) -> Iterator[Problem]:
 
 def names(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
-        if folder.table.name not in NAMED_BY_KEYS:
+        if folder.table not in NAMED_BY_KEYS:
             continue
         bad = [f for f in folder.usable if f.keys_name and not f.name.endswith(f"/{f.keys_name}")]
         if bad:
@@ -252,7 +251,7 @@ def older(run: Run) -> Iterator[Problem]:
 
 def unreadable_tensors(run: Run) -> Iterator[Problem]:
     for item in run.tensors:
-        if item.error:
+        if item.error and item.name not in run.unanswered:
             yield Problem(item.name, item.error, advice=remake_tensors(run, item.name))
 
 
@@ -275,6 +274,9 @@ def codebook_digests(run: Run) -> Iterator[Problem]:
             continue
         try:
             said = json.loads(run.store.read(mark)).get("video_fisher.codebook")
+        except StorageError as error:
+            run.said(mark, error)
+            continue
         except (OSError, ValueError, AttributeError) as error:
             yield Problem(mark, f"cannot be read ({type(error).__name__}: {error})")
             continue
@@ -293,7 +295,10 @@ def missing_tensors(run: Run) -> Iterator[Problem]:
         lost = sorted(run.digests_in_use - there)
         if lost:
             yield Problem(
-                "codebooks", "encodings name codebooks that are gone", len(lost), tuple(lost[:5])
+                "codebooks",
+                "encodings name codebooks that are gone",
+                len(lost),
+                tuple(lost[:EXAMPLES]),
             )
     fused = {f"scores/{'-'.join(one.pair)}": one.stream for one in run.combinations}
     for folder in run.folders("scores"):
@@ -313,6 +318,13 @@ def missing_tensors(run: Run) -> Iterator[Problem]:
         if lost:
             what = "scores without their classifier, or its rows of SOLUTIONS or FUSIONS"
             yield Problem(folder.name, what, len(lost), tuple(lost[:EXAMPLES]))
+
+
+def unanswered(run: Run) -> Iterator[Problem]:
+    """To be asked last: until then files are read."""
+    if found := run.unanswered:
+        texts = tuple(dict.fromkeys(found.values()))
+        yield Problem("", f"{len(found)} files were not given", len(found), texts[:EXAMPLES])
 
 
 def unfinished_folders(run: Run) -> Iterator[Problem]:
@@ -353,7 +365,7 @@ def _marks_of(run: Run, folder: Folder) -> list[str]:
         return [f"{folder.name}/{DONE}"]
     if folder.table.name == "encodings":
         return [f"{folder.name}/_done-{run.videos_digest}.json"]
-    return run.marks(STEP_OF[folder.table.name])[:1]
+    return run.marks(folder.table.step)[:1]
 
 
 def remake_tensors(run: Run, name: str) -> str:

@@ -196,7 +196,7 @@ def _attention(table: pa.Table) -> Columns:
 
 
 def _maker(table: pa.Table) -> np.ndarray:
-    """Of which codebook a row says it is."""
+    """[n]: a fingerprint of the codebook that each row names by encoder, stream and fold."""
     return mixed(
         fingerprints(table["encoder"]), fingerprints(table["stream"]), _numbers(table["fold"])
     )

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import Evaluate
-from pipelines.doctor_files import EXAMPLES, Problem, remake
+from encoders.stream_specs import is_local
+from pipelines.doctor_files import Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, fingerprints, is_not_finite, mixed
-from pipelines.doctor_scan import Folder, Run
-from pipelines.doctor_tables import has_rows, is_in, last_attempts
-from pipelines.results import SINGLE, ScoreMatrix, gain_rows, is_local, metric_rows, results
+from pipelines.doctor_scan import EXAMPLES, Folder, Run
+from pipelines.doctor_tables import has_rows, last_attempts
+from pipelines.results import SINGLE, ScoreMatrix, gain_rows, metric_rows, results
+from pipelines.run_settings import Evaluate
 from pipelines.tables import METRICS
 
 TOLERANCE = 1e-9
@@ -28,7 +29,7 @@ Key = tuple[str, str, str, str, str, str | None]
 
 @dataclass
 class Tested:
-    """Who is tested, from VIDEOS: sorted fingerprints [N], their places in the columns, and folds [N].
+    """The tested videos: sorted fingerprints [N], their places in the columns of VIDEOS, folds [N] and targets [N, K].
 
     Attributes:
         described: [N], whether a segment of the video is in DESCRIPTORS and has not failed; None where
@@ -117,7 +118,7 @@ def _read_results(run: Run) -> Results:
 
 
 def _settings(run: Run) -> Evaluate:
-    """The run's settings without intervals, with the defaults where it is of other code or they are wrong."""
+    """The section evaluate of run.json, without intervals; defaults where other code wrote it or values are wrong."""
     known = {
         name: tuple(value) if isinstance(value, list) else value
         for name in ("top_k", "fusions", "stream_weights")
@@ -143,10 +144,10 @@ def _tested(run: Run) -> Tested:
         segments = run.folder("descriptors")
         last = last_attempts(run)
         good = last[segments["status"][last] != STATUSES.index("failed")]
-        described = is_in(ids, segments["video"][good])
+        described = np.isin(ids, segments["video"][good])
     targets = np.zeros((len(ids), len(classes)), np.float32)
     for k, label in enumerate(classes):
-        targets[:, k] = is_in(mixed(ids, fingerprint(label)), videos["video_label"])
+        targets[:, k] = np.isin(mixed(ids, fingerprint(label)), videos["video_label"])
     return Tested(ids, rows, videos["fold"][rows], described, classes, targets)
 
 
@@ -197,7 +198,7 @@ def _read(run: Run, folder: Folder, tested: Tested) -> Scores:
         labels = table["label"].combine_chunks().dictionary_encode()
         column = np.array([place.get(name, -1) for name in labels.dictionary.to_pylist()], np.int64)
         column = column[labels.indices.to_numpy()]
-        known = (column >= 0) & (is_in(words, tested.ids))
+        known = (column >= 0) & np.isin(words, tested.ids)
         for name, value in (("encoder", encoder), ("stream", stream)):
             known &= pc.equal(table[name], value).to_numpy()
         scores.strangers.add(table, ~known)

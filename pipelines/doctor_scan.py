@@ -5,7 +5,6 @@ Keys stay as 64-bit fingerprints, not as text: of n different keys two share one
 attention), and the list of files. SCORES are not kept, see `pipelines.doctor_results`.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -15,39 +14,31 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.combination import Combination
-from pipelines.config import Config, ConfigError, digest
+from pipelines.config import Config, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
-from pipelines.storage import DONE, Store
-from pipelines.tables import CURVES, METRICS, SAMPLES, SCORES, TABLES, Table
+from pipelines.errors import ConfigError
+from pipelines.storage import DONE, StorageError, Store, footer_of, is_visible
+from pipelines.tables import (
+    CURVES,
+    METRICS,
+    NAMED_BY_KEYS,
+    SAMPLES,
+    SCORES,
+    TABLES,
+    Table,
+    file_name,
+)
 
 PROVENANCE = "video_fisher."
 CODEBOOK_KEY = "video_fisher.codebook"
-NAMED_BY_KEYS = ("videos", "segments", "descriptors", "samples", "encodings", "attention")
-"""Tables whose files are written by `pipelines.sink`, under a name made from the keys inside."""
 
-VECTORS = {"samples": ("descriptors",), "encodings": ("vector",), "attention": ("cells",)}
-STEP_OF = {
-    "videos": "index",
-    "segments": "index",
-    "descriptors": "describe",
-    "failures": "describe",
-    "samples": "fit",
-    "curves": "fit",
-    "encodings": "encode",
-    "attention": "encode",
-    "scores": "classify",
-    "solutions": "classify",
-    "fusions": "classify",
-    "metrics": "evaluate",
-}
-STEPS = tuple(dict.fromkeys(STEP_OF.values()))
-"""As `pipelines.layout.STEPS`, which cannot be imported without torch."""
+EXAMPLES = 5
+"""Most examples that a problem has."""
 
-_TABLES = {table.name: table for table in TABLES}
+BY_NAME = {table.name: table for table in TABLES}
 
 
 @dataclass
@@ -126,15 +117,19 @@ class Run:
     Args:
         quick: no vectors are read, and of codebooks the headers only.
 
+    Attributes:
+        unanswered: {file: what the storage said in place of it}. Nobody knows whether it is damaged.
+
     Raises:
         ConfigError: there is no run, or it cannot be listed.
+        StorageError: the storage does not answer.
     """
 
     def __init__(self, store: Store, quick: bool = False) -> None:
         self.store, self.quick = store, quick
         self.sizes = _listing(store)
         roots = {name.partition("/")[0] for name in self.sizes}
-        if "run.json" not in roots and not roots & _TABLES.keys():
+        if "run.json" not in roots and not roots & BY_NAME.keys():
             raise ConfigError(
                 f"--out {store.root}: expected a run with its run.json, found none; give the folder that was "
                 "the job's --out"
@@ -152,6 +147,7 @@ class Run:
             )
         )
         self._folders: dict[str, Folder] = {}
+        self.unanswered: dict[str, str] = {}
 
     # --- settings and steps -------------------------------------------------------------------
 
@@ -243,7 +239,7 @@ class Run:
             name = self.tables.get(key)
             if name is None or not any(self.files_in(name)):
                 return None
-            self._folders[key] = self._scan(key, _TABLES[key.partition("/")[0]], name)
+            self._folders[key] = self._scan(key, BY_NAME[key.partition("/")[0]], name)
         return self._folders[key]
 
     def folders(self, table: str) -> list[Folder]:
@@ -254,7 +250,7 @@ class Run:
         return [folder for folder in found if folder]
 
     def all_folders(self) -> Iterator[Folder]:
-        for table in _TABLES:
+        for table in BY_NAME:
             yield from self.folders(table)
 
     @cached_property
@@ -262,8 +258,12 @@ class Run:
         """All safetensors files of codebooks, classifiers and weights."""
         found = []
         for name in sorted(self.sizes):
-            if name.endswith(".safetensors") and name.rpartition("/")[2][0] not in "._":
-                found.append(read_tensors(self.store, name, self.sizes[name], self.quick))
+            if is_visible(name, ".safetensors"):
+                try:
+                    item = read_tensors(self.store, name, self.sizes[name], self.quick)
+                except StorageError as error:
+                    item = Tensors(name, {}, self.said(name, error))
+                found.append(item)
                 self.progress.add(self.sizes[name], 0)
         return tuple(found)
 
@@ -288,6 +288,13 @@ class Run:
         """Folders with files, `depth` names below `root`."""
         parts = (f.split("/") for f in self._by_folder if f.startswith(f"{root}/"))
         return sorted({"/".join(p[: depth + 1]) for p in parts if len(p) > depth})
+
+    def said(self, name: str, error: Exception) -> str:
+        """An error in a line. That of the storage is kept in `unanswered`."""
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, StorageError):
+            self.unanswered[name] = text
+        return text[:200]
 
     def _other_names(self, table: str) -> list[str]:
         return self.subfolders("samples" if table == "samples" else "codebooks", 2)
@@ -329,10 +336,10 @@ class Run:
                 if folder.table.name in GATHER:
                     parts.append(GATHER[folder.table.name](batch))
         except (OSError, ValueError, pa.ArrowException) as error:
-            file.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            file.error = self.said(path, error)
             return file, {}
-        if keys and folder.table.name in NAMED_BY_KEYS:
-            file.keys_name = keys_name(pa.concat_tables(keys), folder.table.key)
+        if keys and folder.table in NAMED_BY_KEYS:
+            file.keys_name = file_name(pa.concat_tables(keys), folder.table.key)
         if not parts:
             return file, {}
         columns = _joined(parts)
@@ -342,11 +349,10 @@ class Run:
 
     def _batches(self, folder: Folder, file: File) -> Iterator[pa.Table]:
         """The row groups; footer and schema are put into `file` before the first."""
-        with self._open(file.name) as parquet:
+        with self.store.open_parquet(file.name, verify=True) as parquet:
             file.schema, file.num_rows = parquet.schema_arrow, parquet.metadata.num_rows
-            metadata = parquet.metadata.metadata or {}
-            texts = {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
-            file.footer = {k: v for k, v in texts.items() if k.startswith(PROVENANCE)}
+            footer = footer_of(parquet)
+            file.footer = {k: v for k, v in footer.items() if k.startswith(PROVENANCE)}
             file.misfit = misfit(folder.table, file.schema)
             # SCORES and METRICS are read by `pipelines.doctor_results`.
             if folder.table in (SCORES, METRICS) and not file.misfit:
@@ -360,47 +366,28 @@ class Run:
                 batch.validate(full=True)
                 yield batch
 
-    def _open(self, name: str) -> pq.ParquetFile:
-        source = self.store.fs.open(self.store.path(name), "rb")
-        return pq.ParquetFile(source, page_checksum_verification=True)
-
     def row_groups(self, folder: Folder) -> Iterator[tuple[File, pa.Table]]:
         """Every row group of the usable files. A file that turns out unreadable gets its `error`."""
         for file in folder.usable:
             try:
-                with self._open(file.name) as parquet:
+                with self.store.open_parquet(file.name, verify=True) as parquet:
                     for group in range(parquet.num_row_groups):
                         batch = parquet.read_row_group(group)
                         batch.validate(full=True)
                         yield file, batch
             except (OSError, ValueError, pa.ArrowException) as error:
-                file.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                file.error = self.said(file.name, error)
 
-    def examples(self, folder: Folder, rows: np.ndarray, most: int = 5) -> tuple[str, ...]:
+    def examples(self, folder: Folder, rows: np.ndarray) -> tuple[str, ...]:
         """The keys of some rows, by their places in column `row`, and the files they are in."""
         found = []
-        for row in sorted(int(r) for r in rows[:most]):
+        for row in sorted(int(r) for r in rows[:EXAMPLES]):
             file = next(f for f in folder.usable if f.first_row <= row < f.first_row + f.num_rows)
-            with self._open(file.name) as parquet:
+            with self.store.open_parquet(file.name, verify=True) as parquet:
                 table = parquet.read(columns=list(folder.table.key))
             values = table.slice(row - file.first_row, 1).to_pylist()[0].values()
             found.append(f"{', '.join(map(str, values))} in {file.name}")
         return tuple(found)
-
-
-def is_visible(path: str) -> bool:
-    """Whether readers take the file for a finished part of a table."""
-    base = path.rpartition("/")[2]
-    return base.endswith(".parquet") and base[0] not in "._"
-
-
-def keys_name(table: pa.Table, key: tuple[str, ...]) -> str:
-    """`pipelines.sink.file_name`, which cannot be imported without Ray."""
-    sha = hashlib.sha256()
-    for column in key:
-        for value in table[column].cast(pa.string()).to_pylist():
-            sha.update(f"{value}\n".encode())
-    return f"{sha.hexdigest()[:16]}.parquet"
 
 
 def misfit(table: Table, schema: pa.Schema) -> str:
@@ -413,10 +400,10 @@ def misfit(table: Table, schema: pa.Schema) -> str:
         if not ours.equals(theirs):
             return f"{ours.name}: expected {_field(ours)}, got {_field(theirs)}"
     extra = schema.names[len(declared.names) :]
-    wanted = VECTORS.get(table.name, ())
-    if table.name != "descriptors" and tuple(extra) != wanted:
-        return f"expected vector columns {list(wanted)}, got {extra}"
-    is_list = table.name in ("descriptors", "samples")
+    wanted = [vector.name for vector in table.vectors]
+    if wanted != ["<stream>"] and extra != wanted:
+        return f"expected vector columns {wanted}, got {extra}"
+    is_list = any(vector.is_list for vector in table.vectors)
     for name in extra:
         kind = schema.field(name).type
         inner = kind.value_type if is_list and pa.types.is_list(kind) else kind
@@ -467,6 +454,8 @@ def _read_record(store: Store, exists: bool) -> tuple[str, dict]:
         return "run.json is missing", {}
     try:
         record = json.loads(store.read("run.json"))
+    except StorageError:
+        raise
     except (OSError, ValueError) as error:
         return f"run.json cannot be read ({type(error).__name__}: {error})", {}
     is_record = isinstance(record, dict)

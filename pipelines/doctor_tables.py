@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from encoders.settings import UNIT_LENGTH
-from pipelines.doctor_files import EXAMPLES, Problem, remake
+from pipelines.doctor_files import Problem, remake
 from pipelines.doctor_gather import STATUSES, fingerprint, mixed
-from pipelines.doctor_scan import Folder, Run
+from pipelines.doctor_scan import EXAMPLES, Folder, Run
 
 _FAILED = STATUSES.index("failed")
 
@@ -17,21 +18,16 @@ _FAILED = STATUSES.index("failed")
 # --- what is today's --------------------------------------------------------------------------
 
 
-def is_in(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Where a value is one of `known`, which need not be sorted."""
-    return np.isin(values, known)
-
-
 def today(folder: Folder) -> np.ndarray:
-    """One fingerprint a row: what it is of, and the source it was made from."""
+    """[n]: a fingerprint of the id and the source of each row, so of one version of a video file."""
     return mixed(folder["id"], folder["source"])
 
 
 def last_attempts(run: Run) -> np.ndarray:
-    """Places in the columns of DESCRIPTORS: the rows that the plan asks for, each once, by the last attempt."""
+    """Places in the columns of DESCRIPTORS: of each planned segment the row of its last attempt."""
     plan, rows = run.folder("segments"), run.folder("descriptors")
     key = today(rows)
-    planned = np.flatnonzero(is_in(key, today(plan)))
+    planned = np.flatnonzero(np.isin(key, today(plan)))
     order = planned[np.lexsort((rows["row"][planned], -rows["attempts"][planned], key[planned]))]
     _, first = np.unique(key[order], return_index=True)
     return order[first]
@@ -43,25 +39,52 @@ def has_rows(run: Run, *tables: str) -> bool:
     return all(folder and folder.is_whole and folder.columns for folder in found)
 
 
+def _odd_rows(
+    run: Run,
+    rows: Folder,
+    is_odd: np.ndarray,
+    text: str,
+    *,
+    folder: Folder | None = None,
+    files: list[str] | None = None,
+) -> Iterator[Problem]:
+    """One problem with the rows of a folder that are odd, if there are any.
+
+    Args:
+        is_odd: [n], for each of `rows`.
+        text: what was found, with {num} for the number of odd rows.
+        folder: where the problem is, if not where the rows are.
+        files: those that the job must make again, beside what is missing; None: the advice of the check holds.
+    """
+    places = np.flatnonzero(is_odd)
+    if len(places):
+        folder = folder or rows
+        examples = run.examples(rows, rows["row"][places])
+        advice = "" if files is None else remake(run, folder, files)
+        found = text.replace("{num}", str(len(places)))
+        yield Problem(folder.name, found, len(places), examples, advice)
+
+
+def _remake_examples(run: Run, folder: Folder, problem: Problem) -> Problem:
+    """The problem with the advice to have the files of its examples made again."""
+    files = dict.fromkeys(example.rpartition(" in ")[2] for example in problem.examples)
+    return replace(problem, advice=remake(run, folder, list(files)))
+
+
 # --- keys and orphans -------------------------------------------------------------------------
 
 
 def duplicates(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
-        again = _again(folder)
-        if len(again):
-            examples = run.examples(folder, folder["row"][again])
-            names = [example.rpartition(" in ")[2] for example in examples]
-            found = f"{len(again)} rows have the key of another one"
-            advice = remake(run, folder, list(dict.fromkeys(names)))
-            yield Problem(folder.name, found, len(again), examples, advice)
+        if folder.columns:
+            text = "{num} rows have the key of another one"
+            for problem in _odd_rows(run, folder, _is_again(folder), text):
+                yield _remake_examples(run, folder, problem)
 
 
-def _again(folder: Folder) -> np.ndarray:
-    """Places in the columns: rows whose key an earlier row has."""
+def _is_again(folder: Folder) -> np.ndarray:
+    """[n]: whether an earlier row has the key of a row."""
     columns = folder.columns
-    if not columns:
-        return np.empty(0, np.int64)
     if "key" in columns:
         key = columns["key"]
     else:
@@ -75,7 +98,7 @@ def _again(folder: Folder) -> np.ndarray:
     again[first] = False
     if "num_again" in columns:
         again |= columns["num_again"] > 0
-    return np.flatnonzero(again)
+    return again
 
 
 def old_sources(run: Run) -> Iterator[Problem]:
@@ -114,10 +137,8 @@ def _maker(key: str) -> tuple[np.uint64, np.uint64, np.ndarray]:
 def _strangers(
     run: Run, folder: Folder, known: np.ndarray, key: np.ndarray | None = None
 ) -> Iterator[Problem]:
-    odd = np.flatnonzero(~is_in(today(folder) if key is None else key, known))
-    if len(odd):
-        examples = run.examples(folder, folder["row"][odd])
-        yield Problem(folder.name, f"{len(odd)} rows", len(odd), examples)
+    key = today(folder) if key is None else key
+    yield from _odd_rows(run, folder, ~np.isin(key, known), "{num} rows")
 
 
 # --- counts -----------------------------------------------------------------------------------
@@ -132,19 +153,13 @@ def segment_counts(run: Run) -> Iterator[Problem]:
     place = np.minimum(np.searchsorted(ids, segments["video"]), len(ids) - 1)
     found = ids[place] == segments["video"]
     counts = np.bincount(place[once][found[once]], minlength=len(ids))[of_row]
-    odd = np.flatnonzero(counts != videos["num_segments"])
-    if len(odd):
-        text = f"{len(odd)} videos have not num_segments rows in SEGMENTS"
-        examples = run.examples(videos, videos["row"][odd])
-        yield Problem(videos.name, text, len(odd), examples)
+    text = "{num} videos have not num_segments rows in SEGMENTS"
+    yield from _odd_rows(run, videos, counts != videos["num_segments"], text)
     planned = videos["num_segments"][first][place]
     wrong = found & (segments["num_segments"] != planned)
     wrong |= (segments["segment"] < 0) | (segments["segment"] >= segments["num_segments"])
-    odd = np.flatnonzero(wrong)
-    if len(odd):
-        examples = run.examples(segments, segments["row"][odd])
-        text = f"{len(odd)} rows whose segment or num_segments is not the video's"
-        yield Problem(segments.name, text, len(odd), examples)
+    text = "{num} rows whose segment or num_segments is not the video's"
+    yield from _odd_rows(run, segments, wrong, text)
 
 
 def planned_segments(run: Run) -> Iterator[Problem]:
@@ -153,12 +168,10 @@ def planned_segments(run: Run) -> Iterator[Problem]:
     segments, rows = run.folder("segments"), run.folder("descriptors")
     planned = np.ones(len(segments["id"]), bool)
     if has_rows(run, "videos"):
-        planned = is_in(mixed(segments["video"], segments["source"]), today(run.folder("videos")))
-    missing = np.flatnonzero(planned & ~is_in(today(segments), today(rows)))
-    if len(missing):
-        text = f"{len(missing)} of {len(segments['id'])} planned segments have no row"
-        examples = run.examples(segments, segments["row"][missing])
-        yield Problem(rows.name, text, len(missing), examples)
+        planned = np.isin(mixed(segments["video"], segments["source"]), today(run.folder("videos")))
+    missing = planned & ~np.isin(today(segments), today(rows))
+    text = f"{{num}} of {len(segments['id'])} planned segments have no row"
+    yield from _odd_rows(run, segments, missing, text, folder=rows)
 
 
 def consistent_segments(run: Run) -> Iterator[Problem]:
@@ -186,11 +199,8 @@ def consistent_segments(run: Run) -> Iterator[Problem]:
         wrong[text] = (length < 0) != failed
         text = f"another number of descriptors in {stream} than its frames have"
         wrong[text] = (length >= 0) & ~_fits(run, stream, length, frames)
-    for text, mask in wrong.items():
-        odd = np.flatnonzero(mask)
-        if len(odd):
-            examples = run.examples(rows, rows["row"][odd])
-            yield Problem(rows.name, f"{len(odd)} rows with {text}", len(odd), examples)
+    for text, is_wrong in wrong.items():
+        yield from _odd_rows(run, rows, is_wrong, f"{{num}} rows with {text}")
 
 
 def cells(run: Run, stream: str) -> int | None:
@@ -220,22 +230,19 @@ def failures(run: Run) -> Iterator[Problem]:
     if listed is None or not listed.is_whole:
         return
     last = last_attempts(run)
-    bad = last[np.isin(rows["status"][last], (STATUSES.index("partial"), _FAILED))]
+    is_bad = np.zeros(len(rows["id"]), bool)
+    is_bad[last] = np.isin(rows["status"][last], (STATUSES.index("partial"), _FAILED))
     facts = ("id", "source", "status", "attempts", "num_missing")
-    expected = mixed(*(rows[name][bad] for name in facts))
+    key = mixed(*(rows[name] for name in facts))
     names = listed.columns or {name: np.empty(0, np.uint64) for name in facts}
     got = mixed(*(names[name] for name in facts))
-    missing = bad[~is_in(expected, got)]
-    if len(missing):
-        examples = run.examples(rows, rows["row"][missing])
-        text = f"{len(missing)} of {len(bad)} failed or partial rows of DESCRIPTORS are not listed"
-        yield Problem(listed.name, text, len(missing), examples, remake(run, listed, _all(listed)))
-    planned = is_in(mixed(names["id"], names["source"]), today(run.folder("segments")))
-    extra = np.flatnonzero(~is_in(got, expected) & planned)
-    if len(extra):
-        examples = run.examples(listed, names["row"][extra])
-        text = f"{len(extra)} rows that no row of DESCRIPTORS gives"
-        yield Problem(listed.name, text, len(extra), examples, remake(run, listed, _all(listed)))
+    text = f"{{num}} of {is_bad.sum()} failed or partial rows of DESCRIPTORS are not listed"
+    missing = is_bad & ~np.isin(key, got)
+    yield from _odd_rows(run, rows, missing, text, folder=listed, files=_all(listed))
+    planned = np.isin(mixed(names["id"], names["source"]), today(run.folder("segments")))
+    extra = ~np.isin(got, key[is_bad]) & planned
+    text = "{num} rows that no row of DESCRIPTORS gives"
+    yield from _odd_rows(run, listed, extra, text, files=_all(listed))
 
 
 def _all(folder: Folder) -> list[str]:
@@ -248,23 +255,19 @@ def encoded_videos(run: Run) -> Iterator[Problem]:
     videos, rows = run.folder("videos"), run.folder("descriptors")
     last = last_attempts(run)
     video = mixed(rows["video"][last], rows["source"][last])
-    should = is_in(today(videos), video[rows["status"][last] != _FAILED])
+    should = np.isin(today(videos), video[rows["status"][last] != _FAILED])
     # A video without any row is a matter of counts.descriptors.
-    should_not = is_in(today(videos), video) & ~should
+    should_not = np.isin(today(videos), video) & ~should
     for folder in run.folders("encodings"):
         if not folder.is_whole:
             continue
         have = today(folder) if folder.columns else np.empty(0, np.uint64)
-        missing = np.flatnonzero(should & ~is_in(today(videos), have))
-        if len(missing):
-            examples = run.examples(videos, videos["row"][missing])
-            text = f"{len(missing)} of {int(should.sum())} described videos have no row"
-            yield Problem(folder.name, text, len(missing), examples, remake(run, folder, []))
-        extra = np.flatnonzero(is_in(have, today(videos)[should_not]))
-        if len(extra):
-            examples = run.examples(folder, folder["row"][extra])
-            text = f"{len(extra)} rows of videos whose segments have all failed"
-            yield Problem(folder.name, text, len(extra), examples)
+        missing = should & ~np.isin(today(videos), have)
+        text = f"{{num}} of {should.sum()} described videos have no row"
+        yield from _odd_rows(run, videos, missing, text, folder=folder, files=[])
+        extra = np.isin(have, today(videos)[should_not])
+        text = "{num} rows of videos whose segments have all failed"
+        yield from _odd_rows(run, folder, extra, text)
 
 
 def descriptor_counts(run: Run) -> Iterator[Problem]:
@@ -275,20 +278,16 @@ def descriptor_counts(run: Run) -> Iterator[Problem]:
     last = last_attempts(run)
     video = mixed(rows["video"][last], rows["source"][last])
     found = _sums(video, np.ones(len(last)), today(videos))
-    described = is_in(today(videos), video[rows["status"][last] != _FAILED])
+    described = np.isin(today(videos), video[rows["status"][last] != _FAILED])
     whole = today(videos)[described & (found == videos["num_segments"])]
     for folder in run.folders("encodings"):
         stream = _stream_of(folder)
         if folder.columns and f"length/{stream}" in rows.columns:
             length = np.maximum(rows[f"length/{stream}"][last], 0)
             expected = _sums(video, length, today(folder))
-            wrong = (expected != folder["num_descriptors"]) & is_in(today(folder), whole)
-            odd = np.flatnonzero(wrong)
-            if len(odd):
-                examples = run.examples(folder, folder["row"][odd])
-                text = f"num_descriptors of {len(odd)} rows is not that of DESCRIPTORS"
-                advice = remake(run, folder, _all(folder))
-                yield Problem(folder.name, text, len(odd), examples, advice)
+            wrong = (expected != folder["num_descriptors"]) & np.isin(today(folder), whole)
+            text = "num_descriptors of {num} rows is not that of DESCRIPTORS"
+            yield from _odd_rows(run, folder, wrong, text, files=_all(folder))
 
 
 def _stream_of(folder: Folder) -> str:
@@ -317,15 +316,14 @@ def attention_counts(run: Run) -> Iterator[Problem]:
         ):
             continue
         found = _sums(*_frames(folder), today(encodings))
-        odd = np.flatnonzero(np.maximum(found, 0) * size != encodings["num_descriptors"])
-        if len(odd):
-            examples = run.examples(encodings, encodings["row"][odd])
-            text = f"{len(odd)} videos have not one row per encoded frame"
-            yield Problem(folder.name, text, len(odd), examples, remake(run, folder, []))
+        wrong = np.maximum(found, 0) * size != encodings["num_descriptors"]
+        text = "{num} videos have not one row per encoded frame"
+        yield from _odd_rows(run, encodings, wrong, text, folder=folder, files=[])
 
 
 def _frames(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
-    """Videos and their number of frames; what another check finds, copies and strangers, is left out."""
+    """Videos of ATTENTION and their numbers of frames, without rows of other codebooks and rows with the key of
+    another one, which other checks report."""
     if not folder.columns:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     own = np.flatnonzero(folder["maker"] == mixed(*_maker(folder.key)))
@@ -339,12 +337,9 @@ def _frames(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
 def not_finite(run: Run) -> Iterator[Problem]:
     for folder in run.all_folders():
         for name in sorted(column for column in folder.columns if column.startswith("bad/")):
-            odd = np.flatnonzero(folder[name])
-            if len(odd):
-                examples = run.examples(folder, folder["row"][odd])
-                files = list(dict.fromkeys(e.rpartition(" in ")[2] for e in examples))
-                text = f"{name.removeprefix('bad/')} of {len(odd)} rows holds NaN or infinity"
-                yield Problem(folder.name, text, len(odd), examples, remake(run, folder, files))
+            text = f"{name.removeprefix('bad/')} of {{num}} rows holds NaN or infinity"
+            for problem in _odd_rows(run, folder, folder[name], text):
+                yield _remake_examples(run, folder, problem)
 
 
 def has_unit_length(run: Run, key: str) -> bool:
@@ -362,32 +357,25 @@ def norms(run: Run) -> Iterator[Problem]:
             continue
         norm, count = folder["norm"], folder["num_descriptors"]
         wrong = np.isfinite(norm) & (norm > 0) & ((np.abs(norm - 1) > tolerance) | (count == 0))
-        odd = np.flatnonzero(wrong)
-        if len(odd):
-            examples = run.examples(folder, folder["row"][odd])
+        if wrong.any():
             text = (
-                f"{len(odd)} vectors of norm {norm[odd].min():.6g} to {norm[odd].max():.6g}, "
-                f"{int((count[odd] == 0).sum())} of them without descriptors"
+                f"{{num}} vectors of norm {norm[wrong].min():.6g} to {norm[wrong].max():.6g}, "
+                f"{(count[wrong] == 0).sum()} of them without descriptors"
             )
-            yield Problem(folder.name, text, len(odd), examples, remake(run, folder, _all(folder)))
+            yield from _odd_rows(run, folder, wrong, text, files=_all(folder))
 
 
 def zero_vectors(run: Run) -> Iterator[Problem]:
     for folder in run.folders("encodings"):
         if "norm" in folder.columns:
-            odd = np.flatnonzero((folder["norm"] == 0) & (folder["num_descriptors"] > 0))
-            if len(odd):
-                examples = run.examples(folder, folder["row"][odd])
-                yield Problem(folder.name, f"{len(odd)} vectors", len(odd), examples)
+            is_zero = (folder["norm"] == 0) & (folder["num_descriptors"] > 0)
+            yield from _odd_rows(run, folder, is_zero, "{num} vectors")
 
 
 def attention_sums(run: Run) -> Iterator[Problem]:
     for folder in run.folders("attention"):
         if "wrong_sum" in folder.columns:
-            odd = np.flatnonzero(folder["wrong_sum"])
-            if len(odd):
-                examples = run.examples(folder, folder["row"][odd])
-                yield Problem(folder.name, f"{len(odd)} videos", len(odd), examples)
+            yield from _odd_rows(run, folder, folder["wrong_sum"], "{num} videos")
 
 
 def widths(run: Run) -> Iterator[Problem]:

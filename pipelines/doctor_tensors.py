@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pipelines.doctor_gather import is_not_finite
-from pipelines.storage import Store
+from pipelines.storage import StorageError, Store
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _CHUNK_BYTES = 16 * 2**20
@@ -25,12 +25,18 @@ class Tensors:
 
 
 def read_tensors(store: Store, name: str, num_bytes: int, header_only: bool) -> Tensors:
-    """What a file holds, read in pieces."""
+    """What a file holds, read in pieces.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
     try:
-        with store.fs.open(store.path(name), "rb") as file:
+        with store.open(name) as file:
             entries, start = _header(file, num_bytes)
             shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
             odd = () if header_only else tuple(_not_finite(file, start, entries))
+    except StorageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Tensors(name, {}, f"{type(error).__name__}: {error}".splitlines()[0][:200])
     return Tensors(name, shapes, "", odd)

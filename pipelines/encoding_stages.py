@@ -19,10 +19,10 @@ from encoders.registry import encoder_from_bytes
 from encoders.temporal import TemporalPyramid
 from pipelines import logs
 from pipelines.codebook import Codebook
-from pipelines.config import Encode
 from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.read_ahead import ReadAhead
+from pipelines.run_settings import Encode
 from pipelines.storage import Store
 from pipelines.tables import (
     SAMPLES,
@@ -40,6 +40,7 @@ class SampleFrames:
 
     A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample does not
     depend on files, order or workers. A stream that has nothing of a frame, as a difference of the first, is null there.
+    Descriptors are read of row groups in which a frame is drawn: of a large corpus a small part.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class SampleFrames:
     ) -> None:
         self.meter = meter
         meter.joined("read")
-        self.reader = SegmentReader(store, ["frame_indices", *streams])
+        self.reader = SegmentReader(store, list(streams))
         self.streams, self.rate, self.seed = streams, rate, seed
 
     def __call__(self, places: pa.Table) -> pa.Table:
@@ -63,14 +64,17 @@ class SampleFrames:
         rows: list[dict] = []
         kept: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
         for place in places.to_pylist():
-            row = self.reader.read(place["file"], place["row"])
-            indices = row["frame_indices"][0].as_py()
+            where = place["file"], place["row"]
+            indices = self.reader.read(*where, ("frame_indices",))["frame_indices"][0].as_py()
             drawn = [
                 k
                 for k, index in enumerate(indices)
                 if _uniform(self.seed, place["video_id"], index) < self.rate
             ]
+            if not drawn:
+                continue
             rows += [{"video_id": place["video_id"], "frame": indices[k]} for k in drawn]
+            row = self.reader.read(*where)
             for name, stream in self.streams.items():
                 frames = stored_frames(row, stream)
                 # A stream has the last frames of a segment: the first of a video may lie in no window of it.
@@ -176,7 +180,7 @@ class EncodeVideos:
             span_s = self._span_s(row["files"], row["rows"])
         made = [VideoSums(span_s=span_s) for _ in self.streams]
         for _ in row["rows"]:
-            # Reading that is done in time costs the actor nothing: what it waits for counts.
+            # Only waiting counts: what was read ahead costs the actor nothing.
             with spent("read"):
                 segment = next(segments)
             with spent("encode"):
@@ -291,14 +295,20 @@ def stored_frames(segment: pa.Table, stream: Stream) -> np.ndarray:
 
 
 class SegmentReader:
-    """Single rows of DESCRIPTORS files; keeps the file and row group it read last."""
+    """Single rows of DESCRIPTORS files; keeps the file and what it has read of the row group it read last."""
 
     def __init__(self, store: Store, columns: list[str]) -> None:
-        self.store, self.columns = store, columns
-        self.name, self.file, self.group, self.table = "", None, -1, None
+        self.store, self.columns = store, tuple(columns)
+        self.name, self.file, self.group = "", None, -1
+        self.tables: dict[tuple[str, ...], pa.Table] = {}
 
-    def read(self, name: str, row: int) -> pa.Table:
-        """Row `row` of file `name`, as a table of one row."""
+    def read(self, name: str, row: int, columns: tuple[str, ...] = ()) -> pa.Table:
+        """Row `row` of file `name`, as a table of one row.
+
+        Args:
+            columns: instead of those that it reads else.
+        """
+        columns = columns or self.columns
         if name != self.name:
             self.file, self.name, self.group = self.store.open_parquet(name), name, -1
             sizes = [
@@ -307,6 +317,8 @@ class SegmentReader:
             self.ends = np.cumsum(sizes)
         group = int(np.searchsorted(self.ends, row, side="right"))
         if group != self.group:
-            self.table, self.group = self.file.read_row_group(group, columns=self.columns), group
+            self.tables, self.group = {}, group
+        if columns not in self.tables:
+            self.tables[columns] = self.file.read_row_group(group, columns=list(columns))
         first = self.ends[group - 1] if group else 0
-        return self.table.slice(row - first, 1)
+        return self.tables[columns].slice(row - first, 1)

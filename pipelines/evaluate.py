@@ -12,12 +12,14 @@ from ray import ObjectRef
 
 from pipelines import results
 from pipelines.best_result import Best, best_of
-from pipelines.config import Evaluate, RunError
+from pipelines.cluster import memory_options
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
-from pipelines.results import SINGLE, ScoreMatrix, Wanted, metric_rows
+from pipelines.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
+from pipelines.run_settings import Evaluate
 from pipelines.shared import task_errors
 from pipelines.storage import Store
 from pipelines.tables import METRICS
@@ -51,7 +53,7 @@ def evaluate(job: Job) -> Evaluated:
             for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
-        # As `results.results` meets them, so that the same one of equal parts is the best one.
+        # In the order of `results.results`, so that of equally good parts the same one is taken for the best.
         order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
         made, parts = [], []
         for result in wanted:
@@ -81,18 +83,13 @@ def evaluate(job: Job) -> Evaluated:
 
 
 READ_BYTES, MEASURE_BYTES = 32, 64
-"""What a task takes for each score of a matrix [N, K]: with columns that are put in order, with sorted places."""
+"""Memory of a task for each score of its matrix [N, K]: reading puts columns in order, measuring sorts places."""
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:
-    """The memory that a task asks Ray for, so that a node gets no more of them than fit; at most all of the largest
-    node that runs tasks, and none before there is one: more than any node has would be waited for for ever."""
     labels = job.manifest["labels"]
     num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
-    largest = max((resources.get("memory", 0) for resources in nodes), default=0)
-    wanted = min(largest, score_bytes * job.manifest.num_rows * num_classes)
-    return {"memory": int(wanted)} if wanted else {}
+    return memory_options(score_bytes * job.manifest.num_rows * num_classes)
 
 
 @ray.remote(max_retries=3)
@@ -152,11 +149,6 @@ def _measure(
 @ray.remote(max_retries=3)
 def _best(wanted: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
     return best_of(wanted.make(parts), first_fold)
-
-
-def headline_metric(multi_label: bool) -> str:
-    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
-    return "mAP" if multi_label else "accuracy"
 
 
 def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: str) -> ScoreMatrix:
@@ -230,17 +222,6 @@ class _Codes:
         place = np.empty(len(texts), np.int64)
         place[order] = np.arange(len(texts))
         return [texts[i] for i in order], place
-
-
-def results_table(metrics_table: pa.Table) -> list[dict]:
-    """{encoder, stream, fusion, num_videos, accuracy, mAP, ...} of split `all`, in the order of METRICS."""
-    results: dict[tuple[str, ...], dict] = {}
-    for row in metrics_table.to_pylist():
-        if row["split"] == "all" and row["class"] is None:
-            named = {name: row[name] for name in ("encoder", "stream", "fusion", "num_videos")}
-            key = (row["encoder"], row["stream"], row["fusion"])
-            results.setdefault(key, named)[row["metric"]] = row["value"]
-    return list(results.values())
 
 
 def text_table(job: Job) -> list[str]:

@@ -6,11 +6,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 REQUESTS = 4
-"""How often a client of object storage sends a request."""
+"""Times that a client of object storage sends a request before it gives up."""
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path in it, with retries, and no memory of what a folder held.
+    """The filesystem of a URI and the path in it, with retries, and without a cache of listings.
 
     The path of a local file is absolute and without `..`, whatever folder it is named from. Links stay as they are
     named: they may be the stable name of a folder that moves.

@@ -19,13 +19,20 @@ import pyarrow.compute as pc
 from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
 from encoders.stream_specs import INPUT, STAGES
-from pipelines import cluster, codebooks, corpus, current_rows, finetune_worker, sink, video_stages
+from pipelines import (
+    cluster,
+    codebooks,
+    current_rows,
+    finetune_worker,
+    ray_data,
+    sink,
+    video_stages,
+)
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, RunError, digest
+from pipelines.config import Config, digest
+from pipelines.errors import ConfigError, RunError
 from pipelines.finetune_worker import Training
-from pipelines.growth import Growth
 from pipelines.layout import Job
-from pipelines.progress import ProgressLine
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
 from pipelines.tables import FORMAT_VERSION, FRAMES
@@ -75,7 +82,7 @@ class Plan:
 
     @property
     def weights(self) -> str:
-        return f"{self.folder}/weights.safetensors"
+        return f"{self.folder}/{finetune_worker.WEIGHTS}"
 
     @property
     def is_done(self) -> bool:
@@ -209,18 +216,17 @@ def _decode(todo: Plan) -> None:
     log.info("frames: %d segments, %d of them to decode", segments.num_rows, rows.num_rows)
     most = max(1, round(config.finetune.num_frames / segments.num_rows))
     pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
-    growth = Growth({("read", "decode"): pool}, config.cluster.grow_warning_s)
-    line = ProgressLine("frames", rows.num_rows, growth)
+    line = ray_data.progress_line(job, "frames", rows.num_rows, {("read", "decode"): pool})
     centre = dataclasses.replace(config.picture, views="centre")
     decoding = (config.sampling, centre, config.decode, line.meter)
     keeping = (config.picture.crop_px, most, config.run.seed)
-    data = corpus.dataset(rows, 4).map_batches(
-        corpus.Chain,
+    data = ray_data.dataset(rows, 4).map_batches(
+        ray_data.Chain,
         fn_constructor_args=((video_stages.DecodeSegments, decoding), (KeepFrames, keeping)),
         **pool.options(batch_size=4),
     )
     outputs = [sink.Output(FRAMES, todo.frames, job.footer("finetune"))]
-    corpus.write_tables(job, line, data, outputs, rows_per_file=64)
+    ray_data.write_tables(job, line, data, outputs, rows_per_file=64)
     job.store.publish_json(f"{todo.frames}/{DONE}", {"frames_per_segment": most})
 
 
@@ -239,14 +245,8 @@ def _check_pictures(todo: Plan) -> None:
 
 def _train(todo: Plan) -> None:
     config = todo.job.config
-    book = Codebook(
-        encoder="fv_vae",
-        base="fv_vae",
-        stream=todo.stream.name,
-        fold=-1,
-        settings=config.fv_vae,
-        digest=todo.folder.rpartition("/")[2],
-    )
+    name = todo.folder.rpartition("/")[2]
+    book = Codebook.of(config.variant("fv_vae"), todo.stream.name, fold=-1, digest=name)
     task = codebooks.Task(
         codebook=book,
         sample=todo.frames,

@@ -1,7 +1,6 @@
 """The Ray Train side of the end-to-end training: pictures and labels to new weights, with checkpoints."""
 
 import functools
-import logging
 import tempfile
 import time
 from dataclasses import dataclass
@@ -11,18 +10,17 @@ import pyarrow.compute as pc
 import ray.train
 import torch
 
+from encoders.base import CODEBOOK
 from encoders.descriptors import Stream, appearance
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Config
-from pipelines.meter import Meter, StepCounter
 from pipelines.shared import SharedFile
-from pipelines.storage import DONE, Store
-from pipelines.tables import CURVES
+from pipelines.storage import Store
 from pipelines.teams import Team
 
-log = logging.getLogger(__name__)
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ def start(training: Training) -> None:
     """One Ray Train run, which goes on from its last checkpoint where a worker is lost.
 
     Raises:
-        RunError: the pictures or the settings do not do.
+        RunError: the network cannot be trained with these pictures or settings.
     """
     codebooks.run_training(
-        _worker,
+        _fit,
         {"training": training, "store": training.store, "config": training.config},
         name=training.task.codebook.digest,
         step="finetune",
@@ -60,21 +58,14 @@ def start(training: Training) -> None:
     )
 
 
-def _worker(setting: dict) -> None:
-    """The train loop. A ValueError would come again with the same settings and pictures."""
-    try:
-        _fit(setting["training"], setting["counter"])
-    except ValueError as error:
-        ray.get(setting["counter"].tell("fail", str(error)))
-
-
-def _fit(training: Training, counter: StepCounter) -> None:
+def _fit(setting: dict) -> None:
+    training = setting["training"]
     task, store, config = training.task, training.store, training.config
     team = Team.of(config.fit.num_workers)
     kept = Checkpoints(store, config.fit.checkpoint_s, team)
     started = time.monotonic()
     state, rows = kept.of(task.codebook)
-    curves = codebooks.Curves(task.codebook, team.rank, counter, rows=rows)
+    curves = codebooks.Curves(task.codebook, team.rank, setting["counter"], rows=rows)
     share = read_share(store, task.sample, config.picture.crop_px, team)
     describe = config.describe
     network = Network(
@@ -93,14 +84,10 @@ def _fit(training: Training, counter: StepCounter) -> None:
         str(ray.train.torch.get_device()),
     )
     if team.rank == 0:
-        folder = training.folder
-        store.publish(f"{folder}/weights.safetensors", tuned.weights)
-        store.publish(f"{folder}/codebook.safetensors", tuned.codebook.to_bytes())
-        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves.rows), task.footer)
+        files = {WEIGHTS: tuned.weights, CODEBOOK: tuned.codebook.to_bytes()}
         seconds = time.monotonic() - started
-        done = {"seconds": seconds, "videos": len(task.videos), **task.footer}
-        store.publish_json(f"{folder}/{DONE}", done)
-        Meter(counter).done({"ok": 1})
+        codebooks.publish(store, training.folder, task, files, curves.rows, seconds)
+        setting["meter"].done({"ok": 1})
 
 
 def read_share(

@@ -5,14 +5,20 @@ By OpenCV (the optional extra `flow`). Letters: h, w a picture's height and widt
 
 import functools
 import itertools
-from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from encoders.stream_specs import FlowWindow
+from encoders.stream_specs import FlowWindow, Window
 from pipelines import watch
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
+
+_PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
+"""Seconds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
+
+_MARGIN = 4.0
+"""Older processors take twice as long, and so do cores that share their units."""
 
 
 def require_opencv() -> None:
@@ -39,10 +45,10 @@ def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarr
     """float32 [h, w, 2]: by how many px what is at (x, y) in `before` moves to the right and down until `after`.
 
     Args:
-        before, after: uint8 [h, w, 3], RGB.
+        before, after: uint8 [h, w], grey.
         method: dis (dense inverse search, medium preset) or tvl1 (VU 5.4.2's algorithm and library, on the CPU).
     """
-    return _engine(method)(_grey(before), _grey(after))
+    return _engine(method).calc(before, after, None)
 
 
 def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
@@ -55,11 +61,6 @@ def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
     )
 
 
-def to_px(levels: np.ndarray, bound_px: float) -> np.ndarray:
-    """float32 flow in px of its levels, within half a level of the flow that was not cut off."""
-    return levels * np.float32(bound_px / 127.5) - np.float32(bound_px)
-
-
 def stacks(
     images: dict[int, np.ndarray], frames: np.ndarray, window: FlowWindow, crop_px: int
 ) -> np.ndarray:
@@ -70,7 +71,6 @@ def stacks(
         images: {ordinal: uint8 [h, w, 3]}, of one size, with every ordinal in `frames`.
         frames: int64 [m, L + 1], ordinals that the flows lead through.
     """
-    engine = _engine(window.method)
     grey = functools.cache(lambda ordinal: _grey(images[ordinal]))
     stacked = np.empty((len(frames), crop_px, crop_px, window.num_channels), np.uint8)
     # Stacks of frames that follow each other overlap: a flow of both is computed once.
@@ -80,10 +80,22 @@ def stacks(
             levels = known.get(pair)
             if levels is None:
                 watch.alive()
-                flow = centre(engine(*map(grey, pair)), crop_px)
-                levels = known[pair] = to_levels(flow, window.bound_px)
+                flow = flow_between(*map(grey, pair), window.method)
+                levels = known[pair] = to_levels(centre(flow, crop_px), window.bound_px)
             stacked[row, ..., 2 * place : 2 * place + 2] = levels
     return stacked
+
+
+def limit_s(windows: tuple[Window, ...], num_frames: int, side_px: int) -> float:
+    """Seconds within which the flow of a segment is expected; 0 where no window is of flow.
+
+    Args:
+        num_frames: the most that are sampled of a segment.
+        side_px: of the pictures that flow is computed on.
+    """
+    moving = (window for window in windows if isinstance(window, FlowWindow))
+    pairs_s = sum((window.num_frames - 1) * _PAIR_S[window.method] for window in moving)
+    return _MARGIN * num_frames * pairs_s * (side_px / 256) ** 2
 
 
 def centre(image: np.ndarray, crop_px: int) -> np.ndarray:
@@ -109,15 +121,14 @@ def _opencv() -> ModuleType:
 
 
 @functools.cache
-def _engine(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Grey uint8 [h, w] of two frames to the flow between them."""
+def _engine(method: str) -> Any:
+    """OpenCV's object for a method. It keeps its buffers for the next call."""
     cv2 = _opencv()
     engines = {
         "dis": lambda: cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_MEDIUM),
         "tvl1": cv2.optflow.DualTVL1OpticalFlow.create,
     }
-    engine = engines[method]()
-    return lambda before, after: engine.calc(before, after, None)
+    return engines[method]()
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

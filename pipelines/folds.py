@@ -1,9 +1,12 @@
 """Which fold tests each video, by the labels file's own split, by groups or at random. Needs no cluster."""
 
+import collections
+
 import numpy as np
 import pyarrow as pa
 
-from pipelines.config import ConfigError, Split
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Split
 
 
 def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table, str, int]:
@@ -90,10 +93,17 @@ def group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
 def _check_folds(
     fold: np.ndarray, num_folds: int, labels: list[list[str]], chosen: np.ndarray, kind: str
 ) -> None:
+    tested_in: dict[str, set[int]] = collections.defaultdict(set)
+    for i in chosen:
+        for name in labels[i]:
+            tested_in[name].add(int(fold[i]))
+    # A class is trained on in every fold but the one that tests all its videos.
+    lost = collections.Counter(next(iter(own)) for own in tested_in.values() if len(own) == 1)
+    tests = collections.Counter(fold[chosen].tolist())
     for number in range(num_folds):
-        train = {name for i in chosen if fold[i] != number for name in labels[i]}
-        if len(train) < 2 or not (fold[chosen] == number).any():
+        num_classes = len(tested_in) - lost[number]
+        if num_classes < 2 or not tests[number]:
             raise ConfigError(
-                f"split.kind={kind}: fold {number} of {num_folds} has {len(train)} classes to train "
-                f"on and {int((fold[chosen] == number).sum())} videos to test; at least 2 and 1 are needed"
+                f"split.kind={kind}: fold {number} of {num_folds} has {num_classes} classes to train "
+                f"on and {tests[number]} videos to test; at least 2 and 1 are needed"
             )

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NoReturn, Self, TypeVar
 
 from pipelines import watch
-from pipelines.config import Decode
+from pipelines.run_settings import Decode
 from pipelines.video import VideoError
 
 _START_S = 120.0
@@ -35,7 +35,7 @@ _EXIT_S = 5.0
 """How long a child that closed its end may take to be gone by itself, and a killed one at all."""
 
 _POLL_S = 0.1
-"""How often the parent looks whether a silent child still lives: one that it forked may hold the pipe."""
+"""How often the parent looks whether a silent child still lives: a process that it forked may keep the pipe open."""
 
 _MAX_MESSAGE = 2000
 _RESERVE_BYTES = 2**30
@@ -56,10 +56,13 @@ class IsolatedDecoder:
     (`pipelines.watch`); decode.memory_bytes bounds what the calls allocate on top of what the child
     holds when it has started (on Linux; other systems set no such limit). One call at a time: not for
     several threads. Use as a context manager, or close it.
+
+    Args:
+        flow_s: what a call may take for optical flow, on top of decode.timeout_s.
     """
 
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
+    def __init__(self, decode: Decode, flow_s: float = 0.0) -> None:
+        self._decode, self._flow_s = decode, flow_s
         self._child: subprocess.Popen | None = None
         self._pipe: socket.socket | None = None
         self._start_bytes = 0
@@ -67,7 +70,7 @@ class IsolatedDecoder:
     def call(self, function: Callable[..., _Result], *args: object) -> _Result:
         """function(*args), computed in the child, which imports the function by its name.
 
-        The result is what the function's annotation says, where that is a class: rubbish unpickles to anything.
+        The result is checked against the class that the function is annotated to return: rubbish unpickles to anything.
 
         Raises:
             VideoError: the function's own, or timeout, crashed, out_of_memory or unexpected.
@@ -76,13 +79,15 @@ class IsolatedDecoder:
         request = pickle.dumps((function, args))
         if not self._is_waiting():
             self._start()
-        end = time.monotonic() + self._decode.timeout_s
+        end = time.monotonic() + self._call_s
         try:
             self._send(_LENGTH.pack(len(request)) + request, end)
             reply = self._receive(end)
         except TimeoutError as error:
             self.close()
             text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s"
+            if self._flow_s:
+                text += f" and {self._flow_s:.0f} s more for optical flow; raise decode.timeout_s"
             raise VideoError("timeout", text) from error
         except (EOFError, OSError) as error:
             raise self._death() from error
@@ -93,7 +98,7 @@ class IsolatedDecoder:
             raise VideoError("crashed", text) from error
         if isinstance(reply, VideoError):
             if reply.error_type in ("out_of_memory", "unexpected"):
-                # What such a call leaves behind is no other video's burden.
+                # Memory that such a call leaves behind must not count against the next video.
                 self.close()
             raise reply
         expected = _result_type(function)
@@ -102,6 +107,10 @@ class IsolatedDecoder:
             text = f"the decoder's answer is a {type(reply).__name__}, no {expected.__name__}"
             raise VideoError("crashed", text)
         return reply
+
+    @property
+    def _call_s(self) -> float:
+        return self._decode.timeout_s + self._flow_s
 
     def close(self) -> None:
         """Ends the child and what it forked, whatever they are doing."""
@@ -122,7 +131,7 @@ class IsolatedDecoder:
         self.close()
 
     def _is_waiting(self) -> bool:
-        """Whether there is a child that waits for a call: it lives, and has said nothing unasked."""
+        """Whether a child can take a call: it lives, and has sent nothing that was not asked for."""
         if self._child is None or self._child.poll() is not None or self._has_grown():
             return False
         return not select.select([self._pipe], [], [], 0)[0]
@@ -130,12 +139,12 @@ class IsolatedDecoder:
     def _has_grown(self) -> bool:
         """Whether earlier calls have left half of memory_bytes behind: the next gets another child.
 
-        Asked here and not by the child, which would be gone in the moment that it is sent a call.
+        The parent looks, because a child that ended itself could be gone just when it is sent a call.
         """
         if sys.platform != "linux":
             return False
         try:
-            now = _status_bytes("VmData", self._child.pid)
+            now = status_bytes("VmData", self._child.pid)
         except OSError:
             return True
         return now >= self._start_bytes + self._decode.memory_bytes // 2
@@ -143,7 +152,7 @@ class IsolatedDecoder:
     def _start(self) -> None:
         self.close()
         self._pipe, childs = socket.socketpair()
-        limits = (self._decode.frame_timeout_s, self._decode.timeout_s, self._decode.memory_bytes)
+        limits = (self._decode.frame_timeout_s, self._call_s, self._decode.memory_bytes)
         code = f"from pipelines.isolation import serve; serve({childs.fileno()}, *{limits!r})"
         with childs:
             childs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -158,7 +167,7 @@ class IsolatedDecoder:
         try:
             self._receive(time.monotonic() + _START_S)
             if sys.platform == "linux":
-                self._start_bytes = _status_bytes("VmData", self._child.pid)
+                self._start_bytes = status_bytes("VmData", self._child.pid)
         except (EOFError, OSError):
             self.close()
             raise RuntimeError(
@@ -200,7 +209,7 @@ class IsolatedDecoder:
         return content
 
     def _death(self) -> VideoError:
-        """What a child that left its end of the pipe died of."""
+        """Why the child that closed its end of the pipe is gone."""
         try:
             exit_code = self._child.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
@@ -214,16 +223,14 @@ class IsolatedDecoder:
 
 @functools.cache
 def _result_type(function: Callable) -> type:
-    """The annotated one; object where there is none, or none that is a class."""
+    """The class that the function is annotated to return; object where that is no class."""
     hint = typing.get_type_hints(function).get("return", object)
     return hint if isinstance(hint, type) else object
 
 
-def serve(
-    file_descriptor: int, frame_timeout_s: float, timeout_s: float, memory_bytes: int
-) -> None:
+def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_bytes: int) -> None:
     """The child: answers calls until the parent closes its end of the pipe, or is gone."""
-    # Loaded now, so that calls are quick and the limit is on top of it.
+    # Loaded now, so that calls are quick, and memory_bytes comes on top of what this takes.
     import pipelines.decode  # noqa: F401
 
     # Ctrl-C is the parent's business; SIGALRM ends this process whatever the parent ignores.
@@ -241,7 +248,7 @@ def serve(
             request = _next_request(requests)
             if request is None:
                 _end_session()
-            watch.begin(frame_timeout_s, timeout_s + _ORPHAN_GRACE_S)
+            watch.begin(frame_timeout_s, call_s + _ORPHAN_GRACE_S)
             reply = _reply(request)
             if os.getpid() != os.getsid(0):
                 # A call forked, and this is not the process that was asked.
@@ -252,22 +259,22 @@ def serve(
 
 def _limit_memory(memory_bytes: int) -> None:
     """Limits this process to that much more than it holds now."""
-    # A crash leaves its row, no copy of its memory on the disk.
+    # No core dumps: a crash becomes a row, and a copy of its memory would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return
-    start_bytes = _status_bytes("VmData")
+    start_bytes = status_bytes("VmData")
     for which, limit in (
         # Memory that is private and can be written, which is nearly all.
         (resource.RLIMIT_DATA, start_bytes + memory_bytes),
         # Shared memory too.
-        (resource.RLIMIT_AS, _status_bytes("VmSize") + memory_bytes + _RESERVE_BYTES),
+        (resource.RLIMIT_AS, status_bytes("VmSize") + memory_bytes + _RESERVE_BYTES),
     ):
         resource.setrlimit(which, (limit, limit))
 
 
 def _next_request(requests: BinaryIO) -> bytes | None:
-    """What the parent wants next, None where that is nothing any more."""
+    """The parent's next call; None when it has closed the pipe or is gone."""
     with contextlib.suppress(ConnectionError):
         length = requests.read(_LENGTH.size)
         if len(length) == _LENGTH.size:
@@ -324,8 +331,12 @@ def _pack(value: object) -> list[bytes | memoryview]:
     return [rest, *(buffer.raw() for buffer in buffers)]
 
 
-def _status_bytes(name: str, process: int | str = "self") -> int:
-    """A size of a process; OSError where it has ended."""
+def status_bytes(name: str, process: int | str = "self") -> int:
+    """A size in /proc/PROCESS/status (Linux), such as VmData or VmHWM.
+
+    Raises:
+        OSError: the process has ended.
+    """
     with open(f"/proc/{process}/status") as status:
         sizes = dict(line.split(":", 1) for line in status)
     if name not in sizes:

@@ -3,10 +3,14 @@
 Outputs live in a folder named by the digest of what produced them, so a changed setting never mixes with
 old output and recomputes only what depends on it:
 
-    plan.json   run.json   weights/   videos/<digest>/   segments/<digest>/   descriptors/<digest>/
-    failures/<digest>/   samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
-    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
-    fusions/...   metrics/<digest>/   split_metrics/   report/index.html
+    plan.json   run.json   retries.json   left_out.json   weights/
+    videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
+    samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
+    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...   fusions/...
+    metrics/<digest>/   split_metrics/   report/index.html
+
+Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search_index), frames/<digest>/ and
+finetuned/<digest>/ (pipelines.finetune). train/ has the checkpoints of what is being trained (pipelines.checkpoints).
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
@@ -17,6 +21,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,11 +31,12 @@ import pyarrow.compute as pc
 
 from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
+from encoders.stream_specs import is_local
 from pipelines.codebook import Codebook
 from pipelines.combination import Combination, combinations, sums_kernels, version
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
-from pipelines.results import is_local
+from pipelines.results import NUMBERS
 from pipelines.revision import code_revision
 from pipelines.storage import DONE, Store
 from pipelines.tables import FORMAT_VERSION
@@ -38,20 +44,19 @@ from pipelines.tables import FORMAT_VERSION
 if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not need
     from pipelines.weights import Weights
 
-STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
-
 NEED_LABELS = ("classify", "evaluate")
 
-
 RETRIES = "retries.json"
+"""The fields of `Retries`."""
 
 LEFT_OUT = "left_out.json"
-"""{results: why their vectors had no Gram matrix}: a resumed run on other nodes fuses what the first one did."""
+"""{digest of the single results: why their vectors had no Gram matrix}, so that a resumed run on other nodes fuses what the
+first one did."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How many times `--retry-failed` was asked for, and the decoder of the last time ("": the usual one)."""
+    """How many times `--retry-failed` was asked for, and the decoder of a pass that is not finished ("": the usual one)."""
 
     passes: int = 0
     decoder: str = ""
@@ -60,6 +65,8 @@ class Retries:
 @dataclass(frozen=True, eq=False)
 class Job:
     """Everything a run is made from.
+
+    Frozen except for what only the run itself finds out, see `leave_out` and `finish`.
 
     Attributes:
         manifest: video_id, uri, labels, group, fold, size_bytes, source; one row per video.
@@ -87,7 +94,7 @@ class Job:
         return {name: self.config.variant(name) for name in self.config.encode.encoders}
 
     def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results, in the order of the report: those made for each other."""
+        """(encoder, stream) of all single results, in the order of the report: every encoder on the streams that it reads."""
         return [
             (variant.name, stream.name)
             for stream in self.described.values()
@@ -98,7 +105,7 @@ class Job:
     @functools.cached_property
     def combinations(self) -> tuple[Combination, ...]:
         """The results that are fused of others and have SCORES of their own."""
-        return self._combined(on_gram=not self._no_gram)
+        return self._combined(on_gram=not self._why_no_gram)
 
     @property
     def left_out(self) -> str:
@@ -107,21 +114,25 @@ class Job:
         if not missing:
             return ""
         names = ", ".join("-".join(one.pair) for one in missing)
-        return f"{names}, without a Gram matrix: {self._no_gram}"
+        return f"{names}, without a Gram matrix: {self._why_no_gram}"
 
     def leave_out(self, reason: str) -> None:
-        """Has no combinations by the rule `auto` from now on, also when the run is resumed."""
+        """From now on there are no combinations by the rule `auto`, also when the run is resumed."""
         self.no_gram[self._singles_digest] = reason
         self.store.publish_json(LEFT_OUT, self.no_gram)
-        self.__dict__.pop("combinations", None)
+        self._forget("combinations")
 
     def _combined(self, *, on_gram: bool) -> tuple[Combination, ...]:
-        pairs = self.pairs()
-        local = [pair for pair in pairs if is_local(pair[1])]
-        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+        return combinations(self.pairs(), self.config.classify, on_gram=on_gram)
+
+    def _forget(self, *names: str) -> None:
+        """Cached properties are computed again when they are asked for next."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     @property
-    def _no_gram(self) -> str:
+    def _why_no_gram(self) -> str:
+        """Empty while nothing is known that keeps results from having Gram matrices."""
         if self.config.classify.form == "primal":
             return "classify.form says so"
         return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
@@ -137,7 +148,7 @@ class Job:
 
     @property
     def local_streams(self) -> list[str]:
-        """The streams whose scores are fused."""
+        """The streams of local descriptors: only their scores are fused."""
         return [name for name in self.streams if is_local(name)]
 
     @property
@@ -175,16 +186,8 @@ class Job:
 
     def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
         fitted = ENCODERS[variant.base].fit_settings(variant.settings)
-        return Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=stream,
-            fold=fold,
-            settings=variant.settings,
-            digest=self._codebook_digest(variant, fitted, stream, fold),
-            temporal_pyramid=variant.temporal_pyramid,
-            normalisation=variant.normalisation,
-        )
+        made_by = self._codebook_digest(variant, fitted, stream, fold)
+        return Codebook.of(variant, stream, fold, made_by)
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
         return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
@@ -385,14 +388,18 @@ class Job:
         folders = [self.encodings(book) for book in books]
         classify = dataclasses.asdict(self.config.classify)
         solved_by = {n: v for n, v in classify.items() if n not in ("fusions", "fusion_groups")}
-        settings = (solved_by, self.variants[encoder].compress)
-        made_by = digest(folders, self._videos_digest, settings)
+        compress = self.variants[encoder].compress
+        # Inner folds that choose C, and a compression, are drawn.
+        drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
+        seed = (self.config.run.seed,) if drawn else ()
+        made_by = digest(folders, self._videos_digest, (solved_by, compress, *seed))
         return f"{folder_name(encoder, stream)}/{made_by}"
 
     @property
     def _metrics_digest(self) -> str:
         scores = [self.scores(*pair) for pair in self.scored()]
-        return digest(scores, self.config.evaluate, self.config.recipe)
+        settings = (self.config.evaluate, self.config.recipe, self.config.run.seed, self.protocol)
+        return digest(scores, settings, NUMBERS)
 
     # --- bookkeeping --------------------------------------------------------------------------
 
@@ -407,8 +414,11 @@ class Job:
         """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
         if step == "describe":
             # What follows is named by which segments are whole.
-            for name in ("_described_digest", "codebooks", "combinations"):
-                self.__dict__.pop(name, None)
+            self._forget("_described_digest", "codebooks", "combinations")
+            if self.retries.decoder:
+                # Before the mark: a killed run comes here again.
+                passed = dataclasses.replace(self.retries, decoder="")
+                self.store.publish_json(RETRIES, dataclasses.asdict(passed))
         for mark in self.marks(step):
             if not self.store.exists(mark):
                 self.store.publish_json(mark, self.footer(step))
@@ -427,12 +437,22 @@ class Job:
                 if self._split_of(folder) in (None, self.config.split.name):
                     self.store.delete_folder(folder)
 
+    def unmark(self, folder: str) -> None:
+        """Says of a folder that it is complete for nobody, before rows are published there.
+
+        Their files are named by ids alone: those of a file that has changed may replace rows that other inputs count on.
+        """
+        for mark in self.store.marks(folder):
+            self.store.delete(mark)
+
     def _split_of(self, folder: str) -> str | None:
-        """The named split that a folder was made for, which stays when another one has its turn; else None."""
+        """The named split that a folder was made for, "" where it has no name; None where the folder does not say.
+
+        Results of one named split stay while another one is run.
+        """
         # Classifiers have no footer; their scores are beside them.
         for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
-            with self.store.open_parquet(name) as file:
-                return (file.metadata.metadata or {}).get(b"video_fisher.split", b"").decode()
+            return self.store.footer(name).get("video_fisher.split", "")
         return None
 
     def footer(self, step: str) -> dict[str, str]:
@@ -465,7 +485,7 @@ class Job:
             spent: where the time of its workers went.
             resources: of the cluster when the step ended, as Ray names them.
         """
-        record = self.store.read_json("run.json") or {"steps": {}}
+        record = self._record()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["steps"][step] = {
             "digest": self.digest(step),
@@ -476,7 +496,30 @@ class Job:
             "finished": now,
             **spent.record(seconds),
         }
-        record |= {
+        self.store.publish_json("run.json", record | self._description())
+
+    def describe_again(self) -> None:
+        """Makes run.json that of this configuration, after another one was run in between."""
+        self.store.publish_json("run.json", self._record() | self._description())
+
+    @property
+    def is_described(self) -> bool:
+        """Whether run.json has this configuration, and today's folders."""
+        record, mine = self._record(), json.loads(json.dumps(self._description()))
+        return all(record.get(name) == mine[name] for name in ("config", "tables"))
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether the report is of this run's METRICS: there is one page, of what was evaluated last."""
+        step = self._record()["steps"].get("evaluate", {})
+        return step.get("digest") == self.digest("evaluate")
+
+    def _record(self) -> dict:
+        return self.store.read_json("run.json") or {"steps": {}}
+
+    def _description(self) -> dict:
+        """What run.json says beside the steps."""
+        return {
             "format": FORMAT_VERSION,
             "code": code_revision(),
             "config": self.config.to_json(),
@@ -486,7 +529,6 @@ class Job:
             "tables": self.tables(),
             "combinations": [dataclasses.asdict(one) for one in self.combinations],
         }
-        self.store.publish_json("run.json", record)
 
     def output_dim(self, encoder: str, stream: str) -> int | None:
         """D of the encodings of a pair; None for a fusion."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 
 NUM_NAMED = 5
 
@@ -50,7 +50,7 @@ BOUND = {
     "decode": "decode-bound",
     "describe": "network-bound",
 }
-"""What a step is whose busiest stage has this name; "<stage>-bound" for any other."""
+"""{busiest stage of a step: what the step is called}; "<stage>-bound" for any other."""
 
 
 @dataclass(frozen=True)

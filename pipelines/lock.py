@@ -9,8 +9,9 @@ run that finds a lock
                       driver of a Ray job that this one replaces (`jobs/submit.py`); where it is
                       stale, and a while of watching shows no heartbeat; where the user says so.
 
-No two take over the same lock: the first step of that is a file named by the token of the lock, created
-where none is. Times of different machines are compared for a first judgement only, never to take over.
+No two take over the same lock: the first step of that is a file named by the token of the lock, the claim, created
+where none is. A run that finds a claim waits until it is gone; it removes one whose process has ended, or that stands
+still for a minute. Times of different machines are compared for a first judgement only, never to take over.
 A holder whose lock was taken away stops: at its next heartbeat, or at the next `check`.
 
 What remains: a holder that was suspended and wakes up writes until its next heartbeat beside the one
@@ -36,7 +37,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.storage import Store, redact
 
@@ -59,8 +60,8 @@ _SETTLE_TRIES = 3
 
 _INTERRUPT_AGAIN_S = 1.0
 
-_CLAIM_STALE_S = 60.0
-"""Taking over takes a moment: whoever has not finished after this has died on the way."""
+_CLAIM_WATCH_S = 60.0
+"""Taking over takes a moment: whose claim stands still for so long has died on the way."""
 
 
 class LockedError(ConfigError):
@@ -286,15 +287,18 @@ class RunLock:
             return "somebody removed or damaged it"
         return "" if holder.token == self.holder.token else f"{_who(holder)} took it over"
 
-    def _read(self) -> bytes | None:
+    def _read(self, name: str = LOCK) -> bytes | None:
         try:
-            return self._store.read(LOCK)
+            return self._store.read(name)
         except FileNotFoundError:
             return None
 
     def _publish(self) -> None:
-        now = replace(self.holder, heartbeat=time.time())
-        self._store.publish(LOCK, now.to_json())
+        self._store.publish(LOCK, self._now())
+
+    def _now(self) -> bytes:
+        """What the lock is to say, with this moment's heartbeat."""
+        return replace(self.holder, heartbeat=time.time()).to_json()
 
     def _lost_error(self, taken_by: str) -> LockLostError:
         return LockLostError(
@@ -331,7 +335,7 @@ class RunLock:
         if self._take_over:
             return f"--take-over: {_who(holder)}" if holder else "--take-over: it is damaged"
         if holder is None:
-            if self._watch(found, self.holder.heartbeat_s):
+            if self._watch(LOCK, found, _WATCH_BEATS * self.holder.heartbeat_s):
                 return "it is damaged, and nobody renews it"
             return None
         if holder.is_gone:
@@ -341,7 +345,7 @@ class RunLock:
         stale_s, age_s = _STALE_BEATS * holder.heartbeat_s, time.time() - holder.heartbeat
         if -stale_s < age_s < stale_s:
             raise self._locked(holder)
-        if not self._watch(found, holder.heartbeat_s):
+        if not self._watch(LOCK, found, _WATCH_BEATS * holder.heartbeat_s):
             again = self._read()
             now = Holder.of(again) if again is not None else None
             if now is not None and now.token == holder.token:
@@ -349,30 +353,25 @@ class RunLock:
             return None
         return f"no heartbeat for a long time: {_who(holder)}"
 
-    def _watch(self, found: bytes, heartbeat_s: float) -> bool:
-        """Whether the lock stays as it is for as long as a living holder would not leave it."""
-        seconds = _WATCH_BEATS * heartbeat_s
-        log.info("%s: watched for %.0f s: is anybody there?", self._store.uri(LOCK), seconds)
+    def _watch(self, name: str, found: bytes, seconds: float) -> bool:
+        """Whether a file stays as it is for as long as a living owner would not leave it."""
+        log.info("%s: watched for %.0f s: is anybody there?", self._store.uri(name), seconds)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(1.0, seconds / 5))
-            if self._read() != found:
+            if self._read(name) != found:
                 return False
         return True
 
     def _replace(self, found: bytes) -> bool:
-        """Puts our lock in the place of `found`; False where that is to be tried again.
-
-        Raises:
-            LockedError: another run is doing the same.
-        """
+        """Puts our lock in the place of `found`; False where that is to be tried again."""
         before = Holder.of(found)
         token = before.token if before else hashlib.sha256(found).hexdigest()[:32]
         claim = f"_{LOCK}.{token}"
         try:
-            self._store.create(claim, self.holder.to_json())
+            self._store.create(claim, self._now())
         except FileExistsError:
-            self._remove_dead_claim(claim)
+            self._outlast(claim)
             return False
         try:
             again = self._read()
@@ -394,11 +393,13 @@ class RunLock:
                 return
             self._publish()
 
-    def _remove_dead_claim(self, claim: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            other = Holder.of(self._store.read(claim))
-            if other and not other.is_gone and abs(time.time() - other.started) < _CLAIM_STALE_S:
-                raise self._locked(other)
+    def _outlast(self, claim: str) -> None:
+        """Returns when another run has ended taking over. Where it has died on the way, its claim is removed."""
+        found = self._read(claim)
+        if found is None:
+            return
+        other = Holder.of(found)
+        if (other and other.is_gone) or self._watch(claim, found, _CLAIM_WATCH_S):
             self._store.delete(claim)
 
     def _locked(self, holder: Holder) -> LockedError:

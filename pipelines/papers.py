@@ -1,4 +1,4 @@
-"""What the papers report, for a look beside one's own numbers: records of the text, nothing read off figures.
+"""What the papers report, to stand beside one's own numbers: only what they print, nothing read off figures.
 
 DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
 printed, so only what the text says of it is here. VU: Video Understanding with Deep Networks.
@@ -7,6 +7,7 @@ printed, so only what the text says of it is here. VU: Video Understanding with 
 from dataclasses import dataclass
 
 from pipelines.results import Estimate
+from pipelines.text_table import aligned
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,6 @@ class Comparison:
 
 
 _HEADER = ("DQ Table 2", "D", "accuracy", "|", "own encoder", "stream", "D", "accuracy")
-_NUMBERS = (1, 2, 6, 7)
 
 
 def comparison_table(comparison: Comparison) -> list[str]:
@@ -235,14 +235,7 @@ def comparison_table(comparison: Comparison) -> list[str]:
             else ("not run", "-", "-", "-")
         )
         rows.append((*left, "|", *right))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.rjust(width) if place in _NUMBERS else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=(0, 3, 4, 5))
     return [
         f"left, DQ Table 2: {DQ_DATA}",
         f"right, own: {comparison.data}",

@@ -21,11 +21,14 @@ from pipelines.classify_results import INNER_FOLDS
 from pipelines.cluster import Pools
 from pipelines.combination import Combination, chooses, combinations, sums_kernels
 from pipelines.config import Config
-from pipelines.descriptor_stages import CPU_FRAMES, MOST_FRAMES
+from pipelines.decode import COPY_BYTES
+from pipelines.descriptor_stages import CPU_FRAMES, MAPS_BYTES, MOST_FRAMES
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
-from pipelines.prices import Gpu, Machine, Prices
-from pipelines.results import is_local, wanted
+from pipelines.prices import Range, Shape
+from pipelines.results import wanted
+from pipelines.tables import ROWS_PER_FILE
+from pipelines.teams import teams_at_once
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,6 @@ class Overheads:
     train_s: float = 15.0  # Ray Train: workers, process group, end
     task_s: float = 0.05  # a core's time of a task in `classify`: argument, result, Ray's own work
     report_s: float = 2.0  # pictures, neighbours, page
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A cluster: CPUs and GPUs of all nodes; `gpu` None where it is this machine's own, or there is none."""
-
-    cpus: int
-    gpus: int = 0
-    gpu: Gpu | None = None
-
-    @property
-    def text(self) -> str:
-        named = f" {self.gpu.name}" if self.gpu else ""
-        return f"{self.cpus} CPUs" + (f", {self.gpus}{named} GPUs" if self.gpus else "")
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number, and the lowest and highest that the assumptions allow."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def exactly(cls, value: float) -> "Range":
-        return cls(value, value, value)
-
-    def __add__(self, other: "Range") -> "Range":
-        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
-
-    def __mul__(self, factor: float) -> "Range":
-        return Range(self.value * factor, self.low * factor, self.high * factor)
 
 
 NONE = Range(0.0, 0.0, 0.0)
@@ -109,12 +79,12 @@ UNSURE = 0.2
 SAMPLING_ERRORS = 2.0
 """Standard errors of the sample that a range holds to each side."""
 
-READ_BYTES = 8 * 2**20
-"""Size of a request when a video is copied (pipelines.decode)."""
-
 HEADER_READS = 3
 VECTOR_READS = 4
 """Requests for a header, and for a row group of a table whose file is opened for it."""
+
+HELD_MAPS_BYTES = 12 * MAPS_BYTES
+"""Of maps and what becomes of them on the way. Measured: 0.9 GiB of six nodes, the first layers of VGG-16 among them."""
 
 PROCESS_BYTES = 900 * 2**20
 """A worker that has loaded torch and the project. Measured: 705 MiB for torch, 900 with torchvision and Ray."""
@@ -132,9 +102,6 @@ FILE_BYTES = 4000
 ROW_BYTES = {"VIDEOS": 100, "SEGMENTS": 30, "SCORES": 10, "METRICS": 150}
 """Bytes of a file without its rows, and of a row, on runs of 60 videos: text and numbers that compress well."""
 
-ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
-"""As pipelines.corpus gathers them."""
-
 
 def plan(
     counts: Counts,
@@ -145,13 +112,17 @@ def plan(
     fixed: Overheads,
 ) -> list[StepPlan]:
     """All steps, in their order."""
-    rule = _Rule(counts, measured, config, pools, shape, fixed)
-    steps = [rule.index(), rule.describe(), rule.fit(), rule.encode()]
-    return [*steps, rule.classify(), rule.evaluate()] if counts.num_folds else steps
+    calculator = _Calculator(counts, measured, config, pools, shape, fixed)
+    steps = [calculator.index(), calculator.describe(), calculator.fit(), calculator.encode()]
+    if counts.num_folds:
+        steps += [calculator.classify(), calculator.evaluate()]
+    return steps
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _Calculator:
+    """The parts of a plan, and what several steps need of them."""
+
     counts: Counts
     measured: Measured
     config: Config
@@ -196,7 +167,7 @@ class _Rule:
         flops = core_s * self.measured.core_flops
         if not self.shape.gpus:
             return {"core_s": core_s, "flops": flops}
-        gpu_s = Range(*self.shape.gpu.seconds(flops)) if self.shape.gpu else Range.exactly(core_s)
+        gpu_s = self.shape.gpu.seconds(flops) if self.shape.gpu else Range.exactly(core_s)
         return {"core_s": 0.0, "flops": flops, "gpu_s": gpu_s}
 
     def _spread(self, work: dict[str, float | Range], actors: float) -> Range:
@@ -260,9 +231,10 @@ class _Rule:
         )
         decoded_bytes = channels * self.config.picture.decoded_px**2
         peak += describe.batch_segments * found.images * decoded_bytes
-        peak += (describe.batch_segments if self.shape.gpus else 1) * found.images * found.map_bytes
+        together = describe.batch_segments if self.shape.gpus else 1
+        peak += min(HELD_MAPS_BYTES, together * found.images * found.map_bytes)
         peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
-        copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / READ_BYTES))
+        copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / COPY_BYTES))
         return StepPlan(
             name="describe",
             units=round(self.segments + self.counts.videos - self.readable),
@@ -324,7 +296,7 @@ class _Rule:
             sizes += [bytes_of[trial.stream]] * folds
         if not seconds:
             return 1
-        busy = min(fit.teams(sizes, places), sum(seconds) / max(seconds))
+        busy = min(teams_at_once(fit, sizes, places), sum(seconds) / max(seconds))
         return busy * min(fit.num_workers, places)
 
     def _fit_seconds(self, trial: FitTrial) -> float:
@@ -445,10 +417,7 @@ class _Rule:
         return [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
 
     def _combinations(self) -> tuple[Combination, ...]:
-        pairs = self._pairs()
-        local = [pair for pair in pairs if is_local(pair[1])]
-        on_gram = self._form() == "gram"
-        return combinations(pairs, local, self.config.classify, on_gram=on_gram)
+        return combinations(self._pairs(), self.config.classify, on_gram=self._form() == "gram")
 
     def _form(self) -> str:
         return choose_form(self.config.classify, round(self._training()), STORE_BYTES)[0]
@@ -477,49 +446,6 @@ class _Rule:
             writes=4,
             peak_bytes=PROCESS_BYTES + 32.0 * self.counts.tested * self.counts.classes,
         )
-
-
-# --- prices ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The planned cluster made of machines of one kind: how many, and what the run costs on them."""
-
-    machine: Machine
-    number: int
-    price: Range
-
-
-def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
-    """Machines of the price table that make up the shape, the cheapest first; none where the shape names no
-    kind of GPU that they have.
-
-    The price of a run: lowest at the spot price and the shortest time, highest on demand and at the longest.
-    """
-    found = []
-    for machine in prices.machines:
-        wanted = shape.gpu.name if shape.gpu else ""
-        # GPUs of this machine may be of a kind that the table does not know.
-        if machine.gpu != wanted or bool(machine.gpus) != bool(shape.gpus):
-            continue
-        number = math.ceil(shape.cpus / machine.cpus)
-        if shape.gpus:
-            number = max(number, math.ceil(shape.gpus / machine.gpus))
-        hours = wall_s * (number / 3600)
-        price = Range(
-            hours.value * machine.on_demand,
-            hours.low * machine.spot,
-            hours.high * machine.on_demand,
-        )
-        found.append(Offer(machine, number, price))
-    return sorted(found, key=lambda offer: (offer.price.value, offer.machine.name))
-
-
-def gpu_hours(steps: list[StepPlan], prices: Prices) -> dict[str, Range]:
-    """Hours of one GPU of each kind in the table for all that GPUs would do, whatever the planned cluster has."""
-    flops = sum(step.flops for step in steps)
-    return {gpu.name: Range(*gpu.seconds(flops)) * (1 / 3600) for gpu in prices.gpus}
 
 
 def total(steps: list[StepPlan], fixed: Overheads) -> Range:

@@ -6,7 +6,6 @@ rates, bytes and failures need no model. What is measured is time on one or some
 
 import collections
 import dataclasses
-import logging
 import math
 import os
 import tempfile
@@ -22,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import backbones
 from encoders.cross_modality import COLOURS
 from encoders.stream_specs import VIEWS, FlowWindow, Window
-from pipelines import sink
-from pipelines.config import ConfigError
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
+from pipelines.device import cuda_or_cpu
+from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.meter import SILENT
@@ -39,11 +38,9 @@ from pipelines.plan_trials import (
 from pipelines.plan_video import KeyFrames, key_frames, peak_bytes
 from pipelines.sampling import num_segments
 from pipelines.storage import Store
-from pipelines.tables import DESCRIPTORS
+from pipelines.tables import DESCRIPTORS, file_name
 from pipelines.video import VideoError, local_path, probe
 from pipelines.video_stages import DecodeSegments
-
-log = logging.getLogger(__name__)
 
 LOOKS = 20_000
 """Names of a manifest that are looked for, where most are missing."""
@@ -363,7 +360,7 @@ class _Describer(DescribeFrames):
     """With random filters, which take as long and need not be fetched."""
 
     def __init__(self, job: Job) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = cuda_or_cpu()
         self.settings, self.meter = job.config.describe, SILENT
         self.picture, self.streams = job.config.picture, job.described
         name = self.settings.backbone
@@ -419,7 +416,7 @@ def _describe(
         number = sum(_num_images(part, job) for part in batch)
         began, began_core = time.perf_counter(), time.process_time()
         rows = describer(pa.concat_tables(batch))
-        name = f"descriptors/{sink.file_name(rows, DESCRIPTORS.key)}"
+        name = f"descriptors/{file_name(rows, DESCRIPTORS.key)}"
         store.publish_table(name, rows, job.footer("describe"))
         walls.append((time.perf_counter() - began) / number)
         cores.append((time.process_time() - began_core) / number)

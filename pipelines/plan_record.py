@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from pipelines.config import Cluster, Config, Plan, digest
+from pipelines.config import Config, digest
 from pipelines.layout import Job
+from pipelines.run_settings import Cluster, Plan
 
 PLAN = "plan.json"
 

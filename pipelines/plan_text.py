@@ -1,9 +1,9 @@
 """A plan for a terminal."""
 
-from collections.abc import Sequence
-
-from pipelines.plan import Offer, Range, Shape, StepPlan
+from pipelines.plan import StepPlan
 from pipelines.plan_probe import Counts, Measured
+from pipelines.prices import Offer, Range, Shape
+from pipelines.text_table import aligned
 
 _Costs = tuple[dict[str, Range], list[Offer], str]
 
@@ -60,7 +60,9 @@ def _steps(steps: list[StepPlan], shape: Shape, wall: Range) -> str:
         for step in steps
     ]
     rows.append(["all", "", "with start-up", *_amounts(steps, shape, wall)])
-    return f"on {shape.text}; memory is of the largest process\n{_columns(rows, left=(0, 2))}"
+    return "\n".join(
+        [f"on {shape.text}; memory is of the largest process", *aligned(rows, left=(0, 2))]
+    )
 
 
 def _amounts(steps: list[StepPlan], shape: Shape, wall: Range) -> list[str]:
@@ -77,7 +79,7 @@ def _amounts(steps: list[StepPlan], shape: Shape, wall: Range) -> list[str]:
 
 def _tables(steps: list[StepPlan]) -> str:
     rows = [[name, _bytes(size)] for step in steps for name, size in step.tables.items() if size]
-    return "tables\n" + _columns(rows, left=(0,)) if rows else ""
+    return "\n".join(["tables", *aligned(rows, left=(0,))]) if rows else ""
 
 
 def _gpus(hours: dict[str, Range]) -> str:
@@ -85,10 +87,8 @@ def _gpus(hours: dict[str, Range]) -> str:
     rows += [
         [name, *(_hours(3600 * h) for h in (r.value, r.low, r.high))] for name, r in hours.items()
     ]
-    return (
-        "one GPU for all that can run on one (operations over the share of the peak that the price table assumes)\n"
-        + _columns(rows, left=(0,))
-    )
+    title = "one GPU for all that can run on one (operations over the share of the peak that the price table assumes)"
+    return "\n".join([title, *aligned(rows, left=(0,))])
 
 
 def _prices(offers: list[Offer], shape: Shape, currency: str) -> str:
@@ -103,20 +103,8 @@ def _prices(offers: list[Offer], shape: Shape, currency: str) -> str:
         ]
         for o in offers
     ]
-    return f"price in {currency}, by the machines that make up the cluster\n" + _columns(
-        rows, left=(0, 1)
-    )
-
-
-def _columns(rows: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    title = f"price in {currency}, by the machines that make up the cluster"
+    return "\n".join([title, *aligned(rows, left=(0, 1))])
 
 
 def _hours(seconds: float) -> str:

@@ -18,7 +18,8 @@ from encoders.sample import FitSample
 from encoders.temporal import TemporalPyramid
 from pipelines import encoding_stages, results
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
-from pipelines.config import ConfigError
+from pipelines.device import cuda_or_cpu
+from pipelines.errors import ConfigError
 from pipelines.layout import Job
 from pipelines.results import ScoreMatrix
 from pipelines.storage import Store
@@ -128,17 +129,7 @@ def _codebooks_of(job: Job) -> list[Codebook]:
     found = {}
     for name, stream in job.pairs():
         variant = job.variants[name]
-        book = Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=stream,
-            fold=-1,
-            settings=variant.settings,
-            digest="",
-            temporal_pyramid=variant.temporal_pyramid,
-            normalisation=variant.normalisation,
-        )
-        found[variant.codebook, stream] = book
+        found[variant.codebook, stream] = Codebook.of(variant, stream, fold=-1, digest="")
     return list(found.values())
 
 
@@ -164,7 +155,7 @@ def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:
     chosen = frames[(torch.arange(number) * len(frames) / number).long()].float()
     if len(frames) < number:
         chosen += 0.3 * chosen.std() * torch.randn(chosen.shape, generator=draw)
-    return chosen.half().to("cuda" if torch.cuda.is_available() else "cpu")
+    return chosen.half().to(cuda_or_cpu())
 
 
 def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Encoder]:
@@ -267,7 +258,7 @@ PRODUCT_SIZE = 1024
 
 def product_flops(dtype: torch.dtype) -> float:
     """Operations a second of a product as those that SVMs are solved with: the best of some."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = cuda_or_cpu()
     x = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=device)
     best = math.inf
     for _ in range(4):

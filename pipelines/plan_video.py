@@ -1,24 +1,21 @@
 """What a plan reads of a video beside its header. The decoder's child process runs it: no torch here."""
 
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import av
 import numpy as np
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.decode_packets import packets
+from pipelines.isolation import status_bytes
+from pipelines.run_settings import Sampling
 from pipelines.sampling import end_of, sample_frames, window_frames
-from pipelines.video import open_source, open_stream
+from pipelines.video import open_source, open_stream, reading
 
 
 def peak_bytes() -> int:
     """The most memory that this process ever held; 0 where the system does not say (other than Linux)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(sizes["VmHWM"].split()[0]) * 1024
+    return status_bytes("VmHWM") if sys.platform == "linux" else 0
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,16 @@ def key_frames(
     Raises:
         VideoError: as `pipelines.video.open_stream`.
     """
+    shown = []
     with (
         open_source(uri) as source,
+        reading(uri),
         open_stream(source, uri, max_frame_px) as (container, stream),
     ):
-        shown = []
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    time = packet.dts if packet.pts is None else packet.pts
-                    shown.append((len(shown) if time is None else time, packet.is_keyframe))
-        except av.FFmpegError:
-            # A damaged end: what was read so far counts.
-            pass
+        # A damaged end: what was read before it counts.
+        for packet in packets(container, stream):
+            time = packet.dts if packet.pts is None else packet.pts
+            shown.append((len(shown) if time is None else time, packet.is_keyframe))
         tick_s = float(stream.time_base or 1)
     if not shown:
         return KeyFrames(0, 0, 0, 0)

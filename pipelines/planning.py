@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 import torch
 
 from pipelines import cluster, plan, plan_probe
-from pipelines.config import ConfigError, Plan
+from pipelines.errors import ConfigError
 from pipelines.layout import Job
-from pipelines.plan import Overheads, Shape, StepPlan
+from pipelines.plan import Overheads, StepPlan
 from pipelines.plan_probe import Counts
 from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
-from pipelines.prices import Prices, read_prices
+from pipelines.prices import Prices, Shape, gpu_hours, offers, read_prices
 from pipelines.revision import code_revision
+from pipelines.run_settings import Plan
 from pipelines.storage import StorageError
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     every = plan.plan(counts, measured, job.config, pools, shape, Overheads())
     chosen = [step for step in every if step.name in steps]
     wall = plan.total(chosen, Overheads())
-    offers = plan.offers(shape, wall, prices)
-    hours = plan.gpu_hours(chosen, prices)
+    # Also where the planned cluster has no GPU.
+    hours = gpu_hours(sum(step.flops for step in chosen), prices)
+    costs = (hours, offers(shape, wall, prices), prices.currency)
     try:
         job.store.publish_json(
             PLAN,
@@ -51,7 +53,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
         )
     except StorageError as error:
         log.warning("plan: %s cannot be kept for the report: %s", PLAN, error)
-    return text(counts, measured, chosen, shape, wall, (hours, offers, prices.currency))
+    return text(counts, measured, chosen, shape, wall, costs)
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:
@@ -76,7 +78,7 @@ def shape_of(settings: Plan, prices: Prices) -> Shape:
 
 
 def counts_of(job: Job) -> Counts:
-    """By columns, because there may be millions of videos."""
+    """Counts of the manifest, whole columns at a time, because there may be millions of videos."""
     labelled = pc.greater(pc.list_value_length(job.manifest["labels"]), 0)
     tested = pc.and_(labelled, pc.greater_equal(job.manifest["fold"], 0))
     num_labelled, num_tested = (pc.sum(mask).as_py() or 0 for mask in (labelled, tested))

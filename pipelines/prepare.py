@@ -1,22 +1,29 @@
 """From the user's flags to a Job: everything that can be wrong is found here, without a cluster."""
 
 import dataclasses
-import functools
 import hashlib
 import logging
-from collections.abc import Callable
+import secrets
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
-from pipelines import flow, manifest, weights
-from pipelines.config import Config, ConfigError
+from pipelines import flow, weights
+from pipelines.config import Config
 from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
-from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, STEPS, Job, Retries
+from pipelines.labels import Labels, match, read_labels
+from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
+from pipelines.manifest import list_videos
 from pipelines.storage import Store, absolute_uri
+from pipelines.tables import STEPS
+from pipelines.user_tables import using
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +43,52 @@ def parse_steps(text: str) -> tuple[str, ...]:
     return tuple(name for name in STEPS if name in names)
 
 
-def prepare(
-    *,
-    videos: str,
-    labels: str | None,
-    out: str,
-    config: Config,
-    steps: tuple[str, ...],
-    limit: int | None,
-    training_only: bool = False,
-) -> Job:
-    """The job that these inputs and settings describe.
+@dataclass(frozen=True)
+class Inputs:
+    """What a user asks for: the flags, and the configuration that they come to.
 
-    Args:
+    Attributes:
+        limit: use that many videos only; None for all.
         training_only: leave out the test videos of a split into two, and split the training videos again:
             for choosing settings. Folds that take turns stay as they are.
+    """
+
+    videos: str
+    labels: str | None
+    out: str
+    config: Config
+    steps: tuple[str, ...]
+    limit: int | None = None
+    training_only: bool = False
+
+
+def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
+    """The job that these inputs describe.
+
+    Args:
+        plan: for `pipelines.planning` alone: files that a manifest names are not looked at, weights are not
+            fetched, and earlier steps need not be complete. A run with such a job would not know its files again.
 
     Raises:
         ConfigError: any input or setting that cannot be right.
     """
-    listing = functools.partial(manifest.list_videos, videos)
-    job = _job(listing, labels, out, config, steps, limit, training_only)
+    config, steps = inputs.config, inputs.steps
+    _check_encoders(config)
+    found = weights.resolve(config.describe)
+    streams = described_streams(config)
+    listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
+    named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
+    table, split, num_folds = _manifest(listed, named, inputs)
+    store = _store(inputs.out)
+    retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
+    job = Job(store, config, table, split, num_folds, found, streams, Retries(**retries), no_gram)
+    _check_pairs(job)
+    if plan:
+        return job
     _check_steps(job, steps)
-    described = "describe" not in steps or is_complete(job, "describe")
-    if not described:
+    if "fit" in steps and not is_complete(job, "fit"):
+        _check_workers(job)
+    if "describe" in steps and not is_complete(job, "describe"):
         if any(stream.flow for stream in job.described.values()):
             flow.require_opencv()
         if not job.store.exists(job.weights.file):
@@ -67,54 +96,16 @@ def prepare(
     return job
 
 
-def prepare_plan(
-    *,
-    videos: str,
-    labels: str | None,
-    out: str,
-    config: Config,
-    steps: tuple[str, ...],
-    limit: int | None,
-    training_only: bool = False,
-) -> Job:
-    """As `prepare`, for `pipelines.planning` alone: of the files that a manifest names none is looked at, weights
-    are not fetched, and steps need not be complete. A run with this job would not know its files again."""
-    listing = functools.partial(manifest.list_videos, videos, look=False)
-    return _job(listing, labels, out, config, steps, limit, training_only)
-
-
-def _job(
-    list_videos: Callable[[], pa.Table],
-    labels: str | None,
-    out: str,
-    config: Config,
-    steps: tuple[str, ...],
-    limit: int | None,
-    training_only: bool,
-) -> Job:
-    _check_encoders(config)
-    found = weights.resolve(config.describe)
-    streams = described_streams(config)
-    listed = list_videos()
-    named = manifest.read_labels(labels, config.split.name) if labels else None
-    table, split, num_folds = _manifest(listed, named, config, limit, steps, training_only)
-    store = _store(out)
-    retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
-    job = Job(store, config, table, split, num_folds, found, streams, Retries(**retries), no_gram)
-    _check_pairs(job)
-    return job
-
-
 def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
-    """The job with the segments of FAILURES to be tried again; as it is where there are none.
+    """The job with the segments of FAILURES to be tried again; unchanged where there are none.
 
-    Their videos are probed again too. Steps after that run again only if a segment came out otherwise.
+    Headers of their videos are read again too. Later steps run again only if the outcome of a segment has changed.
 
     Args:
-        decoder: for these segments alone; "" is the run's own.
+        decoder: of these segments alone; "" stands for that of the configuration.
 
     Raises:
-        ConfigError: `steps` lack those that try again.
+        ConfigError: `steps` lack index or describe.
     """
     if not {"index", "describe"} <= set(steps):
         raise ConfigError(
@@ -152,6 +143,8 @@ def _check_pairs(job: Job) -> None:
                 f"{','.join(job.config.describe.streams)} give {' and '.join(sorted(kinds))}; add positions "
                 "to describe.streams, or a node such as fc7 for a global one"
             )
+    for name, stream in job.pairs():
+        _check_settings(name, job.variants[name].settings, job.described[stream])
     labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
     if labelled and not job.num_folds:
         raise ConfigError(
@@ -165,28 +158,49 @@ def _check_pairs(job: Job) -> None:
         )
 
 
-def _manifest(
-    listed: pa.Table,
-    named: manifest.Labels | None,
-    config: Config,
-    limit: int | None,
-    steps: tuple[str, ...],
-    training_only: bool,
-) -> tuple[pa.Table, str, int]:
+def _check_workers(job: Job) -> None:
+    """Raises ConfigError where a codebook has fewer videos than workers that fit it."""
+    workers, folds = job.config.fit.num_workers, {book.fold for book in job.learning}
+    fewest = min((len(job.training_videos(fold)) for fold in folds), default=workers)
+    if fewest < workers:
+        raise ConfigError(
+            f"fit.num_workers: expected at most the {fewest} training videos, got {workers}; each worker needs a video "
+            "of its own"
+        )
+
+
+def _check_settings(name: str, settings: Any, stream: Stream) -> None:
+    """Raises ConfigError where an encoder cannot be fitted to what a stream holds."""
+    components = getattr(settings, "pca_components", 0)
+    if components > stream.width:
+        raise ConfigError(
+            f"encode.encoders: {name} has pca_components = {components}, but descriptors of {stream.name} have "
+            f"{stream.width} values; set at most that many, or give the stream a run of its own"
+        )
+    if stream.kind == "positions" and getattr(settings, "is_spatial", False):
+        raise ConfigError(
+            f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and {stream.name} has none; leave out "
+            "levels, per_level and position_weight, or give the stream a run of its own"
+        )
+
+
+def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
+    """The videos of the job, how they are split, and into how many folds."""
+    config, limit = inputs.config, inputs.limit
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
-    if named is None and any(step in NEED_LABELS for step in steps):
+    if named is None and any(step in NEED_LABELS for step in inputs.steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "
             "without labels use --steps index,describe,fit,encode"
         )
-    rows = manifest.match(listed, named, config.manifest)
+    rows = match(listed, named, config.manifest)
     if limit is not None and limit < rows.num_rows:
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([place * rows.num_rows // limit for place in range(limit)]))
     listed_rows = rows
     rows, split, num_folds = assign_folds(rows, config.split, config.run.seed)
-    if training_only and num_folds == 1:
+    if inputs.training_only and num_folds == 1:
         training = listed_rows.filter(pc.equal(rows["fold"], -1))
         has_groups = not any(group is None for group in training["group"].to_pylist())
         again = dataclasses.replace(config.split, kind="group_kfold" if has_groups else "random")
@@ -202,13 +216,13 @@ def _manifest(
 
 
 def _store(out: str) -> Store:
+    """The store of a run, in which a file was written and removed, and whose files can be listed."""
     store = Store(absolute_uri(out))
-    try:
-        store.fs.makedirs(store.path(""), exist_ok=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"--out {out}: cannot write there ({type(error).__name__}: {error})"
-        ) from error
+    trial = f".try.{secrets.token_hex(4)}.part"
+    with using("--out", out, "write there"):
+        store.publish(trial, b"")
+        store.delete(trial)
+        store.folders("")
     return store
 
 

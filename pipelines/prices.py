@@ -1,11 +1,32 @@
-"""The editable price table: kinds of GPUs with their speed, and kinds of machines with their prices."""
+"""The editable price table: kinds of GPUs with their speed, and kinds of machines with their prices; and what a
+planned cluster costs by it."""
 
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number, and the lowest and highest that the assumptions allow."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exactly(cls, value: float) -> "Range":
+        return cls(value, value, value)
+
+    def __add__(self, other: "Range") -> "Range":
+        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> "Range":
+        return Range(self.value * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
@@ -17,11 +38,11 @@ class Gpu:
     low_share: float
     high_share: float
 
-    def seconds(self, flops: float) -> tuple[float, float, float]:
-        """Seconds for so many operations: at the middle share (geometric), fewest, most."""
+    def seconds(self, flops: float) -> Range:
+        """Seconds for so many operations, at the (geometric) middle, highest and lowest share."""
         middle = (self.low_share * self.high_share) ** 0.5
         at_peak = flops / self.peak_flops
-        return at_peak / middle, at_peak / self.high_share, at_peak / self.low_share
+        return Range(at_peak / middle, at_peak / self.high_share, at_peak / self.low_share)
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,59 @@ class Prices:
         raise ConfigError(
             f"plan.gpu: expected one of {known}, got {name!r}; or add it to the price table"
         )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A cluster: CPUs and GPUs of all nodes; `gpu` None where it is this machine's own, or there is none."""
+
+    cpus: int
+    gpus: int = 0
+    gpu: Gpu | None = None
+
+    @property
+    def text(self) -> str:
+        named = f" {self.gpu.name}" if self.gpu else ""
+        return f"{self.cpus} CPUs" + (f", {self.gpus}{named} GPUs" if self.gpus else "")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The planned cluster made of machines of one kind: how many, and what the run costs on them."""
+
+    machine: Machine
+    number: int
+    price: Range
+
+
+def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
+    """Machines of the price table that make up the shape, the cheapest first; none where the shape names no
+    kind of GPU that they have.
+
+    The price of a run: lowest at the spot price and the shortest time, highest on demand and at the longest.
+    """
+    found = []
+    for machine in prices.machines:
+        kind = shape.gpu.name if shape.gpu else ""
+        # GPUs of this machine may be of a kind that the table does not know.
+        if machine.gpu != kind or bool(machine.gpus) != bool(shape.gpus):
+            continue
+        number = math.ceil(shape.cpus / machine.cpus)
+        if shape.gpus:
+            number = max(number, math.ceil(shape.gpus / machine.gpus))
+        hours = wall_s * (number / 3600)
+        price = Range(
+            hours.value * machine.on_demand,
+            hours.low * machine.spot,
+            hours.high * machine.on_demand,
+        )
+        found.append(Offer(machine, number, price))
+    return sorted(found, key=lambda offer: (offer.price.value, offer.machine.name))
+
+
+def gpu_hours(flops: float, prices: Prices) -> dict[str, Range]:
+    """Hours of one GPU of each kind in the table for so many operations."""
+    return {gpu.name: gpu.seconds(flops) * (1 / 3600) for gpu in prices.gpus}
 
 
 def read_prices(source: str) -> Prices:
@@ -133,7 +207,7 @@ def _number(where: str, place: str, entry: dict, name: str, least: float = 1e-9)
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)
-        or not least <= value < float("inf")
+        or not least <= value < math.inf
     ):
         raise ConfigError(
             f"{where}: {place}.{name}: expected a number, {least:g} or more, got {value!r}"

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 
 _CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 

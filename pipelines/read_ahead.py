@@ -5,15 +5,37 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 TOGETHER = 2
-"""Rows of a file that a thread reads one after the other: neighbours are often in one row group. The first are waited for."""
+"""Most neighbouring rows of a file that a thread reads in one go: often they are in one row group. More would make the first
+rows wait longer."""
 
 _Place = tuple[str, int]
 """A file and a row of it."""
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_order(
+    pool: ThreadPoolExecutor, call: Callable[[_Item], _Result], items: Iterable[_Item], window: int
+) -> Iterator[_Result]:
+    """call(item) of each item, in their order, by the threads of a pool; `window` calls are waiting or at work at a time."""
+    items = iter(items)
+    waiting = deque(pool.submit(call, item) for item in itertools.islice(items, window))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(call, item) for item in itertools.islice(items, 1))
+            yield result
+    finally:
+        # Whoever asked may have stopped before the end.
+        for future in waiting:
+            future.cancel()
 
 
 class Reader(Protocol):
@@ -25,7 +47,7 @@ class Reader(Protocol):
 class ReadAhead:
     """Rows in the order in which they are asked for, while threads read the next ones.
 
-    At most TOGETHER rows for each thread are held, and for two threads more, however many are asked for.
+    At most TOGETHER * (num_threads + 2) rows are held, however many are asked for.
 
     Args:
         reader: makes the reader of a thread.
@@ -39,19 +61,8 @@ class ReadAhead:
     def __call__(self, places: Iterable[_Place]) -> Iterator[pa.Table]:
         """Each place's row; an error of reading it comes in its place."""
         runs = (list(run) for _, run in itertools.groupby(places, _neighbours))
-        first = itertools.islice(runs, self.num_threads + 1)
-        waiting = deque(self.pool.submit(self._read, run) for run in first)
-        try:
-            while waiting:
-                rows = waiting.popleft().result()
-                waiting.extend(
-                    self.pool.submit(self._read, run) for run in itertools.islice(runs, 1)
-                )
-                yield from rows
-        finally:
-            # Nobody asks any more.
-            for future in waiting:
-                future.cancel()
+        for rows in in_order(self.pool, self._read, runs, self.num_threads + 1):
+            yield from rows
 
     def _read(self, run: list[_Place]) -> list[pa.Table]:
         if not hasattr(self.own, "reader"):

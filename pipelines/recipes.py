@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
-from pipelines.config import (
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+from pipelines.run_settings import (
     Classify,
-    Config,
-    ConfigError,
     Describe,
     Encode,
     Evaluate,
@@ -89,6 +89,8 @@ def actions() -> Config:
             )
         ),
         classify=Classify(fusions=("kernel_sum", "late_weighted")),
+        # Not `chosen`, whose weights know scores of classifiers that the tested videos trained.
+        evaluate=Evaluate(fusions=("given", "two_stream")),
     )
 
 

@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from encoders.stream_specs import is_difference
 from pipelines.ledger import Account
 from pipelines.papers import BesidePaper, Comparison
-from pipelines.results import Estimate, is_difference
+from pipelines.results import Estimate, headline_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class Result:
     fold_sd: float | None = None
     fusion: str = ""
     gain: Estimate = field(default_factory=Estimate)
+
+    def headline(self, multi_label: bool) -> Estimate:
+        """The metric by which results are compared, where videos have several labels or one."""
+        return self.map if multi_label else self.accuracy
 
 
 @dataclass(frozen=True)
@@ -329,7 +334,7 @@ class Report:
     @property
     def headline(self) -> str:
         """The name of the metric by which results are compared."""
-        return "mAP" if self.multi_label else "accuracy"
+        return headline_metric(self.multi_label)
 
     def value(self, result: Result) -> float | None:
         """The headline metric of a result."""
@@ -337,7 +342,7 @@ class Report:
 
     def estimate(self, result: Result) -> Estimate:
         """The headline metric of a result, with its interval."""
-        return result.map if self.multi_label else result.accuracy
+        return result.headline(self.multi_label)
 
     @property
     def best_single(self) -> Result | None:

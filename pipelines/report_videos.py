@@ -17,9 +17,8 @@ import ray
 from PIL import Image
 
 from pipelines.best_result import Best
-from pipelines.config import Config, Sampling
+from pipelines.config import Config
 from pipelines.decode import decode_segment
-from pipelines.evaluate import headline_metric
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import Job
 from pipelines.report_data import (
@@ -30,9 +29,9 @@ from pipelines.report_data import (
     Result,
     Sample,
 )
-from pipelines.results import Estimate
+from pipelines.run_settings import Sampling
 from pipelines.storage import Store
-from pipelines.tables import vectors_from_arrow
+from pipelines.tables import places_of, vectors_from_arrow
 from pipelines.video import VideoError
 
 FRAMES_PER_SAMPLE = 3
@@ -46,7 +45,7 @@ VIDEO_S = 30.0
 """For one video."""
 
 SEARCH_BYTES = 2 * 2**30
-"""Of vectors that are read for nearest neighbours; of larger tables a part of the files, evenly spread."""
+"""Bytes of vectors that are read for nearest neighbours; of a larger table some files, evenly spread."""
 
 ONE_FRAME = Sampling(policy="uniform", num_frames=1)
 
@@ -148,14 +147,8 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos asked for; None
     where it has none.
     """
-    metric = "map" if headline_metric(best.multi_label) == "mAP" else "accuracy"
     single = [r for r in results if not r.fusion]
-
-    def value(result: Result) -> float:
-        estimate: Estimate = getattr(result, metric)
-        return estimate.value or 0.0
-
-    first = max(single, key=value)
+    first = max(single, key=lambda result: result.headline(best.multi_label).value or 0.0)
     book = job.codebook(first.encoder, first.stream, job.folds[0])
     queries = list(best.queries if book.fold < 0 else best.first_queries)
     if not queries:
@@ -234,9 +227,9 @@ def _spread(store: Store, folder: str) -> list[str]:
 
 def _current(rows: pa.Table, known: pa.Table) -> pa.Table:
     """Without the rows of other videos, and of files that have changed since, by their `source`."""
-    row = pc.index_in(rows["video_id"], known["video_id"])
-    rows, row = rows.filter(pc.is_valid(row)), row.drop_null()
-    return rows.filter(pc.equal(rows["source"], known["source"].take(row)))
+    # A row group has few of all videos: only these are hashed.
+    known = known.filter(pc.is_in(known["video_id"], rows["video_id"]))
+    return rows.filter(pc.is_valid(places_of(rows, known, ("video_id", "source"))))
 
 
 def _unit(column: pa.ChunkedArray) -> np.ndarray:

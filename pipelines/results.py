@@ -13,12 +13,15 @@ import numpy as np
 from encoders import metrics
 from encoders.fusion import TWO_STREAM, choose_weights, fuse
 from encoders.intervals import gains, intervals
-from encoders.stream_specs import MOTION, kind_of
+from encoders.stream_specs import is_difference, is_local
 from pipelines.combination import Combination
-from pipelines.config import Evaluate
+from pipelines.run_settings import Evaluate
 
 SINGLE = "none"
 """What METRICS calls the fusion of a result that is none."""
+
+NUMBERS = 2
+"""Of METRICS: raised when the same scores give other numbers, so that a run computes them again."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,9 @@ class ScoreMatrix:
         return bool((self.targets.sum(1) > 1).any())
 
 
-def is_difference(stream: str) -> bool:
-    """Whether a stream shows motion, as optical flow does."""
-    return kind_of(stream) in MOTION
-
-
-def is_local(stream: str) -> bool:
-    """Whether a stream is of local descriptors, whose scores are fused: the others show the same frames."""
-    return kind_of(stream) == "appearance" or is_difference(stream)
+def headline_metric(multi_label: bool) -> str:
+    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
+    return "mAP" if multi_label else "accuracy"
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
 def fusions(
     parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
 ) -> Iterator[ScoreMatrix]:
-    """The late fusions of an encoder's streams that can be made of them; see `config.Evaluate`."""
+    """The late fusions of an encoder's streams that can be made of them; see `run_settings.Evaluate`."""
     _check_videos(parts)
     first, scores = parts[0], [part.scores for part in parts]
     both = len({is_difference(part.stream) for part in parts}) == 2
@@ -222,7 +220,9 @@ def fusions(
         if kind == "given":
             weights, is_normalised = _constant(first, given), False
         elif kind == "two_stream" and both:
-            two = [TWO_STREAM[is_difference(part.stream)] for part in parts]
+            moves = [is_difference(part.stream) for part in parts]
+            # The ratio is that of two modalities, however many streams there are of each.
+            two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
             weights, is_normalised = _constant(first, two), True
         elif kind == "chosen" and len(np.unique(first.folds)) > 1:
             weights, is_normalised = choose_weights(scores, first.targets, first.folds), False

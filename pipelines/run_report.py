@@ -9,9 +9,8 @@ import ray
 from pipelines.best_result import Best
 from pipelines.combination import sums_kernels
 from pipelines.comparison import comparison
-from pipelines.config import Cluster
-from pipelines.evaluate import Evaluated, headline_metric
-from pipelines.layout import STEPS, Job
+from pipelines.evaluate import Evaluated
+from pipelines.layout import Job
 from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
 from pipelines.plan_record import predicted
@@ -28,7 +27,9 @@ from pipelines.report_data import (
     StepFact,
 )
 from pipelines.report_videos import neighbours, samples
-from pipelines.results import SINGLE, Estimate
+from pipelines.results import SINGLE, Estimate, headline_metric
+from pipelines.run_settings import Cluster
+from pipelines.tables import STEPS
 
 NUM_OWN_ROWS = 10
 """Own results beside a paper's table: the best ones."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.run_settings import Sampling
 from pipelines.video import VideoFacts
 
 SEGMENT_FRAMES = 64
@@ -65,13 +65,18 @@ def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
     return max(1, math.ceil(_planned_frames(facts.duration_s, sampling) / SEGMENT_FRAMES))
 
 
+def segment_frames(sampling: Sampling) -> int:
+    """The most sampled frames that a segment has, whatever the video."""
+    return min(SEGMENT_FRAMES, _planned_frames(MAX_DURATION_S, sampling))
+
+
 def _planned_frames(duration_s: float | None, sampling: Sampling) -> int:
     if sampling.policy == "uniform":
         return sampling.num_frames
     if sampling.policy == "segments":
         return sampling.num_frames * sampling.frames_per_segment
     if sampling.policy == "fps":
-        limit = math.ceil(sampling.max_duration_s * sampling.fps)
+        limit = math.ceil(min(sampling.max_duration_s, MAX_DURATION_S) * sampling.fps)
         if duration_s is None:
             return limit
         return min(limit, math.floor((duration_s + _HEADER_SLACK_S) * sampling.fps) + 1)

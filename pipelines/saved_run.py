@@ -1,4 +1,4 @@
-"""A run as its run.json describes it, for what is asked of it later: without its inputs, and without Ray."""
+"""A run as its run.json describes it, opened later without its inputs and without Ray."""
 
 import dataclasses
 import functools
@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from encoders.base import CODEBOOK
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.settings_text import text_of
 from pipelines.storage import Store, absolute_uri
 from pipelines.weights import Weights
@@ -111,15 +112,8 @@ class SavedRun:
             ConfigError: it is not there any more.
         """
         variant, encodings = self.config.variant(pair[0]), self.encodings[pair]
-        book = Codebook(
-            encoder=variant.codebook,
-            base=variant.base,
-            stream=encodings.stream,
-            fold=encodings.fold,
-            settings=variant.settings,
-            digest=self._footer(encodings.folder, "video_fisher.codebook"),
-            temporal_pyramid=variant.temporal_pyramid,
-        )
+        fitted = self._footer(encodings.folder, "video_fisher.codebook")
+        book = Codebook.of(variant, encodings.stream, encodings.fold, fitted)
         if not self.store.exists(f"{book.folder}/{CODEBOOK}"):
             raise ConfigError(
                 f"{self.store.uri(book.folder)}: expected the codebook of {pair[0]} on {pair[1]}, found none; a new "
@@ -136,10 +130,8 @@ class SavedRun:
     def _footer(self, folder: str, entry: str) -> str:
         """An entry of the footers of a table's files: all have the same."""
         for name in self.store.files(folder)[:1]:
-            with self.store.open_parquet(name) as file:
-                found = (file.metadata.metadata or {}).get(entry.encode())
-            if found:
-                return found.decode()
+            if found := self.store.footer(name).get(entry):
+                return found
         raise ConfigError(
             f"{self.store.uri(folder)}: expected files with {entry} in their footer, found none; run the job again"
         )

@@ -22,12 +22,15 @@ import torch
 from PIL import Image
 
 from encoders.temporal import TemporalPyramid
-from pipelines.config import ConfigError, Decode, Picture, RunError, Sampling, digest
+from pipelines.config import digest
 from pipelines.decode import decode_segment
 from pipelines.descriptor_stages import DescribeFrames, described_streams
+from pipelines.device import cuda_or_cpu
 from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder, span_s
+from pipelines.errors import ConfigError, RunError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import folder_name
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.saved_run import Encodings, SavedRun
 from pipelines.search_index import Index, open_index
 from pipelines.search_page import Answer, Shown, render
@@ -44,7 +47,7 @@ _FACTS = ("video_id", "uri", "labels", "width_px", "height_px")
 _THUMBNAILS = Sampling(policy="uniform", num_frames=3)
 _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
-"""A page waits no longer for one video, and for all of them: the others are shown without pictures."""
+"""Most seconds for the pictures of one video, and of all; videos that take longer are shown without."""
 
 _NEIGHBOURS = 500
 """Ids before and after the place of an unknown one in which similar ones are looked for."""
@@ -52,7 +55,7 @@ _NEIGHBOURS = 500
 
 @dataclass(frozen=True)
 class _Query:
-    """What is looked for: its compressed vector [P], what the page shows of it, and what is no result."""
+    """A query: its compressed vector [P], what the page shows of it, and the videos that are not to be found."""
 
     vector: np.ndarray
     facts: dict
@@ -220,7 +223,7 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
     """
     uri = videos["uri"][0].as_py()
     stream = described_streams(run.config)[pair[1]]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = cuda_or_cpu()
     describe = DescribeFrames(
         functools.partial(run.store.read, run.weights),
         run.config,
@@ -324,7 +327,7 @@ def _thumbnails(videos: list[dict], decode: Decode) -> list[tuple[bytes, ...]]:
 
 
 def _jpeg(image: np.ndarray, video: dict) -> bytes:
-    """The square picture in the video's own proportions again, as far as they are usual."""
+    """The square picture as a JPEG file of the video's own proportions, within 1:3 and 3:1."""
     width, height = video["width_px"] or 1, video["height_px"] or 1
     share = min(max(width / height, 1 / 3), 3.0)
     size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX / share))

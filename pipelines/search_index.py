@@ -17,7 +17,6 @@ import hashlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -33,12 +32,14 @@ import torch
 from encoders.compress import Compression, fit_whitening
 from encoders.kmeans import fit_kmeans
 from encoders.retrieval import average_precision, mean_average_precision
-from pipelines.config import RunError, digest
+from pipelines.config import digest
+from pipelines.errors import RunError
 from pipelines.layout import folder_name
+from pipelines.read_ahead import in_order
 from pipelines.revision import code_revision
 from pipelines.saved_run import Encodings
 from pipelines.storage import DONE, Store
-from pipelines.tables import FORMAT_VERSION, SEARCH, encoding_type, vectors_from_arrow
+from pipelines.tables import FORMAT_VERSION, SEARCH, encoding_type, places_of, vectors_from_arrow
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ _AHEAD = 4
 """Row groups of ENCODINGS, of about 16 MiB each, that are fetched at a time."""
 
 _TOGETHER = 16
-"""Vectors that are compressed in one product."""
+"""Vectors that are compressed in one matrix product."""
 
 _COMPRESSION, _CELLS = "compression.safetensors", "cells.safetensors"
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
@@ -190,17 +191,17 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
             f"{store.uri(encodings.folder)}: expected encodings of at least 3 of today's videos, found "
             f"{rows.num_rows}; too few to search in"
         )
-    chance = _order_of_chance(rows["video_id"].to_pylist())
+    shuffled = _permutation(rows["video_id"].to_pylist())
     try:
-        compression = fit_whitening(_sample(store, rows, chance), NUM_FEATURES)
+        compression = fit_whitening(_sample(store, rows, shuffled), NUM_FEATURES)
     except ValueError as error:
         raise RunError(f"{store.uri(encodings.folder)}: {error}") from error
     vectors = _compressed(store, rows, compression)
     names = labels["labels"].take(pc.index_in(rows["video_id"], labels["video_id"]))
 
-    cells, centroids, num_probed, recall = _cells(vectors, chance)
+    cells, centroids, num_probed, recall = _cells(vectors, shuffled)
     by_cell = np.argsort(cells, kind="stable")
-    precisions = _precisions(vectors, names, chance)
+    precisions = _precisions(vectors, names, shuffled)
     known = precisions[~np.isnan(precisions)]
     facts = {
         "num_videos": rows.num_rows,
@@ -265,24 +266,23 @@ def _rows(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:
     if not tables:
         return videos.select(["video_id", "source"]).slice(0, 0), 0
     table = pa.concat_tables(tables)
-    place = pc.index_in(table["video_id"], videos["video_id"])
-    current = pc.equal(table["source"], videos["source"].take(place))
-    kept = pc.and_(pc.fill_null(current, False), pc.greater(table["num_descriptors"], 0))
+    current = pc.is_valid(places_of(table, videos, ("video_id", "source")))
+    kept = pc.and_(current, pc.greater(table["num_descriptors"], 0))
     return table.filter(kept).sort_by("video_id"), table.num_rows
 
 
-def _order_of_chance(video_ids: list[str]) -> np.ndarray:
-    """Places in an order that depends on the ids alone, and on them in no way that matters."""
+def _permutation(video_ids: list[str]) -> np.ndarray:
+    """[N]: a pseudo-random permutation of the places of the videos, fixed by their ids."""
     return np.argsort([hashlib.sha256(name.encode()).digest() for name in video_ids])
 
 
-def _sample(store: Store, rows: pa.Table, chance: np.ndarray) -> torch.Tensor:
-    """Encodings [n, D] by chance, as many as `SAMPLE_BYTES` hold."""
+def _sample(store: Store, rows: pa.Table, shuffled: np.ndarray) -> torch.Tensor:
+    """Encodings [n, D] of the first videos of a permutation, as many as `SAMPLE_BYTES` hold."""
     with store.open_parquet(rows["file"][0].as_py()) as file:
         width = file.schema_arrow.field("vector").type.list_size
     # Three at least, whose PCA has a direction.
     size = min(rows.num_rows, max(3, SAMPLE_BYTES // (4 * width)))
-    chosen = rows.take(pa.array(np.sort(chance[:size])))
+    chosen = rows.take(pa.array(np.sort(shuffled[:size])))
     sample = np.empty((size, width), np.float32)
     for places, part in _vectors(store, chosen, "sample"):
         sample[places] = part
@@ -340,32 +340,26 @@ def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarr
 def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """call(item) of each item, in order; a few are under way at a time."""
     with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(call, item))
-            if len(waiting) == _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, call, items, _AHEAD)
 
 
 # --- cells, recall and quality ----------------------------------------------------------------
 
 
-def _cells(vectors: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float]:
+def _cells(vectors: np.ndarray, shuffled: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float]:
     """Cell of each video [N], centroids [cells, P], how many cells a query reads, and the recall of that."""
     if len(vectors) <= MAX_FLAT:
         return np.zeros(len(vectors), np.int32), np.zeros((1, vectors.shape[1]), np.float32), 1, 1.0
     # As many cells as videos in each of them.
     num_cells = 2 ** round(math.log2(len(vectors)) / 2)
-    sample = vectors[np.sort(chance[: TRAINING_ROWS_PER_CELL * num_cells])]
+    sample = vectors[np.sort(shuffled[: TRAINING_ROWS_PER_CELL * num_cells])]
     centroids = fit_kmeans(torch.from_numpy(sample), num_cells, 0, num_iterations=10).numpy()
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
     cells = index.search(vectors, 1)[1][:, 0].astype(np.int32)
     exact = faiss.IndexFlatIP(vectors.shape[1])
     exact.add(vectors)
-    queries = chance[:NUM_QUERIES]
+    queries = shuffled[:NUM_QUERIES]
     nearest = cells[exact.search(vectors[queries], RECALL_AT + 1)[1][:, 1:]]
     order = _cells_by_distance(centroids, vectors[queries])
     # [queries, RECALL_AT]: how many cells must be read to find each of the nearest.
@@ -381,13 +375,13 @@ def _cells_by_distance(centroids: np.ndarray, vectors: np.ndarray) -> np.ndarray
     return index.search(vectors, len(centroids))[1]
 
 
-def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, chance: np.ndarray) -> np.ndarray:
+def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarray) -> np.ndarray:
     """Average precisions of some labelled videos as queries; NaN where no other video shares a label."""
     labels = labels.combine_chunks()
     names, parents = pc.list_flatten(labels), pc.list_parent_indices(labels).to_numpy()
     codes = names.dictionary_encode().indices.to_numpy()
     precisions = []
-    for query in chance[np.isin(chance, parents)][:NUM_QUERIES]:
+    for query in shuffled[np.isin(shuffled, parents)][:NUM_QUERIES]:
         relevant, ignored = np.zeros((2, len(vectors)), bool)
         relevant[parents[np.isin(codes, codes[parents == query])]] = True
         ignored[query] = True
@@ -409,5 +403,4 @@ def _table(
         "cell": pa.array(cells, pa.int32()),
         "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
     }
-    schema = SEARCH.schema(vector=kind)
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return SEARCH.from_columns(columns, vector=kind)

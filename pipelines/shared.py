@@ -9,7 +9,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayTaskError
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.storage import Store
 
 

@@ -4,7 +4,6 @@ The name of a file derives from the keys of its rows, so a task that is tried ag
 with the same rows. `pending` is the other half of resuming: the plan without what visible files hold.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from ray.data.datasource import WriteResult
 
 from pipelines.meter import Meter, StepCounter
 from pipelines.storage import Store
-from pipelines.tables import Table
+from pipelines.tables import Table, file_name, places_of
 
 
 @dataclass(frozen=True)
@@ -101,16 +100,6 @@ def in_key_order(table: pa.Table, key: tuple[str, ...]) -> pa.Table:
     return table if in_order else table.take(order)
 
 
-def file_name(table: pa.Table, key: tuple[str, ...]) -> str:
-    """A name made from the keys inside, so that the same rows always have the same name."""
-    sha = hashlib.sha256()
-    for column in key:
-        for value in table[column]:
-            sha.update(str(value).encode())
-            sha.update(b"\n")
-    return f"{sha.hexdigest()[:16]}.parquet"
-
-
 def pending(plan: pa.Table, store: Store, folder: str, key: tuple[str, ...]) -> pa.Table:
     """The rows of `plan` whose key is in no visible file of `folder`."""
     if not store.files(folder):
@@ -122,16 +111,6 @@ def visible_videos(rows: pa.Table, store: Store, folder: str) -> frozenset[str]:
     """Those videos of `rows` that have rows of their present source in visible files of `folder`."""
     left = pending(rows, store, folder, ("video_id", "source"))
     return frozenset(rows["video_id"].to_pylist()) - frozenset(left["video_id"].to_pylist())
-
-
-def places_of(rows: pa.Table, table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
-    """For each of some rows the first row of `table` with the same key; null where there is none."""
-    return pc.index_in(_joined(rows, key), value_set=_joined(table, key))
-
-
-def _joined(table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
-    columns = [table[name].cast(pa.string()) for name in key]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\n")
 
 
 def _by_status(table: pa.Table) -> dict[str, int]:

@@ -3,8 +3,8 @@
 A visible file is a finished file: `publish` writes under a hidden name and renames (local), or completes
 one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
 
-Object storage fails now and then. The client tries a request again that got no answer, or 429 or 5xx, and a
-read that was cut; `Store` tries again what failed all the same. Both wait longer each time, with jitter.
+Object storage fails now and then. The client repeats requests that got no answer, 429 or 5xx, and reads that were
+cut short; `Store` repeats what the client gave up on. Both wait longer each time, with jitter.
 Credentials and endpoint come from where the client looks (AWS_ENDPOINT_URL, AWS_PROFILE, ...), never from a URI.
 """
 
@@ -22,14 +22,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.filesystems import REQUESTS, filesystem
 
 log = logging.getLogger(__name__)
@@ -40,22 +41,22 @@ DONE = "_done.json"
 """Written last into a finished folder; DuckDB's and Spark's globs pass over it."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What folders say that are no folders of a disk, such as mounted object storage."""
+"""Errors of `os.link` on a filesystem without hard links, such as mounted object storage."""
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Names of the hidden files of `publish`."""
 
 _FILES_AT_ONCE = 32
-"""Of object storage: a request takes tens of milliseconds, most of it waiting."""
+"""Files of object storage that are read at a time: a request takes tens of milliseconds, most of it waiting."""
 
 _FILES_TOGETHER = 128
-"""Whose rows are put together before more are read."""
+"""Files whose tables are concatenated before more are read."""
 
 _TRIES = 4
-"""How often `Store` tries what the client gave up."""
+"""Times that `Store` makes a call, each of which the client gives up on."""
 
 _PATIENCE_S = 120.0
-"""After this `Store` tries no more."""
+"""Seconds after which `Store` does not try again."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 
@@ -75,15 +76,29 @@ _PASSING = (
 
 
 class StorageError(RunError, OSError):
-    """Object storage does not do what it is asked; says which object, what happened, how often it was tried."""
+    """Object storage failed; the message says at which object, how, and how often it was tried."""
 
 
 def absolute_uri(uri: str) -> str:
     """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
+    scheme, _, place = uri.rpartition("://")
+    refuse_empty("--out", place.strip("/") if scheme else uri)
     refuse_credentials("--out", uri)
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     return uri.rstrip("/")
+
+
+def refuse_empty(where: str, uri: str) -> None:
+    """Refuses an empty name, which would mean the current folder.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if not uri.strip():
+        raise ConfigError(
+            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not set?"
+        )
 
 
 _SECRETS = re.compile(
@@ -161,7 +176,7 @@ class Store:
             os.replace(hidden, final)
 
     def create(self, name: str, data: bytes) -> None:
-        """As `publish`, where no `name` is: of any number that try at once, one can.
+        """As `publish`, but only if there is no file `name`: of any number of processes that try at once, one can.
 
         Object storage needs conditional writes (If-None-Match) for that.
 
@@ -171,7 +186,7 @@ class Store:
         try:
             self._tried("create", name, lambda: self._create(self.path(name), data))
         except FileExistsError:
-            # A try whose answer was lost has made it, and the next one has met that.
+            # An earlier try may have made the file, and its answer was lost.
             with contextlib.suppress(FileNotFoundError):
                 if self.read(name) == data:
                     return
@@ -226,7 +241,12 @@ class Store:
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
         """Names of the finished files in `folder`, sorted; none where it does not exist."""
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
-        return sorted(f"{folder}/{n}" for n in names if n.endswith(suffix) and n[0] not in "._")
+        return sorted(f"{folder}/{name}" for name in names if is_visible(name, suffix))
+
+    def marks(self, folder: str) -> list[str]:
+        """Names of the files in `folder` that say it is complete, sorted."""
+        names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
+        return sorted(f"{folder}/{name}" for name in names if name.startswith("_done"))
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`, sorted; none where it does not exist."""
@@ -284,11 +304,22 @@ class Store:
                         removed += 1
         return removed
 
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """The file, opened for reading columns and row groups in ranges."""
-        if self.is_local:
-            return pq.ParquetFile(self.fs.open(self.path(name), "rb"))
-        return pq.ParquetFile(pa.PythonFile(_Ranges(self, name), "r"), pre_buffer=True)
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading; of object storage only the ranges that are read are fetched, with retries."""
+        return self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
+
+    def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
+        """The file, opened for reading columns and row groups in ranges.
+
+        Args:
+            verify: compare pages with their checksums.
+        """
+        return pq.ParquetFile(self.open(name), pre_buffer=True, page_checksum_verification=verify)
+
+    def footer(self, name: str) -> dict[str, str]:
+        """What `publish_table` was given as the footer of a Parquet file."""
+        with self.open_parquet(name) as file:
+            return footer_of(file)
 
     def size_bytes(self, name: str) -> int:
         return self._tried("look for", name, lambda: self.fs.size(self.path(name)))
@@ -312,16 +343,16 @@ class Store:
             try:
                 return call()
             except Exception as error:
-                if isinstance(error, (FileNotFoundError, FileExistsError)) and not _passes(error):
+                if isinstance(error, (FileNotFoundError, FileExistsError)) and not may_pass(error):
                     raise
                 seconds = time.monotonic() - started
-                if not _passes(error) or tries == _TRIES or seconds > _PATIENCE_S:
+                if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
                     what = redact(f"{type(error).__name__}: {error}")
                     raise StorageError(
                         f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
                         f"{seconds:.0f} s, with up to {REQUESTS} requests each; run the same command again "
                         "when the storage answers"
-                        if _passes(error)
+                        if may_pass(error)
                         else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "
                         "rights and the credentials"
                     ) from error
@@ -341,17 +372,12 @@ class Store:
             with self.open_parquet(name) as file:
                 return file.read(columns=columns).replace_schema_metadata(None)
 
-        names = self.files(folder)
-        if not names:
-            raise FileNotFoundError(
-                f"no Parquet files in {self.uri(folder)}: run the earlier steps"
-            )
-        return self.gather(read, names)
+        return self.gather(read, self._files_of(folder))
 
     def gather(self, read: Callable[[str], pa.Table], names: list[str]) -> pa.Table:
-        """What `read` gives for each of some files, below each other.
+        """The tables that `read` gives for some files, one below the other.
 
-        Put together on the way: the columns of a table for each file take kilobytes, however few their rows are.
+        Some at a time are concatenated: a table takes kilobytes, however few rows it has.
         """
         parts = [
             pa.concat_tables(
@@ -371,7 +397,7 @@ class Store:
         return frozenset().union(*self.each(read, self.files(folder)))
 
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
-        """What `read` gives for each file, in their order; of object storage many are on their way at a time."""
+        """What `read` gives for each file, in their order; from object storage many files are read at a time."""
         if self.is_local or len(names) < 2:
             return [read(name) for name in names]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -387,19 +413,45 @@ class Store:
     ) -> pa.Table:
         """The rows of all finished files of `folder` whose column `key` is one of some values.
 
-        Row groups whose statistics rule them out are not read.
+        Of each file the column `key` is read first, then the row groups that hold such a row. Statistics would rule out
+        nearly none: files hold videos in the order of hashes.
+
+        Raises:
+            FileNotFoundError: the folder has no finished file.
         """
-        tables = [
-            pq.read_table(
-                self.path(name), filesystem=self.fs, columns=columns, filters=[(key, "in", values)]
-            ).replace_schema_metadata(None)
-            for name in self.files(folder)
-        ]
-        return pa.concat_tables(tables)
+
+        def read(name: str) -> pa.Table:
+            with self.open_parquet(name) as file:
+                schema = file.schema_arrow
+                wanted = pa.array(values, schema.field(key).type)
+                is_wanted = pc.is_in(file.read([key])[key], wanted)
+                parts, start = [schema.empty_table().select(columns or schema.names)], 0
+                for group in range(file.num_row_groups):
+                    own = is_wanted.slice(start, file.metadata.row_group(group).num_rows)
+                    start += len(own)
+                    if pc.any(own).as_py():
+                        rows = file.read_row_group(group, columns).filter(own)
+                        parts.append(rows.select(parts[0].column_names))
+            return pa.concat_tables(parts).replace_schema_metadata(None)
+
+        return self.gather(read, self._files_of(folder))
+
+    def _files_of(self, folder: str) -> list[str]:
+        """As `files`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        names = self.files(folder)
+        if not names:
+            raise FileNotFoundError(
+                f"no Parquet files in {self.uri(folder)}: run the earlier steps"
+            )
+        return names
 
 
 class _Ranges(io.RawIOBase):
-    """A file of a store for reading, each read one ranged request. (s3fs's own file reads 50 MB ahead.)"""
+    """A file of object storage, where each read is one ranged request. (s3fs's own file reads 50 MB ahead.)"""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
@@ -428,7 +480,18 @@ class _Ranges(io.RawIOBase):
         return data
 
 
-def _passes(error: Exception) -> bool:
+def is_visible(name: str, suffix: str = ".parquet") -> bool:
+    """Whether readers take a file for a finished one: the names of others begin with . or _"""
+    return name.endswith(suffix) and name.rpartition("/")[2][0] not in "._"
+
+
+def footer_of(file: pq.ParquetFile) -> dict[str, str]:
+    """As `Store.footer`, of a file that is open."""
+    metadata = file.metadata.metadata or {}
+    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
+
+
+def may_pass(error: Exception) -> bool:
     """Whether an error of object storage may be gone at the next try."""
     if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
         # An upload in parts is not known once its end or its abort was carried out and the answer lost.

@@ -1,8 +1,8 @@
 """A run as Ray jobs, submitted until it is done: Ray Jobs never retry, and a job is lost with its head.
 
-A submission ends in one of three ways. Done, or an error that the next one would make again: that is the end. Stopped
-by somebody: so is that. Anything else (driver killed, head lost, storage away too long): another
-submission goes on with what the tables lack.
+A submission ends in one of three ways. It is done, or failed with an error that the next one would meet again: that is
+the end. Somebody stopped it: that is the end too. Anything else (driver killed, head lost, storage away too long):
+another submission goes on with what the tables lack.
 
 The output folder's lock may still be held by the lost driver. Each submission names in its metadata those that it
 replaces, all of which have ended as far as the head can tell, and their lock, and nobody else's, is taken over at
@@ -31,7 +31,7 @@ from ray.dashboard.modules.job.common import JobErrorType
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
 from pipelines.ray_job import CODE, REPLACES
 from pipelines.revision import code_revision
@@ -112,7 +112,7 @@ class _Client(JobSubmissionClient):
 
 @dataclass(frozen=True)
 class End:
-    """How a submission ended; `code` is the exit code of it all, None where another one goes on."""
+    """How a submission ended. `code` is the exit code to end with; None where the job is to be submitted again."""
 
     code: int | None
     reason: str
@@ -216,13 +216,13 @@ class Submitter:
             self._sleep(_POLL_S)
 
     def _submit(self, job_id: str) -> None:
-        # The answer to a request that was heard may have been lost.
+        # An earlier request may have been carried out, and its answer lost.
         with contextlib.suppress(UnknownJobError):
             self.client.get_job_info(job_id)
             return
         words = list(self.request.command)
         if self._lost:
-            # Whose lock that was meant for is gone since the first time.
+            # It was meant for the lock that the first attempt found.
             words = [word for word in words if word != "--take-over"]
         try:
             self.client.submit_job(
@@ -237,7 +237,7 @@ class Submitter:
             raise ConfigError(f"--runtime-env, --working-dir: {error}") from error
 
     def _stop(self, job_id: str) -> None:
-        """After a signal: nobody would submit it again."""
+        """Stops the job after a signal: nobody would submit it again."""
         request = self.request
         by_hand = f"ray job stop --address {redact(request.address)} {job_id}"
         log.warning("stopping %s; Ctrl-C again leaves it running", job_id)

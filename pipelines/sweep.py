@@ -3,8 +3,9 @@
 Letters: C channels of a descriptor, D length of a vector.
 """
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.layout import Job
 from pipelines.sweep_page import Sweep, SweepPoint, render_sweep, text_table
 
@@ -55,7 +56,7 @@ def publish(job: Job, kind: str, command: str) -> list[str]:
     notes = [
         f"{job.manifest.num_rows} videos, split {job.split} into {job.num_folds} fold(s); "
         f"{config.describe.backbone} {', '.join(config.describe.nodes)}, {job.weights.description}; "
-        f"{config.classify.words} loss.",
+        f"linear SVMs, {config.classify.words}.",
         "The paper's numbers are for UCF101, split 1, with VGG-19 pool5: other videos, classes and network. "
         "Shapes can be compared, heights cannot.",
     ]

@@ -23,6 +23,7 @@ from pipelines.report_charts import (
     style_of,
     to_svg,
 )
+from pipelines.text_table import aligned
 
 PARAMETERS = ("D", "lambda3")
 
@@ -83,20 +84,12 @@ class Sweep:
 
 
 _HEADER = ("encoder", "stream", "parameter", "value", "D", "accuracy", "std. error", "mAP", "folds")
-_NUMBERS = range(3, 9)
 
 
 def text_table(sweep: Sweep) -> list[str]:
     """Lines for a terminal: a header, then one line a point."""
     rows = [_HEADER, *(_row(point) for point in sorted_points(sweep))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.rjust(width) if place in _NUMBERS else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, left=range(3))
 
 
 def sorted_points(sweep: Sweep) -> list[SweepPoint]:

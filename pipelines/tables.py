@@ -1,16 +1,25 @@
-"""Every table of a run, declared once: columns, Arrow types, units, meaning and key.
+"""Every table of a run, declared once: the step that writes it, its files, columns, Arrow types, units, meaning and key.
 
 All types are plain Arrow types, so that DuckDB, pandas and Polars open the files without Ray. A vector
 column is a list of fixed-size lists (descriptors) or one fixed-size list (encodings); its width is part
 of the schema of a file, never of the table.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 FORMAT_VERSION = "1"
+
+STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
+"""The steps of a run, in their order."""
+
+ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
+"""Least rows of a file, but for the last one of a task."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +34,34 @@ class Column:
 
 @dataclass(frozen=True)
 class VectorColumn:
-    """A column of vectors, after the others; their width is part of the schema of a file."""
+    """A column of vectors, after the others; their width is part of the schema of a file.
+
+    The name `<stream>` stands for one column per stream.
+    """
 
     name: str
     type: str
     meaning: str
 
+    @property
+    def is_list(self) -> bool:
+        """Whether a row holds any number of vectors, not one."""
+        return self.type.startswith("list of ")
+
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns in order, and the columns whose values name a row."""
+    """A table: its columns in order, and the columns whose values name a row.
+
+    Attributes:
+        step: one of STEPS, or the job that writes the table before or after them.
+        files: glob of its files below the run's folder.
+        key: no two rows have the same values in all of these columns.
+    """
 
     name: str
+    step: str
+    files: str
     meaning: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -69,6 +94,13 @@ class Table:
             columns.append(array)
         return pa.Table.from_arrays(columns, schema=schema)
 
+    def from_columns(
+        self, columns: Mapping[str, pa.Array | pa.ChunkedArray], **vectors: pa.DataType
+    ) -> pa.Table:
+        """Columns by name, in any order and with others among them, as a table of exactly this schema."""
+        schema = self.schema(**vectors)
+        return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
 
 _STATUS = (
     Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
@@ -79,6 +111,8 @@ _STATUS = (
 
 VIDEOS = Table(
     "videos",
+    "index",
+    "videos/*/*.parquet",
     "One row per video: labels, split and container facts read from the header alone",
     ("video_id",),
     (
@@ -113,6 +147,8 @@ VIDEOS = Table(
 
 SEGMENTS = Table(
     "segments",
+    "index",
+    "segments/*/*.parquet",
     "The plan: one row per segment of at most 64 sampled frames, made before anything is decoded",
     ("segment_id",),
     (
@@ -126,6 +162,8 @@ SEGMENTS = Table(
 
 DESCRIPTORS = Table(
     "descriptors",
+    "describe",
+    "descriptors/*/*.parquet",
     "One row per segment; one column per stream with the descriptors of its frames. Rows of a file "
     "that has changed since stay: join SEGMENTS on segment_id and source. A segment that failed and was "
     "tried again (--retry-failed) has a row for each time: the one with most attempts counts",
@@ -164,6 +202,8 @@ DESCRIPTORS = Table(
 
 FAILURES = Table(
     "failures",
+    "describe",
+    "failures/*/*.parquet",
     "The failed and partial rows of DESCRIPTORS, without vectors",
     ("segment_id",),
     tuple(c for c in DESCRIPTORS.columns if c.name not in ("frame_indices", "timestamps_s")),
@@ -171,6 +211,8 @@ FAILURES = Table(
 
 SAMPLES = Table(
     "samples",
+    "fit",
+    "samples/<stream>/*/*.parquet",
     "Frames drawn for the codebooks of one stream",
     ("video_id", "frame"),
     (
@@ -188,6 +230,8 @@ SAMPLES = Table(
 
 CURVES = Table(
     "curves",
+    "fit",
+    "codebooks/<encoder>-<stream>/*/curves.parquet",
     "Training curves of the codebooks",
     ("codebook", "stream", "fold", "quantity", "step"),
     (
@@ -206,6 +250,8 @@ CURVES = Table(
 
 ENCODINGS = Table(
     "encodings",
+    "encode",
+    "encodings/<encoder>-<stream>/*/*.parquet",
     "One row per video and encoder: the normalised vector of the whole video. Rows of a file that has "
     "changed since stay: join VIDEOS on video_id and source",
     ("video_id", "encoder", "stream", "fold"),
@@ -224,6 +270,8 @@ ENCODINGS = Table(
 
 SEARCH = Table(
     "search",
+    "search",
+    "search/<encoder>-<stream>/*/*.parquet",
     "One row per video: its vector as `jobs.search` compares it, after PCA with whitening (VU 2.3.3). A folder "
     "is made by the first search of an encoder and stream, and again when videos or encodings have changed",
     ("video_id", "encoder", "stream", "fold"),
@@ -244,6 +292,8 @@ SEARCH = Table(
 
 ATTENTION = Table(
     "attention",
+    "encode",
+    "attention/<encoder>-<stream>/*/*.parquet",
     "One row per frame: how much each cell of the pyramid counts in the encoding (DQ appendix B). Rows of a "
     "file that has changed since stay: join VIDEOS on video_id and source",
     ("video_id", "encoder", "stream", "fold", "frame_index"),
@@ -272,6 +322,8 @@ ATTENTION = Table(
 
 FRAMES = Table(
     "frames",
+    "finetune",
+    "frames/*/*.parquet",
     "One row per segment of a training video: the pictures that the backbone is trained on",
     ("segment_id",),
     (
@@ -292,6 +344,8 @@ FRAMES = Table(
 
 SCORES = Table(
     "scores",
+    "classify",
+    "scores/<encoder>-<stream>/*/*.parquet",
     "One row per tested video and class: the score of the one-vs-rest SVM",
     ("video_id", "encoder", "stream", "label"),
     (
@@ -312,6 +366,8 @@ SCORES = Table(
 
 SOLUTIONS = Table(
     "solutions",
+    "classify",
+    "classifiers/<encoder>-<stream>/*/solutions-*.parquet",
     "One row per class and fold: how its SVM was solved. The files are beside the classifiers",
     ("encoder", "stream", "fold", "label"),
     (
@@ -345,6 +401,8 @@ SOLUTIONS = Table(
 
 FUSIONS = Table(
     "fusions",
+    "classify",
+    "fusions/<encoder>-<stream>/*/*.parquet",
     "One row per fused result with SCORES of its own, fold and part: what the part counts, chosen on the fold's training "
     "videos alone",
     ("encoder", "stream", "fold", "part_encoder", "part_stream"),
@@ -371,6 +429,8 @@ FUSIONS = Table(
 
 METRICS = Table(
     "metrics",
+    "evaluate",
+    "metrics/*/*.parquet",
     "Long form: one row per number, with what it is of",
     ("encoder", "stream", "fusion", "split", "metric", "class"),
     (
@@ -380,7 +440,8 @@ METRICS = Table(
             "fusion",
             pa.string(),
             "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
-            "(appearance 1, motion 1.5, which is differences, rank pooling and flow; after L1 normalisation; VU 5.3.3), "
+            "(appearance 1, motion 1.5, which is differences, rank pooling and flow, each in equal shares of its streams; after L1 "
+            "normalisation; VU 5.3.3), "
             "chosen (weights that are best on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
             "those of its SCORES",
         ),
@@ -439,6 +500,28 @@ TABLES = (
     METRICS,
     FRAMES,
 )
+
+NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES)
+"""Tables whose files `pipelines.sink` writes, each under its `file_name`."""
+
+
+def file_name(rows: pa.Table, key: tuple[str, ...]) -> str:
+    """A name made from the keys of the rows, so that the same rows always have the same name."""
+    sha = hashlib.sha256()
+    for column in key:
+        for value in rows[column].to_pylist():
+            sha.update(f"{value}\n".encode())
+    return f"{sha.hexdigest()[:16]}.parquet"
+
+
+def places_of(rows: pa.Table, table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
+    """For each of some rows the first row of `table` with the same key; null where there is none."""
+    return pc.index_in(_joined(rows, key), value_set=_joined(table, key))
+
+
+def _joined(table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
+    columns = [table[name].cast(pa.string()) for name in key]
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\n")
 
 
 def descriptor_type(width: int) -> pa.DataType:

@@ -1,4 +1,4 @@
-"""docs/tables.md: every table, out of its declaration in `pipelines.tables`.
+"""Makes docs/tables.md: every table, from its declaration in `pipelines.tables`.
 
 `python -m pipelines.tables_page > docs/tables.md` makes it again; a test holds the file against this.
 """
@@ -8,23 +8,6 @@ import sys
 import pyarrow as pa
 
 from pipelines.tables import TABLES, Column, Table
-
-FILES = {
-    "videos": "videos/*/*.parquet",
-    "segments": "segments/*/*.parquet",
-    "descriptors": "descriptors/*/*.parquet",
-    "failures": "failures/*/*.parquet",
-    "samples": "samples/<stream>/*/*.parquet",
-    "curves": "codebooks/<encoder>-<stream>/*/curves.parquet",
-    "encodings": "encodings/<encoder>-<stream>/*/*.parquet",
-    "search": "search/<encoder>-<stream>/*/*.parquet",
-    "attention": "attention/<encoder>-<stream>/*/*.parquet",
-    "scores": "scores/<encoder>-<stream>/*/*.parquet",
-    "solutions": "classifiers/<encoder>-<stream>/*/solutions-*.parquet",
-    "fusions": "fusions/<encoder>-<stream>/*/*.parquet",
-    "metrics": "metrics/*/*.parquet",
-    "frames": "frames/*/*.parquet",
-}
 
 _UNITS = {
     "_s": "seconds",
@@ -141,7 +124,7 @@ def _section(table: Table) -> str:
             "",
             f"{table.meaning}.",
             "",
-            f"Files: `{FILES[table.name]}`. Key: {', '.join(f'`{name}`' for name in table.key)}.",
+            f"Files: `{table.files}`. Key: {', '.join(f'`{name}`' for name in table.key)}.",
             "",
             "| column | type | meaning | unit | example |",
             "|---|---|---|---|---|",

@@ -4,13 +4,38 @@ A codebook is the same bits however many teams there are: within a team its work
 passes between teams.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipelines.run_settings import Fit
+
+FIT_WORKER_BYTES = 2 * 2**30
+"""Memory of a process that fits codebooks, beside twice its share of the sample."""
+
+TEAM_BYTES = 2**26
+"""Of samples to fit codebooks on: less takes a team no longer than its processes take to start."""
+
+
+def teams_at_once(
+    settings: Fit, sample_bytes: Sequence[float], places: float, memory: float = inf
+) -> int:
+    """How many codebooks are fitted at once.
+
+    Args:
+        sample_bytes: of each codebook's sample. places: CPUs, or GPUs, for a worker each. memory: bytes for all workers.
+    """
+    size = settings.num_workers
+    team_bytes = size * FIT_WORKER_BYTES + 2 * max(sample_bytes)
+    room = min(places // size, memory // team_bytes)
+    pays = sum(sample_bytes) // TEAM_BYTES
+    return min(len(sample_bytes), settings.codebooks_at_once or max(1, int(min(room, pays))))
 
 
 @dataclass(frozen=True)

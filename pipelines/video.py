@@ -1,8 +1,8 @@
-"""What the header of a video says, and the one error that a video can cause.
+"""What the header of a video says, and VideoError, the only error that a video may cause.
 
-The video stream of a file is FFmpeg's "best" one (`av_find_best_stream`): one marked as default rather
-than not, then one with more frames (up to five) in what the opening reads, then the one of the highest
-bit rate, then the first. Where that is cover art (an attached picture), the file holds no video.
+The video stream of a file is the one that FFmpeg calls best (`av_find_best_stream`): one that is marked as default;
+of several the one with most frames, counted up to five, in what opening the file reads; then the one of the highest bit
+rate; then the first. Where that is cover art (an attached picture), the file holds no video.
 """
 
 import errno
@@ -26,8 +26,8 @@ from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import watch
-from pipelines.config import Decode
 from pipelines.filesystems import filesystem
+from pipelines.run_settings import Decode
 
 ErrorType = Literal[
     "not_found",  # no file there
@@ -54,8 +54,8 @@ _ROTATION_PACKETS = 64
 _MAX_INT = 2**31 - 1
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 
-# FFmpeg's remarks about damaged files are not for people; the errors that matter are raised. One is
-# said in a remark alone: that a frame is too large (`decode_packet`).
+# What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only that a
+# frame is too large is logged alone: `decode_packet` finds it there.
 av.logging.set_level(av.logging.ERROR)
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -204,7 +204,7 @@ def open_stream(
         context = stream.codec_context
         if context is None:
             raise VideoError("unsupported", f"{uri}: FFmpeg has no decoder for this codec")
-        # The workers share the cores among themselves.
+        # There is a worker for each core: threads of one would only take cores from the others.
         context.thread_type, context.thread_count = "NONE", 1
         if context.width * context.height > max_frame_px:
             num_px = context.width * context.height

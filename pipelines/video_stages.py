@@ -4,6 +4,7 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 here: a node may run many of these. A row that fails is returned with its reason.
 """
 
+import dataclasses
 import logging
 import socket
 import time
@@ -14,12 +15,13 @@ import pyarrow as pa
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import logs
-from pipelines.config import ConfigError, Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
-from pipelines.flow import require_opencv
+from pipelines.errors import ConfigError
+from pipelines.flow import limit_s, require_opencv
 from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
-from pipelines.sampling import num_segments
+from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.sampling import num_segments, segment_frames
 from pipelines.storage import redact
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video import VideoError, VideoFacts, probe
@@ -43,9 +45,9 @@ _FRAMES = pa.schema(
     + [
         pa.field("images", pa.large_binary()),
         pa.field("num_images", pa.int32()),
-        # Of each window, flat: `SegmentFrames.places`.
+        # For each window its `SegmentFrames.places`, flattened.
         pa.field("places", pa.list_(pa.list_(pa.int32()))),
-        # Of each window of optical flow: `SegmentFrames.flows`.
+        # For each window of optical flow its `SegmentFrames.flows`.
         pa.field("flows", pa.list_(pa.large_binary())),
     ]
 )
@@ -99,18 +101,20 @@ def plan_segments(videos: pa.Table) -> pa.Table:
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     video_id = videos["video_id"].take(row)
     ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), place, strict=True)]
-    columns = [
-        pa.array(ids, pa.string()),
-        video_id,
-        pa.array(place, pa.int32()),
-        pa.array(counts[row], pa.int32()),
-        videos["source"].take(row),
-    ]
-    return pa.Table.from_arrays(columns, schema=SEGMENTS.schema())
+    columns = {
+        "segment_id": pa.array(ids, pa.string()),
+        "video_id": video_id,
+        "segment": pa.array(place, pa.int32()),
+        "num_segments": pa.array(counts[row], pa.int32()),
+        "source": videos["source"].take(row),
+    }
+    return SEGMENTS.from_columns(columns)
 
 
 class DecodeSegments:
     """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
+
+    A row's column `decoder`, if it is there and not empty, stands before that of the settings.
 
     Args:
         windows: what the streams read (config.Describe.windows).
@@ -133,7 +137,8 @@ class DecodeSegments:
             except ConfigError as error:
                 meter.fail(f"{socket.gethostname()}: {error}")
                 raise
-        self.decoder = IsolatedDecoder(decode)
+        flow_s = limit_s(windows, segment_frames(sampling), picture.resize_px)
+        self.decoder = IsolatedDecoder(decode, flow_s)
         meter.joined("decode")
 
     def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
@@ -166,6 +171,7 @@ class DecodeSegments:
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
             return base | _no_frames() | failed | {"decode_s": 0.0}, 0.0
         started = time.perf_counter()
+        decoder = row.get("decoder") or self.settings.decoder
         try:
             frames: SegmentFrames = self.decoder.call(
                 decode_segment,
@@ -174,7 +180,7 @@ class DecodeSegments:
                 row["num_segments"],
                 self.sampling,
                 self.picture,
-                self.settings,
+                dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
             )
         except VideoError as error:
@@ -201,7 +207,7 @@ class DecodeSegments:
 
 
 def _tell(row: dict) -> None:
-    """What the row says of itself, to the log of this node."""
+    """Writes to the log of this node why a row is not ok."""
     reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
     logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
 

@@ -5,8 +5,9 @@ import hashlib
 from dataclasses import dataclass
 
 from encoders import backbones
-from pipelines.config import ConfigError, Describe
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
+from pipelines.run_settings import Describe
 from pipelines.storage import Store, refuse_credentials
 
 

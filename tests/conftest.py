@@ -70,7 +70,7 @@ def local_ray(s3_bucket: str) -> Iterator[None]:
     import ray
 
     from pipelines import cluster
-    from pipelines.config import Cluster
+    from pipelines.run_settings import Cluster
 
     cluster.connect(None, Cluster(no_progress_timeout_s=120))
     yield

@@ -24,9 +24,9 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import num_segments
 from pipelines.video import ERROR_TYPES, VideoError, probe
 

@@ -19,7 +19,7 @@ from pipelines.descriptor_stages import described_streams
 from pipelines.encoding_stages import SegmentReader, stored_frames
 from pipelines.plan_probe import Headers, Measured, Segments
 from pipelines.plan_trials import EncodeTrial, FitTrial
-from pipelines.prepare import prepare_plan
+from pipelines.prepare import Inputs, prepare
 from pipelines.recipes import recipe
 from pipelines.storage import Store
 from pipelines.tables import descriptors_to_arrow
@@ -194,13 +194,13 @@ def trial(settings: tuple[str, ...]) -> Measured:
             encode(source, path, gop_frames=GOP_FRAMES, size=SIZES["360p"], num_frames=num_frames)
         labels = Path(folder) / "labels.csv"
         labels.write_text("path,label,split\n0.mp4,a,train\n1.mp4,b,train\n2.mp4,a,test\n")
-        job = prepare_plan(
+        inputs = Inputs(
             videos=str(videos),
             labels=str(labels),
             out=f"{folder}/out",
             config=recipe("fcvid").with_settings(["describe.weights=random:0", *settings]),
             steps=STEPS,
-            limit=None,
         )
+        job = prepare(inputs, plan=True)
         counts = dataclasses.replace(planning.counts_of(job), tested=TESTED, classes=CLASSES)
         return plan_probe.measure(job, torch.get_num_threads(), counts)

@@ -6,7 +6,7 @@ from benchmarks.scale import costs
 from benchmarks.scale.cluster import Cluster, Kind, Rules
 from benchmarks.scale.costs import RESULTS
 from benchmarks.scale.step import Step, run
-from pipelines.corpus import _segments_at_a_time
+from pipelines.ray_data import segments_at_a_time
 
 
 def real_step() -> tuple[float, float]:
@@ -24,7 +24,7 @@ def real_step() -> tuple[float, float]:
     step = Step(
         name="describe",
         units=videos,
-        units_per_task=_segments_at_a_time(videos, stages["decode"]["workers"]),
+        units_per_task=segments_at_a_time(videos, stages["decode"]["workers"]),
         slot_s=alone["decode_s"] / videos,
         device_s=(alone["decode_s"] + alone["forward_s"] + write_s) / videos,
         driver_s=known["driver, s of a task with two pools"].value / costs.SEGMENTS_PER_TASK,

@@ -16,19 +16,20 @@ from pipelines import cluster as pools
 from pipelines import plan
 from pipelines.classify import choose_form
 from pipelines.config import Config
-from pipelines.corpus import _batches_at_a_time
+from pipelines.decode import COPY_BYTES
 from pipelines.encoding_stages import GPU_READERS
-from pipelines.plan import Overheads, Range, Shape
+from pipelines.plan import Overheads
 from pipelines.plan_probe import Counts, Measured
-from pipelines.prices import read_prices
+from pipelines.prices import Range, Shape, read_prices
+from pipelines.ray_data import batches_at_a_time
 from pipelines.read_ahead import TOGETHER
 from pipelines.recipes import recipe
 from pipelines.sampling import SEGMENT_FRAMES
+from pipelines.tables import ROWS_PER_FILE
 
 SEGMENT_S = SEGMENT_FRAMES * INTERVAL_S
 KEY_FRAMES_S = GOP_FRAMES / FRAMES_PER_S
 FRAME_BYTES = 224 * 224 * 3
-COPY_BYTES = 8 * 2**20
 HEADER_REQUESTS, FILE_REQUESTS = plan.HEADER_READS, 3
 """A file's size, its footer, its columns."""
 
@@ -41,7 +42,6 @@ PRICES = read_prices("")
 GPU = PRICES.gpu("l4")
 _MACHINES = {machine.name: machine for machine in PRICES.machines}
 GPU_MACHINE, CPU_MACHINE = _MACHINES["g6.4xlarge"], _MACHINES["c7i.4xlarge"]
-SHARES = ("middle", "high", "low")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def gpu_cost() -> Costs:
     """What a GPU is taken to reach."""
     fast, slow = (GPU.peak_flops * share / 1e12 for share in (GPU.high_share, GPU.low_share))
     source = f"assumed: pipelines/prices.toml, {slow:.3g} to {fast:.3g}; no GPU has run this yet"
-    return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1)[0], source)}
+    return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1).value, source)}
 
 
 def kinds(costs: Costs) -> tuple[Kind, Kind]:
@@ -339,7 +339,7 @@ class _Steps:
             units_per_task=SEGMENTS_PER_TASK,
             # Cores that write do not decode.
             slot_s=decode_s + read_s + write_s,
-            device_s=self._on_gpu(Range(*GPU.seconds(flops))),
+            device_s=self._on_gpu(GPU.seconds(flops)),
             unit_bytes=round(images * FRAME_BYTES),
             write_s=write_s,
             driver_s=self._dealt_s("two pools") / SEGMENTS_PER_TASK,
@@ -384,12 +384,12 @@ class _Steps:
         read_s = self.cost["read, core_s of a frame"] * frames
         read_s += self._moved_s(frames * measured.segments.frame_bytes, requests)
         written = sum(self.planned["encode"].tables.values()) / videos
-        files = len(measured.dims) / plan.ROWS_PER_FILE["encodings"]
+        files = len(measured.dims) / ROWS_PER_FILE["encodings"]
         write_s = sum(trial.video_s for trial in measured.encodes) + self._moved_s(written, files)
         gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / videos
         slowest_s = max(gpu_s, read_s / GPU_READERS, (read_s + write_s) / (GPU_MACHINE.cpus - 1))
         batch = corpus.config.encode.batch_videos
-        together = batch * _batches_at_a_time(videos // batch, self.setting.gpu_nodes)
+        together = batch * batches_at_a_time(videos // batch, self.setting.gpu_nodes)
         # Between two tasks nothing has been read ahead.
         first_s = TOGETHER / segments * read_s / together
         return Step(

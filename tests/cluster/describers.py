@@ -11,9 +11,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import cluster
-from pipelines.config import Cluster
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.recipes import recipe
+from pipelines.run_settings import Cluster
 from pipelines.shared import SharedFile
 from pipelines.storage import Store
 

@@ -116,6 +116,14 @@ def random_maclaurin(signs, x):
     return total
 
 
+def svm_objective(x, targets, classifier, c, loss):
+    """[K]: 1/2 (|w|^2 + b^2) + c sum_i loss(y_i (w . x_i + b)) of each class, in float64."""
+    weights, bias = (part.astype(np.float64) for part in (classifier.weights, classifier.bias))
+    margins = (2.0 * targets - 1) * (x.astype(np.float64) @ weights.T + bias)
+    losses = np.maximum(0, 1 - margins) ** (2 if loss == "squared_hinge" else 1)
+    return 0.5 * (np.square(weights).sum(1) + bias**2) + c * losses.sum(0)
+
+
 def multi_scale(vector_of, scales, pooling):
     """The image vector of descriptors of several scales (FK Eq. 1 and 2, Table 2), before the last
     normalisation; vector_of(rows) is the mean gradient of a list of descriptors.

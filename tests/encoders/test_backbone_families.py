@@ -104,6 +104,52 @@ def test_frames_do_not_mix_and_the_same_frames_give_the_same(case: Case, packed:
         assert not torch.equal(both[node][0], both[node][1])
 
 
+SMALLEST = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11",
+    "vit_b_32",
+)
+"""A small network of each of torchvision's families; the others of a family are built by the same code."""
+
+
+@pytest.mark.parametrize("network", SMALLEST)
+def test_every_family_of_torchvision_is_built_without_memory(network: str) -> None:
+    before = torch.get_rng_state()
+    model = backbones.bare(network)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+    size = 75 if network == "inception_v3" else 224
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, size, size, device="meta")).shape == (1, 1000)
+
+
+def test_a_network_whose_builder_reads_tensors_takes_weights() -> None:
+    """RegNet computes its layers' sizes with torch."""
+    network = "regnet_y_400mf"
+    packed = backbones.random_filters(network, 0)
+    maps = backbones.build(network, ("trunk_output",), packed).maps(frames(RESNET))
+    assert maps["trunk_output"].shape == (
+        2,
+        *backbones.node_shapes(network, ("trunk_output",), 96)["trunk_output"],
+    )
+
+
 def test_weights_come_back_as_they_went(case: Case, packed: bytes) -> None:
     state = backbones.load_model(case.network, packed).state_dict()
     assert backbones.pack(state) == packed

@@ -40,6 +40,7 @@ def test_a_residual_network_has_the_sides_of_the_thesis() -> None:
                 ("features.19", 14),
             ],
         ),
+        ("timm:crossvit_tiny_240", 240, [("input", 240)]),
         ("alexnet", 224, [("input", 224), ("features.4", 27), ("features.11", 13)]),
         ("alexnet_fcn", 227, [("input", 227), ("features.4", 27), ("features.11", 13)]),
         ("squeezenet1_0", 224, [("input", 224), ("features.5", 54), ("features.10", 27)]),
@@ -88,6 +89,21 @@ class Small(nn.Module):
         y += self.side(x)
         y = self.act(self.last(y))
         return self.head(y.mean((2, 3)))
+
+
+def test_the_input_beside_the_stages_counts_once() -> None:
+    for network, first in (("vgg11", ["input", "features.1"]), ("squeezenet1_0", ["input"])):
+        nodes = backbones.expanded(network, ("input", "stages"), 64)
+        assert list(nodes[: len(first)]) == first
+        assert nodes.count("input") == 1
+
+
+def test_a_network_without_stages_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)).to("meta")
+    monkeypatch.setattr(backbones.OWN["alexnet_fcn"], "model", lambda *_: flat)
+    backbones._stages.cache_clear()
+    with pytest.raises(WeightsError, match=r"stages expected .*alexnet_fcn.* none is found at 32"):
+        backbones.expanded("alexnet_fcn", ("stages",), 32)
 
 
 def test_what_a_branch_goes_past_is_no_stage() -> None:

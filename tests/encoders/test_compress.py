@@ -20,7 +20,7 @@ def vectors(num_vectors: int = 40, width: int = 7, seed: int = 0) -> Tensor:
 
 def fitted(kind: str, num_features: int = 3, x: Tensor | None = None) -> Compression:
     settings = CompressSettings(kind=kind, num_features=num_features)
-    return fit_compression(vectors() if x is None else x, settings, seed=5)
+    return fit_compression([vectors() if x is None else x], settings, seed=5)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -38,9 +38,56 @@ def test_pca_is_that_of_scikit_learn(
     settings = CompressSettings(kind="pca", num_features=4, whiten=whiten)
     other = PCA(4, whiten=whiten, svd_solver="full").fit(x.numpy())
     expected = unit(other.transform(new.numpy()))
-    found = fit_compression(x, settings, seed=0).transform(new).numpy()
+    found = fit_compression([x], settings, seed=0).transform(new).numpy()
     signs = np.sign((found * expected).sum(0))
     np.testing.assert_allclose(found * signs, expected, atol=2e-6)
+
+
+def in_memory(x: Tensor, num_features: int, whiten: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, components and scale by the singular values of one matrix [N, D] in float64."""
+    mean = x.double().mean(0)
+    _, values, components = torch.linalg.svd(x.double() - mean, full_matrices=False)
+    values, components = values[:num_features], components[:num_features]
+    signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
+    scale = (len(x) - 1) ** 0.5 / values if whiten else torch.ones(num_features)
+    return mean.float(), (components * signs).float(), scale.float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(150, 40), (40, 150)])
+def test_blocks_give_the_pca_of_all_vectors_at_once(
+    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "BLOCK_VALUES", 3000)
+    x = vectors(*shape).to(dtype)
+    settings = CompressSettings(kind="pca", num_features=5, whiten=True)
+    whole = fit_compression([x], settings, seed=0).map
+    for size in (1, 7, 39):
+        found = fit_compression(x.split(size), settings, seed=0).map
+        for one, other in ((found, whole), (found, compress.Pca(*in_memory(x, 5, True)))):
+            torch.testing.assert_close(one.tensors(), other.tensors(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_fit_holds_a_few_columns_beside_the_smaller_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither all vectors, nor a block of them in another type, are copied."""
+    monkeypatch.setattr(compress, "BLOCK_VALUES", 1000)
+    sizes = []
+    join = torch.cat
+
+    def watched(parts, *rest: object) -> Tensor:
+        made = join(parts, *rest)
+        sizes.append(made.numel())
+        return made
+
+    monkeypatch.setattr(torch, "cat", watched)
+    settings = CompressSettings(kind="pca", num_features=3)
+    fit_compression(vectors(20, 4000).half().split(6), settings, seed=0)
+    assert sorted(sizes)[-2:] == [4000, 3 * 4000], "the mean, and the components"
+    assert compress.fit_bytes(20, 4000, settings) > 32 * 20**2 + 3 * 4000 * 8
+    maclaurin = CompressSettings(kind="random_maclaurin", num_features=3)
+    assert compress.fit_bytes(20, 4000, maclaurin) == 0
 
 
 def test_components_have_fixed_signs_and_do_not_depend_on_the_order() -> None:
@@ -53,7 +100,7 @@ def test_components_have_fixed_signs_and_do_not_depend_on_the_order() -> None:
 def test_whitened_directions_vary_alike() -> None:
     x = vectors(30, 50)
     settings = CompressSettings(kind="pca", num_features=6, whiten=True)
-    outputs = fit_compression(x, settings, seed=0).map.transform(x)
+    outputs = fit_compression([x], settings, seed=0).map.transform(x)
     torch.testing.assert_close(torch.cov(outputs.T), torch.eye(6).double(), rtol=0, atol=1e-5)
 
 
@@ -114,7 +161,7 @@ def test_another_seed_gives_other_features_and_the_same_pca() -> None:
     x = vectors()
     for kind, same in (("pca", True), ("random_maclaurin", False)):
         settings = CompressSettings(kind=kind, num_features=3)
-        first, second = (fit_compression(x, settings, seed).transform(x) for seed in (0, 1))
+        first, second = (fit_compression([x], settings, seed).transform(x) for seed in (0, 1))
         assert torch.equal(first, second) == same
 
 
@@ -137,7 +184,7 @@ def test_whitening_for_a_search_takes_as_many_components_as_the_vectors_carry(
     x = vectors(*shape)
     found = fit_whitening(x, wanted)
     settings = CompressSettings(kind="pca", num_features=expected, whiten=True)
-    assert found.to_bytes() == fit_compression(x, settings, 0).to_bytes()
+    assert found.to_bytes() == fit_compression([x], settings, 0).to_bytes()
 
 
 def test_whitening_of_equal_vectors_is_refused() -> None:

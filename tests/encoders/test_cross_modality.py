@@ -19,8 +19,13 @@ NETWORKS = {
     "googlenet": ("inception3a", 64),
     "timm:test_resnet": ("layer1", 96),
     "timm:test_vit": ("blocks.0", 160),
+    "timm:repvgg_a0": ("stages.0", 64),
+    "timm:crossvit_tiny_240": ("patch_embed.1", 240),
 }
-"""Network -> a node behind its first convolution, and a size in px that it takes."""
+"""Network -> a node behind its first convolutions, and a size in px that it takes."""
+
+PARALLEL = {"timm:repvgg_a0": 2, "timm:crossvit_tiny_240": 2}
+"""Network -> its convolutions of the picture, where they are more than one."""
 
 
 @pytest.fixture(params=NETWORKS, scope="module")
@@ -76,15 +81,15 @@ def test_a_stack_is_seen_as_the_grey_picture_of_its_sum(name: str, model: nn.Mod
     torch.testing.assert_close(adapted.flow_maps(stack)[node], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_all_but_the_first_convolution_is_shared_and_the_network_stays(
+def test_all_but_the_first_convolutions_is_shared_and_the_network_stays(
     name: str, model: nn.Module
 ) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     adapted = for_stacks(model, 10)
     mine, theirs = dict(adapted.named_parameters()), dict(model.named_parameters())
     own = [key for key in theirs if mine[key] is not theirs[key]]
-    assert len(own) == 1
-    assert mine[own[0]].shape[1] == 10
+    assert len(own) == PARALLEL.get(name, 1)
+    assert all(mine[key].shape[1] == 10 for key in own)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     node, px = NETWORKS[name]
     picture = levels(px, 3)
@@ -111,3 +116,25 @@ def test_a_network_without_a_convolution_of_colours_is_refused() -> None:
         WeightsError, match=r"stack > 1 expects .* got Sequential without; set stack=1"
     ):
         for_stacks(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(3, 2)), 10)
+
+
+def test_a_network_that_takes_colours_alone_is_refused_before_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its convolution takes the stack, and what stands before that does not."""
+    backbones.check_stacks("squeezenet1_1", ("features.5",), 64, 10)
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(frames))
+
+    family = backbones.FAMILIES["timm"]
+    monkeypatch.setattr(type(family), "model", lambda *_: Fixed().to("meta").eval())
+    with pytest.raises(
+        WeightsError, match=r"got timm:test_resnet, which does not take 10 channels .*set stack=1"
+    ):
+        backbones.check_stacks("timm:test_resnet", ("conv",), 64, 10)

@@ -5,6 +5,7 @@ import pytest
 
 from encoders import metrics
 from encoders.fusion import MAX_CHOICES, TWO_STREAM, choose_weights, fuse, weight_grid
+from tests.encoders.in_memory import mean_average_precision
 
 RGB = np.array([[1.0, -3.0], [2.0, 2.0]])
 FLOW = np.array([[0.5, 1.5], [-1.0, 3.0]])
@@ -89,7 +90,7 @@ def test_weights_are_the_best_ones_on_the_other_folds(several: bool) -> None:
         targets = np.maximum(targets, rng.random(targets.shape) < 0.2)
     folds = np.array([0, 1, 4] * 10)
     parts = [scale * targets + rng.normal(size=targets.shape) for scale in (0.4, 0.6, 0.1)]
-    measure = metrics.mean_average_precision if several else metrics.accuracy
+    measure = mean_average_precision if several else metrics.accuracy
     chosen = choose_weights(parts, targets, folds)
     assert chosen == by_loop(parts, targets, folds, measure)
     assert len(set(chosen.values())) > 1

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from encoders import fv_vae
 from encoders.fisher_information import DiagonalInformation, choose, estimate
-from encoders.fv_vae import FvVae, load_released
+from encoders.fv_vae import FvVae
 from encoders.fv_vae_net import FvVaeNet, descriptor_moments
 from encoders.pca import fit_pca
 from encoders.registry import encoder_from_bytes
@@ -135,7 +135,10 @@ def test_attention_is_the_absolute_sum_of_each_descriptors_gradient() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_released_network(data: Path, dtype: torch.dtype, tolerance: float) -> None:
     name = data / "oracle" / "fv_vae_ucf101_split1_vgg19"
-    encoder = load_released(safetensors.torch.load_file(f"{name}.weights.safetensors"))
+    weights = safetensors.torch.load_file(f"{name}.weights.safetensors")
+    # The authors' sigma_x is a standard deviation.
+    weights["var_x"] = weights.pop("sigma_x").square()
+    encoder = FvVae(weights)
     case = np.load(f"{name}.case.npz")
     maps = torch.from_numpy(case["maps"]).to(dtype)
     maps = 158 * maps / maps.flatten(1).norm(dim=1)[:, None, None, None]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from encoders.kmeans import fit_centroids, fit_kmeans, nearest
+from encoders.kmeans import Assignment, fit_centroids, fit_kmeans
 from encoders.sample import FitSample
 from encoders.settings import PcaSettings
 from tests.encoders import oracles
@@ -14,6 +14,11 @@ def blobs(num_per_blob: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]
     noise = torch.randn(num_per_blob, 5, 3, generator=generator)
     points = (corners + 0.1 * noise).flatten(0, 1)
     return points[torch.randperm(len(points), generator=generator)], corners
+
+
+def nearest(centroids: torch.Tensor, descriptors: torch.Tensor) -> torch.Tensor:
+    assignment = Assignment.to(centroids)
+    return assignment.nearest(descriptors - assignment.centre)
 
 
 def test_uses_every_point_and_ends_at_the_means_of_its_cells() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders import metrics
+from tests.encoders.in_memory import mean_average_precision, voc_average_precision
 
 SCORES = np.array([[0.9, 0.5, 0.1], [0.2, 0.8, 0.3], [0.6, 0.4, 0.7], [0.1, 0.3, 0.2]])
 SINGLE = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0]])
@@ -25,7 +26,7 @@ def test_average_precision_by_hand() -> None:
     # Class 1 ranks videos 1, 0, 2, 3: positives 0 and 1 stand first: 1. Class 2 has no positives.
     precision = metrics.average_precision(SCORES, MULTI)
     np.testing.assert_allclose(precision, [5 / 12, 1, np.nan])
-    assert metrics.mean_average_precision(SCORES, MULTI) == pytest.approx(17 / 24)
+    assert mean_average_precision(SCORES, MULTI) == pytest.approx(17 / 24)
 
 
 def test_average_precision_of_equal_scores_does_not_depend_on_their_order() -> None:
@@ -38,7 +39,7 @@ def test_no_positives_at_all_is_nan_and_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(metrics.average_precision(SCORES, 0 * MULTI)).all()
-        assert np.isnan(metrics.mean_average_precision(SCORES, 0 * MULTI))
+        assert np.isnan(mean_average_precision(SCORES, 0 * MULTI))
         assert np.isnan(metrics.accuracy(SCORES, 0 * MULTI))
         assert np.isnan(metrics.balanced_accuracy(SCORES[:0], SINGLE[:0]))
 
@@ -76,7 +77,7 @@ def test_agrees_with_scikit_learn() -> None:
     confusion = sklearn.metrics.confusion_matrix(labels, first)
     np.testing.assert_array_equal(metrics.confusion_matrix(scores, targets), confusion)
     mean = sklearn.metrics.average_precision_score(targets, scores, average="macro")
-    assert metrics.mean_average_precision(scores, targets) == pytest.approx(mean)
+    assert mean_average_precision(scores, targets) == pytest.approx(mean)
 
 
 def test_absent_class_is_left_out_of_balanced_accuracy() -> None:
@@ -109,7 +110,7 @@ def test_eleven_points_by_hand() -> None:
     scores = np.arange(7, 0, -1.0)[:, None]
     targets = np.array([1, 0, 1, 0, 0, 1, 0])[:, None]
     expected = (4 * 1 + 3 * 2 / 3 + 4 / 2) / 11
-    np.testing.assert_allclose(metrics.voc_average_precision(scores, targets), [expected])
+    np.testing.assert_allclose(voc_average_precision(scores, targets), [expected])
     # 10 positives: recall 0.3 after the third is level 0.3, which 3 / 10 in floats would miss.
     ten = np.array([1] * 3 + [0] * 7 + [1] * 7)[:, None]
     found = metrics.Ranking(np.arange(17, 0, -1.0)[:, None], ten)
@@ -141,11 +142,11 @@ def test_average_precisions_equal_scikit_learn_and_the_voc_kit(size: int, seed: 
         if targets[:, k].any():
             expected = sklearn.metrics.average_precision_score(targets[:, k], coarse[:, k])
             assert metrics.average_precision(coarse, targets)[k] == pytest.approx(expected)
-            found = metrics.voc_average_precision(scores, targets)[k]
+            found = voc_average_precision(scores, targets)[k]
             assert found == pytest.approx(voc2007(scores[:, k], targets[:, k]))
         else:
             assert np.isnan(metrics.average_precision(scores, targets)[k])
-            assert np.isnan(metrics.voc_average_precision(scores, targets)[k])
+            assert np.isnan(voc_average_precision(scores, targets)[k])
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -160,7 +161,7 @@ def test_a_weighting_is_a_data_set_with_repeated_videos(seed: int) -> None:
         if len(rows):
             part = scores[rows], targets[rows]
             np.testing.assert_allclose(found[:, b], metrics.average_precision(*part))
-            np.testing.assert_allclose(eleven[:, b], metrics.voc_average_precision(*part))
+            np.testing.assert_allclose(eleven[:, b], voc_average_precision(*part))
 
 
 def test_hit_at_k_of_several_labels() -> None:

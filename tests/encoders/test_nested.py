@@ -18,8 +18,8 @@ from encoders.nested import (
     select_parts,
     weights_by_loss,
 )
-from encoders.svm import fit_one_vs_rest
 from encoders.svm_gram import Gram
+from tests.encoders.in_memory import fit_one_vs_rest
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

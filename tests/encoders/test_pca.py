@@ -58,7 +58,7 @@ def test_float32_stays_near_float64_and_in_its_dtype() -> None:
 
 def test_tensors_round_trip_and_none_without_any() -> None:
     pca = fit_pca(data(), 3, whiten=True)
-    tensors = pca.tensors("pca.") | {"centroids": torch.zeros(1)}
+    tensors = pca.tensors() | {"centroids": torch.zeros(1)}
     again = Pca.from_tensors(tensors)
     assert torch.equal(again.transform(data()), pca.transform(data()))
     assert Pca.from_tensors({"centroids": torch.zeros(1)}) is None

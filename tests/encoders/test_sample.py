@@ -127,6 +127,25 @@ def test_whole_groups_are_held_out_alike_on_all_workers(seed: int) -> None:
         assert torch.equal(of_worker, run_workers(1, lambda share: share.held_out(0.1), seed)[0])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "share", "held_out"),
+    [
+        ([7, 1], 0.1, {1}),  # never nearly all
+        ([5, 5], 0.1, {5}),
+        ([40, 3, 3, 3, 3, 3, 3, 2], 0.1, {6, 5}),  # of 60 about 6, without the large group
+        ([1] * 40, 0.1, {4}),
+    ],
+)
+def test_about_the_share_is_held_out(sizes: list[int], share: float, held_out: set[int]) -> None:
+    video = torch.arange(sum(sizes))
+    group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    for seed in range(10):
+        sample = FitSample(
+            frames=torch.zeros(len(video), 1, 2), video=video, group=group, seed=seed
+        )
+        assert int(sample.held_out(share).sum()) in held_out
+
+
 def test_videos_are_held_out_where_there_is_one_group() -> None:
     sample = FitSample(frames=FRAMES, video=VIDEO, group=torch.zeros(4, dtype=torch.int64))
     assert sample.held_out(0.5).sum() == 2

@@ -11,9 +11,10 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from encoders import svm, svm_gram
-from encoders.svm import LinearClassifier, decisions_along, fit_weights, primal_objective
+from encoders.svm import LinearClassifier, decisions_along, fit_weights
 from encoders.svm_columns import Columns, balanced, one_sided, one_vs_rest
 from encoders.svm_gram import Gram, centre_of, gram_strip, solve
+from tests.encoders import oracles
 
 LOSSES = ["squared_hinge", "hinge"]
 ALL = torch.ones(90, 1, dtype=torch.bool)
@@ -81,7 +82,7 @@ def test_no_objective_is_above_liblinears_and_signs_are_the_same(
         theirs, converged = liblinear(train, target, c, loss)
         ours = LinearClassifier(found.weights[[k]].numpy(), found.bias[[k]].numpy(), theirs.classes)
         objectives = [
-            primal_objective(train.numpy(), target[:, None].numpy(), one, c, loss)[0]
+            oracles.svm_objective(train.numpy(), target[:, None].numpy(), one, c, loss)[0]
             for one in (ours, theirs)
         ]
         assert objectives[0] == pytest.approx(float(found.primal[k]), rel=1e-5)

@@ -94,9 +94,14 @@ def test_the_mean_of_two_splits(
     before = (out / "split_metrics" / "split1+split2.parquet").read_bytes()
     assert average_splits.main(["--splits", ",".join(NAMES), *given]) == 0
     assert (out / "split_metrics" / "split1+split2.parquet").read_bytes() == before
-    # A split that is run by itself is the same run.
+    # A split that is run by itself is the same run; the report and run.json become its own.
+    monkeypatch.undo()
     one = ["--recipe", "ucf101", *given, "--set", "split.name=split1"]
+    written = {f: f.stat().st_mtime_ns for f in out.glob("scores/*/*/*")}
     assert fcvid_encode.main(one) == 0
+    assert {f: f.stat().st_mtime_ns for f in out.glob("scores/*/*/*")} == written
+    assert Store(str(out)).read_json("run.json")["config"]["split"]["name"] == "split1"
+    assert "given by split1, 1 fold" in (out / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

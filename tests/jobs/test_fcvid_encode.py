@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from jobs.fcvid_encode import main, parser
+from pipelines.tables import STEPS
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_flags_are_frozen() -> None:
     """A new setting is a field of the configuration, not a flag."""
+    assert any(",".join(STEPS) in (action.help or "") for action in parser()._actions)
     flags = {option for action in parser()._actions for option in action.option_strings}
     assert flags == {
         "-h",
@@ -54,6 +56,22 @@ def weizmann(data: Path) -> dict[str, str]:
         ),
         ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
         ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
+        (
+            {"--set": "encode.encoders=gmm_fv@pca_components=600"},
+            "gmm_fv@pca_components=600 has pca_components = 600, but descriptors of features_12_appearance have 512",
+        ),
+        (
+            {"--set": "describe.streams=positions", "--more": "encode.encoders=ave@per_level=true"},
+            "tells the cells of a spatial pyramid apart, and features_12_positions has none",
+        ),
+        (
+            {"--set": "describe.nodes=ga", "--more": "describe.streams=difference@gap=3"},
+            "expected a difference of a node with maps, got ga, which gives a vector",
+        ),
+        (
+            {"--set": "fit.num_workers=1000"},
+            "fit.num_workers: expected at most the 60 training videos, got 1000; each worker",
+        ),
         ({"--set": "evaluate.stream_weights=1,2,3"}, "expected none, or one for each of features"),
         ({"--set": "describe.backbone=squeezenet"}, "known are squeezenet1"),
         ({"--set": "describe.nodes=features.99"}, "describe.nodes"),
@@ -93,7 +111,8 @@ def test_user_errors_are_one_message_and_no_cluster(
 ) -> None:
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("a cluster was started"))
     flags = {"--out": str(tmp_path / "out")} | weizmann | change
-    code = main([part for flag, value in flags.items() if value for part in (flag, value)])
+    named = [(flag.replace("--more", "--set"), value) for flag, value in flags.items() if value]
+    code = main([part for flag in named for part in flag])
     printed = capsys.readouterr().err
     assert code == 2
     assert message in printed
@@ -143,7 +162,7 @@ def test_a_ray_job_refuses_relative_paths(
 def test_a_signal_unwinds_the_job(number: signal.Signals, code: int) -> None:
     script = """
 import signal, sys, time
-from jobs.fcvid_encode import guarded
+from jobs.command_line import guarded
 # Whatever starts the tests may ignore it, as a shell does for what runs in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def job():

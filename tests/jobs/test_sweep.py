@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import compare_encoders, sweep
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 from pipelines.sweep import variants
 

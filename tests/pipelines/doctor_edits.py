@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import doctor, doctor_scan
-from pipelines.sink import file_name
+from pipelines import doctor
+from pipelines.doctor_scan import BY_NAME
 from pipelines.storage import Store
-from pipelines.tables import TABLES as DECLARED
+from pipelines.tables import NAMED_BY_KEYS, file_name
 from tests.pipelines import doctor_run as made
 from tests.pipelines.doctor_run import STREAMS, TABLES
 
-BY_NAME = {table.name: table for table in DECLARED}
 AVE, AVE_SCORES = f"encodings/ave-{STREAMS[0]}", f"scores/ave-{STREAMS[0]}"
 VAE = f"fv_vae-{STREAMS[0]}/fold-0"
 CODEBOOK = f"codebooks/ave-{STREAMS[0]}/{made.book_digest('ave', STREAMS[0], -1)}"
@@ -44,7 +43,7 @@ def edit(
     table = change(pq.read_table(file))
     declared = BY_NAME[key.partition("/")[0]]
     name = file.name
-    if declared.name in doctor_scan.NAMED_BY_KEYS and set(declared.key) <= set(table.column_names):
+    if declared in NAMED_BY_KEYS and set(declared.key) <= set(table.column_names):
         name = file_name(table, declared.key)
     metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
     file.unlink()

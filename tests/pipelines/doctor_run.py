@@ -16,7 +16,6 @@ from encoders.descriptors import streams_of
 from pipelines.combination import Combination
 from pipelines.config import Config, digest
 from pipelines.results import ScoreMatrix, gain_rows, metric_rows, results
-from pipelines.sink import file_name
 from pipelines.storage import DONE, Store
 from pipelines.tables import (
     ATTENTION,
@@ -35,6 +34,7 @@ from pipelines.tables import (
     attention_type,
     descriptor_type,
     encoding_type,
+    file_name,
 )
 from pipelines.video_stages import plan_segments
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import accuracy, accuracy_numbers
 from pipelines.accuracy_numbers import Measured, Part, between_marks, recipe_lines, switch_lines
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 RECIPE = recipe("actions").with_settings(["describe.weights=random:0"])

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.demo import QUERIES
 from pipelines.tables import TABLES
-from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, FILES, render
+from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, render
 from tests.pipelines import doctor_run as made
 from tests.pipelines.analysts import answers, assert_alike, snippets
 
@@ -24,7 +28,6 @@ def test_the_page_of_the_tables_is_what_its_command_makes() -> None:
 
 
 def test_examples_have_the_type_of_their_column() -> None:
-    assert set(FILES) == {table.name for table in TABLES}
     unused = set(EXAMPLES) | set(EXAMPLES_OF)
     for table in TABLES:
         for column in table.columns:
@@ -35,6 +38,30 @@ def test_examples_have_the_type_of_their_column() -> None:
                 assert made.pa.array([example], column.type).null_count == 0, key
             assert example is not None or key not in EXAMPLES_OF or column.nullable, key
     assert unused == set()
+
+
+def test_the_readmes_query_and_the_demos_read_todays_metrics_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    made.make(run)
+    readme = (DOCS.parent / "README.md").read_text().partition("    -- DuckDB: ")[2]
+    pasted = {
+        "README": "-- " + readme.partition("\n\n")[0].replace("OUT/", f"{run}/"),
+        "demo": QUERIES.format(out=run, stream="any").partition("paste\n\n")[2].split("\n\n")[0],
+    }
+    newcomer = (DOCS / "newcomer.md").read_text().partition("duckdb.sql('''\n")[2]
+    pasted["newcomer"] = newcomer.partition("''')")[0].replace("weizmann_out/", f"{run}/")
+    before = {name: set(duckdb.sql(query).fetchall()) for name, query in pasted.items()}
+    # Those of another named split, or of earlier settings.
+    file = next((run / made.TABLES["metrics"]).glob("*.parquet"))
+    table = pq.read_table(file)
+    place = table.column_names.index("value")
+    (run / "metrics" / "other").mkdir()
+    other = table.set_column(place, table.schema.field("value"), pa.array([1e3] * len(table)))
+    pq.write_table(other, run / "metrics" / "other" / "metrics.parquet")
+    for name, query in pasted.items():
+        assert before[name]
+        assert all(row[3] <= 1 for row in before[name])
+        assert set(duckdb.sql(query).fetchall()) == before[name], name
 
 
 def test_three_tools_answer_each_of_six_questions_alike(tmp_path: Path) -> None:

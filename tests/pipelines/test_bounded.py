@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import SEGMENT_FRAMES
 from pipelines.video_stages import DecodeSegments, ProbeVideos
 
@@ -138,7 +138,7 @@ def test_a_killed_process_leaves_no_file(data: Path, tmp_path: Path, victim: str
         "import sys\n"
         f"sys.path[:0] = [{os.getcwd()!r}, {str(tmp_path)!r}]\n"
         "import holding\n"
-        "from pipelines.config import Decode\n"
+        "from pipelines.run_settings import Decode\n"
         "from pipelines.isolation import IsolatedDecoder\n"
         "from pipelines.video import VideoError\n"
         "with IsolatedDecoder(Decode(frame_timeout_s=3.0)) as decoder:\n"

@@ -15,16 +15,19 @@ import torch
 
 from encoders.compress import Compression
 from encoders.descriptors import Stream
-from encoders.svm import LinearClassifier, fit_one_vs_rest
-from pipelines import classify_gram
+from encoders.svm import LinearClassifier
+from pipelines import classify_gram, classify_vectors
 from pipelines.classify import choose_form, classify
 from pipelines.classify_gram import Chunk, chunks
-from pipelines.classify_results import batches, best_c, inner_folds, locate, target_matrix
-from pipelines.config import Classify, Config, RunError
+from pipelines.classify_results import Examples, best_c, fold_sets, locate, target_matrix
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.meter import SILENT
+from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS, encoding_type
+from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]
 NUM, DIM = 48, 20
@@ -89,12 +92,17 @@ def published(job: Job) -> tuple[dict[str, bytes], pa.Table, pa.Table]:
     return classifiers, job.store.read_table(scores), job.store.read_table(folder)
 
 
-def stored(job: Job, kind: str = "") -> tuple[np.ndarray, list[str]]:
+def located(job: Job, manifest: pa.Table | None = None) -> Examples:
+    """The videos of the run's first fold set."""
+    return locate(job.store, fold_sets(job)[0], manifest or job.manifest, job.config.run.seed)
+
+
+def stored(job: Job) -> tuple[np.ndarray, list[str]]:
     """All vectors of labelled videos and their ids, in order."""
-    labels = locate(job.store, batches(job)[0], job.manifest)
-    table = job.store.read_table(batches(job)[0].encodings, ["video_id", "vector"])
+    examples = located(job)
+    table = job.store.read_table(fold_sets(job)[0].encodings, ["video_id", "vector"])
     found = dict(zip(table["video_id"].to_pylist(), table["vector"].to_pylist(), strict=True))
-    ids = sorted(labels.video_ids)
+    ids = sorted(examples.video_ids)
     return np.array([found[name] for name in ids], np.float32), ids
 
 
@@ -103,31 +111,37 @@ def stored(job: Job, kind: str = "") -> tuple[np.ndarray, list[str]]:
 
 def test_labels_are_of_videos_with_a_vector_of_their_source(tmp_path: Path) -> None:
     job = make_job(tmp_path, num_folds=1)
-    (batch,) = batches(job)
     stale = job.manifest.set_column(
         2, "source", pa.array(["now"] * 3 + ["later"] + ["now"] * (NUM - 4))
     )
-    labels = locate(job.store, batch, stale)
+    examples = located(job, stale)
     # Without a label: v05, v17. Changed since: v03. Never encoded: v47.
-    assert set(labels.video_ids) == {f"v{i:02d}" for i in range(NUM)} - {"v05", "v17", "v03", "v47"}
-    assert labels.classes == CLASSES
-    assert labels.dim == DIM
-    training = labels.video_ids[: labels.num_training]
-    tested = labels.video_ids[labels.num_training :]
+    assert set(examples.video_ids) == {f"v{i:02d}" for i in range(NUM)} - {
+        "v05",
+        "v17",
+        "v03",
+        "v47",
+    }
+    assert examples.classes == CLASSES
+    assert examples.places.dim == DIM
+    training = examples.video_ids[: examples.num_training]
+    tested = examples.video_ids[examples.num_training :]
     assert training == sorted(training)
     assert tested == sorted(tested)
     folds = dict(
         zip(job.manifest["video_id"].to_pylist(), job.manifest["fold"].to_pylist(), strict=True)
     )
-    assert [folds[name] for name in labels.video_ids] == labels.folds.tolist()
+    assert [folds[name] for name in examples.video_ids] == examples.folds.tolist()
     assert {folds[name] for name in training} == {-1}
     assert {folds[name] for name in tested} == {0}
-    assert labels.training((0,)).all()
+    assert examples.training((0,)).all()
     names = [
-        pq.read_table(io.BytesIO(job.store.read(labels.files[f])))["video_id"][int(r)].as_py()
-        for f, r in zip(labels.file, labels.row, strict=True)
+        pq.read_table(io.BytesIO(job.store.read(examples.places.files[f])))["video_id"][
+            int(r)
+        ].as_py()
+        for f, r in zip(examples.places.file, examples.places.row, strict=True)
     ]
-    assert names == labels.video_ids
+    assert names == examples.video_ids
 
 
 def test_targets_are_one_column_per_class() -> None:
@@ -137,14 +151,14 @@ def test_targets_are_one_column_per_class() -> None:
 
 def test_a_finished_fold_is_no_work(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    assert [batch.folds for batch in batches(job)] == [(0, 1, 2)]
-    job.store.publish(batches(job)[0].scores_file(1), b"")
-    assert [(batch.folds, batch.todo) for batch in batches(job)] == [((0, 1, 2), (0, 2))]
+    assert [fold_set.folds for fold_set in fold_sets(job)] == [(0, 1, 2)]
+    job.store.publish(fold_sets(job)[0].scores_file(1), b"")
+    assert [(fold_set.folds, fold_set.todo) for fold_set in fold_sets(job)] == [((0, 1, 2), (0, 2))]
 
 
 def test_folds_with_a_compression_of_their_own_share_nothing(tmp_path: Path) -> None:
     job = make_job(tmp_path, "compress.kind=pca", "compress.num_features=5")
-    assert [batch.folds for batch in batches(job)] == [(0,), (1,), (2,)]
+    assert [fold_set.folds for fold_set in fold_sets(job)] == [(0,), (1,), (2,)]
 
 
 def test_the_form_follows_from_size_and_memory_and_says_why() -> None:
@@ -186,8 +200,8 @@ def test_few_classes_are_solved_with_several_folds() -> None:
 
 def test_a_task_reads_rows_of_many_files_by_the_block_they_go_to(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    (batch,) = batches(job)
-    names = job.store.files(batch.encodings)
+    (fold_set,) = fold_sets(job)
+    names = job.store.files(fold_set.encodings)
     tables = [
         pq.read_table(io.BytesIO(job.store.read(name)))["vector"].to_pylist() for name in names
     ]
@@ -197,35 +211,35 @@ def test_a_task_reads_rows_of_many_files_by_the_block_they_go_to(tmp_path: Path)
     draw.shuffle(every)
     blocks = [np.array(every[:5]), np.array(every[5:6]), np.array(every[6:20])]
     rows = [(block[:, 0], block[:, 1]) for block in blocks]
-    parts = classify_gram._read._function(job.store, names, rows, SILENT)
+    parts = classify_vectors._read._function(job.store, names, rows, SILENT)
     for block, part in zip(blocks, parts, strict=True):
         np.testing.assert_array_equal(part, [tables[f][r] for f, r in block])
-    alone = classify_gram._read._function(job.store, names, rows[:1], SILENT)
+    alone = classify_vectors._read._function(job.store, names, rows[:1], SILENT)
     np.testing.assert_array_equal(alone, parts[0])
 
 
 def test_inner_folds_hold_whole_groups_of_training_videos(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    labels = locate(job.store, batches(job)[0], job.manifest)
-    inner = inner_folds(labels, 1, seed=0)
-    assert ((inner < 0) == (labels.folds == 1)).all()
+    examples = located(job)
+    inner = examples.inner_folds(1)
+    assert ((inner < 0) == (examples.folds == 1)).all()
     assert set(inner.tolist()) == {-1, 0, 1, 2}
-    for group in set(labels.groups):
+    for group in set(examples.groups):
         assert (
-            len({part for part, name in zip(inner, labels.groups, strict=True) if name == group})
+            len({part for part, name in zip(inner, examples.groups, strict=True) if name == group})
             == 1
         )
-    np.testing.assert_array_equal(inner, inner_folds(labels, 1, seed=0))
+    np.testing.assert_array_equal(inner, examples.inner_folds(1))
 
 
 def test_one_group_is_too_few_to_choose_from(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     one = job.manifest.set_column(4, "group", pa.array(["same"] * NUM))
-    labels = locate(job.store, batches(job)[0], one)
+    examples = located(job, one)
     with pytest.raises(
         RunError, match=r"classify.c: expected at least two groups .* fold 2 .* got 1"
     ):
-        inner_folds(labels, 2, seed=0)
+        examples.inner_folds(2)
 
 
 def test_the_best_c_is_the_smallest_of_equals_over_classes_with_positives() -> None:
@@ -245,7 +259,8 @@ def test_scores_are_those_of_separate_fits(
     local_ray: None, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several blocks, strips and chunks.
-    monkeypatch.setattr(classify_gram, "strip_rows", lambda dim: 13)
+    for module in (classify_gram, classify_vectors):
+        monkeypatch.setattr(module, "strip_rows", lambda dim: 13)
     monkeypatch.setattr(classify_gram, "COLUMNS", 2)
     job = make_job(tmp_path, f"classify.loss={loss}", "classify.c=10", "classify.tolerance=1e-7")
     vectors, ids = stored(job)
@@ -291,7 +306,7 @@ def test_the_same_bytes_whatever_the_files(
 ) -> None:
     """Vectors are put in order of their ids: how they were dealt into files does not count."""
     first, second = (make_job(tmp_path / name, "encode.dtype=float16") for name in "ab")
-    folder = batches(second)[0].encodings
+    folder = fold_sets(second)[0].encodings
     whole = second.store.read_table(folder).take(
         pa.array(np.random.default_rng(1).permutation(NUM - 1))
     )
@@ -302,7 +317,7 @@ def test_the_same_bytes_whatever_the_files(
         second.store.publish_table(f"{folder}/{place}.parquet", part, {})
     classify(first)
     # A task for each file, as where vectors are long.
-    monkeypatch.setattr(classify_gram, "READ_BYTES", 1)
+    monkeypatch.setattr(classify_vectors, "READ_TASK_BYTES", 1)
     classify(second)
     (classifiers, scores, _), (again, scores_again, _) = published(first), published(second)
     assert classifiers == again

@@ -16,9 +16,9 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.video import VideoError, open_stream, probe
 
 with Path(__file__).with_name("clips.csv").open(encoding="utf-8", newline="") as _lines:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.data import Dataset
 
-from pipelines import cluster, corpus
-from pipelines.config import Cluster, Config
+from pipelines import cluster, ray_data
+from pipelines.config import Config
+from pipelines.run_settings import Cluster
 
 
 @pytest.mark.parametrize("cpus", [0.5, 1, 2, 4, 8, 15, 16, 64, 500])
@@ -147,7 +148,7 @@ def test_ray_data_takes_the_pools_of_either_placement(
 
     pools = cluster.pools(Cluster(max_cpus=8, max_gpus=gpus, placement=placement))
     rows = pa.table({"segment_id": ["a", "b"]})
-    data = corpus.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
+    data = ray_data.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
     assert isinstance(data, Dataset)
 
 

@@ -1,9 +1,14 @@
 import dataclasses
+import json
+import math
+import re
+import typing
 
 import pytest
 
 from encoders.settings import FV_VAE_PRESETS
-from pipelines.config import Config, ConfigError, digest
+from pipelines.config import Config, digest
+from pipelines.errors import ConfigError
 from pipelines.recipes import RECIPES, recipe
 
 
@@ -104,7 +109,8 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("encode.encoders=ave@temporal_pyramid=0", "encode.temporal_pyramid: expected one or"),
         ("encode.encoders=vlad@encode.temporal_pyramid=1/2", "expected encoder@field=value"),
         ("fv_vae.position_weight=-1", "fv_vae.position_weight: expected 0 or more"),
-        ("fv_vae.early_stopping_steps=-1", "fv_vae.early_stopping_steps: expected 0 or more"),
+        ("fv_vae.early_stopping_steps=-1", "early_stopping_steps: expected 0, or at least 25, the"),
+        ("fv_vae.early_stopping_steps=24", "early_stopping_steps: expected 0, or at least 25, the"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> None:
@@ -112,6 +118,66 @@ def test_wrong_settings_say_what_was_expected(setting: str, message: str) -> Non
         Config().with_settings([setting])
     assert message in str(error.value)
     assert str(error.value).startswith(f"--set {setting}")
+
+
+NUMBERS = [
+    (section, name)
+    for section, record in vars(Config()).items()
+    if dataclasses.is_dataclass(record)
+    for name, hint in typing.get_type_hints(type(record)).items()
+    if name in vars(record) and re.search("int|float", str(hint))
+]
+"""(section, field) of all that take a number, or several."""
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "-1", str(2**40), "9" * 400, "1e300"])
+@pytest.mark.parametrize(("section", "name"), NUMBERS)
+def test_a_number_that_cannot_work_is_refused(section: str, name: str, text: str) -> None:
+    setting = f"{section}.{name}={text}"
+    try:
+        config = Config().with_settings([setting])
+    except ConfigError as error:
+        assert str(error).startswith(f"--set {setting}: ")  # noqa: PT017 (either is right)
+        assert "expected " in str(error)  # noqa: PT017
+        return
+    assert text != "-1", "there is no setting for which it has a meaning"
+    value = getattr(getattr(config, section), name)
+    for number in value if isinstance(value, tuple) else (value,):
+        assert math.isfinite(number)
+        if isinstance(number, int):
+            assert name.endswith("_bytes"), "no count is so large"
+            assert number <= 2**50
+        assert not name.endswith("_s")
+    json.loads(json.dumps(config.to_json(), allow_nan=False))
+
+
+def test_all_numbers_of_the_sections_are_looked_at() -> None:
+    assert len(NUMBERS) > 70
+    assert {("run", "seed"), ("fv_vae", "hidden"), ("evaluate", "stream_weights")} <= {*NUMBERS}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("run.seed=4294967296", "run.seed: expected 0 to 2**32 - 1, got 4294967296"),
+        ("run.seed=-1", "run.seed: expected 0 to 2**32 - 1, got -1"),
+        ("decode.timeout_s=inf", "decode.timeout_s: expected a finite number, got inf"),
+        ("evaluate.stream_weights=inf,1", "stream_weights: expected a finite number, got inf"),
+        ("sampling.num_frames=99999999999", "sampling.num_frames: expected at most 1000000, got"),
+        ("sampling.interval_s=1e-12", "sampling.interval_s: expected at least 0.001, got 1e-12"),
+        ("encode.encoders=vlad@position_weight=nan", "vlad.position_weight: expected"),
+        ("encode.encoders=fv_vae@lambda1=inf", "fv_vae.lambda1: expected a finite number"),
+        (
+            "encode.encoders=vlad@compress.num_features=99999999999",
+            "compress.num_features: expected at most 2147483647",
+        ),
+    ],
+)
+def test_numbers_out_of_range_say_what_was_expected(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="^--set " + re.escape(setting)) as error:
+        Config().with_settings([setting])
+    assert message in str(error.value)
+    assert Config().with_settings(["run.seed=4294967295"]).run.seed == 2**32 - 1
 
 
 def test_the_order_of_a_sections_settings_does_not_matter() -> None:

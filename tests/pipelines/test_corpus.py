@@ -200,8 +200,10 @@ def test_duckdb_pandas_and_polars_read_every_table_without_ray(finished: Path) -
 def test_the_queries_that_the_demo_prints_run_as_pasted(finished: Path) -> None:
     text = demo.QUERIES.format(out=finished, stream=STREAMS[1])
     statements = text[text.index("-- ") :].split(";")[:-1]
-    assert len(statements) == 3
-    for statement in statements:
+    assert len(statements) == 4
+    # The first says where METRICS are, the others ask.
+    duckdb.execute(statements[0])
+    for statement in statements[1:]:
         found = duckdb.sql(statement).fetchall()
         assert 0 < len(found) <= 30
 
@@ -491,3 +493,41 @@ def test_bad_input_costs_its_own_row_only(local_ray: None, data: Path, tmp_path:
     assert failures.num_rows == len(FAILED) + len(PARTIAL)
     # The same run with a stricter limit has nothing to do, and says what it thinks of the failures.
     assert main([*flags, "--set", "run.max_failed_fraction=0.05"]) == 3
+
+
+def one_video(data: Path, folder: Path, number: int = 0) -> list[str]:
+    """Flags of a run on one video, which is put into `folder`."""
+    corpus_folder = data / "labelled" / "weizmann"
+    video = sorted(corpus_folder.rglob("*.avi"))[number]
+    (folder / "videos").mkdir(exist_ok=True)
+    shutil.copy2(video, folder / "videos" / "a.avi")
+    settings = [f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}", *SMALL]
+    flags = ["--videos", str(folder / "videos"), "--out", str(folder / "out"), "--recipe", "demo"]
+    for setting in (*settings, "cluster.placement=together"):
+        flags += ["--set", setting]
+    return flags
+
+
+def test_a_file_that_is_put_back_is_described_again_where_its_rows_were_replaced(
+    local_ray: None, data: Path, tmp_path: Path
+) -> None:
+    """Files of DESCRIPTORS are named by ids: here the rows of the changed video take the place of those before."""
+    found = []
+    for number in (0, 1, 0):
+        flags = one_video(data, tmp_path, number)
+        assert main([*flags, "--steps", "index,describe"]) == 0
+        (row,) = rows(tmp_path / "out", "descriptors/*/*.parquet").to_pylist()
+        found.append((row["source"], row["status"]))
+    assert found[0] == found[2] != found[1]
+    assert {status for _, status in found} == {"ok"}
+
+
+def test_a_stream_of_which_no_video_has_anything_is_a_message(
+    local_ray: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*one_video(data, tmp_path), "--steps", "index,describe,fit"]
+    flags += ["--set", "describe.streams=appearance,difference@gap_s=100"]
+    assert main([*flags, "--set", "encode.encoders=vlad"]) == 1
+    printed = capsys.readouterr().err
+    assert "expected descriptors of features_12_difference_gap100s, found none" in printed
+    assert "Traceback" not in printed

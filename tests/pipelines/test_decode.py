@@ -6,7 +6,9 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import fsspec
@@ -15,9 +17,11 @@ import pytest
 from PIL import Image
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Decode, Picture, Sampling
+from pipelines import decode as decoding
 from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.decode_packets import PacketReader
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import num_segments
 from pipelines.video import ERROR_TYPES, VideoError, open_stream, probe
 
@@ -437,6 +441,81 @@ def test_a_video_in_remote_storage(data: Path, decode: Decode) -> None:
         )
     finally:
         memory.rm("/videos", recursive=True)
+
+
+@pytest.fixture
+def opened_remote(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URI of each file that is opened in remote storage."""
+    found, really = [], decoding.open_remote
+
+    def counting(uri: str, *arguments: object) -> AbstractContextManager[BinaryIO]:
+        found.append(uri)
+        return really(uri, *arguments)
+
+    monkeypatch.setattr("pipelines.decode.open_remote", counting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("big_buck_bunny_0_30.webm", PYAV),
+        ("big_buck_bunny_0_30.webm", DECORD),
+        # Listed by decoding.
+        ("mmaction_test.avi", PYAV),
+    ],
+)
+def test_a_long_remote_video_is_copied_once_by_the_process_that_decodes_it(
+    data: Path,
+    name: str,
+    settings: Decode,
+    opened_remote: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And listed once; the frames are those of segments that are decoded alone."""
+    scans, scan = [], PacketReader.scan
+    monkeypatch.setattr(PacketReader, "scan", lambda self: scans.append(1) or scan(self))
+    monkeypatch.setattr("pipelines.sampling.SEGMENT_FRAMES", 8)
+    every = Sampling(policy="uniform", num_frames=30)
+    path, memory = data / "clips" / name, fsspec.filesystem("memory")
+
+    def segment(uri: str, k: int) -> SegmentFrames:
+        return decode_segment(uri, k, 4, every, PICTURE, settings)
+
+    memory.pipe_file("/long", path.read_bytes())
+    memory.pipe_file("/other", path.read_bytes())
+    try:
+        found = [segment("memory://long", k) for k in range(4)]
+        assert opened_remote == ["memory://long"]
+        assert len(scans) == (1 if settings == PYAV else 4)
+        # After the last segment nothing is kept, and of another video nothing either.
+        assert decoding._kept is None
+        for uri in ("memory://long", "memory://other", "memory://long"):
+            segment(uri, 1)
+        assert opened_remote[1:] == ["memory://long", "memory://other", "memory://long"]
+        kept = decoding._kept
+        with pytest.raises(VideoError, match="not_found"):
+            segment("memory://gone", 1)
+        assert decoding._kept is None
+        assert kept.source.closed
+        for k in (2, 0, 3, 1):
+            monkeypatch.setattr(decoding, "_kept", None)
+            alone = segment(str(path), k)
+            assert alone.frame_indices.tolist() == found[k].frame_indices.tolist()
+            assert np.array_equal(alone.images, found[k].images)
+    finally:
+        memory.rm("/long")
+        memory.rm("/other")
+
+
+def test_a_local_file_that_is_replaced_is_listed_again(data: Path, tmp_path: Path) -> None:
+    path, clips = tmp_path / "a.mp4", data / "clips"
+    for name in ("bikes.mp4", "chimp.mp4"):
+        path.write_bytes((clips / name).read_bytes())
+        first, expected = (
+            decode_segment(str(file), 0, 2, EIGHT, PICTURE, PYAV) for file in (path, clips / name)
+        )
+        assert np.array_equal(first.images, expected.images)
 
 
 def test_local_uris(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

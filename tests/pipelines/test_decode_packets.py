@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipelines import decode_packets, decode_pyav
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import decode_segment
 from pipelines.decode_packets import PacketReader
 from pipelines.decode_pyav import PyAvVideo
+from pipelines.run_settings import Decode, Picture, Sampling
 
 PICTURE = Picture(resize_px=64, crop_px=48)
 

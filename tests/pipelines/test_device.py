@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.config import RunError
 from pipelines.device import device
+from pipelines.errors import RunError
 from pipelines.meter import Meter
 
 

@@ -9,18 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import doctor, doctor_scan
-from pipelines.config import ConfigError
-from pipelines.layout import STEPS
-from pipelines.sink import file_name
+from pipelines import doctor
+from pipelines.errors import ConfigError
 from pipelines.storage import Store
 from tests.pipelines.doctor_edits import (
     AVE,
-    BY_NAME,
     CODEBOOK,
     CODEBOOK_DAMAGE,
     ROW_EDITS,
-    VAE,
     add_row,
     edit,
     file_of,
@@ -72,22 +68,13 @@ def test_where_no_run_is(tmp_path: Path, name: str) -> None:
         doctor.examine(Store(str(tmp_path / name)))
 
 
-def test_the_names_of_files_and_steps_are_those_of_the_job(sound_run: Path) -> None:
-    """Two things are written a second time here, because their modules need Ray or torch."""
-    for key in ("videos", "segments", "descriptors", AVE, f"attention/{VAE}"):
-        table = pq.read_table(file_of(sound_run, key))
-        names = BY_NAME[key.partition("/")[0]].key
-        assert doctor_scan.keys_name(table, names) == file_name(table, names)
-    assert doctor_scan.STEPS == STEPS
-
-
 def test_ids_and_severities_are_known() -> None:
     ids = [check.id for check in doctor.CHECKS]
     assert len(ids) == len(set(ids))
     assert {check.severity for check in doctor.CHECKS} == set(doctor.SEVERITIES)
     tested = {*ROW_EDITS, *CODEBOOK_DAMAGE, "counts.segments", "file.unreadable", "file.name"}
     tested |= {"run.folder", "run.mark", "run.unfinished", "run.record", "file.footer"}
-    tested |= {"file.revisions", "file.leftover", "folder.older", "run.lock"}
+    tested |= {"file.revisions", "file.leftover", "folder.older", "run.lock", "storage.answer"}
     assert set(ids) == tested
 
 

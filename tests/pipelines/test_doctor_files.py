@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.doctor import main
 from pipelines import doctor
 from pipelines.lock import Holder
-from pipelines.storage import Store
+from pipelines.storage import StorageError, Store
 from tests.pipelines import doctor_run as made
 from tests.pipelines.doctor_edits import (
     AVE,
@@ -51,6 +52,37 @@ def test_an_unreadable_file_is_found_alone(run: Path, key: str, damage: Callable
     assert [finding.check for finding in report.findings] == ["file.unreadable"]
     assert str(name) in report.findings[0].examples[0]
     assert report.not_counted == (TABLES[key],)
+
+
+def test_files_that_the_storage_does_not_give_are_not_called_damaged(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whoever deletes what was there all along has lost it."""
+    lost = [file_of(run, key) for key in ("descriptors", AVE, AVE_SCORES)]
+    lost += [next((run / "codebooks").rglob("codebook.safetensors"))]
+    names = [str(file.relative_to(run)) for file in lost]
+    names += [f"{names[-1].rpartition('/')[0]}/_done.json"]
+    silent = {*names}
+    opened, read = Store.open, Store.read
+
+    def refuse(store: Store, name: str, call: Callable) -> object:
+        if name in silent:
+            raise StorageError(f"s3://x/{name}: cannot read it: TimeoutError; tried 4 times")
+        return call(store, name)
+
+    monkeypatch.setattr(Store, "open", lambda store, name: refuse(store, name, opened))
+    monkeypatch.setattr(Store, "read", lambda store, name: refuse(store, name, read))
+    report = doctor.examine(Store(str(run)))
+    assert [finding.check for finding in report.findings] == ["storage.answer"]
+    (finding,) = report.findings
+    assert finding.count == len(names)
+    assert {name for name in names if any(name in text for text in finding.examples)} == silent
+    assert "delete nothing" in finding.advice
+    assert "rm " not in "\n".join(report.lines())
+    assert set(report.not_counted) == {TABLES[key] for key in ("descriptors", AVE, AVE_SCORES)}
+    silent.add("run.json")
+    assert main(["--out", str(run)]) == 2
+    assert capsys.readouterr().err.startswith("error: s3://x/run.json: cannot read it")
 
 
 def test_text_that_is_none_is_unreadable(run: Path) -> None:

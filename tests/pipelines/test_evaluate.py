@@ -10,7 +10,8 @@ import pytest
 from encoders.descriptors import Stream
 from pipelines import evaluate, results
 from pipelines.best_result import best_of
-from pipelines.config import Config, RunError
+from pipelines.config import Config
+from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.storage import Store
 from pipelines.tables import METRICS, SCORES
@@ -86,7 +87,7 @@ def in_one_process(job: Job) -> tuple[list[dict], results.ScoreMatrix]:
         own = results.metric_rows(matrix, settings, job.protocol, seed)
         own += results.gain_rows(matrix, own, best_part, settings, seed)
         rows += own
-        metric = evaluate.headline_metric(matrix.multi_label)
+        metric = results.headline_metric(matrix.multi_label)
         value = next(r["value"] for r in own if (r["split"], r["metric"]) == ("all", metric))
         if value > highest:
             best, highest = matrix, value

@@ -14,12 +14,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.numpy
 from botocore.retries.standard import ExponentialBackoff
 
 from pipelines import storage
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import decode_segment
+from pipelines.doctor_tensors import read_tensors
 from pipelines.lock import RunLock
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.storage import StorageError, Store
 from pipelines.video import probe
 from tests.conftest import SECRET
@@ -242,7 +244,33 @@ def test_a_parquet_column_is_read_in_ranges(faulty: FaultyS3, store: Store) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "read_range", watched)
         assert store.read_table("t", ["id"]).num_rows == 64
-    assert sum(asked) < 200_000 < store.size_bytes("t/x.parquet")
+        assert store.read_rows("t", ["id"], "id", ["a"]).num_rows == 64
+    assert sum(asked) < 400_000 < store.size_bytes("t/x.parquet")
+
+
+def test_rows_and_tensors_are_read_through_faults(
+    faulty: FaultyS3, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a search, a report and the doctor read."""
+    rows = pa.table({"id": [f"v{i}" for i in range(300)], "x": np.arange(300.0)})
+    for number in range(4):
+        store.publish_table(f"t/{number}.parquet", rows.slice(number * 75, 75), {"step": "test"})
+    tensors = {"x": np.arange(1000.0), "bad": np.array([np.nan])}
+    store.publish("x.safetensors", safetensors.numpy.save(tensors))
+    num_bytes = store.size_bytes("x.safetensors")
+    faulty.rates = STORMY
+    for _ in range(3):
+        found = store.read_rows("t", None, "id", ["v3", "v299"])
+        assert found.to_pydict() == {"id": ["v3", "v299"], "x": [3.0, 299.0]}
+        with store.open_parquet("t/2.parquet", verify=True) as file:
+            assert file.read().num_rows == 75
+        read = read_tensors(store, "x.safetensors", num_bytes, header_only=False)
+        assert (read.error, read.not_finite) == ("", ("bad",))
+    assert faulty.faults.total() > 5
+    faulty.rates = {"503": 1.0}
+    monkeypatch.setattr(Store, "files", lambda *_: ["t/0.parquet"])
+    with pytest.raises(StorageError, match=r"t/0\.parquet: cannot .*tried 4 times in"):
+        store.read_rows("t", None, "id", ["v3"])
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,12 @@ from hypothesis.extra.numpy import arrays
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from encoders.views import mirrored_flow
 from pipelines import flow
-from pipelines.config import Config, ConfigError, Decode, Picture, Sampling
+from pipelines.config import Config
 from pipelines.decode import SegmentFrames, decode_segment
+from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.video import VideoError
 from pipelines.video_stages import DecodeSegments
 
 SIZE = 96
@@ -45,6 +49,12 @@ def places() -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarray:
+    """The flow between two pictures in colour."""
+    grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
+    return flow.flow_between(*grey, method)
+
+
 def inner(field: np.ndarray) -> np.ndarray:
     """Without the border, where what moves comes from outside the picture."""
     return field[16:-16, 16:-16]
@@ -55,7 +65,7 @@ def inner(field: np.ndarray) -> np.ndarray:
 def test_a_shift_is_the_flow(method: str, shift: tuple[float, float]) -> None:
     x, y = places()
     before, after = texture(x, y), texture(x - shift[0], y - shift[1])
-    found = flow.flow_between(before, after, method)
+    found = flow_between(before, after, method)
     assert (found.dtype, found.shape) == (np.float32, (SIZE, SIZE, 2))
     error = np.linalg.norm(inner(found - np.float32(shift)), axis=-1)
     assert np.median(error) < 0.1
@@ -71,9 +81,7 @@ def test_a_rotation_is_the_flow(method: str) -> None:
     # What is at d in the first picture is at R d in the second, which so shows at d what was at R^T d.
     after = texture(middle + cos * dx + sin * dy, middle - sin * dx + cos * dy)
     expected = np.stack([cos * dx - sin * dy - dx, sin * dx + cos * dy - dy], -1)
-    error = np.linalg.norm(
-        inner(flow.flow_between(texture(x, y), after, method) - expected), axis=-1
-    )
+    error = np.linalg.norm(inner(flow_between(texture(x, y), after, method) - expected), axis=-1)
     assert np.median(error) < 0.1
 
 
@@ -81,7 +89,7 @@ def test_a_rotation_is_the_flow(method: str) -> None:
 def test_nothing_moves_in_a_still_video(method: str) -> None:
     still = texture(*places())
     for image in (still, np.full_like(still, 255)):
-        levels = flow.to_levels(flow.flow_between(image, image, method), 40.0)
+        levels = flow.to_levels(flow_between(image, image, method), 40.0)
         assert (levels == 128).all()
 
 
@@ -94,9 +102,10 @@ def test_levels_are_the_flow_within_half_a_level(found: np.ndarray, bound_px: fl
     for level, value in zip(levels.ravel().tolist(), found.ravel().tolist(), strict=True):
         cut_off = max(-bound_px, min(bound_px, value))
         assert abs(level - (cut_off + bound_px) * 255 / (2 * bound_px)) <= 0.5 + 1e-4
-    error = np.abs(flow.to_px(levels, bound_px) - np.clip(found, -bound_px, bound_px))
+    in_px = levels * np.float32(bound_px / 127.5) - np.float32(bound_px)
+    error = np.abs(in_px - np.clip(found, -bound_px, bound_px))
     assert error.max() <= bound_px / 255 * 1.001
-    assert (flow.to_levels(flow.to_px(levels, bound_px), bound_px) == levels).all()
+    assert (flow.to_levels(in_px, bound_px) == levels).all()
 
 
 def test_the_bounds_are_the_first_and_the_last_level() -> None:
@@ -128,7 +137,7 @@ def test_stacks_are_the_flows_through_their_frames() -> None:
     assert found.shape == (2, 50, 50, 6)
     for row, through in zip(found, frames, strict=True):
         for place, (before, after) in enumerate(itertools.pairwise(through)):
-            alone = flow.flow_between(images[before], images[after], "dis")
+            alone = flow_between(images[before], images[after], "dis")
             expected = flow.to_levels(alone, 8.0)[23:73, 23:73]
             assert (row[..., 2 * place : 2 * place + 2] == expected).all()
 
@@ -176,7 +185,7 @@ def test_flow_of_a_clip_is_that_of_its_pictures(data: Path, name: str) -> None:
         assert found.places[window].tolist() == [[0], [1], [2]]
         for row, read in zip(levels, whole.places[gaps], strict=True):
             for place, (before, after) in enumerate(itertools.pairwise(read)):
-                moved = flow.flow_between(whole.images[before], whole.images[after], "dis")
+                moved = flow_between(whole.images[before], whole.images[after], "dis")
                 expected = flow.to_levels(moved, 20.0)[8:56, 8:56]
                 assert (row[..., 2 * place : 2 * place + 2] == expected).all()
 
@@ -210,6 +219,25 @@ def test_the_child_computes_the_same_flow_on_one_thread(data: Path) -> None:
         assert decoder.call(cv2.getNumThreads) == 1
     assert (found.flows[FLOW] == segment(path, FLOW).flows[FLOW]).all()
     assert f"OpenCV {flow.opencv_version()}" in found.decoder_version
+
+
+def test_the_time_limit_grows_with_the_flows() -> None:
+    """25 frames with ten flows each, of VU's pictures: 170 s of an unloaded core."""
+    ten = FlowWindow(num_frames=11, gap=1, method="tvl1", bound_px=20.0)
+    assert flow.limit_s((FRAME, ten), 25, 256) == pytest.approx(4 * 250 * 0.69)
+    assert flow.limit_s((ten, FLOW), 25, 512) == pytest.approx(16 * (250 * 0.69 + 25 * 0.0065))
+    assert flow.limit_s((FRAME, Window(num_frames=2)), 25, 256) == 0
+
+
+def test_segments_with_flow_may_take_longer() -> None:
+    stage = DecodeSegments(THREE, PICTURE, Decode(timeout_s=0.3), windows=(FRAME, FLOW))
+    limit = f"0.3 s and {flow.limit_s((FLOW,), 3, 64):.0f} s more for optical flow; raise"
+    with stage.decoder as decoder:
+        assert decoder._flow_s == flow.limit_s((FLOW,), 3, 64)
+        with pytest.raises(VideoError, match=rf"decode\.timeout_s = {limit}"):
+            decoder.call(time.sleep, 60)
+    with IsolatedDecoder(Decode(timeout_s=0.1), flow_s=60.0) as decoder:
+        assert decoder.call(eval, "__import__('time').sleep(0.5) or 3") == 3
 
 
 def test_a_machine_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

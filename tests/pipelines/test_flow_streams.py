@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from encoders import backbones
+from encoders import backbones, stream_specs
 from encoders.descriptors import appearance
 from encoders.stream_specs import FlowWindow, kind_of
-from pipelines import plan_probe, results
-from pipelines.config import Config, ConfigError
+from pipelines import plan_probe
+from pipelines.config import Config
 from pipelines.descriptor_stages import DescribeFrames, described_streams
+from pipelines.errors import ConfigError
 from pipelines.tables import descriptors_from_arrow
 from tests.pipelines.segments import decoded
 
@@ -121,8 +122,8 @@ def test_networks_share_their_parameters() -> None:
 
 def test_flow_counts_as_motion_in_fusions() -> None:
     assert [kind_of(name) for name in NAMES] == ["appearance", "flow", "flow", "global"]
-    assert [results.is_difference(name) for name in NAMES] == [False, True, True, False]
-    assert [results.is_local(name) for name in NAMES] == [True, True, True, False]
+    assert [stream_specs.is_difference(name) for name in NAMES] == [False, True, True, False]
+    assert [stream_specs.is_local(name) for name in NAMES] == [True, True, True, False]
 
 
 def test_two_entries_of_one_flow_are_refused() -> None:

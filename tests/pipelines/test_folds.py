@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Split
+from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
+from pipelines.run_settings import Split
 
 
 def corpus(
@@ -72,3 +73,18 @@ def test_splits_that_cannot_work_are_refused() -> None:
         assign_folds(corpus([0, 1, 0, 1], [0, 0, 1, 1]), Split(kind="group_kfold", num_folds=3), 0)
     with pytest.raises(ConfigError, match="has 1 classes to train on"):
         assign_folds(corpus([0, 1], [0, 1]), Split(kind="leave_one_group_out"), 0)
+
+
+def test_a_fold_is_named_where_too_little_is_left_to_train_on() -> None:
+    """c1 is in the videos of one group alone, c2 in those of two."""
+    three = corpus([0, 1, 0, 2, 2], [0, 1, 1, 2, 3])
+    assert assign_folds(three, Split(kind="leave_one_group_out"), 0)[2] == 4
+    with pytest.raises(ConfigError, match=r"fold 1 of 3 has 1 classes to train on and 2 videos"):
+        assign_folds(corpus([0, 1, 0, 0], [0, 1, 1, 2]), Split(kind="leave_one_group_out"), 0)
+
+
+@pytest.mark.timeout(60)
+def test_a_group_for_each_of_many_videos() -> None:
+    size = 50_000
+    table = corpus([n % 200 for n in range(size)], list(range(size)))
+    assert assign_folds(table, Split(kind="leave_one_group_out"), 0)[2] == size

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import decode_segment
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.video import VideoError, probe
 
 MIB = 2**20
@@ -127,7 +127,7 @@ def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, threading, time\n"
-        "from pipelines.config import Decode\n"
+        "from pipelines.run_settings import Decode\n"
         "from pipelines.isolation import IsolatedDecoder\n"
         "idle, busy = IsolatedDecoder(Decode()), IsolatedDecoder(Decode(timeout_s=0.5))\n"
         "print(idle.call(os.getpid), busy.call(os.getpid), flush=True)\n"
@@ -146,7 +146,7 @@ def test_works_from_a_script_without_a_main_guard(tmp_path: Path, data: Path) ->
     clip = str(data / "clips" / "bikes.mp4")
     code = (
         "print('top level')\n"
-        "from pipelines.config import Decode\n"
+        "from pipelines.run_settings import Decode\n"
         "from pipelines.isolation import IsolatedDecoder\n"
         "from pipelines.video import probe\n"
         "with IsolatedDecoder(Decode()) as decoder:\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.ledger import Spent, Stage, merged, settle
 
 names = st.frozensets(st.sampled_from("abcdefgh"))

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines import logs
-from pipelines.config import Config, Decode
+from pipelines.config import Config
+from pipelines.run_settings import Decode
 from pipelines.video_stages import DecodeSegments, ProbeVideos
 
 ROOT = Path(__file__).parents[2]

@@ -6,14 +6,17 @@ import socket
 import tempfile
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ConfigError, Manifest
-from pipelines.manifest import list_videos, match, read_labels
+from pipelines.errors import ConfigError
+from pipelines.labels import match, read_labels
+from pipelines.manifest import list_videos
+from pipelines.run_settings import Manifest
 from pipelines.storage import Store
 
 
@@ -115,58 +118,6 @@ def test_nothing_to_do_is_an_error(tmp_path: Path, videos: str) -> None:
         list_videos(f"{tmp_path}/{videos}")
 
 
-def write_labels(folder: Path, text: str) -> str:
-    file = folder / "labels.csv"
-    file.write_text(text)
-    return str(file)
-
-
-def test_several_rows_are_several_labels(tmp_path: Path) -> None:
-    labels = read_labels(write_labels(tmp_path, "path,label\nx,b\nx,a\ny,007\n"))
-    assert labels.labels == {"x": ["a", "b"], "y": ["007"]}
-    assert labels.group is None
-    assert labels.split is None
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,lable\nx,a\n", "expected columns path,label"),
-        ("path,label\nx,\n", "row 2 has no label"),
-        ("path,label,split\nx,a,dev\n", "expected split train, test or unused, got 'dev'"),
-        ("path,label,group\nx,a,1\nx,b,2\n", "two values of group"),
-        ("path,label,group\nx,a,\n", "has no group"),
-    ],
-)
-def test_wrong_labels_say_where(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        read_labels(write_labels(tmp_path, text))
-
-
-def test_a_named_split_is_read_from_its_column(tmp_path: Path) -> None:
-    text = "path,label,split,split2\nx,a,train,test\ny,b,test,unused\n"
-    file = write_labels(tmp_path, text)
-    assert read_labels(file).split == {"x": "train", "y": "test"}
-    assert read_labels(file, "split2").split == {"x": "test", "y": "unused"}
-    with pytest.raises(ConfigError, match=r"split\.name=split3: expected a column 'split3' in"):
-        read_labels(file, "split3")
-
-
-def test_mismatches_stop_unless_allowed(folder: Path) -> None:
-    videos = list_videos(str(folder))
-    labels = read_labels(write_labels(folder, "path,label\na/1.mp4,x\ngone.mp4,x\n"))
-    with pytest.raises(
-        ConfigError, match=r"1 of 2 labelled videos do not exist, such as .'gone.mp4'"
-    ):
-        match(videos, labels, Manifest())
-    with pytest.raises(ConfigError, match="2 of 3 videos have no label"):
-        match(videos, labels, Manifest(missing="skip"))
-    skipped = match(videos, labels, Manifest(missing="skip", unlabelled="skip"))
-    assert paths(skipped) == ["a/1.mp4"]
-    encoded = match(videos, labels, Manifest(missing="skip", unlabelled="encode"))
-    assert encoded["labels"].to_pylist() == [["x"], [], []]
-
-
 # --- odd folders --------------------------------------------------------------------------------
 
 ODD_NAMES = [
@@ -244,6 +195,20 @@ def test_odd_names_on_object_storage(s3_bucket: str, tmp_path: Path) -> None:
     assert list_videos(f"{store.root}/list.csv")["uri"].to_pylist() == listed["uri"].to_pylist()
 
 
+def test_names_that_would_be_opened_as_others_are_passed_over(
+    s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    names = ["a::b.mp4", "b.mp4", "c?versionId=1.mp4", "d?.mp4"]
+    for name in names:
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"{tmp_path.name}/{name}", Body=b"x")
+    store.publish("list.csv", "\n".join(["path", "a::b.mp4", "b.mp4"]).encode())
+    for videos, count, listed in (("", 2, ["b.mp4", "d?.mp4"]), ("/list.csv", 1, ["b.mp4"])):
+        caplog.clear()
+        assert paths(list_videos(f"{store.root}{videos}")) == listed
+        assert f"{count} x name with :: or ?versionId=, which cannot be opened" in caplog.text
+
+
 def test_what_is_no_video_is_passed_over_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +252,55 @@ def test_what_is_no_video_is_passed_over_with_one_warning(
     assert any("1 .csv" in r.getMessage() for r in caplog.records if r.levelno == logging.INFO)
 
 
+def test_objects_that_stand_for_folders_are_no_videos(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in ("sub/1.mp4", "sub_$folder$", "sub/", ""):
+        store.fs.pipe_file(f"{store.path('')}/{name}", b"x" if name.endswith("4") else b"")
+    assert paths(list_videos(store.root)) == ["sub/1.mp4"]
+    assert paths(list_videos(f"{store.root}/**")) == ["sub/1.mp4"]
+
+
+def test_what_other_programs_leave_is_no_video(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = [".cache/x/1.mp4", ".git/HEAD", "a/.b/c/2.mp4", ".DS_Store", ".git/x.zip"]
+    make(tmp_path, ["a/3.mp4", *hidden, "Thumbs.db", "a/x.lock", "a/x.metadata", "desktop.ini"])
+    (tmp_path / ".link").symlink_to("a")
+    assert paths(list_videos(str(tmp_path))) == ["a/3.mp4"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert paths(list_videos(f"{tmp_path}/.cache")) == ["x/1.mp4"]
+
+
+def test_hidden_objects_are_no_videos(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in (".cache/1.mp4", "a/.b/2.mp4", "a/3.mp4"):
+        store.publish(name, b"x")
+    assert paths(list_videos(store.root)) == ["a/3.mp4"]
+
+
+@pytest.mark.parametrize("videos", ["", "/*", "/**/*"])
+def test_the_output_of_the_run_is_left_out(
+    tmp_path: Path, videos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a killed run, which leaves its lock there, would not know its videos again."""
+    make(tmp_path, ["1.mp4", "out/_run.lock.ab12", "out/frames/x", "outer.mp4"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (f"{tmp_path}/out", "out", "out/", "link/out"):
+        assert paths(list_videos(f"{tmp_path}{videos}", out=out)) == ["1.mp4", "outer.mp4"]
+    for out in (str(tmp_path), f"{tmp_path}/..", "s3://bucket/out", f"{tmp_path}/ou"):
+        assert "1.mp4" in paths(list_videos(f"{tmp_path}{videos}", out=out))
+    assert "x" in paths(list_videos(f"{tmp_path}/out/frames", out="out"))
+
+
+def test_the_output_in_a_bucket_is_left_out(s3_bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    for name in ("1.mp4", "out/_run.lock.ab12", "outer.mp4"):
+        store.publish(name, b"x")
+    listed = list_videos(store.root, out=f"{store.root}/out")
+    assert paths(listed) == ["1.mp4", "outer.mp4"]
+
+
 def test_a_manifest_may_name_links_but_no_pipes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,58 +314,25 @@ def test_a_manifest_may_name_links_but_no_pipes(
     assert "1 x folder, such as 'folder'; 1 x pipe, such as 'pipe.mp4'" in caplog.text
 
 
+@pytest.mark.parametrize("root", ["/", "//", "/tmp/..", "file:///", "s3://", "s3:///"])
+def test_the_root_of_a_file_system_is_refused(root: str) -> None:
+    """All that a machine holds, /proc too, would be taken for videos; no bucket is named."""
+    with pytest.raises(ConfigError, match=r"got the root of a file system; name the folder"):
+        list_videos(root)
+
+
+def test_a_manifest_may_name_no_unknown_protocol(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path\ns4://bucket/x.mp4\n")
+    with pytest.raises(ConfigError, match=r"--videos s4://bucket/x.mp4: Protocol not known: s4"):
+        list_videos(f"{tmp_path}/list.csv")
+
+
 @pytest.mark.parametrize("name", ["n" * 4000, "a/" * 2000 + "x.mp4", "nul\0byte.mp4", "gone.mp4"])
 def test_a_name_that_cannot_be_is_missing(tmp_path: Path, name: str) -> None:
     pq.write_table(pa.table({"path": [name]}), tmp_path / "list.parquet")
     with pytest.raises(ConfigError, match="1 files do not exist") as said:
         list_videos(f"{tmp_path}/list.parquet")
     assert len(str(said.value)) < 1000
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\xef\xbb\xbfpath,label\r\na.mp4,\xc3\xa9\r\n",
-        b"path,label\na.mp4,\xc3\xa9",
-        b'"path","label"\r\n"a.mp4","\xc3\xa9"\r\n',
-        "path,label\na.mp4,\u00e9\n".encode("utf-16"),
-        "path,label\r\na.mp4,\u00e9\r\n".encode("utf-16-le").join([b"\xff\xfe", b""]),
-    ],
-)
-def test_labels_written_by_other_programs(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "labels.csv").write_bytes(data)
-    assert read_labels(f"{tmp_path}/labels.csv").labels == {"a.mp4": ["\u00e9"]}
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"path,label\na.mp4,\xe9\n", "expected text in UTF-8"),
-        (b"path;label\na.mp4;x\n", "expected columns path,label"),
-        (b"path,label,label\na.mp4,x,y\n", "each column once"),
-        (b"", "not a readable table"),
-        (b"path,label\na.mp4\n", "not a readable table"),
-        (b"\x00\x01\x02" * 50, "--labels"),
-    ],
-)
-def test_labels_that_cannot_be_read_say_why(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "labels.csv").write_bytes(data)
-    with pytest.raises(ConfigError, match=message):
-        read_labels(f"{tmp_path}/labels.csv")
-
-
-@pytest.mark.parametrize(
-    "label", ["NA", "null", "nan", "007", "1e3", "true", "=1+1", "@x", "-", " a"]
-)
-def test_labels_are_text_as_they_stand(tmp_path: Path, label: str) -> None:
-    assert read_labels(write_labels(tmp_path, f"path,label\nx,{label}\n")).labels == {"x": [label]}
-
-
-def test_names_in_another_unicode_form_are_explained(tmp_path: Path) -> None:
-    make(tmp_path, ["e\u0301.mp4"])
-    labels = read_labels(write_labels(tmp_path, "path,label\n\u00e9.mp4,x\n"))
-    with pytest.raises(ConfigError, match="another Unicode form"):
-        match(list_videos(str(tmp_path)), labels, Manifest())
 
 
 def test_a_million_rows(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from encoders.stream_specs import FRAME, Window
 from jobs import finetune
 from jobs.fcvid_encode import main
 from pipelines import manifest, plan_probe
-from pipelines.config import Config, Sampling
+from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
 from pipelines.plan_probe import spread
 from pipelines.plan_record import PLAN, predicted
 from pipelines.plan_video import key_frames
 from pipelines.recipes import recipe
+from pipelines.run_settings import Sampling
 from pipelines.storage import Store
 
 QUICK = (

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.config import Decode, Picture, Sampling
 from pipelines.decode import decode_segment
 from pipelines.isolation import IsolatedDecoder
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.video import VideoError, probe
 from pipelines.video_stages import DecodeSegments, ProbeVideos
 
@@ -170,7 +170,7 @@ def test_nothing_is_printed_and_no_core_is_left(data: Path, tmp_path: Path) -> N
         "import resource, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import poison\n"
-        "from pipelines.config import Decode\n"
+        "from pipelines.run_settings import Decode\n"
         "from pipelines.isolation import IsolatedDecoder\n"
         "from pipelines.video import VideoError\n"
         "for behaviour in (poison.babble, poison.abort, poison.error_huge):\n"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError
-from pipelines.prices import Gpu, read_prices
+from pipelines.errors import ConfigError
+from pipelines.prices import Gpu, Range, read_prices
 
 GOOD = """
 currency = "EUR"
@@ -39,7 +39,7 @@ def test_an_own_table(tmp_path: Path) -> None:
 
 def test_seconds_of_a_gpu_are_operations_over_its_share_of_the_peak() -> None:
     # 10 TFLOP/s; a quarter to all of it, the geometric middle is a half.
-    assert Gpu("g", 10e12, 0.25, 1.0).seconds(20e12) == pytest.approx((4.0, 2.0, 8.0))
+    assert Gpu("g", 10e12, 0.25, 1.0).seconds(20e12) == Range(4.0, 2.0, 8.0)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import pytest
 
 from pipelines import report_videos
 from pipelines.best_result import precision_recall
-from pipelines.config import Cluster, Config
+from pipelines.config import Config
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
 from pipelines.recipes import RECIPES
 from pipelines.report_videos import ONE_FRAME, Request, decode, nearest
 from pipelines.results import ScoreMatrix
 from pipelines.run_report import step_fact
+from pipelines.run_settings import Cluster
 from pipelines.storage import Store
 from pipelines.tables import encoding_type
 

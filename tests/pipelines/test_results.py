@@ -8,8 +8,10 @@ import sklearn.metrics
 
 from encoders.fusion import choose_weights, fuse
 from pipelines.combination import Combination
-from pipelines.config import Config, ConfigError, Evaluate
+from pipelines.config import Config
+from pipelines.errors import ConfigError
 from pipelines.results import ScoreMatrix, gain_rows, mean_rows, metric_rows, results
+from pipelines.run_settings import Evaluate
 from pipelines.tables import METRICS
 
 CLASSES = ["a", "b", "c"]
@@ -130,6 +132,15 @@ def test_fusions_of_two_streams() -> None:
     for row, fold in enumerate(chosen.folds):
         own = fuse([part[row : row + 1] for part in parts], weights[fold])
         np.testing.assert_allclose(chosen.scores[row], own[0])
+
+
+def test_two_modalities_keep_their_ratio_however_many_streams_they_have() -> None:
+    names = ["a_appearance", *(f"a_difference_gap{gap}" for gap in range(1, 5))]
+    found = all_of(
+        [("e", name) for name in names], dataclasses.replace(QUICK, fusions=("two_stream",))
+    )
+    weights = found["e", "+".join(names), "two_stream"].weights[0]
+    assert weights == pytest.approx([0.4] + [0.15] * 4)
 
 
 def test_weights_are_stated_with_every_number() -> None:

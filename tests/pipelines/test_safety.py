@@ -15,8 +15,9 @@ import torch
 
 from encoders import backbones
 from pipelines import weights
-from pipelines.config import ConfigError, Describe
+from pipelines.errors import ConfigError
 from pipelines.lock import LOCK, RunLock
+from pipelines.run_settings import Describe
 from pipelines.storage import StorageError, Store
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +192,7 @@ def test_credentials_are_in_nothing_that_a_run_writes_or_says(
 )
 def test_odd_values_stay_inside_the_tables(tmp_path: Path, name: str) -> None:
     """Ids are values of rows: no file of a run is named by one."""
-    from pipelines.sink import file_name
+    from pipelines.tables import file_name
 
     table = pa.table({"video_id": [name, name * 500], "x": [1, 2]})
     file = file_name(table, ("video_id",))

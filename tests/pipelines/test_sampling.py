@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Sampling
+from pipelines.run_settings import Sampling
 from pipelines.sampling import (
     ASSUMED_DURATION_S,
     MAX_DURATION_S,
@@ -18,6 +18,7 @@ from pipelines.sampling import (
     num_segments,
     plan_segment,
     sample_frames,
+    segment_frames,
 )
 from pipelines.video import VideoFacts
 
@@ -194,7 +195,8 @@ def test_samples_are_frames_and_segments_partition_them(
     windows = (FRAME, Window(num_frames=4))
     plans = [plan_segment(ordinals, k, count, timestamps_s, windows) for k in range(count)]
     assert np.concatenate([plan.wanted for plan in plans]).tolist() == ordinals.tolist()
-    assert all(len(plan.wanted) <= SEGMENT_FRAMES for plan in plans)
+    assert segment_frames(sampling) <= SEGMENT_FRAMES
+    assert all(len(plan.wanted) <= segment_frames(sampling) for plan in plans)
     assert all(plan.num_unplanned == 0 for plan in plans)
     for before, plan in itertools.pairwise(plans):
         assert plan.before.tolist() == (before.wanted[-3:].tolist() if len(plan.wanted) else [])
@@ -229,6 +231,7 @@ def test_a_segment_beyond_the_end_is_empty() -> None:
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), None, 5),
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), 7200.0, 5),
         (Sampling(policy="fps", fps=1.0, max_duration_s=300.0), 10.0, 1),
+        (Sampling(policy="fps", fps=1.0, max_duration_s=1e9), None, 2700),
     ],
 )
 def test_planned_segments(sampling: Sampling, duration_s: float | None, expected: int) -> None:

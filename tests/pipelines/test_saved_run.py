@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import FV_VAE_PRESETS, Config, ConfigError
+from encoders.settings import FV_VAE_PRESETS
+from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.recipes import RECIPES, recipe
 from pipelines.saved_run import SavedRun, config_from_json
 from pipelines.storage import Store

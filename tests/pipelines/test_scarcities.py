@@ -1,5 +1,7 @@
 """The warning of codebooks with few descriptors, as the driver gives it before they are fitted."""
 
+import dataclasses
+
 import pyarrow as pa
 import pytest
 
@@ -25,7 +27,7 @@ def warned(
     found = config.variant(variant)
     tasks = [
         Task(
-            codebook=Codebook(variant, found.base, STREAM.name, fold, found.settings, f"{fold}"),
+            codebook=Codebook.of(found, STREAM.name, fold, f"{fold}"),
             sample="sample",
             videos=frozenset(videos),
             labels={},
@@ -39,6 +41,12 @@ def warned(
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(str(tmp_path))
+
+
+def test_every_view_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.STREAM", dataclasses.replace(STREAM, views=10))
+    assert not warned(store, "vlad@num_centroids=200", ["a", "b"])
+    assert "20,000 descriptors for" in warned(store, "vlad@num_centroids=201", ["a", "b"])[0]
 
 
 def test_the_warning_says_what_there_is_and_what_to_set(store: Store) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.search import search
 from pipelines.search_index import Facts
 from pipelines.search_page import Answer, Shown, render

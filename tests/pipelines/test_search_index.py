@@ -10,7 +10,7 @@ import safetensors.numpy
 from sklearn.decomposition import PCA
 
 from pipelines import search_index
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.saved_run import Encodings
 from pipelines.search_index import Index, open_index
 from pipelines.storage import Store

@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from pipelines.config import RunError
+from pipelines.errors import RunError
 from pipelines.shared import SharedFile, task_errors
 from pipelines.storage import StorageError, Store
 

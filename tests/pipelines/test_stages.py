@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,9 +20,10 @@ from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 from encoders.vlad import Vlad
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
-from pipelines.config import Config, Decode, Encode
+from pipelines.config import Config
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, described_streams, precision
-from pipelines.encoding_stages import EncodeVideos, SampleFrames
+from pipelines.encoding_stages import EncodeVideos, SampleFrames, stored_frames
+from pipelines.run_settings import Decode, Encode
 from pipelines.storage import Store
 from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments
@@ -138,6 +140,36 @@ def test_what_stands_beside_a_segment_changes_nothing(
     assert compiled == [stage.backbones[None].network] * is_compiled
 
 
+@pytest.mark.parametrize("maps_bytes", [2**18, 2**30])
+def test_segments_together_have_each_its_own_descriptors(
+    store: Store,
+    decoded: tuple[pa.Table, list[pa.Table]],
+    described: pa.Table,
+    monkeypatch: pytest.MonkeyPatch,
+    maps_bytes: int,
+) -> None:
+    """As a GPU describes them."""
+    monkeypatch.setattr("pipelines.descriptor_stages.MAPS_BYTES", maps_bytes)
+    stage = DescribeFrames(
+        lambda: store.read("weights.safetensors"), CONFIG, STREAMS, num_threads=1
+    )
+    batch = pa.concat_tables(decoded[1])
+    order = [2, 1, 3, 0]
+    together = stage._described(batch.take(order))
+    assert together.drop_columns(list(STREAMS)).equals(
+        described.take(order).drop_columns(list(STREAMS))
+    )
+    for stream in STREAMS:
+        for row, place in enumerate(order):
+            found, expected = (
+                descriptors_from_arrow(table[stream][k])
+                for table, k in ((together, row), (described, place))
+            )
+            assert (found is None) == (expected is None) == (place > 1)
+            if found is not None:
+                np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
 def test_half_precision_is_near(
     store: Store, decoded: tuple[pa.Table, list[pa.Table]], described: pa.Table
 ) -> None:
@@ -195,7 +227,8 @@ def placed(store: Store, described: pa.Table) -> pa.Table:
 
 
 def codebook(encoder: str, stream: str, settings: object = None) -> Codebook:
-    return Codebook(encoder, encoder.partition("@")[0], stream, -1, settings, "abc")
+    base = encoder.partition("@")[0]
+    return Codebook(encoder, base, stream, -1, settings, "abc", (1,), "signed_sqrt_l2")
 
 
 def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:
@@ -421,3 +454,31 @@ def test_the_sample_is_the_same_however_it_is_read(
     assert set(half) <= set(draw(0.8, 0, places))
     assert 25 < len(half) < 65
     assert len(draw(1.0, 0, places)) == 89
+
+
+def test_descriptors_are_read_where_a_frame_is_drawn_alone(
+    store: Store, described: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the bytes of a run; of a large corpus most segments give the sample nothing."""
+    copies = pa.concat_tables([described.slice(0, 1)] * 40)
+    store.publish_table("d/many.parquet", copies, {}, rows_per_group=2)
+    places = [{"video_id": f"v{k}", "file": "d/many.parquet", "row": k} for k in range(40)]
+    read, really = [], pq.ParquetFile.read_row_group
+
+    def noted(self: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+        read.extend((name, group) for name in columns)
+        return really(self, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    both = {name: STREAMS[name] for name in (APPEARANCE, DIFFERENCE)}
+    made = SampleFrames(store, both, 0.003, 0)(pa.Table.from_pylist(places))
+    drawn = {int(name[1:]) // 2 for name in made["video_id"].to_pylist()}
+    assert 0 < len(drawn) < 15
+    assert sorted(read) == sorted(
+        [("frame_indices", group) for group in range(20)]
+        + [(name, group) for name in both for group in drawn]
+    )
+    frames = dict(zip(described["frame_indices"][0].as_py(), range(64), strict=True))
+    for row in made.to_pylist():
+        expected = stored_frames(described.slice(0, 1), STREAMS[APPEARANCE])[frames[row["frame"]]]
+        assert np.array_equal(np.array(row[APPEARANCE], np.float16), expected)

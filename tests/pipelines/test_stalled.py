@@ -12,10 +12,11 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from pipelines import corpus, progress
+from pipelines import progress, ray_data
 from pipelines.cluster import Pool
-from pipelines.config import Config, RunError
+from pipelines.config import Config
 from pipelines.device import device
+from pipelines.errors import RunError
 from pipelines.growth import Growth
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
@@ -38,9 +39,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def written(line: ProgressLine, stage: type, arguments: tuple, pool: Pool, folder: Path) -> None:
     """Runs one stage into no table."""
     job = SimpleNamespace(store=Store(str(folder)), config=Config())
-    data = corpus.dataset(pa.table({"video_id": ["a", "b"]}), 1)
+    data = ray_data.dataset(pa.table({"video_id": ["a", "b"]}), 1)
     data = data.map_batches(stage, fn_constructor_args=arguments, **pool.options(1))
-    corpus.write_tables(job, line, data, [], rows_per_file=1)
+    ray_data.write_tables(job, line, data, [], rows_per_file=1)
 
 
 def test_a_pool_that_never_gets_an_actor_is_warned_of_and_ends(

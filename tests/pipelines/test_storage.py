@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import sink, storage
-from pipelines.config import ConfigError
+from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
 from pipelines.progress import progress_text
-from pipelines.sink import file_name, pending
+from pipelines.sink import pending
 from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
+from pipelines.tables import file_name, places_of
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -49,13 +50,43 @@ def test_tables_lists_and_removal(store: Store) -> None:
     assert store.files("t/x") == ["t/x/1.parquet", "t/x/2.parquet"]
     assert store.folders("t") == ["t/x"]
     assert store.read_table("t/x", ["id"])["id"].to_pylist() == ["a", "a", "b"]
-    with store.open_parquet("t/x/2.parquet") as file:
-        assert file.metadata.metadata[b"made_by"] == b"test"
+    assert store.footer("t/x/2.parquet") == {"made_by": "test"}
+    assert store.footer("t/x/1.parquet") == {}
+    assert store.read_rows("t/x", ["n"], "id", ["b", "c"]).to_pydict() == {"n": [2]}
     store.delete_folder("t/x")
     store.delete_folder("t/x")
     assert store.files("t/x") == []
     with pytest.raises(FileNotFoundError, match="run the earlier steps"):
         store.read_table("t/x")
+
+
+def test_of_files_in_the_order_of_hashes_only_row_groups_that_hold_a_row_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has a range of ids that holds nearly all of them, so that statistics rule out none."""
+    store = Store(str(tmp_path))
+    ids = [f"v{place:03d}" for place in range(200)]
+    for number in range(10):
+        own = ids[number::10]
+        vectors = pa.array([[float(name[1:])] * 4 for name in own], pa.list_(pa.float32(), 4))
+        rows = pa.table({"id": own, "vector": vectors, "n": range(20)})
+        store.publish_table(f"t/{number}.parquet", rows, {"step": "test"}, rows_per_group=5)
+    read = []
+    whole = pq.ParquetFile.read_row_group
+
+    def watched(self: pq.ParquetFile, group: int, *rest: object) -> pa.Table:
+        read.append(group)
+        return whole(self, group, *rest)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
+    found = store.read_rows("t", ["n", "vector"], "id", ["v013", "v199", "v100", "gone", "v003"])
+    assert found.column_names == ["n", "vector"]
+    assert [row[0] for row in found["vector"].to_pylist()] == [100, 3, 13, 199]
+    assert read == [2, 0, 3], "v003 and v013 are in one row group"
+    assert store.read_rows("t", None, "id", ["gone"]).column_names == ["id", "vector", "n"]
+    assert store.read_rows("t", None, "id", []).num_rows == 0
+    with pytest.raises(FileNotFoundError, match="run the earlier steps"):
+        store.read_rows("none", None, "id", ["v003"])
 
 
 def test_the_rows_of_many_files_come_in_their_order_and_few_pieces(
@@ -131,6 +162,21 @@ def test_file_names_derive_from_keys_alone() -> None:
     other = pa.table({"id": ["a", "b"], "value": [3, 4]})
     assert file_name(one, ("id",)) == file_name(other, ("id",))
     assert file_name(one, ("id",)) != file_name(one.slice(1), ("id",))
+
+
+def test_file_names_are_those_of_finished_runs() -> None:
+    """With other names a run that goes on would write rows a second time."""
+    frames = pa.array([0, 2**40])
+    rows = pa.table(
+        {"id": ["a", "b\n\u00e9"], "fold": pa.array([-1, 3], pa.int32()), "frame": frames}
+    )
+    assert file_name(rows, ("id", "fold", "frame")) == "ecc681a55c3dd869.parquet"
+
+
+def test_places_of_rows_are_where_the_whole_key_is_the_same() -> None:
+    known = pa.table({"id": ["a", "b", "a"], "n": [1, 1, 1]})
+    rows = pa.table({"n": [1, 2, 1], "id": ["b", "b", "a"]})
+    assert places_of(rows, known, ("id", "n")).to_pylist() == [1, None, 0]
 
 
 def test_progress_says_what_is_left() -> None:

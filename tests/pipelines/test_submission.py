@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from pipelines import submission
-from pipelines.config import ConfigError, RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.revision import code_revision
 from pipelines.submission import JobLog, Request, Submitter
 

@@ -1,16 +1,22 @@
 """Who fits which codebook, and what is kept of one under way."""
 
+import contextlib
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pipelines import codebooks
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
-from pipelines.config import Config, ConfigError, Fit
-from pipelines.storage import Store
-from pipelines.teams import Dealer, Team
+from pipelines.config import Config
+from pipelines.errors import ConfigError, RunError
+from pipelines.meter import SILENT
+from pipelines.run_settings import Fit
+from pipelines.storage import StorageError, Store
+from pipelines.teams import Dealer, Team, teams_at_once
 
 SAMPLES = ["a", "a", "a", "b", "b", "c"]
 
@@ -86,7 +92,7 @@ MB, GB = 10**6, 10**9
 def test_as_many_codebooks_at_once_as_pay_and_have_room(
     settings: dict[str, int], sizes: list[int], places: float, memory: float, teams: int
 ) -> None:
-    assert Fit(**settings).teams(sizes, places, memory) == teams
+    assert teams_at_once(Fit(**settings), sizes, places, memory) == teams
 
 
 def test_a_negative_number_at_once_is_refused() -> None:
@@ -94,7 +100,7 @@ def test_a_negative_number_at_once_is_refused() -> None:
         Config().with_settings(["fit.codebooks_at_once=-1"])
 
 
-BOOK, OTHER = (Codebook("fv_vae", "fv_vae", "a", 0, None, digest) for digest in ("1f", "2f"))
+BOOK, OTHER = (Codebook.of(Config().variant("fv_vae"), "a", 0, name) for name in ("1f", "2f"))
 
 
 class TwoWorkers(Team):
@@ -138,3 +144,35 @@ def test_workers_that_read_different_states_do_not_go_on(tmp_path: Path) -> None
     FIRST[:] = [1.0, 12345.0]
     with pytest.raises(RuntimeError, match=r"train/1f.pt: it was written while worker 1 read it"):
         second.of(BOOK)
+
+
+def test_the_first_worker_alone_asks_whether_there_is_a_state() -> None:
+    FIRST[:] = [0.0, 0.0]
+    assert Checkpoints(None, 0.0, TwoWorkers(rank=1, size=2)).of(BOOK) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "is_final"),
+    [
+        ({}, ValueError("wrong"), True),
+        ({}, StorageError("gone"), False),
+        ({"final": (ValueError, RunError)}, RunError("wrong"), True),
+        ({"final": (ValueError, RunError)}, RuntimeError("lost"), False),
+        ({"final": (ValueError, RunError)}, StorageError("gone"), False),
+    ],
+)
+def test_only_an_error_that_would_come_again_ends_a_training_run(
+    monkeypatch: pytest.MonkeyPatch, setting: dict, error: Exception, is_final: bool
+) -> None:
+    """Ray Train starts the workers again after any other, which the train loop must let through."""
+
+    def loop(_: dict) -> None:
+        raise error
+
+    told = []
+    monkeypatch.setattr(codebooks.ray, "get", told.append)
+    counter = SimpleNamespace(tell=lambda *what: what)
+    setting = setting | {"loop": loop, "step": "fit", "meter": SILENT, "counter": counter}
+    with contextlib.nullcontext() if is_final else pytest.raises(type(error)):
+        codebooks._guarded(setting)
+    assert told == ([("fail", "wrong")] if is_final else [])

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from encoders import backbones
 from encoders.descriptors import appearance
 from encoders.stream_specs import FRAME, Window
-from pipelines.config import Config, ConfigError, Decode, Picture, Sampling
+from pipelines import descriptor_stages
+from pipelines.config import Config
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.encoding_stages import stored_frames
+from pipelines.errors import ConfigError
+from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import plan_segment, window_frames
 from pipelines.tables import descriptors_from_arrow
 from tests.pipelines.segments import decoded
@@ -298,6 +301,31 @@ def test_a_difference_alone_is_what_it_always_was(data: Path) -> None:
         )
         # The last bits of a forward pass depend on how many frames it has.
         np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_early_maps_are_held_a_few_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a whole segment take gigabytes. The network runs once a frame all the same."""
+    streams = "difference@gap=1:nodes=input/stages,rank@frames=3:gap_s=0.2:nodes=input,appearance"
+    settings = (f"describe.streams={streams}", "sampling.num_frames=12", "picture.views=mirror")
+    config, _, whole, sizes = described(data, *settings)
+    held, add = [], descriptor_stages._Maps.add
+
+    def watched(self: descriptor_stages._Maps, maps: torch.Tensor) -> None:
+        add(self, maps)
+        held.append(sum(part.nbytes for part in self.parts))
+
+    monkeypatch.setattr(descriptor_stages._Maps, "add", watched)
+    monkeypatch.setattr(descriptor_stages, "MAPS_BYTES", 2**18)
+    _, frames, few, few_sizes = described(data, *settings)
+    num_images = frames["num_images"][0].as_py()
+    assert num_images > 24
+    assert sum(few_sizes) == sum(sizes) == 2 * num_images
+    assert max(held) < 2**18 + 3 * 2**20 / 4
+    for stream in described_streams(config).values():
+        expected = stored_frames(whole, stream).astype(np.float64)
+        found = stored_frames(few, stream).astype(np.float64)
+        assert len(found) == 12
+        np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_keyframes_have_no_neighbours() -> None:

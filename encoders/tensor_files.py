@@ -1,0 +1,25 @@
+"""safetensors files with JSON beside the tensors: codebooks, classifiers, compressions."""
+
+import json
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+
+def save_tensors(tensors: dict[str, Tensor], entry: str, header: dict[str, object]) -> bytes:
+    """One file with `header` as the JSON of one metadata entry: equal contents give equal bytes.
+
+    Metadata has one entry because safetensors writes several in any order.
+    """
+    own = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    # safetensors stores no tensor-free file.
+    return safetensors.torch.save(
+        own or {"_": torch.zeros(1)}, metadata={entry: json.dumps(header, sort_keys=True)}
+    )
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """{entry: JSON} of a safetensors file; empty where it has none."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]).get("__metadata__", {})

@@ -1,0 +1,212 @@
+"""What the jobs share: the flags of the main job, exit codes, and running its steps."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipelines import logs, ray_job
+from pipelines.config import Config
+from pipelines.errors import ConfigError, RunError
+from pipelines.recipes import RECIPES
+
+if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
+    from pipelines.layout import Job
+
+log = logging.getLogger("video_fisher")
+
+STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
+
+
+def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argparse.ArgumentParser:
+    """The frozen flags of the main job; everything else is `--set section.field=value`.
+
+    Args:
+        description: the first line of it is shown.
+    """
+    out = argparse.ArgumentParser(prog=prog, description=description.splitlines()[0])
+    out.add_argument(
+        "--videos",
+        required=True,
+        help="folder, glob or single file, local or a URI, or a CSV or Parquet manifest: a column `path` that names the videos",
+    )
+    out.add_argument(
+        "--labels",
+        help="CSV or Parquet: path,label[,group][,split]; a video with several labels has several rows",
+    )
+    out.add_argument(
+        "--out", required=True, help="folder or URI that the tables and the report are written to"
+    )
+    out.add_argument(
+        "--recipe",
+        default=default_recipe,
+        help=f"the settings to start from: one of {', '.join(RECIPES)} (default: {default_recipe})",
+    )
+    out.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="SECTION.FIELD=VALUE",
+        help="change one setting; may be repeated; pipelines/run_settings.py and encoders/settings.py list them all",
+    )
+    out.add_argument(
+        "--steps",
+        default="all",
+        help="steps to run, joined by commas: index,describe,fit,encode,classify,evaluate (default: all)",
+    )
+    out.add_argument(
+        "--limit", type=int, metavar="N", help="use N videos only, spread over the corpus"
+    )
+    out.add_argument(
+        "--plan",
+        action="store_true",
+        help="say how long the run would take and what it would cost, from trials on a sample, and run nothing",
+    )
+    out.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        choices=("", "pyav", "decord"),
+        metavar="DECODER",
+        help="try the failed segments again, with this decoder if one is named (pyav or decord)",
+    )
+    out.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the output folder's lock from another run; only if that run is surely dead",
+    )
+    out.add_argument(
+        "--address",
+        help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on this machine)",
+    )
+    return out
+
+
+def guarded(job: Callable[[], int]) -> int:
+    """Runs a job and returns its exit code. An error of the user is one message.
+
+    A signal that ends the job unwinds it, so that the lock of the output folder is given back.
+    """
+    logs.configure()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return job()
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        print(STOPPED, file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _terminate(*_: object) -> None:
+    # As Ray's own handler does, which replaces this one when Ray starts.
+    sys.exit(signal.SIGTERM)
+
+
+def refuse_relative_paths(arguments: argparse.Namespace) -> None:
+    """For a Ray job, whose working directory is a copy.
+
+    Raises:
+        ConfigError: --videos, --labels or --out is a relative path.
+    """
+    names = ("videos", "labels", "out")
+    ray_job.refuse_relative({f"--{name}": getattr(arguments, name) for name in names})
+
+
+def before_ray(arguments: argparse.Namespace) -> tuple[str | None, ray_job.Submission]:
+    """The cluster to join (None: one is started on this machine), and the Ray job that this process is.
+
+    To be called before Ray is imported, which reads the environment that is set here.
+    """
+    address = arguments.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        # A cluster of our own listens on the loopback address only. With tokens Ray would write one into the home
+        # folder, which would lock `ray start` and `ray job` out of each other later.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray's C++ side prints a harmless error for every actor pool.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    submission = ray_job.submission()
+    if submission.id:
+        refuse_relative_paths(arguments)
+    return address, submission
+
+
+def run(
+    arguments: argparse.Namespace,
+    config: Config,
+    *,
+    training_only: bool = False,
+    restore: bool = True,
+    finish: Callable[[Job], None] = lambda job: None,
+) -> int:
+    """The steps that --steps names, or with --plan their plan; returns the exit code.
+
+    Args:
+        training_only: see `prepare.Inputs`.
+        restore: see `corpus.run`.
+        finish: called at the end, before the exit code is decided.
+    """
+    address, submission = before_ray(arguments)
+    # torch and Ray take seconds to load: a wrong setting has shown before.
+    from pipelines import corpus, planning, prepare
+    from pipelines.lock import RunLock
+
+    steps = prepare.parse_steps(arguments.steps)
+    inputs = prepare.Inputs(
+        videos=arguments.videos,
+        labels=arguments.labels,
+        out=arguments.out,
+        config=config,
+        steps=steps,
+        limit=arguments.limit,
+        training_only=training_only,
+    )
+    if arguments.plan:
+        print(planning.run(prepare.prepare(inputs, plan=True), steps))
+        return 0
+    job = prepare.prepare(inputs)
+    described = job.is_described or not restore
+    is_done = described and not corpus.to_do(job, steps, restore=restore)
+    if is_done and arguments.retry_failed is None:
+        outcome = corpus.run(job, steps, address)
+    else:
+        command = shlex.join(sys.argv)
+        with RunLock(
+            job.store,
+            command,
+            take_over=arguments.take_over,
+            submission=submission,
+        ) as lock:
+            if arguments.retry_failed is not None:
+                job = prepare.retry_failed(job, steps, arguments.retry_failed)
+            outcome = corpus.run(job, steps, address, lock.check, restore=restore)
+    for line in corpus.closing_lines(job, outcome, steps):
+        log.info(line)
+    finish(job)
+    limit = config.run.max_failed_fraction
+    if outcome.failed_fraction > limit:
+        log.error(
+            "%.1f %% of the segments failed, more than run.max_failed_fraction = %.1f %%; all that could "
+            "be done was written, see %s",
+            100 * outcome.failed_fraction,
+            100 * limit,
+            job.store.uri(job.failures),
+        )
+        return 3
+    return 0
