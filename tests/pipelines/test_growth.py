@@ -66,15 +66,15 @@ def test_actors_with_little_to_do_need_no_others() -> None:
     assert all("decode has had 4 of 8" in text for text in said)
 
 
-@given(st.integers(0, 24))
+@given(st.integers(0, 9))
 def test_work_that_is_told_of_in_lumps_counts_whenever_it_comes(offset_s: int) -> None:
-    """A call of a describer is counted when it ends: here 20 s of work every 25 s, looked at every 5 s."""
+    """A call of a describer is counted when it ends: here 8 s of work every 10 s, looked at every 5 s."""
     growth = describers(warning_s=4.0)
     said = [
         text
         for now_s in range(0, 100, 5)
         for text in growth.warnings(
-            now_s, 960, {"describe": 1}, {"describe": 20.0 * ((now_s + offset_s) // 25)}
+            now_s, 960, {"describe": 1}, {"describe": 8.0 * ((now_s + offset_s) // 10)}
         )
     ]
     assert said
