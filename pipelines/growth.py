@@ -52,8 +52,8 @@ class Growth:
             if waited_s < short.next_s:
                 continue
             if number and busy - short.busy_s < BUSY * number * waited_s:
-                # Those that are there suffice.
-                del self.short[name]
+                # Those that are there suffice so far. From now on, not from the next call: work is told of in lumps.
+                self.short[name] = _Short(now_s, busy, self.warning_s)
                 continue
             short.next_s *= 2
             texts.append(_text(name, pool, number, waited_s, left))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import LinearSVC
 from torch import Tensor
@@ -108,6 +108,7 @@ def test_a_float32_matrix_gives_weights_within_the_tolerance(
     assert (found.primal <= (1 + 1e-6) * exact.primal).all()
 
 
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=90), room=st.integers(1, 200))
 def test_vectors_may_come_in_pieces_of_any_size(sizes: list[int], room: int) -> None:
     """And be gathered into larger ones: products with few vectors take as long as with many."""

@@ -66,6 +66,20 @@ def test_actors_with_little_to_do_need_no_others() -> None:
     assert all("decode has had 4 of 8" in text for text in said)
 
 
+@given(st.integers(0, 9))
+def test_work_that_is_told_of_in_lumps_counts_whenever_it_comes(offset_s: int) -> None:
+    """A call of a describer is counted when it ends: here 8 s of work every 10 s, looked at every 5 s."""
+    growth = describers(warning_s=4.0)
+    said = [
+        text
+        for now_s in range(0, 100, 5)
+        for text in growth.warnings(
+            now_s, 960, {"describe": 1}, {"describe": 8.0 * ((now_s + offset_s) // 10)}
+        )
+    ]
+    assert said
+
+
 def test_a_describer_that_decodes_is_busy_with_both() -> None:
     growth = Growth({("read", "decode", "describe"): DESCRIBE}, 300)
     growth.warnings(0, 960, {"describe": 1}, {})
