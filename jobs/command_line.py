@@ -182,7 +182,7 @@ def run(
         return 0
     job = prepare.prepare(inputs)
     described = job.is_described or not restore
-    is_done = described and not corpus.to_do(job, steps, restore=restore)
+    is_done = described and not any(corpus.is_due(job, step, restore=restore) for step in steps)
     if is_done and arguments.retry_failed is None:
         outcome = corpus.run(job, steps, address)
     else:

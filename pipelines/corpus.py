@@ -98,7 +98,7 @@ def run(
     did_work = False
     for name in steps:
         # When its turn comes: `describe` may change what the steps after it are to make.
-        if not to_do(job, (name,), restore=restore):
+        if not is_due(job, name, restore=restore):
             log.info("%s: complete, nothing to do", name)
             continue
         if not did_work:
@@ -119,10 +119,10 @@ def run(
     return outcome(job, did_work)
 
 
-def to_do(job: Job, steps: tuple[str, ...], *, restore: bool) -> list[str]:
-    """The steps that are not complete; with `restore` also evaluate, where the report is another configuration's."""
-    again = ["evaluate"] if restore and "evaluate" in steps and not job.is_reported else []
-    return [name for name in steps if name in again or not is_complete(job, name)]
+def is_due(job: Job, step: str, *, restore: bool) -> bool:
+    """Whether a step is to run: it is not complete, or, with `restore`, evaluate where the report is another configuration's."""
+    is_stale = restore and step == "evaluate" and not job.is_reported
+    return is_stale or not is_complete(job, step)
 
 
 def is_complete(job: Job, step: str) -> bool:
