@@ -52,14 +52,11 @@ Weigh = Callable[[Sequence[np.ndarray], np.ndarray], Sequence[float]]
 """M weights from held-out scores [n, K] of each part and their targets [n, K]."""
 
 
-def by_loss(errors: float, tolerated: float) -> Weigh:
-    """As `weights_by_loss`, with a width of so many standard errors and nats."""
+def by_loss(**width: float) -> Weigh:
+    """As runs have it, or with another width."""
 
-    def weigh(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
-        losses = np.stack([log_losses(part, targets) for part in scores])
-        more = losses - losses[losses.mean(1).argmin()]
-        width = np.hypot(errors * more.std(1) / np.sqrt(more.shape[1]), tolerated)
-        return np.exp(-((more.mean(1) / width) ** 2) / 2)
+    def weigh(scores: Sequence[np.ndarray], targets: np.ndarray) -> Sequence[float]:
+        return weights_by_loss([log_losses(part, targets) for part in scores], **width)
 
     return weigh
 
@@ -87,15 +84,10 @@ def best_alone(scores: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
     return np.arange(len(losses)) == np.argmin(losses)
 
 
-def of_the_project(scores: Sequence[np.ndarray], targets: np.ndarray) -> Sequence[float]:
-    """Those that runs have."""
-    return weights_by_loss([log_losses(part, targets) for part in scores])
-
-
 LATE: dict[str, Weigh] = {
-    "late_weighted": of_the_project,
-    "late, log loss, 1 error and 0.1 nats": by_loss(1, 0.1),
-    "late, log loss, 2 errors and 0.1 nats": by_loss(2, 0.1),
+    "late_weighted": by_loss(),
+    "late, log loss, 1 error and 0.1 nats": by_loss(errors=1, tolerated=0.1),
+    "late, log loss, 2 errors and 0.1 nats": by_loss(errors=2, tolerated=0.1),
     "late, accuracy, 2 errors and 0.05": by_accuracy(2, 0.05),
     "late, accuracy, 1 error and 0.05": by_accuracy(1, 0.05),
     "late, 8th power of accuracy": by_power,
@@ -209,7 +201,7 @@ def scores_of(
         made |= {
             "calibrated": fuse(likely),
             "kernel_sum": outer(summed(tuple(range(number))), fold),
-            "kernel_weighted": outer(kernel_sum(grams, of_the_project(inside, known)), fold),
+            "kernel_weighted": outer(kernel_sum(grams, LATE["late_weighted"](inside, known)), fold),
             "kernel_selected": outer(summed(selected), fold),
         }
         for name, scores in made.items():

@@ -3,12 +3,15 @@
     python -m benchmarks.small_corpora --run OUT --encoders vlad,gmm_fv,fv_vae,fv_vae@dropout=0
 
 reads the descriptors of a run (steps index and describe are enough; none of it retried), and for each entry of encode.encoders, stream and
-seed fits, encodes, and tests one-vs-rest SVMs with each group left out of their training. No cluster is started.
+seed fits, encodes, and tests one-vs-rest SVMs with each group left out of their training, or each of --folds parts of whole groups.
+--groups 5,25,100 compares corpora of the first so many groups: how many videos settings are for. No cluster is started.
 """
 
 import argparse
+import itertools
 import statistics
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,21 +26,42 @@ from encoders.temporal import TemporalPyramid
 from pipelines.config import Config, Variant
 from pipelines.descriptor_stages import described_streams
 from pipelines.encoding_stages import stored_frames
+from pipelines.errors import ConfigError
+from pipelines.folds import group_folds
 from pipelines.saved_run import SavedRun
 
 C = 100.0
 """Of the SVM (DQ 5.2)."""
 
+GRAM_COLUMNS = 65_536
+"""Of all vectors, to convert at a time."""
+
 
 class Corpus:
     """The descriptors of a stream: of each video the frames [f, T, C] and their places in time [f], its label and group."""
 
-    def __init__(self, run: SavedRun, stream: Stream) -> None:
+    def __init__(self, run: SavedRun, stream: Stream, num_groups: int | None = None) -> None:
+        """Of the first `num_groups` groups, in the order of their names, or of all of them.
+
+        Raises:
+            ConfigError: there are fewer groups.
+        """
         columns = ["video_id", "segment", "status", "timestamps_s", stream.name]
         rows = run.store.read_table(run.tables["descriptors"], columns)
         videos = run.store.read_table(run.videos, ["video_id", "labels", "group"]).to_pylist()
-        known = {row["video_id"]: row for row in videos}
-        rows = rows.filter([status != "failed" for status in rows["status"].to_pylist()])
+        of = {row["video_id"]: row["group"] or row["video_id"] for row in videos}
+        groups = sorted(set(of.values()))
+        if num_groups is not None and num_groups > len(groups):
+            raise ConfigError(f"--groups: expected {len(groups)} at most, got {num_groups}")
+        wanted = set(groups[:num_groups])
+        known = {row["video_id"]: row for row in videos if of[row["video_id"]] in wanted}
+        taken = [
+            status != "failed" and name in known
+            for status, name in zip(
+                rows["status"].to_pylist(), rows["video_id"].to_pylist(), strict=True
+            )
+        ]
+        rows = rows.filter(taken)
         rows = rows.sort_by([("video_id", "ascending"), ("segment", "ascending")])
         self.frames: dict[str, list[Tensor]] = {}
         times_s: dict[str, list[float]] = {}
@@ -51,7 +75,7 @@ class Corpus:
         self.videos = [torch.cat(parts) for parts in self.frames.values()]
         self.places = [_in_unit(np.array(times)) for times in times_s.values()]
         self.labels = np.array([known[name]["labels"][0] for name in self.frames])
-        self.groups = np.array([known[name]["group"] or name for name in self.frames])
+        self.groups = np.array([of[name] for name in self.frames])
 
     def sample(self, videos: np.ndarray, with_labels: bool, config: Config, seed: int) -> FitSample:
         """All frames of the videos with these numbers."""
@@ -91,18 +115,22 @@ def vectors(corpus: Corpus, variant: Variant, config: Config, sample: FitSample)
     )
 
 
-def accuracy(corpus: Corpus, variant: Variant, config: Config, seed: int) -> float:
+def accuracy(
+    corpus: Corpus, variant: Variant, config: Config, seed: int, num_folds: int | None = None
+) -> float:
     """Of all videos, each tested by SVMs that its group did not train, nor a codebook with labels."""
     every = np.arange(len(corpus.labels))
     classes = np.array(sorted(set(corpus.labels)))
     right, shared = 0, None
-    for group in sorted(set(corpus.groups)):
-        test = corpus.groups == group
+    num_groups = len(set(corpus.groups))
+    folds = group_folds(corpus.groups, min(num_folds or num_groups, num_groups), 0)
+    for fold in range(folds.max() + 1):
+        test = folds == fold
         if variant.uses_labels:
             x = vectors(corpus, variant, config, corpus.sample(every[~test], True, config, seed))
         elif shared is None:
             x = shared = vectors(corpus, variant, config, corpus.sample(every, False, config, seed))
-        gram = (x.double() @ x.double().T).numpy()
+        gram = sum(part.double() @ part.double().T for part in x.split(GRAM_COLUMNS, 1)).numpy()
         scores = np.stack(
             [
                 SVC(C=C, kernel="precomputed")
@@ -115,37 +143,50 @@ def accuracy(corpus: Corpus, variant: Variant, config: Config, seed: int) -> flo
     return right / len(corpus.labels)
 
 
-def rows(run: SavedRun, config: Config, seeds: int) -> Iterator[str]:
-    """A line for each entry of encode.encoders and stream it reads."""
-    for stream in described_streams(config).values():
-        corpus = Corpus(run, stream)
+def rows(
+    run: SavedRun,
+    config: Config,
+    seeds: int,
+    sizes: Sequence[int | None] = (None,),
+    num_folds: int | None = None,
+) -> Iterator[str]:
+    """A line for each entry of encode.encoders, stream it reads, and number of groups."""
+    for stream, size in itertools.product(described_streams(config).values(), sizes):
+        corpus = Corpus(run, stream, size)
         for variant in map(config.variant, config.encode.encoders):
             if stream.kind not in ENCODERS[variant.base].reads:
                 continue
             # A mean is fitted to nothing.
             tried = range(seeds if ENCODERS[variant.base].learns else 1)
-            found = [accuracy(corpus, variant, config, seed) for seed in tried]
+            found = [accuracy(corpus, variant, config, seed, num_folds) for seed in tried]
             each = " ".join(f"{value:.3f}" for value in found)
-            yield f"{stream.name} | {variant.name} | {statistics.mean(found):.3f} | {each}"
+            yield f"{stream.name} | {len(corpus.videos)} | {variant.name} | {statistics.mean(found):.3f} | {each}"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True, help="the output folder of a run")
     parser.add_argument("--encoders", default="ave,vlad,gmm_fv,fv_vae", help="as encode.encoders")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--groups", default="", help="numbers of groups to take (default: all)")
+    parser.add_argument("--folds", type=int, help="folds of whole groups (default: each group one)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    run = SavedRun.open(arguments.run)
-    config = run.config.with_settings(
-        [f"encode.encoders={arguments.encoders}", *arguments.settings]
-    )
-    print("stream | encoder | mean accuracy | by seed")
-    for row in rows(run, config, arguments.seeds):
-        print(row, flush=True)
+    try:
+        sizes = [int(number) for number in arguments.groups.split(",") if number]
+        run = SavedRun.open(arguments.run)
+        config = run.config.with_settings(
+            [f"encode.encoders={arguments.encoders}", *arguments.settings]
+        )
+        print("stream | videos | encoder | mean accuracy | by seed")
+        for row in rows(run, config, arguments.seeds, sizes or [None], arguments.folds):
+            print(row, flush=True)
+    except (ConfigError, FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -106,9 +106,11 @@ def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) 
     return best if gain.mean() > MARGIN * error else every
 
 
-def weights_by_loss(held_out: Sequence[NDArray]) -> tuple[float, ...]:
+def weights_by_loss(
+    held_out: Sequence[NDArray], *, errors: float = 1.0, tolerated: float = TOLERATED
+) -> tuple[float, ...]:
     """[M] weights that sum to 1, of each part's held-out `log_losses`: exp(-(d / width)^2 / 2), where d is how much more the
-    mean is than that of the best part, and width^2 = (standard error of d)^2 + TOLERATED^2.
+    mean is than that of the best part, and width^2 = (`errors` standard errors of d)^2 + `tolerated`^2.
 
     So with few videos, where it may be chance which part is best, more of them count than with many.
     """
@@ -116,6 +118,6 @@ def weights_by_loss(held_out: Sequence[NDArray]) -> tuple[float, ...]:
     if not losses.size:
         return (1 / len(losses),) * len(losses)
     more = losses - losses[losses.mean(1).argmin()]
-    width = np.hypot(more.std(1) / np.sqrt(more.shape[1]), TOLERATED)
+    width = np.hypot(errors * more.std(1) / np.sqrt(more.shape[1]), tolerated)
     weights = np.exp(-((more.mean(1) / width) ** 2) / 2)
     return tuple((weights / weights.sum()).tolist())

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.small_corpora import Corpus, accuracy, rows
 from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
+from pipelines.errors import ConfigError
 from pipelines.saved_run import SavedRun
 from pipelines.storage import Store
 from pipelines.tables import descriptors_to_arrow
@@ -71,9 +72,23 @@ def test_only_the_halves_tell_apart_what_differs_in_order_alone(run: SavedRun) -
 
 def test_each_encoder_has_a_line_with_the_mean_over_its_seeds(run: SavedRun) -> None:
     found = [row.split(" | ") for row in rows(run, CONFIG, seeds=2)]
-    assert [row[1] for row in found] == list(CONFIG.encode.encoders)
-    for (stream, _, mean, seeds), number in zip(found, (1, 2, 2, 1), strict=True):
+    assert [row[2] for row in found] == list(CONFIG.encode.encoders)
+    for (stream, videos, _, mean, seeds), number in zip(found, (1, 2, 2, 1), strict=True):
         values = [float(value) for value in seeds.split()]
-        assert stream == STREAM.name
+        assert (stream, videos) == (STREAM.name, "8")
         assert len(values) == number
         assert float(mean) == pytest.approx(np.mean(values), abs=1e-3)
+
+
+def test_a_smaller_corpus_is_of_whole_groups(run: SavedRun) -> None:
+    corpus = Corpus(run, STREAM, 2)
+    assert sorted(corpus.frames) == ["v0", "v1", "v2", "v3"]
+    found = rows(run, CONFIG, seeds=1, sizes=[2, 4], num_folds=2)
+    assert [row.split(" | ")[1] for row in found] == ["4"] * 4 + ["8"] * 4
+    with pytest.raises(ConfigError, match="expected 4 at most, got 5"):
+        Corpus(run, STREAM, 5)
+
+
+def test_with_folds_every_video_is_tested_by_what_its_group_did_not_train(run: SavedRun) -> None:
+    halves = CONFIG.variant("ave@temporal_pyramid=2")
+    assert accuracy(Corpus(run, STREAM), halves, CONFIG, seed=0, num_folds=2) == 1
