@@ -42,7 +42,7 @@ class FvVae(Encoder):
 
     One descriptor's gradient of L_rec in the decoder's (W, b) is delta outer [z, 1], where z = mu_z
     (no sampling), mu_x = relu(W z + b) and delta = (mu_x - x) / sigma_x^2 * [mu_x > 0]. Summed over
-    descriptors it is one matrix product, delta^T [z, 1].
+    descriptors it is one matrix product, delta^T [z, 1]. Without the ReLU, delta = (mu_x - x) / sigma_x^2.
 
     The vector is that sum [C, L + 1] over the number of descriptors, whitened if there is an
     information, row after row: L weights of the first channel, its bias, then the next channel.
@@ -59,6 +59,7 @@ class FvVae(Encoder):
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
         gradient_power: float = 1.0,
+        has_relu: bool = True,
     ) -> None:
         """
         Args:
@@ -68,8 +69,10 @@ class FvVae(Encoder):
             normalisation: a key of `encoders.normalise.NORMALISATIONS`.
             pca: of the descriptors; C is then its number of components.
             gradient_power: see `FvVaeSettings`.
+            has_relu: behind the decoder; not for descriptors with values below zero.
         """
         self.gradient_power = gradient_power
+        self.has_relu = has_relu
         self.width, self.num_latents = weights["decoder.weight"].shape
         self.pca = pca
         self.descriptor_dim = input_width(pca, self.width, self.name)
@@ -107,7 +110,8 @@ class FvVae(Encoder):
         weights["decoder.weight"] /= scale
         weights["decoder.bias"] /= scale
         weights["var_x"] = state["log_var_x"].exp().expand(net.decoder.out_features) / scale**2
-        return cls(weights, None, normalisation, pca, net.settings.gradient_power)
+        has_relu = bool(state["min_mean_x"] == 0)
+        return cls(weights, None, normalisation, pca, net.settings.gradient_power, has_relu)
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
@@ -179,7 +183,12 @@ class FvVae(Encoder):
     def with_information(self, information: Information | None) -> Self:
         """The same network with another information."""
         return type(self)(
-            self._weights, information, self.normalisation, self.pca, self.gradient_power
+            self._weights,
+            information,
+            self.normalisation,
+            self.pca,
+            self.gradient_power,
+            self.has_relu,
         )
 
     @torch.no_grad()
@@ -221,7 +230,11 @@ class FvVae(Encoder):
             "damping": self.information.damping,
         }
         own = {"information": form, "normalisation": self.normalisation}
-        return own if self.gradient_power == 1 else own | {"gradient_power": self.gradient_power}
+        if self.gradient_power != 1:
+            own["gradient_power"] = self.gradient_power
+        if not self.has_relu:
+            own["has_relu"] = False
+        return own
 
     @classmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
@@ -242,6 +255,7 @@ class FvVae(Encoder):
             settings["normalisation"],
             Pca.from_tensors(tensors),
             settings.get("gradient_power", 1.0),
+            settings.get("has_relu", True),
         )
 
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
@@ -275,7 +289,7 @@ class FvVae(Encoder):
         return x
 
     def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
-        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; the sums are divided by sigma_x^2 later.
+        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; the sums are divided by sigma_x^2 later. Without a ReLU, all of mu_x - x.
 
         Times |g|^(power - 1), where a gradient's length |g| is that of the residual in standard deviations sigma_x
         times that of [z, 1].
@@ -283,7 +297,10 @@ class FvVae(Encoder):
         _, decoder = self._layers(x.dtype)
         linear = torch.mm(code, decoder, out=scratch("linear", *x.shape))  # mu_x before its ReLU
         residuals = torch.sub(linear, x, out=scratch("residuals", *x.shape))
-        torch.ops.aten.threshold_backward.grad_input(residuals, linear, 0.0, grad_input=residuals)
+        if self.has_relu:
+            torch.ops.aten.threshold_backward.grad_input(
+                residuals, linear, 0.0, grad_input=residuals
+            )
         if self.gradient_power != 1:
             deviations = torch.mul(
                 residuals, self._weights["var_x"].to(x.dtype).rsqrt(), out=linear

@@ -19,7 +19,9 @@ sign of life."""
 
 
 class FvVaeNet(nn.Module):
-    """The trainable network: encoder C -> .. -> L (mean only), decoder L -> C with a ReLU.
+    """The trainable network: encoder C -> .. -> L (mean only), decoder L -> C with a ReLU, as descriptors have had one.
+
+    Where the first batch has values below zero (behind a PCA, or of layers without a ReLU) the decoder has none either.
 
     sigma_z [L] and sigma_x [C] (or [1]) are shared by all descriptors. There is a classifier L -> K
     only if lambda3 > 0. The same seed gives the same weights.
@@ -58,6 +60,7 @@ class FvVaeNet(nn.Module):
         self.log_var_z = nn.Parameter(torch.zeros(latents))
         self.log_var_x = nn.Parameter(torch.zeros(1 if settings.scalar_sigma_x else descriptor_dim))
         self.register_buffer("min_log_var_x", torch.tensor(-math.inf))
+        self.register_buffer("min_mean_x", torch.tensor(0.0))
         self.register_buffer("scale", torch.tensor(1.0))
 
     def encode(self, descriptors: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class FvVaeNet(nn.Module):
             mean_z.shape, generator=generator, device=mean_z.device, dtype=mean_z.dtype
         )
         z = mean_z + noise * (0.5 * self.log_var_z).exp()
-        mean_x = functional.relu(self.decoder(z))
+        mean_x = self.decoder(z).clamp(min=self.min_mean_x)
         square = (frames * self.scale - mean_x).square()
         nats = square * (-self.log_var_x).exp() + self.log_var_x + math.log(2 * math.pi)
         divergence = mean_z.square() + self.log_var_z.exp() - 1 - self.log_var_z
@@ -137,15 +140,15 @@ class FvVaeNet(nn.Module):
 
     @torch.no_grad()
     def start_at(self, moments: Tensor) -> None:
-        """Start at the data: its scale, the decoder's bias at the mean, sigma_x at the deviation.
+        """Start at the data: its scale and sign, the decoder's bias at the mean, sigma_x at the deviation.
 
         Args:
-            moments: [1 + 2 C] as `descriptor_moments` gives them, summed over workers.
+            moments: [2 + 2 C] as `descriptor_moments` gives them, summed over workers.
 
         Raises:
             ValueError: the descriptors are all zero, or not finite.
         """
-        mean, mean_square = (moments[1:] / moments[0]).chunk(2)
+        mean, mean_square = (moments[2:] / moments[0]).chunk(2)
         if not 0 < mean_square.mean() < math.inf:
             raise ValueError(
                 "FV-VAE training, first batch: expected finite descriptors that are not all zero, "
@@ -157,6 +160,7 @@ class FvVaeNet(nn.Module):
         floor = (MIN_RELATIVE_VARIANCE * variance.mean()).clamp_min(MIN_RELATIVE_VARIANCE**2)
         if self.settings.scalar_sigma_x:
             variance = variance.mean(0, keepdim=True)
+        self.min_mean_x.fill_(0 if moments[1] == 0 else -math.inf)
         self.scale.copy_(scale)
         self.decoder.bias.copy_(mean)
         self.min_log_var_x.copy_(floor.log())
@@ -164,10 +168,11 @@ class FvVaeNet(nn.Module):
 
 
 def descriptor_moments(frames: Tensor) -> Tensor:
-    """[1 + 2 C] float64 of frames [b, T, C]: how many descriptors, sum of x, sum of x^2."""
+    """[2 + 2 C] float64 of frames [b, T, C]: how many descriptors and negative values, sum of x, sum of x^2."""
     descriptors = frames.flatten(0, 1).double()
     count = descriptors.new_tensor([float(len(descriptors))])
-    return torch.cat([count, descriptors.sum(0), descriptors.square().sum(0)])
+    num_negative = (descriptors < 0).sum(dtype=torch.float64)[None]
+    return torch.cat([count, num_negative, descriptors.sum(0), descriptors.square().sum(0)])
 
 
 def _linear(

@@ -170,25 +170,31 @@ class RankSpec(DifferenceSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowSpec(StreamSpec):
-    """Optical flow as a picture for the network (VU 3.3.4), or `stack` flows that follow each other (VU 5.4.2)."""
+class FlowSpec(DifferenceSpec):
+    """Optical flow as a picture for the network (VU 3.3.4), or `stack` flows that follow each other (VU 5.4.2).
+
+    Without a gap it is between neighbouring source frames.
+    """
 
     method: Literal["dis", "tvl1"] = "dis"
-    gap: int = 1
     stack: int = 1
     bound_px: float = FLOW_BOUND_PX
 
     @property
     def window(self) -> FlowWindow:
         return FlowWindow(
-            num_frames=self.stack + 1, gap=self.gap, method=self.method, bound_px=self.bound_px
+            num_frames=self.stack + 1,
+            gap=self.gap or (0 if self.gap_s else 1),
+            gap_s=self.gap_s,
+            method=self.method,
+            bound_px=self.bound_px,
         )
 
     @property
     def frames_name(self) -> str:
         parts = (
             self.method if self.method != "dis" else "",
-            f"gap{self.gap}" if self.gap != 1 else "",
+            self.window.gap_name if self.window.gap != 1 else "",
             f"x{self.stack}" if self.stack != 1 else "",
             f"bound{self.bound_px:g}".replace(".", "_") if self.bound_px != FLOW_BOUND_PX else "",
         )
@@ -196,7 +202,6 @@ class FlowSpec(StreamSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(1 <= self.gap <= 10_000, "gap", "1 to 10000 source frames", self.gap)
         require(1 <= self.stack <= MOST_FLOWS, "stack", f"1 to {MOST_FLOWS} flows", self.stack)
         tenths = self.bound_px * 10
         require(

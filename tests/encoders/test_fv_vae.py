@@ -1,5 +1,6 @@
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,13 @@ def descriptors(num: int = N) -> Tensor:
     return random(num, C, seed=8).abs()
 
 
-def autograd_gradient(x: Tensor) -> Tensor:
+def autograd_gradient(x: Tensor, output: Callable[[Tensor], Tensor] = functional.relu) -> Tensor:
     """The gradient of one descriptor's -log N(x; mu_x, sigma_x^2) in the decoder, by torch."""
     net = weights()
     w, b = net["decoder.weight"].requires_grad_(), net["decoder.bias"].requires_grad_()
     hidden = functional.relu(net["encoder.0.weight"] @ x + net["encoder.0.bias"])
     z = net["encoder.1.weight"] @ hidden + net["encoder.1.bias"]
-    model = torch.distributions.Normal(functional.relu(w @ z + b), net["var_x"].sqrt())
+    model = torch.distributions.Normal(output(w @ z + b), net["var_x"].sqrt())
     gradient, gradient_bias = torch.autograd.grad(-model.log_prob(x).sum(), (w, b))
     return torch.cat([gradient, gradient_bias[:, None]], 1)
 
@@ -64,6 +65,25 @@ def test_each_gradient_equals_autograd() -> None:
     ours = delta[:, :, None] * code[:, None, :]
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(encoder.accumulate(x).sums, expected.sum(0), rtol=1e-10, atol=1e-10)
+
+
+def test_without_a_relu_each_gradient_equals_autograd_too() -> None:
+    encoder, x = FvVae(weights(), has_relu=False), random(N, C, seed=8)
+    expected = torch.stack([autograd_gradient(row, lambda mean_x: mean_x) for row in x])
+    delta, code = encoder.gradient_factors(x)
+    torch.testing.assert_close(
+        delta[:, :, None] * code[:, None, :], expected, rtol=1e-10, atol=1e-10
+    )
+    torch.testing.assert_close(encoder.accumulate(x).sums, expected.sum(0), rtol=1e-10, atol=1e-10)
+    again = encoder_from_bytes(encoder.to_bytes())
+    assert not again.has_relu
+    assert not again.with_information(None).has_relu
+    assert torch.equal(again.encode(x), encoder.encode(x))
+
+
+def test_the_decoder_has_a_relu_where_descriptors_had_one() -> None:
+    assert FvVae.fit(sample(), small(), "none").has_relu
+    assert not FvVae.fit(sample(), small(pca_components=2), "none").has_relu
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5])

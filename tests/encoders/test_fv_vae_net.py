@@ -127,6 +127,22 @@ def test_starts_at_the_data_whatever_its_scale() -> None:
         torch.testing.assert_close(gradient, small_gradient)
 
 
+def test_descriptors_below_zero_are_reconstructed() -> None:
+    """On one worker of two they are enough, so that all have one network."""
+    for x, has_relu in ((frames(), True), (torch.cat([frames()[:3], -frames()[3:]]), False)):
+        made = FvVaeNet(C, 0, FvVaeSettings(num_latents=2, dropout=0), seed=1).double()
+        made.start_at(descriptor_moments(x[:2]) + descriptor_moments(x[2:]))
+        with torch.no_grad():
+            made.decoder.bias[::2] -= 1
+        parts, z = made.evidence(x, noise())
+        mean_x = made.decoder(z)
+        assert 0.2 < (mean_x < 0).double().mean() < 0.8
+        square = (x * made.scale - (mean_x.relu() if has_relu else mean_x)).square()
+        nats = square / made.log_var_x.exp() + made.log_var_x + math.log(2 * math.pi)
+        expected = (nats / 2 - made.scale.log()).sum(-1).mean()
+        torch.testing.assert_close(parts["reconstruction"], expected)
+
+
 def test_scalar_sigma_starts_at_the_mean_variance() -> None:
     made = FvVaeNet(C, 0, FvVaeSettings(num_latents=2, scalar_sigma_x=True)).double()
     made.start_at(descriptor_moments(frames()))

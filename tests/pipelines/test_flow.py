@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from encoders.stream_specs import FRAME, FlowWindow, Window
+from encoders.stream_specs import FRAME, FlowSpec, FlowWindow, Window, kind_of
 from encoders.views import mirrored_flow
 from pipelines import flow
 from pipelines.config import Config
@@ -21,6 +21,7 @@ from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.sampling import window_frames
 from pipelines.video import VideoError
 from pipelines.video_stages import DecodeSegments
 
@@ -262,7 +263,8 @@ def test_opencv_without_its_contributed_modules_is_told(monkeypatch: pytest.Monk
     [
         ("flow@method=farneback", "expected one of .*'dis', 'tvl1'.*, got 'farneback'"),
         ("flow@stack=0", "stack: expected 1 to 20 flows, got 0"),
-        ("flow@gap=0", "gap: expected 1 to 10000 source frames, got 0"),
+        ("flow@gap=-1", "gap: expected 1 to 10000 source frames, got -1"),
+        ("flow@gap_s=0.08:gap=2", "gap_s: expected no gap in source frames beside it, got 2"),
         ("flow@bound_px=0", r"bound_px: expected 0\.1 to 1000 px, in whole tenths, got 0"),
         ("flow@bound_px=nan", "bound_px: expected"),
         ("flow@size=3", "no field 'size'"),
@@ -271,6 +273,16 @@ def test_opencv_without_its_contributed_modules_is_told(monkeypatch: pytest.Monk
 def test_wrong_fields_are_told(entry: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config().with_settings([f"describe.streams={entry}"])
+
+
+def test_a_gap_in_seconds_is_that_many_frames_of_any_rate() -> None:
+    by_time = FlowSpec(gap_s=0.08, stack=2, bound_px=10).window
+    for rate, frames in ((10, 1), (25, 2), (60, 5)):
+        counted = FlowSpec(gap=frames, stack=2).window
+        wanted, times_s = np.array([20, 25]), np.arange(40) / rate
+        expected = window_frames(counted, wanted, times_s)
+        np.testing.assert_array_equal(window_frames(by_time, wanted, times_s), expected)
+    assert kind_of("features_12_flow_gap0_08s_x2_bound10") == "flow"
 
 
 def test_flow_needs_neighbours_and_a_picture_of_some_size() -> None:
