@@ -91,6 +91,10 @@ SWITCHES = (
     ),
     Switch("mirror images", settings=("picture.views=mirror",)),
     Switch("ten crops", settings=("picture.views=ten",)),
+    Switch(
+        "the whole picture, not its centre",
+        settings=("picture.views=centre", "picture.resize_px=224"),
+    ),
 )
 
 
@@ -127,6 +131,7 @@ def _config(recipe: Config, switches: list[Switch]) -> Config:
             "encode.attention=false",
             "classify.fusions=",
             "evaluate.fusions=",
+            "picture.resize_px=256",
             *switches[0].settings,
         ]
     )

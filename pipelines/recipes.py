@@ -67,9 +67,9 @@ def actions() -> Config:
     """Small sets of short clips that differ in how somebody moves: what docs/accuracy.md found best.
 
     Differences of the last layer over 0.08 and 0.16 s and of an early one over 0.08 s, each as a part of what there is
-    to see, so that what does not move stays small; optical flow over 0.08 s; each frame and its mirror image. AVE is of the
-    maxima over whole maps, wherever they are. The result to take is `all`, `late_weighted`: every encoder on every stream,
-    with weights chosen on training videos. Needs the extra `flow`.
+    to see, so that what does not move stays small; optical flow over 0.08 s; whole pictures, for what happens at an edge,
+    and their mirror images. AVE is of the maxima over whole maps, wherever they are. The result to take is `all`,
+    `late_weighted`: every encoder on every stream, with weights chosen on training videos. Needs the extra `flow`.
     """
     small = weizmann()
     motion = (f"difference@gap_s={gap_s}:scaling=relative" for gap_s in (0.08, 0.16))
@@ -78,7 +78,7 @@ def actions() -> Config:
     return dataclasses.replace(
         small,
         recipe="actions",
-        picture=Picture(views="mirror"),
+        picture=Picture(resize_px=224, views="mirror"),
         describe=dataclasses.replace(small.describe, streams=("appearance", *motion, early, flow)),
         gmm_fv=GmmFvSettings(num_components=64, pca_components=128, max_iterations=30),
         encode=Encode(

@@ -50,7 +50,7 @@ def test_what_a_switch_is_compared_with_is_measured_though_left_out() -> None:
 def test_each_switch_changes_the_configuration() -> None:
     runs = accuracy.configurations(RECIPE, SWITCHES)
     named = {
-        (config.picture.views, *dataclasses.astuple(switch)[1:3])
+        (config.picture, *dataclasses.astuple(switch)[1:3])
         for config, own in runs
         for switch in own
     }
