@@ -123,8 +123,13 @@ def accuracy(
     classes = np.array(sorted(set(corpus.labels)))
     right, shared = 0, None
     num_groups = len(set(corpus.groups))
-    folds = group_folds(corpus.groups, min(num_folds or num_groups, num_groups), 0)
-    for fold in range(folds.max() + 1):
+    num_folds = min(num_folds or num_groups, num_groups)
+    if num_folds < 2:
+        raise ConfigError(
+            f"expected two groups and two folds at least, got {num_groups} and {num_folds}; see --groups and --folds"
+        )
+    folds = group_folds(corpus.groups, num_folds, 0)
+    for fold in range(num_folds):
         test = folds == fold
         if variant.uses_labels:
             x = vectors(corpus, variant, config, corpus.sample(every[~test], True, config, seed))
@@ -163,6 +168,10 @@ def rows(
             yield f"{stream.name} | {len(corpus.videos)} | {variant.name} | {statistics.mean(found):.3f} | {each}"
 
 
+def group_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True, help="the output folder of a run")
@@ -170,20 +179,21 @@ def main() -> int:
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--groups", default="", help="numbers of groups to take (default: all)")
+    parser.add_argument(
+        "--groups", type=group_numbers, default=[None], help="numbers of groups to take (default: all)"
+    )
     parser.add_argument("--folds", type=int, help="folds of whole groups (default: each group one)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
-        sizes = [int(number) for number in arguments.groups.split(",") if number]
         run = SavedRun.open(arguments.run)
         config = run.config.with_settings(
             [f"encode.encoders={arguments.encoders}", *arguments.settings]
         )
         print("stream | videos | encoder | mean accuracy | by seed")
-        for row in rows(run, config, arguments.seeds, sizes or [None], arguments.folds):
+        for row in rows(run, config, arguments.seeds, arguments.groups, arguments.folds):
             print(row, flush=True)
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (ConfigError, FileNotFoundError) as error:
         parser.error(str(error))
     return 0
 

@@ -87,6 +87,8 @@ def test_a_smaller_corpus_is_of_whole_groups(run: SavedRun) -> None:
     assert [row.split(" | ")[1] for row in found] == ["4"] * 4 + ["8"] * 4
     with pytest.raises(ConfigError, match="expected 4 at most, got 5"):
         Corpus(run, STREAM, 5)
+    with pytest.raises(ConfigError, match="two groups and two folds at least, got 1 and 1"):
+        list(rows(run, CONFIG, seeds=1, sizes=[1]))
 
 
 def test_with_folds_every_video_is_tested_by_what_its_group_did_not_train(run: SavedRun) -> None:
