@@ -180,7 +180,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--groups", type=group_numbers, default=[None], help="numbers of groups to take (default: all)"
+        "--groups",
+        type=group_numbers,
+        default=[None],
+        help="numbers of groups to take (default: all)",
     )
     parser.add_argument("--folds", type=int, help="folds of whole groups (default: each group one)")
     arguments = parser.parse_args()
