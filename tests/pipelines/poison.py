@@ -105,7 +105,8 @@ def scribble() -> None:
 
 
 def scribble_later() -> None:
-    threading.Timer(0.05, scribble).start()
+    """After the answer, which a busy machine may not have sent before some tenths of a second."""
+    threading.Timer(2.0, scribble).start()
     raise VideoError("damaged", "and more to come")
 
 
