@@ -8,8 +8,10 @@ from its last checkpoint.
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -204,11 +206,31 @@ def run_training(
         ),
     )
     with line:
-        trainer.fit()
+        _aside(trainer.fit)
     store.delete_folder(checkpoints.FOLDER)
     if error := line.failure():
         raise RunError(f"{step}: {error}")
     return line.spent
+
+
+def _aside(function: Callable[[], object]) -> None:
+    """function() in a thread of its own, which Ctrl-C leaves behind: the process, or whoever caught it, ends its work.
+
+    In the main thread Ray Train takes SIGINT and keeps it: the process would end without a word, with a code of its own,
+    and `pipelines.lock` would not learn that the main thread has heard.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 (it is raised in the thread that waits)
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    threading.Thread(target=run, name="ray.train", daemon=True).start()
+    ended.result()
 
 
 def _guarded(setting: dict) -> None:

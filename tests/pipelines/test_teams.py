@@ -1,6 +1,10 @@
 """Who fits which codebook, and what is kept of one under way."""
 
 import contextlib
+import os
+import signal
+import threading
+import time
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,3 +180,41 @@ def test_only_an_error_that_would_come_again_ends_a_training_run(
     with contextlib.nullcontext() if is_final else pytest.raises(type(error)):
         codebooks._guarded(setting)
     assert told == ([("fail", "wrong")] if is_final else [])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_ctrl_c_ends_the_wait_for_a_training_run_as_any_other(tmp_path: Path) -> None:
+    """Ray Train would take SIGINT for itself, and end this process without a word."""
+    begun, free, store = tmp_path / "begun", tmp_path / "free", Store(str(tmp_path))
+
+    def loop(_: dict) -> None:
+        begun.touch()
+        while not free.exists():
+            time.sleep(0.1)
+
+    def interrupt() -> None:
+        while not begun.exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            codebooks.run_training(
+                loop,
+                {"store": store, "config": Config()},
+                name="interrupted",
+                step="fit",
+                total=1,
+                workers=1,
+            )
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        free.touch()
+    for thread in threading.enumerate():
+        if thread.name == "ray.train":
+            thread.join(60)
+            assert not thread.is_alive()
