@@ -66,20 +66,25 @@ def weizmann() -> Config:
 def actions() -> Config:
     """Small sets of short clips that differ in how somebody moves: what docs/accuracy.md found best.
 
-    Differences of the last layer over 0.08 and 0.16 s and of an early one over 0.08 s, each as a part of what there is
-    to see, so that what does not move stays small; optical flow over 0.08 s; whole pictures, for what happens at an edge,
-    and their mirror images. AVE is of the maxima over whole maps, wherever they are. The result to take is `all`,
-    `late_weighted`: every encoder on every stream, with weights chosen on training videos. Needs the extra `flow`.
+    Two kinds of motion, differences and optical flow, each at the last layer and at an early one (VU 5.3.2), beside
+    appearance. Differences are parts of what there is to see, so that what does not move stays small. Whole pictures, for
+    what happens at an edge, and their mirror images. AVE is of the maxima over whole maps, wherever they are. The result
+    to take is FV-VAE's `late_weighted`: its five streams, with weights chosen on training videos. The other encoders are
+    there to compare with, and `all` is every encoder on every stream. Needs the extra `flow`.
     """
     small = weizmann()
-    motion = (f"difference@gap_s={gap_s}:scaling=relative" for gap_s in (0.08, 0.16))
-    early = "difference@nodes=features.5:gap_s=0.08:scaling=relative"
-    flow = "flow@gap_s=0.08:bound_px=10"
+    early = "nodes=features.5:gap_s=0.08"
+    motion = (
+        "difference@gap_s=0.16:scaling=relative",
+        f"difference@{early}:scaling=relative",
+        "flow@gap_s=0.08:bound_px=10",
+        f"flow@{early}:bound_px=10",
+    )
     return dataclasses.replace(
         small,
         recipe="actions",
         picture=Picture(resize_px=224, views="mirror"),
-        describe=dataclasses.replace(small.describe, streams=("appearance", *motion, early, flow)),
+        describe=dataclasses.replace(small.describe, streams=("appearance", *motion)),
         gmm_fv=GmmFvSettings(num_components=64, pca_components=128, max_iterations=30),
         encode=Encode(
             encoders=(

@@ -212,6 +212,7 @@ def test_nothing_depends_on_where_a_video_was_cut(
     assert (np.concatenate([part.flows[window] for part in parts]) == whole.flows[window]).all()
 
 
+@pytest.mark.slow
 def test_the_child_computes_the_same_flow_on_one_thread(data: Path) -> None:
     path = data / "clips" / "v_Basketball_g01_c01.avi"
     with IsolatedDecoder(Decode()) as decoder:
@@ -230,6 +231,7 @@ def test_the_time_limit_grows_with_the_flows() -> None:
     assert flow.limit_s((FRAME, Window(num_frames=2)), 25, 256) == 0
 
 
+@pytest.mark.slow
 def test_segments_with_flow_may_take_longer() -> None:
     stage = DecodeSegments(THREE, PICTURE, Decode(timeout_s=0.3), windows=(FRAME, FLOW))
     limit = f"0.3 s and {flow.limit_s((FLOW,), 3, 64):.0f} s more for optical flow; raise"

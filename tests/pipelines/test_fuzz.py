@@ -9,6 +9,7 @@ from pipelines.video import VideoError
 from tests import fuzz
 
 
+@pytest.mark.slow
 def test_thirty_cases(data: Path, tmp_path: Path) -> None:
     seed = 0 if os.environ.get("CI") else int.from_bytes(os.urandom(4), "big")
     print(f"python -m tests.fuzz --count 30 --seed {seed}")

@@ -90,6 +90,7 @@ def test_failure_is_named_and_the_next_call_works(
     assert _works(decoder, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [SLEEP, DEAF_SLEEP])
 def test_a_call_that_hangs_ends_in_time(hasty: IsolatedDecoder, data: Path, code: str) -> None:
     assert _works(hasty, data)
@@ -142,6 +143,7 @@ def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
         _wait_until_gone(child)
 
 
+@pytest.mark.slow
 def test_works_from_a_script_without_a_main_guard(tmp_path: Path, data: Path) -> None:
     clip = str(data / "clips" / "bikes.mp4")
     code = (

@@ -74,6 +74,7 @@ def test_what_was_worked_on_when_something_broke_is_named(caplog: pytest.LogCapt
     ]
 
 
+@pytest.mark.slow
 def test_bad_videos_are_named_with_their_reason(
     data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -236,6 +236,7 @@ def encode(store: Store, books: list[Codebook], placed: pa.Table) -> pa.Table:
     return pa.concat_tables(EncodeVideos(store, books, attentive, STREAMS, Encode())(placed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_videos", [1, 2, 8])
 def test_what_stands_beside_a_video_changes_none_of_its_bits(
     store: Store, described: pa.Table, placed: pa.Table, batch_videos: int

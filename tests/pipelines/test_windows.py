@@ -303,6 +303,7 @@ def test_a_difference_alone_is_what_it_always_was(data: Path) -> None:
         np.testing.assert_allclose(first, second, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_early_maps_are_held_a_few_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a whole segment take gigabytes. The network runs once a frame all the same."""
     streams = "difference@gap=1:nodes=input/stages,rank@frames=3:gap_s=0.2:nodes=input,appearance"
