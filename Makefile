@@ -11,6 +11,9 @@ LABELS ?=
 WEIGHTS ?=
 UPGRADE ?=
 
+# Dozens of processes run the same code: each would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-unit test-cluster check format lock clean
 
 demo: $(VENV)/installed
@@ -22,7 +25,7 @@ test: test-unit
 	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not ray and not slow and not cluster" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m "not ray and not slow and not cluster" -n 3
 
 test-cluster: $(VENV)/installed
 	$(BIN)/python -m pytest -m cluster
