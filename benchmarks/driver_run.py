@@ -21,7 +21,7 @@ import pyarrow as pa
 from benchmarks.harness import Disagreement, Options, Row, at_most, progress
 from encoders.descriptors import Stream
 from encoders.stream_specs import Window
-from pipelines import descriptor_stages, video_stages
+from pipelines import descriptor_stages, doors, video_stages
 from pipelines.config import Config
 from pipelines.meter import Meter
 from pipelines.run_settings import Decode, Picture, Sampling
@@ -149,7 +149,8 @@ class _Describe(descriptor_stages.DescribeFrames):
 
 def _run(count: int) -> dict[str, object]:
     """All steps in this process as the driver."""
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    doors.close()
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     import ray
 
     from pipelines import corpus, prepare

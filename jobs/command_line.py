@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines import logs, ray_job
+from pipelines import doors, logs, ray_job
 from pipelines.config import Config
 from pipelines.errors import ConfigError, RunError
 from pipelines.recipes import RECIPES
@@ -136,9 +136,7 @@ def before_ray(arguments: argparse.Namespace) -> tuple[str | None, ray_job.Submi
     """
     address = arguments.address or os.environ.get("RAY_ADDRESS")
     if not address:
-        # A cluster of our own listens on the loopback address only. With tokens Ray would write one into the home
-        # folder, which would lock `ray start` and `ray job` out of each other later.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        doors.close()
     # Ray's C++ side prints a harmless error for every actor pool.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     submission = ray_job.submission()

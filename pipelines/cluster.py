@@ -11,6 +11,7 @@ from typing import Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines import doors
 from pipelines.errors import ConfigError
 from pipelines.run_settings import Cluster
 
@@ -37,6 +38,11 @@ def connect(address: str | None, settings: Cluster) -> None:
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
     else:
+        if not doors.are_closed():
+            raise RuntimeError(
+                "cluster.connect: expected pipelines.doors.close() before Ray is imported, because a cluster of this "
+                "process's own would listen on all addresses of the machine, got none"
+            )
         # It watches for nodes that a cloud takes away: one process more, and this node stays.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # An idle process that has loaded torch can serve the next step, which follows in seconds; Ray's default is 1 s.

@@ -26,6 +26,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipelines import doors
+
 ROOT = Path(__file__).parents[1]
 STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
 VICTIMS = ("driver", "worker", "actor", "node")
@@ -107,7 +109,7 @@ class Driver:
         command += ["--out", str(out), "--address", address]
         for setting in (weights, *SETTINGS):
             command += ["--set", setting]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -289,7 +291,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # So that the cluster and the files are cleared away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Driver and nodes are of this process, and have its token.
+    doors.close()
     data = Path(os.environ.get("VIDEO_FISHER_DATA", ROOT / ".." / "shared" / "data")).resolve()
     rng = random.Random(arguments.seed)
     kills: list[Kill] = []
