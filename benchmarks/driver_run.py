@@ -22,10 +22,11 @@ from benchmarks.harness import Disagreement, Options, Row, at_most, progress
 from encoders.descriptors import Stream
 from encoders.stream_specs import Window
 from pipelines import descriptor_stages, doors, video_stages
+from pipelines.columns import descriptor_type, descriptors_to_arrow
 from pipelines.config import Config
 from pipelines.meter import Meter
 from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.tables import DESCRIPTORS, STEPS, descriptor_type, descriptors_to_arrow
+from pipelines.tables import DESCRIPTORS, STEPS
 from pipelines.video import VideoFacts
 
 SETTINGS = (

@@ -37,10 +37,10 @@ from encoders.stream_specs import is_local
 from encoders.svm import decisions_along
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_gram import Gram
+from pipelines.columns import vectors_from_arrow
 from pipelines.errors import ConfigError
 from pipelines.folds import group_folds
 from pipelines.saved_run import SavedRun
-from pipelines.tables import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000
 

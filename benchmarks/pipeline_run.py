@@ -370,6 +370,7 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
     import ray
 
     from pipelines import cluster, ray_data, sink, video_stages
+    from pipelines import pools as pipelines_pools
     from pipelines.progress import ProgressLine
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS
@@ -380,7 +381,7 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
     rows = _segments(count)
     with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
         job = SimpleNamespace(store=Store(folder), config=config)
-        pools, line = cluster.pools(config.cluster), ProgressLine("describe", count)
+        pools, line = pipelines_pools.pools(config.cluster), ProgressLine("describe", count)
         began = time.perf_counter()
         # Of a video whose header could not be read this stage only passes on the row.
         settings = (config.sampling, config.picture, config.decode, line.meter)
@@ -424,9 +425,10 @@ def _segments(count: int) -> pa.Table:
 def _resumed(count: int) -> dict[str, float]:
     """Finished files of as many segments as the describe step puts into one; the check reads them all."""
     from pipelines import current_rows, ray_data
+    from pipelines.columns import descriptor_type
     from pipelines.layout import Retries
     from pipelines.storage import Store
-    from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS, descriptor_type
+    from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 
     plan = _segments(count)
     with tempfile.TemporaryDirectory() as folder:

@@ -25,10 +25,10 @@ from encoders.sample import FitSample
 from encoders.temporal import TemporalPyramid
 from pipelines.config import Config, Variant
 from pipelines.descriptor_stages import described_streams
-from pipelines.encoding_stages import stored_frames
 from pipelines.errors import ConfigError
 from pipelines.folds import group_folds
 from pipelines.saved_run import SavedRun
+from pipelines.segments import stored_frames
 
 C = 100.0
 """Of the SVM (DQ 5.2)."""

@@ -13,7 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from encoders.base import CHUNK_DESCRIPTORS, Encoder
+from encoders.base import Encoder
+from encoders.chunks import CHUNK_DESCRIPTORS
 from encoders.compact import SKETCHES, Sketch
 from encoders.pca import Pca, add_gram, fit_sample_pca, input_width, projected
 from encoders.sample import FitSample

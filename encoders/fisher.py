@@ -18,7 +18,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, add_products, groups
+from encoders.base import Encoder
+from encoders.chunks import CHUNK_DESCRIPTORS, Scratch, add_products, groups
 from encoders.gmm import Gmm, JointDensity, fit_gmm, fit_gmm_stepwise, joint_density
 from encoders.kmeans import fit_centroids
 from encoders.pca import Pca, input_width, projected

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import (
-    CHUNK_DESCRIPTORS,
-    CODEBOOK,
-    Encoder,
-    Scratch,
-    add_products,
-    groups,
-)
+from encoders.base import CODEBOOK, Encoder
+from encoders.chunks import CHUNK_DESCRIPTORS, Scratch, add_products, groups
 from encoders.fisher_information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae_net import FvVaeNet
 from encoders.fv_vae_training import fit_fv_vae, random_frames, with_steps

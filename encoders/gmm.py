@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from encoders.base import Scratch, group_rows
+from encoders.chunks import Scratch, group_rows
 from encoders.kmeans import Assignment, add_up_cells
 from encoders.pca import Pca, input_width
 

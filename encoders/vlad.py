@@ -9,7 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from encoders.base import CHUNK_DESCRIPTORS, Encoder, Scratch, groups
+from encoders.base import Encoder
+from encoders.chunks import CHUNK_DESCRIPTORS, Scratch, groups
 from encoders.kmeans import Assignment, add_up_cells, fit_centroids
 from encoders.normalise import l2
 from encoders.pca import Pca, input_width, projected

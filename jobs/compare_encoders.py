@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(job: Job) -> None:
-    from pipelines import comparison
+    from pipelines import papers
 
-    for line in comparison.text(job):
+    for line in papers.text(job):
         print(line)
 
 

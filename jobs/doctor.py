@@ -11,7 +11,9 @@ from pathlib import Path
 
 from pipelines import doctor
 from pipelines.errors import ConfigError
-from pipelines.storage import StorageError, Store, absolute_uri
+from pipelines.retries import StorageError
+from pipelines.storage import Store
+from pipelines.uris import absolute_uri
 
 
 def parser() -> argparse.ArgumentParser:

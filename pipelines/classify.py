@@ -13,17 +13,10 @@ import ray
 
 from pipelines import classify_fusion, classify_gram, classify_primal
 from pipelines.classify_gram import Prepared
-from pipelines.classify_results import (
-    Examples,
-    FoldSet,
-    Places,
-    Work,
-    fold_sets,
-    fused_fold_sets,
-    locate,
-)
 from pipelines.combination import chooses
 from pipelines.errors import RunError
+from pipelines.examples import Examples, Places, Work, locate
+from pipelines.fold_sets import FoldSet, fold_sets, fused_fold_sets
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine

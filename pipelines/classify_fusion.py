@@ -33,20 +33,15 @@ from pipelines.classify_gram import (
     device_options,
     gram_of,
 )
-from pipelines.classify_results import (
-    CHOICE_TOLERANCE,
-    Examples,
-    FoldSet,
-    Work,
-    publish_scores,
-    publish_weights,
-)
 from pipelines.classify_vectors import Vectors
 from pipelines.combination import chooses, sums_kernels
 from pipelines.errors import RunError
+from pipelines.examples import Examples, Work
+from pipelines.fold_sets import CHOICE_TOLERANCE, FoldSet
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.publish import publish_scores, publish_weights
 from pipelines.run_settings import Classify
 from pipelines.storage import Store
 

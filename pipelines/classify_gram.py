@@ -27,24 +27,14 @@ from encoders.svm import fit_weights
 from encoders.svm_columns import Columns, one_vs_rest
 from encoders.svm_gram import Gram, Strip, block_rows, centre_of, gram_strip, strip_rows
 from pipelines import classify_vectors
-from pipelines.classify_results import (
-    CHOICE_TOLERANCE,
-    Examples,
-    FoldSet,
-    Part,
-    Places,
-    Trained,
-    Work,
-    best_c,
-    class_weights,
-    publish,
-    warn_unsolved,
-)
 from pipelines.classify_vectors import Vectors, listed, tensor_of
 from pipelines.device import cuda_or_cpu
+from pipelines.examples import Examples, Places, Work
+from pipelines.fold_sets import CHOICE_TOLERANCE, FoldSet
 from pipelines.layout import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
+from pipelines.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved
 from pipelines.run_settings import Classify, Cluster
 from pipelines.storage import Store
 

@@ -17,24 +17,14 @@ from encoders.kernels import unit
 from encoders.metrics import average_precision
 from encoders.svm_columns import one_vs_rest
 from encoders.svm_primal import Data, PrimalSolution, Shard, solve_primal
-from pipelines import codebooks
-from pipelines.classify_results import (
-    CHOICE_TOLERANCE,
-    Examples,
-    Part,
-    Places,
-    Trained,
-    Work,
-    best_c,
-    class_weights,
-    publish,
-    read_vectors,
-    warn_unsolved,
-)
+from pipelines import training as pipelines_training
 from pipelines.config import Config
 from pipelines.errors import RunError
+from pipelines.examples import Examples, Places, Work, read_vectors
+from pipelines.fold_sets import CHOICE_TOLERANCE
 from pipelines.layout import Job
 from pipelines.ledger import Spent
+from pipelines.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved
 from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.teams import Team
@@ -55,7 +45,7 @@ def solve(job: Job, work: list[Work]) -> Spent:
                 f"classify.form: expected gram for {fold_set.name}, whose vectors are compressed, got primal; "
                 "a compression is fitted on all training vectors in memory"
             )
-    spent = codebooks.run_training(
+    spent = pipelines_training.run_training(
         _solve_all,
         {
             "work": [

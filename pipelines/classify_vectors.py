@@ -20,11 +20,12 @@ from encoders.compress import Compression, fit_bytes, fit_compression
 from encoders.kernels import joined
 from encoders.pca import Pca
 from encoders.svm_gram import block_rows, strip_rows
-from pipelines.classify_results import FoldSet, Work, read_vectors
-from pipelines.cluster import memory_options
 from pipelines.errors import RunError
+from pipelines.examples import Work, read_vectors
+from pipelines.fold_sets import FoldSet
 from pipelines.layout import Job
 from pipelines.meter import Meter
+from pipelines.pools import memory_options
 from pipelines.storage import Store
 
 READ_TASK_BYTES = 2**25

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.columns import attention_type
 from pipelines.config import Variant
-from pipelines.tables import ATTENTION, ENCODINGS, SAMPLES, attention_type
+from pipelines.tables import ATTENTION, ENCODINGS, SAMPLES
 
 
 @dataclass(frozen=True)

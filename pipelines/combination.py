@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from encoders.stream_specs import is_local
 from pipelines.errors import ConfigError
+from pipelines.revision import WEIGHTING
 from pipelines.run_settings import Classify
 
 DEFAULT_RULE = "late_weighted"
@@ -24,10 +25,6 @@ def sums_kernels(rule: str) -> bool:
 def chooses(rule: str) -> bool:
     """Whether a rule chooses something for each fold, by scores of its training videos that were held out."""
     return rule not in ("kernel_sum", "early")
-
-
-WEIGHTING = 3
-"""Of `encoders.nested.weights_by_loss`: raised when it changes, so that folds weighted before and after are not mixed."""
 
 
 def version(rule: str) -> int:

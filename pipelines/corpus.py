@@ -32,9 +32,14 @@ from pipelines import (
     encoding_stages,
     evaluate,
     run_report,
+    sample_stage,
     sink,
     video_stages,
 )
+from pipelines import (
+    pools as pipelines_pools,
+)
+from pipelines.columns import file_name
 from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent, merged, settle
@@ -59,7 +64,6 @@ from pipelines.tables import (
     SAMPLES,
     SEGMENTS,
     VIDEOS,
-    file_name,
 )
 
 log = logging.getLogger(__name__)
@@ -147,7 +151,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
     _publish_known(job, known, outputs)
-    pool = cluster.pools(job.config.cluster).decode.fitting(rows.num_rows)
+    pool = pipelines_pools.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
     data = dataset(rows, 64).map_batches(
         video_stages.ProbeVideos,
@@ -182,7 +186,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
     log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     if rows.num_rows:
         job.unmark(job.descriptors)
-    pools, config = cluster.pools(job.config.cluster).fitting(rows.num_rows), job.config
+    pools, config = pipelines_pools.pools(job.config.cluster).fitting(rows.num_rows), job.config
     stages = ("read", "decode")
     watched = {(*stages, "describe"): pools.describe}
     if not pools.together:
@@ -280,11 +284,14 @@ def _sample(job: Job) -> Spent:
         )
     rate = job.config.fit.num_frames / num_frames
     rows = places.select(["video_id", "file", "row"])
-    pool, seed = cluster.pools(job.config.cluster).read.fitting(rows.num_rows), job.config.run.seed
+    pool, seed = (
+        pipelines_pools.pools(job.config.cluster).read.fitting(rows.num_rows),
+        job.config.run.seed,
+    )
     line = progress_line(job, "sample", num_frames, {("read",): pool})
     described = {stream: job.described[stream] for stream in streams}
     data = dataset(rows, 64).map_batches(
-        encoding_stages.SampleFrames,
+        sample_stage.SampleFrames,
         fn_constructor_args=(job.store, described, rate, seed, line.meter),
         **pool.options(batch_size=64),
     )
@@ -349,7 +356,7 @@ def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: 
         job.unmark(job.encodings(book))
     attentive = [book for book in books if job.writes_attention(book)]
     settings = job.config.cluster
-    pool = cluster.pools(settings).encode.fitting(rows.num_rows)
+    pool = pipelines_pools.pools(settings).encode.fitting(rows.num_rows)
     line = progress_line(job, "encode", rows.num_rows, {("read", "encode"): pool})
     batch = job.config.encode.batch_videos
     how = (job.config.encode, line.meter, settings.allow_missing_gpu)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import video_stages
+from pipelines.columns import places_of
 from pipelines.layout import Job
 from pipelines.sampling import num_segments
-from pipelines.tables import VIDEOS, places_of
+from pipelines.tables import VIDEOS
 from pipelines.video import VideoFacts
 
 ROWS_AT_A_TIME = 10_000

@@ -21,11 +21,12 @@ from encoders.descriptors import Stream, streams_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
 from encoders.views import mirrored_flow, mirrored_picture, views_of
 from pipelines import logs
+from pipelines.columns import descriptor_type, descriptors_to_arrow
 from pipelines.config import Config
 from pipelines.device import device
 from pipelines.errors import ConfigError
 from pipelines.meter import SILENT, Meter
-from pipelines.tables import DESCRIPTORS, descriptor_type, descriptors_to_arrow
+from pipelines.tables import DESCRIPTORS
 
 log = logging.getLogger(__name__)
 

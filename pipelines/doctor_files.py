@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pipelines.combination import sums_kernels
 from pipelines.doctor_scan import BY_NAME, EXAMPLES, Folder, Run
 from pipelines.lock import LOCK, Holder
-from pipelines.storage import DONE, StorageError, is_visible
-from pipelines.tables import FORMAT_VERSION, NAMED_BY_KEYS, STEPS
+from pipelines.retries import StorageError
+from pipelines.revision import FORMAT_VERSION
+from pipelines.storage import DONE, is_visible
+from pipelines.tables import NAMED_BY_KEYS, STEPS
 
 KEYS = tuple(
     f"video_fisher.{name}"

@@ -15,22 +15,16 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from pipelines.columns import Table, file_name
 from pipelines.combination import Combination
 from pipelines.config import Config, digest
 from pipelines.doctor_gather import GATHER, REDUCE
 from pipelines.doctor_tensors import Tensors, read_tensors
 from pipelines.errors import ConfigError
-from pipelines.storage import DONE, StorageError, Store, footer_of, is_visible
-from pipelines.tables import (
-    CURVES,
-    METRICS,
-    NAMED_BY_KEYS,
-    SAMPLES,
-    SCORES,
-    TABLES,
-    Table,
-    file_name,
-)
+from pipelines.parquet import footer_of
+from pipelines.retries import StorageError
+from pipelines.storage import DONE, Store, is_visible
+from pipelines.tables import CURVES, METRICS, NAMED_BY_KEYS, SAMPLES, SCORES, TABLES
 
 PROVENANCE = "video_fisher."
 CODEBOOK_KEY = "video_fisher.codebook"

@@ -8,7 +8,8 @@ from typing import BinaryIO
 import numpy as np
 
 from pipelines.doctor_gather import is_not_finite
-from pipelines.storage import StorageError, Store
+from pipelines.retries import StorageError
+from pipelines.storage import Store
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _CHUNK_BYTES = 16 * 2**20

@@ -4,9 +4,8 @@ Arrow table in, Arrow table out, one object per actor; ordinary classes that wor
 """
 
 import functools
-import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,76 +18,18 @@ from encoders.registry import encoder_from_bytes
 from encoders.temporal import TemporalPyramid
 from pipelines import logs
 from pipelines.codebook import Codebook
+from pipelines.columns import (
+    encoding_type,
+    numbers_to_arrow,
+)
 from pipelines.device import device
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.read_ahead import ReadAhead
 from pipelines.run_settings import Encode
+from pipelines.segments import NO_SPAN_S, SegmentReader, _times_s, span_s, stored_frames
 from pipelines.storage import Store
-from pipelines.tables import (
-    SAMPLES,
-    descriptors_from_arrow,
-    descriptors_to_arrow,
-    encoding_type,
-    numbers_to_arrow,
-)
 
 log = logging.getLogger(__name__)
-
-
-class SampleFrames:
-    """Places of segments (file and row of DESCRIPTORS) to video_id, frame and a column of descriptors per stream.
-
-    A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample does not
-    depend on files, order or workers. A stream that has nothing of a frame, as a difference of the first, is null there.
-    Descriptors are read of row groups in which a frame is drawn: of a large corpus a small part.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        streams: dict[str, Stream],
-        rate: float,
-        seed: int,
-        meter: Meter = SILENT,
-    ) -> None:
-        self.meter = meter
-        meter.joined("read")
-        self.reader = SegmentReader(store, list(streams))
-        self.streams, self.rate, self.seed = streams, rate, seed
-
-    def __call__(self, places: pa.Table) -> pa.Table:
-        with self.meter("read"):
-            return self._rows(places)
-
-    def _rows(self, places: pa.Table) -> pa.Table:
-        rows: list[dict] = []
-        kept: dict[str, list[np.ndarray | None]] = {name: [] for name in self.streams}
-        for place in places.to_pylist():
-            where = place["file"], place["row"]
-            indices = self.reader.read(*where, ("frame_indices",))["frame_indices"][0].as_py()
-            drawn = [
-                k
-                for k, index in enumerate(indices)
-                if _uniform(self.seed, place["video_id"], index) < self.rate
-            ]
-            if not drawn:
-                continue
-            rows += [{"video_id": place["video_id"], "frame": indices[k]} for k in drawn]
-            row = self.reader.read(*where)
-            for name, stream in self.streams.items():
-                frames = stored_frames(row, stream)
-                # A stream has the last frames of a segment: the first of a video may lie in no window of it.
-                late = len(indices) - len(frames)
-                kept[name] += [frames[k - late] if k >= late else None for k in drawn]
-        table = pa.Table.from_pylist(rows, schema=SAMPLES.schema())
-        for name, stream in self.streams.items():
-            table = table.append_column(name, descriptors_to_arrow(kept[name], stream.width))
-        return table
-
-
-def _uniform(seed: int, video_id: str, frame: int) -> float:
-    sha = hashlib.sha256(f"{seed}\n{video_id}\n{frame}".encode())
-    return int.from_bytes(sha.digest()[:8], "little") / 2**64
 
 
 def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
@@ -195,15 +136,6 @@ class EncodeVideos:
         return span_s(self.times.read(*place) for place in zip(files, rows, strict=True))
 
 
-NO_SPAN_S = (0.0, 0.0)
-
-
-def span_s(segments: Iterable[pa.Table]) -> tuple[float, float]:
-    """When the first and the last frame are shown that a video's rows of DESCRIPTORS have: what is cut in time."""
-    times_s = [value for segment in segments for value in segment["timestamps_s"][0].as_py() or []]
-    return (min(times_s), max(times_s)) if times_s else NO_SPAN_S
-
-
 @dataclass
 class VideoSums:
     """What the segments of a video have added up to in one stream.
@@ -272,53 +204,3 @@ class StreamEncoders:
             cells = [np.concatenate(video.attention[column]) for video in videos]
             columns[f"attention/{column}"] = pa.array(cells, pa.list_(pa.float32()))
         return columns
-
-
-def _times_s(segment: pa.Table, num_frames: int) -> np.ndarray:
-    """[f] of the frames of a stream in one row of DESCRIPTORS; zeros where the column was not read.
-
-    A difference belongs to the later of its two frames: the first frame may have none.
-    """
-    if "timestamps_s" not in segment.column_names:
-        return np.zeros(num_frames)
-    times_s = segment["timestamps_s"][0].as_py() or []
-    return np.array(times_s[len(times_s) - num_frames :], np.float64)
-
-
-def stored_frames(segment: pa.Table, stream: Stream) -> np.ndarray:
-    """[f, V T, C] of one row of DESCRIPTORS, V views one after the other, in half precision as stored; f = 0 where
-    the stream is null."""
-    descriptors = descriptors_from_arrow(segment[stream.name][0])
-    if descriptors is None:
-        descriptors = np.zeros((0, stream.width), np.float16)
-    return descriptors.reshape(-1, stream.num_descriptors, stream.width)
-
-
-class SegmentReader:
-    """Single rows of DESCRIPTORS files; keeps the file and what it has read of the row group it read last."""
-
-    def __init__(self, store: Store, columns: list[str]) -> None:
-        self.store, self.columns = store, tuple(columns)
-        self.name, self.file, self.group = "", None, -1
-        self.tables: dict[tuple[str, ...], pa.Table] = {}
-
-    def read(self, name: str, row: int, columns: tuple[str, ...] = ()) -> pa.Table:
-        """Row `row` of file `name`, as a table of one row.
-
-        Args:
-            columns: instead of those that it reads else.
-        """
-        columns = columns or self.columns
-        if name != self.name:
-            self.file, self.name, self.group = self.store.open_parquet(name), name, -1
-            sizes = [
-                self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)
-            ]
-            self.ends = np.cumsum(sizes)
-        group = int(np.searchsorted(self.ends, row, side="right"))
-        if group != self.group:
-            self.tables, self.group = {}, group
-        if columns not in self.tables:
-            self.tables[columns] = self.file.read_row_group(group, columns=list(columns))
-        first = self.ends[group - 1] if group else 0
-        return self.tables[columns].slice(row - first, 1)

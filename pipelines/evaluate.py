@@ -12,11 +12,11 @@ from ray import ObjectRef
 
 from pipelines import results
 from pipelines.best_result import Best, best_of
-from pipelines.cluster import memory_options
 from pipelines.errors import RunError
 from pipelines.layout import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
+from pipelines.pools import memory_options
 from pipelines.progress import ProgressLine
 from pipelines.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
 from pipelines.run_settings import Evaluate

@@ -20,10 +20,10 @@ from encoders.descriptors import Stream
 from encoders.end_to_end import trainable
 from encoders.stream_specs import INPUT, STAGES
 from pipelines import (
-    cluster,
     codebooks,
     current_rows,
     finetune_worker,
+    pools,
     ray_data,
     sink,
     video_stages,
@@ -33,9 +33,10 @@ from pipelines.config import Config, digest
 from pipelines.errors import ConfigError, RunError
 from pipelines.finetune_worker import Training
 from pipelines.layout import Job
+from pipelines.revision import FORMAT_VERSION
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE
-from pipelines.tables import FORMAT_VERSION, FRAMES
+from pipelines.tables import FRAMES
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _decode(todo: Plan) -> None:
     rows = sink.pending(segments, job.store, todo.frames, ("segment_id", "source"))
     log.info("frames: %d segments, %d of them to decode", segments.num_rows, rows.num_rows)
     most = max(1, round(config.finetune.num_frames / segments.num_rows))
-    pool = cluster.pools(config.cluster).decode.fitting(rows.num_rows)
+    pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
     line = ray_data.progress_line(job, "frames", rows.num_rows, {("read", "decode"): pool})
     centre = dataclasses.replace(config.picture, views="centre")
     decoding = (config.sampling, centre, config.decode, line.meter)

@@ -14,6 +14,7 @@ from encoders.base import CODEBOOK
 from encoders.descriptors import Stream, appearance
 from encoders.end_to_end import Network, fine_tune
 from pipelines import codebooks
+from pipelines import training as pipelines_training
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Config
 from pipelines.shared import SharedFile
@@ -48,7 +49,7 @@ def start(training: Training) -> None:
     Raises:
         RunError: the network cannot be trained with these pictures or settings.
     """
-    codebooks.run_training(
+    pipelines_training.run_training(
         _fit,
         {"training": training, "store": training.store, "config": training.config},
         name=training.task.codebook.digest,

@@ -36,10 +36,8 @@ from pipelines.codebook import Codebook
 from pipelines.combination import Combination, combinations, sums_kernels, version
 from pipelines.config import Config, Variant, digest
 from pipelines.ledger import Account, Spent
-from pipelines.results import NUMBERS
-from pipelines.revision import code_revision
+from pipelines.revision import FORMAT_VERSION, NUMBERS, code_revision
 from pipelines.storage import DONE, Store
-from pipelines.tables import FORMAT_VERSION
 
 if TYPE_CHECKING:  # loads torchvision, which the tasks that import this do not need
     from pipelines.weights import Weights

@@ -39,7 +39,8 @@ from typing import Self
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.ray_job import NO_SUBMISSION, Submission
-from pipelines.storage import Store, redact
+from pipelines.storage import Store
+from pipelines.uris import redact
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
-from pipelines.storage import refuse_credentials
+from pipelines.uris import refuse_credentials
 from pipelines.user_tables import read_user_table, some, texts, user_filesystem, using
 
 log = logging.getLogger(__name__)

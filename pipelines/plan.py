@@ -17,14 +17,14 @@ from encoders.kmeans import MAX_POINTS_PER_CENTROID
 from encoders.settings import FvVaeSettings
 from encoders.stream_specs import VIEWS, FlowWindow
 from pipelines.classify import choose_form
-from pipelines.classify_results import INNER_FOLDS
-from pipelines.cluster import Pools
 from pipelines.combination import Combination, chooses, combinations, sums_kernels
 from pipelines.config import Config
 from pipelines.decode import COPY_BYTES
 from pipelines.descriptor_stages import CPU_FRAMES, MAPS_BYTES, MOST_FRAMES
+from pipelines.fold_sets import INNER_FOLDS
 from pipelines.plan_probe import Counts, Measured
 from pipelines.plan_trials import FitTrial
+from pipelines.pools import Pools
 from pipelines.prices import Range, Shape
 from pipelines.results import wanted
 from pipelines.tables import ROWS_PER_FILE

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import backbones
 from encoders.cross_modality import COLOURS
 from encoders.stream_specs import VIEWS, FlowWindow, Window
+from pipelines.columns import file_name
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.device import cuda_or_cpu
 from pipelines.errors import ConfigError
@@ -38,7 +39,7 @@ from pipelines.plan_trials import (
 from pipelines.plan_video import KeyFrames, key_frames, peak_bytes
 from pipelines.sampling import num_segments
 from pipelines.storage import Store
-from pipelines.tables import DESCRIPTORS, file_name
+from pipelines.tables import DESCRIPTORS
 from pipelines.video import VideoError, local_path, probe
 from pipelines.video_stages import DecodeSegments
 

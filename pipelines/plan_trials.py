@@ -16,7 +16,7 @@ from encoders.base import Encoder
 from encoders.registry import ENCODERS, fit_encoder
 from encoders.sample import FitSample
 from encoders.temporal import TemporalPyramid
-from pipelines import encoding_stages, results
+from pipelines import encoding_stages, results, sample_stage, segments
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.device import cuda_or_cpu
 from pipelines.errors import ConfigError
@@ -96,7 +96,7 @@ def fit_and_encode(
             {"video_id": f"{n}", "file": file, "row": row} for n, (file, row) in enumerate(rows)
         ]
         described = {stream: job.described[stream]}
-        sampler = encoding_stages.SampleFrames(store, described, 2.0, 0)
+        sampler = sample_stage.SampleFrames(store, described, 2.0, 0)
         started = time.perf_counter()
         sample = sample_of(sampler(pa.Table.from_pylist(places)), stream)
         store.publish_table("sample", sample, job.footer("fit"))
@@ -134,9 +134,9 @@ def _codebooks_of(job: Job) -> list[Codebook]:
 
 
 def _frames(store: Store, places: list[dict], job: Job, stream: str) -> torch.Tensor:
-    reader = encoding_stages.SegmentReader(store, ["frame_indices", stream])
+    reader = segments.SegmentReader(store, ["frame_indices", stream])
     parts = [
-        encoding_stages.stored_frames(reader.read(p["file"], p["row"]), job.described[stream])
+        segments.stored_frames(reader.read(p["file"], p["row"]), job.described[stream])
         for p in places
     ]
     described = job.described[stream]

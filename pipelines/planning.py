@@ -11,7 +11,8 @@ import os
 import pyarrow.compute as pc
 import torch
 
-from pipelines import cluster, plan, plan_probe
+from pipelines import plan, plan_probe
+from pipelines import pools as pipelines_pools
 from pipelines.errors import ConfigError
 from pipelines.layout import Job
 from pipelines.plan import Overheads, StepPlan
@@ -19,9 +20,9 @@ from pipelines.plan_probe import Counts
 from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
 from pipelines.prices import Prices, Shape, gpu_hours, offers, read_prices
+from pipelines.retries import StorageError
 from pipelines.revision import code_revision
 from pipelines.run_settings import Plan
-from pipelines.storage import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     shape = shape_of(job.config.plan, prices)
     counts = counts_of(job)
     resources = {"CPU": float(shape.cpus), "GPU": float(shape.gpus)}
-    pools = cluster.pools(job.config.cluster, resources).fitting(counts.videos)
+    pools = pipelines_pools.pools(job.config.cluster, resources).fitting(counts.videos)
     log.info("plan: %d videos; trials take about %g s", counts.videos, job.config.plan.probe_s)
     threads = min(os.cpu_count() or 1, pools.describe.num_threads)
     measured = plan_probe.measure(job, threads, counts)

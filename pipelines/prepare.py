@@ -21,8 +21,9 @@ from pipelines.folds import assign_folds
 from pipelines.labels import Labels, match, read_labels
 from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
 from pipelines.manifest import list_videos
-from pipelines.storage import Store, absolute_uri
+from pipelines.storage import Store
 from pipelines.tables import STEPS
+from pipelines.uris import absolute_uri
 from pipelines.user_tables import using
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,9 @@ from typing import Any, Self
 import ray
 from ray.util import metrics
 
-from pipelines.cluster import here
-from pipelines.growth import Growth
 from pipelines.ledger import Spent, Stage
 from pipelines.meter import Meter, StepCounter
+from pipelines.pools import Growth, here
 
 log = logging.getLogger(__name__)
 

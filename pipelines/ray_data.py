@@ -9,11 +9,12 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from pipelines import cluster, sink
+from pipelines import pools as pipelines_pools
 from pipelines.config import Config
 from pipelines.errors import RunError
-from pipelines.growth import Growth
 from pipelines.layout import Job
 from pipelines.ledger import Spent
+from pipelines.pools import Growth
 from pipelines.progress import ProgressLine
 from pipelines.tables import ROWS_PER_FILE
 
@@ -33,7 +34,7 @@ def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
 def describing(
     rows: pa.Table,
     config: Config,
-    pools: cluster.Pools,
+    pools: pipelines_pools.Pools,
     decoder: tuple[type, tuple],
     network: tuple[type, tuple],
 ) -> Dataset:
@@ -83,13 +84,13 @@ def batches_at_a_time(total: int, num_encoders: int) -> int:
 
 
 def progress_line(
-    job: Job, step: str, total: int, pools: dict[tuple[str, ...], cluster.Pool]
+    job: Job, step: str, total: int, pools: dict[tuple[str, ...], pipelines_pools.Pool]
 ) -> ProgressLine:
     """The progress line of a step, which also warns where its pools stay too small.
 
     Args:
         total: rows that the step has to do.
-        pools: as in `pipelines.growth.Growth`.
+        pools: as in `pipelines.pools.Growth`.
     """
     return ProgressLine(step, total, Growth(pools, job.config.cluster.grow_warning_s))
 
@@ -106,7 +107,7 @@ def write_tables(
         return line.spent
     table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
     settings = job.config.cluster
-    cpus = cluster.pools(settings).write_cpus
+    cpus = pipelines_pools.pools(settings).write_cpus
     try:
         with line:
             data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})

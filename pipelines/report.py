@@ -14,9 +14,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from pipelines.attention_picture import picture
+from pipelines.best_result import Confusion
 from pipelines.papers import DQ_DATA
 from pipelines.report_charts import NUM_STYLES, Chart, charts, gains_chart
-from pipelines.report_data import ClassRow, Confusion, Failures, Report
+from pipelines.report_data import ClassRow, Failures, Report
 from pipelines.results import Estimate
 
 _MAX_MATRIX = 50  # classes; above, a cell is too small to read

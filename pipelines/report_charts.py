@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from pipelines.report_data import Curve
+from pipelines.best_result import Curve
 from pipelines.results import Estimate
 
 # Marker colour -> CSS variable. Lines also differ in their dashes: colour is not all they have.

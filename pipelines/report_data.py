@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from encoders.stream_specs import is_difference
+from pipelines.best_result import Confusion, Curve
 from pipelines.ledger import Account
 from pipelines.papers import BesidePaper, Comparison
 from pipelines.results import Estimate, headline_metric
@@ -90,43 +91,6 @@ class ClassRow:
     label: str
     ap: Estimate
     num_positive: int
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """`matrix[i][j]`: number of videos of class i that were taken for class j.
-
-    Raises:
-        ValueError: the matrix is not K x K for K labels.
-    """
-
-    labels: tuple[str, ...]
-    matrix: tuple[tuple[int, ...], ...]
-
-    def __post_init__(self) -> None:
-        if {len(self.matrix), *map(len, self.matrix)} - {len(self.labels)}:
-            raise ValueError(
-                f"Confusion: expected a matrix of {len(self.labels)} x {len(self.labels)}, got "
-                f"{len(self.matrix)} rows of {sorted({len(row) for row in self.matrix})}"
-            )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a training curve; curves of the same `chart` share one pair of axes."""
-
-    chart: str
-    name: str
-    x_label: str
-    y_label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise ValueError(
-                f"Curve {self.name!r}: expected as many x as y, got {len(self.x)} and {len(self.y)}"
-            )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import ray
 from PIL import Image
 
 from pipelines.best_result import Best
+from pipelines.columns import places_of, vectors_from_arrow
 from pipelines.config import Config
 from pipelines.decode import decode_segment
 from pipelines.isolation import IsolatedDecoder
@@ -31,7 +32,6 @@ from pipelines.report_data import (
 )
 from pipelines.run_settings import Sampling
 from pipelines.storage import Store
-from pipelines.tables import places_of, vectors_from_arrow
 from pipelines.video import VideoError
 
 FRAMES_PER_SAMPLE = 3

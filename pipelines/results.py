@@ -20,9 +20,6 @@ from pipelines.run_settings import Evaluate
 SINGLE = "none"
 """What METRICS calls the fusion of a result that is none."""
 
-NUMBERS = 2
-"""Of METRICS: raised when the same scores give other numbers, so that a run computes them again."""
-
 
 @dataclass(frozen=True)
 class Estimate:

@@ -22,3 +22,14 @@ def code_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__} {found.stdout.strip()}"
+
+
+FORMAT_VERSION = "1"
+
+
+NUMBERS = 2
+"""Of METRICS: raised when the same scores give other numbers, so that a run computes them again."""
+
+
+WEIGHTING = 3
+"""Of `encoders.nested.weights_by_loss`: raised when it changes, so that folds weighted before and after are not mixed."""

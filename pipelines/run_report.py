@@ -6,18 +6,16 @@ import itertools
 import pyarrow.compute as pc
 import ray
 
-from pipelines.best_result import Best
+from pipelines.best_result import Best, Curve
 from pipelines.combination import sums_kernels
-from pipelines.comparison import comparison
 from pipelines.evaluate import Evaluated
 from pipelines.layout import Job
 from pipelines.ledger import Account, Spent
-from pipelines.papers import TABLES_OF_RECIPES, BesidePaper
+from pipelines.papers import TABLES_OF_RECIPES, BesidePaper, comparison
 from pipelines.plan_record import predicted
 from pipelines.report import render
 from pipelines.report_data import (
     ClassRow,
-    Curve,
     Failure,
     Failures,
     Ledger,

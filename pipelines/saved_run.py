@@ -12,7 +12,8 @@ from pipelines.codebook import Codebook
 from pipelines.config import Config
 from pipelines.errors import ConfigError
 from pipelines.settings_text import text_of
-from pipelines.storage import Store, absolute_uri
+from pipelines.storage import Store
+from pipelines.uris import absolute_uri
 from pipelines.weights import Weights
 
 # A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no number alone, as a

@@ -26,7 +26,7 @@ from pipelines.config import digest
 from pipelines.decode import decode_segment
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.device import cuda_or_cpu
-from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder, span_s
+from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder
 from pipelines.errors import ConfigError, RunError
 from pipelines.isolation import IsolatedDecoder
 from pipelines.layout import folder_name
@@ -34,7 +34,9 @@ from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.saved_run import Encodings, SavedRun
 from pipelines.search_index import Index, open_index
 from pipelines.search_page import Answer, Shown, render
-from pipelines.storage import Store, refuse_credentials
+from pipelines.segments import span_s
+from pipelines.storage import Store
+from pipelines.uris import refuse_credentials
 from pipelines.video import VideoError
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments
 

@@ -32,14 +32,15 @@ import torch
 from encoders.compress import Compression, fit_whitening
 from encoders.kmeans import fit_kmeans
 from encoders.retrieval import average_precision, mean_average_precision
+from pipelines.columns import encoding_type, places_of, vectors_from_arrow
 from pipelines.config import digest
 from pipelines.errors import RunError
 from pipelines.layout import folder_name
 from pipelines.read_ahead import in_order
-from pipelines.revision import code_revision
+from pipelines.revision import FORMAT_VERSION, code_revision
 from pipelines.saved_run import Encodings
 from pipelines.storage import DONE, Store
-from pipelines.tables import FORMAT_VERSION, SEARCH, encoding_type, places_of, vectors_from_arrow
+from pipelines.tables import SEARCH
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
+from pipelines.columns import Table, file_name, places_of
 from pipelines.meter import Meter, StepCounter
 from pipelines.storage import Store
-from pipelines.tables import Table, file_name, places_of
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.errors import ConfigError, RunError
 from pipelines.filesystems import REQUESTS, filesystem
+from pipelines.parquet import footer_of, write_parquet
+from pipelines.retries import StorageError, _code, may_pass
+from pipelines.uris import redact
 
 log = logging.getLogger(__name__)
 
@@ -59,74 +61,6 @@ _PATIENCE_S = 120.0
 """Seconds after which `Store` does not try again."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
-
-_PASSING = (
-    errno.EBUSY,
-    errno.EIO,
-    getattr(errno, "EREMOTEIO", errno.EIO),
-    errno.ETIMEDOUT,
-    errno.ECONNRESET,
-    errno.ECONNREFUSED,
-    errno.ECONNABORTED,
-    errno.EPIPE,
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-)
-"""Errors that may be gone at the next try: s3fs says EBUSY for 503, EREMOTEIO for 500, EIO for the unknown."""
-
-
-class StorageError(RunError, OSError):
-    """Object storage failed; the message says at which object, how, and how often it was tried."""
-
-
-def absolute_uri(uri: str) -> str:
-    """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
-    scheme, _, place = uri.rpartition("://")
-    refuse_empty("--out", place.strip("/") if scheme else uri)
-    refuse_credentials("--out", uri)
-    if "://" not in uri:
-        return os.path.abspath(os.path.expanduser(uri))
-    return uri.rstrip("/")
-
-
-def refuse_empty(where: str, uri: str) -> None:
-    """Refuses an empty name, which would mean the current folder.
-
-    Raises:
-        ConfigError: it is empty.
-    """
-    if not uri.strip():
-        raise ConfigError(
-            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not set?"
-        )
-
-
-_SECRETS = re.compile(
-    r"(?P<user>(?<=://)[^/@\s]+:[^/@\s]*(?=@))"
-    r"|(?P<name>[?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|"
-    r"sig|token|access_token|key|secret|password)=)[^&;\s'\"]*",
-    re.IGNORECASE,
-)
-"""user:password@ and the signatures of signed URLs (S3, GCS, Azure)."""
-
-
-def redact(text: str) -> str:
-    """`text` with the credentials of the URIs in it left out."""
-    return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
-
-
-def refuse_credentials(where: str, uri: str) -> None:
-    """Refuses a URI that holds credentials: it would be written into tables and logs.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if "://" in uri and _SECRETS.search(uri):
-        raise ConfigError(
-            f"{where} {redact(uri)}: expected a URI without credentials, got some; give them by the "
-            "environment or the configuration of the storage's client (such as AWS_ACCESS_KEY_ID, "
-            "AWS_PROFILE or the role of the machine)"
-        )
 
 
 @dataclass(frozen=True)
@@ -485,34 +419,6 @@ def is_visible(name: str, suffix: str = ".parquet") -> bool:
     return name.endswith(suffix) and name.rpartition("/")[2][0] not in "._"
 
 
-def footer_of(file: pq.ParquetFile) -> dict[str, str]:
-    """As `Store.footer`, of a file that is open."""
-    metadata = file.metadata.metadata or {}
-    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
-
-
-def may_pass(error: Exception) -> bool:
-    """Whether an error of object storage may be gone at the next try."""
-    if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
-        # An upload in parts is not known once its end or its abort was carried out and the answer lost.
-        return True
-    if isinstance(error, OSError):
-        return error.errno in _PASSING
-    # Imported here, because local runs need neither.
-    from aiohttp import ClientError
-    from botocore.exceptions import ConnectionError as NoConnection
-    from botocore.exceptions import HTTPClientError
-    from botocore.parsers import ResponseParserError
-
-    return isinstance(error, (ClientError, NoConnection, HTTPClientError, ResponseParserError))
-
-
-def _code(error: Exception) -> str:
-    """The error code that S3 gave, empty where there is none."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code", "")
-
-
 @contextlib.contextmanager
 def _hidden(final: str, data: bytes) -> Iterator[str]:
     """A hidden file beside `final` that holds `data`, gone afterwards."""
@@ -528,33 +434,3 @@ def _hidden(final: str, data: bytes) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)
-
-
-def write_parquet(
-    table: pa.Table,
-    sink: io.BytesIO,
-    footer: dict[str, str],
-    rows_per_group: int | None = None,
-) -> None:
-    """zstd; byte-stream split for float32 vectors; row groups of about 16 MiB, or of so many rows.
-
-    Row groups are small because a reader fetches single videos. float16 stays plain: DuckDB cannot
-    read it byte-stream split.
-    """
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
-    row_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    split = {
-        f"{field.name}.list.element": "BYTE_STREAM_SPLIT"
-        for field in table.schema
-        if pa.types.is_fixed_size_list(field.type) and field.type.value_type == pa.float32()
-    }
-    dictionary = [f.name for f in table.schema if pa.types.is_string(f.type)]
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-        use_dictionary=dictionary,
-        column_encoding=split or None,
-        row_group_size=rows_per_group or max(1, (16 * 2**20) // row_bytes),
-    )

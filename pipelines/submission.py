@@ -35,7 +35,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
 from pipelines.ray_job import CODE, REPLACES
 from pipelines.revision import code_revision
-from pipelines.storage import redact
+from pipelines.uris import redact
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ import sys
 
 import pyarrow as pa
 
-from pipelines.tables import TABLES, Column, Table
+from pipelines.columns import Column, Table
+from pipelines.tables import TABLES
 
 _UNITS = {
     "_s": "seconds",

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.filesystems import filesystem
-from pipelines.storage import StorageError, may_pass, redact, refuse_credentials, refuse_empty
+from pipelines.retries import StorageError, may_pass
+from pipelines.uris import redact, refuse_credentials, refuse_empty
 
 _ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
 _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")

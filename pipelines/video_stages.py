@@ -22,8 +22,8 @@ from pipelines.isolation import IsolatedDecoder
 from pipelines.meter import SILENT, Meter, Sums
 from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import num_segments, segment_frames
-from pipelines.storage import redact
 from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
+from pipelines.uris import redact
 from pipelines.video import VideoError, VideoFacts, probe
 
 log = logging.getLogger(__name__)

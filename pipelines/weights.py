@@ -8,7 +8,8 @@ from encoders import backbones
 from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
 from pipelines.run_settings import Describe
-from pipelines.storage import Store, refuse_credentials
+from pipelines.storage import Store
+from pipelines.uris import refuse_credentials
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import torch
 from benchmarks.harness import progress
 from benchmarks.pipeline_decode import GOP_FRAMES, best_seconds, data_folder, encode
 from pipelines import plan_probe, planning
+from pipelines.columns import descriptors_to_arrow
 from pipelines.descriptor_stages import described_streams
-from pipelines.encoding_stages import SegmentReader, stored_frames
 from pipelines.plan_probe import Headers, Measured, Segments
 from pipelines.plan_trials import EncodeTrial, FitTrial
 from pipelines.prepare import Inputs, prepare
 from pipelines.recipes import recipe
+from pipelines.segments import SegmentReader, stored_frames
 from pipelines.storage import Store
-from pipelines.tables import descriptors_to_arrow
 
 RESULTS = Path(__file__).parents[1] / "results"
 INTERVAL_S = 3.0

@@ -12,8 +12,7 @@ from benchmarks.pipeline_decode import GOP_FRAMES
 from benchmarks.scale.cluster import Cluster, Kind, Rules
 from benchmarks.scale.costs import FRAMES_PER_S, INTERVAL_S, SEGMENTS_PER_TASK, Cost, Costs
 from benchmarks.scale.step import Step, StepResult, run
-from pipelines import cluster as pools
-from pipelines import plan
+from pipelines import cluster, plan, pools
 from pipelines.classify import choose_form
 from pipelines.config import Config
 from pipelines.decode import COPY_BYTES
@@ -275,7 +274,7 @@ class _Steps:
         return num_bytes / rate + requests * self.cost["object store, request_s"]
 
     def _dealt_s(self, pools: str) -> float:
-        return self.cost[f"driver, s of a task with {pools}"] * self.setting.driver
+        return self.cost[f"driver, s of a task with {cluster}"] * self.setting.driver
 
     def all(self) -> list[Step | Pause]:
         sample, books = self.fit()

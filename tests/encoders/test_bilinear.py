@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.base import CHUNK_DESCRIPTORS
 from encoders.bilinear import Bilinear
+from encoders.chunks import CHUNK_DESCRIPTORS
 from encoders.compact import SKETCHES, RandomMaclaurin
 from encoders.pca import BLOCK_COLUMNS, fit_pca
 from encoders.registry import encoder_from_bytes

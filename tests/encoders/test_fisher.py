@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from encoders.base import CHUNK_DESCRIPTORS
+from encoders.chunks import CHUNK_DESCRIPTORS
 from encoders.fisher import GmmFisher
 from encoders.gmm import Gmm, fit_gmm
 from encoders.pca import fit_pca

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import doctor
+from pipelines.columns import file_name
 from pipelines.doctor_scan import BY_NAME
 from pipelines.storage import Store
-from pipelines.tables import NAMED_BY_KEYS, file_name
+from pipelines.tables import NAMED_BY_KEYS
 from tests.pipelines import doctor_run as made
 from tests.pipelines.doctor_run import STREAMS, TABLES
 

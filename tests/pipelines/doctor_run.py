@@ -13,6 +13,7 @@ import pyarrow as pa
 import safetensors.numpy
 
 from encoders.descriptors import streams_of
+from pipelines.columns import Table, attention_type, descriptor_type, encoding_type, file_name
 from pipelines.combination import Combination
 from pipelines.config import Config, digest
 from pipelines.results import ScoreMatrix, gain_rows, metric_rows, results
@@ -30,11 +31,6 @@ from pipelines.tables import (
     SEGMENTS,
     SOLUTIONS,
     VIDEOS,
-    Table,
-    attention_type,
-    descriptor_type,
-    encoding_type,
-    file_name,
 )
 from pipelines.video_stages import plan_segments
 

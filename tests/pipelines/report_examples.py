@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipelines.best_result import Confusion, Curve
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_5, BesidePaper, Compared, Comparison
 from pipelines.report_data import (
     AttentionStrip,
     ClassRow,
-    Confusion,
-    Curve,
     Failure,
     Failures,
     Ledger,

@@ -19,14 +19,17 @@ from encoders.svm import LinearClassifier
 from pipelines import classify_gram, classify_vectors
 from pipelines.classify import choose_form, classify
 from pipelines.classify_gram import Chunk, chunks
-from pipelines.classify_results import Examples, best_c, fold_sets, locate, target_matrix
+from pipelines.columns import encoding_type
 from pipelines.config import Config
 from pipelines.errors import RunError
+from pipelines.examples import Examples, locate, target_matrix
+from pipelines.fold_sets import fold_sets
 from pipelines.layout import Job
 from pipelines.meter import SILENT
+from pipelines.publish import best_c
 from pipelines.run_settings import Classify
 from pipelines.storage import Store
-from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS, encoding_type
+from pipelines.tables import ENCODINGS, SCORES, SOLUTIONS
 from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]

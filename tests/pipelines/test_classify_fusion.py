@@ -15,16 +15,18 @@ from scipy.stats import binom
 from encoders.descriptors import Stream
 from pipelines import classify_fusion
 from pipelines.classify import _possible, classify, settle_scores
-from pipelines.classify_results import Work, fold_sets, fused_fold_sets, target_matrix
+from pipelines.columns import encoding_type
 from pipelines.combination import combinations
 from pipelines.config import Config
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
+from pipelines.examples import Work, target_matrix
+from pipelines.fold_sets import fold_sets, fused_fold_sets
 from pipelines.layout import LEFT_OUT, Job
 from pipelines.run_report import _notes
 from pipelines.run_settings import Classify
 from pipelines.storage import Store
-from pipelines.tables import ENCODINGS, FUSIONS, encoding_type
+from pipelines.tables import ENCODINGS, FUSIONS
 from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]
@@ -79,7 +81,7 @@ def test_results_weighted_by_an_earlier_rule_are_not_taken_for_these(
         return {one.stream: job.scores(*one.pair) for one in job.combinations}
 
     now = folders()
-    monkeypatch.setattr("pipelines.combination.WEIGHTING", 1)
+    monkeypatch.setattr("pipelines.revision.WEIGHTING", 1)
     before = folders()
     changed = {rule for rule in now if now[rule] != before[rule]}
     assert changed == {"kernel_weighted", "late_weighted"}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ray.data import Dataset
 
 from pipelines import cluster, ray_data
+from pipelines import pools as pipelines_pools
 from pipelines.config import Config
 from pipelines.run_settings import Cluster
 
@@ -18,7 +19,7 @@ def test_pools_and_a_write_task_fit(
     monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: int, placement: str
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": cpus, "GPU": float(gpus)})
-    pools = cluster.pools(Cluster(placement=placement))
+    pools = pipelines_pools.pools(Cluster(placement=placement))
     assert pools.together == (placement == "together")
     describing = (pools.describe,) if pools.together else (pools.decode, pools.describe)
     for used in ((pools.decode,), describing, (pools.encode,)):
@@ -38,7 +39,7 @@ def test_pools_and_a_write_task_fit(
 
 def test_few_segments_start_few_describers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
-    pools = cluster.pools(Cluster())
+    pools = pipelines_pools.pools(Cluster())
     sizes = [pools.fitting(segments).describe.size for segments in (0, 15, 40, 10_000)]
     assert sizes == [1, 1, 2, 8]
     assert pools.fitting(1).decode == pools.decode
@@ -46,9 +47,9 @@ def test_few_segments_start_few_describers(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_few_cores_give_each_describer_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    pools = cluster.pools(Cluster())
+    pools = pipelines_pools.pools(Cluster())
     assert (pools.describe.size, pools.describe.num_threads, pools.decode.size) == (2, 1, 1)
-    assert cluster.pools(Cluster(num_describers=1)).describe.num_threads == 1
+    assert pipelines_pools.pools(Cluster(num_describers=1)).describe.num_threads == 1
 
 
 @given(
@@ -60,7 +61,7 @@ def test_few_cores_give_each_describer_one_thread(monkeypatch: pytest.MonkeyPatc
 def test_pools_of_a_growing_cluster_are_bounded_by_what_it_may_grow_to(
     cpus: int, gpus: int, placement: str, rows: int
 ) -> None:
-    pools = cluster.pools(Cluster(max_cpus=cpus, max_gpus=gpus, placement=placement))
+    pools = pipelines_pools.pools(Cluster(max_cpus=cpus, max_gpus=gpus, placement=placement))
     describing = (pools.describe,) if pools.together else (pools.decode, pools.describe)
     for used in ((pools.decode,), describing, (pools.encode,), (pools.read,)):
         assert sum(pool.size * pool.num_gpus for pool in used) <= gpus
@@ -83,14 +84,14 @@ def test_pools_of_a_growing_cluster_are_bounded_by_what_it_may_grow_to(
 
 def test_sizes_that_were_chosen_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = Cluster(max_cpus=8, max_gpus=4, num_decoders=3, num_describers=2, num_encoders=1)
-    pools = cluster.pools(chosen).fitting(1)
+    pools = pipelines_pools.pools(chosen).fitting(1)
     assert (pools.decode.size, pools.describe.size, pools.encode.fitting(1).size) == (3, 2, 1)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
-    assert cluster.pools(Cluster(num_describers=5)).fitting(1).describe.size == 5
+    assert pipelines_pools.pools(Cluster(num_describers=5)).fitting(1).describe.size == 5
 
 
 def test_a_gpu_node_is_started_for_work_that_pays_for_it() -> None:
-    pools = cluster.pools(Cluster(max_cpus=64, max_gpus=8))
+    pools = pipelines_pools.pools(Cluster(max_cpus=64, max_gpus=8))
     sizes = [pools.fitting(segments).describe.size for segments in (10, 1024, 3000, 10**6)]
     assert sizes == [1, 1, 2, 8]
     assert pools.encode.fitting(3000).size == 2
@@ -99,8 +100,8 @@ def test_a_gpu_node_is_started_for_work_that_pays_for_it() -> None:
 
 def test_what_a_step_may_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    assert cluster.capacity(Cluster()) == {"CPU": 2.0}
-    assert cluster.capacity(Cluster(max_cpus=8, max_gpus=1)) == {"CPU": 8, "GPU": 1}
+    assert pipelines_pools.capacity(Cluster()) == {"CPU": 2.0}
+    assert pipelines_pools.capacity(Cluster(max_cpus=8, max_gpus=1)) == {"CPU": 8, "GPU": 1}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_worker_has_what_its_node_can_give_it(
     ]
     gone = {"Alive": False, "Resources": {"CPU": 1000.0}}
     monkeypatch.setattr("ray.nodes", lambda: [gone, *there])
-    assert cluster.cpus_of_a_worker(workers, use_gpu) == share
+    assert pipelines_pools.cpus_of_a_worker(workers, use_gpu) == share
 
 
 @pytest.mark.ray
@@ -146,7 +147,7 @@ def test_ray_data_takes_the_pools_of_either_placement(
         def __call__(self, rows: pa.Table) -> pa.Table:
             return rows
 
-    pools = cluster.pools(Cluster(max_cpus=8, max_gpus=gpus, placement=placement))
+    pools = pipelines_pools.pools(Cluster(max_cpus=8, max_gpus=gpus, placement=placement))
     rows = pa.table({"segment_id": ["a", "b"]})
     data = ray_data.describing(rows, Config(), pools, (Stage, ()), (Stage, ()))
     assert isinstance(data, Dataset)

@@ -14,7 +14,8 @@ import pytest
 from jobs.doctor import main
 from pipelines import doctor
 from pipelines.lock import Holder
-from pipelines.storage import StorageError, Store
+from pipelines.retries import StorageError
+from pipelines.storage import Store
 from tests.pipelines import doctor_run as made
 from tests.pipelines.doctor_edits import (
     AVE,

@@ -21,8 +21,9 @@ from pipelines import storage
 from pipelines.decode import decode_segment
 from pipelines.doctor_tensors import read_tensors
 from pipelines.lock import RunLock
+from pipelines.retries import StorageError
 from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.storage import StorageError, Store
+from pipelines.storage import Store
 from pipelines.video import probe
 from tests.conftest import SECRET
 from tests.faulty_s3 import KINDS, FaultyS3

@@ -12,10 +12,10 @@ from encoders import backbones, stream_specs
 from encoders.descriptors import appearance
 from encoders.stream_specs import FlowWindow, kind_of
 from pipelines import plan_probe
+from pipelines.columns import descriptors_from_arrow
 from pipelines.config import Config
 from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.errors import ConfigError
-from pipelines.tables import descriptors_from_arrow
 from tests.pipelines.segments import decoded
 
 SETTINGS = [

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.cluster import Pool
-from pipelines.growth import Growth
+from pipelines.pools import Growth, Pool
 
 DESCRIBE = Pool(4, num_cpus=0, num_gpus=1)
 DECODE = Pool(8, num_cpus=1)

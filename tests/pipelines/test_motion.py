@@ -20,11 +20,11 @@ from scipy.stats import binom
 from encoders.registry import fit_encoder
 from encoders.sample import FitSample
 from encoders.settings import VladSettings
+from pipelines.columns import descriptors_from_arrow
 from pipelines.config import Config
 from pipelines.demo_motions import CANVAS_SIDE, OBJECT_SIDE, Motion, draw_frames
 from pipelines.demo_scenes import scene_canvas, scene_objects
 from pipelines.descriptor_stages import DescribeFrames, described_streams
-from pipelines.tables import descriptors_from_arrow
 from tests.encoders.in_memory import fit_one_vs_rest
 from tests.pipelines.segments import decoded
 

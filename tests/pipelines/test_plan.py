@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import cluster
+from pipelines import pools as pipelines_pools
 from pipelines.config import Config
 from pipelines.plan import UNSURE, Overheads, StepPlan, plan, total
 from pipelines.plan_probe import Counts, Headers, Measured, Segments
@@ -106,7 +106,7 @@ def planned(
     shape: Shape, measured: Measured = MEASURED, fixed: Overheads = FREE, counts: Counts = COUNTS
 ) -> dict[str, StepPlan]:
     resources = {"CPU": float(shape.cpus), "GPU": float(shape.gpus)}
-    pools = cluster.pools(CONFIG.cluster, resources)
+    pools = pipelines_pools.pools(CONFIG.cluster, resources)
     return {step.name: step for step in plan(counts, measured, CONFIG, pools, shape, fixed)}
 
 
@@ -137,7 +137,7 @@ def test_describing_takes_the_slowest_of_what_goes_on_together() -> None:
     assert planned(Shape(8), slow)["describe"].wall_s.value == pytest.approx(decoded_s / 2)
     # Describers that decode for themselves do one after the other.
     together = CONFIG.with_settings(["cluster.placement=together"])
-    pools = cluster.pools(together.cluster, {"CPU": 8.0})
+    pools = pipelines_pools.pools(together.cluster, {"CPU": 8.0})
     own = {s.name: s for s in plan(COUNTS, slow, together, pools, Shape(8), FREE)}["describe"]
     assert own.wall_s.value == pytest.approx((decoded_s + images * 0.12) / 8)
     # Six decoders beside two GPUs.
@@ -181,7 +181,7 @@ def test_codebooks_grow_with_the_sample_or_with_training_steps() -> None:
 def test_a_codebook_with_labels_is_fitted_for_each_fold() -> None:
     counts = dataclasses.replace(COUNTS, training=1000, tested=1000, num_folds=5)
     config = CONFIG.with_settings(["fv_vae.lambda3=1"])
-    pools = cluster.pools(config.cluster, {"CPU": 8.0})
+    pools = pipelines_pools.pools(config.cluster, {"CPU": 8.0})
     steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}
     assert steps["fit"].units == 2 + 5
     assert steps["encode"].units == 7000
@@ -202,7 +202,7 @@ def test_svms_are_counted_in_operations() -> None:
 
 def test_combinations_are_results_too() -> None:
     config = CONFIG.with_settings(["classify.fusions=kernel_sum,calibrated"])
-    pools = cluster.pools(config.cluster, {"CPU": 8.0})
+    pools = pipelines_pools.pools(config.cluster, {"CPU": 8.0})
     steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
     alone = planned(Shape(8))
     assert steps["classify"].units == 500 * (3 + 2)
@@ -215,7 +215,7 @@ def test_combinations_are_results_too() -> None:
 
 def test_late_rules_share_what_they_choose_by() -> None:
     """Inner folds of a part are solved once, whatever the number of late rules and groups."""
-    pools = cluster.pools(CONFIG.cluster, {"CPU": 8.0})
+    pools = pipelines_pools.pools(CONFIG.cluster, {"CPU": 8.0})
     seconds = []
     for rules in ("kernel_sum", "late_weighted", "late_weighted,calibrated"):
         config = CONFIG.with_settings([f"classify.fusions={rules}"])
@@ -228,7 +228,7 @@ def test_late_rules_share_what_they_choose_by() -> None:
 
 def test_the_default_rule_is_planned_where_there_is_a_gram_matrix() -> None:
     config = CONFIG.with_settings(["classify.fusions=auto"])
-    pools = cluster.pools(config.cluster, {"CPU": 8.0})
+    pools = pipelines_pools.pools(config.cluster, {"CPU": 8.0})
     for training, results in ((500, 4 + 1), (500_000, 4)):
         counts = dataclasses.replace(COUNTS, videos=2 * training, training=training)
         steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.best_result import Confusion, Curve
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_5
 from pipelines.report import render
 from pipelines.report_data import (
     NUM_FAILURES_LISTED,
     ClassRow,
-    Confusion,
-    Curve,
     Failure,
     Failures,
     Ledger,

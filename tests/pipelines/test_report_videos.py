@@ -8,6 +8,7 @@ import pytest
 
 from pipelines import report_videos
 from pipelines.best_result import precision_recall
+from pipelines.columns import encoding_type
 from pipelines.config import Config
 from pipelines.ledger import Account
 from pipelines.papers import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
@@ -17,7 +18,6 @@ from pipelines.results import ScoreMatrix
 from pipelines.run_report import step_fact
 from pipelines.run_settings import Cluster
 from pipelines.storage import Store
-from pipelines.tables import encoding_type
 
 VECTORS = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float16)
 VECTORS[3] = 0

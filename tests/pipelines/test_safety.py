@@ -17,8 +17,9 @@ from encoders import backbones
 from pipelines import weights
 from pipelines.errors import ConfigError
 from pipelines.lock import LOCK, RunLock
+from pipelines.retries import StorageError
 from pipelines.run_settings import Describe
-from pipelines.storage import StorageError, Store
+from pipelines.storage import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,7 +193,7 @@ def test_credentials_are_in_nothing_that_a_run_writes_or_says(
 )
 def test_odd_values_stay_inside_the_tables(tmp_path: Path, name: str) -> None:
     """Ids are values of rows: no file of a run is named by one."""
-    from pipelines.tables import file_name
+    from pipelines.columns import file_name
 
     table = pa.table({"video_id": [name, name * 500], "x": [1, 2]})
     file = file_name(table, ("video_id",))

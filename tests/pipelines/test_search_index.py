@@ -10,11 +10,12 @@ import safetensors.numpy
 from sklearn.decomposition import PCA
 
 from pipelines import search_index
+from pipelines.columns import encoding_type, vectors_from_arrow
 from pipelines.errors import RunError
 from pipelines.saved_run import Encodings
 from pipelines.search_index import Index, open_index
 from pipelines.storage import Store
-from pipelines.tables import ENCODINGS, SEARCH, VIDEOS, encoding_type, vectors_from_arrow
+from pipelines.tables import ENCODINGS, SEARCH, VIDEOS
 
 MADE_BY = Encodings("vlad", "pool5_appearance", -1, "encodings/vlad-pool5_appearance/aa")
 VIDEOS_FOLDER = "videos/bb"

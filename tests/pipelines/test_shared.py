@@ -7,8 +7,9 @@ import ray
 from ray.exceptions import RayTaskError
 
 from pipelines.errors import RunError
+from pipelines.retries import StorageError
 from pipelines.shared import SharedFile, task_errors
-from pipelines.storage import StorageError, Store
+from pipelines.storage import Store
 
 pytestmark = pytest.mark.ray
 

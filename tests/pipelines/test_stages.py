@@ -20,12 +20,15 @@ from encoders.sample import FitSample
 from encoders.settings import FvVaeSettings
 from encoders.vlad import Vlad
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
+from pipelines.columns import descriptors_from_arrow
 from pipelines.config import Config
 from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, described_streams, precision
-from pipelines.encoding_stages import EncodeVideos, SampleFrames, stored_frames
+from pipelines.encoding_stages import EncodeVideos
 from pipelines.run_settings import Decode, Encode
+from pipelines.sample_stage import SampleFrames
+from pipelines.segments import stored_frames
 from pipelines.storage import Store
-from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS, descriptors_from_arrow
+from pipelines.tables import ATTENTION, ENCODINGS, VIDEOS
 from pipelines.video_stages import DecodeSegments, ProbeVideos, plan_segments
 
 SETTINGS = (

@@ -13,12 +13,11 @@ import ray
 from ray.data import DataContext
 
 from pipelines import progress, ray_data
-from pipelines.cluster import Pool
 from pipelines.config import Config
 from pipelines.device import device
 from pipelines.errors import RunError
-from pipelines.growth import Growth
 from pipelines.meter import Meter
+from pipelines.pools import Growth, Pool
 from pipelines.progress import ProgressLine
 from pipelines.storage import Store
 

@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import sink, storage
+from pipelines.columns import file_name, places_of
 from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
+from pipelines.parquet import write_parquet
 from pipelines.progress import progress_text
 from pipelines.sink import pending
-from pipelines.storage import Store, absolute_uri, redact, refuse_credentials, write_parquet
-from pipelines.tables import file_name, places_of
+from pipelines.storage import Store
+from pipelines.uris import absolute_uri, redact, refuse_credentials
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -4,17 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.tables import (
-    CURVES,
-    DESCRIPTORS,
-    METRICS,
-    TABLES,
+from pipelines.columns import (
     descriptor_type,
     descriptors_from_arrow,
     descriptors_to_arrow,
     encoding_type,
     vectors_from_arrow,
 )
+from pipelines.tables import CURVES, DESCRIPTORS, METRICS, TABLES
 
 COLUMNS = {
     "videos": "video_id uri labels group fold size_bytes source container codec width_px height_px "

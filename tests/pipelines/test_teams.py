@@ -12,14 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines import codebooks
+from pipelines import codebooks, training
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebook import Codebook
 from pipelines.config import Config
 from pipelines.errors import ConfigError, RunError
 from pipelines.meter import SILENT
+from pipelines.retries import StorageError
 from pipelines.run_settings import Fit
-from pipelines.storage import StorageError, Store
+from pipelines.storage import Store
 from pipelines.teams import Dealer, Team, teams_at_once
 
 SAMPLES = ["a", "a", "a", "b", "b", "c"]
@@ -178,7 +179,7 @@ def test_only_an_error_that_would_come_again_ends_a_training_run(
     counter = SimpleNamespace(tell=lambda *what: what)
     setting = setting | {"loop": loop, "step": "fit", "meter": SILENT, "counter": counter}
     with contextlib.nullcontext() if is_final else pytest.raises(type(error)):
-        codebooks._guarded(setting)
+        training._guarded(setting)
     assert told == ([("fail", "wrong")] if is_final else [])
 
 
@@ -202,7 +203,7 @@ def test_ctrl_c_ends_the_wait_for_a_training_run_as_any_other(tmp_path: Path) ->
     try:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
-            codebooks.run_training(
+            training.run_training(
                 loop,
                 {"store": store, "config": Config()},
                 name="interrupted",

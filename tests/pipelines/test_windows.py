@@ -14,15 +14,15 @@ from encoders import backbones
 from encoders.descriptors import appearance
 from encoders.stream_specs import FRAME, Window
 from pipelines import descriptor_stages
+from pipelines.columns import descriptors_from_arrow
 from pipelines.config import Config
 from pipelines.decode import SegmentFrames, decode_segment
 from pipelines.decode_pyav import PyAvVideo
 from pipelines.descriptor_stages import DescribeFrames, described_streams
-from pipelines.encoding_stages import stored_frames
 from pipelines.errors import ConfigError
 from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.sampling import plan_segment, window_frames
-from pipelines.tables import descriptors_from_arrow
+from pipelines.segments import stored_frames
 from tests.pipelines.segments import decoded
 
 SMALL = Picture(resize_px=36, crop_px=32)

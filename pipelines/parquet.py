@@ -1,0 +1,42 @@
+"""Parquet files: their encodings and footers."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def footer_of(file: pq.ParquetFile) -> dict[str, str]:
+    """As `Store.footer`, of a file that is open."""
+    metadata = file.metadata.metadata or {}
+    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
+
+
+def write_parquet(
+    table: pa.Table,
+    sink: io.BytesIO,
+    footer: dict[str, str],
+    rows_per_group: int | None = None,
+) -> None:
+    """zstd; byte-stream split for float32 vectors; row groups of about 16 MiB, or of so many rows.
+
+    Row groups are small because a reader fetches single videos. float16 stays plain: DuckDB cannot
+    read it byte-stream split.
+    """
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+    row_bytes = max(1, table.nbytes // max(1, table.num_rows))
+    split = {
+        f"{field.name}.list.element": "BYTE_STREAM_SPLIT"
+        for field in table.schema
+        if pa.types.is_fixed_size_list(field.type) and field.type.value_type == pa.float32()
+    }
+    dictionary = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=dictionary,
+        column_encoding=split or None,
+        row_group_size=rows_per_group or max(1, (16 * 2**20) // row_bytes),
+    )
