@@ -26,7 +26,8 @@ from pipelines.columns import descriptor_type, descriptors_to_arrow
 from pipelines.config import Config
 from pipelines.meter import Meter
 from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.tables import DESCRIPTORS, STEPS
+from pipelines.steps import STEPS
+from pipelines.tables import DESCRIPTORS
 from pipelines.video import VideoFacts
 
 SETTINGS = (
@@ -169,11 +170,11 @@ def _run(count: int) -> dict[str, object]:
             labels=str(labels),
             out=f"{folder}/out",
             config=Config().with_settings(list(SETTINGS)),
-            steps=STEPS,
+            steps=tuple(STEPS),
         )
         job = prepare.prepare(inputs)
         steps = iter(STEPS)
-        outcome = corpus.run(job, STEPS, None, lambda: peak.enter(next(steps)))
+        outcome = corpus.run(job, tuple(STEPS), None, lambda: peak.enter(next(steps)))
         seconds = time.perf_counter() - began
         peak.enter("end")
         files = list(Path(f"{folder}/out").rglob("*.parquet"))

@@ -426,7 +426,7 @@ def _resumed(count: int) -> dict[str, float]:
     """Finished files of as many segments as the describe step puts into one; the check reads them all."""
     from pipelines import current_rows, ray_data
     from pipelines.columns import descriptor_type
-    from pipelines.layout import Retries
+    from pipelines.inputs import Retries
     from pipelines.storage import Store
     from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 

@@ -9,22 +9,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from encoders.base import State
 from encoders.settings import FvVaeSettings
 
-if TYPE_CHECKING:  # fv_vae imports this module
-    from encoders.fv_vae import FvVae
+
+class HasGradients(Protocol):
+    """An encoding by gradients, as information is estimated for: `encoders.fv_vae.FvVae` is one.
+
+    Attributes:
+        width: C.
+    """
+
+    width: int
+
+    def accumulate(self, descriptors: Tensor) -> State:
+        """Sum the gradients [C, L + 1] of descriptors [n, C]."""
+
+    def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [n, C] and [n, L + 1], whose outer products are the gradients."""
 
 
 SQUARED_ROWS = 2048
 """Descriptors of one product, which is in their own precision; the products add up in float64."""
 
 
-def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
+def diagonal_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
     """Packed [1 + C (L + 1)] of one training set: 1, then the square of the set's mean gradient.
 
     Args:
@@ -37,7 +51,7 @@ def diagonal_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
     return torch.cat([num_sets, gradient.square().flatten()])
 
 
-def kronecker_statistics(fv_vae: "FvVae", descriptors: Tensor) -> Tensor:
+def kronecker_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
     """Packed [1 + C^2 + (L + 1)^2] of [n, C]: n, sums of delta delta^T and of [z,1][z,1]^T."""
     delta, code = fv_vae.gradient_factors(descriptors)
     num_descriptors = delta.new_tensor([float(len(descriptors))], dtype=torch.float64)
@@ -145,7 +159,7 @@ INFORMATION = {form.kind: form for form in (DiagonalInformation, KroneckerInform
 
 
 def estimate(
-    fv_vae: "FvVae",
+    fv_vae: HasGradients,
     videos: Iterable[Tensor],
     all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> dict[str, Tensor]:

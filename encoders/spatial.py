@@ -241,10 +241,15 @@ class Spatial(Encoder):
         }
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        from encoders.registry import ENCODERS  # it imports this module
-
-        kind = ENCODERS[settings["kind"]]
+    def build(
+        cls,
+        tensors: dict[str, Tensor],
+        settings: dict[str, object],
+        kind: type[Encoder] | None = None,
+    ) -> Self:
+        """Build the encoder again; `kind` is the class that `settings["kind"]` names in the registry."""
+        if kind is None:
+            raise TypeError("Spatial.build: expected the kind of its parts, got none")
         parts = [kind.build(_split(tensors, k), own) for k, own in enumerate(settings["parts"])]
         shared = {key: value for key, value in tensors.items() if not key[0].isdigit()}
         levels, used = tuple(settings["levels"]), tuple(settings["used"])

@@ -19,7 +19,7 @@ from pipelines.labels import read_labels
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.layout import Job
+    from pipelines.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from pipelines.errors import ConfigError
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.layout import Job
+    from pipelines.job import Job
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.recipes import RECIPES
 
 if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
-    from pipelines.layout import Job
+    from pipelines.job import Job
 
 log = logging.getLogger("video_fisher")
 
@@ -162,7 +162,7 @@ def run(
     """
     address, submission = before_ray(arguments)
     # torch and Ray take seconds to load: a wrong setting has shown before.
-    from pipelines import corpus, planning, prepare
+    from pipelines import corpus, planning, prepare, record
     from pipelines.lock import RunLock
 
     steps = prepare.parse_steps(arguments.steps)
@@ -179,7 +179,7 @@ def run(
         print(planning.run(prepare.prepare(inputs, plan=True), steps))
         return 0
     job = prepare.prepare(inputs)
-    described = job.is_described or not restore
+    described = record.is_described(job) or not restore
     is_done = described and not any(corpus.is_due(job, step, restore=restore) for step in steps)
     if is_done and arguments.retry_failed is None:
         outcome = corpus.run(job, steps, address)

@@ -13,7 +13,7 @@ from jobs import command_line
 from pipelines.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.layout import Job
+    from pipelines.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:

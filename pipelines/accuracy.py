@@ -13,7 +13,7 @@ from pipelines.accuracy_numbers import Measured
 from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
 from pipelines.evaluate import read_scores
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.results import SINGLE, ScoreMatrix
 
 DRAWS = 2000

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.results import ScoreMatrix
-
 from encoders.metrics import Ranking, confusion_matrix, mean_over_classes
+from pipelines.results import ScoreMatrix
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from pipelines import classify_fusion, classify_gram, classify_primal
+from pipelines import classify_fusion, classify_gram, classify_primal, current_rows
 from pipelines.classify_gram import Prepared
+from pipelines.columns import names
 from pipelines.combination import chooses
 from pipelines.errors import RunError
 from pipelines.examples import Examples, Places, Work, locate
 from pipelines.fold_sets import FoldSet, fold_sets, fused_fold_sets
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Account, Spent, merged, settle
 from pipelines.progress import ProgressLine
 from pipelines.run_settings import Classify
@@ -33,7 +35,15 @@ KEPT_SHARE = 0.5
 """Matrices and vectors of single results are kept for combinations if all together take at most so much of it."""
 
 
-def classify(job: Job) -> Spent:
+def classify(job: Job) -> tuple[Account, Spent]:
+    """Classifiers, SOLUTIONS and SCORES: all folds of an encoder and stream together."""
+    spent = train(job)
+    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
+    without_vector = names(tested) - names(current_rows.places(job))
+    return settle_scores(job, names(tested), without_vector), spent
+
+
+def train(job: Job) -> Spent:
     """Trains all classifiers that are missing, and publishes their SCORES; returns where the time went.
 
     Raises:

@@ -38,7 +38,7 @@ from pipelines.combination import chooses, sums_kernels
 from pipelines.errors import RunError
 from pipelines.examples import Examples, Work
 from pipelines.fold_sets import CHOICE_TOLERANCE, FoldSet
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.publish import publish_scores, publish_weights

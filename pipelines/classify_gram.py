@@ -31,7 +31,7 @@ from pipelines.classify_vectors import Vectors, listed, tensor_of
 from pipelines.device import cuda_or_cpu
 from pipelines.examples import Examples, Places, Work
 from pipelines.fold_sets import CHOICE_TOLERANCE, FoldSet
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.meter import Meter
 from pipelines.progress import ProgressLine
 from pipelines.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved

@@ -22,7 +22,7 @@ from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.examples import Examples, Places, Work, read_vectors
 from pipelines.fold_sets import CHOICE_TOLERANCE
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Spent
 from pipelines.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved
 from pipelines.run_settings import Classify

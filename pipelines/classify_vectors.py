@@ -23,7 +23,7 @@ from encoders.svm_gram import block_rows, strip_rows
 from pipelines.errors import RunError
 from pipelines.examples import Work, read_vectors
 from pipelines.fold_sets import FoldSet
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.meter import Meter
 from pipelines.pools import memory_options
 from pipelines.storage import Store

@@ -163,3 +163,7 @@ def vectors_from_arrow(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
         c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks if len(c)
     ]
     return np.concatenate(parts) if parts else np.empty((0, column.type.list_size))
+
+
+def names(rows: pa.Table, column: str = "video_id") -> frozenset[str]:
+    return frozenset(rows[column].to_pylist())

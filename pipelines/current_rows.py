@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import video_stages
+from pipelines import current_rows, video_stages
 from pipelines.columns import places_of
-from pipelines.layout import Job
+from pipelines.job import Job
+from pipelines.ledger import Outcome
 from pipelines.sampling import num_segments
 from pipelines.tables import VIDEOS
 from pipelines.video import VideoFacts
@@ -107,3 +108,22 @@ def places_by_video(job: Job) -> pa.Table:
     return table.sort_by([("first", "ascending"), ("video_id", "ascending")]).drop_columns(
         ["first"]
     )
+
+
+def outcome(job: Job, did_work: bool) -> Outcome:
+    """The count of segments by status; all zero before they are described."""
+    counts = {"ok": 0, "partial": 0, "failed": 0}
+    planned = 0
+    if job.is_complete("index"):
+        plan = job.store.read_table(job.segments, ["segment_id", "source"])
+        planned = plan.num_rows
+        if job.store.files(job.descriptors):
+            done = current_rows.current(
+                plan,
+                job.store.read_table(
+                    job.descriptors, ["segment_id", "source", "status", "attempts"]
+                ),
+            )
+            for item in pc.value_counts(done["status"]).to_pylist():
+                counts[item["values"]] = item["counts"]
+    return Outcome(did_work, planned, **counts)

@@ -11,8 +11,9 @@ from pipelines.doctor_scan import BY_NAME, EXAMPLES, Folder, Run
 from pipelines.lock import LOCK, Holder
 from pipelines.retries import StorageError
 from pipelines.revision import FORMAT_VERSION
+from pipelines.steps import STEPS
 from pipelines.storage import DONE, is_visible
-from pipelines.tables import NAMED_BY_KEYS, STEPS
+from pipelines.tables import NAMED_BY_KEYS
 
 KEYS = tuple(
     f"video_fisher.{name}"
@@ -28,7 +29,7 @@ KEYS = tuple(
         "code",
     ]
 )
-"""What `pipelines.layout.Job.footer` writes."""
+"""What `pipelines.job.Job.footer` writes."""
 
 MADE_BY = ("video_fisher.weights", "video_fisher.backbone", "video_fisher.decoder")
 """Part of the digest that names the folder of DESCRIPTORS, and of all that is made from them.

@@ -161,7 +161,7 @@ class Run:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of single results, in the order of `pipelines.layout.Job.pairs`."""
+        """(encoder, stream) of single results, in the order of `pipelines.job.Job.pairs`."""
         named = [key.partition("/")[2].rpartition("-") for key in self.tables if _is(key, "scores")]
         known = {(encoder, stream) for encoder, _, stream in named}
         known -= {one.pair for one in self.combinations}
@@ -187,7 +187,7 @@ class Run:
 
     @cached_property
     def codebook_keys(self) -> list[str]:
-        """Keys of ENCODINGS in `tables`, in the order of `pipelines.layout.Job.codebooks`."""
+        """Keys of ENCODINGS in `tables`, in the order of `pipelines.job.Job.codebooks`."""
         known = [key for key in self.tables if _is(key, "encodings")]
         found = []
         for encoder, stream in self.pairs:

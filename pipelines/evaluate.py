@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from ray import ObjectRef
 from pipelines import results
 from pipelines.best_result import Best, best_of
 from pipelines.errors import RunError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Spent
 from pipelines.meter import Meter
 from pipelines.pools import memory_options
@@ -27,11 +28,16 @@ from pipelines.tables import METRICS
 
 @dataclass(frozen=True)
 class Evaluated:
-    """METRICS of a run, what a report says of the result with the highest headline metric, and where time went."""
+    """METRICS of a run, what a report says of the result with the highest headline metric, and where time went.
+
+    Attributes:
+        started: when evaluation began, on the monotonic clock.
+    """
 
     metrics: pa.Table
     best: Best
     spent: Spent
+    started: float
 
 
 def evaluate(job: Job) -> Evaluated:
@@ -42,6 +48,7 @@ def evaluate(job: Job) -> Evaluated:
     Raises:
         RunError: there are no scores, or a video lacks that of a class.
     """
+    started = time.monotonic()
     settings, pairs = job.config.evaluate, job.pairs()
     wanted = results.wanted(pairs, settings, job.combinations)
     shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in job.combinations}
@@ -79,7 +86,7 @@ def evaluate(job: Job) -> Evaluated:
     if job.left_out:
         footer["video_fisher.left_out"] = job.left_out
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, footer)
-    return Evaluated(table, facts, line.spent)
+    return Evaluated(table, facts, line.spent, started)
 
 
 READ_BYTES, MEASURE_BYTES = 32, 64

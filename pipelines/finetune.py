@@ -32,7 +32,7 @@ from pipelines.codebook import Codebook
 from pipelines.config import Config, digest
 from pipelines.errors import ConfigError, RunError
 from pipelines.finetune_worker import Training
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.revision import FORMAT_VERSION
 from pipelines.shared import SharedFile
 from pipelines.storage import DONE

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from encoders.settings import CompressSettings
-from pipelines.layout import Job
+from pipelines.job import Job
 
 INNER_FOLDS = 3
 """Parts of the training groups, of which each is held out once where C is chosen."""

@@ -141,3 +141,18 @@ def merged(parts: Iterable[Spent]) -> Spent:
         stages.append(Stage(name, workers, busy_s, start_s, waited_s))
     start_s = sum(part.start_s for part in parts)
     return Spent(start_s, tuple(stages), working_s, any(part.on_gpu for part in parts))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run says at its end. `planned` = ok + partial + failed, in segments."""
+
+    did_work: bool
+    planned: int
+    ok: int
+    partial: int
+    failed: int
+
+    @property
+    def failed_fraction(self) -> float:
+        return self.failed / self.planned if self.planned else 0.0

@@ -6,7 +6,7 @@ printed, so only what the text says of it is here. VU: Video Understanding with 
 
 from dataclasses import dataclass
 
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.results import Estimate
 from pipelines.text_table import aligned
 

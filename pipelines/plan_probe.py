@@ -26,7 +26,7 @@ from pipelines.descriptor_stages import CPU_FRAMES, DescribeFrames, nodes_of
 from pipelines.device import cuda_or_cpu
 from pipelines.errors import ConfigError
 from pipelines.isolation import IsolatedDecoder
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.meter import SILENT
 from pipelines.plan_trials import (
     EncodeTrial,

@@ -20,7 +20,7 @@ from pipelines import encoding_stages, results, sample_stage, segments
 from pipelines.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.device import cuda_or_cpu
 from pipelines.errors import ConfigError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.results import ScoreMatrix
 from pipelines.storage import Store
 

@@ -14,12 +14,12 @@ import torch
 from pipelines import plan, plan_probe
 from pipelines import pools as pipelines_pools
 from pipelines.errors import ConfigError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.plan import Overheads, StepPlan
 from pipelines.plan_probe import Counts
-from pipelines.plan_record import PLAN, configuration
 from pipelines.plan_text import text
 from pipelines.prices import Prices, Shape, gpu_hours, offers, read_prices
+from pipelines.record import PLAN, configuration
 from pipelines.retries import StorageError
 from pipelines.revision import code_revision
 from pipelines.run_settings import Plan

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import secrets
 from dataclasses import dataclass
@@ -14,19 +15,21 @@ from encoders.descriptors import Stream
 from encoders.registry import ENCODERS
 from pipelines import flow, weights
 from pipelines.config import Config
-from pipelines.corpus import is_complete
 from pipelines.descriptor_stages import described_streams
 from pipelines.errors import ConfigError
 from pipelines.folds import assign_folds
+from pipelines.inputs import LEFT_OUT, RETRIES, Retries
+from pipelines.job import Job
 from pipelines.labels import Labels, match, read_labels
-from pipelines.layout import LEFT_OUT, NEED_LABELS, RETRIES, Job, Retries
 from pipelines.manifest import list_videos
+from pipelines.steps import STEPS
 from pipelines.storage import Store
-from pipelines.tables import STEPS
 from pipelines.uris import absolute_uri
 from pipelines.user_tables import using
 
 log = logging.getLogger(__name__)
+
+NEED_LABELS = tuple(name for name, step in STEPS.items() if step.needs_labels)
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -35,7 +38,7 @@ def parse_steps(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown step.
     """
-    names = STEPS if text == "all" else tuple(name.strip() for name in text.split(","))
+    names = tuple(STEPS) if text == "all" else tuple(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         raise ConfigError(
@@ -87,9 +90,9 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     if plan:
         return job
     _check_steps(job, steps)
-    if "fit" in steps and not is_complete(job, "fit"):
+    if "fit" in steps and not job.is_complete("fit"):
         _check_workers(job)
-    if "describe" in steps and not is_complete(job, "describe"):
+    if "describe" in steps and not job.is_complete("describe"):
         if any(stream.flow for stream in job.described.values()):
             flow.require_opencv()
         if not job.store.exists(job.weights.file):
@@ -112,7 +115,7 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
         raise ConfigError(
             f"--retry-failed: expected steps index and describe, got {','.join(steps)}; add them"
         )
-    if not is_complete(job, "describe"):
+    if not job.is_complete("describe"):
         log.info("--retry-failed: describe is not finished yet, and goes on first")
         return job
     rows = job.store.read_table(job.failures, ["video_id"])
@@ -228,9 +231,8 @@ def _store(out: str) -> Store:
 
 
 def _check_steps(job: Job, steps: tuple[str, ...]) -> None:
-    first = STEPS.index(steps[0])
-    for earlier in STEPS[:first]:
-        if not is_complete(job, earlier):
+    for earlier in itertools.takewhile(lambda name: name != steps[0], STEPS):
+        if not job.is_complete(earlier):
             raise ConfigError(
                 f"--steps {','.join(steps)}: step {earlier} is not complete in {job.store.root} for these "
                 f"inputs and settings; run it first, or use --steps {earlier},{','.join(steps)}"

@@ -1,5 +1,6 @@
 """Classifiers, SOLUTIONS and SCORES of trained folds, as files."""
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from torch import Tensor
 from encoders.calibration import Sigmoid
 from encoders.svm import LinearClassifier
 from encoders.svm_columns import balanced
-from pipelines.classify_results import log
 from pipelines.examples import Examples
 from pipelines.fold_sets import FoldSet
 from pipelines.run_settings import Classify
 from pipelines.storage import Store
 from pipelines.tables import FUSIONS, SCORES, SOLUTIONS
+
+log = logging.getLogger(__name__)
 
 
 def class_weights(targets: Tensor, training: Tensor, settings: Classify) -> Tensor | None:

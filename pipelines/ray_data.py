@@ -12,7 +12,7 @@ from pipelines import cluster, sink
 from pipelines import pools as pipelines_pools
 from pipelines.config import Config
 from pipelines.errors import RunError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Spent
 from pipelines.pools import Growth
 from pipelines.progress import ProgressLine

@@ -21,7 +21,7 @@ from pipelines.columns import places_of, vectors_from_arrow
 from pipelines.config import Config
 from pipelines.decode import decode_segment
 from pipelines.isolation import IsolatedDecoder
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.report_data import (
     AttentionStrip,
     Near,

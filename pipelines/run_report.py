@@ -2,17 +2,19 @@
 
 import dataclasses
 import itertools
+import time
 
 import pyarrow.compute as pc
 import ray
 
 from pipelines.best_result import Best, Curve
 from pipelines.combination import sums_kernels
+from pipelines.current_rows import outcome
 from pipelines.evaluate import Evaluated
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Account, Spent
 from pipelines.papers import TABLES_OF_RECIPES, BesidePaper, comparison
-from pipelines.plan_record import predicted
+from pipelines.record import predicted
 from pipelines.report import render
 from pipelines.report_data import (
     ClassRow,
@@ -27,10 +29,20 @@ from pipelines.report_data import (
 from pipelines.report_videos import neighbours, samples
 from pipelines.results import SINGLE, Estimate, headline_metric
 from pipelines.run_settings import Cluster
-from pipelines.tables import STEPS
+from pipelines.steps import STEPS
 
 NUM_OWN_ROWS = 10
 """Own results beside a paper's table: the best ones."""
+
+
+def publish(job: Job, evaluated: Evaluated) -> tuple[Account, Spent]:
+    """Publish report/index.html of what was evaluated."""
+    num_metrics = evaluated.metrics.num_rows
+    account = Account("metrics", num_metrics, num_metrics, 0)
+    counts = outcome(job, True)
+    ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
+    write(job, evaluated, ledger, account, time.monotonic() - evaluated.started)
+    return account, evaluated.spent
 
 
 def write(

@@ -11,10 +11,10 @@ from encoders.base import CODEBOOK
 from pipelines.codebook import Codebook
 from pipelines.config import Config
 from pipelines.errors import ConfigError
+from pipelines.folders import weights_file
 from pipelines.settings_text import text_of
 from pipelines.storage import Store
 from pipelines.uris import absolute_uri
-from pipelines.weights import Weights
 
 # A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no number alone, as a
 # fold is.
@@ -126,7 +126,7 @@ class SavedRun:
     def weights(self) -> str:
         """The file of the weights that DESCRIPTORS were made with."""
         identity = self._footer(self.tables["descriptors"], "video_fisher.weights")
-        return Weights(self.config.describe, identity, "", False).file
+        return weights_file(identity)
 
     def _footer(self, folder: str, entry: str) -> str:
         """An entry of the footers of a table's files: all have the same."""

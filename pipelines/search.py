@@ -28,8 +28,8 @@ from pipelines.descriptor_stages import DescribeFrames, described_streams
 from pipelines.device import cuda_or_cpu
 from pipelines.encoding_stages import StreamEncoders, VideoSums, load_encoder
 from pipelines.errors import ConfigError, RunError
+from pipelines.folders import folder_name
 from pipelines.isolation import IsolatedDecoder
-from pipelines.layout import folder_name
 from pipelines.run_settings import Decode, Picture, Sampling
 from pipelines.saved_run import Encodings, SavedRun
 from pipelines.search_index import Index, open_index

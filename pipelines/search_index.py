@@ -35,7 +35,7 @@ from encoders.retrieval import average_precision, mean_average_precision
 from pipelines.columns import encoding_type, places_of, vectors_from_arrow
 from pipelines.config import digest
 from pipelines.errors import RunError
-from pipelines.layout import folder_name
+from pipelines.folders import folder_name
 from pipelines.read_ahead import in_order
 from pipelines.revision import FORMAT_VERSION, code_revision
 from pipelines.saved_run import Encodings

@@ -6,7 +6,7 @@ its METRICS; here they are put side by side.
 """
 
 from pipelines.evaluate import with_interval
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.results import SINGLE, mean_rows
 from pipelines.tables import METRICS
 

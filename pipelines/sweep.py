@@ -6,7 +6,7 @@ Letters: C channels of a descriptor, D length of a vector.
 from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
 from pipelines.errors import ConfigError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.sweep_page import Sweep, SweepPoint, render_sweep, text_table
 
 DIMENSIONS = tuple(2**power for power in range(12, 18))

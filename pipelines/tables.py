@@ -9,9 +9,6 @@ import pyarrow as pa
 
 from pipelines.columns import Column, Table, VectorColumn
 
-STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
-"""The steps of a run, in their order."""
-
 ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
 """Least rows of a file, but for the last one of a task."""
 

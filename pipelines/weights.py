@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from encoders import backbones
 from pipelines.errors import ConfigError
 from pipelines.filesystems import filesystem
+from pipelines.folders import weights_file
 from pipelines.run_settings import Describe
 from pipelines.storage import Store
 from pipelines.uris import refuse_credentials
@@ -29,9 +30,8 @@ class Weights:
 
     @property
     def file(self) -> str:
-        """Where the run keeps them."""
-        name = hashlib.sha256(self.identity.encode()).hexdigest()[:16]
-        return f"weights/{name}.safetensors"
+        """The file of a run that keeps them."""
+        return weights_file(self.identity)
 
     def load(self) -> bytes:
         """safetensors bytes, checked against the network.

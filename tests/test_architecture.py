@@ -66,7 +66,7 @@ def test_settings_need_no_torch() -> None:
     ("modules", "without"),
     [
         ("pipelines.sink, pipelines.codebook, pipelines.video_stages", "torch"),
-        ("pipelines.encoding_stages, pipelines.codebooks, pipelines.layout", "torchvision"),
+        ("pipelines.encoding_stages, pipelines.codebooks, pipelines.job", "torchvision"),
     ],
 )
 def test_workers_load_what_they_need(modules: str, without: str) -> None:

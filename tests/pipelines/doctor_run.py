@@ -358,7 +358,7 @@ def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
 
 
 def marks() -> dict[str, list[str]]:
-    """As `pipelines.layout.Job.marks`, without those of codebooks."""
+    """As `pipelines.job.Job.marks`, without those of codebooks."""
     metrics = TABLES["metrics"]
     return {
         "index": [f"{TABLES['videos']}/{DONE}"],

@@ -15,12 +15,12 @@ from scipy.stats import binom
 
 from encoders.descriptors import Stream
 from encoders.registry import fit_encoder
-from pipelines import corpus
+from pipelines import fit_step
 from pipelines.checkpoints import Checkpoints
 from pipelines.codebooks import Curves, fit_sample
 from pipelines.config import Config
 from pipelines.folds import assign_folds
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.storage import Store
 from pipelines.teams import Team
 from tests.encoders.in_memory import fit_one_vs_rest
@@ -72,7 +72,7 @@ def noise(seed: int) -> torch.Tensor:
 def num_right(job: Job, descriptors: torch.Tensor, fold: int) -> tuple[int, int]:
     """Of the videos that a fold tests, how many its classifier tells; and how many there are."""
     book = job.codebook(ENCODER, "n_appearance", fold)
-    (task,) = [one for one in corpus.fit_tasks(job) if one.codebook == book]
+    (task,) = [one for one in fit_step.fit_tasks(job) if one.codebook == book]
     names = job.manifest["video_id"].to_pylist()
     share = descriptors.flatten(0, 1), np.repeat(names, FRAMES).tolist()
     team, curves = Team(), Curves(book, 1, None)

@@ -24,7 +24,7 @@ from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.examples import Examples, locate, target_matrix
 from pipelines.fold_sets import fold_sets
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.meter import SILENT
 from pipelines.publish import best_c
 from pipelines.run_settings import Classify

@@ -22,7 +22,8 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.examples import Work, target_matrix
 from pipelines.fold_sets import fold_sets, fused_fold_sets
-from pipelines.layout import LEFT_OUT, Job
+from pipelines.inputs import LEFT_OUT
+from pipelines.job import Job
 from pipelines.run_report import _notes
 from pipelines.run_settings import Classify
 from pipelines.storage import Store

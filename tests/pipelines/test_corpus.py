@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from jobs import demo, search
 from jobs.fcvid_encode import main
-from pipelines import corpus, doctor, doctor_scan
+from pipelines import doctor, doctor_scan, fit_step, ledger
 from pipelines.storage import Store
 from tests.conftest import SECRET
 from tests.pipelines.analysts import answers, assert_alike
@@ -35,7 +35,7 @@ SMALL = (
     "fv_vae.batch_frames=4",
     "split.num_folds=2",
 )
-NOTHING = corpus.Outcome(did_work=False, planned=0, ok=0, partial=0, failed=0)
+NOTHING = ledger.Outcome(did_work=False, planned=0, ok=0, partial=0, failed=0)
 STREAMS = ("features_12_appearance", "features_12_difference")
 
 
@@ -369,7 +369,7 @@ def test_an_interrupted_sample_is_drawn_again(
     before = jobs[0].store.read_table(folder)
     jobs[0].store.publish_table(f"{folder}/partial.parquet", before.slice(0, 3), {})
     (finished / folder / "_done.json").unlink()
-    corpus._sample(jobs[0])
+    fit_step._sample(jobs[0])
     order = [("video_id", "ascending"), ("frame", "ascending")]
     assert jobs[0].store.read_table(folder).sort_by(order).equals(before.sort_by(order))
 

@@ -12,7 +12,7 @@ from pipelines import evaluate, results
 from pipelines.best_result import best_of
 from pipelines.config import Config
 from pipelines.errors import RunError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.storage import Store
 from pipelines.tables import METRICS, SCORES
 

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 
 from encoders.descriptors import Stream
-from pipelines import corpus
+from pipelines import corpus, record
 from pipelines.config import Config
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.ledger import Account, Spent
+from pipelines.steps import STEPS
 from pipelines.storage import Store
-from pipelines.tables import STEPS
 
 STREAM = Stream("pool5_appearance", "pool5", "appearance", 50, 20)
 
@@ -62,17 +62,17 @@ def run(one: Job, monkeypatch: pytest.MonkeyPatch, *steps: str, restore: bool = 
             if name == "evaluate":
                 file = f"{given.metrics}/metrics.parquet"
                 given.store.publish_table(file, pa.table({"x": [1]}), given.footer(name))
-            given.finish(name)
             return Account("x", 0, 0, 0), Spent(0.0, ())
 
         return act
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "_STEP", {name: step(name) for name in STEPS})
+        for name in STEPS:
+            patch.setattr(corpus, name, step(name))
         patch.setattr(corpus.cluster, "connect", lambda *_: None)
         patch.setattr(corpus, "outcome", lambda *_: None)
         patch.setattr("ray.cluster_resources", dict)
-        corpus.run(one, steps or STEPS, None, restore=restore)
+        corpus.run(one, steps or tuple(STEPS), None, restore=restore)
     return done
 
 
@@ -84,24 +84,24 @@ def test_run_json_and_the_report_are_of_the_configuration_that_was_run_last(
         return job(str(tmp_path), f"encode.encoders={encoder}", f"split.name={name}")
 
     first, other = made("ave", names[0]), made("vlad", names[1])
-    early = STEPS[:4]
+    early = tuple(STEPS)[:4]
     for one in (first, other):
         assert run(one, monkeypatch) != []
-        assert one.is_described
-        assert one.is_reported
+        assert record.is_described(one)
+        assert record.is_reported(one)
     # METRICS of a named split stay while another one is run.
-    assert corpus.is_complete(first, "evaluate") == bool(names[0])
+    assert first.is_complete("evaluate") == bool(names[0])
     assert run(first, monkeypatch, *early, restore=False) == []
-    assert not first.is_described
+    assert not record.is_described(first)
     assert run(first, monkeypatch, *early) == []
-    assert first.is_described
+    assert record.is_described(first)
     assert first.store.read_json("run.json")["tables"] == first.tables()
-    assert not first.is_reported, "there is one page, and it was rendered for the other one"
+    assert not record.is_reported(first), "there is one page, and it was rendered for the other one"
     assert run(first, monkeypatch) == ["evaluate"]
-    assert first.is_reported
+    assert record.is_reported(first)
     assert run(first, monkeypatch) == []
-    assert not other.is_described
-    assert not other.is_reported
+    assert not record.is_described(other)
+    assert not record.is_reported(other)
 
 
 def test_a_setting_that_changes_no_result_is_in_run_json_and_renders_no_report(

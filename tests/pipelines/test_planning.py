@@ -22,9 +22,9 @@ from pipelines import manifest, plan_probe
 from pipelines.config import Config
 from pipelines.descriptor_stages import described_streams
 from pipelines.plan_probe import spread
-from pipelines.plan_record import PLAN, predicted
 from pipelines.plan_video import key_frames
 from pipelines.recipes import recipe
+from pipelines.record import PLAN, predicted
 from pipelines.run_settings import Sampling
 from pipelines.storage import Store
 
@@ -179,7 +179,7 @@ def test_a_corpus_without_a_readable_video(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_plan_is_for_its_configuration_and_videos_whatever_the_cluster(tmp_path: Path) -> None:
 
-    from pipelines.plan_record import configuration
+    from pipelines.record import configuration
 
     def job(config: Config, videos: int = 3) -> SimpleNamespace:
         return SimpleNamespace(

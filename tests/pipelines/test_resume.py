@@ -7,13 +7,15 @@ import pyarrow as pa
 import pytest
 
 from encoders.descriptors import Stream
-from pipelines import corpus, current_rows, sink
+from pipelines import corpus, current_rows, encode_step, index_step, ledger, sink
 from pipelines.codebook import Codebook
 from pipelines.config import Config
-from pipelines.layout import RETRIES, Job, Retries
+from pipelines.inputs import RETRIES, Retries
+from pipelines.job import Job
 from pipelines.ledger import Account, Spent
+from pipelines.steps import STEPS
 from pipelines.storage import DONE, Store
-from pipelines.tables import SEGMENTS, STEPS, VIDEOS
+from pipelines.tables import SEGMENTS, VIDEOS
 from pipelines.video_stages import plan_segments
 
 STREAM = Stream("pool5_appearance", "pool5", "appearance", 50, 20)
@@ -82,12 +84,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             one.store.publish_table(f"{one.failures}/x.parquet", rows, {})
         for book in one.codebooks if name == "encode" else ():
             assert one.store.exists(f"{book.folder}/{DONE}")
-        one.finish(name)
         return Account(name, 0, 0, 0), Spent(0.0, ())
 
     for name in STEPS:
-        monkeypatch.setitem(corpus._STEP, name, lambda one, name=name: stand_in(name, one))
-    nothing = corpus.Outcome(False, 0, 0, 0, 0)
+        monkeypatch.setattr(corpus, name, lambda one, name=name: stand_in(name, one))
+    nothing = ledger.Outcome(False, 0, 0, 0, 0)
     monkeypatch.setattr(corpus, "outcome", lambda _, did_work: nothing)
     monkeypatch.setattr(corpus.cluster, "connect", lambda *_: ran.append("connect"))
     monkeypatch.setattr(corpus.ray, "cluster_resources", dict)
@@ -96,13 +97,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_what_a_failure_changes_is_fitted_again(tmp_path: Path, steps: list[str]) -> None:
     """A broken test video is in no sample, but codebooks are named by the failures too."""
-    corpus.run(job(tmp_path, 4), STEPS, None)
+    corpus.run(job(tmp_path, 4), tuple(STEPS), None)
     assert steps == ["connect", *STEPS]
     steps.clear()
-    corpus.run(job(tmp_path, 5), STEPS, None)
+    corpus.run(job(tmp_path, 5), tuple(STEPS), None)
     assert steps == ["connect", *STEPS]
     steps.clear()
-    corpus.run(job(tmp_path, 5), STEPS, None)
+    corpus.run(job(tmp_path, 5), tuple(STEPS), None)
     assert steps == []
 
 
@@ -113,10 +114,10 @@ def test_what_is_known_of_videos_is_published_once(tmp_path: Path) -> None:
     known = known.append_column("num_segments", pa.array([1, 2, 1, 2]))
     videos = sink.Output(VIDEOS, one.videos, {})
     segments = sink.Output(SEGMENTS, one.segments, {}, plan_segments)
-    corpus._publish_known(one, known.slice(0, 3), [segments])
-    corpus._publish_known(one, known.slice(0, 2), [videos])
+    index_step._publish_known(one, known.slice(0, 3), [segments])
+    index_step._publish_known(one, known.slice(0, 2), [videos])
     for _ in range(2):
-        corpus._publish_known(one, known, [segments, videos])
+        index_step._publish_known(one, known, [segments, videos])
         assert sorted(one.store.read_table(one.videos)["video_id"].to_pylist()) == [
             f"v{n}" for n in range(4)
         ]
@@ -144,7 +145,7 @@ def test_new_labels_encode_only_what_depends_on_them(
         publish(fv_vae, videos)
         return Spent(0.0, ())
 
-    monkeypatch.setattr(corpus, "_encode", encode)
-    corpus.encode(one)
+    monkeypatch.setattr(encode_step, "_encode", encode)
+    encode_step.encode(one)
     assert asked == {ave: {"v0", "v1", "v2"}, fv_vae: frozenset()}
-    assert corpus.is_complete(one, "encode")
+    assert one.is_complete("encode")

@@ -13,12 +13,12 @@ import pytest
 from pipelines import corpus
 from pipelines.accuracy import seconds_of
 from pipelines.ledger import Account, Spent
-from pipelines.step_time import FILE, StepTime
+from pipelines.record import FILE, StepTime
 from pipelines.storage import Store
 
 KILLED = """
 import os, sys, time
-from pipelines.step_time import FILE, StepTime
+from pipelines.record import FILE, StepTime
 from pipelines.storage import Store
 store = Store(sys.argv[1])
 with StepTime(store, "describe", "d1", every_s=0.05):
@@ -70,15 +70,25 @@ class Recorded(SimpleNamespace):
         config = SimpleNamespace(cluster=None)
         super().__init__(store=Store(str(root)), config=config, digest=lambda step: "d1")
 
-    def record(self, step: str, account: Account, spent: Spent, seconds: float, _: dict) -> None:
-        self.store.publish_json("run.json", {"steps": {step: {"seconds": seconds}}})
+    def is_complete(self, step: str) -> bool:
+        return False
+
+    def finish(self, step: str) -> None:
+        """Leave no mark."""
+
+
+def write(
+    job: Recorded, step: str, account: Account, spent: Spent, seconds: float, _: dict
+) -> None:
+    """Stand in for `record.write`."""
+    job.store.publish_json("run.json", {"steps": {step: {"seconds": seconds}}})
 
 
 def run(job: Recorded, monkeypatch: pytest.MonkeyPatch, work: Callable) -> None:
     """The step `describe`, without a cluster."""
-    monkeypatch.setattr(corpus, "is_complete", lambda job, step: False)
     monkeypatch.setattr(corpus, "outcome", lambda job, did_work: None)
     monkeypatch.setattr(corpus.cluster, "connect", lambda *_: None)
     monkeypatch.setattr(corpus.ray, "cluster_resources", dict)
-    monkeypatch.setitem(corpus._STEP, "describe", work)
+    monkeypatch.setattr(corpus.record, "write", write)
+    monkeypatch.setattr(corpus, "describe", work)
     corpus.run(job, ("describe",), None)
