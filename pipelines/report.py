@@ -4,21 +4,14 @@ Everything in a `Report` may come from hostile files (paths, labels, messages): 
 all of it, and the page's own policy forbids it to load or run anything.
 """
 
-import base64
-import re
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-
-import jinja2
-from markupsafe import Markup, escape
 
 from pipelines.attention_picture import picture
 from pipelines.best_result import Confusion
 from pipelines.papers import DQ_DATA
 from pipelines.report_charts import NUM_STYLES, Chart, charts, gains_chart
 from pipelines.report_data import ClassRow, Failures, Report
-from pipelines.results import Estimate
+from pipelines.template import template
 
 _MAX_MATRIX = 50  # classes; above, a cell is too small to read
 _MAX_NUMBERED = 20  # classes; above, a cell has no room for its number
@@ -27,7 +20,6 @@ _MAX_CLASSES = (
 )
 _MAX_GAINS = 40  # fusions in the chart; above, the best of them
 _MAX_NAME = 40  # characters of an encoder in the chart
-_NONE = Markup("<span class='none' title='not available'>&ndash;</span>")
 
 
 @dataclass(frozen=True)
@@ -130,98 +122,3 @@ def _most_confused(confusion: Confusion | None) -> list[Confused]:
 def _reasons(failures: Failures) -> list[tuple[tuple[str, str, str], int]]:
     """((stage, status, error type), count), the most frequent first."""
     return sorted(failures.counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-@cache
-def template(name: str) -> jinja2.Template:
-    """A template beside this file: it escapes all values, and formats them with the filters below."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "metric": _metric,
-        "interval": _interval,
-        "gain": _gain,
-        "decimals": _decimals,
-        "ratio": _ratio,
-        "money": _money,
-        "count": _count,
-        "seconds": _seconds,
-        "duration": _duration,
-        "breakable": _breakable,
-        "jpeg": _jpeg,
-        "markup": Markup,  # only for the SVG that report_charts and attention_picture made
-    }
-    return environment.get_template(name)
-
-
-def _source(name: str) -> str:
-    return resources.files("pipelines").joinpath(name).read_text(encoding="utf-8")
-
-
-def _metric(value: float | None) -> str:
-    """Three decimals, as in the papers; never per cent."""
-    return _NONE if value is None else f"{value:.3f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    """The ends, as in "0.812 to 0.934"; empty where there are none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{estimate.low:.3f} to {estimate.high:.3f}"
-
-
-def _gain(estimate: Estimate) -> str:
-    """With its sign and its interval, as in "+0.017 (-0.010 to 0.050)"."""
-    if estimate.value is None:
-        return _NONE
-    ends = _interval(estimate)
-    return f"{estimate.value:+.3f}" + (f" ({ends})" if ends else "")
-
-
-def _count(value: int | None) -> str:
-    return _NONE if value is None else f"{value:,}"
-
-
-def _decimals(value: float | None) -> str:
-    """One decimal, thousands with commas."""
-    return _NONE if value is None else f"{value:,.1f}"
-
-
-def _ratio(value: float | None) -> str:
-    """Two decimals."""
-    return _NONE if value is None else f"{value:.2f}"
-
-
-def _money(value: float) -> str:
-    """Small sums with more decimals."""
-    return f"{value:,.2f}" if value >= 1 or not value else f"{value:.4f}"
-
-
-def _seconds(time_s: float) -> str:
-    return f"{time_s:.1f} s"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return _NONE
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _breakable(text: str) -> Markup:
-    """Escaped, and allowed to break after the marks that join names and paths."""
-    parts = re.split(r"(?<=[+/])", text)
-    return Markup("<wbr>").join(escape(part) for part in parts)
-
-
-def _jpeg(content: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"

@@ -6,8 +6,8 @@ Ids and labels may hold anything: the template escapes them, and a terminal gets
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.report import template
 from pipelines.search_index import Facts
+from pipelines.template import template
 
 
 @dataclass(frozen=True, kw_only=True)

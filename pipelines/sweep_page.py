@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines import papers
-from pipelines.report import template
 from pipelines.report_charts import (
     INK,
     NUM_STYLES,
@@ -23,6 +22,7 @@ from pipelines.report_charts import (
     style_of,
     to_svg,
 )
+from pipelines.template import template
 from pipelines.text_table import aligned
 
 PARAMETERS = ("D", "lambda3")
