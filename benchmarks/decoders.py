@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.decode import SegmentFrames, decode_segment
-from pipelines.decode_pyav import PyAvVideo
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.video import VideoError
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.decode import SegmentFrames, decode_segment
+from pipelines.video.header import VideoError
+from pipelines.video.pyav_decoder import PyAvVideo
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "decoders.md"

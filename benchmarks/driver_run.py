@@ -19,16 +19,18 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Disagreement, Options, Row, at_most, progress
-from encoders.descriptors import Stream
+from encoders.descriptors.streams import Stream
 from encoders.stream_specs import Window
-from pipelines import descriptor_stages, doors, video_stages
-from pipelines.columns import descriptor_type, descriptors_to_arrow
-from pipelines.config import Config
-from pipelines.meter import Meter
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.steps import STEPS
-from pipelines.tables import DESCRIPTORS
-from pipelines.video import VideoFacts
+from pipelines.cluster import doors
+from pipelines.cluster.meter import Meter
+from pipelines.describe import stage
+from pipelines.run.steps import STEPS
+from pipelines.settings.config import Config
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.columns import descriptor_type, descriptors_to_arrow
+from pipelines.storage.tables import DESCRIPTORS
+from pipelines.video import stages
+from pipelines.video.header import VideoFacts
 
 SETTINGS = (
     "describe.backbone=shufflenet_v2_x0_5",
@@ -87,17 +89,17 @@ def _in_a_process(side: Callable, *arguments: object) -> dict:
         return pool.submit(side, *arguments).result()
 
 
-class _Probe(video_stages.ProbeVideos):
+class _Probe(stages.ProbeVideos):
     """All videos have the same header."""
 
     def __init__(self, sampling: Sampling, decode: Decode, meter: Meter) -> None:
         self.meter = meter
 
     def _row(self, row: dict) -> dict:
-        return video_stages.videos_row(row, FACTS, 1)
+        return stages.videos_row(row, FACTS, 1)
 
 
-class _Decode(video_stages.DecodeSegments):
+class _Decode(stages.DecodeSegments):
     """No pictures."""
 
     def __init__(
@@ -119,7 +121,7 @@ class _Decode(video_stages.DecodeSegments):
         return found | times | pictures | {"status": "ok", "num_missing": 0}, 0.0
 
 
-class _Describe(descriptor_stages.DescribeFrames):
+class _Describe(stage.DescribeFrames):
     """Random descriptors."""
 
     def __init__(
@@ -157,9 +159,9 @@ def _run(count: int) -> dict[str, object]:
 
     from pipelines import corpus, prepare
 
-    video_stages.ProbeVideos = _Probe
-    video_stages.DecodeSegments = _Decode
-    descriptor_stages.DescribeFrames = _Describe
+    stages.ProbeVideos = _Probe
+    stages.DecodeSegments = _Decode
+    stage.DescribeFrames = _Describe
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     progress(f"  {count:,} segments")
     with tempfile.TemporaryDirectory() as folder, _Peak() as peak:

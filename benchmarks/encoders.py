@@ -30,10 +30,7 @@ from benchmarks.harness import (
     optional,
     parser,
 )
-from encoders.fisher import GmmFisher
-from encoders.fisher_information import DiagonalInformation, KroneckerInformation
-from encoders.fv_vae import FvVae
-from encoders.gmm import (
+from encoders.codebooks.gmm import (
     Gmm,
     assignment_statistics,
     fit_gmm,
@@ -41,7 +38,10 @@ from encoders.gmm import (
     mean_log_likelihood,
     statistics,
 )
-from encoders.vlad import Vlad
+from encoders.encodings.gmm_fisher import GmmFisher
+from encoders.encodings.vlad import Vlad
+from encoders.fv_vae.encoder import FvVae
+from encoders.fv_vae.information import DiagonalInformation, KroneckerInformation
 
 C, L, CELLS = 512, 255, 50
 NO_FLOOR = 1e-9

@@ -1,6 +1,6 @@
 """What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion RUN ...`
 
-RUN is the output folder of a run with labels and groups, such as those of `jobs.benchmark_accuracy --out`, or of several runs on the same
+RUN is the output folder of a run with labels and groups, such as those of `benchmarks.accuracy --out`, or of several runs on the same
 videos, joined by +; their ENCODINGS are read, no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
 so on inner folds of the training groups. Rules of weights that are not in the project stand beside those that are.
 --json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training videos.
@@ -21,26 +21,26 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import machine
-from encoders import metrics
-from encoders.calibration import fit_sigmoid
-from encoders.fusion import choose_weights, fuse
-from encoders.intervals import gains
-from encoders.kernels import kernel_sum
-from encoders.nested import (
+from encoders.scores import metrics
+from encoders.scores.calibration import fit_sigmoid
+from encoders.scores.fusion import choose_weights, fuse
+from encoders.scores.intervals import gains
+from encoders.stream_specs import is_local
+from encoders.svm.classifiers import decisions_along
+from encoders.svm.columns import one_vs_rest
+from encoders.svm.gram import Gram
+from encoders.svm.inner_folds import (
     held_out_scores,
     log_losses,
     qualities,
     select_parts,
     weights_by_loss,
 )
-from encoders.stream_specs import is_local
-from encoders.svm import decisions_along
-from encoders.svm_columns import one_vs_rest
-from encoders.svm_gram import Gram
-from pipelines.columns import vectors_from_arrow
+from encoders.svm.kernel_sum import kernel_sum
 from pipelines.errors import ConfigError
-from pipelines.folds import group_folds
-from pipelines.saved_run import SavedRun
+from pipelines.index.folds import group_folds
+from pipelines.run.saved_run import SavedRun
+from pipelines.storage.columns import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000
 

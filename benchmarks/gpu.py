@@ -25,14 +25,14 @@ from benchmarks.harness import (
     parser,
     progress,
 )
-from encoders.backbones import Backbone, build, random_filters
-from encoders.base import Encoder
-from encoders.descriptors import appearance
-from encoders.fisher import GmmFisher
-from encoders.fv_vae import FvVae
-from encoders.gmm import Gmm
-from encoders.spp import LEVELS
-from encoders.vlad import Vlad
+from encoders.backbones.load import Backbone, build, random_filters
+from encoders.codebooks.gmm import Gmm
+from encoders.descriptors.pyramid import LEVELS
+from encoders.descriptors.streams import appearance
+from encoders.encodings.base import Encoder
+from encoders.encodings.gmm_fisher import GmmFisher
+from encoders.encodings.vlad import Vlad
+from encoders.fv_vae.encoder import FvVae
 
 NODES = {"vgg19": "features.36", "resnet152": "layer4"}
 FRAMES_PER_VIDEO = 25

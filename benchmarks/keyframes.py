@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks.harness import machine, optional, progress
 from benchmarks.pipeline_decode import ROOT, best_seconds, data_folder, encode
-from pipelines.decode import decode_segment
-from pipelines.run_settings import Decode, Picture, Sampling
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.decode import decode_segment
 
 SAMPLINGS = {
     "uniform, 8 frames": Sampling(policy="uniform", num_frames=8),

@@ -21,10 +21,10 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from benchmarks.harness import Options, Row, at_least, at_most, optional, progress
-from pipelines.decode import SegmentFrames, decode_segment
-from pipelines.decode_pyav import PyAvVideo
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.video import VideoError
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.decode import SegmentFrames, decode_segment
+from pipelines.video.header import VideoError
+from pipelines.video.pyav_decoder import PyAvVideo
 
 ROOT = Path(__file__).parents[1]
 SIZE_PX = 256

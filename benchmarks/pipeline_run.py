@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Disagreement, Options, Row, at_least, at_most, progress
-from encoders import backbones
-from pipelines import doors
-from pipelines.config import Config
-from pipelines.descriptor_stages import CPU_FRAMES, described_streams
+from encoders.backbones import load
+from pipelines.cluster import doors
+from pipelines.describe.stage import CPU_FRAMES, described_streams
+from pipelines.settings.config import Config
 
 DATA = Path(os.environ.get("VIDEO_FISHER_DATA", "../shared/data"))
 SETS = ("weizmann", "ut_interaction", "surveillance_fight")
@@ -211,7 +211,7 @@ def _alone(paths: list[str]) -> dict[str, float]:
     """Decoding, and the network, on one core each, with nothing between them."""
     import torch
 
-    from pipelines.decode import decode_segment
+    from pipelines.video.decode import decode_segment
 
     torch.set_num_threads(1)
     config = Config().with_settings(list(SETTINGS))
@@ -260,10 +260,10 @@ def _forward(
     return num_frames / (time.perf_counter() - began)
 
 
-def _network() -> backbones.Backbone:
+def _network() -> load.Backbone:
     describe = Config().with_settings(list(SETTINGS)).describe
-    weights = backbones.load_file(Path(describe.weights).read_bytes(), ".safetensors")
-    return backbones.build(describe.backbone, describe.nodes, weights)
+    weights = load.load_file(Path(describe.weights).read_bytes(), ".safetensors")
+    return load.build(describe.backbone, describe.nodes, weights)
 
 
 def _job(
@@ -357,7 +357,7 @@ class _NoNetwork:
     """A network that takes no time: rows of DESCRIPTORS without descriptors."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        from pipelines.tables import DESCRIPTORS
+        from pipelines.storage.tables import DESCRIPTORS
 
         table = batch.drop_columns(["images", "num_images", "places", "flows"])
         table = table.append_column("num_frames", pa.array([0] * len(table), pa.int32()))
@@ -369,27 +369,28 @@ def _scheduled(count: int, together: bool) -> dict[str, float]:
     doors.close()
     import ray
 
-    from pipelines import cluster, ray_data, sink, video_stages
-    from pipelines import pools as pipelines_pools
-    from pipelines.progress import ProgressLine
-    from pipelines.storage import Store
-    from pipelines.tables import DESCRIPTORS
+    from pipelines.cluster import connect, datasets, sink
+    from pipelines.cluster import pools as cluster_pools
+    from pipelines.cluster.progress import ProgressLine
+    from pipelines.storage.store import Store
+    from pipelines.storage.tables import DESCRIPTORS
+    from pipelines.video import stages
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     config = Config()
-    cluster.connect(None, config.cluster)
+    connect.connect(None, config.cluster)
     rows = _segments(count)
     with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
         job = SimpleNamespace(store=Store(folder), config=config)
-        pools, line = pipelines_pools.pools(config.cluster), ProgressLine("describe", count)
+        pools, line = cluster_pools.pools(config.cluster), ProgressLine("describe", count)
         began = time.perf_counter()
         # Of a video whose header could not be read this stage only passes on the row.
         settings = (config.sampling, config.picture, config.decode, line.meter)
-        decoder = (video_stages.DecodeSegments, settings)
+        decoder = (stages.DecodeSegments, settings)
         pools = dataclasses.replace(pools, together=together)
-        data = ray_data.describing(rows, config, pools, decoder, (_NoNetwork, ()))
+        data = datasets.describing(rows, config, pools, decoder, (_NoNetwork, ()))
         outputs = [sink.Output(DESCRIPTORS, "descriptors", {})]
-        ray_data.write_tables(job, line, data, outputs, rows_per_file=ray_data.SEGMENTS_PER_FILE)
+        datasets.write_tables(job, line, data, outputs, rows_per_file=datasets.SEGMENTS_PER_FILE)
         seconds = time.perf_counter() - began
         files = len(job.store.files("descriptors"))
         written = job.store.read_table("descriptors", ["segment_id"]).num_rows
@@ -424,11 +425,12 @@ def _segments(count: int) -> pa.Table:
 
 def _resumed(count: int) -> dict[str, float]:
     """Finished files of as many segments as the describe step puts into one; the check reads them all."""
-    from pipelines import current_rows, ray_data
-    from pipelines.columns import descriptor_type
-    from pipelines.inputs import Retries
-    from pipelines.storage import Store
-    from pipelines.tables import DESCRIPTORS, SEGMENTS, VIDEOS
+    from pipelines.cluster import datasets
+    from pipelines.index import current_rows
+    from pipelines.run.inputs import Retries
+    from pipelines.storage.columns import descriptor_type
+    from pipelines.storage.store import Store
+    from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 
     plan = _segments(count)
     with tempfile.TemporaryDirectory() as folder:
@@ -451,7 +453,7 @@ def _resumed(count: int) -> dict[str, float]:
         ]
         store.publish_table("videos/a.parquet", VIDEOS.build(videos), {})
         kind = descriptor_type(8)
-        size = ray_data.SEGMENTS_PER_FILE
+        size = datasets.SEGMENTS_PER_FILE
         for first in range(0, count, size):
             rows = [
                 dict.fromkeys(DESCRIPTORS.schema().names)

@@ -18,17 +18,17 @@ import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
-from encoders.base import CODEBOOK
-from encoders.descriptors import Stream
+from encoders.codebooks.sample import FitSample
+from encoders.descriptors.streams import Stream
+from encoders.encodings.base import CODEBOOK
+from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import ENCODERS, encoder_from_bytes, fit_encoder
-from encoders.sample import FitSample
-from encoders.temporal import TemporalPyramid
-from pipelines.config import Config, Variant
-from pipelines.descriptor_stages import described_streams
+from pipelines.describe.segments import stored_frames
+from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.folds import group_folds
-from pipelines.saved_run import SavedRun
-from pipelines.segments import stored_frames
+from pipelines.index.folds import group_folds
+from pipelines.run.saved_run import SavedRun
+from pipelines.settings.config import Config, Variant
 
 C = 100.0
 """Of the SVM (DQ 5.2)."""

@@ -15,11 +15,11 @@ import torch
 
 from benchmarks.harness import machine, progress
 from benchmarks.pipeline_decode import data_folder
-from encoders import backbones
-from encoders.views import views_of
-from pipelines.config import Config
-from pipelines.decode import decode_segment
-from pipelines.descriptor_stages import CPU_FRAMES, channels_of, described_streams, nodes_of
+from encoders.backbones import load
+from encoders.descriptors.views import views_of
+from pipelines.describe.stage import CPU_FRAMES, channels_of, described_streams, nodes_of
+from pipelines.settings.config import Config
+from pipelines.video.decode import decode_segment
 
 NUM_FRAMES = 25
 SETTINGS = (
@@ -51,9 +51,9 @@ def measure(path: str, settings: tuple[str, ...], repetitions: int) -> dict[str,
     config = Config().with_settings([*SETTINGS, *settings])
     streams, picture = described_streams(config), config.picture
     name = "squeezenet1_0"
-    model = backbones.load_model(name, backbones.random_filters(name, 0))
+    model = load.load_model(name, load.random_filters(name, 0))
     networks = {
-        flow: backbones.cut(name, model, nodes, num_channels=channels_of(flow))
+        flow: load.cut(name, model, nodes, num_channels=channels_of(flow))
         for flow, nodes in nodes_of(streams).items()
     }
     best = dict.fromkeys(("decode_ms", "network_ms", "streams_ms"), float("inf"))

@@ -34,9 +34,9 @@ from benchmarks.harness import (
     parser,
     progress,
 )
-from encoders.svm import fit_weights
-from encoders.svm_columns import Loss, one_vs_rest
-from encoders.svm_gram import Gram, block_rows, centre_of, gram_strip, strip_rows
+from encoders.svm.classifiers import fit_weights
+from encoders.svm.columns import Loss, one_vs_rest
+from encoders.svm.gram import Gram, block_rows, centre_of, gram_strip, strip_rows
 
 C = 100.0
 TESTS = 200

@@ -2,14 +2,14 @@
 
 import safetensors.torch
 
-from encoders.base import Encoder, header_of
-from encoders.bilinear import Bilinear
-from encoders.fisher import GmmFisher
-from encoders.fv_vae import FvVae
-from encoders.pooling import Average, Concatenation, GlobalActivation
-from encoders.sample import FitSample
-from encoders.spatial import Spatial
-from encoders.vlad import Vlad
+from encoders.codebooks.sample import FitSample
+from encoders.encodings.base import Encoder, header_of
+from encoders.encodings.bilinear import Bilinear
+from encoders.encodings.gmm_fisher import GmmFisher
+from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
+from encoders.encodings.spatial import Spatial
+from encoders.encodings.vlad import Vlad
+from encoders.fv_vae.encoder import FvVae
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ave": Average,

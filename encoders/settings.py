@@ -16,7 +16,7 @@ EVALUATE_EVERY = 25
 
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
-"""The normalisations, of `encoders.normalise.NORMALISATIONS`, that give vectors of length 1."""
+"""The normalisations, of `encoders.encodings.normalise.NORMALISATIONS`, that give vectors of length 1."""
 
 
 def require(condition: bool, where: str, expected: str, got: object) -> None:
@@ -94,7 +94,7 @@ class PcaSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidSettings:
-    """Which descriptors of a spatial pyramid count, and with which others they are summed (`encoders.spatial`).
+    """Which descriptors of a spatial pyramid count, and with which others they are summed (`encoders.encodings.spatial`).
 
     levels: sides of the levels whose cells count; () is all. 1 alone is the maximum over the whole map: what is there, wherever.
     per_level: one codebook for each level, and their vectors side by side.
@@ -132,7 +132,7 @@ class AveSettings(PyramidSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialSettings(PcaSettings, PyramidSettings):
-    """How a codebook uses where on the frame a descriptor is from (`encoders.spatial`).
+    """How a codebook uses where on the frame a descriptor is from (`encoders.encodings.spatial`).
 
     position_weight: x, y and scale of the descriptor's cell are appended to it, after the PCA; in -0.5 to 0.5, times
         this, times the descriptors' root mean square length. 0 appends nothing.

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from encoders.settings import each_once, require
 
 Scaling = Literal["per_position", "whole_map", "relative"]
-"""What maps are divided by before the spatial pyramid, see `encoders.descriptors.scale`."""
+"""What maps are divided by before the spatial pyramid, see `encoders.descriptors.streams.scale`."""
 
 MOST_FRAMES = 64
 """Most frames of a window: as many as a segment has sampled ones."""
@@ -29,11 +29,11 @@ INPUT = "input"
 """The node of the normalised picture itself."""
 
 STAGES = "stages"
-"""Stands for the last nodes before each loss of resolution (`encoders.backbone_stages`)."""
+"""Stands for the last nodes before each loss of resolution (`encoders.backbones.stages`)."""
 
 
 VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
-"""Views of a frame by picture.views, see `encoders.views`."""
+"""Views of a frame by picture.views, see `encoders.descriptors.views`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class FlowWindow(Window):
     """The frames that optical flow leads through: from each to the next one, `num_frames` - 1 flows in all.
 
     Attributes:
-        method: dis or tvl1 (`pipelines.flow`).
+        method: dis or tvl1 (`pipelines.video.flow`).
         bound_px: larger displacements in x or y are cut off to it.
     """
 

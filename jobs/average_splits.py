@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from pipelines.errors import ConfigError
-from pipelines.labels import read_labels
-from pipelines.recipes import recipe
+from pipelines.index.labels import read_labels
+from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.job import Job
+    from pipelines.run.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
             return code
     if arguments.plan:
         return 0
-    from pipelines import splits
+    from pipelines.studies import splits
 
     for line in splits.publish(jobs):
         print(line)

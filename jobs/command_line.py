@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines import doors, logs, ray_job
-from pipelines.config import Config
+from pipelines import logs
+from pipelines.cluster import doors
 from pipelines.errors import ConfigError, RunError
-from pipelines.recipes import RECIPES
+from pipelines.run import ray_job
+from pipelines.settings.config import Config
+from pipelines.settings.recipes import RECIPES
 
 if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
-    from pipelines.job import Job
+    from pipelines.run.job import Job
 
 log = logging.getLogger("video_fisher")
 
@@ -54,7 +56,7 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
         default=[],
         dest="settings",
         metavar="SECTION.FIELD=VALUE",
-        help="change one setting; may be repeated; pipelines/run_settings.py and encoders/settings.py list them all",
+        help="change one setting; may be repeated; pipelines/settings/sections.py and encoders/settings.py list them all",
     )
     out.add_argument(
         "--steps",
@@ -162,8 +164,10 @@ def run(
     """
     address, submission = before_ray(arguments)
     # torch and Ray take seconds to load: a wrong setting has shown before.
-    from pipelines import corpus, planning, prepare, record
-    from pipelines.lock import RunLock
+    from pipelines import corpus, prepare
+    from pipelines.plan import command as plan_command
+    from pipelines.run import record
+    from pipelines.run.lock import RunLock
 
     steps = prepare.parse_steps(arguments.steps)
     inputs = prepare.Inputs(
@@ -176,7 +180,7 @@ def run(
         training_only=training_only,
     )
     if arguments.plan:
-        print(planning.run(prepare.prepare(inputs, plan=True), steps))
+        print(plan_command.run(prepare.prepare(inputs, plan=True), steps))
         return 0
     job = prepare.prepare(inputs)
     described = record.is_described(job) or not restore

@@ -10,10 +10,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.recipes import recipe
+from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.job import Job
+    from pipelines.run.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(job: Job) -> None:
-    from pipelines import papers
+    from pipelines.report import papers
 
     for line in papers.text(job):
         print(line)

@@ -5,11 +5,11 @@ import logging
 import sys
 from pathlib import Path
 
-from encoders import backbones
+from encoders.backbones import load
 from jobs import fcvid_encode
 from pipelines import logs
-from pipelines.demo_corpus import make_demo_corpus
-from pipelines.recipes import recipe
+from pipelines.demo.corpus import make_demo_corpus
+from pipelines.settings.recipes import recipe
 
 log = logging.getLogger("video_fisher")
 
@@ -76,8 +76,8 @@ def _weights(given: str | None) -> str:
         return given
     describe = recipe("demo").describe
     try:
-        backbones.load_published(describe.backbone, describe.weights)
-    except backbones.WeightsError as error:
+        load.load_published(describe.backbone, describe.weights)
+    except load.WeightsError as error:
         log.warning("%s", error)
         log.warning(
             "The demo goes on with seeded RANDOM filters: what follows shows the pipeline, not the accuracy "

@@ -9,11 +9,11 @@ import json
 import sys
 from pathlib import Path
 
-from pipelines import doctor
+from pipelines.doctor import examine
 from pipelines.errors import ConfigError
-from pipelines.retries import StorageError
-from pipelines.storage import Store
-from pipelines.uris import absolute_uri
+from pipelines.storage.retries import StorageError
+from pipelines.storage.store import Store
+from pipelines.storage.uris import absolute_uri
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Prints the report; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        report = doctor.examine(Store(absolute_uri(arguments.out)), arguments.quick)
+        report = examine.examine(Store(absolute_uri(arguments.out)), arguments.quick)
         if arguments.json:
             _write(arguments.json, report)
     except (ConfigError, StorageError) as error:
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if report.has_errors else 0
 
 
-def _write(file: str, report: doctor.Report) -> None:
+def _write(file: str, report: examine.Report) -> None:
     try:
         Path(file).write_text(json.dumps(report.to_json(), indent=1))
     except OSError as error:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from jobs import command_line
-from pipelines.recipes import recipe
+from pipelines.settings.recipes import recipe
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,12 +14,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.config import Config
 from pipelines.errors import ConfigError
-from pipelines.recipes import recipe
+from pipelines.settings.config import Config
+from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.finetune import Plan
+    from pipelines.fit.finetune import Plan
 
 log = logging.getLogger("video_fisher")
 
@@ -42,8 +42,10 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     config = recipe(arguments.recipe).with_settings(arguments.settings)
     address, submission = command_line.before_ray(arguments)
-    from pipelines import cluster, corpus, finetune, prepare
-    from pipelines.lock import RunLock
+    from pipelines import corpus, prepare
+    from pipelines.cluster import connect
+    from pipelines.fit import finetune
+    from pipelines.run.lock import RunLock
 
     finetune.check(config)
     job = prepare.prepare(
@@ -69,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
             submission=submission,
         ) as lock:
             corpus.run(job, ("index",), address, lock.check)
-            cluster.connect(address, config.cluster)
+            connect.connect(address, config.cluster)
             lock.check()
             finetune.train(todo)
     _print(arguments, todo)
@@ -94,7 +96,7 @@ def _print(arguments: argparse.Namespace, todo: Plan) -> None:
 
 
 def _exit_code(todo: Plan, config: Config) -> int:
-    from pipelines import finetune
+    from pipelines.fit import finetune
 
     failed, limit = finetune.failed_fraction(todo), config.run.max_failed_fraction
     if failed <= limit:

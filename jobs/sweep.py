@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from pipelines.errors import ConfigError
-from pipelines.recipes import recipe
+from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
-    from pipelines.job import Job
+    from pipelines.run.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     config = recipe(arguments.recipe).with_settings(given)
     values = _values(arguments.values)
     # torch takes seconds to load: not before the settings were checked.
-    from pipelines import sweep
+    from pipelines.studies import sweep
 
     encoders = sweep.variants(config, arguments.sweep, values)
     config = dataclasses.replace(

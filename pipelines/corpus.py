@@ -1,7 +1,7 @@
 """The whole data flow, top to bottom: six steps, each one call of its room.
 
 Each reads what the steps before it published, publishes its own, and does nothing where its output for the same
-inputs and settings is complete. `pipelines/steps.py` declares their tables, marks and needs.
+inputs and settings is complete. `pipelines/run/steps.py` declares their tables, marks and needs.
 """
 
 import logging
@@ -9,26 +9,20 @@ from collections.abc import Callable
 
 import ray
 
-from pipelines import (
-    classify as classify_step,
-)
-from pipelines import (
-    cluster,
-    describe_step,
-    encode_step,
-    fit_step,
-    index_step,
-    record,
-    run_report,
-)
-from pipelines import (
-    evaluate as evaluate_step,
-)
-from pipelines.current_rows import outcome
-from pipelines.job import Job
-from pipelines.ledger import Account, Outcome, Spent
-from pipelines.record import StepTime
-from pipelines.steps import STEPS
+from pipelines.classify import step as classify_step
+from pipelines.cluster import connect
+from pipelines.describe import step as describe_step
+from pipelines.encode import step as encode_step
+from pipelines.evaluate import step as evaluate_step
+from pipelines.fit import step as fit_step
+from pipelines.index import step as index_step
+from pipelines.index.current_rows import outcome
+from pipelines.report import collect
+from pipelines.run import record
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Outcome, Spent
+from pipelines.run.record import StepTime
+from pipelines.run.steps import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +57,7 @@ def classify(job: Job) -> Work:
 
 def evaluate(job: Job) -> Work:
     """Measure scores and render the page: SCORES, VIDEOS -> METRICS, report."""
-    return run_report.publish(job, evaluate_step.evaluate(job))
+    return collect.publish(job, evaluate_step.evaluate(job))
 
 
 def run(
@@ -88,7 +82,7 @@ def run(
             log.info("%s: complete, nothing to do", name)
             continue
         if not did_work:
-            cluster.connect(address, job.config.cluster)
+            connect.connect(address, job.config.cluster)
             did_work = True
         check()
         with StepTime(job.store, name, job.digest(name)) as timed:

@@ -11,21 +11,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders.descriptors import Stream
+from encoders.descriptors.streams import Stream
 from encoders.registry import ENCODERS
-from pipelines import flow, weights
-from pipelines.config import Config
-from pipelines.descriptor_stages import described_streams
+from pipelines.describe import weights
+from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.folds import assign_folds
-from pipelines.inputs import LEFT_OUT, RETRIES, Retries
-from pipelines.job import Job
-from pipelines.labels import Labels, match, read_labels
-from pipelines.manifest import list_videos
-from pipelines.steps import STEPS
-from pipelines.storage import Store
-from pipelines.uris import absolute_uri
-from pipelines.user_tables import using
+from pipelines.index.folds import assign_folds
+from pipelines.index.labels import Labels, match, read_labels
+from pipelines.index.manifest import list_videos
+from pipelines.index.user_tables import using
+from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
+from pipelines.run.job import Job
+from pipelines.run.steps import STEPS
+from pipelines.settings.config import Config
+from pipelines.storage.store import Store
+from pipelines.storage.uris import absolute_uri
+from pipelines.video import flow
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     """The job that these inputs describe.
 
     Args:
-        plan: for `pipelines.planning` alone: files that a manifest names are not looked at, weights are not
+        plan: for `pipelines.plan.command` alone: files that a manifest names are not looked at, weights are not
             fetched, and earlier steps need not be complete. A run with such a job would not know its files again.
 
     Raises:

@@ -6,7 +6,7 @@ another submission goes on with what the tables lack.
 
 The output folder's lock may still be held by the lost driver. Each submission names in its metadata those that it
 replaces, all of which have ended as far as the head can tell, and their lock, and nobody else's, is taken over at
-once (`pipelines.lock`).
+once (`pipelines.run.lock`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
-from pipelines.ray_job import CODE, REPLACES
-from pipelines.revision import code_revision
-from pipelines.uris import redact
+from pipelines.run.ray_job import CODE, REPLACES
+from pipelines.run.versions import code_revision
+from pipelines.storage.uris import redact
 
 log = logging.getLogger(__name__)
 

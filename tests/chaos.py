@@ -26,7 +26,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pipelines import doors
+from pipelines.cluster import doors
 
 ROOT = Path(__file__).parents[1]
 STEPS = ("index", "describe", "fit", "encode", "classify", "evaluate")
@@ -192,8 +192,8 @@ def strike(victim: str, driver: Driver, nodes: Nodes, rng: random.Random) -> str
 
 def tables(out: Path | str) -> dict[str, object]:
     """Today's tables by name, sorted, without `UNEQUAL` columns."""
-    from pipelines.storage import Store
-    from pipelines.tables import TABLES
+    from pipelines.storage.store import Store
+    from pipelines.storage.tables import TABLES
 
     store = Store(str(out))
     keys = {table.name: table.key for table in TABLES}
@@ -224,10 +224,10 @@ def compare(expected: dict[str, object], found: dict[str, object]) -> int:
 
 def examine(out: Path) -> None:
     """Ends the program where the doctor finds an error: an orphan, a duplicate, a file that cannot be read."""
-    from pipelines import doctor
-    from pipelines.storage import Store
+    from pipelines.doctor import examine as doctor_examine
+    from pipelines.storage.store import Store
 
-    report = doctor.examine(Store(str(out)))
+    report = doctor_examine.examine(Store(str(out)))
     if report.has_errors:
         raise SystemExit("\n".join(report.lines()))
 

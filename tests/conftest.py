@@ -7,7 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from pipelines import doors
+from pipelines.cluster import doors
 
 # Read by Ray when it is imported.
 doors.close()
@@ -71,9 +71,9 @@ def local_ray(s3_bucket: str) -> Iterator[None]:
     """
     import ray
 
-    from pipelines import cluster
-    from pipelines.run_settings import Cluster
+    from pipelines.cluster import connect
+    from pipelines.settings.sections import Cluster
 
-    cluster.connect(None, Cluster(no_progress_timeout_s=120))
+    connect.connect(None, Cluster(no_progress_timeout_s=120))
     yield
     ray.shutdown()

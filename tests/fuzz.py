@@ -24,11 +24,11 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from pipelines.decode import SegmentFrames, decode_segment
-from pipelines.isolation import IsolatedDecoder
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.sampling import num_segments
-from pipelines.video import ERROR_TYPES, VideoError, probe
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.decode import SegmentFrames, decode_segment
+from pipelines.video.header import ERROR_TYPES, VideoError, probe
+from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.sampling import num_segments
 
 MAX_CLIP_BYTES = 600_000
 FRAME_S, CALL_S, GRACE_S = 10.0, 20.0, 30.0

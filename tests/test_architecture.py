@@ -56,7 +56,7 @@ def test_encoders_run_without_ray_and_arrow() -> None:
 
 def test_settings_need_no_torch() -> None:
     """A wrong flag must show at once: the modules that check flags load nothing heavy."""
-    script = "import sys, pipelines.recipes\nprint([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
+    script = "import sys, pipelines.settings.recipes\nprint([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
@@ -65,8 +65,8 @@ def test_settings_need_no_torch() -> None:
 @pytest.mark.parametrize(
     ("modules", "without"),
     [
-        ("pipelines.sink, pipelines.codebook, pipelines.video_stages", "torch"),
-        ("pipelines.encoding_stages, pipelines.codebooks, pipelines.job", "torchvision"),
+        ("pipelines.cluster.sink, pipelines.run.codebook, pipelines.video.stages", "torch"),
+        ("pipelines.encode.stage, pipelines.fit.codebooks, pipelines.run.job", "torchvision"),
     ],
 )
 def test_workers_load_what_they_need(modules: str, without: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks.scale.cluster import Rules
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.real import real_step
 from benchmarks.scale.workload import FCVID, SPORTS, Corpus, Outcome, Setting
-from pipelines.plan_probe import Measured
+from pipelines.plan.probe import Measured
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
 CORES = (16, 32, 64, 128)

@@ -14,15 +14,15 @@ import torch
 
 from benchmarks.harness import progress
 from benchmarks.pipeline_decode import GOP_FRAMES, best_seconds, data_folder, encode
-from pipelines import plan_probe, planning
-from pipelines.columns import descriptors_to_arrow
-from pipelines.descriptor_stages import described_streams
-from pipelines.plan_probe import Headers, Measured, Segments
-from pipelines.plan_trials import EncodeTrial, FitTrial
+from pipelines.describe.segments import SegmentReader, stored_frames
+from pipelines.describe.stage import described_streams
+from pipelines.plan import command, probe
+from pipelines.plan.probe import Headers, Measured, Segments
+from pipelines.plan.trials import EncodeTrial, FitTrial
 from pipelines.prepare import Inputs, prepare
-from pipelines.recipes import recipe
-from pipelines.segments import SegmentReader, stored_frames
-from pipelines.storage import Store
+from pipelines.settings.recipes import recipe
+from pipelines.storage.columns import descriptors_to_arrow
+from pipelines.storage.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results"
 INTERVAL_S = 3.0
@@ -202,5 +202,5 @@ def trial(settings: tuple[str, ...]) -> Measured:
             steps=STEPS,
         )
         job = prepare(inputs, plan=True)
-        counts = dataclasses.replace(planning.counts_of(job), tested=TESTED, classes=CLASSES)
-        return plan_probe.measure(job, torch.get_num_threads(), counts)
+        counts = dataclasses.replace(command.counts_of(job), tested=TESTED, classes=CLASSES)
+        return probe.measure(job, torch.get_num_threads(), counts)

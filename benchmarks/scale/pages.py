@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from pipelines.report_charts import INK, SETTINGS, dress, style_of, to_svg
+from pipelines.report.charts import INK, SETTINGS, dress, style_of, to_svg
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "scale-2core-cpu.json"

@@ -6,7 +6,7 @@ from benchmarks.scale import costs
 from benchmarks.scale.cluster import Cluster, Kind, Rules
 from benchmarks.scale.costs import RESULTS
 from benchmarks.scale.step import Step, run
-from pipelines.ray_data import segments_at_a_time
+from pipelines.cluster.datasets import segments_at_a_time
 
 
 def real_step() -> tuple[float, float]:

@@ -12,24 +12,25 @@ from benchmarks.pipeline_decode import GOP_FRAMES
 from benchmarks.scale.cluster import Cluster, Kind, Rules
 from benchmarks.scale.costs import FRAMES_PER_S, INTERVAL_S, SEGMENTS_PER_TASK, Cost, Costs
 from benchmarks.scale.step import Step, StepResult, run
-from pipelines import cluster, plan, pools
-from pipelines.classify import choose_form
-from pipelines.config import Config
-from pipelines.decode import COPY_BYTES
-from pipelines.encoding_stages import GPU_READERS
-from pipelines.plan import Overheads
-from pipelines.plan_probe import Counts, Measured
-from pipelines.prices import Range, Shape, read_prices
-from pipelines.ray_data import batches_at_a_time
-from pipelines.read_ahead import TOGETHER
-from pipelines.recipes import recipe
-from pipelines.sampling import SEGMENT_FRAMES
-from pipelines.tables import ROWS_PER_FILE
+from pipelines.classify.step import choose_form
+from pipelines.cluster import connect, pools
+from pipelines.cluster.datasets import batches_at_a_time
+from pipelines.encode.stage import GPU_READERS
+from pipelines.plan import estimate
+from pipelines.plan.estimate import Overheads
+from pipelines.plan.prices import Range, Shape, read_prices
+from pipelines.plan.probe import Counts, Measured
+from pipelines.settings.config import Config
+from pipelines.settings.recipes import recipe
+from pipelines.storage.read_ahead import TOGETHER
+from pipelines.storage.tables import ROWS_PER_FILE
+from pipelines.video.decode import COPY_BYTES
+from pipelines.video.sampling import SEGMENT_FRAMES
 
 SEGMENT_S = SEGMENT_FRAMES * INTERVAL_S
 KEY_FRAMES_S = GOP_FRAMES / FRAMES_PER_S
 FRAME_BYTES = 224 * 224 * 3
-HEADER_REQUESTS, FILE_REQUESTS = plan.HEADER_READS, 3
+HEADER_REQUESTS, FILE_REQUESTS = estimate.HEADER_READS, 3
 """A file's size, its footer, its columns."""
 
 STRIP_ROWS = 1024
@@ -228,7 +229,7 @@ class _Steps:
         sizes = pools.pools(config.cluster, {"CPU": shape.cpus, "GPU": shape.gpus})
         self.planned = {
             step.name: step
-            for step in plan.plan(counts, self._of_corpus(), config, sizes, shape, self.fixed)
+            for step in estimate.plan(counts, self._of_corpus(), config, sizes, shape, self.fixed)
         }
 
     def _of_corpus(self) -> Measured:
@@ -274,7 +275,7 @@ class _Steps:
         return num_bytes / rate + requests * self.cost["object store, request_s"]
 
     def _dealt_s(self, pools: str) -> float:
-        return self.cost[f"driver, s of a task with {cluster}"] * self.setting.driver
+        return self.cost[f"driver, s of a task with {connect}"] * self.setting.driver
 
     def all(self) -> list[Step | Pause]:
         sample, books = self.fit()
@@ -301,7 +302,7 @@ class _Steps:
         return self.fixed.report_s + rounds * evaluate.core_s / evaluate.units
 
     def look(self, step: str, passes: int) -> Pause:
-        """The driver looks into each file of DESCRIPTORS, many at a time (pipelines.storage)."""
+        """The driver looks into each file of DESCRIPTORS, many at a time (pipelines.storage.store)."""
         files = self.segments / SEGMENTS_PER_TASK
         file_s = self.cost["look into a file of rows, s"]
         file_s += FILE_REQUESTS * self.cost["object store, request_s"] / self.setting.lookups
@@ -405,7 +406,7 @@ class _Steps:
     def classify(self) -> Step:
         corpus, dims = self.corpus, self.measured.dims.values()
         training = corpus.counts.training
-        form, _ = choose_form(corpus.config.classify, training, plan.STORE_BYTES)
+        form, _ = choose_form(corpus.config.classify, training, estimate.STORE_BYTES)
         gpu_s = self._on_gpu(self.planned["classify"].gpu_s)
         read = 2 * training * sum(dims)
         if form == "gram":
@@ -415,9 +416,9 @@ class _Steps:
             moved_s = strips * read / 2 * elsewhere / self.cost["a node's network, bytes_per_s"]
             units, most = strips * len(dims), self.setting.gpu_nodes
         else:
-            moved_s = plan.SVM_PASSES * self._moved_s(read)
+            moved_s = estimate.SVM_PASSES * self._moved_s(read)
             most = min(corpus.workers, self.setting.gpu_nodes)
-            units = plan.SVM_PASSES * most
+            units = estimate.SVM_PASSES * most
         return Step(
             name="classify",
             units=units,

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.fusion import BEST, Corpus, compare, table
-from pipelines.config import Config
 from pipelines.errors import ConfigError
-from pipelines.saved_run import SavedRun
-from pipelines.storage import Store
+from pipelines.run.saved_run import SavedRun
+from pipelines.settings.config import Config
+from pipelines.storage.store import Store
 
 CONFIG = Config().with_settings(["encode.encoders=ave"])
 GOOD, NOISE = "ave on a_appearance", "ave on a_difference"

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.small_corpora import Corpus, accuracy, rows
-from pipelines.columns import descriptors_to_arrow
-from pipelines.config import Config
-from pipelines.descriptor_stages import described_streams
+from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.saved_run import SavedRun
-from pipelines.storage import Store
+from pipelines.run.saved_run import SavedRun
+from pipelines.settings.config import Config
+from pipelines.storage.columns import descriptors_to_arrow
+from pipelines.storage.store import Store
 
 CONFIG = Config().with_settings(
     [

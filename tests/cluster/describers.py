@@ -10,12 +10,12 @@ import sys
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import cluster
-from pipelines.descriptor_stages import DescribeFrames, described_streams
-from pipelines.recipes import recipe
-from pipelines.run_settings import Cluster
-from pipelines.shared import SharedFile
-from pipelines.storage import Store
+from pipelines.cluster import connect
+from pipelines.cluster.broadcast import SharedFile
+from pipelines.describe.stage import DescribeFrames, described_streams
+from pipelines.settings.recipes import recipe
+from pipelines.settings.sections import Cluster
+from pipelines.storage.store import Store
 
 NUM_DESCRIBERS = 2
 
@@ -36,7 +36,7 @@ class Describer:
 
 
 def main(address: str, root: str, file: str) -> None:
-    cluster.connect(address, Cluster())
+    connect.connect(address, Cluster())
     weights = SharedFile.of(Store(root), file)
     nodes = [node["NodeID"] for node in ray.nodes()]
     describers = [

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobSubmissionClient
 
-from pipelines.revision import code_revision
-from pipelines.storage import Store
+from pipelines.run.versions import code_revision
+from pipelines.storage.store import Store
 from tests import chaos
 from tests.cluster.heads import Head, head
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 from tests import chaos
 from tests.cluster.heads import Head, head
 from tests.cluster.nodes import Node, joined

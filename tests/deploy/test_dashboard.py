@@ -8,7 +8,7 @@ import yaml
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels as ray_panels
 from ray.util import metrics
 
-from pipelines.progress import Counter
+from pipelines.cluster.progress import Counter
 from tests.deploy.files import ROOT
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())

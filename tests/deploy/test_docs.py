@@ -8,8 +8,8 @@ import pytest
 from ray.dashboard.modules.job.cli import job_cli_group
 from ray.scripts import scripts
 
-from pipelines.prices import read_prices
-from pipelines.recipes import recipe
+from pipelines.plan.prices import read_prices
+from pipelines.settings.recipes import recipe
 from tests.deploy.files import DOCS, ROOT, job_settings, launcher, limits, workers
 
 TEXT = DOCS.read_text()

@@ -25,10 +25,10 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND
 from ray.scripts import scripts
 
-from pipelines import pools as pipelines_pools
-from pipelines.plan import PROCESS_BYTES
-from pipelines.prices import read_prices
-from pipelines.recipes import RECIPES
+from pipelines.cluster import pools as cluster_pools
+from pipelines.plan.estimate import PROCESS_BYTES
+from pipelines.plan.prices import read_prices
+from pipelines.settings.recipes import RECIPES
 from tests.deploy.files import LAUNCHERS, ROOT, launcher, limits, workers
 
 OBJECT_STORE_SHARE = 0.3
@@ -138,7 +138,7 @@ def test_the_file_says_its_limits(name: str) -> None:
 def test_every_actor_of_a_recipe_fits_on_a_machine(name: str, recipe: str) -> None:
     held, types = limits(launcher(name)), workers(launcher(name)).values()
     told = [f"cluster.max_cpus={held['CPU']}", f"cluster.max_gpus={held['GPU']}"]
-    pools = pipelines_pools.pools(RECIPES[recipe]().with_settings(told).cluster, held)
+    pools = cluster_pools.pools(RECIPES[recipe]().with_settings(told).cluster, held)
     for pool in (pools.decode, pools.describe, pools.encode):
         fitting = [
             t["resources"]

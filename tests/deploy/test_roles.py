@@ -13,7 +13,7 @@ from moto.iam.access_control import IAMRequestBase
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 from tests.deploy.files import ROOT, launcher
 
 ROLES = runpy.run_path(str(ROOT / "deploy" / "aws_roles.py"))

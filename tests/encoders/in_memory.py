@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoders import metrics
-from encoders.svm import LinearClassifier, fit_weights
-from encoders.svm_columns import class_weights, one_vs_rest
-from encoders.svm_gram import Gram
+from encoders.scores import metrics
+from encoders.svm.classifiers import LinearClassifier, fit_weights
+from encoders.svm.columns import class_weights, one_vs_rest
+from encoders.svm.gram import Gram
 
 
 def fit_one_vs_rest(

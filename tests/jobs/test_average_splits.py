@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import average_splits, fcvid_encode
-from pipelines import doctor
-from pipelines.storage import Store
+from pipelines.doctor import examine
+from pipelines.storage.store import Store
 
 NAMES = ("split1", "split2")
 SMALL = (
@@ -84,13 +84,13 @@ def test_the_mean_of_two_splits(
     ]
     assert len(tested) == 2
     assert not tested[0] & tested[1]
-    findings = doctor.examine(Store(str(out))).findings
+    findings = examine.examine(Store(str(out))).findings
     assert [f.check for f in findings if f.severity == "error"] == []
 
     def refuse(*_: object) -> None:
         pytest.fail("a cluster was asked for")
 
-    monkeypatch.setattr("pipelines.cluster.connect", refuse)
+    monkeypatch.setattr("pipelines.cluster.connect.connect", refuse)
     before = (out / "split_metrics" / "split1+split2.parquet").read_bytes()
     assert average_splits.main(["--splits", ",".join(NAMES), *given]) == 0
     assert (out / "split_metrics" / "split1+split2.parquet").read_bytes() == before

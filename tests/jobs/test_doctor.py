@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from jobs.doctor import main, parser
-from tests.pipelines import doctor_run as made
+from tests.pipelines.doctor import run as doctor_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    made.make(tmp_path / "run")
+    doctor_run.make(tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -35,13 +35,13 @@ def test_a_sound_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_errors_are_explained_worst_first(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (run / made.TABLES["descriptors"] / ".x.part").write_bytes(b"x")
-    file = next((run / made.TABLES["videos"]).glob("*.parquet"))
+    (run / doctor_run.TABLES["descriptors"] / ".x.part").write_bytes(b"x")
+    file = next((run / doctor_run.TABLES["videos"]).glob("*.parquet"))
     file.write_bytes(file.read_bytes()[:100])
     assert main(["--out", str(run), "--json", str(tmp_path / "report.json"), "--quick"]) == 1
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0] == f"ERROR file.unreadable {made.TABLES['videos']}"
+    assert lines[0] == f"ERROR file.unreadable {doctor_run.TABLES['videos']}"
     assert out.index("ERROR file.unreadable") < out.index("NOTE file.leftover")
     assert f"rm -rf {file}" in out
     assert "1 error(s): " in lines[-1]

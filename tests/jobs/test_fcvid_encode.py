@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.fcvid_encode import main, parser
-from pipelines.steps import STEPS
+from pipelines.run.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from jobs.search import main, parser
-from tests.pipelines import doctor_run as made
+from tests.pipelines.doctor import run as doctor_run
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    made.make(tmp_path / "run")
+    doctor_run.make(tmp_path / "run")
     return tmp_path / "run"
 
 

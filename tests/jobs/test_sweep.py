@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import compare_encoders, sweep
-from pipelines.config import Config
 from pipelines.errors import ConfigError
-from pipelines.recipes import recipe
-from pipelines.sweep import variants
+from pipelines.settings.config import Config
+from pipelines.settings.recipes import recipe
+from pipelines.studies.sweep import variants
 
 TINY = (
     "sampling.num_frames=3",

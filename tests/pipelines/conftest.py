@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines import doctor_run
+from tests.pipelines.doctor import run
 
 
 @pytest.fixture(scope="session")
 def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of `doctor_run`; no test changes it."""
     root = tmp_path_factory.mktemp("sound")
-    doctor_run.make(root)
+    run.make(root)
     return root

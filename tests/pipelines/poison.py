@@ -1,6 +1,6 @@
 """Decoders that misbehave, for test_poison.py. The child imports this module and plants them.
 
-`decode_segment` stands in for that of pipelines.decode: the first part of the file's name, up to the
+`decode_segment` stands in for that of pipelines.video.decode: the first part of the file's name, up to the
 first dot, is the misbehaviour; any other file is decoded as ever.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import decode, watch
-from pipelines.decode import SegmentFrames
-from pipelines.video import VideoError
+from pipelines.video import decode, watch
+from pipelines.video.decode import SegmentFrames
+from pipelines.video.header import VideoError
 
 _real = decode.decode_segment
 

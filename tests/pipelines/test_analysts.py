@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.demo import QUERIES
-from pipelines.tables import TABLES
-from pipelines.tables_page import EXAMPLES, EXAMPLES_OF, render
-from tests.pipelines import doctor_run as made
+from pipelines.storage.tables import TABLES
+from pipelines.storage.tables_page import EXAMPLES, EXAMPLES_OF, render
 from tests.pipelines.analysts import answers, assert_alike, snippets
+from tests.pipelines.doctor import run as doctor_run
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_of_the_tables_is_what_its_command_makes() -> None:
     page = (DOCS / "tables.md").read_text()
-    assert page == render() + "\n", "run: python -m pipelines.tables_page > docs/tables.md"
+    assert page == render() + "\n", "run: python -m pipelines.storage.tables_page > docs/tables.md"
     for table in TABLES:
         section = page.split(f"\n## {table.name}\n")[1].partition("\n## ")[0]
         rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
@@ -35,14 +35,14 @@ def test_examples_have_the_type_of_their_column() -> None:
             unused -= {key, column.name}
             example = EXAMPLES_OF.get(key, EXAMPLES.get(column.name))
             if example is not None:
-                assert made.pa.array([example], column.type).null_count == 0, key
+                assert doctor_run.pa.array([example], column.type).null_count == 0, key
             assert example is not None or key not in EXAMPLES_OF or column.nullable, key
     assert unused == set()
 
 
 def test_the_readmes_query_and_the_demos_read_todays_metrics_alone(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    made.make(run)
+    doctor_run.make(run)
     readme = (DOCS.parent / "README.md").read_text().partition("    -- DuckDB: ")[2]
     pasted = {
         "README": "-- " + readme.partition("\n\n")[0].replace("OUT/", f"{run}/"),
@@ -52,7 +52,7 @@ def test_the_readmes_query_and_the_demos_read_todays_metrics_alone(tmp_path: Pat
     pasted["newcomer"] = newcomer.partition("''')")[0].replace("weizmann_out/", f"{run}/")
     before = {name: set(duckdb.sql(query).fetchall()) for name, query in pasted.items()}
     # Those of another named split, or of earlier settings.
-    file = next((run / made.TABLES["metrics"]).glob("*.parquet"))
+    file = next((run / doctor_run.TABLES["metrics"]).glob("*.parquet"))
     table = pq.read_table(file)
     place = table.column_names.index("value")
     (run / "metrics" / "other").mkdir()
@@ -66,7 +66,7 @@ def test_the_readmes_query_and_the_demos_read_todays_metrics_alone(tmp_path: Pat
 
 def test_three_tools_answer_each_of_six_questions_alike(tmp_path: Path) -> None:
     assert len(snippets()) == 1 + 6
-    made.make(tmp_path / "run")
+    doctor_run.make(tmp_path / "run")
     # Here the codebook with attention was fitted per fold.
     by_fold = {"attention/fv_vae-pool5_appearance": "attention/fv_vae-pool5_appearance/fold-0"}
     found = answers(tmp_path / "run", by_fold)
@@ -79,8 +79,8 @@ def test_three_tools_answer_each_of_six_questions_alike(tmp_path: Path) -> None:
         ["partial", "decode", "damaged", 1, 1],
     ]
     _, means = found["4. What is the average vector of a class?"]["DuckDB"]
-    table = made.Store(str(tmp_path / "run")).read_table(
-        made.TABLES["encodings/ave-pool5_appearance"]
+    table = doctor_run.Store(str(tmp_path / "run")).read_table(
+        doctor_run.TABLES["encodings/ave-pool5_appearance"]
     )
     vectors = {row["video_id"]: row["vector"] for row in table.to_pylist()}
     expected = {"bend": ("v0", "v2"), "walk": ("v1", "v3")}

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.isolation import IsolatedDecoder
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.sampling import SEGMENT_FRAMES
-from pipelines.video_stages import DecodeSegments, ProbeVideos
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.sampling import SEGMENT_FRAMES
+from pipelines.video.stages import DecodeSegments, ProbeVideos
 
 pytestmark = pytest.mark.slow
 
@@ -138,9 +138,9 @@ def test_a_killed_process_leaves_no_file(data: Path, tmp_path: Path, victim: str
         "import sys\n"
         f"sys.path[:0] = [{os.getcwd()!r}, {str(tmp_path)!r}]\n"
         "import holding\n"
-        "from pipelines.run_settings import Decode\n"
-        "from pipelines.isolation import IsolatedDecoder\n"
-        "from pipelines.video import VideoError\n"
+        "from pipelines.settings.sections import Decode\n"
+        "from pipelines.video.isolation import IsolatedDecoder\n"
+        "from pipelines.video.header import VideoError\n"
         "with IsolatedDecoder(Decode(frame_timeout_s=3.0)) as decoder:\n"
         "    try:\n"
         f"        decoder.call(holding.hold, {str(clip)!r}, {str(marker)!r})\n"

@@ -15,11 +15,13 @@ import safetensors.numpy
 
 from jobs import demo, search
 from jobs.fcvid_encode import main
-from pipelines import doctor, doctor_scan, fit_step, ledger
-from pipelines.storage import Store
+from pipelines.doctor import examine, scan
+from pipelines.fit import step as fit_step
+from pipelines.run import ledger
+from pipelines.storage.store import Store
 from tests.conftest import SECRET
 from tests.pipelines.analysts import answers, assert_alike
-from tests.pipelines.page import assert_stands_alone
+from tests.pipelines.report.page import assert_stands_alone
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -118,7 +120,7 @@ def test_streams_at_depth_and_views_go_through_all_steps(
         encodings = rows(tmp_path, f"encodings/fv_vae-{name}/*/*.parquet")
         assert set(encodings["num_descriptors"].to_pylist()) == {300}
     assert set(names) <= set(rows(tmp_path, "metrics/*/*.parquet")["stream"].to_pylist())
-    assert doctor.examine(Store(str(tmp_path))).findings == ()
+    assert examine.examine(Store(str(tmp_path))).findings == ()
     before = written(tmp_path, "descriptors", "encodings", "scores")
     assert run(data, tmp_path, *settings) == 0
     assert written(tmp_path, "descriptors", "encodings", "scores") == before
@@ -245,7 +247,7 @@ def test_a_search_finds_the_same_by_id_by_file_and_by_copy(
     copy.write_bytes(Path(video["uri"]).read_bytes()[:3000])
     assert search.main(["--out", str(finished), "--query", str(copy)]) == 2
     assert "cannot be decoded (" in capsys.readouterr().err
-    assert doctor.examine(Store(str(finished))).findings == ()
+    assert examine.examine(Store(str(finished))).findings == ()
 
 
 def test_a_second_run_does_nothing_and_says_so(
@@ -254,7 +256,7 @@ def test_a_second_run_does_nothing_and_says_so(
     def refuse(*_: object) -> None:
         pytest.fail("a cluster was asked for")
 
-    monkeypatch.setattr("pipelines.cluster.connect", refuse)
+    monkeypatch.setattr("pipelines.cluster.connect.connect", refuse)
     before = {f: f.stat().st_mtime_ns for f in finished.rglob("*") if f.is_file()}
     with caplog.at_level("INFO"):
         assert run(data, finished) == 0
@@ -362,7 +364,7 @@ def test_an_interrupted_sample_is_drawn_again(
     monkeypatch.setattr("pipelines.corpus.run", lambda job, *_: jobs.append(job) or NOTHING)
     monkeypatch.setattr("pipelines.corpus.closing_lines", lambda *_: [])
     assert run(data, finished) == 0
-    seen_by_doctor = doctor_scan.Run(jobs[0].store)
+    seen_by_doctor = scan.Run(jobs[0].store)
     for step in ("index", "describe", "encode", "classify", "evaluate"):
         assert seen_by_doctor.marks(step) == jobs[0].marks(step)
     folder = jobs[0].sample(STREAMS[0])
@@ -397,7 +399,7 @@ def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path)
     assert len(list(out.glob("codebooks/fv_vae-*/*/codebook.safetensors"))) == 2
     assert len(list(out.glob("encodings/fv_vae-*/*"))) == 2
     assert "fitted once per fold" in (out / "report" / "index.html").read_text()
-    assert doctor.examine(Store(str(out))).findings == ()
+    assert examine.examine(Store(str(out))).findings == ()
 
 
 def test_object_storage_gives_the_same_rows_as_a_folder(
@@ -435,7 +437,7 @@ def test_object_storage_gives_the_same_rows_as_a_folder(
     expected = local["bend/daria_bend.avi"]
     for column in ("timestamps_s", "frame_indices", *STREAMS):
         assert found[odd][column] == expected[column]
-    assert not doctor.examine(store).has_errors
+    assert not examine.examine(store).has_errors
     assert b"</html>" in store.read("report/index.html")
     names = [
         entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix="run/")["Contents"]

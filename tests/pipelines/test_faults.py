@@ -17,14 +17,14 @@ import pytest
 import safetensors.numpy
 from botocore.retries.standard import ExponentialBackoff
 
-from pipelines import storage
-from pipelines.decode import decode_segment
-from pipelines.doctor_tensors import read_tensors
-from pipelines.lock import RunLock
-from pipelines.retries import StorageError
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.storage import Store
-from pipelines.video import probe
+from pipelines.doctor.tensors import read_tensors
+from pipelines.run.lock import RunLock
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage import store as storage_store
+from pipelines.storage.retries import StorageError
+from pipelines.storage.store import Store
+from pipelines.video.decode import decode_segment
+from pipelines.video.header import probe
 from tests.conftest import SECRET
 from tests.faulty_s3 import KINDS, FaultyS3
 
@@ -35,7 +35,7 @@ STORMY = {"500": 0.08, "503": 0.08, "delay": 0.05, "cut_get": 0.08, "cut_put": 0
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(storage_store, "_FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
 
 
@@ -172,7 +172,7 @@ def test_the_last_error_says_what_where_and_how_often(faulty: FaultyS3, store: S
 
 
 def test_patience_ends(faulty: FaultyS3, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage_store, "_PATIENCE_S", 0.0)
     faulty.rates = {"503": 1.0}
     with pytest.raises(StorageError, match="tried 1 times"):
         store.read("x")

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines import logs
-from pipelines.config import Config
-from pipelines.run_settings import Decode
-from pipelines.video_stages import DecodeSegments, ProbeVideos
+from pipelines.settings.config import Config
+from pipelines.settings.sections import Decode
+from pipelines.video.stages import DecodeSegments, ProbeVideos
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("pipelines.test")

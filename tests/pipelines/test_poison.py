@@ -18,11 +18,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.decode import decode_segment
-from pipelines.isolation import IsolatedDecoder
-from pipelines.run_settings import Decode, Picture, Sampling
-from pipelines.video import VideoError, probe
-from pipelines.video_stages import DecodeSegments, ProbeVideos
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video.decode import decode_segment
+from pipelines.video.header import VideoError, probe
+from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.stages import DecodeSegments, ProbeVideos
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import poison
 
-    monkeypatch.setattr("pipelines.video_stages.decode_segment", poison.decode_segment)
+    monkeypatch.setattr("pipelines.video.stages.decode_segment", poison.decode_segment)
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def test_nothing_is_printed_and_no_core_is_left(data: Path, tmp_path: Path) -> N
         "import resource, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import poison\n"
-        "from pipelines.run_settings import Decode\n"
-        "from pipelines.isolation import IsolatedDecoder\n"
-        "from pipelines.video import VideoError\n"
+        "from pipelines.settings.sections import Decode\n"
+        "from pipelines.video.isolation import IsolatedDecoder\n"
+        "from pipelines.video.header import VideoError\n"
         "for behaviour in (poison.babble, poison.abort, poison.error_huge):\n"
         "    with IsolatedDecoder(Decode()) as decoder:\n"
         "        try:\n"

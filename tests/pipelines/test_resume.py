@@ -6,17 +6,22 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from encoders.descriptors import Stream
-from pipelines import corpus, current_rows, encode_step, index_step, ledger, sink
-from pipelines.codebook import Codebook
-from pipelines.config import Config
-from pipelines.inputs import RETRIES, Retries
-from pipelines.job import Job
-from pipelines.ledger import Account, Spent
-from pipelines.steps import STEPS
-from pipelines.storage import DONE, Store
-from pipelines.tables import SEGMENTS, VIDEOS
-from pipelines.video_stages import plan_segments
+from encoders.descriptors.streams import Stream
+from pipelines import corpus
+from pipelines.cluster import sink
+from pipelines.encode import step as encode_step
+from pipelines.index import current_rows
+from pipelines.index import step as index_step
+from pipelines.run import ledger
+from pipelines.run.codebook import Codebook
+from pipelines.run.inputs import RETRIES, Retries
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Spent
+from pipelines.run.steps import STEPS
+from pipelines.settings.config import Config
+from pipelines.storage.store import DONE, Store
+from pipelines.storage.tables import SEGMENTS, VIDEOS
+from pipelines.video.stages import plan_segments
 
 STREAM = Stream("pool5_appearance", "pool5", "appearance", 50, 20)
 

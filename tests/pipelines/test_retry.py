@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.fcvid_encode import main
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from encoders import backbones
-from pipelines import weights
+from encoders.backbones import load
+from pipelines.describe import weights
 from pipelines.errors import ConfigError
-from pipelines.lock import LOCK, RunLock
-from pipelines.retries import StorageError
-from pipelines.run_settings import Describe
-from pipelines.storage import Store
+from pipelines.run.lock import LOCK, RunLock
+from pipelines.settings.sections import Describe
+from pipelines.storage.retries import StorageError
+from pipelines.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ UNPICKLERS = {
     "eval",
     "exec",
 }
-PIPES = {"pipelines/isolation.py"}
+PIPES = {"pipelines/video/isolation.py"}
 """Unpickle what comes through a pipe from a process of their own, and nothing else."""
 
 
@@ -132,8 +132,8 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path, name: str) -> N
     with pytest.raises(ConfigError):
         weights.resolve(settings).load()
     (tmp_path / name).write_bytes(pickle.dumps(Bomb(mark), protocol=2))
-    with pytest.raises(backbones.WeightsError):
-        backbones.load_file((tmp_path / name).read_bytes(), name)
+    with pytest.raises(load.WeightsError):
+        load.load_file((tmp_path / name).read_bytes(), name)
     assert not mark.exists()
 
 
@@ -193,7 +193,7 @@ def test_credentials_are_in_nothing_that_a_run_writes_or_says(
 )
 def test_odd_values_stay_inside_the_tables(tmp_path: Path, name: str) -> None:
     """Ids are values of rows: no file of a run is named by one."""
-    from pipelines.columns import file_name
+    from pipelines.storage.columns import file_name
 
     table = pa.table({"video_id": [name, name * 500], "x": [1, 2]})
     file = file_name(table, ("video_id",))

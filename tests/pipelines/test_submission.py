@@ -12,7 +12,7 @@ import ray
 
 from pipelines import submission
 from pipelines.errors import ConfigError, RunError
-from pipelines.revision import code_revision
+from pipelines.run.versions import code_revision
 from pipelines.submission import JobLog, Request, Submitter
 
 LOST = {"status": "FAILED", "message": "Job supervisor actor died: gone", "driver_exit_code": None}

@@ -1,0 +1,370 @@
+"""Networks by name: which nodes give the descriptors, and the preprocessing that belongs to the weights.
+
+`vgg19` is torchvision's, `timm:vit_small_patch16_224` is timm's (the extra `timm`), and
+`alexnet_fcn` is our own. Any node of a network can be named, and the papers' names of
+`encoders.backbones.aliases`. Weights and preprocessing travel together in `Backbone`.
+"""
+
+import functools
+import io
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from encoders.backbones.alexnet_fcn import AlexNetFcnFamily
+from encoders.backbones.aliases import ALIASES
+from encoders.backbones.family import Family, Layout, WeightsError, near
+from encoders.backbones.flow_input import COLOURS, for_stacks, rescales_colours
+from encoders.backbones.stages import stages
+from encoders.backbones.timm_family import Timm
+from encoders.backbones.torchvision_family import Torchvision
+from encoders.stream_specs import INPUT, STAGES
+
+FAMILIES: dict[str, Family] = {
+    "": Torchvision(),
+    "timm": Timm(),
+}
+"""What stands before the colon of a network's name -> where it comes from."""
+
+OWN: dict[str, Family] = {
+    "alexnet_fcn": AlexNetFcnFamily(),
+}
+"""Our own networks, each by its whole name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A network cut at its deepest requested node, ready for inference.
+
+    Attributes:
+        network: frames [f, 3, h, w], normalised, to {the family's node: output}.
+        nodes: {requested name: the family's node, or `input`}.
+        layout: how outputs become maps.
+        mean, std: the preprocessing that goes with the network's weights, for RGB in 0..1.
+    """
+
+    network: nn.Module
+    nodes: dict[str, str]
+    layout: Layout
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @torch.inference_mode()
+    def maps(self, frames: Tensor) -> dict[str, Tensor]:
+        """{requested node: float32 maps [f, C, h', w']} of RGB frames uint8 [f, height, width, 3].
+
+        A vector is a map of one position; patch tokens are a square map (`Layout.as_maps`).
+        """
+        return self.differentiable_maps(frames)
+
+    @torch.inference_mode()
+    def flow_maps(self, levels: Tensor) -> dict[str, Tensor]:
+        """As `maps`, of optical flow: uint8 [f, height, width, 2L], u and v in turn, where 127.5 is no motion.
+
+        No motion is 0 at the network's input, as in TSN, and the colours' mean standard deviation is 1. A
+        single flow (L = 1) goes into a network of pictures: its third channel is 0 (VU 3.3.4).
+        """
+        std = sum(self.std) / COLOURS
+        pixels = (self._unit(levels) - 0.5) / std
+        if levels.shape[-1] == 2:
+            pixels = torch.cat([pixels, torch.zeros_like(pixels[:, :1])], dim=1)
+        return self._outputs(pixels)
+
+    def differentiable_maps(self, frames: Tensor) -> dict[str, Tensor]:
+        """As `maps`, and gradients flow back into the network's parameters."""
+        pixels = self._unit(frames)
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return self._outputs((pixels - mean) / std)
+
+    def _unit(self, levels: Tensor) -> Tensor:
+        """[f, c, h, w] in 0..1 of uint8 [f, h, w, c], in the weights' dtype and on their device."""
+        weight = next(self.network.parameters())
+        return levels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+
+    def _outputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        outputs = {**self.network(pixels), INPUT: pixels}
+        return {name: self.layout.as_maps(outputs[node]) for name, node in self.nodes.items()}
+
+
+def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, ...]:
+    """The nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
+
+    Raises:
+        WeightsError: no such network, or one without stages.
+    """
+    found = (_stages(network, crop_px) if node == STAGES else [node] for node in nodes)
+    return tuple(dict.fromkeys(itertools.chain(*found)))
+
+
+@functools.cache
+def _stages(network: str, crop_px: int) -> list[str]:
+    family, own_name = _family(network)
+    model = family.model(own_name, "meta")
+    with _refusal(network, crop_px):
+        found = stages(model, family.layout(model), crop_px)
+    if not found:
+        raise WeightsError(
+            f"describe.nodes: stages expected layers before a loss of resolution, got a network, {network}, in which "
+            f"none is found at {crop_px} px; name its nodes, or {INPUT} alone"
+        )
+    return found
+
+
+def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
+    """{requested name: the family's node}; `input` and `stages` stay.
+
+    Raises:
+        WeightsError: no such network or node; the message lists near names.
+    """
+    family, own_name = _family(network)
+    known = family.nodes(own_name)
+    resolved = {}
+    for requested in nodes:
+        if requested in (INPUT, STAGES):
+            resolved[requested] = requested
+            continue
+        node = ALIASES.get((network, requested), requested)
+        if not any(name == node or name.startswith(f"{node}.") for name in known):
+            aliases = [alias for owner, alias in ALIASES if owner == network]
+            raise WeightsError(
+                f"describe.nodes: expected nodes of {network}, got {requested!r}; known are "
+                f"{near(requested, aliases + known)}"
+            )
+        resolved[requested] = node
+    return resolved
+
+
+def node_shapes(
+    network: str, nodes: tuple[str, ...], crop_px: int
+) -> dict[str, tuple[int, int, int]]:
+    """{requested node: (C, h, w)} at crop_px x crop_px, found on torch's meta device without weights.
+
+    A vector has h = w = 1.
+
+    Raises:
+        WeightsError: unknown names, a size that the network does not take, or a node whose output is
+            neither a map nor a vector nor the tokens of square patches.
+    """
+    family, own_name = _family(network)
+    resolved = resolve_nodes(network, nodes)
+    model = family.model(own_name, "meta")
+    part, layout = _part(family, model, resolved), family.layout(model)
+    frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
+    with _refusal(network, crop_px), torch.inference_mode():
+        outputs = {**part(frame), INPUT: frame}
+    return {name: _shape(outputs[node], layout, network, name) for name, node in resolved.items()}
+
+
+def check_stacks(network: str, nodes: tuple[str, ...], crop_px: int, num_channels: int) -> None:
+    """Runs a network that takes pictures once on stacks of flow, on torch's meta device without weights.
+
+    Args:
+        num_channels: of a stack.
+
+    Raises:
+        WeightsError: it does not take them.
+    """
+    part = cut(network, bare(network), nodes, "meta", num_channels).network
+    stack = torch.zeros(1, num_channels, crop_px, crop_px, device="meta")
+    try:
+        with torch.inference_mode():
+            part(stack)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"describe.streams: a flow stream with stack > 1 expects a network that reads pictures by convolutions "
+            f"alone, got {network}, which does not take {num_channels} channels ({str(error)[:200]}); set stack=1"
+        ) from error
+
+
+@contextmanager
+def _refusal(network: str, crop_px: int) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        raise WeightsError(
+            f"picture.crop_px: {network} does not take {crop_px} px ({str(error)[:200]}); set the "
+            "size that the network was made for"
+        ) from error
+
+
+def _part(family: Family, model: nn.Module, resolved: dict[str, str]) -> nn.Module:
+    """The network up to its deepest node; where only `input` is asked for, one that gives nothing."""
+    nodes = tuple(dict.fromkeys(node for node in resolved.values() if node != INPUT))
+    return family.cut(model, nodes) if nodes else _NoNetwork()
+
+
+class _NoNetwork(nn.Module):
+    """In the place of a network of which nothing is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Says which device and precision frames are prepared for.
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+def _shape(output: object, layout: Layout, network: str, node: str) -> tuple[int, int, int]:
+    found = f"a {type(output).__name__}"
+    if isinstance(output, Tensor):
+        found = str(list(output.shape))
+        try:
+            channels, height, width = layout.as_maps(output).shape[1:]
+        except ValueError as error:
+            found = str(error)
+        else:
+            if height == width:
+                return channels, height, width
+    raise WeightsError(
+        "describe.nodes: expected a node with a vector [f, C], patch tokens [f, N, C] or maps "
+        f"[f, C, h, w] that are square where the frame is square, got {found} from "
+        f"{network}/{node}; name another node"
+    )
+
+
+def published(network: str, weights: str) -> str:
+    """What identifies published weights, such as vgg19-dcbb9e9d.pth; nothing is downloaded.
+
+    Raises:
+        WeightsError: the network has no weights of that name.
+    """
+    family, own_name = _family(network)
+    return family.published(own_name, weights)
+
+
+def load_published(network: str, weights: str) -> bytes:
+    """Published weights, downloaded or from the library's cache, as safetensors bytes.
+
+    Raises:
+        WeightsError: no such weights, or they cannot be downloaded.
+    """
+    family, own_name = _family(network)
+    return pack(family.download(own_name, weights))
+
+
+def load_file(data: bytes, name: str) -> bytes:
+    """A state dict in a safetensors or a torch file, as safetensors bytes. Nothing is unpickled.
+
+    Raises:
+        WeightsError: the file holds no state dict.
+    """
+    try:
+        if name.endswith(".safetensors"):
+            return pack(safetensors.torch.load(data))
+        return pack(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise WeightsError(
+            f"describe.weights: expected a safetensors or torch file with a state dict, got {name} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def random_filters(network: str, seed: int) -> bytes:
+    """A seeded random initialisation, for demonstrations where no weights can be had."""
+    family, own_name = _family(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return pack(family.model(own_name, "cpu").state_dict())
+
+
+def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu") -> Backbone:
+    """The network with packed weights; only what the deepest requested node needs is run.
+
+    Raises:
+        WeightsError: unknown names, or weights of another network.
+    """
+    return cut(network, load_model(network, weights), nodes, device)
+
+
+def cut(
+    network: str,
+    model: nn.Module,
+    nodes: tuple[str, ...],
+    device: str = "cpu",
+    num_channels: int = COLOURS,
+) -> Backbone:
+    """A loaded network cut at its deepest requested node; parameters are shared with `model`.
+
+    Args:
+        num_channels: more than the three colours for stacks of flow, whose network has first convolutions of its own
+            (`encoders.backbones.flow_input`).
+
+    Raises:
+        WeightsError: unknown nodes, or a network without a convolution of colours to adapt.
+    """
+    family, own_name = _family(network)
+    resolved = resolve_nodes(network, nodes)
+    mean, std = family.preprocessing(own_name)
+    if num_channels > COLOURS:
+        std = (0.5,) * COLOURS if rescales_colours(model) else std
+        model = for_stacks(model, num_channels)
+    return Backbone(
+        network=_part(family, model, resolved).to(device=device, memory_format=torch.channels_last),
+        nodes=resolved,
+        layout=family.layout(model),
+        mean=mean,
+        std=std,
+    )
+
+
+def bare(network: str) -> nn.Module:
+    """The whole network on torch's meta device: its structure, without weights or memory.
+
+    Raises:
+        WeightsError: an unknown name.
+    """
+    family, own_name = _family(network)
+    return family.model(own_name, "meta")
+
+
+def load_model(network: str, weights: bytes) -> nn.Module:
+    """The whole network with packed weights, in evaluation mode and float32.
+
+    Raises:
+        WeightsError: an unknown name, or weights of another network.
+    """
+    family, own_name = _family(network)
+    model = family.loadable(own_name)
+    state = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in safetensors.torch.load(weights).items()
+    }
+    try:
+        model.load_state_dict(family.fitting(state), assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"describe.weights: the weights do not fit {network}: {str(error)[:300]}"
+        ) from error
+    return model
+
+
+def pack(state: dict[str, Tensor]) -> bytes:
+    """A state dict as safetensors bytes, as `build` takes it."""
+    # A copy of each, because safetensors refuses tensors that share memory.
+    return safetensors.torch.save(
+        {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    )
+
+
+def _family(network: str) -> tuple[Family, str]:
+    """Where the network comes from, and its name there.
+
+    Raises:
+        WeightsError: nothing is known under what stands before the colon.
+    """
+    if network in OWN:
+        return OWN[network], network
+    prefix, _, name = network.rpartition(":")
+    if prefix not in FAMILIES:
+        raise WeightsError(
+            f"describe.backbone: expected NAME or timm:NAME, got {network!r}; there are no "
+            f"networks of {prefix!r}"
+        )
+    return FAMILIES[prefix], name

@@ -1,0 +1,138 @@
+"""Principal components of descriptors, before a codebook (FK 4.3).
+
+Letters: n rows, C width before, P width after.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from encoders.codebooks.sample import FitSample
+from encoders.settings import PcaSettings
+
+MAX_ROWS = 65536
+"""How many of a sample's descriptors the components of a codebook's PCA are estimated from."""
+
+NEGLIGIBLE_VARIANCE = 1e-10
+"""Of the first component's variance. Whitening would blow a component below it up to noise."""
+
+BLOCK_COLUMNS = 128
+"""Rows of x^T x that one product makes, each from its diagonal block on: half the work is saved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pca:
+    """A fitted projection: mean [C], orthonormal components [P, C], scale [P] (1, or whitening)."""
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def transform(self, x: Tensor) -> Tensor:
+        """(x - mean) components^T scale: [n, C] to [n, P], in the dtype and on the device of x."""
+        return ((x - self.mean.to(x)) @ self.components.to(x).T) * self.scale.to(x)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The three tensors by names that begin with "pca.", for an encoder to store beside its own."""
+        return {
+            "pca.mean": self.mean,
+            "pca.components": self.components,
+            "pca.scale": self.scale,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self | None:
+        """The inverse of `tensors`; None where no name begins with "pca."."""
+        if "pca.mean" not in tensors:
+            return None
+        return cls(*(tensors[f"pca.{name}"] for name in ("mean", "components", "scale")))
+
+
+def projected(x: Tensor, pca: Pca | None) -> Tensor:
+    """x [.., C] after the PCA; x itself where there is none."""
+    return x if pca is None else pca.transform(x)
+
+
+def input_width(pca: Pca | None, width: int, owner: str) -> int:
+    """The width of what an encoder of `width` channels accepts: that before its PCA, if it has one.
+
+    Raises:
+        ValueError: the PCA gives another width.
+    """
+    if pca is None:
+        return width
+    if len(pca.components) != width:
+        raise ValueError(
+            f"{owner}: expected a PCA to {width} components as its codebook, got one to "
+            f"{len(pca.components)}; fit the codebook on descriptors after this PCA"
+        )
+    return len(pca.mean)
+
+
+def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
+    """The float64 principal components of x [n, C], by scikit-learn, on the CPU.
+
+    Signs are fixed: the loading of largest magnitude of each component is positive. With `whiten`
+    each output has variance 1 (n - 1 in the denominator) over the rows of x.
+
+    Raises:
+        ValueError: more components than min(n, C); a value that is not finite; `whiten` of a
+            component along which x does not vary.
+    """
+    # Encoding needs the projection but not scikit-learn.
+    from sklearn.decomposition import PCA
+
+    num_rows, width = x.shape
+    if not 1 <= num_components <= min(num_rows, width):
+        raise ValueError(
+            f"fit section: expected pca_components between 1 and {min(num_rows, width)} for "
+            f"{num_rows} rows of width {width}, got {num_components}; lower it or sample more"
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            "fit section: expected finite rows for PCA, got NaN or infinity; describe the videos "
+            "they come from again"
+        )
+    # Both solvers are exact and not random. The first is fast for many rows, the second for few.
+    solver = "covariance_eigh" if num_rows > width else "full"
+    fitted = PCA(num_components, svd_solver=solver).fit(x.detach().cpu().double().numpy())
+    variance = torch.from_numpy(fitted.explained_variance_)
+    scale = torch.ones(num_components, dtype=torch.float64)
+    if whiten:
+        usable = int((variance > NEGLIGIBLE_VARIANCE * variance[0]).sum())
+        if usable < num_components:
+            raise ValueError(
+                f"fit section: expected {num_components} directions with variance to whiten, got "
+                f"{usable}; lower pca_components or sample more"
+            )
+        scale = variance.rsqrt()
+    # Contiguous as a stored one: another memory layout would round otherwise.
+    components = torch.from_numpy(fitted.components_).contiguous()
+    return Pca(torch.from_numpy(fitted.mean_), components, scale)
+
+
+def add_gram(sums: Tensor, x: Tensor) -> None:
+    """Adds x^T x of x [n, C] to the upper triangle of `sums` [C, C]; below it is nothing of use."""
+    for start in range(0, len(sums), BLOCK_COLUMNS):
+        rows = slice(start, start + BLOCK_COLUMNS)
+        sums[rows, start:] += x[:, rows].T @ x[:, start:]
+
+
+def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
+    """The PCA of a sample's descriptors in float32, as worker 0 has it; None for 0 components."""
+    if not settings.pca_components:
+        return None
+    fitted = fit_pca(sample.gather(MAX_ROWS), settings.pca_components, settings.pca_whiten)
+    return Pca(
+        *(
+            from_first_worker(sample, t.float())
+            for t in (fitted.mean, fitted.components, fitted.scale)
+        )
+    )
+
+
+def from_first_worker(sample: FitSample, tensor: Tensor) -> Tensor:
+    """Worker 0's `tensor`, on every worker: other machines' libraries may round otherwise."""
+    return sample.all_reduce(tensor if sample.rank == 0 else torch.zeros_like(tensor))

@@ -1,0 +1,185 @@
+"""Compression of finished vectors: PCA, or random Maclaurin features (METHODS 3.5).
+
+DQ 5.4 (Figure 4(c)) compares both; VU 2.3.3 whitens and has 128 dimensions. The result is
+L2-normalised, as VU 2.3.4 compares by L2 distance and DQ 5.2's vectors have length 1.
+
+Letters: N vectors, D their length before, P after.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from encoders.codebooks.pca import NEGLIGIBLE_VARIANCE, Pca, add_gram
+from encoders.encodings.normalise import l2
+from encoders.encodings.random_maps import SeededMaclaurin
+from encoders.settings import CompressSettings
+from encoders.tensor_files import metadata_of, save_tensors
+
+BLOCK_VALUES = 2**24
+"""Values of the training vectors that are in float64 at a time: 128 MiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """Vectors [.., D] to L2-normalised [.., P] by `map`."""
+
+    map: Pca | SeededMaclaurin
+
+    @property
+    def input_dim(self) -> int:
+        """D, the length that `transform` accepts."""
+        return len(self.map.mean) if isinstance(self.map, Pca) else self.map.width
+
+    def transform(self, vectors: Tensor) -> Tensor:
+        """[.., D] to [.., P]: in float64 if they are, else in float32. Zeros stay zeros.
+
+        Raises:
+            ValueError: vectors of another length.
+        """
+        if vectors.shape[-1:] != (self.input_dim,):
+            raise ValueError(
+                f"compress: expected vectors of shape [.., {self.input_dim}], got "
+                f"{list(vectors.shape)}; use the compression fitted on this encoding"
+            )
+        return l2(self.map.transform(vectors.to(torch.promote_types(vectors.dtype, torch.float32))))
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file; of random features it holds the seed and not the signs."""
+        if isinstance(self.map, Pca):
+            return save_tensors(self.map.tensors(), "compression", {})
+        return save_tensors({}, "compression", asdict(self.map))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the file is none of a compression.
+        """
+        metadata = metadata_of(data)
+        if "compression" not in metadata:
+            raise ValueError(
+                f"compression file: expected an entry 'compression', got {sorted(metadata)}; "
+                "was the file written by `Compression.to_bytes`?"
+            )
+        seeded = json.loads(metadata["compression"])
+        pca = Pca.from_tensors(safetensors.torch.load(data))
+        return cls(pca or SeededMaclaurin(**seeded))
+
+
+def fit_compression(blocks: Sequence[Tensor], settings: CompressSettings, seed: int) -> Compression:
+    """The compression of vectors like the training vectors; kind "none" has none.
+
+    Random Maclaurin features depend on D and the seed alone, so one block is enough.
+
+    Args:
+        blocks: [n, D] each, N vectors in all; they are read in place, a few columns or rows at a time.
+
+    Raises:
+        ValueError: settings.kind is "none"; fewer directions in which the vectors vary than
+            features are wanted by PCA; a value that is not finite.
+    """
+    if settings.kind == "pca":
+        return Compression(_principal(blocks, settings.num_features, settings.whiten))
+    if settings.kind == "random_maclaurin":
+        return Compression(SeededMaclaurin(blocks[0].shape[1], settings.num_features, seed))
+    raise ValueError(
+        "compress.kind: expected 'pca' or 'random_maclaurin' to fit a compression, got "
+        f"{settings.kind!r}; leave the vectors as they are"
+    )
+
+
+def fit_whitening(vectors: Tensor, num_features: int) -> Compression:
+    """PCA with whitening for a search (VU 2.3.3) of vectors [N, D], to `num_features` or as few as they carry.
+
+    At most N / 3 (and 1 at least): the nearer P comes to N, the more whitening makes noise as large as what
+    tells videos apart, and with P = N - 1 all N are at the same distance. On 8 to 60 videos of Weizmann N / 3
+    finds videos of the query's class best or nearly so, whatever the encoder.
+
+    Raises:
+        ValueError: the vectors do not vary; a value that is not finite.
+    """
+    fewer = min(num_features, max(1, len(vectors) // 3))
+    return Compression(_principal([vectors], fewer, whiten=True, or_fewer=True))
+
+
+def fit_bytes(num_vectors: int, width: int, settings: CompressSettings) -> int:
+    """Memory that `fit_compression` takes beside the vectors."""
+    if settings.kind != "pca":
+        return 0
+    # The matrix, its eigenvectors and LAPACK's workspace of twice that; the components with copies; blocks.
+    return (
+        32 * min(num_vectors, width) ** 2 + 24 * width * settings.num_features + 32 * BLOCK_VALUES
+    )
+
+
+def _principal(
+    blocks: Sequence[Tensor], num_features: int, whiten: bool, or_fewer: bool = False
+) -> Pca:
+    """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
+
+    Signs are fixed: the loading of largest magnitude of each component is positive.
+    """
+    num_vectors, width = sum(map(len, blocks)), blocks[0].shape[1]
+    mean = torch.cat([part.mean(0) for part in _columns(blocks)])
+    # A value that is not finite shows in the mean.
+    if not torch.isfinite(mean).all():
+        raise ValueError(
+            "compress: expected finite vectors for PCA, got NaN or infinity; encode the videos "
+            "they come from again"
+        )
+    values, basis = torch.linalg.eigh(_gram(blocks, mean), UPLO="U")
+    values, basis = values.flip(0), basis.flip(1)
+    usable = int((values > NEGLIGIBLE_VARIANCE * values[0]).sum())
+    if or_fewer and usable:
+        num_features = min(num_features, usable)
+    if num_features > usable:
+        raise ValueError(
+            f"compress.num_features: expected at most {usable}, as many as the directions in which "
+            f"{num_vectors} training vectors of length {width} vary, got {num_features}; lower it "
+            "or train on more videos"
+        )
+    values, basis = values[:num_features], basis[:, :num_features]
+    if num_vectors <= width:
+        # From the eigenvectors of X X^T to those of X^T X.
+        basis = torch.cat([part @ basis for part in _parts(blocks, mean)]) / values.sqrt()
+    components = basis.T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    scale = ((num_vectors - 1) / values).sqrt() if whiten else torch.ones_like(values)
+    return Pca(mean.float(), (components * largest.sign()).float().contiguous(), scale.float())
+
+
+def _gram(blocks: Sequence[Tensor], mean: Tensor) -> Tensor:
+    """X X^T of centred vectors X if N <= D, else X^T X: float64; the upper triangle counts."""
+    size = min(sum(map(len, blocks)), len(mean))
+    gram = mean.new_zeros(size, size)
+    for part in _parts(blocks, mean):
+        add_gram(gram, part)
+    return gram
+
+
+def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
+    """Some rows of the centred vectors at a time, in float64; of their transpose if N <= D."""
+    if sum(map(len, blocks)) <= len(mean):
+        first = 0
+        for part in _columns(blocks):
+            last = first + part.shape[1]
+            yield (part - mean[first:last]).T
+            first = last
+    else:
+        size = max(1, BLOCK_VALUES // len(mean))
+        for part in (part for block in blocks for part in block.split(size)):
+            yield part.double() - mean
+
+
+def _columns(blocks: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Some columns of the vectors at a time, [N, ..] float64."""
+    size = max(1, BLOCK_VALUES // sum(map(len, blocks)))
+    for first in range(0, blocks[0].shape[1], size):
+        yield torch.cat([block[:, first : first + size].double() for block in blocks])

@@ -1,0 +1,213 @@
+"""One-vs-rest linear SVMs (DQ 5.2: C = 100; FK 4.3).
+
+Letters: N vectors, D their length, K classes, F folds, J columns. Each class k minimises on its own, with
+y = +-1,
+
+    1/2 (|w|^2 + b^2) + C sum_i loss(y_i (w . x_i + b))
+
+where loss(m) is max(0, 1 - m), for "squared_hinge" squared. That b is in the regulariser is
+LIBLINEAR's convention: the vector has one more value, which is always 1.
+
+There are two solvers, both for all classes at once: `encoders.svm.gram` for as many vectors as their
+Gram matrix allows, and `encoders.svm.primal` for any number.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoders.svm.columns import Columns, best_length, one_sided
+from encoders.svm.gram import Gram, Solution, block_rows, solve
+from encoders.tensor_files import metadata_of, save_tensors
+
+REFINEMENTS = 3
+"""Most refinement solves after rounding errors in the Gram matrix (see `fit_weights`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearClassifier:
+    """Weights [K, D] and bias [K] in float32, and the names of the K classes."""
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+    def decision(self, x: NDArray) -> NDArray:
+        """Scores [N, K] of vectors [N, D]; above zero where the class is thought to be there.
+
+        Raises:
+            ValueError: vectors of another length than the classifier was trained on.
+        """
+        if x.ndim != 2 or x.shape[1] != self.weights.shape[1]:
+            raise ValueError(
+                f"SVM: expected vectors of shape [N, {self.weights.shape[1]}], got "
+                f"{list(x.shape)}; use the classifier that was trained on this encoding"
+            )
+        return x @ self.weights.T + self.bias
+
+    def to_bytes(self, **header: object) -> bytes:
+        """One safetensors file, with the names of the classes in its header, and whatever else is given."""
+        tensors = {"weights": torch.from_numpy(self.weights), "bias": torch.from_numpy(self.bias)}
+        return save_tensors(tensors, "classifier", header | {"classes": self.classes})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`."""
+        header = json.loads(metadata_of(data)["classifier"])
+        tensors = safetensors.numpy.load(data)
+        return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """J columns: what their classifiers are, and how near to the solution.
+
+    Attributes:
+        weights: [J, D] float32. bias: [J] float32.
+        decisions: [N, J] float64, of all vectors by exactly these weights.
+        primal: [J] float64, of exactly these weights. dual: [J] float64. NaN for one-sided columns.
+        rounds: [J] float64, Newton steps.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    decisions: Tensor
+    primal: Tensor
+    dual: Tensor
+    rounds: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """(P - D) / P, [J]; NaN for one-sided columns."""
+        return (self.primal - self.dual) / self.primal
+
+
+def fit_weights(
+    gram: Gram,
+    blocks: Callable[[], Iterable[Tensor]],
+    columns: Columns,
+    *,
+    tolerance: float,
+) -> Fitted:
+    """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
+
+    The objectives it reports are not the matrix's but those of the float32 weights themselves, found
+    by another pass in float64. Where rounding of the matrix costs more than the tolerance, the
+    differences in decision values become offsets of the problem, and that is solved again from
+    there, at most REFINEMENTS times.
+
+    Args:
+        blocks: gives the N vectors in order, as tensors [.., D], each time it is called.
+    """
+    side = one_sided(columns)
+    todo = (side == 0).nonzero().flatten()
+    part = columns.take(todo)
+    dim = next(iter(blocks())).shape[1]
+    found = _one_sided(side, len(columns.costs), dim)
+    start, offset = None, torch.zeros_like(part.costs)
+    for _ in range(1 + REFINEMENTS):
+        if not len(todo):
+            break
+        solution = solve(gram, part, tolerance=tolerance / 2, start=start, offset=offset)
+        decisions = _take_over(found, todo, part, solution, blocks)
+        bad = found.gap[todo] > tolerance
+        start = solution.beta[:, bad]
+        offset = decisions[:, bad] - gram.product(start)
+        todo, part = todo[bad], part.take(bad)
+    return found
+
+
+def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
+    """The result before any column is solved: those that need no solution have a bias of +-1."""
+    unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
+    return Fitted(
+        weights=side.new_zeros(len(side), dim, dtype=torch.float32),
+        bias=side.float(),
+        decisions=side.expand(num_vectors, -1).clone(),
+        primal=unknown,
+        dual=-unknown,
+        rounds=torch.zeros_like(side),
+    )
+
+
+def _take_over(
+    found: Fitted,
+    place: Tensor,
+    columns: Columns,
+    solution: Solution,
+    blocks: Callable[[], Iterable[Tensor]],
+) -> Tensor:
+    """Keeps the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
+    beta, first = solution.beta, 0
+    weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
+    for part in _doubles(blocks, weights):
+        weights.addmm_(beta[first : first + len(part)].T, part)
+        first += len(part)
+    bias = beta.sum(0)
+    half_norm = (torch.linalg.vector_norm(weights, dim=1).square() + bias.square()) / 2
+    dual = columns.dual_terms(beta) - half_norm
+    bias = bias.float()
+    for column in weights:
+        # Rounded in place, one by one: a second copy of all weights would double the memory.
+        column.copy_(column.float())
+    decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
+    primal, length = best_length(columns.scaled_losses(decisions), half_norm)
+    found.rounds[place] += solution.rounds
+    better = primal - dual < found.primal[place] - found.dual[place]
+    where = place[better]
+    for column in better.nonzero().flatten().tolist():
+        found.weights[place[column]] = weights[column] * length[column]
+    found.bias[where] = (bias * length).float()[better]
+    found.decisions[:, where] = (decisions * length)[:, better]
+    found.primal[where], found.dual[where] = primal[better], dual[better]
+    return decisions
+
+
+def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
+    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next.
+
+    A product with few vectors takes as long as reading all weights: a quarter as many as there are columns are
+    gathered where a block has fewer.
+    """
+    rows = max(-(-block_rows(weights.shape[1]) // 2), weights.shape[0] // 4)
+    # One buffer for all: fresh memory costs more than the copy.
+    buffer, filled = weights.new_empty(rows, weights.shape[1]), 0
+    for block in blocks():
+        for part in block.split(rows):
+            fits = min(len(part), rows - filled)
+            buffer[filled : filled + fits].copy_(part[:fits])
+            filled += fits
+            if filled == rows:
+                yield buffer
+                filled = len(part) - fits
+                buffer[:filled].copy_(part[fits:])
+    if filled:
+        yield buffer[:filled]
+
+
+def decisions_along(
+    gram: Gram, problem: Callable[[float], Columns], values: Sequence[float], *, tolerance: float
+) -> Iterator[Tensor]:
+    """Decision values K' beta [N, J] of all vectors for each c, each solved from the one before.
+
+    Args:
+        problem: the columns for a c; they differ in nothing but their costs.
+        values: of c, ascending.
+    """
+    start = None
+    for c in values:
+        columns = problem(c)
+        side = one_sided(columns)
+        todo = side == 0
+        decisions = side.expand(len(columns.costs), -1).clone()
+        if todo.any():
+            start = solve(gram, columns.take(todo), tolerance=tolerance, start=start).beta
+            decisions[:, todo] = gram.product(start)
+        yield decisions

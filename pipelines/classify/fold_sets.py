@@ -1,0 +1,127 @@
+"""Results that classifiers are trained for, and the folds of each."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from encoders.settings import CompressSettings
+from pipelines.run.job import Job
+
+INNER_FOLDS = 3
+"""Parts of the training groups, of which each is held out once where C is chosen."""
+
+
+CHOICE_TOLERANCE = 1e-3
+"""Relative gap at which classes are solved where C is chosen: only the order of scores counts."""
+
+
+@dataclass(frozen=True)
+class FoldSet:
+    """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
+
+    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves the same ones together
+    as one that was not killed, and so gets the same bits.
+
+    A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are fused.
+    """
+
+    encoder: str
+    stream: str
+    folds: tuple[int, ...]
+    todo: tuple[int, ...]
+    encodings: str
+    scores: str
+    classifiers: str
+    compress: CompressSettings
+    footer: dict[str, str]
+    fusions: str = ""
+    parts: tuple["FoldSet", ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.encoder}-{self.stream}"
+
+    def solutions_file(self, fold: int) -> str:
+        return f"{self.classifiers}/solutions-{fold:05d}.parquet"
+
+    def scores_file(self, fold: int) -> str:
+        """Published last of a fold's files: a fold that has it is finished."""
+        return f"{self.scores}/fold-{fold:05d}.parquet"
+
+    @property
+    def vectors(self) -> tuple[str, tuple[int, ...], CompressSettings]:
+        """What names its vectors and their order: fold sets that agree in it have one Gram matrix."""
+        return self.encodings, self.folds, self.compress
+
+
+def fold_sets(job: Job) -> list[FoldSet]:
+    """What is not finished of single results."""
+    return _unfinished(
+        job, [fold_set for pair in job.pairs() for fold_set in _fold_sets_of(job, *pair)]
+    )
+
+
+def _fold_sets_of(job: Job, encoder: str, stream: str) -> list[FoldSet]:
+    """All folds of a result. They share vectors where neither codebook nor compression is a fold's own."""
+    shared: dict[tuple, list[int]] = {}
+    compress = job.variants[encoder].compress
+    for fold in job.folds:
+        folder = job.encodings(job.codebook(encoder, stream, fold))
+        own = fold if compress.kind != "none" else None
+        shared.setdefault((folder, own), []).append(fold)
+    return [
+        FoldSet(
+            encoder=encoder,
+            stream=stream,
+            folds=tuple(folds),
+            todo=(),
+            encodings=folder,
+            scores=job.scores(encoder, stream),
+            classifiers=job.classifiers(encoder, stream),
+            compress=compress,
+            footer=job.footer("classify"),
+        )
+        for (folder, _), folds in shared.items()
+    ]
+
+
+def fused_fold_sets(job: Job) -> list[FoldSet]:
+    """What is not finished of combinations. Folds are together where they are in all parts."""
+    found, known = [], {pair: _fold_sets_of(job, *pair) for pair in job.pairs()}
+    for combination in job.combinations:
+        together: dict[tuple[int, ...], list[int]] = {}
+        for fold in job.folds:
+            places = (
+                next(place for place, fold_set in enumerate(known[part]) if fold in fold_set.folds)
+                for part in combination.parts
+            )
+            together.setdefault(tuple(places), []).append(fold)
+        for places, folds in together.items():
+            parts = tuple(
+                dataclasses.replace(known[part][place], folds=tuple(folds))
+                for part, place in zip(combination.parts, places, strict=True)
+            )
+            found.append(
+                FoldSet(
+                    encoder=combination.encoder,
+                    stream=combination.stream,
+                    folds=tuple(folds),
+                    todo=(),
+                    encodings="",
+                    scores=job.scores(*combination.pair),
+                    classifiers=job.classifiers(*combination.pair),
+                    compress=CompressSettings(),
+                    footer=job.footer("classify"),
+                    fusions=job.fusions(*combination.pair),
+                    parts=parts,
+                )
+            )
+    return _unfinished(job, found)
+
+
+def _unfinished(job: Job, every: list[FoldSet]) -> list[FoldSet]:
+    found = []
+    for fold_set in every:
+        todo = tuple(f for f in fold_set.folds if not job.store.exists(fold_set.scores_file(f)))
+        if todo:
+            found.append(dataclasses.replace(fold_set, todo=todo))
+    return found

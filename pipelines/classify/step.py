@@ -1,0 +1,201 @@
+"""One-vs-rest SVMs: ENCODINGS to classifiers, SOLUTIONS and SCORES.
+
+All classes and all folds on the same vectors are one problem. It is solved on the Gram matrix of the
+training vectors where that fits on a node, else on the weights, with the vectors streamed. The driver
+holds where vectors are; ids and labels are in the object store.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipelines.classify import fusion, gram, primal
+from pipelines.classify.examples import Examples, Places, Work, locate
+from pipelines.classify.fold_sets import FoldSet, fold_sets, fused_fold_sets
+from pipelines.classify.gram import Prepared
+from pipelines.cluster.broadcast import task_errors
+from pipelines.cluster.progress import ProgressLine
+from pipelines.errors import RunError
+from pipelines.index import current_rows
+from pipelines.run.combination import chooses
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Spent, merged, settle
+from pipelines.settings.sections import Classify
+from pipelines.storage.columns import names
+from pipelines.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+GRAM_SHARE = 0.5
+"""A Gram matrix may take so much of the largest node's object store."""
+
+KEPT_SHARE = 0.5
+"""Matrices and vectors of single results are kept for combinations if all together take at most so much of it."""
+
+
+def classify(job: Job) -> tuple[Account, Spent]:
+    """Classifiers, SOLUTIONS and SCORES: all folds of an encoder and stream together."""
+    spent = train(job)
+    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
+    without_vector = names(tested) - names(current_rows.places(job))
+    return settle_scores(job, names(tested), without_vector), spent
+
+
+def train(job: Job) -> Spent:
+    """Trains all classifiers that are missing, and publishes their SCORES; returns where the time went.
+
+    Raises:
+        RunError: vectors or settings that no classifier can be trained with, such as a rule of classify.fusions that
+            needs a larger Gram matrix than there can be. The default rule is left out then.
+    """
+    manifest = ray.put(job.manifest.select(["video_id", "source", "labels", "group", "fold"]))
+    store_bytes = _object_store_bytes()
+    on_gram: list[Work] = []
+    on_weights: list[Work] = []
+    with task_errors("classify"):
+        single, fused = _located(job, manifest)
+        fused = _possible(job, fused, store_bytes)
+        for work in (*single, *fused):
+            form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
+            log.info("classify %s: form %s, because %s", work.fold_set.name, form, reason)
+            (on_gram if form == "gram" else on_weights).append(work)
+        parts = []
+        if on_gram:
+            line = ProgressLine("classify", sum(len(work.fold_set.todo) for work in on_gram))
+            with line:
+                _solve_on_gram(job, line, on_gram, store_bytes)
+            parts.append(line.spent)
+        return merged([*parts, primal.solve(job, on_weights)])
+
+
+def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
+    """What is to be done of single results, and of combinations."""
+    todo, fused = fold_sets(job), fused_fold_sets(job)
+    every = [*todo, *(part for fold_set in fused for part in fold_set.parts)]
+    found = {}
+    for fold_set in every:
+        if fold_set.vectors not in found:
+            found[fold_set.vectors] = _locate.remote(
+                job.store, fold_set, manifest, job.config.run.seed
+            )
+
+    def work_of(fold_set: FoldSet) -> Work:
+        examples, places = found[fold_set.vectors]
+        return Work(fold_set, examples, ray.get(places))
+
+    single = [work_of(fold_set) for fold_set in todo]
+    combined = []
+    for fold_set in fused:
+        parts = tuple(work_of(part) for part in fold_set.parts)
+        combined.append(Work(fold_set, parts[0].examples, parts[0].places, parts))
+    return single, combined
+
+
+def _possible(job: Job, fused: list[Work], store_bytes: float) -> list[Work]:
+    """The combinations; without those of the rule `auto`, for this run and its later steps, where there is no matrix."""
+    for work in fused:
+        form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
+        if form == "gram" or not chooses(work.fold_set.stream):
+            continue
+        if job.config.classify.fusions != ("auto",):
+            raise RunError(
+                f"classify.fusions: expected rules that need no Gram matrix where it is too large ({reason}), got "
+                f"{work.fold_set.stream}; set classify.fusions=kernel_sum, or auto, which fuses nothing here"
+            )
+        job.leave_out(reason)
+        log.warning("classify: left out: %s", job.left_out)
+        return []
+    return fused
+
+
+def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes: float) -> None:
+    """The single results, several at once; then the combinations, with the same matrices where they can be kept."""
+    single = [work for work in works if not work.parts]
+    fused = [work for work in works if work.parts]
+    wanted = {part.fold_set.vectors: part for work in fused for part in work.parts}
+    keeps = sum(_num_bytes(part) for part in wanted.values()) <= KEPT_SHARE * store_bytes
+    kept: dict[tuple, Prepared] = {}
+
+    def keep(work: Work, prepared: Prepared) -> Prepared:
+        if keeps and work.fold_set.vectors in wanted:
+            kept[work.fold_set.vectors] = prepared
+        return prepared
+
+    def prepared(part: Work) -> Prepared:
+        found = kept.get(part.fold_set.vectors)
+        return found or keep(part, gram.prepare(job, line.meter, part))
+
+    # The tasks of one wait for each other; those of another one have the CPUs meanwhile.
+    with ThreadPoolExecutor(_fold_sets_at_once(single, store_bytes)) as pool:
+        list(pool.map(lambda work: keep(work, gram.solve(job, line, work)), single))
+    scored: fusion.Scored = {}
+    for work in fused:
+        fusion.solve(job, line, work, prepared, scored)
+
+
+@ray.remote(num_returns=2, max_retries=3)
+def _locate(
+    store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int
+) -> tuple[Examples, Places]:
+    examples = locate(store, fold_set, manifest, seed)
+    return examples, examples.places
+
+
+def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[str]) -> Account:
+    """The account of all SCORES, which tasks count through.
+
+    Raises:
+        RunError: a tested video that has a vector has no scores.
+    """
+    names = ray.put((tested, without_vector))
+    with task_errors("classify"):
+        tasks = [
+            _settle.remote(job.store, " ".join(pair), job.scores(*pair), names)
+            for pair in job.scored()
+        ]
+        accounts = ray.get(tasks)
+    planned, failed = (sum(getattr(a, name) for a in accounts) for name in ("planned", "failed"))
+    return Account("scored videos", planned, planned - failed, failed)
+
+
+@ray.remote(max_retries=3)
+def _settle(
+    store: Store, result: str, folder: str, names: tuple[frozenset[str], frozenset[str]]
+) -> Account:
+    tested, without_vector = names
+    scored = store.distinct(folder, "video_id")
+    return settle(f"classify {result}", "videos", tested, scored, without_vector)
+
+
+def choose_form(settings: Classify, num_training: int, store_bytes: float) -> tuple[str, str]:
+    """gram or primal, and why.
+
+    Args:
+        store_bytes: the largest object store of a node.
+    """
+    needed, room = 4 * num_training**2, GRAM_SHARE * store_bytes
+    size = f"the Gram matrix of {num_training:,} training vectors takes {needed / 2**30:.3g} GiB"
+    room_words = f"{room / 2**30:.3g} GiB, half of the largest node's object store"
+    if settings.form != "auto":
+        return settings.form, f"classify.form says so ({size})"
+    if needed <= room:
+        return "gram", f"{size}, at most {room_words}"
+    return "primal", f"{size}, more than {room_words}"
+
+
+def _object_store_bytes() -> float:
+    return max(node["Resources"].get("object_store_memory", 0) for node in ray.nodes())
+
+
+def _fold_sets_at_once(work: list[Work], store_bytes: float) -> int:
+    """How many are solved side by side: matrices and float32 vectors have to fit in half an object store. At least one."""
+    largest = max((_num_bytes(one) for one in work), default=1)
+    return max(1, min(len(work), int(store_bytes / 2 // max(1, largest))))
+
+
+def _num_bytes(work: Work) -> int:
+    places = work.places
+    return 4 * places.num_training**2 + 4 * len(places.row) * places.dim

@@ -1,0 +1,92 @@
+"""Connecting to Ray, and how a step's actor pools share what the cluster has, or may grow to (docs/autoscaling.md)."""
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+import ray
+
+from pipelines.cluster import doors
+from pipelines.errors import ConfigError
+from pipelines.settings.sections import Cluster
+
+log = logging.getLogger(__name__)
+
+
+def connect(address: str | None, settings: Cluster) -> None:
+    """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
+
+    Raises:
+        ConfigError: the cluster has no CPU, and no setting says that it grows.
+    """
+    # Here: every worker loads this module, and few want Ray Data, which takes a second of a core.
+    from ray.data import DataContext
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    # Workers' own output stays in Ray's log files: what users should see goes through the driver.
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if ray.is_initialized():
+        pass
+    elif address:
+        packages = [str(Path(__file__).parents[2] / name) for name in ("encoders", "pipelines")]
+        # A Ray job ships its working directory already.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
+    else:
+        if not doors.are_closed():
+            raise RuntimeError(
+                "cluster.connect: expected pipelines.cluster.doors.close() before Ray is imported, because a cluster of this "
+                "process's own would listen on all addresses of the machine, got none"
+            )
+        # It watches for nodes that a cloud takes away: one process more, and this node stays.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # An idle process that has loaded torch can serve the next step, which follows in seconds; Ray's default is 1 s.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's C++ handler prints a stack before it calls ours: set again, ours is called alone.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    # Ray Data warns of progress bars and of CPUs that are busy for a moment; what fails is raised.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = settings.no_progress_timeout_s
+    if settings.grows:
+        # Nothing can be done while nodes start.
+        context.execution_no_progress_timeout_s += settings.node_wait_s
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(settings.node_wait_s))
+        return
+    found = ray.cluster_resources()
+    if not found.get("CPU"):
+        raise ConfigError(
+            "cluster.max_cpus: expected what the cluster may grow to, because it has no CPU now, got 0; give "
+            "cluster.max_gpus as well where it may have GPUs"
+        )
+    if address:
+        # Ray does not say whether an autoscaler is at work.
+        log.info(
+            "cluster: %g CPUs and %g GPUs, taken for all there will be; where it grows, give cluster.max_cpus and "
+            "cluster.max_gpus",
+            found["CPU"],
+            found.get("GPU", 0),
+        )
+
+
+def stalled(settings: Cluster) -> str:
+    """What to say of a step that Ray Data has ended because nothing was done."""
+    waited, names = settings.no_progress_timeout_s, "cluster.no_progress_timeout_s"
+    if settings.grows:
+        waited, names = waited + settings.node_wait_s, f"cluster.node_wait_s + {names}"
+    return (
+        f"nothing was done for {names} = {waited} s; expected nodes that hold what the actors need, see `ray status`; what "
+        "is finished is kept, the same command goes on from there"
+    )

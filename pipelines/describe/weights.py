@@ -1,0 +1,106 @@
+"""The backbone's weights: named before the cluster is used, fetched once, kept with the run."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+from encoders.backbones import load as backbones_load
+from pipelines.errors import ConfigError
+from pipelines.run.folders import weights_file
+from pipelines.settings.sections import Describe
+from pipelines.storage.filesystems import filesystem
+from pipelines.storage.store import Store
+from pipelines.storage.uris import refuse_credentials
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights by identity; `load` fetches them.
+
+    Attributes:
+        identity: equal for equal weights: a published file's name, which holds its hash, or a sha256.
+        description: for the report.
+        is_random: seeded random filters instead of trained ones.
+    """
+
+    settings: Describe
+    identity: str
+    description: str
+    is_random: bool
+
+    @property
+    def file(self) -> str:
+        """The file of a run that keeps them."""
+        return weights_file(self.identity)
+
+    def load(self) -> bytes:
+        """safetensors bytes, checked against the network.
+
+        Raises:
+            ConfigError: they cannot be had, or do not fit the network.
+        """
+        source, network = self.settings.weights, self.settings.backbone
+        try:
+            if self.is_random:
+                data = backbones_load.random_filters(network, _seed(source))
+            elif _is_published(source):
+                data = backbones_load.load_published(network, source)
+            else:
+                data = backbones_load.load_file(_read(source), source)
+            backbones_load.load_model(network, data)
+        except backbones_load.WeightsError as error:
+            raise ConfigError(str(error)) from error
+        return data
+
+    def keep(self, store: Store) -> None:
+        """Puts the weights into the run, unless they are there; here they are not needed any more."""
+        if not store.exists(self.file):
+            store.publish(self.file, self.load())
+        _read.cache_clear()
+
+
+def resolve(settings: Describe) -> Weights:
+    """The weights that the settings name; checks names and files, downloads nothing.
+
+    Raises:
+        ConfigError: an unknown network, node or weights, or a file that cannot be read.
+    """
+    source, network = settings.weights, settings.backbone
+    try:
+        backbones_load.resolve_nodes(network, settings.used_nodes)
+        if source.startswith("random:"):
+            identity = f"random {network} {_seed(source)}"
+            return Weights(settings, identity, f"random filters, seed {_seed(source)}", True)
+        if _is_published(source):
+            identity = backbones_load.published(network, source)
+            return Weights(settings, identity, f"{network} {source} ({identity})", False)
+    except backbones_load.WeightsError as error:
+        raise ConfigError(str(error)) from error
+    sha = hashlib.sha256(_read(source)).hexdigest()
+    return Weights(settings, sha, f"{source.rpartition('/')[2]} (sha256 {sha[:12]})", False)
+
+
+def _is_published(source: str) -> bool:
+    return "/" not in source and "." not in source
+
+
+def _seed(source: str) -> int:
+    text = source.removeprefix("random:")
+    if not text.isdigit():
+        raise ConfigError(
+            f"describe.weights: expected random:SEED with a whole number, got {source!r}"
+        )
+    return int(text)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(source: str) -> bytes:
+    refuse_credentials("describe.weights", source)
+    try:
+        fs, path = filesystem(source)
+        return fs.cat_file(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"describe.weights: cannot read {source!r} ({type(error).__name__}: {error}); expected a "
+            "file or URI of a state dict, or the name of published weights"
+        ) from error

@@ -1,0 +1,88 @@
+"""Encode: DESCRIPTORS and codebooks to ENCODINGS and ATTENTION."""
+
+import functools
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.cluster import pools, sink
+from pipelines.cluster.datasets import batches_at_a_time, dataset, progress_line, write_tables
+from pipelines.encode import stage
+from pipelines.index import current_rows
+from pipelines.run import codebook
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Spent, settle
+from pipelines.storage.columns import names
+from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
+
+
+def encode(job: Job) -> tuple[Account, Spent]:
+    """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
+    videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
+    described = names(videos)
+
+    def visible(book: codebook.Codebook) -> frozenset[str]:
+        return sink.visible_videos(videos, job.store, job.encodings(book))
+
+    books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
+    done = {book: visible(book) for book in books}
+    if missing := {book: there for book, there in done.items() if there != described}:
+        spent = _encode(job, missing, videos)
+        done |= {book: visible(book) for book in missing}
+    for book in books:
+        settle(f"encode {book.name}", "videos", described, done[book])
+        job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
+    planned = job.manifest.num_rows
+    number = len(job.codebooks)
+    done = videos.num_rows * number
+    return Account("encodings", planned * number, done, planned * number - done), spent
+
+
+def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:
+    """The encodings that are not visible yet, of some codebooks.
+
+    Args:
+        visible: the codebooks, with the videos whose encodings by them are.
+    """
+    books = list(visible)
+    done = frozenset.intersection(*visible.values())
+    rows = videos.filter(
+        pc.invert(pc.is_in(videos["video_id"], pa.array(sorted(done), pa.string())))
+    )
+    for book in books:
+        job.unmark(job.encodings(book))
+    attentive = [book for book in books if job.writes_attention(book)]
+    settings = job.config.cluster
+    pool = pools.pools(settings).encode.fitting(rows.num_rows)
+    line = progress_line(job, "encode", rows.num_rows, {("read", "encode"): pool})
+    batch = job.config.encode.batch_videos
+    how = (job.config.encode, line.meter, settings.allow_missing_gpu)
+    size = batch * batches_at_a_time(rows.num_rows // batch, pool.size)
+    data = dataset(rows, size).map_batches(
+        stage.EncodeVideos,
+        fn_constructor_args=(job.store, books, attentive, job.described, *how),
+        **pool.options(size),
+    )
+    outputs = [
+        sink.Output(
+            ATTENTION,
+            job.attention(book),
+            job.footer("encode") | {"video_fisher.codebook": book.digest},
+            functools.partial(
+                codebook.attention_of, book=book, num_cells=job.described[book.stream].cells
+            ),
+            sink.visible_videos(rows, job.store, job.attention(book)),
+        )
+        for book in attentive
+    ] + [
+        sink.Output(
+            ENCODINGS,
+            job.encodings(book),
+            job.footer("encode") | {"video_fisher.codebook": book.digest},
+            functools.partial(codebook.encodings_of, book=book),
+            already - done,
+        )
+        for book, already in visible.items()
+    ]
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])

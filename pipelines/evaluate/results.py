@@ -1,0 +1,394 @@
+"""Results and their numbers: score matrices, their late fusions, and the METRICS rows of both.
+
+Needs neither Ray nor torch, so that the doctor computes METRICS again by the same rules. Letters: N
+tested videos, K classes, M streams that are fused.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from encoders.scores import metrics
+from encoders.scores.fusion import TWO_STREAM, choose_weights, fuse
+from encoders.scores.intervals import gains, intervals
+from encoders.stream_specs import is_difference, is_local
+from pipelines.run.combination import Combination
+from pipelines.settings.sections import Evaluate
+
+SINGLE = "none"
+"""What METRICS calls the fusion of a result that is none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, each None where there is none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreMatrix:
+    """Scores of one result: video_ids [N], folds [N], scores and targets [N, K].
+
+    Attributes:
+        fusion: SINGLE, or how the parts were fused, as in METRICS.
+        weights: {fold: M weights that sum to 1} of a fusion, in the order of its parts.
+    """
+
+    encoder: str
+    stream: str
+    video_ids: list[str]
+    folds: np.ndarray
+    classes: list[str]
+    scores: np.ndarray
+    targets: np.ndarray
+    fusion: str = SINGLE
+    weights: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names the result in METRICS: encoder, stream and fusion."""
+        return self.encoder, self.stream, self.fusion
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has several classes; mAP is then the number to look at, else accuracy."""
+        return bool((self.targets.sum(1) > 1).any())
+
+
+def headline_metric(multi_label: bool) -> str:
+    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
+    return "mAP" if multi_label else "accuracy"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A result that is to be made.
+
+    Attributes:
+        parts: (encoder, stream) of the scores that it is made of.
+        fusion: as in METRICS; SINGLE where the scores of the one part are the result.
+        weights: of the parts, for the fusion "given".
+        is_total: made of the sum over its parts, of several encoders.
+        pair: (encoder, stream) of its own SCORES, where it is a combination.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    fusion: str = SINGLE
+    weights: tuple[float, ...] = ()
+    is_total: bool = False
+    pair: tuple[str, str] | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """(encoder, stream) of the SCORES that it is made from."""
+        return (self.pair,) if self.pair else self.parts
+
+    def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
+        """The result; None where the parts cannot be fused so.
+
+        Args:
+            matrices: those of the sources, in their order; of a total their `added` sum alone.
+
+        Raises:
+            ValueError: parts are of different videos.
+        """
+        matrices = list(matrices)
+        if self.is_total:
+            return self._mean(*matrices)
+        if self.pair or self.fusion == SINGLE:
+            return matrices[0]
+        return next(fusions(matrices, (self.fusion,), list(self.weights)), None)
+
+    def _mean(self, total: ScoreMatrix) -> ScoreMatrix:
+        encoders, streams = zip(*self.parts, strict=True)
+        return replace(
+            total,
+            encoder="+".join(dict.fromkeys(encoders)),
+            stream="+".join(dict.fromkeys(streams)),
+            fusion=self.fusion,
+            weights=_constant(total, [1.0] * len(self.parts)),
+            scores=total.scores / len(self.parts),
+        )
+
+
+def wanted(
+    pairs: list[tuple[str, str]], settings: Evaluate, combinations: Sequence[Combination] = ()
+) -> list[Wanted]:
+    """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; then all encoders
+    and streams together, and the combinations.
+
+    Args:
+        pairs: (encoder, stream) of the single results.
+    """
+    streams = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
+    weights = dict(zip(streams, settings.stream_weights or [1.0] * len(streams), strict=True))
+    found, local = [], []
+    for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
+        own = [pair for pair in pairs if pair[0] == encoder]
+        found += [Wanted((pair,)) for pair in own]
+        parts = tuple(pair for pair in own if is_local(pair[1]))
+        local += parts
+        if len(parts) > 1:
+            given = tuple(weights[stream] for _, stream in parts)
+            found += [Wanted(parts, kind, given) for kind in settings.fusions]
+    if len({encoder for encoder, _ in local}) > 1:
+        found.append(Wanted(tuple(local), "given", is_total=True))
+    return found + [Wanted(one.parts, one.stream, pair=one.pair) for one in combinations]
+
+
+def results(
+    pairs: list[tuple[str, str]],
+    settings: Evaluate,
+    read: Callable[[str, str], ScoreMatrix | None],
+    combinations: Sequence[Combination] = (),
+) -> Iterator[tuple[ScoreMatrix, ScoreMatrix | None]]:
+    """The results that are `wanted`, one after the other, each with the best of its parts where it is fused.
+
+    The scores of one encoder, the sum over encoders, and the best parts are in memory, never the scores of all.
+
+    Args:
+        pairs: (encoder, stream) of the single results.
+        read: the scores of a pair; None where they are lost, and with them what is made of them.
+
+    Raises:
+        ValueError: parts of a fusion are of different videos.
+    """
+    held: dict[tuple[str, str], ScoreMatrix | None] = {}
+    total, is_lost = None, False
+    every = wanted(pairs, settings, combinations)
+    best: dict[Wanted, ScoreMatrix | None] = {}
+    for result in every:
+        if result.fusion == SINGLE:
+            (pair,) = result.parts
+            held = {other: matrix for other, matrix in held.items() if other[0] == pair[0]}
+            matrix = held[pair] = read(*pair)
+            if is_local(pair[1]):
+                is_lost = is_lost or matrix is None
+                total = None if is_lost else added(total, matrix)
+            for fused in every:
+                if fused.fusion != SINGLE and pair in fused.parts:
+                    lost = matrix is None or (fused in best and best[fused] is None)
+                    best[fused] = None if lost else better(best.get(fused), matrix)
+        if result.pair:
+            parts = [read(*result.pair)]
+        else:
+            parts = [total] if result.is_total else [held[pair] for pair in result.parts]
+        if None not in parts and (matrix := result.make(parts)):
+            yield matrix, best.get(result)
+
+
+def better(best: ScoreMatrix | None, other: ScoreMatrix) -> ScoreMatrix:
+    """The one of the higher headline metric, `best` of equals."""
+    return other if best is None or _quality(other) > _quality(best) else best
+
+
+def _quality(matrix: ScoreMatrix) -> float:
+    if not matrix.multi_label:
+        return metrics.accuracy(matrix.scores, matrix.targets)
+    precision = metrics.average_precision(matrix.scores, matrix.targets)
+    return float(np.nan_to_num(metrics.mean_over_classes(precision)))
+
+
+def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
+    """The scores of `part` added to the sum so far, if there is one.
+
+    Raises:
+        ValueError: they are of different videos.
+    """
+    if total is None:
+        return part
+    _check_videos([total, part])
+    return replace(total, scores=total.scores + part.scores)
+
+
+def fusions(
+    parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
+) -> Iterator[ScoreMatrix]:
+    """The late fusions of an encoder's streams that can be made of them; see `run_settings.Evaluate`."""
+    _check_videos(parts)
+    first, scores = parts[0], [part.scores for part in parts]
+    both = len({is_difference(part.stream) for part in parts}) == 2
+    for kind in kinds:
+        if kind == "given":
+            weights, is_normalised = _constant(first, given), False
+        elif kind == "two_stream" and both:
+            moves = [is_difference(part.stream) for part in parts]
+            # The ratio is that of two modalities, however many streams there are of each.
+            two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
+            weights, is_normalised = _constant(first, two), True
+        elif kind == "chosen" and len(np.unique(first.folds)) > 1:
+            weights, is_normalised = choose_weights(scores, first.targets, first.folds), False
+        else:
+            continue
+        fused = np.empty_like(first.scores)
+        for fold in weights:
+            rows = first.folds == fold
+            own = [part[rows] for part in scores]
+            fused[rows] = fuse(own, weights[fold], l1_normalise=is_normalised)
+        stream = "+".join(part.stream for part in parts)
+        yield replace(first, stream=stream, fusion=kind, weights=weights, scores=fused)
+
+
+def _constant(matrix: ScoreMatrix, weights: list[float]) -> dict[int, tuple[float, ...]]:
+    shares = tuple(weight / sum(weights) for weight in weights)
+    return dict.fromkeys(np.unique(matrix.folds).tolist(), shares)
+
+
+def _check_videos(parts: list[ScoreMatrix]) -> None:
+    if any(part.video_ids != parts[0].video_ids for part in parts):
+        raise ValueError("fusion: expected scores of the same videos; classify all of them again")
+
+
+def metric_rows(
+    matrix: ScoreMatrix, settings: Evaluate, protocol: str, seed: int = 0
+) -> list[dict]:
+    """METRICS rows of a result: over all tested videos together and, where there are several folds, of each
+    fold and their mean.
+
+    Intervals are of all tested videos together, and there are none where `settings.bootstrap` is 0.
+    """
+    folds = np.unique(matrix.folds).tolist()
+    splits = {"all": np.ones(len(matrix.folds), bool)}
+    if len(folds) > 1:
+        splits |= {f"fold:{fold}": matrix.folds == fold for fold in folds}
+    top_k = tuple(dict.fromkeys(min(k, len(matrix.classes)) for k in settings.top_k))
+    numbers = _numbers(matrix, np.stack(list(splits.values()), 1), top_k)
+    ends = _intervals(matrix, top_k, settings.bootstrap, seed)
+    result = dict(zip(("encoder", "stream", "fusion"), matrix.key, strict=True))
+    rows = []
+    for place, (split, own) in enumerate(splits.items()):
+        weights = _stated_weights(matrix, own)
+        positives = dict(
+            zip(matrix.classes, matrix.targets[own].sum(0).astype(int).tolist(), strict=True)
+        )
+        for (metric, label), values in numbers.items():
+            low, high = ends.get((metric, label), (None, None)) if split == "all" else (None, None)
+            rows.append(
+                result
+                | {
+                    "weights": weights,
+                    "protocol": protocol,
+                    "split": split,
+                    "metric": metric,
+                    "class": label,
+                    "value": _known(values[place]),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "sd": None,
+                    "num_videos": int(own.sum()),
+                    "num_positives": None if label is None else positives[label],
+                }
+            )
+    return rows + (mean_rows(rows) if len(folds) > 1 else [])
+
+
+def gain_rows(
+    matrix: ScoreMatrix,
+    rows: list[dict],
+    best_part: ScoreMatrix | None,
+    settings: Evaluate,
+    seed: int = 0,
+) -> list[dict]:
+    """METRICS rows of what a fused result gains over the best of its parts; none where that is not known.
+
+    Args:
+        rows: those of the result.
+    """
+    if best_part is None or best_part.video_ids != matrix.video_ids:
+        return []
+    first = next(row for row in rows if (row["split"], row["class"]) == ("all", None))
+    found = gains(
+        matrix.scores, best_part.scores, matrix.targets, num_draws=settings.bootstrap, seed=seed
+    )
+    return [
+        first
+        | {
+            "metric": f"{name}_gain",
+            "value": _known(gain.value),
+            "ci_low": _known(gain.low),
+            "ci_high": _known(gain.high),
+        }
+        for name, gain in found.items()
+    ]
+
+
+def mean_rows(rows: list[dict]) -> list[dict]:
+    """Rows of split `mean`: the mean over folds, or over splits, of each number that is of no one class."""
+    values: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["split"] != "all" and row["class"] is None:
+            key = tuple(row[name] for name in ("encoder", "stream", "fusion", "metric"))
+            values.setdefault(key, []).append(row)
+    means = []
+    for group in values.values():
+        known = [row["value"] for row in group if row["value"] is not None]
+        means.append(
+            group[0]
+            | {
+                "split": "mean",
+                "weights": np.mean([row["weights"] for row in group], 0).tolist()
+                if group[0]["weights"]
+                else None,
+                "value": float(np.mean(known)) if known else None,
+                "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+                "num_videos": sum(row["num_videos"] for row in group),
+            }
+        )
+    return means
+
+
+def _numbers(
+    matrix: ScoreMatrix, splits: np.ndarray, top_k: tuple[int, ...]
+) -> dict[tuple[str, str | None], list[float]]:
+    """{(metric, class): its value in each split}; splits are [N, S]."""
+    scores, targets = matrix.scores, matrix.targets
+    ranking = metrics.Ranking(scores, targets)
+    precision = {
+        "AP": ranking.average_precision(splits),
+        "AP_11": ranking.voc_average_precision(splits),
+    }
+    parts = [(scores[rows], targets[rows]) for rows in splits.T]
+    numbers: dict[tuple[str, str | None], list[float]] = {
+        ("accuracy", None): [metrics.accuracy(*part) for part in parts]
+    }
+    for k in top_k:
+        numbers[f"top_{k}", None] = [metrics.top_k_accuracy(*part, k) for part in parts]
+    if (targets.sum(1) == 1).all():
+        numbers["balanced_accuracy", None] = [metrics.balanced_accuracy(*part) for part in parts]
+    for name, values in precision.items():
+        numbers[f"m{name}", None] = metrics.mean_over_classes(values).tolist()
+        for label, row in zip(matrix.classes, values.tolist(), strict=True):
+            numbers[name, label] = row
+    return numbers
+
+
+def _intervals(
+    matrix: ScoreMatrix, top_k: tuple[int, ...], num_draws: int, seed: int
+) -> dict[tuple[str, str | None], tuple[float | None, float | None]]:
+    """{(metric, class): both ends of its interval}; empty without draws."""
+    if not num_draws:
+        return {}
+    found = intervals(matrix.scores, matrix.targets, top_k=top_k, num_draws=num_draws, seed=seed)
+    ends: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
+    for name, values in found.items():
+        labels = matrix.classes if values.ndim == 2 else [None]
+        for label, (low, high) in zip(labels, values.reshape(-1, 2).tolist(), strict=True):
+            ends[name, label] = _known(low), _known(high)
+    return ends
+
+
+def _stated_weights(matrix: ScoreMatrix, rows: np.ndarray) -> list[float] | None:
+    """The weights of the videos of a split; where folds have different ones, their mean over videos."""
+    if not matrix.weights:
+        return None
+    folds, counts = np.unique(matrix.folds[rows], return_counts=True)
+    return np.average([matrix.weights[f] for f in folds.tolist()], 0, counts).tolist()
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

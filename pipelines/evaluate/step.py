@@ -1,0 +1,262 @@
+"""SCORES to METRICS: each encoder and stream, and their late fusions (METHODS 4)."""
+
+import dataclasses
+import functools
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray import ObjectRef
+
+from pipelines.cluster.broadcast import task_errors
+from pipelines.cluster.meter import Meter
+from pipelines.cluster.pools import memory_options
+from pipelines.cluster.progress import ProgressLine
+from pipelines.errors import RunError
+from pipelines.evaluate import results
+from pipelines.evaluate.best import Best, best_of
+from pipelines.evaluate.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
+from pipelines.run.job import Job
+from pipelines.run.ledger import Spent
+from pipelines.settings.sections import Evaluate
+from pipelines.storage.store import Store
+from pipelines.storage.tables import METRICS
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """METRICS of a run, what a report says of the result with the highest headline metric, and where time went.
+
+    Attributes:
+        started: when evaluation began, on the monotonic clock.
+    """
+
+    metrics: pa.Table
+    best: Best
+    spent: Spent
+    started: float
+
+
+def evaluate(job: Job) -> Evaluated:
+    """Publishes METRICS of every encoder, stream and fusion.
+
+    Scores are read, fused and measured by tasks, and stay in Ray's object store; the driver has the rows of METRICS.
+
+    Raises:
+        RunError: there are no scores, or a video lacks that of a class.
+    """
+    started = time.monotonic()
+    settings, pairs = job.config.evaluate, job.pairs()
+    wanted = results.wanted(pairs, settings, job.combinations)
+    shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in job.combinations}
+    with task_errors("evaluate"), ProgressLine("evaluate", len(wanted)) as line:
+        scores: dict[tuple[str, str], ObjectRef] = {
+            pair: _read.options(**_memory(job, READ_BYTES)).remote(
+                job.store, pair, job.scores(*pair), job.failures, shares.get(pair), line.meter
+            )
+            for pair in job.scored()
+        }
+        measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
+        # In the order of `results.results`, so that of equally good parts the same one is taken for the best.
+        order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
+        made, parts = [], []
+        for result in wanted:
+            own = [scores[pair] for pair in result.sources]
+            parts.append([functools.reduce(_added.remote, own)] if result.is_total else own)
+            ways = (settings, job.protocol, job.config.run.seed, line.meter)
+            best_part = None
+            if result.fusion != SINGLE:
+                own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
+                best_part = functools.reduce(_better.remote, own_parts)
+            made.append(measure.remote(result, ways, best_part, *parts[-1]))
+        values = ray.get([value for _, value in made])
+        best = max(range(len(wanted)), key=lambda place: (values[place], -place))
+        tables = ray.get([table for table, _ in made])
+        facts = ray.get(
+            _best.options(**_memory(job, MEASURE_BYTES)).remote(
+                wanted[best], job.folds[0], *parts[best]
+            )
+        )
+    # One chunk a column: the pages of the file are as if the table had been built at once.
+    table = pa.concat_tables(tables).combine_chunks()
+    footer = job.footer("evaluate")
+    if job.left_out:
+        footer["video_fisher.left_out"] = job.left_out
+    job.store.publish_table(f"{job.metrics}/metrics.parquet", table, footer)
+    return Evaluated(table, facts, line.spent, started)
+
+
+READ_BYTES, MEASURE_BYTES = 32, 64
+"""Memory of a task for each score of its matrix [N, K]: reading puts columns in order, measuring sorts places."""
+
+
+def _memory(job: Job, score_bytes: int) -> dict[str, int]:
+    labels = job.manifest["labels"]
+    num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
+    return memory_options(score_bytes * job.manifest.num_rows * num_classes)
+
+
+@ray.remote(max_retries=3)
+def _read(
+    store: Store,
+    pair: tuple[str, str],
+    folder: str,
+    failures: str,
+    fused: tuple[str, str] | None,
+    meter: Meter,
+) -> ScoreMatrix:
+    """Scores of a result; of a combination, `fused` is its rule and the folder of its FUSIONS."""
+    with meter("read"):
+        matrix = read_scores(store, *pair, folder, failures)
+        return with_weights(matrix, *fused, store) if fused else matrix
+
+
+def with_weights(matrix: ScoreMatrix, rule: str, folder: str, store: Store) -> ScoreMatrix:
+    """A combination's scores with its rule and the weights of its parts, from FUSIONS."""
+    weights: dict[int, tuple[float, ...]] = {}
+    for row in store.read_table(folder, ["fold", "weight"]).to_pylist():
+        weights[row["fold"]] = (*weights.get(row["fold"], ()), row["weight"])
+    return dataclasses.replace(matrix, fusion=rule, weights=weights)
+
+
+@ray.remote(max_retries=3)
+def _better(best: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
+    return results.better(best, part)
+
+
+@ray.remote(max_retries=3)
+def _added(total: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
+    return results.added(total, part)
+
+
+@ray.remote(max_retries=3)
+def _measure(
+    wanted: Wanted,
+    ways: tuple[Evaluate, str, int, Meter],
+    best_part: ScoreMatrix | None,
+    *parts: ScoreMatrix,
+) -> tuple[pa.Table, float]:
+    """METRICS rows of a result, and its headline metric; no rows and -1 where it cannot be made."""
+    settings, protocol, seed, meter = ways
+    with meter("measure"):
+        matrix = wanted.make(parts)
+        rows = metric_rows(matrix, settings, protocol, seed) if matrix else []
+        rows += results.gain_rows(matrix, rows, best_part, settings, seed) if matrix else []
+        table, value = METRICS.build(rows), -1.0
+        if matrix:
+            named = ("all", headline_metric(matrix.multi_label))
+            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == named) or 0.0
+    meter.done({"ok": 1})
+    return table, value
+
+
+@ray.remote(max_retries=3)
+def _best(wanted: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
+    return best_of(wanted.make(parts), first_fold)
+
+
+def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: str) -> ScoreMatrix:
+    """The score matrix of one encoder and stream, videos in order of their id.
+
+    Args:
+        folder: of SCORES. failures: the folder that a message sends the user to.
+
+    Raises:
+        RunError: there are no scores, or a video lacks that of a class.
+    """
+    videos, classes = _Codes(), _Codes()
+    parts = []
+    for name in store.files(folder):
+        with store.open_parquet(name) as file:
+            for group in range(file.num_row_groups):
+                # Millions of rows repeat their texts: codes are a tenth of them.
+                table = file.read_row_group(
+                    group, ["video_id", "label", "fold", "is_true", "score"]
+                )
+                video, label = videos.of(table["video_id"]), classes.of(table["label"])
+                values = (table[n].to_numpy() for n in ("fold", "is_true", "score"))
+                parts.append((video, label, *values))
+    if not sum(len(part[0]) for part in parts):
+        raise RunError(
+            f"{store.uri(folder)}: expected scores of tested videos, found none; are all of them in "
+            f"{store.uri(failures)}?"
+        )
+    video_ids, rank = videos.sorted()
+    labels, column = classes.sorted()
+    shape = (len(video_ids), len(labels))
+    scores, targets = np.full(shape, np.nan), np.zeros(shape, np.float32)
+    folds = np.zeros(shape[0], np.int64)
+    for video, label, fold, is_true, score in parts:
+        row, place = rank[video], column[label]
+        scores[row, place], targets[row, place], folds[row] = score, is_true, fold
+    if np.isnan(scores).any():
+        example = video_ids[int(np.isnan(scores).any(1).argmax())]
+        raise RunError(
+            f"{store.uri(folder)}: expected a score for each class of each video, got none for some of "
+            f"{example[:200]!r}; delete the folder and run step classify again"
+        )
+    return ScoreMatrix(
+        encoder=encoder,
+        stream=stream,
+        video_ids=video_ids,
+        folds=folds,
+        classes=labels,
+        scores=scores,
+        targets=targets,
+    )
+
+
+class _Codes:
+    """Texts as numbers, in order of appearance."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+
+    def of(self, column: pa.ChunkedArray) -> np.ndarray:
+        """[n] codes of a column of texts."""
+        encoded = column.combine_chunks().dictionary_encode()
+        known = self._codes
+        own = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
+        return np.array(own, np.int32)[encoded.indices.to_numpy()]
+
+    def sorted(self) -> tuple[list[str], np.ndarray]:
+        """The texts in order, and the place of each code among them."""
+        texts = list(self._codes)
+        order = sorted(range(len(texts)), key=texts.__getitem__)
+        place = np.empty(len(texts), np.int64)
+        place[order] = np.arange(len(texts))
+        return [texts[i] for i in order], place
+
+
+def text_table(job: Job) -> list[str]:
+    """The results for a terminal: encoder x stream x fusion, accuracy and mAP with their intervals."""
+    rows = job.store.read_table(job.metrics).to_pylist()
+    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<15} {'accuracy':<20} {'mAP':<20}".rstrip()]
+    of_all = {
+        (*(row[n] for n in ("encoder", "stream", "fusion")), row["metric"]): row
+        for row in rows
+        if row["split"] == "all" and row["class"] is None
+    }
+    for encoder, stream, fusion in dict.fromkeys(key[:3] for key in of_all):
+        accuracy, mean = (of_all[encoder, stream, fusion, m] for m in ("accuracy", "mAP"))
+        lines.append(
+            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<15} "
+            f"{with_interval(accuracy):<20} {with_interval(mean):<20}".rstrip()
+        )
+    return lines
+
+
+def with_interval(row: dict) -> str:
+    """ "0.883 [0.800, 0.950]", as far as METRICS has them."""
+    if row["value"] is None:
+        return "-"
+    if row["ci_low"] is None:
+        return f"{row['value']:.3f}"
+    return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+
+def _short(name: str, width: int = 24) -> str:
+    return name if len(name) <= width else f"{name[: width - 2]}.."

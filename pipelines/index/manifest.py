@@ -1,0 +1,345 @@
+"""The files that `--videos` names, one row for each video. What is wrong with them shows here, before there is a cluster."""
+
+import collections
+import logging
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.errors import ConfigError
+from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
+from pipelines.storage.uris import refuse_credentials
+
+log = logging.getLogger(__name__)
+
+_TEXTS = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".md",
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".pdf",
+)
+_ARRAYS = (".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_OTHERS = (
+    ".py",
+    ".sh",
+    ".ipynb",
+    ".srt",
+    ".vtt",
+    ".part",
+    ".tmp",
+    ".lock",
+    ".metadata",
+    ".db",
+    ".ini",
+)
+NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OTHERS))
+"""Suffixes of files that stand beside videos. A file with any other suffix is tried, and its row says what it was."""
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Suffixes of files that may hold videos, but are not unpacked: a warning says so."""
+
+
+def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
+    """Columns path, uri, size_bytes and modified of all videos, sorted by path.
+
+    `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
+    relative paths start at the manifest's folder. In a folder, links are not followed, names that begin with a dot
+    are left out, and whatever is not a regular file that can be read is passed over; one warning tells of them all.
+
+    Args:
+        out: the output of the run, which is left out where it lies in the folder.
+        look: look at each file that a manifest names. Without, sizes are 0, and missing files are not noticed.
+
+    Raises:
+        ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the manifest has no
+            column `path`.
+    """
+    with using("--videos", videos):
+        return _list_videos(videos, out, look)
+
+
+def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
+    fs, root = user_filesystem("--videos", videos)
+    is_local = isinstance(fs, LocalFileSystem)
+    if not root or (is_local and root == "/"):
+        raise ConfigError(
+            f"--videos {videos}: expected the folder or bucket that holds the videos, got the root of a file system; "
+            "name the folder, such as /data/videos or s3://bucket/videos"
+        )
+    if videos.lower().endswith((".csv", ".parquet")):
+        return _from_manifest(videos, fs, root, look)
+    skipped: dict[str, list[str]] = {}
+    if fs.isdir(root):
+        base = root.rstrip("/")
+        found = _walk(base, skipped) if is_local else fs.find(root, detail=True)
+    elif fs.exists(root):
+        base, found = root.rpartition("/")[0], {root: fs.info(root)}
+    elif any(mark in root for mark in "*?["):
+        base = root[: min(root.find(m) for m in "*?[" if m in root)].rpartition("/")[0]
+        found = fs.glob(root, detail=True)
+    else:
+        raise ConfigError(
+            f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there"
+        )
+    own = _place_below(fs, base, out) if out else None
+    rows = _rows_of_files(videos, fs, base, found, skipped, own)
+    if not rows:
+        raise ConfigError(f"--videos {videos}: expected videos, found none")
+    return pa.Table.from_pylist(rows, schema=_LISTED)
+
+
+def _place_below(fs: fsspec.AbstractFileSystem, base: str, out: str) -> str | None:
+    """The output folder as paths below `base` begin, with a slash at its end; None where it is not below it."""
+    out_fs, path = user_filesystem("--out", out)
+    if type(out_fs) is not type(fs):
+        return None
+    if isinstance(fs, LocalFileSystem):
+        base, path = os.path.realpath(base or "/"), os.path.realpath(path)
+    base, path = f"{base.rstrip('/')}/", f"{path.rstrip('/')}/"
+    return path.removeprefix(base) if path.startswith(base) and path != base else None
+
+
+def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
+    """{path: info as fsspec gives it} of the files below a local folder.
+
+    fsspec's own `find` is silent about folders that it cannot list; here they are added to `skipped`.
+    """
+
+    def cannot(error: OSError) -> None:
+        skipped.setdefault("folder that cannot be read", []).append(str(error.filename))
+
+    found = {}
+    for folder, folders, names in os.walk(base, onerror=cannot):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                skipped.setdefault("link", []).append(os.path.join(folder, name))
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                found[path] = _local_info(os.lstat(path))
+            except OSError:
+                skipped.setdefault("file that is gone or cannot be read", []).append(path)
+    return found
+
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def _local_info(found: os.stat_result) -> dict:
+    kind = _TYPES.get(stat.S_IFMT(found.st_mode), "other")
+    return {"type": kind, "size": found.st_size, "mtime": found.st_mtime}
+
+
+def _rows_of_files(
+    videos: str,
+    fs: fsspec.AbstractFileSystem,
+    base: str,
+    found: dict[str, dict],
+    skipped: dict[str, list[str]],
+    own: str | None,
+) -> list[dict]:
+    """The rows of the videos among the files.
+
+    Args:
+        own: as `_place_below`.
+    """
+    rows, companions = [], collections.Counter()
+    for path, info in sorted(found.items()):
+        relative = path[len(base) :].lstrip("/")
+        suffix = os.path.splitext(path)[1].lower()
+        if _is_hidden(relative) or _is_marker(relative) or (own and relative.startswith(own)):
+            continue
+        if odd := _oddity(fs, path, info):
+            skipped.setdefault(odd, []).append(relative)
+        elif suffix in NOT_VIDEOS:
+            companions[suffix] += 1
+        else:
+            rows.append(_row(relative, fs.unstrip_protocol(path), info))
+    if companions:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(companions.items()))
+        log.info(
+            "%s: passed over %d files that are no videos (%s)", videos, companions.total(), kinds
+        )
+    _warn(videos, skipped)
+    return rows
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/"))
+
+
+def _is_marker(relative: str) -> bool:
+    """Whether an object stands for a folder, as consoles and Hadoop make them."""
+    return relative == "" or relative.endswith(("/", "_$folder$"))
+
+
+def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
+    """Why a file is passed over with a warning; empty where there is no reason to."""
+    if info.get("islink"):
+        return "link"
+    if info["type"] != "file":
+        return info["type"]
+    if not _is_text(path):
+        return "name that is no UTF-8"
+    if path.lower().endswith(_ARCHIVES):
+        return "archive"
+    if _is_ambiguous(fs, path):
+        return _AMBIGUOUS
+    if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
+        return "file that is gone or cannot be read"
+    return ""
+
+
+_AMBIGUOUS = "name with :: or ?versionId=, which cannot be opened"
+
+
+def _is_ambiguous(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a URI of the path means something else: fsspec chains file systems by ::, and s3fs takes a version."""
+    return not isinstance(fs, LocalFileSystem) and ("::" in path or "?versionId=" in path)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _warn(videos: str, skipped: dict[str, list[str]]) -> None:
+    if not skipped:
+        return
+    kinds = "; ".join(
+        f"{len(paths)} x {kind}, such as {min(paths)[:200]!a}"
+        for kind, paths in sorted(skipped.items())
+    )
+    total = sum(len(paths) for paths in skipped.values())
+    log.warning("%s: passed over %d entries: %s", videos, total, kinds)
+
+
+_LISTED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified", pa.string()),
+    ]
+)
+
+
+def _row(relative: str, uri: str, info: dict) -> dict:
+    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified")
+    return {
+        "path": relative,
+        "uri": uri.removeprefix("file://"),
+        "size_bytes": info["size"],
+        "modified": None if changed is None else str(changed),
+    }
+
+
+def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: bool) -> pa.Table:
+    table = read_user_table("--videos", videos)
+    if "path" not in table.column_names:
+        raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
+    base = path.rpartition("/")[0]
+    column = texts("--videos", videos, table, "path").to_pylist()
+    if not all(column):
+        raise ConfigError(f"--videos {videos}: a row has no path")
+    names = sorted(set(column))
+    if len(names) < len(column):
+        log.warning(
+            "%s: %d of %d rows repeat a path and count once",
+            videos,
+            len(column) - len(names),
+            len(column),
+        )
+    if not look:
+        uris = [_resolve(fs, base, name) for name in names]
+        unknown = pa.nulls(len(names), pa.string())
+        sizes = pa.repeat(pa.scalar(0, pa.int64()), len(names))
+        return pa.Table.from_arrays(
+            [pa.array(names), pa.array(uris), sizes, unknown], schema=_LISTED
+        )
+    # On object storage each look is a request.
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        looks = list(pool.map(lambda name: _look(fs, base, name), names, chunksize=1))
+    missing = [name for name, row in zip(names, looks, strict=True) if row is None]
+    if missing:
+        raise ConfigError(
+            f"--videos {videos}: {len(missing)} files do not exist, such as {some(missing)}; paths are "
+            f"relative to {base}"
+        )
+    skipped: dict[str, list[str]] = {}
+    for name, row in zip(names, looks, strict=True):
+        if isinstance(row, str):
+            skipped.setdefault(row, []).append(name)
+    _warn(videos, skipped)
+    rows = [row for row in looks if isinstance(row, dict)]
+    if not rows:
+        raise ConfigError(f"--videos {videos}: expected videos, found none")
+    return pa.Table.from_pylist(rows, schema=_LISTED)
+
+
+_LOOKS_AT_ONCE = 16
+
+
+def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
+    """The absolute path or URI of a file that a manifest names. A local path loses its `..`, as in `filesystem`."""
+    if "://" in name:
+        # Finding the filesystem of a URI takes a quarter of a millisecond, and a manifest may name millions.
+        if name.startswith(("file://", "local://")):
+            return user_filesystem("--videos", name)[1]
+        refuse_credentials("--videos", name)
+        return name
+    full = name if name.startswith("/") else f"{base}/{name}"
+    if name.startswith("/") or isinstance(fs, LocalFileSystem):
+        return os.path.normpath(full)
+    return fs.unstrip_protocol(full)
+
+
+def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | None:
+    """The row of a file that a manifest names, why it has none, or None where there is no such file.
+
+    A link is followed, because the manifest names it.
+    """
+    uri = _resolve(fs, base, name)
+    if "://" in uri:
+        path = f"{base}/{name}"
+        if "://" in name:
+            fs, path = user_filesystem("--videos", name)
+        with using("--videos", name):
+            try:
+                info, uri = fs.info(path), fs.unstrip_protocol(path)
+            except FileNotFoundError:
+                return None
+        if _is_ambiguous(fs, path):
+            return _AMBIGUOUS
+    else:
+        try:
+            info = _local_info(os.stat(uri))
+        except (OSError, ValueError):
+            return None
+        if info["type"] == "file" and not os.access(uri, os.R_OK):
+            return "file that cannot be read"
+    return _row(name, uri, info) if info["type"] == "file" else info["type"]

@@ -1,0 +1,60 @@
+"""Index: videos and labels to VIDEOS and SEGMENTS."""
+
+import logging
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.cluster import pools, sink
+from pipelines.cluster.datasets import dataset, progress_line, write_tables
+from pipelines.index import current_rows
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Spent, settle
+from pipelines.storage.columns import file_name, names
+from pipelines.storage.tables import ROWS_PER_FILE, SEGMENTS, VIDEOS
+from pipelines.video import stages
+
+log = logging.getLogger(__name__)
+
+
+def index(job: Job) -> tuple[Account, Spent]:
+    """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
+    known = current_rows.known_videos(job)
+    fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
+    log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
+    rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
+    outputs = [
+        sink.Output(
+            SEGMENTS,
+            job.segments,
+            job.footer("index"),
+            stages.plan_segments,
+            sink.visible_videos(rows, job.store, job.segments),
+        ),
+        sink.Output(VIDEOS, job.videos, job.footer("index")),
+    ]
+    _publish_known(job, known, outputs)
+    pool = pools.pools(job.config.cluster).decode.fitting(rows.num_rows)
+    line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
+    data = dataset(rows, 64).map_batches(
+        stages.ProbeVideos,
+        fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
+        **pool.options(batch_size=64),
+    )
+    spent = write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["videos"])
+    videos = job.store.read_table(job.videos, ["video_id", "status"])
+    failed = videos.filter(pc.equal(videos["status"], "failed"))
+    account = settle(
+        "index", "videos", names(job.manifest), names(videos) - names(failed), names(failed)
+    )
+    return account, spent
+
+
+def _publish_known(job: Job, known: pa.Table, outputs: list[sink.Output]) -> None:
+    """Rows of `known` that a killed run of these inputs has not published, into each output."""
+    for output in outputs:
+        rows = sink.pending(known, job.store, output.folder, ("video_id",))
+        if rows.num_rows:
+            table = output.select(rows)
+            name = file_name(table, output.table.key)
+            job.store.publish_table(f"{output.folder}/{name}", table, output.footer)

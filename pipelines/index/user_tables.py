@@ -1,0 +1,126 @@
+"""What a user names by a flag, and the CSV and Parquet files among it: the manifest of videos, and the labels."""
+
+import collections
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipelines.errors import ConfigError, RunError
+from pipelines.storage.filesystems import filesystem
+from pipelines.storage.retries import StorageError, may_pass
+from pipelines.storage.uris import redact, refuse_credentials, refuse_empty
+
+_ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
+_CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
+"""Packages whose errors for wrong names, rights or credentials are of classes of their own."""
+
+
+@contextmanager
+def using(flag: str, name: str, action: str = "read it") -> Iterator[None]:
+    """Makes one message of what goes wrong with the file, folder or URI that a user gave to a flag.
+
+    Raises:
+        ConfigError: it cannot be right.
+        RunError: object storage did not answer, and may do so at another time.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        package = type(cause).__module__.partition(".")[0]
+        if not isinstance(cause, _ERRORS) and package not in _CLIENTS:
+            raise
+        what = redact(f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})")
+        if may_pass(cause):
+            raise RunError(
+                f"{what}; check the endpoint, or run the same command again when the storage answers"
+            ) from error
+        raise ConfigError(f"{what}; check the name, the rights and the credentials") from error
+
+
+def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """`pipelines.storage.filesystems.filesystem` of what a user gave to a flag.
+
+    Raises:
+        ConfigError: it is empty, the URI holds credentials, or nothing here reads its protocol.
+    """
+    refuse_empty(flag, uri)
+    refuse_credentials(flag, uri)
+    try:
+        return filesystem(uri)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{flag} {uri}: {error}") from error
+
+
+def read_user_table(flag: str, name: str) -> pa.Table:
+    """The table in the file `name` (a path or URI), Parquet by its suffix, else CSV with all cells as text.
+
+    Raises:
+        ConfigError: no such file, it cannot be read, it is no table, or two of its columns have one name.
+    """
+    fs, path = user_filesystem(flag, name)
+    with using(flag, name):
+        try:
+            data = fs.cat_file(path)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ConfigError(f"{flag} {name}: no such file") from error
+    try:
+        table = pq.read_table(io.BytesIO(data)) if _is_parquet(name) else _read_csv(data)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{flag} {name}: expected text in UTF-8, got another encoding: {error}; save it as UTF-8"
+        ) from error
+    except (pa.ArrowException, csv.Error, OSError) as error:
+        raise ConfigError(f"{flag} {name}: not a readable table: {error}") from error
+    twice = [name for name, count in collections.Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{flag} {name}: expected each column once, got {twice} several times")
+    return table
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
+
+
+def _read_csv(data: bytes) -> pa.Table:
+    """All cells as text, unchanged; an empty one is null. UTF-8, or UTF-16 where the file begins with its mark."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        data = data.decode("utf-16").encode()
+    first_line = re.match(r"[\r\n]*([^\r\n]*)", data.decode("utf-8-sig"))[1]
+    header = next(csv.reader([first_line.strip()]), [])
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()),
+        strings_can_be_null=True,
+        # Not "NA" or "null": they may be labels.
+        null_values=[""],
+    )
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=options)
+
+
+def texts(flag: str, name: str, table: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column of the table in the file `name` as text; Parquet may hold numbers, categories or bytes.
+
+    Raises:
+        ConfigError: its cells are no text.
+    """
+    try:
+        return table[column].cast(pa.string())
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"{flag} {name}: expected text in column {column!r}, got {table[column].type}: {error}"
+        ) from error
+
+
+def some(names: list[str]) -> list[str]:
+    """The first names, as an error message shows them."""
+    return [name[:200] for name in names[:3]]

@@ -1,0 +1,125 @@
+"""A plan for a terminal."""
+
+from pipelines.plan.estimate import StepPlan
+from pipelines.plan.prices import Offer, Range, Shape
+from pipelines.plan.probe import Counts, Measured
+from pipelines.text_table import aligned
+
+_Costs = tuple[dict[str, Range], list[Offer], str]
+
+
+def text(
+    counts: Counts,
+    measured: Measured,
+    steps: list[StepPlan],
+    shape: Shape,
+    wall: Range,
+    costs: _Costs,
+) -> str:
+    """Paragraphs: the sample, a table of the steps, tables' bytes, GPU hours, prices."""
+    hours, offers, currency = costs
+    parts = [
+        _sample(counts, measured),
+        _steps(steps, shape, wall),
+        _tables(steps),
+        _gpus(hours),
+        _prices(offers, shape, currency),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _sample(counts: Counts, measured: Measured) -> str:
+    headers, segments = measured.headers, measured.segments
+    lines = [
+        f"{counts.videos:,} videos; headers of {headers.looked:,} looked at, {segments.tried} segments decoded, in "
+        f"{measured.seconds:.0f} s",
+        f"a video is {headers.mean_duration_s:,.1f} s long and has {headers.mean_segments:,.2f} segments"
+        + (f" (standard error {headers.relative_error:.1%})" if headers.relative_error else "")
+        + f"; a key frame every {segments.frames_between_keys:.1f} frames, {segments.decoded_per_frame:.1f} frames "
+        "to decode for each that is described",
+    ]
+    if headers.missing:
+        share = headers.missing / headers.looked
+        lines.append(
+            f"MISSING: {headers.missing:,} of {headers.looked:,} videos ({share:.0%}) do not exist: a run would "
+            "stop and say which; the plan counts them as failed"
+        )
+    odd = [f"{count} x {kind}" for kind, count in headers.reasons]
+    if segments.failed:
+        odd.append(f"{segments.failed} of {segments.tried} segments failed to decode")
+    if odd:
+        lines.append(f"will fail, by the sample: {', '.join(odd)}")
+    return "\n".join(lines)
+
+
+def _steps(steps: list[StepPlan], shape: Shape, wall: Range) -> str:
+    head = ["step", "", "", "core-h", "GPU-h", "wall", "at least", "at most"]
+    rows = [[*head, "written", "reads", "writes", "memory"]]
+    rows += [
+        [step.name, f"{step.units:,}", step.unit, *_amounts([step], shape, step.wall_s)]
+        for step in steps
+    ]
+    rows.append(["all", "", "with start-up", *_amounts(steps, shape, wall)])
+    return "\n".join(
+        [f"on {shape.text}; memory is of the largest process", *aligned(rows, left=(0, 2))]
+    )
+
+
+def _amounts(steps: list[StepPlan], shape: Shape, wall: Range) -> list[str]:
+    return [
+        _hours(sum(step.core_s for step in steps)),
+        _hours(sum(step.gpu_s.value for step in steps)) if shape.gpus else "-",
+        *(_duration(seconds) for seconds in (wall.value, wall.low, wall.high)),
+        _bytes(sum(sum(step.tables.values()) for step in steps)),
+        f"{sum(step.reads for step in steps):,}",
+        f"{sum(step.writes for step in steps):,}",
+        _bytes(max((step.peak_bytes for step in steps), default=0)),
+    ]
+
+
+def _tables(steps: list[StepPlan]) -> str:
+    rows = [[name, _bytes(size)] for step in steps for name, size in step.tables.items() if size]
+    return "\n".join(["tables", *aligned(rows, left=(0,))]) if rows else ""
+
+
+def _gpus(hours: dict[str, Range]) -> str:
+    rows = [["GPU", "hours", "at least", "at most"]]
+    rows += [
+        [name, *(_hours(3600 * h) for h in (r.value, r.low, r.high))] for name, r in hours.items()
+    ]
+    title = "one GPU for all that can run on one (operations over the share of the peak that the price table assumes)"
+    return "\n".join([title, *aligned(rows, left=(0,))])
+
+
+def _prices(offers: list[Offer], shape: Shape, currency: str) -> str:
+    if not offers:
+        return f"no price: the price table has no machine with the GPUs of {shape.text}"
+    rows = [["machines", "", "on demand", "at least, spot", "at most"]]
+    rows += [
+        [
+            f"{o.number} x",
+            o.machine.name,
+            *(f"{p:,.2f}" for p in (o.price.value, o.price.low, o.price.high)),
+        ]
+        for o in offers
+    ]
+    title = f"price in {currency}, by the machines that make up the cluster"
+    return "\n".join([title, *aligned(rows, left=(0, 1))])
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f}" if seconds >= 36 else f"{seconds / 3600:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

@@ -1,0 +1,323 @@
+"""What the report of a run says, collected from its tables; `pipelines.report.render` renders it."""
+
+import dataclasses
+import itertools
+import time
+
+import pyarrow.compute as pc
+import ray
+
+from pipelines.evaluate.best import Best, Curve
+from pipelines.evaluate.results import SINGLE, Estimate, headline_metric
+from pipelines.evaluate.step import Evaluated
+from pipelines.index.current_rows import outcome
+from pipelines.report.papers import TABLES_OF_RECIPES, BesidePaper, comparison
+from pipelines.report.records import (
+    ClassRow,
+    Failure,
+    Failures,
+    Ledger,
+    Report,
+    Result,
+    Solved,
+    StepFact,
+)
+from pipelines.report.render import render
+from pipelines.report.videos import neighbours, samples
+from pipelines.run.combination import sums_kernels
+from pipelines.run.job import Job
+from pipelines.run.ledger import Account, Spent
+from pipelines.run.record import predicted
+from pipelines.run.steps import STEPS
+from pipelines.settings.sections import Cluster
+
+NUM_OWN_ROWS = 10
+"""Own results beside a paper's table: the best ones."""
+
+
+def publish(job: Job, evaluated: Evaluated) -> tuple[Account, Spent]:
+    """Publish report/index.html of what was evaluated."""
+    num_metrics = evaluated.metrics.num_rows
+    account = Account("metrics", num_metrics, num_metrics, 0)
+    counts = outcome(job, True)
+    ledger = Ledger(counts.planned, counts.ok, counts.partial, counts.failed)
+    write(job, evaluated, ledger, account, time.monotonic() - evaluated.started)
+    return account, evaluated.spent
+
+
+def write(
+    job: Job, evaluated: Evaluated, ledger: Ledger, account: Account, evaluate_s: float
+) -> None:
+    """Publishes report/index.html."""
+    metrics, best = evaluated.metrics, evaluated.best
+    rows = metrics.to_pylist()
+    top_k = min(min(job.config.evaluate.top_k, default=1), len(best.classes))
+    results = _results(job, rows, best.multi_label, top_k)
+    recipe = job.config.recipe
+    planned = predicted(job)
+    report = Report(
+        title=f"{recipe}: {job.manifest.num_rows} videos",
+        recipe=recipe,
+        weights=job.weights.description,
+        num_videos=job.manifest.num_rows,
+        num_classes=len(best.classes),
+        ledger=ledger,
+        multi_label=best.multi_label,
+        chance=best.chance,
+        top_k=top_k,
+        notes=_notes(job),
+        facts=_facts(job),
+        steps=_steps(job, account, evaluate_s, planned.get("steps", {})),
+        results=tuple(results),
+        per_class=_per_class(best, rows),
+        precision_recall=best.precision_recall,
+        confusion=best.confusion,
+        curves=_curves(job),
+        solved=_solved(job),
+        failures=_failures(job),
+        samples=samples(job, best, results),
+        neighbours=neighbours(job, best, results),
+        paper=comparison(job) if recipe in ("compare_encoders", "ucf101") else None,
+        paper_tables=_paper_tables(job, rows, best.multi_label),
+        currency=job.config.cluster.currency,
+        planned_for=planned.get("cluster", ""),
+        provenance=job.footer("evaluate") | {"tables": job.store.root},
+    )
+    job.store.publish(job.report, render(report).encode())
+
+
+def _results(job: Job, rows: list[dict], multi_label: bool, top_k: int) -> list[Result]:
+    numbers = _by_result(rows)
+    headline = headline_metric(multi_label)
+    found = []
+    for (encoder, stream, fusion), own in numbers.items():
+        first = own["all", "accuracy"]
+        mean = own.get(("mean", headline), {})
+        found.append(
+            Result(
+                encoder=encoder,
+                stream=stream,
+                accuracy=_estimate(first),
+                top_k=_estimate(own.get(("all", f"top_{top_k}"))),
+                map=_estimate(own["all", "mAP"]),
+                num_videos=first["num_videos"],
+                output_dim=job.output_dim(encoder, stream) if fusion == SINGLE else None,
+                fold_mean=mean.get("value"),
+                fold_sd=mean.get("sd"),
+                fusion="" if fusion == SINGLE else _fusion(fusion, first["weights"]),
+                gain=_estimate(own.get(("all", f"{headline}_gain"))),
+            )
+        )
+    return found
+
+
+def _by_result(rows: list[dict]) -> dict[tuple[str, str, str], dict[tuple[str, str], dict]]:
+    """{(encoder, stream, fusion): {(split, metric): row}} of the rows that are of no one class."""
+    found: dict[tuple[str, str, str], dict[tuple[str, str], dict]] = {}
+    for row in rows:
+        if row["class"] is None:
+            own = found.setdefault((row["encoder"], row["stream"], row["fusion"]), {})
+            own[row["split"], row["metric"]] = row
+    return found
+
+
+def _estimate(row: dict | None) -> Estimate:
+    return Estimate(row["value"], row["ci_low"], row["ci_high"]) if row else Estimate()
+
+
+def _fusion(kind: str, weights: list[float]) -> str:
+    """ "two_stream 0.40 : 0.60"; the weights only where there are few enough to read."""
+    return f"{kind} {' : '.join(f'{w:.2f}' for w in weights)}" if len(weights) <= 4 else kind
+
+
+def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[BesidePaper, ...]:
+    tables = TABLES_OF_RECIPES.get(job.config.recipe, ())
+    headline = headline_metric(multi_label)
+    numbers = _by_result(rows)
+    ranked = sorted(numbers, key=lambda key: -(numbers[key]["all", headline]["value"] or 0.0))
+    config = job.config
+    classes = {name for labels in job.manifest["labels"].to_pylist() for name in labels}
+    tested = next(iter(numbers.values()))["all", "accuracy"]["num_videos"]
+    data = (
+        f"{job.manifest.num_rows:,} videos, {tested:,} of them tested, {len(classes)} classes, {job.protocol}; "
+        f"{config.describe.backbone} ({', '.join(config.describe.used_nodes)}; {job.weights.description})"
+    )
+    found = []
+    for table in tables:
+        own = []
+        for key in ranked[:NUM_OWN_ROWS]:
+            encoder, stream, fusion = key
+            name = f"{encoder} on {stream}" + ("" if fusion == SINGLE else f" ({fusion})")
+            estimates = [_estimate(numbers[key].get(("all", m))) for m in table.metrics]
+            own.append((name, tuple(estimates)))
+        found.append(BesidePaper(table, tuple(own), data))
+    return tuple(found)
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    notes = []
+    if job.weights.is_random:
+        notes.append(
+            "The network has seeded RANDOM filters, because no trained weights were given: the numbers "
+            "show that the pipeline works, not what the method can do."
+        )
+    per_fold = sorted({b.encoder for b in job.codebooks if b.fold >= 0})
+    if per_fold:
+        notes.append(
+            f"Codebooks that use labels ({', '.join(per_fold)}) were fitted once per fold, without the "
+            "videos that the fold tests."
+        )
+    once = sorted({b.encoder for b in job.codebooks if b.fold < 0})
+    if once and job.num_folds > 1:
+        notes.append(
+            f"Codebooks that use no labels ({', '.join(once)}) were fitted once, on descriptors of all "
+            "labelled videos; classifiers never see the videos that they are tested on."
+        )
+    notes.append(
+        "Metrics are over the tested videos of all folds together; videos that failed are not tested. Intervals "
+        f"hold the middle 95 % of {job.config.evaluate.bootstrap:,} bootstrap draws over the tested videos: how "
+        "much the choice of test videos matters, not that of training videos."
+        if job.config.evaluate.bootstrap
+        else "Metrics are over the tested videos of all folds together; videos that failed are not tested."
+    )
+    if "chosen" in job.config.evaluate.fusions and job.num_folds > 1:
+        notes.append(
+            "A late fusion is the weighted mean of the scores of its parts. The weights called chosen are those that are "
+            "best on the other folds, whose classifiers were trained on this fold's videos too; the mean of them is shown."
+        )
+    if job.combinations:
+        notes.append(
+            "The combinations of classify.fusions choose weights and calibration on the training videos of a fold alone, "
+            "by inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
+            "knows before: a gain of 0 is as good as having known it."
+        )
+    if job.left_out:
+        notes.append(f"Left out: {job.left_out}.")
+    return tuple(notes)
+
+
+def _facts(job: Job) -> tuple[tuple[str, str], ...]:
+    config = job.config
+    return (
+        ("Network", f"{config.describe.backbone}, {', '.join(config.describe.used_nodes)}"),
+        ("Weights", job.weights.description),
+        ("Sampling", f"{config.sampling.policy} ({config.sampling})"),
+        ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),
+        ("Data", _data(job)),
+        ("Split", job.protocol),
+        ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
+        (
+            "Classifier",
+            f"one-vs-rest linear SVM, {config.classify.words}",
+        ),
+        ("Seed", str(config.run.seed)),
+    )
+
+
+def _data(job: Job) -> str:
+    """Where the videos are, how many, how long and how large."""
+    rows = job.store.read_table(job.videos, ["uri", "duration_s", "size_bytes"])
+    ends = pc.min_max(rows["uri"]).as_py()
+    parts = zip(ends["min"].split("/")[:-1], ends["max"].split("/"), strict=False)
+    root = "/".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
+    hours = (pc.sum(rows["duration_s"]).as_py() or 0.0) / 3600
+    size = (pc.sum(rows["size_bytes"]).as_py() or 0) / 1e9
+    return f"{rows.num_rows:,} videos of {root or 'several places'}, {hours:,.2f} hours, {size:,.2f} GB"
+
+
+def _steps(
+    job: Job, account: Account, evaluate_s: float, planned: dict[str, dict]
+) -> tuple[StepFact, ...]:
+    record = (job.store.read_json("run.json") or {}).get("steps", {})
+    held = ray.cluster_resources()
+    now = {"seconds": evaluate_s, **dataclasses.asdict(account)}
+    now |= {"cpus": held.get("CPU", 0.0), "gpus": held.get("GPU", 0.0)}
+    return tuple(
+        dataclasses.replace(
+            step_fact(name, step, job.config.cluster),
+            predicted_s=planned.get(name, {}).get("wall_s", {}).get("value"),
+        )
+        for name in STEPS
+        if (step := (record | {"evaluate": now}).get(name))
+    )
+
+
+def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
+    """A step of run.json, with what it cost by the prices of the configuration."""
+    seconds, cpus, gpus = step["seconds"], step.get("cpus"), step.get("gpus")
+    if cpus is None:  # written by an earlier version
+        return StepFact(name, seconds, None)
+    spent = Spent.of_record(step).words(seconds)
+    account = Account(*(step[field.name] for field in dataclasses.fields(Account)))
+    core_s, gpu_s = seconds * cpus, seconds * gpus
+    price = core_s * prices.price_per_cpu_hour + gpu_s * prices.price_per_gpu_hour
+    has_price = prices.price_per_cpu_hour > 0 or prices.price_per_gpu_hour > 0
+    cost = price / 3600 if has_price else None
+    return StepFact(name, seconds, account, core_s, gpu_s, cost, spent)
+
+
+def _per_class(best: Best, rows: list[dict]) -> tuple[ClassRow, ...]:
+    return tuple(
+        ClassRow(row["class"], _estimate(row), row["num_positives"])
+        for row in rows
+        if (row["encoder"], row["stream"], row["fusion"]) == best.key
+        and (row["split"], row["metric"]) == ("all", "AP")
+    )
+
+
+def _curves(job: Job) -> tuple[Curve, ...]:
+    curves = []
+    for book in job.codebooks:
+        name = f"{book.folder}/curves.parquet"
+        if not job.store.exists(name):
+            continue
+        with job.store.open_parquet(name) as file:
+            table = file.read()
+        fold = "" if book.fold < 0 else f", fold {book.fold}"
+        for quantity in pc.unique(table["quantity"]).to_pylist():
+            part = table.filter(pc.equal(table["quantity"], quantity)).sort_by("step")
+            stride = max(1, part.num_rows // 300)
+            curves.append(
+                Curve(
+                    chart=f"{book.encoder}: {quantity}",
+                    name=book.stream + fold,
+                    x_label="step",
+                    y_label=quantity,
+                    x=tuple(part["step"].to_pylist()[::stride]),
+                    y=tuple(part["value"].to_pylist()[::stride]),
+                )
+            )
+    return tuple(curves)
+
+
+def _solved(job: Job) -> tuple[Solved, ...]:
+    columns = ["form", "c", "gap", "rounds", "is_solved"]
+    found = []
+    fused = [one.pair for one in job.combinations if sums_kernels(one.stream)]
+    for encoder, stream in [*job.pairs(), *fused]:
+        rows = job.store.read_table(job.classifiers(encoder, stream), columns)
+        known = rows.filter(pc.is_valid(rows["gap"]))
+        found.append(
+            Solved(
+                encoder=encoder,
+                stream=stream,
+                form=" and ".join(sorted(pc.unique(rows["form"]).to_pylist())),
+                values_of_c=tuple(sorted(pc.unique(rows["c"]).to_pylist())),
+                num_svms=rows.num_rows,
+                num_trivial=rows.num_rows - known.num_rows,
+                num_unsolved=pc.sum(pc.invert(rows["is_solved"])).as_py(),
+                largest_gap=pc.max(known["gap"]).as_py(),
+                rounds=pc.max(known["rounds"]).as_py(),
+            )
+        )
+    return tuple(found)
+
+
+def _failures(job: Job) -> Failures:
+    columns = ["video_id", "stage", "status", "error_type", "error"]
+    return Failures.of(
+        Failure(**{name: row[name] or "" for name in columns})
+        for file in job.store.files(job.failures)
+        for rows in job.store.batches(file, columns)
+        for row in rows.to_pylist()
+    )

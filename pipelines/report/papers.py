@@ -1,0 +1,298 @@
+"""What the papers report, to stand beside one's own numbers: only what they print, nothing read off figures.
+
+DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
+printed, so only what the text says of it is here. VU: Video Understanding with Deep Networks.
+"""
+
+from dataclasses import dataclass
+
+from pipelines.evaluate.results import Estimate
+from pipelines.run.job import Job
+from pipelines.text_table import aligned
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a table: a representation, D, and its accuracy as a share of 1."""
+
+    feature: str
+    dimension: int
+    accuracy: float
+
+
+DQ_DATA = "UCF101 split 1, VGG-19"
+"""What DQ Table 2 and its text on 4,096 dimensions are measured on: 101 classes, 25 frames a video."""
+
+DQ_TABLE_2 = (
+    Published("GA", 4096, 0.7491),
+    Published("Concatenation", 25088, 0.7589),
+    Published("AVE", 512, 0.7325),
+    Published("FV", 131072, 0.7885),
+    Published("VLAD", 131072, 0.8067),
+    Published("BP", 262144, 0.8139),
+    Published("FV-VAE^-", 131072, 0.8191),
+    Published("FV-VAE", 131072, 0.8345),
+)
+
+DQ_SEVEN_LATENTS = Published("FV-VAE", 4096, 0.7837)
+"""FV-VAE with 7 latents (DQ 5.3)."""
+
+DQ_NO_CLASS_LOSS = {
+    "pool5": Published("FV-VAE^-", 131072, 0.8191),
+    "pool5 fine-tuned": Published("FV-VAE^-", 131072, 0.8205),
+    "res5c": Published("FV-VAE^-", 524288, 0.8505),
+}
+"""lambda3 = 0 by network (DQ Table 3); D follows from 256 x C (DQ 5.2)."""
+
+DQ_FIGURE_4A = (
+    "FV-VAE is better than VLAD and FV at each dimension from 2^12 to 2^17.",
+    "More dimensions are better in general, but FV falls above 2^15.",
+    "With 7 latents (4,096 dimensions) FV-VAE reaches 0.7837, and GA, as long, 0.7491.",
+)
+DQ_FIGURE_4B = (
+    'All curves have the shape of a "^" while lambda3 goes from 1 to 1e5.',
+    "With lambda3 = 0 (FV-VAE^-): 0.8191 on pool5 of VGG-19, 0.8205 on pool5 fine-tuned, 0.8505 on res5c of "
+    "ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
+)
+"""What DQ 5.3, 5.4 and Table 3 say about what Figure 4(a) and 4(b) draw."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper: methods and their numbers, as shares of 1.
+
+    Args:
+        data: what it is measured on, and how.
+        metrics: names of METRICS, one for each number of a row.
+        differences: how this program's way differs from the paper's, on the same videos.
+    """
+
+    name: str
+    data: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    differences: str
+
+
+@dataclass(frozen=True)
+class BesidePaper:
+    """A paper's table, and own results in the same metrics.
+
+    Args:
+        own: (name, an estimate for each metric), best first.
+        data: the own data and protocol, in some words.
+    """
+
+    table: PaperTable
+    own: tuple[tuple[str, tuple[Estimate, ...]], ...]
+    data: str
+
+
+DQ_TABLE_4 = PaperTable(
+    "DQ Table 4",
+    "UCF101, mean of three splits, ten crops of a frame",
+    ("accuracy",),
+    (
+        ("Two-stream ConvNet", (0.881,)),
+        ("C3D (3 nets)", (0.852,)),
+        ("Factorized ST-ConvNet", (0.881,)),
+        ("Two-stream + LSTM", (0.886,)),
+        ("Two-stream fusion", (0.925,)),
+        ("Long-term temporal ConvNet", (0.917,)),
+        ("Key-volume mining CNN", (0.931,)),
+        ("TSN (3 modalities)", (0.942,)),
+        ("IDT", (0.859,)),
+        ("C3D + IDT", (0.904,)),
+        ("TDD + IDT", (0.915,)),
+        ("Long-term temporal ConvNet + IDT", (0.927,)),
+        ("FV-VAE-pool5", (0.839,)),
+        ("FV-VAE-pool5 optical flow", (0.895,)),
+        ("FV-VAE-res5c", (0.866,)),
+        ("FV-VAE-(pool5 + pool5 optical flow)", (0.937,)),
+        ("FV-VAE-(res5c + pool5 optical flow)", (0.942,)),
+        ("FV-VAE-(res5c + pool5 optical flow) + IDT", (0.952,)),
+    ),
+    "The paper takes ten crops of a frame and averages three splits; a run here takes the centre crop, and is one split "
+    "(jobs.average_splits runs and averages three). Instead of optical flow there are differences of feature maps.",
+)
+
+DQ_TABLE_5 = PaperTable(
+    "DQ Table 5",
+    "ActivityNet 1.3, the 4,926 videos of the validation set, 200 classes",
+    ("accuracy", "top_3", "mAP"),
+    (
+        ("VGG_19-GA", (0.6659, 0.8270, 0.7022)),
+        ("ResNet_152-GA", (0.7143, 0.8645, 0.7656)),
+        ("C3D-GA", (0.6580, 0.8116, 0.6768)),
+        ("IDT", (0.6470, 0.7798, 0.6869)),
+        ("FV-VAE-pool5", (0.7251, 0.8568, 0.7725)),
+        ("FV-VAE-res5c", (0.7855, 0.9116, 0.8409)),
+    ),
+    "Videos that can no longer be had are missing here; codebooks and classifiers are those of this run's settings. "
+    "Difference streams have no counterpart in the paper's table.",
+)
+
+VU_TABLE_5_3 = PaperTable(
+    "VU Table 5.3",
+    "FCVID, about half of its 91,223 videos for training and half for testing, 239 classes",
+    ("mAP",),
+    (
+        ("Static CNN", (0.638,)),
+        ("rDNN (Static CNN + Motion + Audio)", (0.760,)),
+        ("ResNet-50 TSN", (0.818,)),
+        ("ResNet-50 TDN", (0.837,)),
+    ),
+    "The paper trains ResNet-50 end to end on the videos, and tests 25 clips in ten crops; here linear classifiers are "
+    "trained on encodings of a network that is fixed, from one frame every few seconds in one crop.",
+)
+
+TABLES_OF_RECIPES = {
+    "ucf101": (DQ_TABLE_4,),
+    "activitynet": (DQ_TABLE_5,),
+    "fcvid": (VU_TABLE_5_3,),
+}
+"""Tables of the paper whose protocol a recipe follows; DQ Table 2 has a `Comparison` of its own."""
+
+_FEATURES = {
+    "ga": "GA",
+    "concat": "Concatenation",
+    "ave": "AVE",
+    "gmm_fv": "FV",
+    "vlad": "VLAD",
+    "bilinear": "BP",
+    "fv_vae": "FV-VAE",
+}
+
+
+def feature_of(encoder: str, uses_labels: bool) -> str | None:
+    """The row of DQ Table 2 that a registry name corresponds to; None where there is none.
+
+    Args:
+        encoder: registry name, without settings.
+        uses_labels: whether its codebook does; an FV-VAE's without (lambda3 = 0) is FV-VAE^-.
+    """
+    if encoder == "fv_vae" and not uses_labels:
+        return "FV-VAE^-"
+    return _FEATURES.get(encoder)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An own result, and the `feature` of DQ Table 2 to stand beside; None where there is none."""
+
+    encoder: str
+    stream: str
+    feature: str | None
+    dimension: int | None
+    accuracy: float | None
+
+    def __post_init__(self) -> None:
+        known = [row.feature for row in DQ_TABLE_2]
+        if self.feature is not None and self.feature not in known:
+            raise ValueError(
+                f"Compared: expected a feature out of {known} or None, got {self.feature!r}; "
+                "take it from feature_of"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Own results beside DQ Table 2.
+
+    Args:
+        rows: own results, in any order.
+        data: the own data set and protocol, in some words: "Weizmann, 6 folds by person".
+        differences: what data, network and protocol differ in, as a sentence.
+    """
+
+    rows: tuple[Compared, ...]
+    data: str
+    differences: str
+
+    def ordered(self) -> list[tuple[Compared | None, Published | None]]:
+        """Pairs in the order of the paper's table; last the own results that have no row there."""
+        pairs: list[tuple[Compared | None, Published | None]] = []
+        for published in DQ_TABLE_2:
+            own = [row for row in self.rows if row.feature == published.feature]
+            pairs += [(row, published) for row in own or [None]]
+        return pairs + [(row, None) for row in self.rows if row.feature is None]
+
+
+_HEADER = ("DQ Table 2", "D", "accuracy", "|", "own encoder", "stream", "D", "accuracy")
+
+
+def comparison_table(comparison: Comparison) -> list[str]:
+    """Lines for a terminal: DQ Table 2 on the left, the own results on the right."""
+    rows = [_HEADER]
+    for own, published in comparison.ordered():
+        left = (
+            (published.feature, f"{published.dimension:,}", f"{published.accuracy:.4f}")
+            if published
+            else ("-", "-", "-")
+        )
+        right = (
+            (own.encoder, own.stream, _number(own.dimension, ","), _number(own.accuracy, ".4f"))
+            if own
+            else ("not run", "-", "-", "-")
+        )
+        rows.append((*left, "|", *right))
+    lines = aligned(rows, left=(0, 3, 4, 5))
+    return [
+        f"left, DQ Table 2: {DQ_DATA}",
+        f"right, own: {comparison.data}",
+        "",
+        lines[0],
+        "-" * max(map(len, lines)),
+        *lines[1:],
+        f"The two sides are different data and do not measure one thing: {comparison.differences}",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+COMPARED = ("appearance", "positions", "global")
+"""Kinds of stream that DQ Table 2 is about: single frames. Its AVE is the mean over positions."""
+
+
+def comparison(job: Job) -> Comparison:
+    """The run's single results, from METRICS."""
+    accuracy = {
+        (row["encoder"], row["stream"]): row["value"]
+        for row in job.store.read_table(job.metrics).to_pylist()
+        if (row["split"], row["metric"]) == ("all", "accuracy")
+    }
+    config = job.config
+    folds = f"{job.split}, {job.num_folds} fold(s)"
+    return Comparison(
+        rows=tuple(
+            Compared(
+                encoder=name,
+                stream=stream,
+                feature=_feature(job, name, stream),
+                dimension=job.output_dim(name, stream),
+                accuracy=accuracy[name, stream],
+            )
+            for name, stream in job.pairs()
+            if job.described[stream].kind in COMPARED
+        ),
+        data=f"{job.manifest.num_rows} videos, split {folds}; {config.describe.backbone}",
+        differences=(
+            f"other videos, classes and splits, {config.describe.backbone} "
+            f"({', '.join(config.describe.nodes)}; {job.weights.description}) instead of VGG-19 pool5, "
+            "codebooks of the size that this corpus carries."
+        ),
+    )
+
+
+def _feature(job: Job, name: str, stream: str) -> str | None:
+    variant = job.variants[name]
+    if variant.base == "ave" and job.described[stream].kind != "positions":
+        return None
+    return feature_of(variant.base, variant.uses_labels)
+
+
+def text(job: Job) -> list[str]:
+    """The table for a terminal."""
+    return comparison_table(comparison(job))

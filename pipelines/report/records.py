@@ -1,0 +1,323 @@
+"""What a report shows, as plain values. Numbers that do not exist are None and shown as a dash."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from encoders.stream_specs import is_difference
+from pipelines.evaluate.best import Confusion, Curve
+from pipelines.evaluate.results import Estimate, headline_metric
+from pipelines.report.papers import BesidePaper, Comparison
+from pipelines.run.ledger import Account
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One row of the results: an encoder on a stream, or a late fusion of several.
+
+    Metrics are over all tested videos together; `fold_mean` and `fold_sd` are of the report's headline metric over
+    the folds. `output_dim` is D, None for a fusion; `fusion` how scores were fused and with which weights, empty
+    where they were not; `gain` by how much the fusion's headline metric is above that of the best of its parts.
+    """
+
+    encoder: str
+    stream: str
+    accuracy: Estimate
+    top_k: Estimate
+    map: Estimate
+    num_videos: int
+    output_dim: int | None = None
+    fold_mean: float | None = None
+    fold_sd: float | None = None
+    fusion: str = ""
+    gain: Estimate = field(default_factory=Estimate)
+
+    def headline(self, multi_label: bool) -> Estimate:
+        """The metric by which results are compared, where videos have several labels or one."""
+        return self.map if multi_label else self.accuracy
+
+
+@dataclass(frozen=True)
+class StepFact:
+    """One step of the data flow, and what it cost; None where it is not known, or no price is set.
+
+    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended. spent: what the
+    step was bound by, and how busy each stage was, in words.
+    predicted_s: what `--plan` said before.
+    """
+
+    name: str
+    seconds: float | None
+    account: Account | None
+    core_s: float | None = None
+    gpu_s: float | None = None
+    cost: float | None = None
+    spent: str = ""
+    predicted_s: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over predicted time."""
+        known = self.seconds is not None and self.predicted_s
+        return self.seconds / self.predicted_s if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """The SVMs of an encoder on a stream, of all folds and classes, by SOLUTIONS.
+
+    `num_trivial`: those whose training videos all have the class, or all lack it, so that nothing is solved.
+    `values_of_c` ascending; `largest_gap` and `rounds` are the largest of any SVM, None where all are trivial.
+    """
+
+    encoder: str
+    stream: str
+    form: str
+    values_of_c: tuple[float, ...]
+    num_svms: int
+    num_trivial: int
+    num_unsolved: int
+    largest_gap: float | None
+    rounds: int | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """`ap` has no value where the class has no positive video."""
+
+    label: str
+    ap: Estimate
+    num_positive: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A segment that is not ok; `status` is partial or failed."""
+
+    video_id: str
+    stage: str
+    status: str
+    error_type: str
+    error: str
+
+
+NUM_FAILURES_LISTED = 200
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The segments that are not ok: the first of them, and the number of each (stage, status, error_type)."""
+
+    first: tuple[Failure, ...] = ()
+    counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, failures: Iterable[Failure]) -> Self:
+        """All of them, of which few are kept."""
+        first, counts = [], Counter()
+        for failure in failures:
+            counts[failure.stage, failure.status, failure.error_type] += 1
+            if len(first) < NUM_FAILURES_LISTED:
+                first.append(failure)
+        return cls(tuple(first), counts)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Segments by status.
+
+    Raises:
+        ValueError: planned is not ok + partial + failed.
+    """
+
+    planned: int
+    ok: int
+    partial: int
+    failed: int
+
+    def __post_init__(self) -> None:
+        if self.planned != self.ok + self.partial + self.failed:
+            raise ValueError(f"Ledger: expected planned = ok + partial + failed, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionStrip:
+    """Where an encoder looked in a video (DQ appendix B). Letters: F frames, T cells of the pyramid.
+
+    Args:
+        times_s: [F], when each frame is shown.
+        values: [F], temporal attention: the sum of the frame's cells.
+        frames: the frames that are shown, RGB uint8 [height, width, 3], cropped as the network saw them.
+        shown: the place of each of `frames` among the F, ascending.
+        cells: [F, T], spatial attention, level after level, row by row.
+        levels: sides of the pyramid; T is the sum of their squares.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+
+    video_id: str
+    encoder: str
+    stream: str
+    times_s: tuple[float, ...]
+    values: np.ndarray
+    frames: tuple[np.ndarray, ...]
+    shown: tuple[int, ...]
+    cells: np.ndarray
+    levels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        frames, cells = len(self.times_s), sum(side * side for side in self.levels)
+        if self.values.shape != (frames,) or self.cells.shape != (frames, cells):
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected values [{frames}] and cells [{frames}, {cells}] "
+                f"for {frames} times and levels {self.levels}, got {self.values.shape} and {self.cells.shape}"
+            )
+        places = list(self.shown)
+        if len(self.frames) != len(places) or not places or places != sorted(set(places)):
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected one ascending place for each of "
+                f"{len(self.frames)} frames, and one frame at least, got {places}"
+            )
+        if places[0] < 0 or places[-1] >= frames:
+            raise ValueError(
+                f"AttentionStrip {self.video_id!r}: expected places from 0 to {frames - 1}, got {places}"
+            )
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether a frame's values are of it and the sampled frame before it."""
+        return is_difference(self.stream)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A tested video: its labels, the guess with its score, and some sampled frames (JPEG files).
+
+    `missing` says why there are no frames; `attention` where an encoder looked, if one says so.
+    """
+
+    video_id: str
+    labels: tuple[str, ...]
+    predicted: str
+    score: float
+    jpegs: tuple[bytes, ...] = ()
+    missing: str = ""
+    attention: AttentionStrip | None = None
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted in self.labels
+
+
+@dataclass(frozen=True)
+class Near:
+    """A video beside another one: `similarity` is the cosine of their vectors; `jpeg` None where it cannot be read."""
+
+    video_id: str
+    labels: tuple[str, ...]
+    similarity: float
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A tested video (similarity 1) and those whose vectors are nearest, nearest first."""
+
+    query: Near
+    nearest: tuple[Near, ...]
+
+
+@dataclass(frozen=True)
+class NeighbourSearch:
+    """Nearest neighbours of some videos, in the vectors of one result; `num_searched` of `num_videos` were looked at."""
+
+    encoder: str
+    stream: str
+    num_searched: int
+    num_videos: int
+    found: tuple[Neighbours, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The content of the page.
+
+    Args:
+        weights: what the backbone's filters are, in words.
+        notes: what a reader must know before believing the numbers.
+        facts: what was run: (name, value).
+        multi_label: the headline metric is then mAP, else accuracy.
+        chance: the headline metric of a classifier that has learnt nothing.
+        top_k: K of `Result.top_k`.
+        per_class: of the best result.
+        precision_recall: curves of the best result: of some classes, and the mean of all.
+        confusion: of the best result; None where videos have several labels.
+        solved: how the SVMs behind the results were solved.
+        samples: the most confident wrong and right videos of the best result.
+        paper: the results beside DQ Table 2; None where they were not compared.
+        paper_tables: other tables of the paper that the recipe follows.
+        currency: of `StepFact.cost`.
+        planned_for: the cluster that `StepFact.predicted_s` is for.
+    """
+
+    title: str
+    recipe: str
+    weights: str
+    num_videos: int
+    num_classes: int
+    ledger: Ledger
+    multi_label: bool = False
+    chance: float | None = None
+    top_k: int = 5
+    notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    steps: tuple[StepFact, ...] = ()
+    results: tuple[Result, ...] = ()
+    per_class: tuple[ClassRow, ...] = ()
+    confusion: Confusion | None = None
+    precision_recall: tuple[Curve, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    solved: tuple[Solved, ...] = ()
+    failures: Failures = field(default_factory=Failures)
+    samples: tuple[Sample, ...] = ()
+    neighbours: NeighbourSearch | None = None
+    paper: Comparison | None = None
+    paper_tables: tuple[BesidePaper, ...] = ()
+    currency: str = ""
+    planned_for: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The name of the metric by which results are compared."""
+        return headline_metric(self.multi_label)
+
+    def value(self, result: Result) -> float | None:
+        """The headline metric of a result."""
+        return self.estimate(result).value
+
+    def estimate(self, result: Result) -> Estimate:
+        """The headline metric of a result, with its interval."""
+        return result.headline(self.multi_label)
+
+    @property
+    def best_single(self) -> Result | None:
+        """The best result that is no fusion."""
+        single = [r for r in self.ranked() if not r.fusion and self.value(r) is not None]
+        return single[0] if single else None
+
+    def ranked(self) -> list[Result]:
+        """The results, best first; equal ones in the order given, those without a value last."""
+        return sorted(
+            self.results,
+            key=lambda r: -1.0 if self.value(r) is None else self.value(r),
+            reverse=True,
+        )

@@ -1,0 +1,108 @@
+"""A codebook's name and place, and the rows of the tables made with it. No torch: write tasks need none."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.settings.config import Variant
+from pipelines.storage.columns import attention_type
+from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A fitted encoder: what names its encodings, where it is, and the settings it is used with.
+
+    Attributes:
+        encoder: its name in encode.encoders, without what concerns the classifier alone.
+        base: the registry key.
+        fold: the fold that it was fitted without; -1 where it was fitted once for all folds.
+        settings: the encoder's section of the configuration; None where it has none.
+        digest: of what `fit` depends on. Codebooks that differ in nothing of it are one, in one folder.
+    """
+
+    encoder: str
+    base: str
+    stream: str
+    fold: int
+    settings: object
+    digest: str
+    temporal_pyramid: tuple[int, ...]
+    normalisation: str
+
+    @classmethod
+    def of(cls, variant: Variant, stream: str, fold: int, digest: str) -> Self:
+        """That of an entry of encode.encoders on a stream."""
+        return cls(
+            encoder=variant.codebook,
+            base=variant.base,
+            stream=stream,
+            fold=fold,
+            settings=variant.settings,
+            digest=digest,
+            temporal_pyramid=variant.temporal_pyramid,
+            normalisation=variant.normalisation,
+        )
+
+    @property
+    def folder(self) -> str:
+        return f"codebooks/{self.base}-{self.stream}/{self.digest}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.base}-{self.stream}"
+
+    @property
+    def column(self) -> str:
+        """Its column in what `EncodeVideos` returns."""
+        return f"{self.encoder}/{self.digest}"
+
+
+def sample_of(rows: pa.Table, stream: str) -> pa.Table:
+    """The SAMPLES rows of one stream, out of what `SampleFrames` returns."""
+    # Chosen first: the other streams would be copied too.
+    rows = rows.select([*SAMPLES.schema().names, stream])
+    return rows.filter(pc.is_valid(rows[stream])).rename_columns({stream: "descriptors"})
+
+
+def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
+    """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
+    kind = rows.schema.field(book.column).type
+    columns = _named(rows, book) | {"vector": rows[book.column]}
+    return ENCODINGS.from_columns(columns, vector=kind)
+
+
+def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
+    """The ATTENTION rows of one codebook, one per frame, out of what `EncodeVideos` returns."""
+    indices, times = (rows[f"{book.stream}/{name}"] for name in ("frame_indices", "timestamps_s"))
+    lengths = [len(values) for values in indices]
+    video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
+    cells = pc.list_flatten(rows[f"attention/{book.column}"]).to_numpy().astype(np.float32)
+    cells = cells.reshape(-1, num_cells)
+    # Not the rows themselves: their vectors would be copied for each frame.
+    shared = pa.table(_named(rows, book)).take(video)
+    columns = dict(zip(shared.column_names, shared.columns, strict=True)) | {
+        "frame_index": pc.list_flatten(indices).cast(pa.int64()),
+        "timestamp_s": pc.list_flatten(times).cast(pa.float64()),
+        "value": pa.array(cells.sum(1, dtype=np.float64).astype(np.float32)),
+        "cells": pa.FixedSizeListArray.from_arrays(
+            pa.array(cells.reshape(-1)), type=attention_type(num_cells)
+        ),
+    }
+    return ATTENTION.from_columns(columns, cells=attention_type(num_cells))
+
+
+def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """The columns that both tables share."""
+    count = rows.num_rows
+    return {
+        "video_id": rows["video_id"],
+        "source": rows["source"],
+        "num_descriptors": rows[f"{book.stream}/num_descriptors"],
+        "encoder": pa.repeat(book.encoder, count),
+        "stream": pa.repeat(book.stream, count),
+        "fold": pa.repeat(pa.scalar(book.fold, pa.int32()), count),
+    }

@@ -1,0 +1,99 @@
+"""Which encoders and streams are fused, by which rule: results that classifiers of their own, or scores that
+were held out, are made for (encoders/svm/kernel_sum.py, encoders/svm/inner_folds.py).
+
+Needs neither Ray nor torch, so that the doctor knows a run's combinations too.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encoders.stream_specs import is_local
+from pipelines.errors import ConfigError
+from pipelines.run.versions import WEIGHTING
+from pipelines.settings.sections import Classify
+
+DEFAULT_RULE = "late_weighted"
+"""What `auto` means where there is a Gram matrix."""
+
+
+def sums_kernels(rule: str) -> bool:
+    """Whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the parts."""
+    return rule not in ("calibrated", "late_weighted")
+
+
+def chooses(rule: str) -> bool:
+    """Whether a rule chooses something for each fold, by scores of its training videos that were held out."""
+    return rule not in ("kernel_sum", "early")
+
+
+def version(rule: str) -> int:
+    """What distinguishes results of a rule from those that it gave before."""
+    return WEIGHTING if rule in ("kernel_weighted", "late_weighted") else 1
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A fused result. In SCORES and METRICS `encoder` is the encoder, or the name of the group, and `stream` the rule.
+
+    Attributes:
+        parts: (encoder, stream) of the results that are fused, in their order.
+    """
+
+    encoder: str
+    stream: str
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.encoder, self.stream
+
+
+def combinations(
+    pairs: Sequence[tuple[str, str]],
+    settings: Classify,
+    *,
+    on_gram: bool = True,
+) -> tuple[Combination, ...]:
+    """Every combination that the settings name, group by group; none of fewer than two parts.
+
+    Args:
+        pairs: (encoder, stream) of all single results. Those of local descriptors are in the groups `encoders` and `all`.
+        on_gram: whether SVMs are solved on Gram matrices, without which the rule `auto` fuses nothing.
+
+    Raises:
+        ConfigError: a group has the name of an encoder, or fewer than two results.
+    """
+    rules = settings.fusions
+    if rules == ("auto",):
+        rules = (DEFAULT_RULE,) if on_gram else ()
+    if not rules:
+        return ()
+    local = tuple(pair for pair in pairs if is_local(pair[1]))
+    encoders = list(dict.fromkeys(encoder for encoder, _ in local))
+    groups: dict[str, tuple[tuple[str, str], ...]] = {}
+    for group in settings.fusion_groups:
+        name, _, patterns = group.partition("=")
+        if group == "encoders":
+            groups |= {e: tuple(pair for pair in local if pair[0] == e) for e in encoders}
+        elif group == "all":
+            groups["all"] = local if len(encoders) > 1 else ()
+        else:
+            wanted = patterns.split("+")
+            groups[name] = tuple(
+                pair
+                for pair in pairs
+                if any(fnmatch.fnmatchcase("-".join(pair), pattern) for pattern in wanted)
+            )
+            if len(groups[name]) < 2 or name in {encoder for encoder, _ in pairs}:
+                known = ", ".join("-".join(pair) for pair in pairs)
+                raise ConfigError(
+                    f"classify.fusion_groups={group}: expected a name that no encoder has, and patterns of two "
+                    f"results or more; there are {known}"
+                )
+    return tuple(
+        Combination(name, rule, parts)
+        for name, parts in groups.items()
+        if len(parts) > 1
+        for rule in rules
+    )

@@ -1,0 +1,306 @@
+"""Folders of a run, each named by a digest of what produced what is in it.
+
+A changed setting never mixes with old output, and recomputes only what depends on it:
+
+    plan.json   run.json   retries.json   left_out.json   weights/
+    videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
+    samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
+    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...   fusions/...
+    metrics/<digest>/   split_metrics/   report/index.html
+
+Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index), frames/<digest>/ and
+finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of what is being trained (pipelines.cluster.checkpoints).
+
+A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+
+from encoders.registry import ENCODERS
+from pipelines.run.codebook import Codebook
+from pipelines.run.combination import Combination, combinations, sums_kernels, version
+from pipelines.run.inputs import LEFT_OUT, Inputs, holds_out
+from pipelines.run.versions import FORMAT_VERSION, NUMBERS
+from pipelines.settings.config import Variant, digest
+
+
+class Folders(Inputs):
+    """Names of all that a run makes, relative to its root."""
+
+    # --- what is made -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """The results that are fused of others and have SCORES of their own."""
+        return self._combined(on_gram=not self._why_no_gram)
+
+    @property
+    def left_out(self) -> str:
+        """Which combinations of the rule `auto` there are not, and why; "" where none is missing."""
+        missing = [one for one in self._combined(on_gram=True) if one not in self.combinations]
+        if not missing:
+            return ""
+        names = ", ".join("-".join(one.pair) for one in missing)
+        return f"{names}, without a Gram matrix: {self._why_no_gram}"
+
+    def leave_out(self, reason: str) -> None:
+        """From now on there are no combinations by the rule `auto`, also when the run is resumed."""
+        self.no_gram[self._singles_digest] = reason
+        self.store.publish_json(LEFT_OUT, self.no_gram)
+        self._forget("combinations")
+
+    def _combined(self, *, on_gram: bool) -> tuple[Combination, ...]:
+        return combinations(self.pairs(), self.config.classify, on_gram=on_gram)
+
+    def _forget(self, *names: str) -> None:
+        """Cached properties are computed again when they are asked for next."""
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    @property
+    def _why_no_gram(self) -> str:
+        """Empty while nothing is known that keeps results from having Gram matrices."""
+        if self.config.classify.form == "primal":
+            return "classify.form says so"
+        return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
+
+    def scored(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of all results with SCORES: the single ones, then the combinations."""
+        return [*self.pairs(), *(combination.pair for combination in self.combinations)]
+
+    @functools.cached_property
+    def codebooks(self) -> list[Codebook]:
+        """All codebooks, each once; one per fold where they use labels and there is more than one fold."""
+        return list(
+            dict.fromkeys(
+                self._codebook(self.variants[name], stream, fold)
+                for name, stream in self.pairs()
+                for fold in self._codebook_folds(self.variants[name])
+            )
+        )
+
+    @property
+    def learning(self) -> list[Codebook]:
+        """The codebooks that are fitted on descriptors."""
+        return [book for book in self.codebooks if ENCODERS[book.base].learns]
+
+    def codebook(self, encoder: str, stream: str, fold: int) -> Codebook:
+        """The codebook whose encodings the classifier of this fold may use."""
+        variant = self.variants[encoder]
+        folds = self._codebook_folds(variant)
+        return self._codebook(variant, stream, fold if fold in folds else -1)
+
+    def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
+        fitted = ENCODERS[variant.base].fit_settings(variant.settings)
+        made_by = self._codebook_digest(variant, fitted, stream, fold)
+        return Codebook.of(variant, stream, fold, made_by)
+
+    # --- where it is --------------------------------------------------------------------------
+
+    @property
+    def videos(self) -> str:
+        return f"videos/{self._videos_digest}"
+
+    @property
+    def segments(self) -> str:
+        return f"segments/{self._videos_digest}"
+
+    @property
+    def descriptors(self) -> str:
+        return f"descriptors/{self._descriptors_digest}"
+
+    @property
+    def failures(self) -> str:
+        return f"failures/{digest(self._videos_digest, self._descriptors_digest)}"
+
+    def sample(self, stream: str) -> str:
+        return f"samples/{stream}/{self._sample_digest(stream)}"
+
+    def encodings(self, book: Codebook) -> str:
+        made_by = (book.encoder, book.digest, book.settings, self.config.encode.dtype)
+        pyramid = () if book.temporal_pyramid == (1,) else (book.temporal_pyramid,)
+        return f"encodings/{book.name}/{digest(*made_by, *pyramid)}"
+
+    def attention(self, book: Codebook) -> str:
+        return f"attention/{book.name}/{digest(book.encoder, book.digest)}"
+
+    def encodings_mark(self, book: Codebook) -> str:
+        return f"{self.encodings(book)}/_done-{self._videos_digest}.json"
+
+    def scores(self, encoder: str, stream: str) -> str:
+        return f"scores/{self._scores_folder(encoder, stream)}"
+
+    def classifiers(self, encoder: str, stream: str) -> str:
+        return f"classifiers/{self._scores_folder(encoder, stream)}"
+
+    def fusions(self, encoder: str, stream: str) -> str:
+        return f"fusions/{self._scores_folder(encoder, stream)}"
+
+    @property
+    def metrics(self) -> str:
+        return f"metrics/{self._metrics_digest}"
+
+    report = "report/index.html"
+
+    @staticmethod
+    def results_folder(encoder: str, stream: str) -> str:
+        """Return the folder, inside `scores/` and its like, of a result by whatever settings."""
+        return folder_name(encoder, stream)
+
+    @property
+    def report_mark(self) -> str:
+        """Names the METRICS that the report shows."""
+        return f"report/_done-{self._metrics_digest}.json"
+
+    @property
+    def descriptors_mark(self) -> str:
+        return f"{self.descriptors}/_done-{self._videos_digest}.json"
+
+    def tables(self) -> dict[str, str]:
+        """{table, or table/encoder-stream: its folder}, for readers."""
+        named = {
+            "videos": self.videos,
+            "segments": self.segments,
+            "descriptors": self.descriptors,
+            "failures": self.failures,
+            "metrics": self.metrics,
+        }
+        for encoder, stream in self.pairs():
+            named[f"scores/{encoder}-{stream}"] = self.scores(encoder, stream)
+            named[f"solutions/{encoder}-{stream}"] = self.classifiers(encoder, stream)
+        for one in self.combinations:
+            name = "-".join(one.pair)
+            named[f"scores/{name}"] = self.scores(*one.pair)
+            named[f"fusions/{name}"] = self.fusions(*one.pair)
+            if sums_kernels(one.stream):
+                named[f"solutions/{name}"] = self.classifiers(*one.pair)
+        for book in self.codebooks:
+            name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
+            named[f"encodings/{name}"] = self.encodings(book)
+            if self.writes_attention(book):
+                named[f"attention/{name}"] = self.attention(book)
+        return named
+
+    def older(self, table: str) -> list[str]:
+        """Folders of `table` that other inputs or settings made."""
+        current = {self.videos, self.segments, self.failures, self.metrics}
+        for pair in self.scored():
+            current |= {self.scores(*pair), self.classifiers(*pair), self.fusions(*pair)}
+        return [f for f in self.store.folders(table) if f not in current]
+
+    def output_dim(self, encoder: str, stream: str) -> int | None:
+        """D of the encodings of a pair; None for a fusion."""
+        if (encoder, stream) not in self.pairs():
+            return None
+        folder = self.encodings(self.codebook(encoder, stream, self.folds[0]))
+        with self.store.open_parquet(self.store.files(folder)[0]) as file:
+            return file.schema_arrow.field("vector").type.list_size
+
+    # --- digests ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _videos_digest(self) -> str:
+        columns = ["video_id", "uri", "source", "labels", "group", "fold"]
+        rows = zip(*(self.manifest[name].to_pylist() for name in columns), strict=True)
+        sha = hashlib.sha256()
+        for row in rows:
+            sha.update(repr(row).encode())
+        passes = (self.retries.passes,) if self.retries.passes else ()
+        return digest(FORMAT_VERSION, sha.hexdigest(), self.config.sampling, *passes)
+
+    @functools.cached_property
+    def _descriptors_digest(self) -> str:
+        settings = dataclasses.asdict(self.config.describe)
+        how = ("weights", "batch_frames", "batch_segments", "compile")
+        made_by = {name: value for name, value in settings.items() if name not in how}
+        return digest(
+            FORMAT_VERSION,
+            self.config.sampling,
+            self.config.picture,
+            self.config.decode.decoder,
+            made_by,
+            self.weights.identity,
+        )
+
+    @functools.cached_property
+    def _described_digest(self) -> str:
+        """As the descriptors', and which of today's segments are not whole: a retry may change that."""
+        if not self.store.files(self.failures):
+            return self._descriptors_digest
+        columns = ["segment_id", "source", "status", "num_missing"]
+        rows = self.store.read_table(self.failures, columns).to_pylist()
+        bad = sorted(tuple(row.values()) for row in rows)
+        return digest(self._descriptors_digest, bad) if bad else self._descriptors_digest
+
+    @functools.cached_property
+    def _sample_pool(self) -> str:
+        allowed = self.training_videos(None)
+        pairs = zip(self._video_ids, self.manifest["source"].to_pylist(), strict=True)
+        return digest(sorted(pair for pair in pairs if pair[0] in allowed))
+
+    def _sample_digest(self, stream: str) -> str:
+        settings = (self.config.fit.num_frames, self.config.run.seed)
+        return digest(self._described_digest, stream, settings, self._sample_pool)
+
+    def _codebook_digest(self, variant: Variant, settings: object, stream: str, fold: int) -> str:
+        learns = ENCODERS[variant.base].learns
+        return digest(
+            variant.base,
+            stream,
+            settings,
+            variant.normalisation,
+            self._described_digest,
+            (self._sample_digest(stream), self.config.fit.num_workers) if learns else None,
+            sorted(self._labels(fold).items()) if variant.uses_labels else [],
+            sorted(self.training_videos(fold)) if fold >= 0 else None,
+            *self._groups_digest(variant.settings),
+        )
+
+    def _groups_digest(self, settings: object) -> list[str]:
+        """Early stopping holds out whole groups; other codebooks do not depend on them."""
+        return [digest(sorted(self.groups.items()))] if holds_out(settings) else []
+
+    def _scores_folder(self, encoder: str, stream: str) -> str:
+        for combination in self.combinations:
+            if combination.pair == (encoder, stream):
+                parts = [self._scores_folder(*part) for part in combination.parts]
+                made_by = digest(stream, version(stream), parts, self.config.run.seed)
+                return f"{folder_name(encoder, stream)}/{made_by}"
+        return self._single_folder(encoder, stream)
+
+    @property
+    def _singles_digest(self) -> str:
+        return digest([self._single_folder(*pair) for pair in self.pairs()])
+
+    def _single_folder(self, encoder: str, stream: str) -> str:
+        books = [self.codebook(encoder, stream, fold) for fold in self.folds]
+        folders = [self.encodings(book) for book in books]
+        classify = dataclasses.asdict(self.config.classify)
+        solved_by = {n: v for n, v in classify.items() if n not in ("fusions", "fusion_groups")}
+        compress = self.variants[encoder].compress
+        # Inner folds that choose C, and a compression, are drawn.
+        drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
+        seed = (self.config.run.seed,) if drawn else ()
+        made_by = digest(folders, self._videos_digest, (solved_by, compress, *seed))
+        return f"{folder_name(encoder, stream)}/{made_by}"
+
+    @property
+    def _metrics_digest(self) -> str:
+        scores = [self.scores(*pair) for pair in self.scored()]
+        settings = (self.config.evaluate, self.config.recipe, self.config.run.seed, self.protocol)
+        return digest(scores, settings, NUMBERS)
+
+
+def weights_file(identity: str) -> str:
+    """Return where a run keeps the weights of this identity."""
+    return f"weights/{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+
+
+def folder_name(encoder: str, stream: str) -> str:
+    """A folder for an encoder's or variant's results: readers take name=value for a partition."""
+    return re.sub("[^0-9A-Za-z_.-]+", "_", f"{encoder}-{stream}")

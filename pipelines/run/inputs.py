@@ -1,0 +1,165 @@
+"""A run's inputs: videos, labels, settings, and the results that they ask for."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from encoders.descriptors.streams import Stream
+from encoders.registry import ENCODERS
+from encoders.stream_specs import is_local
+from pipelines.run.codebook import Codebook
+from pipelines.settings.config import Config, Variant
+from pipelines.storage.store import Store
+
+RETRIES = "retries.json"
+"""The fields of `Retries`."""
+
+LEFT_OUT = "left_out.json"
+"""{digest of the single results: why their vectors had no Gram matrix}, so that a resumed run on other nodes fuses what the
+first one did."""
+
+
+class Weights(Protocol):
+    """The backbone's weights, as a run needs them: see `pipelines.describe.weights.Weights`, which loads torchvision."""
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def is_random(self) -> bool: ...
+    @property
+    def file(self) -> str: ...
+    def load(self) -> bytes: ...
+    def keep(self, store: Store) -> None: ...
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Passes of `--retry-failed`, and the decoder of one that is not finished ("": the usual one)."""
+
+    passes: int = 0
+    decoder: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Everything that a run is made from.
+
+    Attributes:
+        manifest: video_id, uri, labels, group, fold, size_bytes, source; one row per video.
+        split: the kind of split in force ("none" without labels), of num_folds folds.
+        described: {column of DESCRIPTORS: what it holds}.
+        retries: how often failed segments have been tried again.
+        no_gram: what LEFT_OUT says.
+    """
+
+    store: Store
+    config: Config
+    manifest: pa.Table
+    split: str
+    num_folds: int
+    weights: Weights
+    described: dict[str, Stream]
+    retries: Retries = Retries()
+    no_gram: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The entries of encode.encoders by name."""
+        return {name: self.config.variant(name) for name in self.config.encode.encoders}
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of all single results, in the order of the report: every encoder on the streams that it reads."""
+        return [
+            (variant.name, stream.name)
+            for stream in self.described.values()
+            for variant in self.variants.values()
+            if stream.kind in ENCODERS[variant.base].reads
+        ]
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that are encoded: columns of DESCRIPTORS."""
+        return list(dict.fromkeys(stream for _, stream in self.pairs()))
+
+    @property
+    def local_streams(self) -> list[str]:
+        """The streams of local descriptors: only their scores are fused."""
+        return [name for name in self.streams if is_local(name)]
+
+    @property
+    def protocol(self) -> str:
+        """How videos are split, in words: kind, the column of the labels if one is named, folds."""
+        named = f" by {self.config.split.name}" if self.config.split.name else ""
+        return f"{self.split}{named}, {self.num_folds} fold{'' if self.num_folds == 1 else 's'}"
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that classifiers are trained for."""
+        return list(range(self.num_folds))
+
+    def _codebook_folds(self, variant: Variant) -> list[int]:
+        return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
+
+    def writes_attention(self, book: Codebook) -> bool:
+        """Whether ATTENTION has rows of this codebook: it can say where it looks, and on a pyramid."""
+        kind = self.described[book.stream].kind
+        wanted = self.config.encode.attention and kind in ("appearance", "difference")
+        return wanted and ENCODERS[book.base].has_attention
+
+    def training_videos(self, fold: int | None) -> frozenset[str]:
+        """Videos that a codebook may see: those that train in `fold`; -1 or None: in any fold.
+
+        Without labels all videos train.
+        """
+        left_out = fold if fold is not None and fold >= 0 else (0 if self.num_folds == 1 else None)
+        if left_out not in self._training:
+            every, manifest = self._video_ids, self.manifest
+            use = pa.repeat(True, len(every))
+            if self.num_folds:
+                use = pc.greater(pc.list_value_length(manifest["labels"]), 0)
+            if self.num_folds and left_out is not None:
+                use = pc.and_(use, pc.not_equal(manifest["fold"], left_out))
+            kept = zip(every, use.to_pylist(), strict=True)
+            self._training[left_out] = frozenset(video for video, trains in kept if trains)
+        return self._training[left_out]
+
+    @functools.cached_property
+    def _video_ids(self) -> list[str]:
+        """Each text once, however many sets it is in."""
+        return self.manifest["video_id"].to_pylist()
+
+    @functools.cached_property
+    def _training(self) -> dict[int | None, frozenset[str]]:
+        """By the fold that is left out."""
+        return {}
+
+    def labels_for(self, book: Codebook) -> dict[str, list[str]]:
+        """{video: labels} of the codebook's videos where it uses labels, else nothing."""
+        return self._labels(book.fold) if getattr(book.settings, "uses_labels", False) else {}
+
+    @functools.cached_property
+    def groups(self) -> dict[str, str]:
+        """{video: its group}, of videos that have one."""
+        pairs = zip(self._video_ids, self.manifest["group"].to_pylist(), strict=True)
+        return {video: group for video, group in pairs if group is not None}
+
+    def groups_for(self, book: Codebook) -> dict[str, str]:
+        """`groups` where fitting the codebook holds some out, else nothing."""
+        return self.groups if holds_out(book.settings) else {}
+
+    def _labels(self, fold: int) -> dict[str, list[str]]:
+        allowed = self.training_videos(fold)
+        pairs = zip(self._video_ids, self.manifest["labels"].to_pylist(), strict=True)
+        return {video: labels for video, labels in pairs if video in allowed}
+
+
+def holds_out(settings: object) -> bool:
+    """Whether fitting with an encoder's settings holds groups of videos out."""
+    return getattr(settings, "early_stopping_steps", 0) > 0

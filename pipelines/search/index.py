@@ -1,0 +1,407 @@
+"""The index of a search: the encodings of one encoder and stream, compressed (VU 2.3.3), and stored with the run.
+
+    search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors   [cells.safetensors]   _done.json
+
+It is stored as vectors, in Parquet, and not as a file of faiss: reading one of those takes sizes and offsets out of the
+file and trusts them, which a hostile file turns into writes out of bounds. Building the faiss index of what a
+query reads takes milliseconds, and analysts can read the vectors too.
+
+Up to `MAX_FLAT` videos a query is compared with all of them. Above, k-means puts the vectors into cells (an
+inverted file), rows are stored in the order of cells, and a query reads the row groups of the nearest cells alone: how
+many, is found out when the index is built, from the recall of sample queries.
+
+Letters: N videos, D length of an encoding, P of a compressed one.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+import torch
+
+from encoders.codebooks.kmeans import fit_kmeans
+from encoders.encodings.compress import Compression, fit_whitening
+from encoders.scores.retrieval import average_precision, mean_average_precision
+from pipelines.errors import RunError
+from pipelines.run.folders import folder_name
+from pipelines.run.saved_run import Encodings
+from pipelines.run.versions import FORMAT_VERSION, code_revision
+from pipelines.settings.config import digest
+from pipelines.storage.columns import encoding_type, places_of, vectors_from_arrow
+from pipelines.storage.read_ahead import in_order
+from pipelines.storage.store import DONE, Store
+from pipelines.storage.tables import SEARCH
+
+log = logging.getLogger(__name__)
+
+NUM_FEATURES = 128
+"""P where N allows it (VU 2.3.3)."""
+
+SAMPLE_BYTES = 2**30
+"""Of the encodings that the PCA is fitted on: 2,048 vectors of D = 131,072."""
+
+MAX_FLAT = 2**17
+"""Most videos that a query is compared with one by one: 64 MiB of vectors."""
+
+TRAINING_ROWS_PER_CELL = 64
+ROWS_PER_FILE, ROWS_PER_GROUP = 2**17, 2**10
+NUM_QUERIES, RECALL_AT, RECALL = 100, 10, 0.95
+"""Sample queries; the share of their ten nearest that probing the cells must find."""
+
+_AHEAD = 4
+"""Row groups of ENCODINGS, of about 16 MiB each, that are fetched at a time."""
+
+_TOGETHER = 16
+"""Vectors that are compressed in one matrix product."""
+
+_COMPRESSION, _CELLS = "compression.safetensors", "cells.safetensors"
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an index.
+
+    num_left_out: encodings without a place in it: of files that have changed, or without a descriptor.
+    recall: of the `RECALL_AT` nearest, in the `num_probed` cells that a query reads; 1 where it reads all.
+    map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, right being those that share a label; None
+        where there is no such query.
+    """
+
+    num_videos: int
+    num_left_out: int
+    num_features: int
+    num_cells: int
+    num_probed: int
+    recall: float
+    num_queries: int
+    map: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """An index that is complete in `folder`."""
+
+    store: Store
+    folder: str
+    facts: Facts
+
+    def compress(self, vector: np.ndarray) -> np.ndarray:
+        """An encoding [D] as the index compares it, [P]."""
+        compression = Compression.from_bytes(self.store.read(f"{self.folder}/{_COMPRESSION}"))
+        return compression.transform(torch.from_numpy(vector).float()).numpy()
+
+    def video_ids(self) -> list[str]:
+        """All videos of the index, in no particular order."""
+        return self.store.read_table(self.folder, ["video_id"])["video_id"].to_pylist()
+
+    def vector(self, video_id: str) -> np.ndarray | None:
+        """The compressed vector [P] of a video; None where it has none."""
+        for name in self.store.files(self.folder):
+            with self.store.open_parquet(name) as file:
+                ids = file.read(columns=["video_id"])["video_id"]
+                row = pc.index(ids, video_id).as_py()
+                for group in range(file.num_row_groups if row >= 0 else 0):
+                    num_rows = file.metadata.row_group(group).num_rows
+                    if row < num_rows:
+                        found = file.read_row_group(group, columns=["vector"])["vector"]
+                        return vectors_from_arrow(found.slice(row, 1))[0]
+                    row -= num_rows
+        return None
+
+    def nearest(
+        self, vector: np.ndarray, num: int, leave_out: frozenset[str]
+    ) -> list[tuple[str, float]]:
+        """The `num` videos most like the compressed vector [P]: (video_id, similarity), best first."""
+        wanted = num + len(leave_out)
+        found: list[tuple[str, float]] = []
+        for rows in self._candidates(vector, wanted):
+            if not rows.num_rows:
+                continue
+            index = faiss.IndexFlatIP(len(vector))
+            index.add(vectors_from_arrow(rows["vector"]))
+            similarity, row = index.search(vector[None], min(wanted, rows.num_rows))
+            names = rows["video_id"].take(pa.array(row[0])).to_pylist()
+            found += zip(names, similarity[0].tolist(), strict=True)
+        kept = [item for item in found if item[0] not in leave_out]
+        return sorted(kept, key=lambda item: (-item[1], item[0]))[:num]
+
+    def _candidates(self, vector: np.ndarray, wanted: int) -> Iterator[pa.Table]:
+        """The rows to compare with, at most a file's at a time."""
+        cells = self._probed(vector, wanted) if self.facts.num_cells > 1 else None
+        columns = ["video_id", "cell", "vector"]
+        for name in self.store.files(self.folder):
+            with self.store.open_parquet(name) as file:
+                if cells is None:
+                    yield file.read(columns=columns)
+                    continue
+                place = file.schema_arrow.names.index("cell")
+                groups = []
+                for group in range(file.num_row_groups):
+                    about = file.metadata.row_group(group).column(place).statistics
+                    if ((cells >= about.min) & (cells <= about.max)).any():
+                        groups.append(group)
+                if groups:
+                    rows = file.read_row_groups(groups, columns=columns)
+                    yield rows.filter(pc.is_in(rows["cell"], pa.array(cells, pa.int32())))
+
+    def _probed(self, vector: np.ndarray, wanted: int) -> np.ndarray:
+        """The nearest cells: those that the recall asks for, and more if they hold too few videos."""
+        cells = safetensors.numpy.load(self.store.read(f"{self.folder}/{_CELLS}"))
+        order = _cells_by_distance(cells["centroids"], vector[None])[0]
+        enough = int(np.searchsorted(cells["sizes"][order].cumsum(), wanted)) + 1
+        return order[: max(self.facts.num_probed, enough)]
+
+
+def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
+    """The index of some encodings and the VIDEOS of a folder; it is built if it is not there.
+
+    Raises:
+        RunError: too few encodings, or some that are not finite.
+    """
+    kind = (NUM_FEATURES, SAMPLE_BYTES, MAX_FLAT, [field.name for field in fields(Facts)])
+    name = digest(FORMAT_VERSION, encodings, videos, kind)
+    siblings = f"search/{folder_name(encodings.encoder, encodings.stream)}"
+    folder = f"{siblings}/{name}"
+    done = store.read_json(f"{folder}/{DONE}")
+    if done is None:
+        done = _build(store, encodings, videos, folder)
+        for older in store.folders(siblings):
+            if older != folder:
+                store.delete_folder(older)
+    return Index(store, folder, Facts(**done))
+
+
+def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict:
+    """Publishes the index; returns what its mark says."""
+    started = time.monotonic()
+    labels = store.read_table(videos, ["video_id", "source", "labels"])
+    rows, num_all = _rows(store, encodings.folder, labels)
+    if rows.num_rows < 3:
+        raise RunError(
+            f"{store.uri(encodings.folder)}: expected encodings of at least 3 of today's videos, found "
+            f"{rows.num_rows}; too few to search in"
+        )
+    shuffled = _permutation(rows["video_id"].to_pylist())
+    try:
+        compression = fit_whitening(_sample(store, rows, shuffled), NUM_FEATURES)
+    except ValueError as error:
+        raise RunError(f"{store.uri(encodings.folder)}: {error}") from error
+    vectors = _compressed(store, rows, compression)
+    names = labels["labels"].take(pc.index_in(rows["video_id"], labels["video_id"]))
+
+    cells, centroids, num_probed, recall = _cells(vectors, shuffled)
+    by_cell = np.argsort(cells, kind="stable")
+    precisions = _precisions(vectors, names, shuffled)
+    known = precisions[~np.isnan(precisions)]
+    facts = {
+        "num_videos": rows.num_rows,
+        "num_left_out": num_all - rows.num_rows,
+        "num_features": vectors.shape[1],
+        "num_cells": len(centroids),
+        "num_probed": num_probed,
+        "recall": recall,
+        "num_queries": len(known),
+        "map": mean_average_precision(known) if len(known) else None,
+    }
+    table = _table(rows.take(pa.array(by_cell)), encodings, cells[by_cell], vectors[by_cell])
+    footer = {
+        "video_fisher.format": FORMAT_VERSION,
+        "video_fisher.step": "search",
+        "video_fisher.encodings": encodings.folder,
+        "video_fisher.videos": videos,
+        "video_fisher.code": code_revision(),
+    }
+    for part, first in enumerate(range(0, table.num_rows, ROWS_PER_FILE)):
+        content = table.slice(first, ROWS_PER_FILE)
+        store.publish_table(f"{folder}/part-{part:05d}.parquet", content, footer, ROWS_PER_GROUP)
+    if len(centroids) > 1:
+        sizes = np.bincount(cells, minlength=len(centroids))
+        arrays = {"centroids": centroids, "sizes": sizes.astype(np.int64)}
+        store.publish(f"{folder}/{_CELLS}", safetensors.numpy.save(arrays))
+    store.publish(f"{folder}/{_COMPRESSION}", compression.to_bytes())
+    store.publish_json(f"{folder}/{DONE}", facts)
+    log.info(
+        "search: index of %d videos in %.0f s, %d values each; %s",
+        rows.num_rows,
+        time.monotonic() - started,
+        vectors.shape[1],
+        f"all of them are compared, because there are no more than {MAX_FLAT}"
+        if len(centroids) == 1
+        else f"{num_probed} of {len(centroids)} cells are compared, recall {recall:.3f}, because there are "
+        f"more than {MAX_FLAT}",
+    )
+    return facts
+
+
+# --- reading ENCODINGS ------------------------------------------------------------------------
+
+
+def _rows(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:
+    """The rows of ENCODINGS to be indexed, by video_id: video_id, source, file, group, row in it; and how many there are.
+
+    Left out are those of files that have changed, by their source, and those of no descriptor.
+    """
+
+    def read(name: str) -> pa.Table:
+        with store.open_parquet(name) as file:
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            table = file.read(columns=["video_id", "source", "num_descriptors"])
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        row = np.concatenate([np.arange(size) for size in sizes])
+        table = table.replace_schema_metadata(None)
+        table = table.append_column("file", pa.array([name] * len(row), pa.string()))
+        return table.append_column("group", pa.array(group)).append_column("row", pa.array(row))
+
+    tables = list(_ahead(read, store.files(folder)))
+    if not tables:
+        return videos.select(["video_id", "source"]).slice(0, 0), 0
+    table = pa.concat_tables(tables)
+    current = pc.is_valid(places_of(table, videos, ("video_id", "source")))
+    kept = pc.and_(current, pc.greater(table["num_descriptors"], 0))
+    return table.filter(kept).sort_by("video_id"), table.num_rows
+
+
+def _permutation(video_ids: list[str]) -> np.ndarray:
+    """[N]: a pseudo-random permutation of the places of the videos, fixed by their ids."""
+    return np.argsort([hashlib.sha256(name.encode()).digest() for name in video_ids])
+
+
+def _sample(store: Store, rows: pa.Table, shuffled: np.ndarray) -> torch.Tensor:
+    """Encodings [n, D] of the first videos of a permutation, as many as `SAMPLE_BYTES` hold."""
+    with store.open_parquet(rows["file"][0].as_py()) as file:
+        width = file.schema_arrow.field("vector").type.list_size
+    # Three at least, whose PCA has a direction.
+    size = min(rows.num_rows, max(3, SAMPLE_BYTES // (4 * width)))
+    chosen = rows.take(pa.array(np.sort(shuffled[:size])))
+    sample = np.empty((size, width), np.float32)
+    for places, part in _vectors(store, chosen, "sample"):
+        sample[places] = part
+    return torch.from_numpy(sample)
+
+
+def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.ndarray:
+    """[N, P] float32, in the order of `rows`.
+
+    Always `_TOGETHER` at a time: with another number the last bits could differ, and how many vectors a row group holds
+    is not the same on every cluster.
+    """
+    vectors = np.empty((rows.num_rows, len(compression.map.scale)), np.float32)
+    batch = torch.zeros(_TOGETHER, compression.input_dim)
+    for places, part in _vectors(store, rows, "compress"):
+        for first in range(0, len(part), _TOGETHER):
+            some = torch.from_numpy(part[first : first + _TOGETHER])
+            batch[: len(some)] = some
+            made = compression.transform(batch)[: len(some)]
+            vectors[places[first : first + len(some)]] = made.numpy()
+    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(bad):
+        name = rows["video_id"][int(bad[0])].as_py()
+        raise RunError(
+            f"search: expected finite encodings, got NaN or infinity in {len(bad)} of {len(vectors)}, such as "
+            f"that of {name!r}; python -m jobs.doctor says what to do"
+        )
+    return vectors
+
+
+def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places in `rows`, their encodings [n, D] float32), a row group at a time: memory does not grow with N."""
+    order = pc.sort_indices(rows, [(name, "ascending") for name in ("file", "group", "row")])
+    rows, order = rows.take(order), order.to_numpy()
+    keys = list(zip(rows["file"].to_pylist(), rows["group"].to_pylist(), strict=True))
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    spans = list(zip(starts, [*starts[1:], len(keys)], strict=True))
+    in_group = rows["row"].to_numpy()
+
+    def read(span: tuple[int, int]) -> np.ndarray:
+        name, group = keys[span[0]]
+        with store.open_parquet(name) as file:
+            column = file.read_row_group(group, columns=["vector"])["vector"]
+        return vectors_from_arrow(column.take(pa.array(in_group[slice(*span)]))).astype(np.float32)
+
+    said = started = time.monotonic()
+    for span, part in zip(spans, _ahead(read, spans), strict=True):
+        yield order[slice(*span)], part
+        if time.monotonic() - said > 5:
+            said = time.monotonic()
+            left_s = (said - started) * (len(keys) / span[1] - 1)
+            log.info("search: %s %d/%d, %.0f s left", what, span[1], len(keys), left_s)
+
+
+def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """call(item) of each item, in order; a few are under way at a time."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        yield from in_order(pool, call, items, _AHEAD)
+
+
+# --- cells, recall and quality ----------------------------------------------------------------
+
+
+def _cells(vectors: np.ndarray, shuffled: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float]:
+    """Cell of each video [N], centroids [cells, P], how many cells a query reads, and the recall of that."""
+    if len(vectors) <= MAX_FLAT:
+        return np.zeros(len(vectors), np.int32), np.zeros((1, vectors.shape[1]), np.float32), 1, 1.0
+    # As many cells as videos in each of them.
+    num_cells = 2 ** round(math.log2(len(vectors)) / 2)
+    sample = vectors[np.sort(shuffled[: TRAINING_ROWS_PER_CELL * num_cells])]
+    centroids = fit_kmeans(torch.from_numpy(sample), num_cells, 0, num_iterations=10).numpy()
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    cells = index.search(vectors, 1)[1][:, 0].astype(np.int32)
+    exact = faiss.IndexFlatIP(vectors.shape[1])
+    exact.add(vectors)
+    queries = shuffled[:NUM_QUERIES]
+    nearest = cells[exact.search(vectors[queries], RECALL_AT + 1)[1][:, 1:]]
+    order = _cells_by_distance(centroids, vectors[queries])
+    # [queries, RECALL_AT]: how many cells must be read to find each of the nearest.
+    needed = np.argsort(order, axis=1)[np.arange(len(queries))[:, None], nearest] + 1
+    num_probed = int(np.quantile(needed, RECALL, method="higher"))
+    return cells, centroids, num_probed, float((needed <= num_probed).mean())
+
+
+def _cells_by_distance(centroids: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """[n, cells]: the cells, the nearest first."""
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    return index.search(vectors, len(centroids))[1]
+
+
+def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarray) -> np.ndarray:
+    """Average precisions of some labelled videos as queries; NaN where no other video shares a label."""
+    labels = labels.combine_chunks()
+    names, parents = pc.list_flatten(labels), pc.list_parent_indices(labels).to_numpy()
+    codes = names.dictionary_encode().indices.to_numpy()
+    precisions = []
+    for query in shuffled[np.isin(shuffled, parents)][:NUM_QUERIES]:
+        relevant, ignored = np.zeros((2, len(vectors)), bool)
+        relevant[parents[np.isin(codes, codes[parents == query])]] = True
+        ignored[query] = True
+        precisions.append(average_precision(vectors @ vectors[query], relevant, ignored))
+    return np.array(precisions)
+
+
+def _table(
+    rows: pa.Table, encodings: Encodings, cells: np.ndarray, vectors: np.ndarray
+) -> pa.Table:
+    count, kind = len(cells), encoding_type(vectors.shape[1], "float32")
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {
+        "video_id": rows["video_id"],
+        "source": rows["source"],
+        "encoder": pa.repeat(encodings.encoder, count),
+        "stream": pa.repeat(encodings.stream, count),
+        "fold": pa.repeat(pa.scalar(encodings.fold, pa.int32()), count),
+        "cell": pa.array(cells, pa.int32()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
+    }
+    return SEARCH.from_columns(columns, vector=kind)

@@ -1,0 +1,161 @@
+"""Named runs: each recipe is a function that returns the one frozen configuration."""
+
+import dataclasses
+from collections.abc import Callable
+
+from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
+from pipelines.errors import ConfigError
+from pipelines.settings.config import Config
+from pipelines.settings.sections import (
+    Classify,
+    Describe,
+    Encode,
+    Evaluate,
+    Fit,
+    Picture,
+    Sampling,
+    Split,
+)
+
+
+def fcvid() -> Config:
+    """FCVID: one frame every 3 s, 256 x 256, 224 crop; given split; mAP over classes (VU 5.4.1)."""
+    return Config(
+        recipe="fcvid",
+        sampling=Sampling(policy="interval", interval_s=3.0),
+        split=Split(kind="given"),
+        encode=Encode(dtype="float16"),
+    )
+
+
+def ucf101() -> Config:
+    """UCF101: 25 frames spread over the clip, given split, accuracy (DQ 5.2)."""
+    return Config(
+        recipe="ucf101",
+        sampling=Sampling(policy="uniform", num_frames=25),
+        split=Split(kind="given"),
+    )
+
+
+def activitynet() -> Config:
+    """ActivityNet: 25 frames, ResNet-152 res5c, given split; top-1, top-3 and mAP (DQ 5.2, 5.3)."""
+    return Config(
+        recipe="activitynet",
+        sampling=Sampling(policy="uniform", num_frames=25),
+        describe=Describe(backbone="resnet152", nodes=("res5c",)),
+        split=Split(kind="given"),
+        encode=Encode(dtype="float16"),
+        evaluate=Evaluate(top_k=(3,)),
+    )
+
+
+def weizmann() -> Config:
+    """Some dozens to hundreds of short clips in groups: 25 frames, SqueezeNet, small codebooks."""
+    return Config(
+        recipe="weizmann",
+        sampling=Sampling(policy="uniform", num_frames=25),
+        describe=Describe(backbone="squeezenet1_0", nodes=("features.12",)),
+        split=Split(kind="leave_one_group_out"),
+        fit=Fit(num_frames=2000),
+        vlad=VladSettings(num_centroids=64, intra=True),
+        gmm_fv=GmmFvSettings(num_components=32, max_iterations=30),
+        fv_vae=FV_VAE_PRESETS["small"],
+    )
+
+
+def actions() -> Config:
+    """Small sets of short clips that differ in how somebody moves: what docs/accuracy.md found best.
+
+    Two kinds of motion, differences and optical flow, each at the last layer and at an early one (VU 5.3.2), beside
+    appearance. Differences are parts of what there is to see, so that what does not move stays small. Whole pictures, for
+    what happens at an edge, and their mirror images. AVE is of the maxima over whole maps, wherever they are. The result
+    to take is FV-VAE's `late_weighted`: its five streams, with weights chosen on training videos. The other encoders are
+    there to compare with, and `all` is every encoder on every stream. Needs the extra `flow`.
+    """
+    small = weizmann()
+    early = "nodes=features.5:gap_s=0.08"
+    motion = (
+        "difference@gap_s=0.16:scaling=relative",
+        f"difference@{early}:scaling=relative",
+        "flow@gap_s=0.08:bound_px=10",
+        f"flow@{early}:bound_px=10",
+    )
+    return dataclasses.replace(
+        small,
+        recipe="actions",
+        picture=Picture(resize_px=224, views="mirror"),
+        describe=dataclasses.replace(small.describe, streams=("appearance", *motion)),
+        gmm_fv=GmmFvSettings(num_components=64, pca_components=128, max_iterations=30),
+        encode=Encode(
+            encoders=(
+                "ave@levels=1:normalisation=l2",
+                "vlad",
+                "gmm_fv",
+                "fv_vae@gradient_power=0.5:num_latents=255:num_steps=400:temporal_pyramid=1/2",
+            )
+        ),
+        classify=Classify(fusions=("kernel_sum", "late_weighted")),
+        # Not `chosen`, whose weights know scores of classifiers that the tested videos trained.
+        evaluate=Evaluate(fusions=("given", "two_stream")),
+    )
+
+
+def compare_encoders() -> Config:
+    """The runs of DQ Table 2 on a small corpus: single frames, every encoding, FV-VAE with class loss."""
+    small = weizmann()
+    return dataclasses.replace(
+        small,
+        recipe="compare_encoders",
+        describe=dataclasses.replace(
+            small.describe, nodes=("features.12", "ga"), streams=("appearance", "positions")
+        ),
+        encode=Encode(
+            encoders=(
+                "ga",
+                "concat",
+                "ave",
+                "gmm_fv",
+                "vlad",
+                "bilinear",
+                "fv_vae@lambda3=0",
+                "fv_vae",
+            ),
+        ),
+        fv_vae=dataclasses.replace(small.fv_vae, lambda3=1000.0),
+    )
+
+
+def demo() -> Config:
+    """As `weizmann`, smaller: it must be done in minutes on two cores."""
+    return dataclasses.replace(
+        weizmann(),
+        recipe="demo",
+        sampling=Sampling(policy="uniform", num_frames=8),
+        split=Split(kind="auto"),
+        fit=Fit(num_frames=800),
+        vlad=VladSettings(num_centroids=32, intra=True),
+        gmm_fv=GmmFvSettings(num_components=16, max_iterations=15),
+        fv_vae=dataclasses.replace(FV_VAE_PRESETS["small"], hidden=(256,), num_steps=250),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "fcvid": fcvid,
+    "ucf101": ucf101,
+    "activitynet": activitynet,
+    "weizmann": weizmann,
+    "actions": actions,
+    "compare_encoders": compare_encoders,
+    "demo": demo,
+}
+
+
+def recipe(name: str) -> Config:
+    """The configuration of a named recipe.
+
+    Raises:
+        ConfigError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe: expected one of {sorted(RECIPES)}, got {name!r}")
+    return RECIPES[name]()

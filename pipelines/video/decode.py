@@ -1,0 +1,292 @@
+"""A segment of a video in, its sampled frames as pictures out.
+
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks one; where it fails, the other is
+not tried. A frame is the right picture or missing: a neighbour is never taken for it, and damage that the
+decoder notices is not concealed (decoders of VP8 and VP6 notice little, decord nothing: docs/decoders.md).
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from encoders.stream_specs import FRAME, FlowWindow, Window
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video import flow, watch
+from pipelines.video.decord_decoder import DecordVideo
+from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
+from pipelines.video.pyav_decoder import Choose, PyAvVideo
+from pipelines.video.sampling import SegmentPlan, plan_segment, sample_frames
+
+COPY_BYTES = 8 * 2**20
+"""Of a request when a video is copied."""
+
+
+@dataclass(frozen=True)
+class SegmentFrames:
+    """The frames of one segment.
+
+    Attributes:
+        images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the windows read,
+            each once, in order of time. These are the segment's own sampled frames, sampled frames before its first
+            one, and neighbours of all these in the source: results do not depend on where the video was cut.
+        image_indices: int64 [u], places among the frames of the video in order of display.
+        frame_indices: int64 [m], those of the segment's own sampled frames.
+        timestamps_s: float64 [m], when each is shown, after the first frame of the video.
+        places: {window: int64 [k, num_frames]}, places in `images` of the frames that the window reads for each of
+            the last k of the m frames. k < m where a window of sampled frames would begin before the video's first
+            frame or with a lost one; k = 0 where the video is too short. For optical flow [k, 1], places in `flows`.
+        flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of `pipelines.video.flow`. The
+            pictures that it was computed on are not in `images`.
+        num_missing: wanted frames that are not among the m, because they or frames read with them do not decode.
+        error_type, error: why, where num_missing > 0.
+        read_s: seconds that a copy from object storage took; 0 for a local file.
+    """
+
+    images: np.ndarray
+    image_indices: np.ndarray
+    frame_indices: np.ndarray
+    timestamps_s: np.ndarray
+    places: dict[Window, np.ndarray]
+    flows: dict[FlowWindow, np.ndarray]
+    num_missing: int
+    error_type: ErrorType | None
+    error: str | None
+    decoder: str
+    decoder_version: str
+    read_s: float = 0.0
+
+
+class Video(Protocol):
+    """A video opened by one decoder. The frames are those that a player shows, in order of display.
+
+    Attributes:
+        timestamps_s: float64 [n], ascending, the first is 0.
+        end_s: when the last frame stops being shown.
+        is_key: bool [n].
+    """
+
+    name: str
+    version: str
+    timestamps_s: np.ndarray
+    end_s: float
+    is_key: np.ndarray
+
+    def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
+        """{ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why the others do not.
+
+        Size and crop are those of the `Picture` that the video was opened with.
+        """
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
+_DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
+
+
+def decode_segment(
+    uri: str,
+    segment: int,
+    num_segments: int,
+    sampling: Sampling,
+    picture: Picture,
+    decode: Decode,
+    windows: tuple[Window, ...] = (FRAME,),
+) -> SegmentFrames:
+    """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with what `windows` read.
+
+    Raises:
+        VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
+    """
+    started = time.perf_counter()
+    size_px = picture.decoded_px
+    if any(isinstance(window, FlowWindow) for window in windows):
+        # Motion across the border of the crop is seen in the whole picture alone.
+        picture = replace(picture, crop_px=picture.resize_px)
+    is_last = segment + 1 >= num_segments
+    with _opened(uri, picture, decode, is_last) as opened, reading(uri):
+        read_s = 0.0 if isinstance(opened.source, str) else time.perf_counter() - started
+
+        def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
+            ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
+            return plan_segment(ordinals, segment, num_segments, timestamps_s, windows).ordinals
+
+        video = opened.video(choose)
+        if len(video.timestamps_s) == 0:
+            raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
+        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
+        if len(ordinals) == 0:
+            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
+        plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
+        images, reason = video.pictures(plan.ordinals)
+    found = _segment_frames(uri, video, plan, windows, images, reason, size_px)
+    return replace(found, read_s=read_s)
+
+
+def _no_key_frame(sampling: Sampling, video: Video) -> str:
+    num_keys = int(video.is_key.sum())
+    if num_keys == 0:
+        return "marks no key frame; take another sampling.policy"
+    return (
+        f"none of its {num_keys} key frames lies within sampling.keyframe_tolerance_s = "
+        f"{sampling.keyframe_tolerance_s:g} s of a time that is sampled; raise it, or take another "
+        "sampling.policy"
+    )
+
+
+def _segment_frames(
+    uri: str,
+    video: Video,
+    plan: SegmentPlan,
+    windows: tuple[Window, ...],
+    images: dict[int, np.ndarray],
+    reason: str,
+    size_px: int,
+) -> SegmentFrames:
+    complete = np.isin(plan.wanted, list(images))
+    for frames in plan.partners.values():
+        # All streams have the same frames: one whose neighbours are lost is missing from every stream.
+        complete[: len(frames)] &= np.isin(frames, list(images)).all(1)
+    own = plan.wanted[complete]
+    num_lost = len(plan.wanted) - len(own)
+    if num_lost and not len(own):
+        raise VideoError("damaged", f"{uri}: none of {num_lost} wanted frames decodes: {reason}")
+    errors: list[tuple[ErrorType, str]] = []
+    if num_lost:
+        errors.append(
+            ("damaged", f"{num_lost} of {len(plan.wanted)} frames do not decode: {reason}")
+        )
+    if plan.num_unplanned:
+        text = f"{plan.num_unplanned} frames lie beyond the end that the header promised"
+        errors.append(("longer_than_planned", text))
+    before = plan.before[np.isin(plan.before, list(images))]
+    read = {
+        window: frames[complete] if len(frames) else frames
+        for window, frames in plan.partners.items()
+    }
+    for window in windows:
+        if window.is_sampled:
+            read[window] = _sampled(window, plan, before, own)
+    moving = {w: read.pop(w) for w in windows if isinstance(w, FlowWindow)}
+    shown = np.unique(np.concatenate([before, own, *(frames.ravel() for frames in read.values())]))
+    stacked = np.empty((len(shown), size_px, size_px, 3), np.uint8)
+    for place, ordinal in enumerate(shown.tolist()):
+        stacked[place] = flow.centre(images[ordinal], size_px)
+    places = {window: np.searchsorted(shown, frames) for window, frames in read.items()}
+    places |= {window: np.arange(len(frames))[:, None] for window, frames in moving.items()}
+    return SegmentFrames(
+        images=stacked,
+        image_indices=shown,
+        frame_indices=own,
+        timestamps_s=video.timestamps_s[own],
+        places=places,
+        flows={w: flow.stacks(images, frames, w, size_px) for w, frames in moving.items()},
+        num_missing=num_lost + plan.num_unplanned,
+        error_type=errors[0][0] if errors else None,
+        error=f"{uri}: " + "; ".join(text for _, text in errors) if errors else None,
+        decoder=video.name,
+        decoder_version=f"{video.version}, OpenCV {flow.opencv_version()}"
+        if moving
+        else video.version,
+    )
+
+
+def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for the last k of `own`."""
+    reach = window.num_frames - 1
+    near = before[np.isin(before, plan.before[-reach:])] if reach else before[:0]
+    frames = np.concatenate([near, own])
+    if len(frames) <= reach:
+        return np.empty((0, window.num_frames), np.int64)
+    return np.lib.stride_tricks.sliding_window_view(frames, window.num_frames)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What tells a video from another. state: of a local file, which may be replaced between two calls."""
+
+    uri: str
+    state: tuple[int, ...]
+    picture: Picture
+    decode: Decode
+
+
+class _Opened:
+    """A video, open from one segment to the next: copied once, and by PyAV listed once."""
+
+    def __init__(self, key: _Key) -> None:
+        self.key, self._files = key, ExitStack()
+        self.source = self._files.enter_context(_seekable(key.uri))
+        self._video: Video | None = None
+
+    def video(self, choose: Choose) -> Video:
+        """It in its decoder. decord's is opened anew for each segment: it may keep traces of what it met."""
+        if not isinstance(self._video, PyAvVideo):
+            self._close_video()
+            key = self.key
+            kind = _DECODERS[key.decode.decoder]
+            self._video = kind(self.source, key.uri, key.picture, key.decode, choose)
+        return self._video
+
+    def close(self) -> None:
+        """Closes the file. A copy has no name, so it is gone then, or with the process."""
+        self._close_video()
+        self._files.close()
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+
+_kept: _Opened | None = None
+"""The video of this process's last call, where more segments of it may be asked for."""
+
+
+@contextmanager
+def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
+    """The video, which stays open for the next segment unless this is the last one or fails."""
+    global _kept
+    with reading(uri):
+        key = _Key(uri, _state(uri), picture, decode)
+    opened, _kept = _kept, None
+    if opened and opened.key != key:
+        opened.close()
+        opened = None
+    opened = opened or _Opened(key)
+    with ExitStack() as failing:
+        failing.callback(opened.close)
+        yield opened
+        if not is_last:
+            failing.pop_all()
+            _kept = opened
+
+
+def _state(uri: str) -> tuple[int, ...]:
+    path = local_path(uri)
+    if path is None:
+        return ()
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _seekable(uri: str) -> Iterator[str | BinaryIO]:
+    """The path of a local file; of any other an unlinked local copy, because the timestamps take
+    one pass over the whole file and the pictures others."""
+    if (path := local_path(uri)) is not None:
+        yield path
+        return
+    with tempfile.TemporaryFile() as copy:
+        with open_remote(uri, "none", COPY_BYTES) as file:
+            while block := file.read(COPY_BYTES):
+                watch.alive()
+                copy.write(block)
+        copy.flush()
+        yield copy

@@ -1,0 +1,114 @@
+"""Frames through decord: no longer maintained, x86-64 Linux alone, and without AV1.
+
+decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
+
+It is used only where its list of the frames (number, times, key frames) is that of the packets. Where
+they differ it gives wrong pictures without a word: after an edit list, the frame five places on; in
+HEVC with open groups of pictures it counts key frames in order of the file, and after a seek gives
+neighbours. docs/decoders.md names the clips.
+"""
+
+import re
+from contextlib import closing
+from typing import BinaryIO
+
+import numpy as np
+
+from pipelines.settings.sections import Decode, Picture
+from pipelines.video import watch
+from pipelines.video.header import VideoError
+from pipelines.video.pyav_decoder import Choose, PyAvVideo
+
+_TIME_TOLERANCE = 2.0**-20
+"""decord's times are float32: this is eight of their smallest steps."""
+
+
+class DecordVideo:
+    """`pipelines.video.decode.Video` by decord, on one thread. It decodes no frame before it is asked for, so it
+    needs no `choose`.
+
+    Raises:
+        VideoError: as `pipelines.video.header.open_stream`, and unsupported where decord refuses the file or
+            would give the wrong frames of it.
+    """
+
+    name = "decord"
+
+    def __init__(
+        self,
+        source: str | BinaryIO,
+        uri: str,
+        picture: Picture,
+        decode: Decode,
+        choose: Choose | None = None,
+    ) -> None:
+        with closing(PyAvVideo(source, uri, picture, decode)) as listed:
+            if listed.is_listed_by_decoding:
+                text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
+                raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
+        self.timestamps_s, self.end_s, self.is_key = (
+            listed.timestamps_s,
+            listed.end_s,
+            listed.is_key,
+        )
+        # Not at the top: there is no decord for other machines, and it is slow to load.
+        import decord
+
+        watch.alive()
+        decord.logging.set_level(decord.logging.QUIET)
+        self.version = decord.__version__
+        self._errors = (decord.DECORDError, decord._ffi.base.DECORDLimitReachedError)
+        self._crop_px = picture.decoded_px
+        self._margin = (picture.resize_px - picture.decoded_px) // 2
+        size = picture.resize_px
+        try:
+            self._reader = decord.VideoReader(
+                source if isinstance(source, str) else f"/dev/fd/{source.fileno()}",
+                width=size,
+                height=size,
+                num_threads=1,
+                # Fail rather than put a neighbour in the place of a frame that does not decode.
+                fault_tol=1e-9,
+            )
+        except (*self._errors, RuntimeError) as error:
+            text = f"{uri}: decord refuses it; set decode.decoder = pyav: {_reason(error)}"
+            raise VideoError("unsupported", text) from error
+        if difference := self._difference():
+            text = f"{uri}: decord would give wrong frames: {difference}; set decode.decoder = pyav"
+            raise VideoError("unsupported", text)
+
+    def _difference(self) -> str:
+        """How decord's list of the frames differs from that of the packets; "" where it does not."""
+        num_frames = len(self._reader)
+        if num_frames != len(self.timestamps_s):
+            return f"it lists {num_frames} frames, the packets {len(self.timestamps_s)}"
+        times_s = np.float64(self._reader.get_frame_timestamp(range(num_frames))[:, 0])
+        distance_s = np.abs(times_s - times_s[:1] - self.timestamps_s)
+        if not (distance_s <= _TIME_TOLERANCE * (1 + np.abs(times_s))).all():
+            return "it lists other times than the packets"
+        if self._reader.get_key_indices() != np.flatnonzero(self.is_key).tolist():
+            return "it lists other key frames than the packets"
+        return ""
+
+    def close(self) -> None:
+        """Closes the file."""
+        del self._reader
+
+    def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
+        """See `pipelines.video.decode.Video`."""
+        images, reason = {}, ""
+        crop = slice(self._margin, self._margin + self._crop_px)
+        for ordinal in ordinals:
+            watch.alive()
+            try:
+                image = self._reader[ordinal].asnumpy()
+            except self._errors as error:
+                reason = _reason(error)
+            else:
+                images[ordinal] = image[crop, crop]
+        return images, reason
+
+
+def _reason(error: Exception) -> str:
+    """decord's message without the times of day and the lines of its source."""
+    return re.sub(r"\[[\d:]+\] \S+ ", "", str(error).splitlines()[0])

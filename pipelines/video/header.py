@@ -1,0 +1,286 @@
+"""What the header of a video says, and VideoError, the only error that a video may cause.
+
+The video stream of a file is the one that FFmpeg calls best (`av_find_best_stream`): one that is marked as default;
+of several the one with most frames, counted up to five, in what opening the file reads; then the one of the highest bit
+rate; then the first. Where that is cover art (an attached picture), the file holds no video.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, get_args
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.settings.sections import Decode
+from pipelines.storage.filesystems import filesystem
+from pipelines.video import watch
+
+ErrorType = Literal[
+    "not_found",  # no file there
+    "unreadable",  # there is a file, but storage does not give it
+    "empty_file",  # 0 bytes
+    "not_a_video",  # no container that FFmpeg knows, or its header is broken
+    "no_video_stream",  # audio or cover art alone
+    "unsupported",  # the chosen decoder cannot read this file
+    "frame_too_large",  # more than decode.max_frame_px
+    "no_frames",  # the header is fine, but no frame follows it
+    "damaged",  # wanted frames could not be decoded
+    "longer_than_planned",  # frames lie beyond what the header promised
+    "timeout",
+    "crashed",
+    "out_of_memory",
+    "unexpected",
+]
+ERROR_TYPES: tuple[str, ...] = get_args(ErrorType)
+
+_READ_AHEAD_BYTES = 512 * 2**10
+_ROTATION_PACKETS = 64
+"""Packets after which a decoder that gives no frame is no longer asked for the rotation."""
+
+_MAX_INT = 2**31 - 1
+_REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
+
+# What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only that a
+# frame is too large is logged alone: `decode_packet` finds it there.
+av.logging.set_level(av.logging.ERROR)
+logging.getLogger("libav").propagate = False
+logging.getLogger("libav").addHandler(logging.NullHandler())
+
+
+class VideoError(Exception):
+    """A video cannot be read, in part or at all. Becomes a row, never the end of a job."""
+
+    def __init__(self, error_type: ErrorType, message: str) -> None:
+        super().__init__(error_type, message)
+        self.error_type = error_type
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.message}"
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """The header of a video. `width_px` and `height_px` are as shown, after `rotation_deg`
+    (counter-clockwise; 0 where the file holds none or nonsense). None: the header does not say."""
+
+    container: str
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_deg: Literal[0, 90, 180, 270]
+    duration_s: float | None
+    fps: float | None
+    num_frames_header: int | None
+
+
+def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
+    """The header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://, memory://).
+
+    Reads the header and the packets up to the first frame, which carries the rotation.
+
+    Raises:
+        VideoError: the file is not there or holds no video that can be shown.
+    """
+    with (
+        open_source(uri) as source,
+        open_stream(source, uri, max_frame_px) as (container, stream),
+    ):
+        width_px, height_px = stream.codec_context.width, stream.codec_context.height
+        try:
+            frame = _first_frame(container, stream)
+        except VideoError as error:
+            raise VideoError(error.error_type, f"{uri}: {error.message}") from error
+        rotation_deg = rotation(frame) if frame else 0
+        if rotation_deg in (90, 270):
+            width_px, height_px = height_px, width_px
+        return VideoFacts(
+            container=container.format.name,
+            codec=stream.codec_context.codec.canonical_name,
+            width_px=width_px,
+            height_px=height_px,
+            rotation_deg=rotation_deg,
+            duration_s=_duration_s(container, stream),
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            num_frames_header=stream.frames or None,
+        )
+
+
+@contextmanager
+def open_source(uri: str) -> Iterator[str | BinaryIO]:
+    """What FFmpeg opens: the path of a local file, else a file object that reads ahead a little."""
+    if (path := local_path(uri)) is not None:
+        yield path
+        return
+    with open_remote(uri, "readahead", _READ_AHEAD_BYTES) as file:
+        yield file
+
+
+def local_path(uri: str) -> str | None:
+    """The absolute path of a local URI, None of any other."""
+    if "://" not in uri:
+        # Absolute, because FFmpeg takes "a:b.mp4" for a protocol named a.
+        return os.path.abspath(uri)
+    files, path = filesystem(uri)
+    return path if isinstance(files, LocalFileSystem) else None
+
+
+@contextmanager
+def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
+    """The file object that fsspec gives for `uri`."""
+    files, path = filesystem(uri)
+    with reading(uri):
+        try:
+            file = files.open(path, block_size=block_bytes, cache_type=cache_type)
+        except OSError:
+            raise
+        except Exception as error:
+            # Such as botocore's: every storage library has errors of its own.
+            raise VideoError("unreadable", f"{uri}: {type(error).__name__}: {error}") from error
+        with file:
+            yield file
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turns what storage raises into VideoError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise VideoError("not_found", f"{uri}: no such file") from error
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise VideoError("unreadable", f"{uri}: {error.strerror or error}") from error
+
+
+@contextmanager
+def open_stream(
+    source: str | BinaryIO, uri: str, max_frame_px: int = Decode.max_frame_px
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its best video stream, with a decoder that uses one thread.
+
+    Frames of more than max_frame_px are refused before there is memory for them: by the header now, by
+    `decode_packet` later.
+
+    Raises:
+        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream, unsupported or
+            frame_too_large.
+    """
+    # FFmpeg holds the numbers of its options in an int.
+    options = {"max_pixels": str(min(max_frame_px, _MAX_INT))}
+    with reading(uri):
+        try:
+            if not isinstance(source, str):
+                source.seek(0)
+            container = av.open(source, metadata_errors="replace", options=options)
+        except MemoryError:
+            raise
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise
+            if _is_empty(source):
+                raise VideoError("empty_file", f"{uri}: 0 bytes") from error
+            raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
+    with container:
+        watch.alive()
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & Disposition.attached_pic:
+            raise VideoError("no_video_stream", f"{uri}: holds no video stream")
+        context = stream.codec_context
+        if context is None:
+            raise VideoError("unsupported", f"{uri}: FFmpeg has no decoder for this codec")
+        # There is a worker for each core: threads of one would only take cores from the others.
+        context.thread_type, context.thread_count = "NONE", 1
+        if context.width * context.height > max_frame_px:
+            num_px = context.width * context.height
+            text = f"{context.width}x{context.height} = {num_px} pixels, at most {max_frame_px} are decoded"
+            raise VideoError("frame_too_large", f"{uri}: {text}; raise decode.max_frame_px")
+        context.options = options
+        yield container, stream
+
+
+def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+    """The frames that come out when `packet` goes in (None: the last ones).
+
+    Raises:
+        VideoError: frame_too_large, where the header said less.
+        av.FFmpegError: the packet does not decode.
+    """
+    with av.logging.Capture() as remarks:
+        try:
+            return context.decode(packet)
+        except av.FFmpegError:
+            for _, _, remark in remarks:
+                size = _REFUSED_SIZE.match(remark)
+                if size and (num_px := int(size[1]) * int(size[2])) > 0:
+                    text = (
+                        f"{size[1]}x{size[2]} = {num_px} pixels, which is not what the header says"
+                    )
+                    raise VideoError(
+                        "frame_too_large", f"{text}; see decode.max_frame_px"
+                    ) from None
+            raise
+        finally:
+            watch.alive()
+
+
+def display_matrix(frame: VideoFrame) -> np.ndarray | None:
+    """Signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is shown at
+    (a x + c y, b x + d y), y downwards. None where there is none or it turns by no multiple of 90
+    degrees.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    signs = np.sign(np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)[:2, :2])
+    turned = np.abs(signs)
+    if (turned.sum(0) == 1).all() and (turned.sum(1) == 1).all():
+        return signs
+    return None
+
+
+def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
+    """Degrees counter-clockwise by which players turn the frame."""
+    return frame.rotation % 360 if display_matrix(frame) is not None else 0
+
+
+def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    try:
+        for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
+            for frame in decode_packet(stream.codec_context, packet if packet.size else None):
+                return frame
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+    return None
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _is_empty(source: str | BinaryIO) -> bool:
+    if isinstance(source, str):
+        return os.path.getsize(source) == 0
+    return source.seek(0, os.SEEK_END) == 0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,191 @@
+"""The packets of one video stream: listed in one pass without decoding, then given again in spans.
+
+Packets of a small stream are kept, so that its file is opened and read once. A longer file is read
+again, with a seek where much lies between two spans. Where a seek leads to packets that were not listed so, the
+file is read in order.
+"""
+
+import itertools
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from pipelines.settings.sections import Decode
+from pipelines.video import watch
+from pipelines.video.header import open_stream
+
+KEPT_BYTES = 64 * 2**20
+"""Size up to which the packets of a stream are kept, at most an eighth of decode.memory_bytes."""
+
+SEEK_BYTES = 2**20
+"""Size of the packets between two spans from which on a seek is cheaper than reading them."""
+
+NO_TICK = -(2**62)
+_VP8_SHOW_FRAME = 0x10
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What the n packets of a stream say, in order of the file. Numbers only.
+
+    Attributes:
+        tick: int64 [n], when the packet's frame is first shown, in units of time_base; NO_TICK: unknown.
+        is_key, is_shown: bool [n].
+        mark: int64 [n, 4], what a packet is known by when it is read again: display time, decoding time,
+            place in the file, size.
+    """
+
+    tick: np.ndarray
+    is_key: np.ndarray
+    is_shown: np.ndarray
+    mark: np.ndarray
+
+
+class PacketReader:
+    """The best video stream of a file, open. Close it, or leave that to its end.
+
+    Raises:
+        VideoError: as `pipelines.video.header.open_stream`.
+    """
+
+    def __init__(self, source: str | BinaryIO, uri: str, decode: Decode) -> None:
+        self._open = partial(open_stream, source, uri, decode.max_frame_px)
+        self._keep_bytes = min(KEPT_BYTES, decode.memory_bytes // 8)
+        self._file = ExitStack()
+        self._listed: Packets | None = None
+        self._kept: list[Packet] | None = []
+        self._can_seek = True
+        self.container: InputContainer
+        self.stream: VideoStream
+        self.reopen()
+
+    @property
+    def context(self) -> VideoCodecContext:
+        """The decoder."""
+        return self.stream.codec_context
+
+    def reopen(self) -> None:
+        """Starts again from nothing: a decoder keeps traces of what it met."""
+        self.close()
+        self.container, self.stream = self._file.enter_context(self._open())
+        self._demuxed = packets(self.container, self.stream)
+        self._next, self._is_checked = 0, False
+
+    def close(self) -> None:
+        self._file.close()
+
+    def scan(self) -> Packets:
+        """All packets. One pass over the file."""
+        is_vp8 = self.context.name == "vp8"
+        ticks, marks = array("q"), array("q")
+        keys, shown = bytearray(), bytearray()
+        num_bytes = 0
+        for packet in self._demuxed:
+            tick = packet.dts if packet.pts is None else packet.pts
+            hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
+            ticks.append(NO_TICK if tick is None else tick)
+            shown.append(tick is not None and not packet.is_discard and not hidden)
+            keys.append(packet.is_keyframe)
+            marks.extend(_mark(packet))
+            num_bytes += packet.size
+            if num_bytes > self._keep_bytes:
+                self._kept = None
+            if self._kept is not None:
+                self._kept.append(packet)
+        self._next = len(ticks)
+        self._listed = Packets(
+            tick=np.array(ticks, np.int64),
+            is_key=np.array(keys, bool),
+            is_shown=np.array(shown, bool),
+            mark=np.array(marks, np.int64).reshape(-1, 4),
+        )
+        return self._listed
+
+    def read(self, first: int, last: int) -> Iterator[Packet]:
+        """The packets first..last, counted in order of the file from 0.
+
+        Ends early where the file, after a seek, does not give what was listed: it is then read in
+        order from its start the next time.
+        """
+        if self._kept is not None:
+            yield from self._kept[first : last + 1]
+            return
+        self._go_to(first)
+        for packet in self._demuxed:
+            place = self._next
+            self._next += 1
+            if self._is_checked and not self._is_listed(packet, place):
+                self._can_seek, self._next = False, len(self._listed.tick)
+                return
+            if place >= first:
+                yield packet
+            if place >= last:
+                return
+
+    def _go_to(self, first: int) -> None:
+        """Makes the next packet `first` or one before it."""
+        sizes = self._listed.mark[self._next : first, 3]
+        if self._next <= first and sizes.sum() < SEEK_BYTES:
+            return
+        if self._can_seek and not self._seek(first):
+            self._can_seek = False
+            self._next = len(self._listed.tick)
+        if self._next > first:
+            self.reopen()
+
+    def _seek(self, first: int) -> bool:
+        """Whether a seek led to a listed packet that is `first` or before it."""
+        # Some containers are indexed by display time, others by decoding time, which is no later.
+        return any(self._seek_time(tick, first) for tick in self._listed.mark[first, :2].tolist())
+
+    def _seek_time(self, tick: int, first: int) -> bool:
+        try:
+            self.container.seek(tick, stream=self.stream)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            return False
+        demuxed = packets(self.container, self.stream)
+        packet = next(demuxed, None)
+        if packet is None:
+            return False
+        places = np.flatnonzero((self._listed.mark == _mark(packet)).all(axis=1))
+        if len(places) != 1 or places[0] > first:
+            return False
+        self._demuxed = itertools.chain([packet], demuxed)
+        self._next, self._is_checked = int(places[0]), True
+        return True
+
+    def _is_listed(self, packet: Packet, place: int) -> bool:
+        marks = self._listed.mark
+        return place < len(marks) and tuple(marks[place].tolist()) == _mark(packet)
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The packets of the stream. One that cannot be read ends the file."""
+    try:
+        for packet in container.demux(stream):
+            watch.alive()
+            if packet.size:
+                yield packet
+    except (MemoryError, OSError):
+        raise
+    except av.FFmpegError:
+        return
+
+
+def _mark(packet: Packet) -> tuple[int, int, int, int]:
+    return tuple(
+        NO_TICK if number is None else number
+        for number in (packet.pts, packet.dts, packet.pos, packet.size)
+    )

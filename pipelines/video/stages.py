@@ -1,0 +1,225 @@
+"""The Ray callables that touch videos: headers and frames, both through a child that can be killed.
+
+Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray. No torch
+here: a node may run many of these. A row that fails is returned with its reason.
+"""
+
+import dataclasses
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from encoders.stream_specs import FRAME, FlowWindow, Window
+from pipelines import logs
+from pipelines.cluster.meter import SILENT, Meter, Sums
+from pipelines.errors import ConfigError
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
+from pipelines.storage.uris import redact
+from pipelines.video.decode import SegmentFrames, decode_segment
+from pipelines.video.flow import limit_s, require_opencv
+from pipelines.video.header import VideoError, VideoFacts, probe
+from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.sampling import num_segments, segment_frames
+
+log = logging.getLogger(__name__)
+
+FACTS = (
+    "container",
+    "codec",
+    "width_px",
+    "height_px",
+    "rotation_deg",
+    "duration_s",
+    "fps",
+    "num_frames_header",
+)
+"""The columns of VIDEOS that come out of the header."""
+
+_FRAMES = pa.schema(
+    [f for f in DESCRIPTORS.schema() if f.name not in ("num_frames",)]
+    + [
+        pa.field("images", pa.large_binary()),
+        pa.field("num_images", pa.int32()),
+        # For each window its `SegmentFrames.places`, flattened.
+        pa.field("places", pa.list_(pa.list_(pa.int32()))),
+        # For each window of optical flow its `SegmentFrames.flows`.
+        pa.field("flows", pa.list_(pa.large_binary())),
+    ]
+)
+
+
+class ProbeVideos:
+    """Manifest rows to VIDEOS rows, from headers."""
+
+    def __init__(self, sampling: Sampling, decode: Decode, meter: Meter = SILENT) -> None:
+        logs.configure()
+        self.sampling, self.max_frame_px, self.meter = sampling, decode.max_frame_px, meter
+        self.decoder = IsolatedDecoder(decode)
+        meter.joined("probe")
+
+    def __call__(self, manifest: pa.Table) -> pa.Table:
+        with self.meter("probe"):
+            return VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
+
+    def _row(self, row: dict) -> dict:
+        try:
+            facts = self.decoder.call(probe, row["uri"], self.max_frame_px)
+        except VideoError as error:
+            failed = {
+                "status": "failed",
+                "stage": "index",
+                "error_type": error.error_type,
+                "error": error.message,
+            }
+            _tell(row | failed)
+            return videos_row(row, None, 1) | failed
+        return videos_row(row, facts, num_segments(facts, self.sampling))
+
+
+def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
+    """A VIDEOS row with status ok, of a manifest row and what its header says."""
+    return {
+        **row,
+        **{name: getattr(facts, name, None) for name in FACTS},
+        "num_segments": segments,
+        "status": "ok",
+        "stage": None,
+        "error_type": None,
+        "error": None,
+    }
+
+
+def plan_segments(videos: pa.Table) -> pa.Table:
+    """SEGMENTS rows of VIDEOS rows."""
+    counts = videos["num_segments"].to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    video_id = videos["video_id"].take(row)
+    ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), place, strict=True)]
+    columns = {
+        "segment_id": pa.array(ids, pa.string()),
+        "video_id": video_id,
+        "segment": pa.array(place, pa.int32()),
+        "num_segments": pa.array(counts[row], pa.int32()),
+        "source": videos["source"].take(row),
+    }
+    return SEGMENTS.from_columns(columns)
+
+
+class DecodeSegments:
+    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
+
+    A row's column `decoder`, if it is there and not empty, stands before that of the settings.
+
+    Args:
+        windows: what the streams read (config.Describe.windows).
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        picture: Picture,
+        decode: Decode,
+        meter: Meter = SILENT,
+        windows: tuple[Window, ...] = (FRAME,),
+    ) -> None:
+        logs.configure()
+        self.sampling, self.picture, self.settings = sampling, picture, decode
+        self.meter, self.windows = meter, windows
+        if any(isinstance(window, FlowWindow) for window in windows):
+            try:
+                require_opencv()
+            except ConfigError as error:
+                meter.fail(f"{socket.gethostname()}: {error}")
+                raise
+        flow_s = limit_s(windows, segment_frames(sampling), picture.resize_px)
+        self.decoder = IsolatedDecoder(decode, flow_s)
+        meter.joined("decode")
+
+    def __call__(self, segments: pa.Table) -> Iterator[pa.Table]:
+        spent = Sums(self.meter)
+        for row in segments.to_pylist():
+            began, started = time.time(), time.perf_counter()
+            found, read_s = self._row(row)
+            if found["status"] != "ok":
+                _tell(found)
+            frames = pa.Table.from_pylist([found], schema=_FRAMES)
+            seconds = time.perf_counter() - started
+            if read_s:
+                spent.add("read", began, read_s)
+            spent.add("decode", began, seconds - read_s)
+            yield frames
+        spent.tell()
+
+    def _row(self, row: dict) -> tuple[dict, float]:
+        """The row, and how many of its seconds were reading from object storage."""
+        base = {
+            "segment_id": row["segment_id"],
+            "video_id": row["video_id"],
+            "segment": row["segment"],
+            "source": row["source"],
+            "attempts": row.get("attempts", 1),
+            "decoder": None,
+            "stage": "decode",
+        }
+        if row["status"] == "failed":
+            failed = {name: row[name] for name in ("stage", "error_type", "error")}
+            return base | _no_frames() | failed | {"decode_s": 0.0}, 0.0
+        started = time.perf_counter()
+        decoder = row.get("decoder") or self.settings.decoder
+        try:
+            frames: SegmentFrames = self.decoder.call(
+                decode_segment,
+                row["uri"],
+                row["segment"],
+                row["num_segments"],
+                self.sampling,
+                self.picture,
+                dataclasses.replace(self.settings, decoder=decoder),
+                self.windows,
+            )
+        except VideoError as error:
+            failed = {"error_type": error.error_type, "error": error.message}
+            seconds = time.perf_counter() - started
+            return base | _no_frames() | failed | {"decode_s": seconds}, 0.0
+        partial = frames.num_missing > 0
+        found = base | {
+            "num_missing": frames.num_missing,
+            "frame_indices": frames.frame_indices.tolist(),
+            "timestamps_s": frames.timestamps_s.tolist(),
+            "status": "partial" if partial else "ok",
+            "stage": "decode" if partial else None,
+            "error_type": frames.error_type,
+            "error": frames.error,
+            "decode_s": time.perf_counter() - started,
+            "decoder": f"{frames.decoder} {frames.decoder_version}",
+            "images": frames.images.tobytes(),
+            "num_images": len(frames.images),
+            "places": [frames.places[window].ravel().tolist() for window in self.windows],
+            "flows": [frames.flows[w].tobytes() for w in self.windows if w in frames.flows],
+        }
+        return found, frames.read_s
+
+
+def _tell(row: dict) -> None:
+    """Writes to the log of this node why a row is not ok."""
+    reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
+    logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
+
+
+def _no_frames() -> dict:
+    return {
+        "status": "failed",
+        "num_missing": 0,
+        "frame_indices": [],
+        "timestamps_s": [],
+        "images": b"",
+        "num_images": 0,
+        "places": [],
+        "flows": [],
+    }

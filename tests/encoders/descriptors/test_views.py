@@ -1,0 +1,46 @@
+"""The crops of a frame against plain loops over pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.descriptors.views import views_of
+from encoders.stream_specs import VIEWS
+
+
+def crop_loop(frame: np.ndarray, top: int, left: int, size: int, is_mirrored: bool) -> np.ndarray:
+    crop = np.zeros((size, size, 3), np.uint8)
+    for y in range(size):
+        for x in range(size):
+            column = size - 1 - x if is_mirrored else x
+            crop[y, x] = frame[top + y, left + column]
+    return crop
+
+
+@pytest.mark.parametrize(("side", "size"), [(9, 6), (8, 5), (6, 6)])
+def test_ten_views_are_centre_and_corners_each_before_its_mirror_image(
+    side: int, size: int
+) -> None:
+    frames = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
+    far = side - size
+    corners = [(0, 0), (0, far), (far, 0), (far, far)]
+    expected = [
+        np.stack([crop_loop(frame, *corner, size, is_mirrored) for frame in frames.numpy()])
+        for corner in [(far // 2, far // 2), *corners]
+        for is_mirrored in (False, True)
+    ]
+    views = list(views_of(frames, "ten", size))
+    assert len(views) == VIEWS["ten"]
+    for view, crops in zip(views, expected, strict=True):
+        assert np.array_equal(view.numpy(), crops)
+
+
+def test_the_first_views_are_the_same_whatever_their_number() -> None:
+    frames = torch.randint(0, 256, (2, 9, 9, 3), dtype=torch.uint8)
+    ten, centre = list(views_of(frames, "ten", 6)), frames[:, 1:7, 1:7]
+    mirror = list(views_of(centre, "mirror", 6))
+    (alone,) = views_of(centre, "centre", 6)
+    assert len(mirror) == VIEWS["mirror"] == 2
+    assert torch.equal(alone, centre)
+    assert all(torch.equal(a, b) for a, b in zip(ten[:2], mirror, strict=True))
+    assert torch.equal(mirror[0], alone)
