@@ -16,7 +16,7 @@ from benchmarks.scale.cluster import Rules
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.real import real_step
 from benchmarks.scale.workload import FCVID, SPORTS, Corpus, Outcome, Setting
-from pipelines.plan.probe import Measured
+from pipelines.plan.trials import Trials
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
 CORES = (16, 32, 64, 128)
@@ -29,7 +29,7 @@ AGAIN = "--again" in sys.argv
 
 
 @functools.cache
-def _known(corpus: Corpus) -> tuple[Costs, Measured]:
+def _known(corpus: Corpus) -> tuple[Costs, Trials]:
     """Costs and trials of a corpus: measured, or with --again those of the committed rows."""
     if AGAIN:
         return costs.saved(corpus.name, json.loads(pages.RESULTS.read_text(encoding="utf-8")))

@@ -2,7 +2,6 @@
 assumed. Each number comes with where it is from.
 """
 
-import dataclasses
 import json
 import tempfile
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from benchmarks.harness import progress
 from benchmarks.pipeline_decode import GOP_FRAMES, best_seconds, data_folder, encode
 from pipelines.describe.segments import SegmentReader, stored_frames
 from pipelines.describe.stage import described_streams
-from pipelines.plan import command, probe
-from pipelines.plan.probe import Headers, Measured, Segments
-from pipelines.plan.trials import EncodeTrial, FitTrial
+from pipelines.plan import trials as plan_trials
+from pipelines.plan.probe import Decoded, Headers
+from pipelines.plan.trials import FitTrial, Rates, Trials
 from pipelines.prepare import Inputs, prepare
 from pipelines.settings.recipes import recipe
 from pipelines.storage.columns import descriptors_to_arrow
@@ -143,12 +142,12 @@ def reading() -> Costs:
     return {"read, core_s of a frame": Cost(seconds, source)}
 
 
-def every(measured: Measured) -> Costs:
+def every(trials: Trials) -> Costs:
     """All of them."""
-    return committed() | reading() | of_trial(measured) | assumed()
+    return committed() | reading() | of_trial(trials) | assumed()
 
 
-def saved(corpus: str, rows: list[dict]) -> tuple[Costs, Measured]:
+def saved(corpus: str, rows: list[dict]) -> tuple[Costs, Trials]:
     """Costs and trials of an earlier run of this benchmark, to simulate with again."""
     details = [row["detail"] for row in rows if row["detail"].get("corpus") == corpus]
     detail = next(detail for detail in details if "trials" in detail)
@@ -156,31 +155,28 @@ def saved(corpus: str, rows: list[dict]) -> tuple[Costs, Measured]:
     trials = detail["trials"]
     parts = {
         "headers": Headers(**trials["headers"]),
-        "segments": Segments(**trials["segments"]),
+        "segments": Decoded(**trials["segments"]),
+        "rates": Rates(**trials["rates"]),
         "fits": tuple(FitTrial(**trial) for trial in trials["fits"]),
-        "encodes": tuple(EncodeTrial(**trial) for trial in trials["encodes"]),
     }
-    return costs, Measured(**(trials | parts))
+    return costs, Trials(**(trials | parts))
 
 
-def of_trial(measured: Measured) -> Costs:
+def of_trial(trials: Trials) -> Costs:
     """What the steps take from the trials, beside the times of codebooks, encodings and SVMs."""
-    here = "measured here: --plan's trials"
-    rate = measured.core_flops / 1e9
+    here, rates = "measured here: --plan's trials", trials.rates
     return {
-        "network, GFLOP of an image": Cost(measured.segments.flops / 1e9, "counted"),
-        "a core in codebooks and encodings, GFLOP/s": Cost(rate, f"{here}, of the network"),
-        "header, s": Cost(measured.headers.header_s, here),
-        "DESCRIPTORS, bytes of a frame": Cost(
-            measured.segments.frame_bytes, f"{here}, random filters"
+        "network, GFLOP of an image": Cost(rates.flops / 1e9, "counted"),
+        "a core in codebooks and encodings, GFLOP/s": Cost(
+            rates.flops / rates.describe_s / 1e9, f"{here}, of the network"
         ),
-        "vectors of a video, bytes": Cost(
-            sum(trial.video_bytes for trial in measured.encodes), here
-        ),
+        "header, s": Cost(trials.headers.header_s, here),
+        "DESCRIPTORS, bytes of a frame": Cost(rates.frame_bytes, f"{here}, random filters"),
+        "vectors of a video, bytes": Cost(rates.vector_bytes, here),
     }
 
 
-def trial(settings: tuple[str, ...]) -> Measured:
+def trial(settings: tuple[str, ...]) -> Trials:
     """`--plan`'s own trials of the recipe fcvid, on videos made for it."""
     progress("  trials of network, codebooks and encodings")
     source = data_folder() / "clips" / "bikes.mp4"
@@ -202,5 +198,4 @@ def trial(settings: tuple[str, ...]) -> Measured:
             steps=STEPS,
         )
         job = prepare(inputs, plan=True)
-        counts = dataclasses.replace(command.counts_of(job), tested=TESTED, classes=CLASSES)
-        return probe.measure(job, torch.get_num_threads(), counts)
+        return plan_trials.run(job, torch.get_num_threads(), TESTED, CLASSES)

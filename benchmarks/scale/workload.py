@@ -12,14 +12,15 @@ from benchmarks.pipeline_decode import GOP_FRAMES
 from benchmarks.scale.cluster import Cluster, Kind, Rules
 from benchmarks.scale.costs import FRAMES_PER_S, INTERVAL_S, SEGMENTS_PER_TASK, Cost, Costs
 from benchmarks.scale.step import Step, StepResult, run
+from pipelines.classify import cost as classify_cost
 from pipelines.classify.step import choose_form
-from pipelines.cluster import connect, pools
+from pipelines.cluster import pools
 from pipelines.cluster.datasets import batches_at_a_time
 from pipelines.encode.stage import GPU_READERS
 from pipelines.plan import estimate
-from pipelines.plan.estimate import Overheads
+from pipelines.plan.estimate import Counts, Overheads
 from pipelines.plan.prices import Range, Shape, read_prices
-from pipelines.plan.probe import Counts, Measured
+from pipelines.plan.trials import Trials
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import recipe
 from pipelines.storage.read_ahead import TOGETHER
@@ -156,14 +157,14 @@ class Outcome:
     num_lost: int
 
 
-def simulate(setting: Setting, costs: Costs, measured: Measured) -> Outcome:
+def simulate(setting: Setting, costs: Costs, trials: Trials) -> Outcome:
     """The run from its start to the end of its last node."""
     gpu, cpu = kinds(costs)
     cpu_nodes = setting.gpu_nodes * (setting.cores_per_gpu - GPU_MACHINE.cpus) // CPU_MACHINE.cpus
     nodes = Cluster({gpu: setting.gpu_nodes, cpu: cpu_nodes}, setting.rules, setting.seed)
     seconds: dict[str, float] = {}
     described = None
-    for step in steps(setting, costs, measured):
+    for step in steps(setting, costs, trials):
         began_s = nodes.now_s
         if isinstance(step, Pause):
             nodes.wait(step.seconds)
@@ -187,7 +188,7 @@ def simulate(setting: Setting, costs: Costs, measured: Measured) -> Outcome:
 
 def gpu_cost() -> Costs:
     """What a GPU is taken to reach."""
-    fast, slow = (GPU.peak_flops * share / 1e12 for share in (GPU.high_share, GPU.low_share))
+    fast, slow = (GPU.float32_tflops * share for share in reversed(GPU.share))
     source = f"assumed: pipelines/prices.toml, {slow:.3g} to {fast:.3g}; no GPU has run this yet"
     return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1).value, source)}
 
@@ -214,14 +215,14 @@ def _coarser(step: Step) -> Step:
     return dataclasses.replace(step, coarse=max(1, round(tasks / MOST_TASKS)))
 
 
-def steps(setting: Setting, costs: Costs, measured: Measured) -> list[Step | Pause]:
+def steps(setting: Setting, costs: Costs, trials: Trials) -> list[Step | Pause]:
     """In their order, as pipelines.corpus has them."""
-    return _Steps(setting, costs, measured).all()
+    return _Steps(setting, costs, trials).all()
 
 
 class _Steps:
-    def __init__(self, setting: Setting, costs: Costs, measured: Measured) -> None:
-        self.setting, self.corpus, self.measured = setting, setting.corpus, measured
+    def __init__(self, setting: Setting, costs: Costs, trials: Trials) -> None:
+        self.setting, self.corpus, self.trials = setting, setting.corpus, trials
         self.cost = {name: cost.value for name, cost in costs.items()}
         self.fixed = Overheads()
         config, counts = self.corpus.config, self.corpus.counts
@@ -232,27 +233,13 @@ class _Steps:
             for step in estimate.plan(counts, self._of_corpus(), config, sizes, shape, self.fixed)
         }
 
-    def _of_corpus(self) -> Measured:
-        """The trials as if they had been made on the corpus; an encoding's cost grows with its frames."""
-        segments = self.measured.segments
-        longer = self.frames / segments.frames
-        encodes = tuple(
-            dataclasses.replace(
-                trial,
-                segment_s=trial.segment_s * longer,
-                attention_bytes=trial.attention_bytes * longer,
-            )
-            for trial in self.measured.encodes
-        )
+    def _of_corpus(self) -> Trials:
+        """The trials as if they had been made on the corpus."""
         headers = dataclasses.replace(
-            self.measured.headers, mean_segments=self.corpus.segments_per_video
+            self.trials.headers, mean_segments=self.corpus.segments_per_video
         )
-        return dataclasses.replace(
-            self.measured,
-            headers=headers,
-            segments=dataclasses.replace(segments, frames=self.frames),
-            encodes=encodes,
-        )
+        segments = dataclasses.replace(self.trials.segments, frames=self.frames)
+        return dataclasses.replace(self.trials, headers=headers, segments=segments)
 
     @property
     def segments(self) -> int:
@@ -275,7 +262,7 @@ class _Steps:
         return num_bytes / rate + requests * self.cost["object store, request_s"]
 
     def _dealt_s(self, pools: str) -> float:
-        return self.cost[f"driver, s of a task with {connect}"] * self.setting.driver
+        return self.cost[f"driver, s of a task with {pools}"] * self.setting.driver
 
     def all(self) -> list[Step | Pause]:
         sample, books = self.fit()
@@ -309,7 +296,7 @@ class _Steps:
         return Pause(f"{step}: looking", passes * files * file_s)
 
     def index(self) -> Step:
-        header_s = self.measured.headers.header_s + self._moved_s(0, HEADER_REQUESTS)
+        header_s = self.trials.headers.header_s + self._moved_s(0, HEADER_REQUESTS)
         return Step(
             name="index",
             units=self.corpus.videos,
@@ -329,10 +316,8 @@ class _Steps:
         decode_s = core_s * corpus.duration_s / corpus.segments_per_video
         read_s = self._moved_s(copied, math.ceil(copied / COPY_BYTES))
         write_s = self.frames * self.cost["write, core_s of a frame"]
-        write_s += self._moved_s(
-            self.frames * self.measured.segments.frame_bytes, 1 / SEGMENTS_PER_TASK
-        )
-        flops = images * self.measured.segments.flops
+        write_s += self._moved_s(self.frames * self.trials.rates.frame_bytes, 1 / SEGMENTS_PER_TASK)
+        flops = images * self.trials.rates.flops
         return Step(
             name="describe",
             units=self.segments,
@@ -351,7 +336,7 @@ class _Steps:
     def fit(self) -> tuple[Step, list[Step | Pause]]:
         """A pass over the training videos' rows, for the sample; then codebooks on some GPUs."""
         host_s = self.cost["read, core_s of a frame"] * self.frames
-        host_s += self._moved_s(self.frames * self.measured.segments.frame_bytes, 1)
+        host_s += self._moved_s(self.frames * self.trials.rates.frame_bytes, 1)
         sample = Step(
             name="fit: sample",
             units=round(self.segments * self.corpus.training),
@@ -376,16 +361,16 @@ class _Steps:
 
     def encode(self) -> Step:
         """A GPU encodes while its actor's threads read and other CPUs of its node write the tables: the slowest counts."""
-        corpus, measured = self.corpus, self.measured
+        corpus, trials = self.corpus, self.trials
         segments, videos = corpus.segments_per_video, corpus.videos
         frames = self.frames * segments
         # Each thread opens a file for itself.
         requests = segments * (1 + GPU_READERS * FILE_REQUESTS / SEGMENTS_PER_TASK)
         read_s = self.cost["read, core_s of a frame"] * frames
-        read_s += self._moved_s(frames * measured.segments.frame_bytes, requests)
+        read_s += self._moved_s(frames * trials.rates.frame_bytes, requests)
         written = sum(self.planned["encode"].tables.values()) / videos
-        files = len(measured.dims) / ROWS_PER_FILE["encodings"]
-        write_s = sum(trial.video_s for trial in measured.encodes) + self._moved_s(written, files)
+        files = len(trials.dims) / ROWS_PER_FILE["encodings"]
+        write_s = trials.rates.publish_s + self._moved_s(written, files)
         gpu_s = self._on_gpu(self.planned["encode"].gpu_s) / videos
         slowest_s = max(gpu_s, read_s / GPU_READERS, (read_s + write_s) / (GPU_MACHINE.cpus - 1))
         batch = corpus.config.encode.batch_videos
@@ -404,9 +389,9 @@ class _Steps:
         )
 
     def classify(self) -> Step:
-        corpus, dims = self.corpus, self.measured.dims.values()
+        corpus, dims = self.corpus, self.trials.dims.values()
         training = corpus.counts.training
-        form, _ = choose_form(corpus.config.classify, training, estimate.STORE_BYTES)
+        form, _ = choose_form(corpus.config.classify, training, classify_cost.STORE_BYTES)
         gpu_s = self._on_gpu(self.planned["classify"].gpu_s)
         read = 2 * training * sum(dims)
         if form == "gram":
@@ -416,9 +401,9 @@ class _Steps:
             moved_s = strips * read / 2 * elsewhere / self.cost["a node's network, bytes_per_s"]
             units, most = strips * len(dims), self.setting.gpu_nodes
         else:
-            moved_s = estimate.SVM_PASSES * self._moved_s(read)
+            moved_s = classify_cost.SVM_PASSES * self._moved_s(read)
             most = min(corpus.workers, self.setting.gpu_nodes)
-            units = estimate.SVM_PASSES * most
+            units = classify_cost.SVM_PASSES * most
         return Step(
             name="classify",
             units=units,

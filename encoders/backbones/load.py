@@ -10,7 +10,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors.torch
 import torch
@@ -312,6 +312,27 @@ def cut(
         mean=mean,
         std=std,
     )
+
+
+def random_part(
+    network: str, nodes: tuple[str, ...], device: str, num_channels: int = COLOURS
+) -> Backbone:
+    """As `cut`, with random filters, to learn how long a forward pass takes.
+
+    What lies behind the deepest node, often the largest part of a network, gets no memory.
+    """
+    part = cut(network, bare(network), nodes, "meta", num_channels)
+    if any(not b.is_floating_point() and b.ndim for b in part.network.buffers()):
+        # Such as the relative positions of a Swin transformer: random ones are no places.
+        model = load_model(network, random_filters(network, 0))
+        return cut(network, model, nodes, device, num_channels)
+    module = part.network.to_empty(device=device).to(memory_format=torch.channels_last)
+    for value in (*module.parameters(), *module.buffers()):
+        if value.ndim > 1:
+            nn.init.kaiming_uniform_(value)
+        else:
+            value.data.fill_(1)
+    return replace(part, network=module)
 
 
 def bare(network: str) -> nn.Module:

@@ -31,6 +31,18 @@ class State(NamedTuple):
         return State(self.sums + other.sums, self.count + other.count)
 
 
+class FitWork(NamedTuple):
+    """Descriptors that a fit reads: `once`, and `step` in each of its `steps`.
+
+    After each step it offers its state to `FitSample.checkpoint`. The time of both parts grows with
+    these numbers; their unit does not matter.
+    """
+
+    once: float
+    steps: int = 0
+    step: float = 0.0
+
+
 class Encoder(ABC):
     """A fitted encoding. Subclasses hold their codebook as tensors and do not change after `__init__`.
 
@@ -69,6 +81,16 @@ class Encoder(ABC):
     @classmethod
     def fit_settings(cls, settings: object) -> object:
         """`settings` without what `fit` does not depend on: equal ones give equal codebooks."""
+        return settings
+
+    @classmethod
+    def fit_work(cls, settings: object, num_frames: int, cells: int) -> FitWork:
+        """What `fit` reads of a sample of so many frames with so many descriptors each."""
+        return FitWork(num_frames * cells)
+
+    @classmethod
+    def short_fit(cls, settings: object, steps: int) -> object:
+        """`settings` for a fit of at most so many steps: from its time follows that of a whole fit."""
         return settings
 
     def files(self) -> dict[str, bytes]:

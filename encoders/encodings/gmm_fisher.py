@@ -11,7 +11,9 @@ root of the closed-form Fisher information (w_k / s_k^2 for the mean, 2 w_k / s_
 The vector is all mean blocks, then all sigma blocks; there is no block for the weights.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Self
 
@@ -23,7 +25,7 @@ from encoders.codebooks.gmm import Gmm, JointDensity, fit_gmm, fit_gmm_stepwise,
 from encoders.codebooks.kmeans import fit_centroids
 from encoders.codebooks.pca import Pca, input_width, projected
 from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import Encoder
+from encoders.encodings.base import Encoder, FitWork
 from encoders.settings import GmmFvSettings
 
 
@@ -87,6 +89,18 @@ class GmmFisher(Encoder):
             )
         on_cpu = Gmm(gmm.weights.cpu(), gmm.means.cpu(), gmm.variances.cpu())
         return cls(on_cpu, pca, normalisation)
+
+    @classmethod
+    def fit_work(cls, settings: GmmFvSettings, num_frames: int, cells: int) -> FitWork:
+        """An iteration of EM reads all descriptors, a step of stepwise EM a batch."""
+        total = num_frames * cells
+        batch = min(settings.batch_descriptors, total) or total
+        return FitWork(total, settings.max_iterations * math.ceil(total / batch), batch)
+
+    @classmethod
+    def short_fit(cls, settings: GmmFvSettings, steps: int) -> GmmFvSettings:
+        """Iterations are passes over all descriptors; a small sample must not end them earlier."""
+        return replace(settings, max_iterations=steps, tolerance=1e-12)
 
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         num_components = len(self.gmm.weights)

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from encoders.codebooks.chunks import CHUNK_DESCRIPTORS, Scratch, groups
-from encoders.codebooks.kmeans import Assignment, add_up_cells, fit_centroids
+from encoders.codebooks.kmeans import (
+    MAX_POINTS_PER_CENTROID,
+    Assignment,
+    add_up_cells,
+    fit_centroids,
+)
 from encoders.codebooks.pca import Pca, input_width, projected
 from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import Encoder
+from encoders.encodings.base import Encoder, FitWork
 from encoders.encodings.normalise import l2
 from encoders.settings import VladSettings
 
@@ -51,6 +56,12 @@ class Vlad(Encoder):
         """k-means of the sample; with `settings.intra` the normalisation is VU 2.3.3's, "l2"."""
         pca, centroids = fit_centroids(sample, settings.num_centroids, settings)
         return cls(centroids, pca, settings.intra, "l2" if settings.intra else normalisation)
+
+    @classmethod
+    def fit_work(cls, settings: VladSettings, num_frames: int, cells: int) -> FitWork:
+        """k-means draws no more descriptors than it uses."""
+        most = MAX_POINTS_PER_CENTROID * settings.num_centroids
+        return FitWork(min(num_frames * cells, most))
 
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         sums = [torch.zeros_like(self.centroids, dtype=torch.float64) for _ in lengths]

@@ -5,7 +5,7 @@ L latents; D = C (L + 1).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Self
 
 import safetensors.torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 from encoders.codebooks.chunks import CHUNK_DESCRIPTORS, Scratch, add_products, groups
 from encoders.codebooks.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import CODEBOOK, Encoder
+from encoders.encodings.base import CODEBOOK, Encoder, FitWork
 from encoders.fv_vae.information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae.network import FvVaeNet
 from encoders.fv_vae.training import fit_fv_vae, random_frames, with_steps
@@ -29,6 +29,9 @@ SHORTEST_GRADIENT = 1e-12
 
 HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
 """For early stopping: the part of the training videos that is held out, and the most of their frames that are evaluated."""
+
+SHORT_BATCH_FRAMES = 32
+"""Most frames of a step of a short fit: nearly all of a step's time is spent on its frames."""
 
 
 class FvVae(Encoder):
@@ -149,6 +152,18 @@ class FvVae(Encoder):
             for name, value in asdict(settings).items()
             if name not in ("information", "damping")
         }
+
+    @classmethod
+    def fit_work(cls, settings: FvVaeSettings, num_frames: int, cells: int) -> FitWork:
+        """A training step has a batch, whatever the sample; the information is of all descriptors."""
+        steps = settings.steps_for(num_frames)
+        return FitWork(num_frames * cells, steps, settings.batch_frames * cells)
+
+    @classmethod
+    def short_fit(cls, settings: FvVaeSettings, steps: int) -> FvVaeSettings:
+        """So few steps, of small batches."""
+        batch = min(settings.batch_frames, SHORT_BATCH_FRAMES)
+        return replace(settings, num_steps=steps, batch_frames=batch)
 
     def files(self) -> dict[str, bytes]:
         """The network, and beside it the Fisher information of both forms.

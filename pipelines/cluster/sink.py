@@ -74,17 +74,24 @@ class TableSink(Datasink):
         if not filled:
             return None
         rows = pa.concat_tables(filled)
-        for output in self.outputs:
-            table = _without(output.select(rows), output.visible)
-            if not table.num_rows:
-                continue
-            table = in_key_order(table, output.table.key)
-            name = f"{output.folder}/{file_name(table, output.table.key)}"
-            self.store.publish_table(name, table, output.footer)
+        publish(self.store, self.outputs, rows)
         return rows
 
     def on_write_complete(self, write_result: WriteResult[int]) -> None:
         """Nothing to commit: each file was finished when it became visible."""
+
+
+def publish(store: Store, outputs: list[Output], rows: pa.Table) -> list[str]:
+    """Publish the rows, one file in each output that has some of them; return the files' names."""
+    names = []
+    for output in outputs:
+        table = _without(output.select(rows), output.visible)
+        if not table.num_rows:
+            continue
+        table = in_key_order(table, output.table.key)
+        names.append(f"{output.folder}/{file_name(table, output.table.key)}")
+        store.publish_table(names[-1], table, output.footer)
+    return names
 
 
 def _without(rows: pa.Table, videos: frozenset[str]) -> pa.Table:

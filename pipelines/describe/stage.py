@@ -96,12 +96,13 @@ class DescribeFrames:
     and one those of each kind of optical flow.
 
     Args:
-        weights: gives the network's, as `backbones.load_model` takes them.
+        weights: gives the network's, as `backbones.load_model` takes them. None: random filters,
+            to learn how long a call takes.
     """
 
     def __init__(
         self,
-        weights: Callable[[], bytes],
+        weights: Callable[[], bytes] | None,
         config: Config,
         streams: dict[str, Stream],
         num_threads: int,
@@ -115,18 +116,14 @@ class DescribeFrames:
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
         name = self.settings.backbone
-        model = load.load_model(name, weights())
-        self.use(lambda nodes, channels: load.cut(name, model, nodes, self.device, channels))
-
-    def use(self, cut: Callable[[tuple[str, ...], int], load.Backbone]) -> None:
-        """Makes these the networks, as the settings want them.
-
-        Args:
-            cut: gives the network that ends with some nodes and takes so many channels.
-        """
+        if weights:
+            cut = functools.partial(load.cut, name, load.load_model(name, weights()))
+        else:
+            cut = functools.partial(load.random_part, name)
         found = nodes_of(self.streams)
         self.backbones = {
-            flow: self._ready(cut(nodes, channels_of(flow))) for flow, nodes in found.items()
+            flow: self._ready(cut(nodes, self.device, channels_of(flow)))
+            for flow, nodes in found.items()
         }
         self.batch_frames = self.settings.batch_frames or min(map(self._fitting_frames, found))
 

@@ -29,6 +29,11 @@ class Weights:
     is_random: bool
 
     @property
+    def is_at_hand(self) -> bool:
+        """Whether these are trained weights that `resolve` has read."""
+        return not self.is_random and not _is_published(self.settings.weights)
+
+    @property
     def file(self) -> str:
         """The file of a run that keeps them."""
         return weights_file(self.identity)

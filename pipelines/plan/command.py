@@ -1,4 +1,5 @@
-"""`--plan`: what a run would take, before anything is started. It reads and tries, and writes plan.json alone.
+"""`--plan`: what a run would take, before anything is started. It reads and tries, and writes
+plan.json alone.
 
 No lock is taken, and no cluster: a run that is under way in the same folder is not disturbed.
 """
@@ -13,11 +14,11 @@ import torch
 
 from pipelines.cluster import pools as cluster_pools
 from pipelines.errors import ConfigError
-from pipelines.plan import estimate, probe
-from pipelines.plan.estimate import Overheads, StepPlan
+from pipelines.plan import trials as plan_trials
+from pipelines.plan.estimate import Counts, Overheads, StepPlan, plan, total
 from pipelines.plan.prices import Prices, Shape, gpu_hours, offers, read_prices
-from pipelines.plan.probe import Counts
 from pipelines.plan.text import text
+from pipelines.plan.trials import Trials
 from pipelines.run.job import Job
 from pipelines.run.record import PLAN, configuration
 from pipelines.run.versions import code_revision
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job, steps: tuple[str, ...]) -> str:
-    """The plan of these steps, as text; PLAN in the job's folder has it too, for the report of the run.
+    """The plan of these steps, as text; PLAN in the job's folder has it too, for the report of the
+    run.
 
     Raises:
         ConfigError: a price table or a kind of GPU that is not right, or no video that can be read.
@@ -40,21 +42,19 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     pools = cluster_pools.pools(job.config.cluster, resources).fitting(counts.videos)
     log.info("plan: %d videos; trials take about %g s", counts.videos, job.config.plan.probe_s)
     threads = min(os.cpu_count() or 1, pools.describe.num_threads)
-    measured = probe.measure(job, threads, counts)
-    every = estimate.plan(counts, measured, job.config, pools, shape, Overheads())
+    trials = plan_trials.run(job, threads, counts.tested, counts.classes)
+    every = plan(counts, trials, job.config, pools, shape, Overheads())
     chosen = [step for step in every if step.name in steps]
-    wall = estimate.total(chosen, Overheads())
+    wall = total(chosen, Overheads())
     # Also where the planned cluster has no GPU.
     hours = gpu_hours(sum(step.flops for step in chosen), prices)
     costs = (hours, offers(shape, wall, prices), prices.currency)
     try:
-        job.store.publish_json(
-            PLAN,
-            _record(job, counts, measured, chosen, shape) | {"wall_s": dataclasses.asdict(wall)},
-        )
+        record = _record(job, counts, trials, chosen, shape)
+        job.store.publish_json(PLAN, record | {"wall_s": dataclasses.asdict(wall)})
     except StorageError as error:
         log.warning("plan: %s cannot be kept for the report: %s", PLAN, error)
-    return text(counts, measured, chosen, shape, wall, costs)
+    return text(counts, trials, chosen, shape, wall, costs)
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:
@@ -68,7 +68,8 @@ def shape_of(settings: Plan, prices: Prices) -> Shape:
         return Shape(os.cpu_count() or 1, own_gpus)
     if own_gpus and not settings.num_gpus:
         raise ConfigError(
-            "plan.num_gpus: expected GPUs, because trials run on this machine's and say nothing about CPUs, got "
+            "plan.num_gpus: expected GPUs, because trials run on this machine's and say nothing "
+            "about CPUs, got "
             "0; set CUDA_VISIBLE_DEVICES= to try on CPUs"
         )
     return Shape(
@@ -94,15 +95,13 @@ def counts_of(job: Job) -> Counts:
     )
 
 
-def _record(
-    job: Job, counts: Counts, measured: probe.Measured, steps: list[StepPlan], shape: Shape
-) -> dict:
+def _record(job: Job, counts: Counts, trials: Trials, steps: list[StepPlan], shape: Shape) -> dict:
     return {
         "configuration": configuration(job.config),
         "code": code_revision(),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "counts": dataclasses.asdict(counts),
         "cluster": shape.text,
-        "measured": dataclasses.asdict(measured),
+        "measured": dataclasses.asdict(trials),
         "steps": {step.name: dataclasses.asdict(step) for step in steps},
     }

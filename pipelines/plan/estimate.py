@@ -1,34 +1,44 @@
 """The arithmetic of `--plan`: counts and measured rates in, hours, bytes, requests and prices out.
 
-Pure functions. Time comes in two kinds: core seconds, work that one core of this machine does (a GPU's
-seconds where it has one, because the trials ran on it), and wall time on a cluster, which is
+Pure functions. Time comes in two kinds: core seconds, work that one core of this machine does (a
+GPU's seconds where it has one, because the trials ran on it), and wall time on a cluster, which is
 
     start-up + work that is spread over actors + work that is not.
 
-Rates are measured (pipelines.plan.probe), start-up times are constants of `Overheads`, and what is
-assumed is a constant here with its reason. Docstrings say how large the error is where it is known.
+Rates are measured (pipelines.plan.trials) and scaled by rows: videos, segments, images, frames,
+codebooks. Start-up times are constants of `Overheads`, and what is assumed is a constant here with
+its reason.
 """
 
 import math
 from dataclasses import dataclass, field
 
-from encoders.backbones.flow_input import COLOURS
-from encoders.codebooks.kmeans import MAX_POINTS_PER_CENTROID
-from encoders.settings import FvVaeSettings
-from encoders.stream_specs import VIEWS, FlowWindow
-from pipelines.classify.fold_sets import INNER_FOLDS
-from pipelines.classify.step import choose_form
+from encoders.registry import ENCODERS
+from encoders.stream_specs import VIEWS
+from pipelines.classify import cost as classify_cost
 from pipelines.cluster.pools import Pools
 from pipelines.cluster.teams import teams_at_once
-from pipelines.describe.stage import CPU_FRAMES, MAPS_BYTES, MOST_FRAMES
 from pipelines.evaluate.results import wanted
 from pipelines.plan.prices import Range, Shape
-from pipelines.plan.probe import Counts, Measured
-from pipelines.plan.trials import FitTrial
-from pipelines.run.combination import Combination, chooses, combinations, sums_kernels
+from pipelines.plan.trials import FitTrial, Trials
 from pipelines.settings.config import Config
 from pipelines.storage.tables import ROWS_PER_FILE
 from pipelines.video.decode import COPY_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the manifest says: videos, those with labels, those that train and are tested in a fold.
+
+    `num_folds` 0: no labels.
+    """
+
+    videos: int
+    labelled: int
+    training: int
+    tested: int
+    classes: int
+    num_folds: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Overheads:
     report_s: float = 2.0  # pictures, neighbours, page
 
 
-NONE = Range(0.0, 0.0, 0.0)
+NOTHING = Range(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +75,7 @@ class StepPlan:
     unit: str
     core_s: float
     wall_s: Range
-    gpu_s: Range = NONE
+    gpu_s: Range = NOTHING
     flops: float = 0.0
     tables: dict[str, float] = field(default_factory=dict)
     reads: int = 0
@@ -74,7 +84,8 @@ class StepPlan:
 
 
 UNSURE = 0.2
-"""Share by which a wall time may be wrong beside what the sample of videos and the GPU's share add."""
+"""Share by which a wall time may be wrong beside what the sample of videos and the GPU's share
+add."""
 
 SAMPLING_ERRORS = 2.0
 """Standard errors of the sample that a range holds to each side."""
@@ -83,36 +94,21 @@ HEADER_READS = 3
 VECTOR_READS = 4
 """Requests for a header, and for a row group of a table whose file is opened for it."""
 
-HELD_MAPS_BYTES = 12 * MAPS_BYTES
-"""Of maps and what becomes of them on the way. Measured: 0.9 GiB of six nodes, the first layers of VGG-16 among them."""
-
 PROCESS_BYTES = 900 * 2**20
-"""A worker that has loaded torch and the project. Measured: 705 MiB for torch, 900 with torchvision and Ray."""
-
-SOLVER_PRODUCTS, SVM_PASSES = 200, 60
-"""Products of the Gram matrix with all columns, or passes over all vectors, that a solution is taken to need."""
-
-TASKS_OF_BATCH = 6
-"""Ray tasks of an encoder and stream in `classify`, beside one for each fold."""
-
-STORE_BYTES = 20 * 2**30
-"""Object store of a node, by which `classify` chooses its form: a third of 64 GiB."""
+"""A worker that has loaded torch and the project. Measured: 705 MiB for torch, 900 with torchvision
+and Ray."""
 
 FILE_BYTES = 4000
 ROW_BYTES = {"VIDEOS": 100, "SEGMENTS": 30, "SCORES": 10, "METRICS": 150}
-"""Bytes of a file without its rows, and of a row, on runs of 60 videos: text and numbers that compress well."""
+"""Bytes of a file without its rows, and of a row, on runs of 60 videos: text and numbers that
+compress well."""
 
 
 def plan(
-    counts: Counts,
-    measured: Measured,
-    config: Config,
-    pools: Pools,
-    shape: Shape,
-    fixed: Overheads,
+    counts: Counts, trials: Trials, config: Config, pools: Pools, shape: Shape, fixed: Overheads
 ) -> list[StepPlan]:
     """All steps, in their order."""
-    calculator = _Calculator(counts, measured, config, pools, shape, fixed)
+    calculator = _Calculator(counts, trials, config, pools, shape, fixed)
     steps = [calculator.index(), calculator.describe(), calculator.fit(), calculator.encode()]
     if counts.num_folds:
         steps += [calculator.classify(), calculator.evaluate()]
@@ -124,7 +120,7 @@ class _Calculator:
     """The parts of a plan, and what several steps need of them."""
 
     counts: Counts
-    measured: Measured
+    trials: Trials
     config: Config
     pools: Pools
     shape: Shape
@@ -135,51 +131,76 @@ class _Calculator:
     @property
     def readable(self) -> float:
         """Videos whose header can be read."""
-        headers = self.measured.headers
+        headers = self.trials.headers
         return self.counts.videos * (1 - (headers.missing + headers.failed) / headers.looked)
 
     @property
     def segments(self) -> float:
-        return self.readable * self.measured.headers.mean_segments
+        return self.readable * self.trials.headers.mean_segments
 
     @property
     def described(self) -> float:
-        segments = self.measured.segments
+        """Segments with descriptors."""
+        segments = self.trials.segments
         return self.segments * (1 - segments.failed / segments.tried)
 
     @property
     def frames(self) -> float:
-        return self.described * self.measured.segments.frames
+        return self.described * self.trials.segments.frames
 
     @property
     def described_videos(self) -> float:
-        return self.described / self.measured.headers.mean_segments
+        return self.described / self.trials.headers.mean_segments
 
     @property
     def sampled_frames(self) -> float:
         share = self.counts.training / self.counts.videos if self.counts.num_folds else 1.0
         return min(self.frames * share, self.config.fit.num_frames)
 
+    @property
+    def sample_bytes(self) -> dict[str, float]:
+        """{stream: bytes of SAMPLES}, of streams that a codebook learns from."""
+        streams = {trial.stream for trial in self.trials.fits if trial.learns}
+        sizes = self.trials.rates.sample_bytes
+        return {stream: self.sampled_frames * sizes[stream] for stream in streams}
+
+    @property
+    def dims(self) -> dict[tuple[str, str], int]:
+        """{(encoder, stream): length of its vectors}."""
+        names = ((name.partition(" "), dim) for name, dim in self.trials.dims.items())
+        return {(encoder, stream): dim for (encoder, _, stream), dim in names}
+
+    @property
+    def classifiers(self) -> classify_cost.Cost:
+        counts = self.counts
+        return classify_cost.cost(
+            self.dims,
+            self.config.classify,
+            num_training=counts.training * self.described_videos / counts.videos,
+            num_classes=counts.classes,
+            num_folds=counts.num_folds,
+        )
+
     # --- time ---------------------------------------------------------------------------------
 
-    def _on_gpus(self, core_s: float) -> dict[str, float | Range]:
-        """core_s, flops and gpu_s of work that GPUs do where the cluster has some, else cores."""
-        flops = core_s * self.measured.core_flops
+    def _on_gpus(self, device_s: float) -> tuple[float, Range, float]:
+        """core_s, gpu_s and flops of work that GPUs do where the cluster has some, else cores."""
+        flops = device_s * self.trials.rates.flops / self.trials.rates.describe_s
         if not self.shape.gpus:
-            return {"core_s": core_s, "flops": flops}
-        gpu_s = self.shape.gpu.seconds(flops) if self.shape.gpu else Range.exactly(core_s)
-        return {"core_s": 0.0, "flops": flops, "gpu_s": gpu_s}
-
-    def _spread(self, work: dict[str, float | Range], actors: float) -> Range:
-        """Wall time of such work on so many actors, or cores."""
-        return (work.get("gpu_s") or Range.exactly(work["core_s"])) * (1 / actors)
+            return device_s, NOTHING, flops
+        gpu = self.shape.gpu
+        return 0.0, gpu.seconds(flops) if gpu else Range.exactly(device_s), flops
 
     def _wall(self, fixed_s: float, spread: Range) -> Range:
-        """Start-up and spread work; its range is of the sample, of the GPU, and what models leave out."""
-        error = UNSURE + SAMPLING_ERRORS * self.measured.headers.relative_error
+        """Start-up and spread work; its range is of the sample, of the GPU, and what models leave
+        out."""
+        error = UNSURE + SAMPLING_ERRORS * self.trials.headers.relative_error
         low = fixed_s * (1 - UNSURE) + spread.low * max(0.0, 1 - error)
         high = fixed_s * (1 + UNSURE) + spread.high * (1 + error)
         return Range(fixed_s + spread.value, low, high)
+
+    def _held(self, step: str) -> float:
+        return PROCESS_BYTES + self.trials.held_bytes.get(step, 0)
 
     def _files(self, rows: float, table: str, actors: int) -> int:
         """Files of so many rows; an actor's last one may be smaller."""
@@ -188,7 +209,7 @@ class _Calculator:
     # --- steps --------------------------------------------------------------------------------
 
     def index(self) -> StepPlan:
-        core_s = self.readable * self.measured.headers.header_s
+        core_s = self.readable * self.trials.headers.header_s
         spread_s = core_s / min(self.pools.decode.size, self.shape.cpus)
         return StepPlan(
             name="index",
@@ -202,249 +223,163 @@ class _Calculator:
             },
             reads=HEADER_READS * self.counts.videos,
             writes=2 * self._files(self.counts.videos, "videos", 0) + 1,
-            peak_bytes=self.measured.segments.decoder_bytes,
+            peak_bytes=self.trials.segments.decoder_bytes,
         )
 
     def describe(self) -> StepPlan:
-        found, pools = self.measured.segments, self.pools
-        decode_s = self.segments * found.decode_s
-        images = self.described * found.images
-        network_s = images * found.describe_core_s
-        network = self._on_gpus(network_s)
-        core_s = decode_s + network.pop("core_s")
-        # Decoders and describers work at the same time: the slower ones count, and that cores are shared.
-        alone_s = 0.0 if pools.together else decode_s / pools.decode.size
-        slowest = max(alone_s, core_s / self.shape.cpus)
-        if self.shape.gpus:
-            on_gpu = network["gpu_s"] * (1 / min(self.shape.gpus, pools.describe.size))
-        else:
-            threads = pools.describe.num_threads / self.measured.num_threads
+        segments, rates, pools = self.trials.segments, self.trials.rates, self.pools
+        decode_s = self.segments * segments.decode_s
+        network_s, gpu_s, flops = self._on_gpus(self.frames * rates.describe_s)
+        # Decoders and describers work at the same time: the slower ones count, and that cores are
+        # shared.
+        slowest = (decode_s + network_s) / self.shape.cpus
+        if not pools.together:
+            slowest = max(slowest, decode_s / pools.decode.size)
+        spread = gpu_s * (1 / max(1, min(self.shape.gpus, pools.describe.size)))
+        if not self.shape.gpus:
             # Describers that decode for themselves do one after the other.
-            own_s = images * found.describe_s / threads + (decode_s if pools.together else 0.0)
-            on_gpu = Range.exactly(own_s / pools.describe.size)
-        spread = Range(*(max(slowest, s) for s in (on_gpu.value, on_gpu.low, on_gpu.high)))
-        describe = self.config.describe
-        batch = describe.batch_frames or (MOST_FRAMES if self.shape.gpus else CPU_FRAMES)
-        peak = PROCESS_BYTES + found.activation_bytes * batch * 1.5
-        channels = max(
-            w.num_channels if isinstance(w, FlowWindow) else COLOURS for w in describe.windows
-        )
-        decoded_bytes = channels * self.config.picture.decoded_px**2
-        peak += describe.batch_segments * found.images * decoded_bytes
-        together = describe.batch_segments if self.shape.gpus else 1
-        peak += min(HELD_MAPS_BYTES, together * found.images * found.map_bytes)
-        peak += 2 * describe.batch_segments * found.frames * found.frame_bytes
-        copies = self.segments * max(1, math.ceil(self.measured.headers.mean_bytes / COPY_BYTES))
+            own_s = network_s / pools.describe.num_threads + decode_s * pools.together
+            spread = Range.exactly(own_s / pools.describe.size)
+        copies = self.segments * max(1, math.ceil(self.trials.headers.mean_bytes / COPY_BYTES))
         return StepPlan(
             name="describe",
             units=round(self.segments + self.counts.videos - self.readable),
             unit="segments",
-            core_s=core_s,
-            **network,
-            wall_s=self._wall(self.fixed.torch_pool_s, spread),
-            tables={"DESCRIPTORS": self.frames * found.frame_bytes},
+            core_s=decode_s + network_s,
+            gpu_s=gpu_s,
+            flops=flops,
+            wall_s=self._wall(self.fixed.torch_pool_s, spread.at_least(slowest)),
+            tables={"DESCRIPTORS": self.frames * rates.frame_bytes},
             reads=round(copies) + 10,
             writes=self._files(self.segments, "descriptors", pools.describe.size) + 4,
-            peak_bytes=max(peak, found.decoder_bytes),
+            peak_bytes=max(self._held("describe"), segments.decoder_bytes),
         )
 
     def fit(self) -> StepPlan:
         """The cost of codebooks grows with the sample, or with training steps."""
-        sampled_from = {trial.stream for trial in self.measured.fits if trial.learns}
-        streams = [trial for trial in self.measured.encodes if trial.stream in sampled_from]
-        sample_s = sum(t.sample_frame_s * self.frames for t in streams)
-        actors = self.pools.encode.size
-        book_s = sum(map(self._fit_seconds, self.measured.fits))
-        workers = self._fit_workers()
-        books = self._on_gpus(book_s)
-        fixed_s = self.fixed.pool_s + self.fixed.train_s if streams else 0.0
-        spread = self._spread(books, workers) + Range.exactly(sample_s / actors)
-        sample_bytes = sum(t.sample_frame_bytes for t in streams) * self.sampled_frames
-        book_bytes = sum(t.num_bytes * self._folds_of(t) for t in self.measured.fits)
+        fits, sizes, actors = self.trials.fits, self.sample_bytes, self.pools.encode.size
+        sample_s = self.trials.rates.sample_s * self.frames if sizes else 0.0
+        core_s, gpu_s, flops = self._on_gpus(sum(self._fit_s(t) * t.copies for t in fits))
+        spread = (gpu_s + Range.exactly(core_s)) * (1 / self._fit_workers())
+        books, reads = sum(trial.copies for trial in fits), bool(sizes) * VECTOR_READS
         return StepPlan(
             name="fit",
-            units=self._books(),
+            units=books,
             unit="codebooks",
-            core_s=sample_s + books.pop("core_s"),
-            **books,
-            wall_s=self._wall(fixed_s, spread),
-            tables={"SAMPLES": sample_bytes, "codebooks": book_bytes},
-            reads=bool(streams) * VECTOR_READS * self._files(self.segments, "descriptors", 1)
-            + len(streams) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
-            writes=len(streams) * (self._files(self.sampled_frames, "samples", actors) + 1)
-            + 3 * self._books(),
-            # The sample is a mapped file; what EM and training touch at a time is small beside it.
-            peak_bytes=PROCESS_BYTES
-            + 2
-            * max(
-                (self.sampled_frames * t.sample_frame_bytes for t in streams),
-                default=0,
+            core_s=sample_s + core_s,
+            gpu_s=gpu_s,
+            flops=flops,
+            wall_s=self._wall(
+                self.fixed.pool_s + self.fixed.train_s if sizes else 0.0,
+                spread + Range.exactly(sample_s / actors),
             ),
+            tables={
+                "SAMPLES": sum(sizes.values()),
+                "codebooks": sum(trial.num_bytes * trial.copies for trial in fits),
+            },
+            reads=reads * self._files(self.segments, "descriptors", 1)
+            + len(sizes) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
+            writes=len(sizes) * (self._files(self.sampled_frames, "samples", actors) + 1)
+            + 3 * books,
+            # The sample is a mapped file; what EM and training touch at a time is small beside it.
+            peak_bytes=PROCESS_BYTES + 2 * max(sizes.values(), default=0),
         )
 
+    def _fit_s(self, trial: FitTrial) -> float:
+        """A core's seconds for one codebook."""
+        variant = self.config.variant(trial.name)
+        # A view of a frame counts as a frame.
+        fitted = int(self.sampled_frames * VIEWS[self.config.picture.views])
+        work = ENCODERS[variant.base].fit_work
+        whole, tried = (work(variant.settings, n, trial.cells) for n in (fitted, trial.frames))
+        once_s = trial.once_s * whole.once / tried.once
+        return once_s + whole.steps * trial.step_s * (whole.step / tried.step if tried.step else 0)
+
     def _fit_workers(self) -> float:
-        """How many are at work on codebooks, on average: the longest one keeps its team busy while others have nothing
-        to do any more."""
+        """How many are at work on codebooks, on average: the longest one keeps its team busy while
+        others have nothing to do any more."""
         fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
-        bytes_of = {
-            t.stream: self.sampled_frames * t.sample_frame_bytes for t in self.measured.encodes
-        }
-        seconds, sizes = [], []
-        for trial in (t for t in self.measured.fits if t.learns):
-            folds = self._folds_of(trial)
-            seconds += [self._fit_seconds(trial) / folds] * folds
-            sizes += [bytes_of[trial.stream]] * folds
-        if not seconds:
+        learning = [t for trial in self.trials.fits if trial.learns for t in [trial] * trial.copies]
+        seconds = [self._fit_s(trial) for trial in learning]
+        if not sum(seconds):
             return 1
+        sizes = [self.sample_bytes[trial.stream] for trial in learning]
         busy = min(teams_at_once(fit, sizes, places), sum(seconds) / max(seconds))
         return busy * min(fit.num_workers, places)
 
-    def _fit_seconds(self, trial: FitTrial) -> float:
-        """A core's seconds for all codebooks of an encoder and stream."""
-        settings = self.config.variant(trial.name).settings
-        # A view of a frame counts as a frame.
-        fitted = self.sampled_frames * VIEWS[self.config.picture.views]
-        grows = grows_once = fitted / trial.frames
-        if centroids := getattr(settings, "num_centroids", 0):
-            most = MAX_POINTS_PER_CENTROID * centroids / trial.cells
-            grows_once = min(fitted, most) / min(trial.frames, most)
-        # A training step has a batch of its own size; an iteration of EM reads the whole sample.
-        steps = getattr(settings, "max_iterations", 0) * grows
-        if isinstance(settings, FvVaeSettings):
-            steps = settings.steps_for(int(fitted))
-        return (trial.once_s * grows_once + steps * trial.step_s) * self._folds_of(trial)
-
-    def _folds_of(self, trial: FitTrial) -> int:
-        """Codebooks of an encoder and stream: one, or one for each fold where they use labels."""
-        uses_labels = self.config.variant(trial.name).uses_labels
-        return self.counts.num_folds if uses_labels and self.counts.num_folds > 1 else 1
-
-    def _books(self) -> int:
-        return sum(map(self._folds_of, self.measured.fits))
-
     def encode(self) -> StepPlan:
-        actors, videos = self.pools.encode.size, self.described_videos
-        fold_share = self._books() / max(1, len(self.measured.fits))
-        encode_s = fold_share * self.described * sum(t.segment_s for t in self.measured.encodes)
-        publish_s = fold_share * videos * sum(t.video_s for t in self.measured.encodes)
-        work = self._on_gpus(encode_s)
-        spread, core_s = self._spread(work, actors), work.pop("core_s") + publish_s
+        actors, videos, rates = self.pools.encode.size, self.described_videos, self.trials.rates
+        books = self.trials.codebooks
+        core_s, gpu_s, flops = self._on_gpus(self.frames * rates.encode_s)
+        publish_s = videos * rates.publish_s
+        # Beside GPUs, CPUs write the tables meanwhile.
+        spread = Range.exactly((core_s + publish_s) / actors)
         if self.shape.gpus:
-            # CPUs write the tables meanwhile.
-            slowest = publish_s / self.shape.cpus
-            spread = Range(*(max(slowest, s) for s in (spread.value, spread.low, spread.high)))
-        else:
-            spread = Range.exactly(core_s / actors)
-        vectors = fold_share * videos * sum(t.video_bytes for t in self.measured.encodes)
-        attention = (
-            fold_share * self.described * sum(t.attention_bytes for t in self.measured.encodes)
-        )
-        groups = self._files(self.segments, "descriptors", actors)
+            spread = (gpu_s * (1 / actors)).at_least(publish_s / self.shape.cpus)
         return StepPlan(
             name="encode",
-            units=round(self.counts.videos * self._books()),
+            units=self.counts.videos * books,
             unit="encodings",
-            core_s=core_s,
+            core_s=core_s + publish_s,
+            gpu_s=gpu_s,
+            flops=flops,
             wall_s=self._wall(self.fixed.torch_pool_s, spread),
-            **work,
-            tables={"ENCODINGS": vectors, "ATTENTION": attention},
-            reads=VECTOR_READS * groups,
-            writes=2 * self._books() * self._files(videos, "encodings", actors),
-            peak_bytes=PROCESS_BYTES
-            + self.config.encode.batch_videos * 4 * vectors / max(1.0, videos),
+            tables={
+                "ENCODINGS": videos * rates.vector_bytes,
+                "ATTENTION": self.frames * rates.attention_bytes,
+            },
+            reads=VECTOR_READS * self._files(self.segments, "descriptors", actors),
+            writes=2 * books * self._files(videos, "encodings", actors),
+            peak_bytes=self._held("encode"),
         )
 
     def classify(self) -> StepPlan:
-        """Operations over the measured speed of products: inner products of vectors, rounds of the solver, weights.
-
-        Right within a factor of two or so where there are many vectors (docs/plan.md); start-up of tasks else.
-        """
-        measured, folds = self.measured, self.counts.num_folds
-        dims, fused = list(measured.dims.values()), self._combinations()
-        # The matrices of single results serve combinations too.
-        sums = [self._dim(one) for one in fused if sums_kernels(one.stream)]
-        # So do the scores of inner folds of late rules, which are made once for each part.
-        late = {
-            p for f in fused if chooses(f.stream) and not sums_kernels(f.stream) for p in f.parts
-        }
-        inner = len(late) + sum(
-            len(f.parts) for f in fused if chooses(f.stream) and sums_kernels(f.stream)
-        )
-        results = len(dims) + len(fused)
-        columns = self.counts.classes * folds
-        training, form = self._training(), self._form()
-        if form == "gram":
-            gram = sum(training**2 * dim for dim in dims)
-            double = sum(
-                columns * training * (SOLVER_PRODUCTS * 2 * training + 4 * dim)
-                for dim in [*dims, *sums]
-            )
-            double += inner * INNER_FOLDS * columns * SOLVER_PRODUCTS * 2 * training**2
-        else:
-            gram, double = (
-                sum(SVM_PASSES * 4.0 * columns * training * d for d in [*dims, *sums]),
-                0.0,
-            )
-        seconds = gram / measured.product_flops + double / measured.double_flops
-        tasks = results * (TASKS_OF_BATCH + folds) + inner * folds
-        work_s = seconds * (1 if measured.on_gpu else measured.num_threads)
-        work = self._on_gpus(work_s)
-        overhead_s = tasks * self.fixed.task_s
-        # Tasks run side by side, but the first of each core load torch, and Ray Train has its own start.
-        start_s = max(overhead_s / self.shape.cpus, self.fixed.torch_pool_s)
-        start_s += 0.0 if form == "gram" else self.fixed.train_s
-        spread = self._spread(work, self.shape.gpus or self.shape.cpus)
-        scores = self.counts.tested * self.counts.classes * results
-        weights = 4.0 * sum([*dims, *sums]) * columns
+        counts, rates, cost = self.counts, self.trials.rates, self.classifiers
+        results = len(self.dims) + len(cost.fused)
+        product_s = cost.single * rates.product_s + cost.double * rates.double_s
+        core_s, gpu_s, flops = self._on_gpus(product_s)
+        tasks_s = cost.tasks * self.fixed.task_s
+        # Tasks run side by side, but the first of each core load torch, and Ray Train has its own
+        # start.
+        start_s = max(tasks_s / self.shape.cpus, self.fixed.torch_pool_s)
+        start_s += 0.0 if cost.form == "gram" else self.fixed.train_s
+        spread = (gpu_s + Range.exactly(core_s)) * (1 / (self.shape.gpus or self.shape.cpus))
+        rows = counts.tested * counts.classes * results
+        files = self._files(self.described_videos, "encodings", 1)
         return StepPlan(
             name="classify",
-            units=self.counts.tested * results,
+            units=counts.tested * results,
             unit="scored videos",
-            core_s=overhead_s + work.pop("core_s"),
-            **work,
+            core_s=tasks_s + core_s,
+            gpu_s=gpu_s,
+            flops=flops,
             wall_s=self._wall(start_s, spread),
             tables={
-                "SCORES": FILE_BYTES * results * folds + ROW_BYTES["SCORES"] * scores,
-                "classifiers": weights,
+                "SCORES": FILE_BYTES * results * counts.num_folds + ROW_BYTES["SCORES"] * rows,
+                "classifiers": cost.weight_bytes,
             },
-            reads=len(dims) * VECTOR_READS * self._files(self.described_videos, "encodings", 1),
-            writes=(3 * results + len(fused)) * folds,
-            peak_bytes=PROCESS_BYTES
-            + (8.0 * training**2 if form == "gram" else 40.0 * self.counts.classes * max(dims)),
+            reads=len(self.dims) * VECTOR_READS * files,
+            writes=(3 * results + len(cost.fused)) * counts.num_folds,
+            peak_bytes=PROCESS_BYTES + cost.peak_bytes,
         )
 
-    def _pairs(self) -> list[tuple[str, str]]:
-        return [(name.partition(" ")[0], name.partition(" ")[2]) for name in self.measured.dims]
-
-    def _combinations(self) -> tuple[Combination, ...]:
-        return combinations(self._pairs(), self.config.classify, on_gram=self._form() == "gram")
-
-    def _form(self) -> str:
-        return choose_form(self.config.classify, round(self._training()), STORE_BYTES)[0]
-
-    def _training(self) -> float:
-        return self.counts.training * self.described_videos / self.counts.videos
-
-    def _dim(self, combination: Combination) -> int:
-        return sum(self.measured.dims[" ".join(part)] for part in combination.parts)
-
     def evaluate(self) -> StepPlan:
-        share = self.described_videos / self.counts.videos
-        grows = self.counts.tested * share / max(1, self.measured.evaluate_videos)
-        core_s = self.measured.evaluate_s * grows
-        results = len(wanted(self._pairs(), self.config.evaluate, self._combinations()))
+        counts = self.counts
+        share = self.described_videos / counts.videos
+        result_s = self.trials.rates.evaluate_s * counts.tested * share
+        results = len(wanted(list(self.dims), self.config.evaluate, self.classifiers.fused))
         # A task for each result: the last round of them is waited for whole.
-        rounds = math.ceil(results / self.shape.cpus)
+        spread_s = math.ceil(results / self.shape.cpus) * result_s
         return StepPlan(
             name="evaluate",
             units=results,
             unit="results",
-            core_s=core_s,
-            wall_s=self._wall(self.fixed.report_s, Range.exactly(rounds * core_s / results)),
-            tables={"METRICS": FILE_BYTES + ROW_BYTES["METRICS"] * results * self.counts.classes},
-            reads=VECTOR_READS * results * self.counts.num_folds + 200,
+            core_s=results * result_s,
+            wall_s=self._wall(self.fixed.report_s, Range.exactly(spread_s)),
+            tables={"METRICS": FILE_BYTES + ROW_BYTES["METRICS"] * results * counts.classes},
+            reads=VECTOR_READS * results * counts.num_folds + 200,
             writes=4,
-            peak_bytes=PROCESS_BYTES + 32.0 * self.counts.tested * self.counts.classes,
+            peak_bytes=PROCESS_BYTES + 32.0 * counts.tested * counts.classes,
         )
 
 

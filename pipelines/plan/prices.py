@@ -1,10 +1,13 @@
-"""The editable price table: kinds of GPUs with their speed, and kinds of machines with their prices; and what a
-planned cluster costs by it."""
+"""The editable price table: kinds of GPUs with their speed, and kinds of machines with their
+prices; and what a planned cluster costs by it."""
 
 import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ConfigError
 from pipelines.storage.filesystems import filesystem
@@ -22,6 +25,10 @@ class Range:
     def exactly(cls, value: float) -> "Range":
         return cls(value, value, value)
 
+    def at_least(self, least: float) -> "Range":
+        """Each of the three, or `least` where that is more."""
+        return Range(*(max(least, part) for part in (self.value, self.low, self.high)))
+
     def __add__(self, other: "Range") -> "Range":
         return Range(self.value + other.value, self.low + other.low, self.high + other.high)
 
@@ -29,32 +36,47 @@ class Range:
         return Range(self.value * factor, self.low * factor, self.high * factor)
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU: peak in operations a second, and the share of it that is reached, lowest and highest."""
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(gt=0, le=1)]
 
-    name: str
-    peak_flops: float
-    low_share: float
-    high_share: float
+
+class Gpu(BaseModel, frozen=True, extra="forbid"):
+    """A kind of GPU: peak in 10^12 operations a second, and the share of it that is reached, lowest
+    and highest."""
+
+    name: str = ""
+    float32_tflops: float = Field(gt=0, allow_inf_nan=False)
+    share: tuple[_Share, _Share]
 
     def seconds(self, flops: float) -> Range:
         """Seconds for so many operations, at the (geometric) middle, highest and lowest share."""
-        middle = (self.low_share * self.high_share) ** 0.5
-        at_peak = flops / self.peak_flops
-        return Range(at_peak / middle, at_peak / self.high_share, at_peak / self.low_share)
+        low, high = self.share
+        at_peak = flops / (1e12 * self.float32_tflops)
+        return Range(at_peak / (low * high) ** 0.5, at_peak / high, at_peak / low)
+
+    @field_validator("share")
+    @classmethod
+    def _in_order(cls, share: tuple[float, float]) -> tuple[float, float]:
+        if share[0] > share[1]:
+            raise ValueError("expected the lowest share before the highest")
+        return share
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A kind of machine; `gpu` is empty where it has none. Prices an hour; spot = on demand where there is none."""
+class Machine(BaseModel, frozen=True, extra="forbid"):
+    """A kind of machine; `gpu` is empty where it has none. Prices an hour; `spot` None: as on
+    demand."""
 
-    name: str
-    cpus: int
-    gpus: int
-    gpu: str
-    on_demand: float
-    spot: float
+    name: str = ""
+    cpus: int = Field(ge=1)
+    gpus: int = Field(ge=0)
+    gpu: str = ""
+    on_demand: _Price
+    spot: _Price | None = None
+
+    @property
+    def lowest(self) -> float:
+        """The spot price, where there is one."""
+        return self.on_demand if self.spot is None else self.spot
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,8 @@ class Prices:
 
 @dataclass(frozen=True)
 class Shape:
-    """A cluster: CPUs and GPUs of all nodes; `gpu` None where it is this machine's own, or there is none."""
+    """A cluster: CPUs and GPUs of all nodes; `gpu` None where it is this machine's own, or there is
+    none."""
 
     cpus: int
     gpus: int = 0
@@ -94,7 +117,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Offer:
-    """The planned cluster made of machines of one kind: how many, and what the run costs on them."""
+    """The planned cluster made of machines of one kind: how many, and what the run costs on
+    them."""
 
     machine: Machine
     number: int
@@ -102,10 +126,11 @@ class Offer:
 
 
 def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
-    """Machines of the price table that make up the shape, the cheapest first; none where the shape names no
-    kind of GPU that they have.
+    """Machines of the price table that make up the shape, the cheapest first; none where the shape
+    names no kind of GPU that they have.
 
-    The price of a run: lowest at the spot price and the shortest time, highest on demand and at the longest.
+    The price of a run: lowest at the spot price and the shortest time, highest on demand and at the
+    longest.
     """
     found = []
     for machine in prices.machines:
@@ -119,7 +144,7 @@ def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
         hours = wall_s * (number / 3600)
         price = Range(
             hours.value * machine.on_demand,
-            hours.low * machine.spot,
+            hours.low * machine.lowest,
             hours.high * machine.on_demand,
         )
         found.append(Offer(machine, number, price))
@@ -129,6 +154,26 @@ def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
 def gpu_hours(flops: float, prices: Prices) -> dict[str, Range]:
     """Hours of one GPU of each kind in the table for so many operations."""
     return {gpu.name: gpu.seconds(flops) * (1 / 3600) for gpu in prices.gpus}
+
+
+class _Table(BaseModel, extra="forbid"):
+    """What a TOML file of prices holds."""
+
+    currency: str = "USD"
+    gpus: dict[str, Gpu] = {}
+    machines: dict[str, Machine] = {}
+
+    @model_validator(mode="after")
+    def _known_gpus(self) -> Self:
+        for name, machine in self.machines.items():
+            known = sorted(self.gpus) if machine.gpus else [""]
+            if machine.gpu not in known:
+                words = f"one of {', '.join(known)}" if machine.gpus else "none"
+                raise ValueError(
+                    f"machines.{name}.gpu: expected {words} for {machine.gpus} GPUs, got "
+                    f"{machine.gpu!r}"
+                )
+        return self
 
 
 def read_prices(source: str) -> Prices:
@@ -141,75 +186,26 @@ def read_prices(source: str) -> Prices:
     try:
         if source:
             files, path = filesystem(source)
-            content = files.cat_file(path)
+            content = bytes(files.cat_file(path))
         else:
             content = resources.files("pipelines").joinpath("plan/prices.toml").read_bytes()
-        table = tomllib.loads(content.decode())
+        table = _Table.model_validate(tomllib.loads(content.decode()))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_words(error)}") from error
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(
-            f"{where}: expected a TOML file as pipelines/prices.toml, got {type(error).__name__}: {error}"
+            f"{where}: expected a TOML file as pipelines/prices.toml, got {type(error).__name__}: "
+            f"{error}"
         ) from error
-    gpus = tuple(_gpu(where, name, entry) for name, entry in _section(where, table, "gpus"))
-    known = {gpu.name for gpu in gpus}
-    machines = tuple(
-        _machine(where, name, entry, known) for name, entry in _section(where, table, "machines")
-    )
-    currency = table.get("currency", "USD")
-    if not isinstance(currency, str):
-        raise ConfigError(f"{where}: expected currency as text, got {currency!r}")
-    return Prices(currency, gpus, machines)
+    gpus = (gpu.model_copy(update={"name": name}) for name, gpu in table.gpus.items())
+    machines = (one.model_copy(update={"name": name}) for name, one in table.machines.items())
+    return Prices(table.currency, tuple(gpus), tuple(machines))
 
 
-def _section(where: str, table: dict, name: str) -> list[tuple[str, dict]]:
-    section = table.get(name, {})
-    if not isinstance(section, dict) or not all(isinstance(e, dict) for e in section.values()):
-        raise ConfigError(f"{where}: expected a table [{name}] of tables, got {section!r}")
-    return list(section.items())
-
-
-def _gpu(where: str, name: str, entry: dict) -> Gpu:
-    peak = _number(where, f"gpus.{name}", entry, "float32_tflops")
-    share = entry.get("share")
-    is_pair = isinstance(share, list) and len(share) == 2
-    if (
-        not is_pair
-        or not all(isinstance(s, int | float) for s in share)
-        or not 0 < share[0] <= share[1] <= 1
-    ):
-        raise ConfigError(
-            f"{where}: gpus.{name}.share: expected [lowest, highest] within 0 and 1, got {share!r}"
-        )
-    return Gpu(name, peak * 1e12, float(share[0]), float(share[1]))
-
-
-def _machine(where: str, name: str, entry: dict, known: set[str]) -> Machine:
-    place = f"machines.{name}"
-    gpus = int(_number(where, place, entry, "gpus", least=0.0))
-    gpu = entry.get("gpu", "")
-    if bool(gpus) != bool(gpu) or (gpu and gpu not in known):
-        raise ConfigError(
-            f"{where}: {place}.gpu: expected {'one of ' + ', '.join(sorted(known)) if gpus else 'none'} for "
-            f"{gpus} GPUs, got {gpu!r}"
-        )
-    price = _number(where, place, entry, "on_demand", least=0.0)
-    return Machine(
-        name=name,
-        cpus=int(_number(where, place, entry, "cpus", least=1.0)),
-        gpus=gpus,
-        gpu=gpu,
-        on_demand=price,
-        spot=_number(where, place, {"spot": price} | entry, "spot", least=0.0),
-    )
-
-
-def _number(where: str, place: str, entry: dict, name: str, least: float = 1e-9) -> float:
-    value = entry.get(name)
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not least <= value < math.inf
-    ):
-        raise ConfigError(
-            f"{where}: {place}.{name}: expected a number, {least:g} or more, got {value!r}"
-        )
-    return float(value)
+def _words(error: ValidationError) -> str:
+    """The first mistake: where, what was expected, what was got."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        return first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{'.'.join(map(str, first['loc']))}: {message}, got {first['input']!r}"

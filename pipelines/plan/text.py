@@ -1,8 +1,8 @@
 """A plan for a terminal."""
 
-from pipelines.plan.estimate import StepPlan
+from pipelines.plan.estimate import Counts, StepPlan
 from pipelines.plan.prices import Offer, Range, Shape
-from pipelines.plan.probe import Counts, Measured
+from pipelines.plan.trials import Trials
 from pipelines.text_table import aligned
 
 _Costs = tuple[dict[str, Range], list[Offer], str]
@@ -10,7 +10,7 @@ _Costs = tuple[dict[str, Range], list[Offer], str]
 
 def text(
     counts: Counts,
-    measured: Measured,
+    trials: Trials,
     steps: list[StepPlan],
     shape: Shape,
     wall: Range,
@@ -19,7 +19,7 @@ def text(
     """Paragraphs: the sample, a table of the steps, tables' bytes, GPU hours, prices."""
     hours, offers, currency = costs
     parts = [
-        _sample(counts, measured),
+        _sample(counts, trials),
         _steps(steps, shape, wall),
         _tables(steps),
         _gpus(hours),
@@ -28,20 +28,24 @@ def text(
     return "\n\n".join(part for part in parts if part)
 
 
-def _sample(counts: Counts, measured: Measured) -> str:
-    headers, segments = measured.headers, measured.segments
+def _sample(counts: Counts, trials: Trials) -> str:
+    headers, segments = trials.headers, trials.segments
     lines = [
-        f"{counts.videos:,} videos; headers of {headers.looked:,} looked at, {segments.tried} segments decoded, in "
-        f"{measured.seconds:.0f} s",
-        f"a video is {headers.mean_duration_s:,.1f} s long and has {headers.mean_segments:,.2f} segments"
+        f"{counts.videos:,} videos; headers of {headers.looked:,} looked at, {segments.tried} "
+        "segments decoded, in "
+        f"{trials.seconds:.0f} s",
+        f"a video is {headers.mean_duration_s:,.1f} s long and has {headers.mean_segments:,.2f} "
+        "segments"
         + (f" (standard error {headers.relative_error:.1%})" if headers.relative_error else "")
-        + f"; a key frame every {segments.frames_between_keys:.1f} frames, {segments.decoded_per_frame:.1f} frames "
-        "to decode for each that is described",
+        + f" of {segments.frames:,.1f} frames; a segment takes {segments.decode_s:.2g} s to "
+        "decode, "
+        f"a frame {trials.rates.describe_s:.2g} s to describe",
     ]
     if headers.missing:
         share = headers.missing / headers.looked
         lines.append(
-            f"MISSING: {headers.missing:,} of {headers.looked:,} videos ({share:.0%}) do not exist: a run would "
+            f"MISSING: {headers.missing:,} of {headers.looked:,} videos ({share:.0%}) do not "
+            "exist: a run would "
             "stop and say which; the plan counts them as failed"
         )
     odd = [f"{count} x {kind}" for kind, count in headers.reasons]
@@ -87,7 +91,10 @@ def _gpus(hours: dict[str, Range]) -> str:
     rows += [
         [name, *(_hours(3600 * h) for h in (r.value, r.low, r.high))] for name, r in hours.items()
     ]
-    title = "one GPU for all that can run on one (operations over the share of the peak that the price table assumes)"
+    title = (
+        "one GPU for all that can run on one (operations over the share of the peak that the price "
+        "table assumes)"
+    )
     return "\n".join([title, *aligned(rows, left=(0,))])
 
 

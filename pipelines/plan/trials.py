@@ -1,49 +1,99 @@
-"""The trials of a plan that need descriptors, not videos: codebooks, encodings, products, metrics."""
+"""The steps behind the videos, tried: stages, codebooks and tables of the run, on a sample, in this
+process.
 
+The sample is a job of its own in a temporary folder: some videos, of each some frames. Its rows go
+through the stages of the run into its tables. What is measured is time of one core (or of this
+machine's GPU), and bytes.
+"""
+
+import contextlib
 import dataclasses
+import functools
 import math
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from threadpoolctl import threadpool_limits
 
 from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import Encoder
-from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import ENCODERS, fit_encoder
+from pipelines.cluster import sink
 from pipelines.cluster.device import cuda_or_cpu
-from pipelines.describe import segments
+from pipelines.describe.stage import DescribeFrames
 from pipelines.encode import stage as encode_stage
 from pipelines.errors import ConfigError
 from pipelines.evaluate import results
 from pipelines.evaluate.results import ScoreMatrix
 from pipelines.fit import sample as fit_sample
+from pipelines.index import current_rows
+from pipelines.plan.probe import Decoded, Headers, decode_segments, look_at_videos
+from pipelines.plan.sample import describe, now_s, sample_job
 from pipelines.run.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.run.job import Job
+from pipelines.storage.columns import descriptors_from_arrow
 from pipelines.storage.store import Store
+from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
+from pipelines.video.isolation import peak_bytes, status_bytes
 
 FIT_FRAMES, FIT_VALUES = 160, 2_500_000
 """Codebooks are tried on so many frames at most, and on so many values."""
 
-TRIAL_STEPS, TRIAL_BATCH = 4, 32
-"""Training steps, or iterations of EM, of a trial; frames of a training step."""
+FIT_STEPS = 4
+"""Training steps, or iterations of EM, of a trial."""
+
+PRODUCT_SIZE, SCORED_VIDEOS = 1024, 256
+"""Rows of the matrices that are multiplied, and most videos of the result that is evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Seconds of one core (or the GPU), and bytes, of a row.
+
+    Attributes:
+        describe_s: of a frame's way through the network to a published row; flops: its operations.
+        frame_bytes: of a frame in DESCRIPTORS.
+        sample_s: of a frame that is looked at for SAMPLES. sample_bytes: {stream: of a frame
+        there}.
+        encode_s: of a frame, all codebooks. attention_bytes: of a frame in ATTENTION.
+        publish_s, vector_bytes: of a video in ENCODINGS.
+        product_s, double_s: of an operation of a product of matrices, in float32 and float64.
+        evaluate_s: of a video of one result.
+    """
+
+    describe_s: float
+    flops: float
+    frame_bytes: float
+    sample_s: float
+    sample_bytes: dict[str, float]
+    encode_s: float
+    attention_bytes: float
+    publish_s: float
+    vector_bytes: float
+    product_s: float
+    double_s: float
+    evaluate_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitTrial:
-    """A codebook of `num_bytes` bytes, fitted on `frames` frames of `cells` descriptors: seconds of one core.
+    """A codebook of `num_bytes` bytes, fitted on `frames` frames of `cells` descriptors: seconds of
+    one core.
 
-    once_s: beside training steps or iterations of EM, which take `step_s` each.
+    name: of the encoder. copies: of it that a run fits, such as one for each fold.
+    once_s: beside the steps of `Encoder.fit_work`, which take `step_s` each.
     learns: from a sample; else it costs as good as nothing.
     """
 
     name: str
     stream: str
+    copies: int
     frames: int
     cells: int
     num_bytes: int
@@ -53,20 +103,77 @@ class FitTrial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeTrial:
-    """Encodings of a stream, all its codebooks: seconds of one core, and bytes, of a segment or a video."""
+class Trials:
+    """Everything that a plan is made from beside the manifest.
 
-    stream: str
-    segment_s: float
-    video_s: float
-    video_bytes: float
-    attention_bytes: float
-    sample_frame_s: float
-    sample_frame_bytes: float
+    Attributes:
+        codebooks: that a run encodes each video with.
+        dims: {encoder and stream: length of its vectors}.
+        held_bytes: {step: memory that it took at its peak, beside what a worker loads}.
+        seconds: that the trials took.
+    """
+
+    headers: Headers
+    segments: Decoded
+    rates: Rates
+    fits: tuple[FitTrial, ...]
+    codebooks: int
+    dims: dict[str, int]
+    held_bytes: dict[str, int]
+    seconds: float
 
 
-@contextmanager
-def threads(number: int) -> Iterator[None]:
+def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials:
+    """Try a sample of the videos in all steps, for about plan.probe_s seconds.
+
+    Args:
+        num_threads: of a describer.
+
+    Raises:
+        ConfigError: no video of the sample can be decoded, or a codebook cannot be fitted on it.
+    """
+    began, share = time.monotonic(), job.config.plan.probe_s
+    held: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        headers, videos = look_at_videos(job, 0.2 * share)
+        segments = decode_segments(job, store, videos, 0.25 * share)
+        with _threads(num_threads), _holding(held, "describe"):
+            network = DescribeFrames(
+                job.weights.load if job.weights.is_at_hand else None,
+                job.config,
+                job.described,
+                num_threads,
+            )
+            part, flops = sample_job(job, store, videos, network, segments.frames, 0.25 * share)
+            described: dict[str, Any] = {"flops": flops, **describe(part, network, 0.25 * share)}
+            del network
+        with _threads(1):
+            sampled, frames = _sample(part)
+            fits = _fit(part, frames, num_classes)
+            with _holding(held, "encode"):
+                encoded, dims = _encode(part)
+            evaluated: dict[str, Any] = {
+                "evaluate_s": _evaluate(part, min(num_tested, SCORED_VIDEOS), num_classes)
+            }
+    products: dict[str, Any] = {
+        "product_s": _product_s(torch.float32),
+        "double_s": _product_s(torch.float64),
+    }
+    return Trials(
+        headers=headers,
+        segments=segments,
+        rates=Rates(**described, **sampled, **encoded, **products, **evaluated),
+        fits=fits,
+        codebooks=len(part.codebooks),
+        dims=dims,
+        held_bytes=held,
+        seconds=time.monotonic() - began,
+    )
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
     """All libraries with that many threads, as Ray starts the workers."""
     before = torch.get_num_threads()
     with threadpool_limits(number):
@@ -77,82 +184,57 @@ def threads(number: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _holding(held: dict[str, int], step: str) -> Iterator[None]:
+    """Writes how far this process's memory rises meanwhile; 0 where the system does not say."""
+    before = 0
+    with contextlib.suppress(OSError):
+        # The peak of earlier work is forgotten.
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        before = status_bytes("VmRSS")
+    yield
+    held[step] = max(0, peak_bytes() - before) if before else 0
+
+
 # --- codebooks and encodings -------------------------------------------------------------------
 
 
-def fit_and_encode(
-    job: Job, store: Store, rows: list[tuple[str, int]]
-) -> tuple[tuple[FitTrial, ...], tuple[EncodeTrial, ...], dict[str, int]]:
-    """Every codebook on the described segments, and every encoding of them; and the length of the vectors that
-    each result, encoder and stream, is classified by.
-
-    Args:
-        rows: file and row of each segment in DESCRIPTORS of `store`.
+def _sample(part: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What SAMPLES of all frames cost, and of each stream frames [f, T, C] to fit codebooks on.
 
     Raises:
-        ConfigError: a stream has no descriptor in the sample, or a codebook cannot be fitted on it.
+        ConfigError: a stream has no descriptor in the sample.
     """
-    fits, encodes, lengths = [], [], {}
-    books = _codebooks_of(job)
-    for stream in job.streams:
-        places = [
-            {"video_id": f"{n}", "file": file, "row": row} for n, (file, row) in enumerate(rows)
-        ]
-        described = {stream: job.described[stream]}
-        sampler = fit_sample.SampleFrames(store, described, 2.0, 0)
-        started = time.perf_counter()
-        sample = sample_of(sampler(pa.Table.from_pylist(places)), stream)
-        store.publish_table("sample", sample, job.footer("fit"))
-        num_frames = max(1, sample.num_rows)
-        sample_s = (time.perf_counter() - started) / num_frames
-        sample_bytes = store.size_bytes("sample") / num_frames
-        frames = _fit_frames(_frames(store, places, job, stream), stream)
-        fitted = []
-        for book in (b for b in books if b.stream == stream):
-            trial, encoder = _fit(book, frames, job)
-            fits.append(trial)
-            store_book = dataclasses.replace(book, digest=f"{len(fits)}")
-            for name, content in encoder.files().items():
-                store.publish(f"{store_book.folder}/{name}", content)
-            num_parts = TemporalPyramid(book.temporal_pyramid).num_parts
-            lengths[book.encoder, stream] = encoder.output_dim * num_parts
-            fitted.append(store_book)
-        encodes.append(_encode(job, store, fitted, places, (sample_s, sample_bytes)))
-    dims = {}
-    for name, stream in job.pairs():
-        variant = job.variants[name]
-        is_shorter = variant.compress.kind != "none"
-        length = lengths[variant.codebook, stream]
-        dims[f"{name} {stream}"] = variant.compress.num_features if is_shorter else length
-    return tuple(fits), tuple(encodes), dims
+    described = {stream: part.described[stream] for stream in part.streams}
+    stage = fit_sample.SampleFrames(part.store, described, 2.0, 0)
+    places = current_rows.places(part)
+    started, names = now_s(), {}
+    rows = stage(places.select(["video_id", "file", "row"]))
+    for stream in described:
+        select = functools.partial(sample_of, stream=stream)
+        output = sink.Output(SAMPLES, part.sample(stream), part.footer("fit"), select)
+        names[stream] = sink.publish(part.store, [output], rows)
+        if not names[stream]:
+            raise ConfigError(
+                f"--plan: expected descriptors of {stream} in the sample, got none: videos of one "
+                "frame have no "
+                "differences"
+            )
+    seconds = now_s() - started
+    sizes, frames = {}, {}
+    for stream, (name,) in names.items():
+        column = part.store.read_table(part.sample(stream))["descriptors"]
+        rows_of_frames = [np.asarray(descriptors_from_arrow(row)) for row in column]
+        values = torch.from_numpy(np.stack(rows_of_frames))
+        cells, width = described[stream].cells, described[stream].width
+        frames[stream] = _fit_frames(values.view(-1, cells, width))
+        sizes[stream] = part.store.size_bytes(name) / len(values)
+    return {"sample_s": seconds / rows.num_rows, "sample_bytes": sizes}, frames
 
 
-def _codebooks_of(job: Job) -> list[Codebook]:
-    """One for each encoder and stream, without the digests, which need every video's name."""
-    found = {}
-    for name, stream in job.pairs():
-        variant = job.variants[name]
-        found[variant.codebook, stream] = Codebook.of(variant, stream, fold=-1, digest="")
-    return list(found.values())
-
-
-def _frames(store: Store, places: list[dict], job: Job, stream: str) -> torch.Tensor:
-    reader = segments.SegmentReader(store, ["frame_indices", stream])
-    parts = [
-        segments.stored_frames(reader.read(p["file"], p["row"]), job.described[stream])
-        for p in places
-    ]
-    described = job.described[stream]
-    return torch.from_numpy(np.concatenate(parts)).view(-1, described.cells, described.width)
-
-
-def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:
+def _fit_frames(frames: torch.Tensor) -> torch.Tensor:
     """Some of the frames [f, T, C]; where they are few, the same again with noise."""
-    if not len(frames):
-        raise ConfigError(
-            f"--plan: expected descriptors of {stream} in the sample, got none: videos of one frame have no "
-            "differences"
-        )
     number = max(8, min(FIT_FRAMES, FIT_VALUES // frames[0].numel()))
     draw = torch.Generator().manual_seed(0)
     chosen = frames[(torch.arange(number) * len(frames) / number).long()].float()
@@ -161,141 +243,143 @@ def _fit_frames(frames: torch.Tensor, stream: str) -> torch.Tensor:
     return chosen.half().to(cuda_or_cpu())
 
 
-def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Encoder]:
-    """The codebook of a small sample, by few steps, whose times the training curves' callback tells."""
-    ends: dict[int, float] = {}
+def _books(part: Job) -> list[Codebook]:
+    """One of each encoder and stream: those of other folds cost the same."""
+    found: dict[tuple[str, str], Codebook] = {}
+    for book in part.codebooks:
+        found.setdefault((book.encoder, book.stream), book)
+    return list(found.values())
+
+
+def _fit(part: Job, frames: dict[str, torch.Tensor], num_classes: int) -> tuple[FitTrial, ...]:
+    """Every codebook; one that several variants share is fitted once, as in a run."""
+    found: dict[str, FitTrial] = {}
+    for book in _books(part):
+        if book.folder not in found:
+            pair = book.encoder, book.stream
+            copies = {b.folder for b in part.codebooks if (b.encoder, b.stream) == pair}
+            trial = _fit_one(part, book, frames[book.stream], num_classes)
+            found[book.folder] = dataclasses.replace(trial, copies=len(copies))
+    return tuple(found.values())
+
+
+def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) -> FitTrial:
+    """The codebook of a small sample, by few steps, whose times are those between two checkpoints.
+
+    Raises:
+        ConfigError: it cannot be fitted.
+    """
+    ends: list[float] = []
+    kind, number, cells = ENCODERS[book.base], len(frames), frames.shape[1]
+    short = kind.short_fit(book.settings, FIT_STEPS)
+    targets = torch.eye(max(2, num_classes))[torch.arange(number) % max(2, num_classes)]
     sample = FitSample(
         frames=frames,
-        video=torch.arange(len(frames)),
-        targets=_targets(book, len(frames)),
-        levels=job.config.describe.spp_levels,
-        seed=job.config.run.seed,
-        log=lambda _, step, __: ends.setdefault(step, time.perf_counter()),
+        video=torch.arange(number),
+        targets=targets if part.config.variant(book.encoder).uses_labels else None,
+        levels=part.config.describe.spp_levels,
+        seed=part.config.run.seed,
+        checkpoint=lambda _: ends.append(now_s()),
     )
-    few = {n: TRIAL_STEPS for n in ("num_steps", "max_iterations") if hasattr(book.settings, n)}
-    batch = getattr(book.settings, "batch_frames", TRIAL_BATCH)
-    if batch > TRIAL_BATCH:
-        few["batch_frames"] = TRIAL_BATCH
-    settings = dataclasses.replace(book.settings, **few) if few else book.settings
-    started = time.perf_counter()
+    started = now_s()
     try:
-        encoder = fit_encoder(book.base, sample, settings, book.normalisation)
+        files = fit_encoder(book.base, sample, short, book.normalisation).files()
     except ValueError as error:
         raise ConfigError(
-            f"--plan: {book.name} cannot be tried on the {len(frames)} frames of the sample: {error}"
+            f"--plan: {book.name} cannot be tried on the {number} frames of the sample: {error}"
         ) from error
-    seconds = time.perf_counter() - started
+    seconds = now_s() - started
+    for name, content in files.items():
+        part.store.publish(f"{book.folder}/{name}", content)
     # As in describing, the least is what is not the machine's other work.
-    step_s = float(np.diff(list(ends.values())).min()) if len(ends) > 1 else 0.0
-    trial = FitTrial(
+    step_s = float(np.diff(ends).min()) if len(ends) > 1 else 0.0
+    whole, tried = (kind.fit_work(one, number, cells) for one in (book.settings, short))
+    # Where each level of a pyramid has a codebook of its own, there are steps of each.
+    levels = max(1.0, len(ends) / max(1, tried.steps))
+    return FitTrial(
         name=book.encoder,
         stream=book.stream,
-        frames=len(frames),
-        cells=frames.shape[1],
-        num_bytes=sum(map(len, encoder.files().values())),
+        copies=1,
+        frames=number,
+        cells=cells,
+        num_bytes=sum(map(len, files.values())),
         once_s=max(0.0, seconds - len(ends) * step_s),
-        # As good as all of a step's time is spent on its frames.
-        step_s=step_s * max(1.0, batch / TRIAL_BATCH),
-        learns=ENCODERS[book.base].learns,
+        step_s=step_s * levels * (whole.step / tried.step if tried.step else 1.0),
+        learns=kind.learns,
     )
-    return trial, encoder
 
 
-def _targets(book: Codebook, num_videos: int) -> torch.Tensor | None:
-    if not getattr(book.settings, "uses_labels", False):
-        return None
-    targets = torch.zeros(num_videos, 2)
-    targets[torch.arange(num_videos), torch.arange(num_videos) % 2] = 1
-    return targets
-
-
-def _encode(
-    job: Job,
-    store: Store,
-    books: list[Codebook],
-    places: list[dict],
-    sampled: tuple[float, float],
-) -> EncodeTrial:
-    """All encodings of a stream, of videos of one segment each."""
-    stream = job.described[books[0].stream]
-    attentive = [book for book in books if job.writes_attention(book)]
-    given = (store, books, attentive, job.described, job.config.encode)
+def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
+    """What all encodings cost, and the length of the vectors that each result is classified by."""
+    books = _books(part)
+    attentive = [book for book in books if part.writes_attention(book)]
+    given = (part.store, books, attentive, part.described, part.config.encode)
     stage = encode_stage.EncodeVideos(*given)
-    videos = pa.table(
-        {
-            "video_id": [p["video_id"] for p in places],
-            "source": [""] * len(places),
-            "files": [[p["file"]] for p in places],
-            "rows": [[p["row"]] for p in places],
-        }
-    )
+    videos, footer = current_rows.places_by_video(part), part.footer("encode")
     list(stage(videos.slice(0, 1)))
-    started = time.perf_counter()
+    started = now_s()
     made = pa.concat_tables(stage(videos))
-    encoded_s = time.perf_counter() - started
-    started = time.perf_counter()
-    video_bytes = attention_bytes = 0
+    encoded_s = now_s() - started
+    vectors, looks = [], []
     for book in books:
-        store.publish_table("rows", encodings_of(made, book), job.footer("encode"))
-        video_bytes += store.size_bytes("rows")
+        select = functools.partial(encodings_of, book=book)
+        vectors.append(sink.Output(ENCODINGS, part.encodings(book), footer, select))
     for book in attentive:
-        store.publish_table("rows", attention_of(made, book, stream.cells), job.footer("encode"))
-        attention_bytes += store.size_bytes("rows")
-    publish_s = (time.perf_counter() - started) / len(places)
-    return EncodeTrial(
-        stream=stream.name,
-        segment_s=encoded_s / len(places),
-        video_s=publish_s,
-        video_bytes=video_bytes / len(places),
-        attention_bytes=attention_bytes / len(places),
-        sample_frame_s=sampled[0],
-        sample_frame_bytes=sampled[1],
-    )
+        cells = part.described[book.stream].cells
+        select = functools.partial(attention_of, book=book, num_cells=cells)
+        looks.append(sink.Output(ATTENTION, part.attention(book), footer, select))
+    started, store = now_s(), part.store
+    sizes = [sum(map(store.size_bytes, sink.publish(store, o, made))) for o in (vectors, looks)]
+    published_s = now_s() - started
+    copies = len(part.codebooks) / len(books)
+    frames = pc.sum(current_rows.places(part)["num_frames"]).as_py()
+    kinds = {(b.encoder, b.stream): made.schema.field(b.column).type for b in books}
+    dims = {}
+    for name, stream in part.pairs():
+        variant = part.variants[name]
+        is_shorter = variant.compress.kind != "none"
+        length = kinds[variant.codebook, stream].list_size
+        dims[f"{name} {stream}"] = variant.compress.num_features if is_shorter else length
+    return {
+        "encode_s": copies * encoded_s / frames,
+        "publish_s": copies * published_s / made.num_rows,
+        "vector_bytes": copies * sizes[0] / made.num_rows,
+        "attention_bytes": copies * sizes[1] / frames,
+    }, dims
 
 
 # --- classifiers and metrics -------------------------------------------------------------------
 
-TRIAL_VIDEOS = 256
-PRODUCT_SIZE = 1024
 
-
-def product_flops(dtype: torch.dtype) -> float:
-    """Operations a second of a product as those that SVMs are solved with: the best of some."""
-    device = cuda_or_cpu()
-    x = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=device)
+def _product_s(dtype: torch.dtype) -> float:
+    """Seconds of an operation in products as those that classifiers are trained with: the best of
+    some."""
+    x = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=cuda_or_cpu())
     best = math.inf
     for _ in range(4):
-        started = time.perf_counter()
+        started = now_s()
         float((x @ x)[0, 0])
-        best = min(best, time.perf_counter() - started)
-    return 2 * PRODUCT_SIZE**3 / best
+        best = min(best, now_s() - started)
+    return best / (2 * PRODUCT_SIZE**3)
 
 
-def evaluate(job: Job, num_tested: int, num_classes: int) -> tuple[float, int]:
-    """Seconds of all metrics on synthetic scores, and of how many videos."""
-    if not num_tested:
-        return 0.0, 0
-    number = min(num_tested, TRIAL_VIDEOS)
-    classes = [f"{place}" for place in range(num_classes)]
-    draw = np.random.default_rng(0)
-    targets = np.zeros((number, len(classes)), np.float32)
-    targets[np.arange(number), np.arange(number) % len(classes)] = 1
-    folds = np.arange(number) % max(1, job.num_folds)
-
-    def read(encoder: str, stream: str) -> ScoreMatrix:
-        return ScoreMatrix(
-            encoder=encoder,
-            stream=stream,
-            video_ids=[f"{n}" for n in range(number)],
-            folds=folds,
-            classes=classes,
-            scores=draw.standard_normal(targets.shape) + targets,
-            targets=targets,
-        )
-
-    settings = job.config.evaluate
-    began = time.perf_counter()
-    for matrix, best_part in results.results(job.pairs(), settings, read, job.combinations):
-        rows = results.metric_rows(matrix, settings, job.protocol)
-        results.gain_rows(matrix, rows, best_part, settings)
-    return time.perf_counter() - began, number
+def _evaluate(part: Job, number: int, num_classes: int) -> float:
+    """Seconds of a video of a result's metrics, its gain over another one among them, on synthetic
+    scores."""
+    if not number:
+        return 0.0
+    draw, settings = np.random.default_rng(0), part.config.evaluate
+    targets = np.eye(num_classes, dtype=np.float32)[np.arange(number) % num_classes]
+    matrix = ScoreMatrix(
+        encoder="",
+        stream="",
+        video_ids=[f"{n}" for n in range(number)],
+        folds=np.arange(number) % max(1, part.num_folds),
+        classes=[f"{n}" for n in range(num_classes)],
+        scores=draw.standard_normal(targets.shape) + targets,
+        targets=targets,
+    )
+    began = now_s()
+    rows = results.metric_rows(matrix, settings, part.protocol)
+    results.gain_rows(matrix, rows, matrix, settings)
+    return (now_s() - began) / number

@@ -344,6 +344,11 @@ def status_bytes(name: str, process: int | str = "self") -> int:
     return int(sizes[name].split()[0]) * 1024
 
 
+def peak_bytes() -> int:
+    """The most memory that this process ever held; 0 where the system does not say."""
+    return status_bytes("VmHWM") if sys.platform == "linux" else 0
+
+
 def _exit_text(exit_code: int | None) -> str:
     if exit_code is None:
         return "it closed its end of the pipe"

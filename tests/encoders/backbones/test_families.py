@@ -331,3 +331,19 @@ def test_without_timm_its_networks_say_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(WeightsError, match=r"install video-fisher\[timm\]"):
         load.node_shapes("timm:test_vit", ("blocks.2",), 160)
+
+
+@pytest.mark.parametrize(
+    ("network", "node", "shape"),
+    [("resnet18", "layer1", (64, 16, 16)), ("swin_t", "features.1", (96, 16, 16))],
+)
+def test_a_part_of_random_filters_gives_finite_maps(
+    network: str, node: str, shape: tuple[int, ...]
+) -> None:
+    """Batch normalisation, and tables of places that must not be random, are in them."""
+    made = load.random_part(network, (node,), "cpu")
+    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    maps = made.maps(pictures)[node]
+    assert maps.shape == (2, *shape)
+    assert maps.isfinite().all()
+    assert maps.std() > 0

@@ -1,7 +1,6 @@
 """Streams of optical flow in the describe stage: which network sees them, in which views, and what rows hold."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,6 @@ from encoders.descriptors.streams import appearance
 from encoders.stream_specs import FlowWindow, kind_of
 from pipelines.describe.stage import DescribeFrames, described_streams
 from pipelines.errors import ConfigError
-from pipelines.plan import probe
 from pipelines.settings.config import Config
 from pipelines.storage.columns import descriptors_from_arrow
 from tests.pipelines.video.segments import decoded
@@ -131,20 +129,3 @@ def test_two_entries_of_one_flow_are_refused() -> None:
     config = Config().with_settings([*SETTINGS, "describe.streams=flow,flow@method=dis"])
     with pytest.raises(ConfigError, match="differ in letters and digits"):
         described_streams(config)
-
-
-def test_a_plan_counts_flow_and_describes_the_first_frames_with_theirs(data: Path) -> None:
-    config = Config().with_settings(SETTINGS)
-    streams = described_streams(config)
-    (part,) = decoded(config, data / "clips" / "v_Basketball_g01_c01.avi")
-    job = SimpleNamespace(config=config, described=streams)
-    # Five pictures, and five flows with each bound and five stacks.
-    assert probe._num_images(part, job) == 20
-    some = probe._first_images(part, 3, config.describe.windows)
-    assert probe._num_images(some, job) == 12
-    rows, whole = describer(config)(some), describer(config)(part)
-    assert rows["num_frames"].to_pylist() == [3]
-    for name, stream in streams.items():
-        found, every = (descriptors_from_arrow(table[name][0]) for table in (rows, whole))
-        assert found.shape == (3 * stream.num_descriptors, stream.width)
-        np.testing.assert_allclose(found, every[: len(found)], rtol=0.01, atol=1e-3)

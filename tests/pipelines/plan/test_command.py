@@ -6,27 +6,20 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.stream_specs import FRAME, Window
 from jobs import finetune
 from jobs.fcvid_encode import main
-from pipelines.describe.stage import described_streams
 from pipelines.index import manifest
-from pipelines.plan import probe
-from pipelines.plan.probe import spread
-from pipelines.plan.video import key_frames
+from pipelines.plan.sample import spread
 from pipelines.run.record import PLAN, predicted
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import recipe
-from pipelines.settings.sections import Sampling
 from pipelines.storage.store import Store
 
 QUICK = (
@@ -49,27 +42,6 @@ def test_any_first_part_of_the_sample_is_spread(number: int, seed: int) -> None:
     gaps = np.diff([*places, places[0] + number])
     assert len(places) == 40
     assert gaps.max() <= 4 * number / 40
-
-
-@pytest.mark.parametrize("name", ["abseiling_k400.mp4", "nasa_13013.mp4", "bikes.mp4"])
-def test_key_frames_are_those_that_a_decoder_says(data: Path, name: str) -> None:
-    path = str(data / "clips" / name)
-    with av.open(path) as container:
-        stream = container.streams.best("video")
-        is_key = [frame.key_frame for frame in container.decode(stream)]
-    found = key_frames(path, Sampling(policy="uniform", num_frames=1000000), 2**26)
-    assert (found.num_frames, found.num_keys) == (len(is_key), sum(is_key))
-    assert found.num_sampled == found.num_decoded == len(is_key), "all of them are wanted"
-    few = key_frames(path, Sampling(policy="uniform", num_frames=2), 2**26)
-    assert few.num_sampled == 2
-    wanted = [int((place + 0.5) * len(is_key) / 2) for place in range(2)]
-    windows = (FRAME, Window(num_frames=2, gap=9))
-    more = key_frames(path, Sampling(policy="uniform", num_frames=2), 2**26, windows)
-    assert few.num_sampled == more.num_sampled
-    for counted, read in ((few, wanted), (more, sorted([*wanted, *(w - 9 for w in wanted)]))):
-        reached = {max(k for k in range(w + 1) if is_key[k]): w for w in read}
-        expected = sum(w - k + 1 for k, w in reached.items())
-        assert counted.num_decoded == pytest.approx(expected, abs=2)
 
 
 @pytest.fixture
@@ -123,8 +95,8 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_one_file(
     measured = record["measured"]
     assert measured["segments"]["frames"] == 4
     assert measured["headers"]["mean_segments"] == 1
-    # Four frames of 50 descriptors, 512 wide, in half precision; zstd saves a little.
-    assert 0.3 * 51_200 < measured["segments"]["frame_bytes"] < 1.3 * 51_200
+    # A frame of 50 descriptors, 512 wide, in half precision; zstd saves a little.
+    assert 0.3 * 51_200 < measured["rates"]["frame_bytes"] < 1.3 * 51_200
     assert measured["dims"] == {
         "ave features_12_appearance": 512,
         "vlad features_12_appearance": 16384,
@@ -217,29 +189,3 @@ def test_jobs_of_one_step_are_not_planned(
     inputs = ["--videos", str(corpus), "--labels", str(corpus / "labels.csv")]
     assert finetune.main(["--plan", *inputs, "--out", str(tmp_path / "out")]) == 2
     assert "--plan: expected a job whose steps can be planned" in capsys.readouterr().err
-
-
-def test_a_network_costs_its_products_and_its_largest_layer() -> None:
-    config = recipe("demo").with_settings(["describe.nodes=features.0", "picture.views=ten"])
-    job = SimpleNamespace(config=config, described=described_streams(config))
-    flops, activation_bytes, map_bytes = probe._network_cost(job)
-    # One convolution: 96 filters of 7 x 7 x 3 at 109 x 109 places.
-    assert flops == 10 * 2 * 96 * 109**2 * 7 * 7 * 3
-    assert map_bytes == 4 * 96 * 109**2
-    assert activation_bytes == 4 * (3 * 224**2 + 96 * 109**2)
-
-
-@pytest.mark.parametrize(
-    ("network", "node", "shape"),
-    [("resnet18", "layer1", (64, 16, 16)), ("swin_t", "features.1", (96, 16, 16))],
-)
-def test_a_network_of_random_filters_gives_finite_maps(
-    network: str, node: str, shape: tuple[int, ...]
-) -> None:
-    """Batch normalisation, and tables of places that must not be random, are in them."""
-    made = probe._random_backbone(network, (node,), "cpu", 3)
-    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    maps = made.maps(pictures)[node]
-    assert maps.shape == (2, *shape)
-    assert maps.isfinite().all()
-    assert maps.std() > 0

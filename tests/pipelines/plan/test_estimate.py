@@ -7,14 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cluster import pools as cluster_pools
-from pipelines.plan.estimate import UNSURE, Overheads, StepPlan, plan, total
+from pipelines.plan.estimate import UNSURE, Counts, Overheads, StepPlan, plan, total
 from pipelines.plan.prices import Gpu, Machine, Prices, Range, Shape, gpu_hours, offers
-from pipelines.plan.probe import Counts, Headers, Measured, Segments
-from pipelines.plan.trials import EncodeTrial, FitTrial
+from pipelines.plan.probe import Decoded, Headers
+from pipelines.plan.trials import FitTrial, Rates, Trials
 from pipelines.settings.config import Config
 
 COUNTS = Counts(videos=1000, labelled=1000, training=500, tested=500, classes=10, num_folds=1)
-MEASURED = Measured(
+STREAM = "a_appearance"
+VLAD = FitTrial(
+    name="vlad", stream=STREAM, copies=1, frames=100, cells=50, num_bytes=10, once_s=1.0
+)
+TRIALS = Trials(
     # Of 100 videos 10 are lost: 900 of 1000 are readable, with 2 segments each.
     headers=Headers(
         looked=100,
@@ -28,63 +32,29 @@ MEASURED = Measured(
         mean_bytes=20 * 2**20,
     ),
     # Of 1800 segments nine tenths are described: 1620, with 50 frames each.
-    segments=Segments(
-        tried=10,
-        failed=1,
-        decode_s=0.5,
-        frames=50.0,
-        images=51.0,
-        frames_between_keys=12.0,
-        decoded_per_frame=3.0,
-        describe_s=0.06,
-        describe_core_s=0.1,
+    segments=Decoded(tried=10, failed=1, decode_s=0.5, frames=50.0, decoder_bytes=10**8),
+    rates=Rates(
+        describe_s=0.1,
         flops=4e9,
-        activation_bytes=1e6,
-        map_bytes=1e5,
         frame_bytes=1e5,
-        decoder_bytes=10**8,
+        sample_s=0.0001,
+        sample_bytes={STREAM: 1e4},
+        encode_s=0.0004,
+        attention_bytes=20.0,
+        publish_s=0.01,
+        vector_bytes=1e5,
+        product_s=1e-9,
+        double_s=1e-9,
+        evaluate_s=0.005,
     ),
     fits=(
-        FitTrial(
-            name="vlad", stream="a_appearance", frames=100, cells=50, num_bytes=10, once_s=1.0
-        ),
-        FitTrial(
-            name="gmm_fv",
-            stream="a_appearance",
-            frames=100,
-            cells=50,
-            num_bytes=10,
-            once_s=0.5,
-            step_s=0.2,
-        ),
-        FitTrial(
-            name="fv_vae",
-            stream="a_appearance",
-            frames=100,
-            cells=50,
-            num_bytes=10,
-            once_s=0.5,
-            step_s=0.1,
-        ),
+        VLAD,
+        dataclasses.replace(VLAD, name="gmm_fv", once_s=0.5, step_s=0.2),
+        dataclasses.replace(VLAD, name="fv_vae", once_s=0.5, step_s=0.1),
     ),
-    encodes=(
-        EncodeTrial(
-            stream="a_appearance",
-            segment_s=0.02,
-            video_s=0.01,
-            video_bytes=1e5,
-            attention_bytes=1e3,
-            sample_frame_s=0.0001,
-            sample_frame_bytes=1e4,
-        ),
-    ),
-    dims={"vlad a_appearance": 1000, "gmm_fv a_appearance": 1000, "fv_vae a_appearance": 1000},
-    product_flops=1e9,
-    double_flops=1e9,
-    evaluate_s=2.0,
-    evaluate_videos=100,
-    num_threads=2,
-    on_gpu=False,
+    codebooks=3,
+    dims={f"{name} {STREAM}": 1000 for name in ("vlad", "gmm_fv", "fv_vae")},
+    held_bytes={"describe": 10**9},
     seconds=10.0,
 )
 CONFIG = Config().with_settings(
@@ -99,15 +69,15 @@ CONFIG = Config().with_settings(
     ]
 )
 FREE = Overheads(job_s=0, pool_s=0, torch_pool_s=0, train_s=0, task_s=0, report_s=0)
-GPU = Gpu("g1", 1e12, 0.25, 1.0)
+GPU = Gpu(name="g1", float32_tflops=1.0, share=(0.25, 1.0))
 
 
 def planned(
-    shape: Shape, measured: Measured = MEASURED, fixed: Overheads = FREE, counts: Counts = COUNTS
+    shape: Shape, trials: Trials = TRIALS, fixed: Overheads = FREE, counts: Counts = COUNTS
 ) -> dict[str, StepPlan]:
     resources = {"CPU": float(shape.cpus), "GPU": float(shape.gpus)}
     pools = cluster_pools.pools(CONFIG.cluster, resources)
-    return {step.name: step for step in plan(counts, measured, CONFIG, pools, shape, fixed)}
+    return {step.name: step for step in plan(counts, trials, CONFIG, pools, shape, fixed)}
 
 
 def test_units_are_what_the_run_will_count() -> None:
@@ -125,30 +95,28 @@ def test_units_are_what_the_run_will_count() -> None:
 
 def test_describing_takes_the_slowest_of_what_goes_on_together() -> None:
     describe = planned(Shape(8))["describe"]
-    images = 1620 * 51
-    assert describe.core_s == pytest.approx(1800 * 0.5 + images * 0.1)
-    # Eight describers of one thread instead of the trial's 2, against 8 cores for all of it.
-    one_by_one, shared = images * 0.06 * 2 / 8, describe.core_s / 8
-    assert describe.wall_s.value == pytest.approx(max(one_by_one, shared))
-    slow = dataclasses.replace(
-        MEASURED, segments=dataclasses.replace(MEASURED.segments, decode_s=60.0)
-    )
+    frames = 1620 * 50
+    assert describe.core_s == pytest.approx(1800 * 0.5 + frames * 0.1)
+    # Eight describers of one thread, beside decoders that share their cores.
+    assert describe.wall_s.value == pytest.approx(describe.core_s / 8)
+    slow = dataclasses.replace(TRIALS, segments=dataclasses.replace(TRIALS.segments, decode_s=60.0))
     decoded_s = 1800 * 60.0
     assert planned(Shape(8), slow)["describe"].wall_s.value == pytest.approx(decoded_s / 2)
     # Describers that decode for themselves do one after the other.
     together = CONFIG.with_settings(["cluster.placement=together"])
     pools = cluster_pools.pools(together.cluster, {"CPU": 8.0})
     own = {s.name: s for s in plan(COUNTS, slow, together, pools, Shape(8), FREE)}["describe"]
-    assert own.wall_s.value == pytest.approx((decoded_s + images * 0.12) / 8)
+    assert own.wall_s.value == pytest.approx((decoded_s + frames * 0.1) / 8)
     # Six decoders beside two GPUs.
     beside = planned(Shape(8, 2, GPU), slow)["describe"].wall_s.value
     assert beside == pytest.approx(decoded_s / 6)
     assert describe.tables["DESCRIPTORS"] == pytest.approx(1620 * 50 * 1e5)
+    assert describe.peak_bytes > 10**9
 
 
 def test_gpus_take_the_network_off_the_cores() -> None:
     describe = planned(Shape(8, 2, GPU))["describe"]
-    flops = 1620 * 51 * 4e9
+    flops = 1620 * 50 * 4e9
     assert describe.flops == pytest.approx(flops)
     # At half of the peak; a quarter and all of it are the ends.
     assert describe.gpu_s.value == pytest.approx(flops / 0.5e12)
@@ -169,22 +137,24 @@ def test_codebooks_grow_with_the_sample_or_with_training_steps() -> None:
     assert fit.core_s == pytest.approx(vlad + gmm + vae + sample)
     assert fit.wall_s.value == pytest.approx(vlad + gmm + vae + sample / 4)
     # Samples of 100 MB: all three at once, the longest decides; or two.
-    (encode,) = MEASURED.encodes
-    large = dataclasses.replace(encode, sample_frame_bytes=1e5)
-    large = dataclasses.replace(MEASURED, encodes=(large,))
+    rates = dataclasses.replace(TRIALS.rates, sample_bytes={STREAM: 1e5})
+    large = dataclasses.replace(TRIALS, rates=rates)
     wall_s = {n: planned(Shape(n), large)["fit"].wall_s.value for n in (2, 8)}
     assert wall_s[8] == pytest.approx(gmm + sample / 4)
     assert wall_s[2] == pytest.approx(max(gmm, (vlad + gmm + vae) / 2) + sample)
     assert fit.tables == pytest.approx({"SAMPLES": 1000 * 1e4, "codebooks": 3 * 10})
 
 
-def test_a_codebook_with_labels_is_fitted_for_each_fold() -> None:
-    counts = dataclasses.replace(COUNTS, training=1000, tested=1000, num_folds=5)
-    config = CONFIG.with_settings(["fv_vae.lambda3=1"])
-    pools = cluster_pools.pools(config.cluster, {"CPU": 8.0})
-    steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}
+def test_a_codebook_is_fitted_as_often_as_the_job_has_it() -> None:
+    """Such as one for each fold, where it learns from labels."""
+    *others, vae = TRIALS.fits
+    fits = (*others, dataclasses.replace(vae, copies=5))
+    steps = planned(Shape(8), dataclasses.replace(TRIALS, fits=fits, codebooks=7))
     assert steps["fit"].units == 2 + 5
     assert steps["encode"].units == 7000
+    once, often = planned(Shape(8))["fit"], steps["fit"]
+    assert often.core_s - once.core_s == pytest.approx(4 * (0.5 * 10 + 100 * 0.1))
+    assert often.tables["codebooks"] == 7 * 10
 
 
 def test_svms_are_counted_in_operations() -> None:
@@ -192,7 +162,7 @@ def test_svms_are_counted_in_operations() -> None:
     training = 500 * 810 / 1000  # 1620 segments are 810 videos
     products = 3 * training**2 * 1000
     double = 3 * 10 * training * (200 * 2 * training + 4 * 1000)
-    assert classify.wall_s.value == pytest.approx((products + double) / 1e9 * 2 / 8)
+    assert classify.wall_s.value == pytest.approx((products + double) / 1e9 / 8)
     assert classify.tables["classifiers"] == pytest.approx(4 * 3 * 1000 * 10)
     files = 3 * 4000
     assert classify.tables["SCORES"] == pytest.approx(files + 10 * 500 * 10 * 3)
@@ -203,7 +173,7 @@ def test_svms_are_counted_in_operations() -> None:
 def test_combinations_are_results_too() -> None:
     config = CONFIG.with_settings(["classify.fusions=kernel_sum,calibrated"])
     pools = cluster_pools.pools(config.cluster, {"CPU": 8.0})
-    steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
+    steps = {s.name: s for s in plan(COUNTS, TRIALS, config, pools, Shape(8), FREE)}
     alone = planned(Shape(8))
     assert steps["classify"].units == 500 * (3 + 2)
     assert steps["evaluate"].units == 3 + 1 + 2
@@ -220,7 +190,7 @@ def test_late_rules_share_what_they_choose_by() -> None:
     for rules in ("kernel_sum", "late_weighted", "late_weighted,calibrated"):
         config = CONFIG.with_settings([f"classify.fusions={rules}"])
         # Start-up of tasks costs nothing here.
-        steps = {s.name: s for s in plan(COUNTS, MEASURED, config, pools, Shape(8), FREE)}
+        steps = {s.name: s for s in plan(COUNTS, TRIALS, config, pools, Shape(8), FREE)}
         seconds.append(steps["classify"].core_s)
     assert seconds[1] > 1.2 * seconds[0]
     assert seconds[2] == pytest.approx(seconds[1])
@@ -231,7 +201,7 @@ def test_the_default_rule_is_planned_where_there_is_a_gram_matrix() -> None:
     pools = cluster_pools.pools(config.cluster, {"CPU": 8.0})
     for training, results in ((500, 4 + 1), (500_000, 4)):
         counts = dataclasses.replace(COUNTS, videos=2 * training, training=training)
-        steps = {s.name: s for s in plan(counts, MEASURED, config, pools, Shape(8), FREE)}
+        steps = {s.name: s for s in plan(counts, TRIALS, config, pools, Shape(8), FREE)}
         assert steps["evaluate"].units == results
 
 
@@ -240,6 +210,7 @@ def test_metrics_are_made_side_by_side() -> None:
     seconds = {cpus: planned(Shape(cpus))["evaluate"].wall_s.value for cpus in (1, 2, 3, 4, 64)}
     core_s = planned(Shape(1))["evaluate"].core_s
     expected = {1: core_s, 2: core_s / 2, 3: core_s / 2, 4: core_s / 4, 64: core_s / 4}
+    assert core_s == pytest.approx(4 * 0.005 * 500 * 810 / 1000)
     assert seconds == pytest.approx(expected)
 
 
@@ -275,10 +246,10 @@ def test_a_plan_of_anything_is_ordered_and_finite(
     cpus: int, gpus: int, videos: int, missing: int
 ) -> None:
     counts = dataclasses.replace(COUNTS, videos=videos, labelled=videos, training=videos)
-    headers = dataclasses.replace(MEASURED.headers, missing=missing, failed=0)
+    headers = dataclasses.replace(TRIALS.headers, missing=missing, failed=0)
     steps = planned(
         Shape(cpus, gpus, GPU if gpus else None),
-        dataclasses.replace(MEASURED, headers=headers),
+        dataclasses.replace(TRIALS, headers=headers),
         Overheads(),
         counts,
     )
@@ -297,12 +268,12 @@ def test_more_nodes_are_never_slower() -> None:
 
 PRICES = Prices(
     "USD",
-    (GPU, Gpu("g2", 4e12, 0.25, 1.0)),
+    (GPU, Gpu(name="g2", float32_tflops=4.0, share=(0.25, 1.0))),
     (
-        Machine("plain", 16, 0, "", 0.5, 0.2),
-        Machine("one", 8, 1, "g1", 2.0, 1.0),
-        Machine("eight", 96, 8, "g1", 12.0, 6.0),
-        Machine("other", 8, 1, "g2", 1.0, 0.1),
+        Machine(name="plain", cpus=16, gpus=0, on_demand=0.5, spot=0.2),
+        Machine(name="one", cpus=8, gpus=1, gpu="g1", on_demand=2.0, spot=1.0),
+        Machine(name="eight", cpus=96, gpus=8, gpu="g1", on_demand=12.0, spot=6.0),
+        Machine(name="other", cpus=8, gpus=1, gpu="g2", on_demand=1.0, spot=0.1),
     ),
 )
 
@@ -316,7 +287,10 @@ def test_offers_are_machines_enough_for_cpus_and_gpus() -> None:
     (plain,) = offers(Shape(20), wall, PRICES)
     assert (plain.machine.name, plain.number) == ("plain", 2)
     assert offers(Shape(8, 1), wall, PRICES) == [], "GPUs of this machine, whatever they are"
-    assert offers(Shape(8, 1, Gpu("g3", 1e12, 0.5, 0.5)), wall, PRICES) == []
+    assert (
+        offers(Shape(8, 1, Gpu(name="g3", float32_tflops=1.0, share=(0.5, 0.5))), wall, PRICES)
+        == []
+    )
 
 
 def test_gpu_hours_are_of_every_kind_whatever_the_cluster_has() -> None:
