@@ -41,7 +41,7 @@ def test_encoders_run_without_ray_and_arrow() -> None:
         "import sys\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('ray', 'pyarrow', 'decord', 'av', 'fsspec'):\n"
+        "        if name.partition('.')[0] in ('ray', 'pyarrow', 'pydantic', 'decord', 'av', 'fsspec'):\n"
         "            raise ImportError('blocked: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "import importlib, pkgutil, encoders\n"
@@ -56,7 +56,7 @@ def test_encoders_run_without_ray_and_arrow() -> None:
 
 def test_settings_need_no_torch() -> None:
     """A wrong flag must show at once: the modules that check flags load nothing heavy."""
-    script = "import sys, pipelines.settings.recipes\nprint([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
+    script = "import sys, pipelines.flags\nprint([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

@@ -253,11 +253,11 @@ def test_means_leave_out_what_has_no_value() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("evaluate.top_k=0,3", r"evaluate\.top_k: expected at least 1 each"),
+        ("evaluate.top_k=0,3", r"evaluate\.top_k: expected at least 1, got 0"),
         ("evaluate.fusions=given,given", r"evaluate\.fusions: expected each once"),
         ("evaluate.fusions=best", "expected one of"),
         ("evaluate.stream_weights=1,-1", r"evaluate\.stream_weights: expected none below 0"),
-        ("evaluate.bootstrap=-1", r"evaluate\.bootstrap: expected 0 or more"),
+        ("evaluate.bootstrap=-1", r"evaluate\.bootstrap: expected at least 0"),
         ("split.name=../x", r"split\.name: expected letters"),
     ],
 )

@@ -128,7 +128,10 @@ def test_codebook_and_weights_are_those_of_the_footers(run: SavedRun) -> None:
             b'{"config": {"recipe": "x", "sampling": {"speed": 1}}, "tables": {}}',
             "no field 'speed'",
         ),
-        (b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}}', "more than 0"),
+        (
+            b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}}',
+            "at least 1, got -1",
+        ),
         (b'{"config": {"recipe": "x", "fit": 3}, "tables": {}}', "this version writes"),
     ],
 )
