@@ -39,7 +39,7 @@ from encoders.svm.inner_folds import (
 from encoders.svm.kernel_sum import kernel_sum
 from pipelines.errors import ConfigError
 from pipelines.index.folds import group_folds
-from pipelines.run.saved_run import SavedRun
+from pipelines.run.saved import SavedRun
 from pipelines.storage.columns import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000
