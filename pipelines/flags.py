@@ -14,7 +14,7 @@ from pipelines.errors import ConfigError
 from pipelines.index.user_tables import user_filesystem, using
 from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
-from pipelines.settings.config import Config
+from pipelines.settings.config import Config, without_what_went
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.settings.text import near
 
@@ -108,7 +108,7 @@ def _plain(file: str) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config {file}: expected YAML or JSON, got {reason}") from error
     if isinstance(found, Mapping) and isinstance(found.get("config"), Mapping):
-        found = found["config"]
+        found = without_what_went(found["config"])
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ConfigError(
             f"--config {file}: expected sections with their fields, got {type(found).__name__}"

@@ -27,6 +27,7 @@ from pipelines.run.combination import Combination, combinations, sums_kernels, v
 from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
+from pipelines.settings.sections import Evaluate
 
 
 class Folders(Inputs):
@@ -290,6 +291,9 @@ class Folders(Inputs):
     def _metrics_digest(self) -> str:
         scores = [self.scores(*pair) for pair in self.scored()]
         evaluate, seed = digested(self.config.evaluate), self.config.run.seed
+        if self.config.evaluate.fusions == Evaluate().fusions:
+            # METRICS of before had one more fusion by default: they count, and keep its name here.
+            evaluate |= {"fusions": (*self.config.evaluate.fusions, "chosen")}
         settings = (evaluate, self.config.recipe, seed, self.protocol)
         return digest(scores, settings, NUMBERS)
 

@@ -10,7 +10,7 @@ from encoders.encodings.base import CODEBOOK
 from pipelines.errors import ConfigError
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
-from pipelines.settings.config import Config
+from pipelines.settings.config import Config, without_what_went
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
@@ -142,5 +142,6 @@ def config_from_json(plain: dict[str, Any]) -> Config:
     Raises:
         ValueError: a section, field or value that this version does not know.
     """
-    sections = {name: values for name, values in plain.items() if name != "recipe"}
+    known = without_what_went(plain)
+    sections = {name: values for name, values in known.items() if name != "recipe"}
     return Config(recipe=plain["recipe"]).with_values(sections)

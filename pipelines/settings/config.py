@@ -229,6 +229,23 @@ class Config:
         return dataclasses.asdict(self)
 
 
+WENT = {
+    ("evaluate", "fusions"): {"chosen"},
+    ("classify", "fusions"): {"early", "kernel_weighted", "kernel_selected", "calibrated"},
+}
+"""{(section, field): values of a list that earlier versions knew}: rules of fusing that were no better (docs/fusion.md)."""
+
+
+def without_what_went(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a run.json, of this version or an earlier one, without the values in WENT."""
+    found = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
+    for (section, name), values in WENT.items():
+        record = found.get(section)
+        if isinstance(record, dict) and isinstance(record.get(name), list):
+            record[name] = [value for value in record[name] if value not in values]
+    return found
+
+
 def digest(*parts: object) -> str:
     """Twelve hex digits that name whatever was made from these JSON-able parts and records."""
 

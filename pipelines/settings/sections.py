@@ -351,31 +351,15 @@ class Classify(Record):
         1e-6, "Relative gap between primal and dual objective at which a class is solved."
     )
     fusions: Annotated[
-        tuple[
-            Literal[
-                "auto",
-                "kernel_sum",
-                "early",
-                "kernel_weighted",
-                "kernel_selected",
-                "calibrated",
-                "late_weighted",
-            ],
-            ...,
-        ],
+        tuple[Literal["auto", "kernel_sum", "late_weighted"], ...],
         EACH_ONCE,
         Rule("auto alone", lambda rules: "auto" not in rules or len(rules) == 1),
     ] = setting(
         ("auto",),
         "Rules by which encoders and streams are fused into results of their own "
-        "(docs/fusion.md); all but kernel_sum and early need the Gram matrix. auto: late_weighted "
-        "where there is a Gram matrix, else none. kernel_sum: SVMs on the mean of the "
-        "cosine-normalised kernels. early: the same under the name of what it equals, "
-        "concatenated unit vectors. kernel_weighted: the same with a weight for each kernel, by "
-        "its log loss on inner folds. kernel_selected: as kernel_sum, of the parts that greedy "
-        "forward selection takes on inner folds. calibrated: mean of the parts' probabilities, "
-        "Platt's sigmoids of scores of inner folds. late_weighted: mean of the parts' scores, "
-        "with weights as those of kernel_weighted.",
+        "(docs/fusion.md). kernel_sum: SVMs on the mean of the cosine-normalised kernels. "
+        "late_weighted: mean of the parts' scores, with weights by their log loss on inner folds; "
+        "it needs the Gram matrix. auto: late_weighted where there is a Gram matrix, else none.",
         Changes.WHICH,
     )
     fusion_groups: Annotated[
@@ -402,9 +386,9 @@ class Classify(Record):
 
     def __post_init__(self) -> None:
         require(
-            self.form != "primal" or {*self.fusions} <= {"auto", "kernel_sum", "early"},
+            self.form != "primal" or {*self.fusions} <= {"auto", "kernel_sum"},
             "fusions",
-            "auto, or kernel_sum and early, where classify.form is primal",
+            "auto or kernel_sum, where classify.form is primal",
             self.fusions,
         )
 
@@ -416,13 +400,12 @@ class Evaluate(Record):
     top_k: tuple[Count, ...] = setting(
         (3, 5), "K of top-K accuracy; with several labels a video, of Hit@K."
     )
-    fusions: Annotated[tuple[Literal["given", "two_stream", "chosen"], ...], EACH_ONCE] = setting(
-        ("given", "two_stream", "chosen"),
-        "Fusions of which METRICS get numbers, where the streams and folds allow them. given: "
+    fusions: Annotated[tuple[Literal["given", "two_stream"], ...], EACH_ONCE] = setting(
+        ("given", "two_stream"),
+        "Fusions of which METRICS get numbers, where the streams allow them. given: "
         "mean of the scores by stream_weights (DQ 5.3). two_stream: appearance 1, motion "
         "(differences, rank pooling and flow) 1.5, each in equal shares of its streams, after L1 "
-        "normalisation (VU 5.3.3). chosen: for each fold the weights that are best on the others; "
-        "a split into two has none.",
+        "normalisation (VU 5.3.3).",
     )
     stream_weights: Annotated[
         tuple[float, ...],
