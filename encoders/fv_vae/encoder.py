@@ -5,7 +5,6 @@ L latents; D = C (L + 1).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Self
 
 import safetensors.torch
@@ -140,15 +139,6 @@ class FvVae(Encoder):
         fitted = plain.with_information(choose(statistics, settings)).to("cpu")
         fitted.statistics = {name: value.cpu() for name, value in statistics.items()}
         return fitted
-
-    @classmethod
-    def fit_settings(cls, settings: FvVaeSettings) -> dict[str, object]:
-        """The network does not depend on the information that its gradients are whitened with."""
-        return {
-            name: value
-            for name, value in asdict(settings).items()
-            if name not in ("information", "damping")
-        }
 
     def files(self) -> dict[str, bytes]:
         """The network, and beside it the Fisher information of both forms.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from encoders.backbones.flow_input import COLOURS
 from encoders.codebooks.kmeans import MAX_POINTS_PER_CENTROID
-from encoders.settings import FvVaeSettings
+from encoders.settings import FvVaeSettings, GmmFvSettings, VladSettings
 from encoders.stream_specs import VIEWS, FlowWindow
 from pipelines.classify.fold_sets import INNER_FOLDS
 from pipelines.classify.step import choose_form
@@ -305,11 +305,13 @@ class _Calculator:
         # A view of a frame counts as a frame.
         fitted = self.sampled_frames * VIEWS[self.config.picture.views]
         grows = grows_once = fitted / trial.frames
-        if centroids := getattr(settings, "num_centroids", 0):
-            most = MAX_POINTS_PER_CENTROID * centroids / trial.cells
+        if isinstance(settings, VladSettings):
+            most = MAX_POINTS_PER_CENTROID * settings.num_centroids / trial.cells
             grows_once = min(fitted, most) / min(trial.frames, most)
         # A training step has a batch of its own size; an iteration of EM reads the whole sample.
-        steps = getattr(settings, "max_iterations", 0) * grows
+        steps = 0.0
+        if isinstance(settings, GmmFvSettings):
+            steps = settings.max_iterations * grows
         if isinstance(settings, FvVaeSettings):
             steps = settings.steps_for(int(fitted))
         return (trial.once_s * grows_once + steps * trial.step_s) * self._folds_of(trial)

@@ -16,6 +16,7 @@ from encoders.codebooks.sample import FitSample
 from encoders.encodings.base import Encoder
 from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import ENCODERS, fit_encoder
+from encoders.settings import FvVaeSettings
 from pipelines.cluster.device import cuda_or_cpu
 from pipelines.describe import segments
 from pipelines.encode import stage as encode_stage
@@ -173,7 +174,8 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
         log=lambda _, step, __: ends.setdefault(step, time.perf_counter()),
     )
     few = {n: TRIAL_STEPS for n in ("num_steps", "max_iterations") if hasattr(book.settings, n)}
-    batch = getattr(book.settings, "batch_frames", TRIAL_BATCH)
+    own = book.settings
+    batch = own.batch_frames if isinstance(own, FvVaeSettings) else TRIAL_BATCH
     if batch > TRIAL_BATCH:
         few["batch_frames"] = TRIAL_BATCH
     settings = dataclasses.replace(book.settings, **few) if few else book.settings
@@ -202,7 +204,7 @@ def _fit(book: Codebook, frames: torch.Tensor, job: Job) -> tuple[FitTrial, Enco
 
 
 def _targets(book: Codebook, num_videos: int) -> torch.Tensor | None:
-    if not getattr(book.settings, "uses_labels", False):
+    if not book.settings.uses_labels:
         return None
     targets = torch.zeros(num_videos, 2)
     targets[torch.arange(num_videos), torch.arange(num_videos) % 2] = 1

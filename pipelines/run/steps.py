@@ -17,7 +17,6 @@ from pipelines.storage.store import DONE
 
 if TYPE_CHECKING:
     from pipelines.run.folders import Folders
-    from pipelines.run.job import Job
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Step:
     replaces: Callable[[Folders], list[str]] = lambda folders: []
     needs_labels: bool = False
 
-    def function(self) -> Callable[[Job], tuple[Account, Spent]]:
+    def function(self) -> Callable[..., tuple[Account, Spent]]:
         """Load the function that does the step: torch and Ray come with it, and flags are checked before them."""
         module, _, name = self.runs.partition(":")
         return getattr(importlib.import_module(module), name)
