@@ -22,15 +22,13 @@ from pipelines.index.manifest import list_videos
 from pipelines.index.user_tables import using
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
-from pipelines.run.steps import STEPS
+from pipelines.run.steps import NEED_LABELS, STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 from pipelines.video import flow
 
 log = logging.getLogger(__name__)
-
-NEED_LABELS = tuple(name for name, step in STEPS.items() if step.needs_labels)
 
 
 @dataclass(frozen=True)

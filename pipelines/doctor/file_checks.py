@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pipelines.doctor.check import AGAIN, Check, Problem, check, delete_command, remake
 from pipelines.doctor.scan import BY_NAME, CODEBOOK_KEY, EXAMPLES, PROVENANCE, UNNAMED, Folder, Run
 from pipelines.run.lock import LOCK, Holder
-from pipelines.run.steps import STEPS
+from pipelines.run.steps import NEED_LABELS, STEPS
 from pipelines.run.versions import FORMAT_VERSION
 from pipelines.storage.store import is_visible
 from pipelines.storage.tables import FRAMES, NAMED_BY_KEYS, SEARCH, TABLES
@@ -77,7 +77,7 @@ def unfinished(run: Run) -> Iterator[Problem]:
     if run.record_error:
         return
     labelled = run.record.get("split", {}).get("num_folds", 0) > 0
-    wanted = [step for step in STEPS if labelled or step not in ("classify", "evaluate")]
+    wanted = [step for step in STEPS if labelled or step not in NEED_LABELS]
     left = [step for step in wanted if not run.is_done(step)]
     if left:
         yield Problem("run.json", f"not done for today's settings: {', '.join(left)}", len(left))

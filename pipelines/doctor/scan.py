@@ -18,7 +18,7 @@ from pipelines.doctor.gather import ROWS, Rows, facts, file_facts
 from pipelines.doctor.tensors import Tensors, read_tensors
 from pipelines.errors import ConfigError
 from pipelines.run.combination import Combination
-from pipelines.run.marks import marks
+from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, digest
 from pipelines.storage.columns import Table, file_name
 from pipelines.storage.parquet import footer_of
@@ -210,7 +210,7 @@ class Run:
 
     def marks(self, step: str) -> list[str]:
         """The files that exist when a step is complete."""
-        return marks(step, self.expected) if "videos" in self.tables else []
+        return STEPS[step].marks(self.expected) if "videos" in self.tables else []
 
     def is_recorded(self, step: str) -> bool:
         """Whether run.json says that the step was done for the tables it names."""

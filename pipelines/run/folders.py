@@ -29,6 +29,9 @@ from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
 from pipelines.settings.sections import Evaluate
 
+OF_RESULTS = ("scores", "classifiers", "fusions")
+"""Tables with a folder for each result."""
+
 
 class Folders(Inputs):
     """Names of all that a run makes, relative to its root."""
@@ -148,19 +151,15 @@ class Folders(Inputs):
 
     report = "report/index.html"
 
-    @staticmethod
-    def results_folder(encoder: str, stream: str) -> str:
-        """Return the folder, inside `scores/` and its like, of a result by whatever settings."""
-        return folder_name(encoder, stream)
-
-    @property
-    def report_mark(self) -> str:
-        """Names the METRICS that the report shows."""
-        return f"report/_done-{self._metrics_digest}.json"
-
-    @property
-    def descriptors_mark(self) -> str:
-        return f"{self.descriptors}/_done-{self._videos_digest}.json"
+    def current(self, table: str) -> list[str]:
+        """Return today's folders of a table, or of the codebooks, in the order of the run."""
+        if table == "codebooks":
+            return [book.folder for book in self.codebooks]
+        if table == "encodings":
+            return [self.encodings(book) for book in self.codebooks]
+        if table in OF_RESULTS:
+            return [f"{table}/{self._scores_folder(*pair)}" for pair in self.scored()]
+        return [getattr(self, table)]
 
     def tables(self) -> dict[str, str]:
         """{table, or table/encoder-stream: its folder}, for readers."""
@@ -188,11 +187,11 @@ class Folders(Inputs):
         return named
 
     def older(self, table: str) -> list[str]:
-        """Folders of `table` that other inputs or settings made."""
-        current = {self.videos, self.segments, self.failures, self.metrics}
-        for pair in self.scored():
-            current |= {self.scores(*pair), self.classifiers(*pair), self.fusions(*pair)}
-        return [f for f in self.store.folders(table) if f not in current]
+        """Return folders of `table` that other inputs or settings made, of today's results."""
+        current, parents = set(self.current(table)), [table]
+        if table in OF_RESULTS:
+            parents = [f"{table}/{folder_name(*pair)}" for pair in self.scored()]
+        return [f for parent in parents for f in self.store.folders(parent) if f not in current]
 
     def output_dim(self, encoder: str, stream: str) -> int | None:
         """D of the encodings of a pair; None for a fusion."""
