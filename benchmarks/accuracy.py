@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from benchmarks import accuracy_numbers
 from benchmarks.accuracy_numbers import PARTS, Measured
 from jobs import command_line, fcvid_encode
+from pipelines import flags
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
-from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
@@ -64,15 +64,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="switches to measure, as the table names them, joined by semicolons (default: all)",
     )
-    out.add_argument("--recipe", default="actions", help="recipe to measure (default: %(default)s)")
-    out.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="SECTION.FIELD=VALUE",
-        help="change one setting of the recipe; may be repeated",
-    )
+    command_line.add_settings(out, "actions")
     out.add_argument(
         "--docs",
         type=Path,
@@ -112,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     configs = {"recipe": config, "switches": accuracy_run.base_of(config)}
     parts = accuracy_numbers.read(arguments.json, configs)
-    about = {"recipe_name": arguments.recipe, "num_cpus": os.cpu_count()}
+    about = {"recipe_name": config.recipe, "num_cpus": os.cpu_count()}
     runs = _Runs(arguments)
     if "recipe" in measure:
         for name in _names(arguments.sets):
@@ -160,7 +152,9 @@ def _checked(arguments: argparse.Namespace) -> Config:
         accuracy_numbers.between_marks(arguments.docs.read_text(), name, [])
     if arguments.json and not arguments.json.parent.is_dir():
         raise ConfigError(f"--json {arguments.json}: expected a file in a folder that exists")
-    return recipe(arguments.recipe).with_settings(settings)
+    return flags.configuration(
+        arguments.recipe, arguments.config, settings, default_recipe=arguments.default_recipe
+    )
 
 
 def _show(page: Path | None, name: str, lines: list[str]) -> None:

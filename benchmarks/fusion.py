@@ -20,26 +20,21 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks.fusion_rules import choose_weights, qualities, select_parts
 from benchmarks.harness import machine
 from encoders.scores import metrics
 from encoders.scores.calibration import fit_sigmoid
-from encoders.scores.fusion import choose_weights, fuse
+from encoders.scores.fusion import fuse
 from encoders.scores.intervals import gains
 from encoders.stream_specs import is_local
 from encoders.svm.classifiers import decisions_along
 from encoders.svm.columns import one_vs_rest
 from encoders.svm.gram import Gram
-from encoders.svm.inner_folds import (
-    held_out_scores,
-    log_losses,
-    qualities,
-    select_parts,
-    weights_by_loss,
-)
+from encoders.svm.inner_folds import held_out_scores, log_losses, weights_by_loss
 from encoders.svm.kernel_sum import kernel_sum
 from pipelines.errors import ConfigError
 from pipelines.index.folds import group_folds
-from pipelines.run.saved_run import SavedRun
+from pipelines.run.saved import SavedRun
 from pipelines.storage.columns import vectors_from_arrow
 
 C, DRAWS = 100.0, 1000

@@ -27,7 +27,7 @@ from pipelines.describe.segments import stored_frames
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
 from pipelines.index.folds import group_folds
-from pipelines.run.saved_run import SavedRun
+from pipelines.run.saved import SavedRun
 from pipelines.settings.config import Config, Variant
 
 C = 100.0

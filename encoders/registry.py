@@ -1,35 +1,75 @@
-"""Name -> encoder class. A new encoder is one file and one line here."""
+"""Name -> encoder class. A new encoder is one file and one line here.
 
-import safetensors.torch
+No torch until a class is asked for: names are checked with the settings.
+"""
 
-from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import Encoder, header_of
-from encoders.encodings.bilinear import Bilinear
-from encoders.encodings.gmm_fisher import GmmFisher
-from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
-from encoders.encodings.spatial import Spatial
-from encoders.encodings.vlad import Vlad
-from encoders.fv_vae.encoder import FvVae
+from __future__ import annotations
 
-ENCODERS: dict[str, type[Encoder]] = {
-    "ave": Average,
-    "bilinear": Bilinear,
-    "concat": Concatenation,
-    "fv_vae": FvVae,
-    "ga": GlobalActivation,
-    "gmm_fv": GmmFisher,
-    "vlad": Vlad,
-}
+import importlib
+from collections.abc import Iterator, MutableMapping
+from typing import TYPE_CHECKING
+
+from encoders.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    from encoders.codebooks.sample import FitSample
+    from encoders.encodings.base import Encoder
 
 
-def fit_encoder(name: str, sample: FitSample, settings: object, normalisation: str) -> Encoder:
+class Registry(MutableMapping[str, "type[Encoder]"]):
+    """{name: class}; a class given as "module.Class" is imported when it is asked for."""
+
+    def __init__(self, classes: dict[str, str]) -> None:
+        self._classes: dict[str, str | type[Encoder]] = dict(classes)
+
+    def __getitem__(self, name: str) -> type[Encoder]:
+        kind = self._classes[name]
+        if isinstance(kind, str):
+            module, _, attribute = kind.rpartition(".")
+            kind = self._classes[name] = getattr(importlib.import_module(module), attribute)
+        return kind
+
+    def __setitem__(self, name: str, kind: type[Encoder]) -> None:
+        self._classes[name] = kind
+
+    def __delitem__(self, name: str) -> None:
+        del self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+
+ENCODERS = Registry(
+    {
+        "ave": "encoders.encodings.pooling.Average",
+        "bilinear": "encoders.encodings.bilinear.Bilinear",
+        "concat": "encoders.encodings.pooling.Concatenation",
+        "fv_vae": "encoders.fv_vae.encoder.FvVae",
+        "ga": "encoders.encodings.pooling.GlobalActivation",
+        "gmm_fv": "encoders.encodings.gmm_fisher.GmmFisher",
+        "vlad": "encoders.encodings.vlad.Vlad",
+    }
+)
+
+
+def fit_encoder(
+    name: str, sample: FitSample, settings: EncoderSettings, normalisation: str
+) -> Encoder:
     """The named encoder fitted as its settings want it, with places and levels where they say so.
 
     Raises:
         ValueError: what `Encoder.fit` raises.
     """
     kind = ENCODERS[name]
-    if getattr(settings, "is_spatial", False):
+    if settings.is_spatial:
+        from encoders.encodings.spatial import Spatial
+
         return Spatial.fit(sample, settings, normalisation, kind=kind)
     return kind.fit(sample, settings, normalisation)
 
@@ -40,16 +80,20 @@ def encoder_from_bytes(data: bytes) -> Encoder:
     Raises:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
     """
+    import safetensors.torch
+
+    from encoders.encodings.base import header_of
+    from encoders.encodings.spatial import Spatial
+
     header = header_of(data)
     name = header.get("name")
-    kinds = ENCODERS | {Spatial.name: Spatial}
-    if name not in kinds:
+    if name not in (*ENCODERS, Spatial.name):
         raise ValueError(
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
-    tensors, settings = safetensors.torch.load(data), header["settings"]
+    tensors, saved = safetensors.torch.load(data), header["settings"]
     if name == Spatial.name:
         # The registry imports Spatial, which therefore cannot look its parts up there.
-        return Spatial.build(tensors, settings, ENCODERS[settings["kind"]])
-    return kinds[name].build(tensors, settings)
+        return Spatial.build(tensors, saved, ENCODERS[saved["kind"]])
+    return ENCODERS[name].build(tensors, saved)

@@ -5,9 +5,9 @@ No torch here: settings are checked before anything heavy is loaded.
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from encoders.settings import each_once, require
+from encoders.fields import EACH_ONCE, Record, Rule, Unit, between, require, setting
 
 Scaling = Literal["per_position", "whole_map", "relative"]
 """What maps are divided by before the spatial pyramid, see `encoders.descriptors.streams.scale`."""
@@ -93,16 +93,19 @@ class FlowWindow(Window):
         return 2 * (self.num_frames - 1)
 
 
+def _is_whole(value: float) -> bool:
+    """Whether a number is whole but for rounding."""
+    return abs(value - round(value)) < 1e-6
+
+
 @dataclass(frozen=True, kw_only=True)
-class StreamSpec:
-    """An entry of describe.streams without its kind.
+class StreamSpec(Record):
+    """An entry of describe.streams without its kind."""
 
-    Attributes:
-        nodes, scaling: empty: those of the section describe.
-    """
-
-    nodes: tuple[str, ...] = ()
-    scaling: Scaling | None = None
+    nodes: Annotated[tuple[str, ...], EACH_ONCE] = setting(
+        (), "Nodes of the network; none given: describe.nodes."
+    )
+    scaling: Scaling | None = setting(None, "What maps are divided by; none: describe.scaling.")
 
     @property
     def window(self) -> Window:
@@ -119,32 +122,29 @@ class StreamSpec:
         """What follows the kind in a stream's name: all that was given, so that entries have names of their own."""
         return "".join(f"_{part}" for part in (self.frames_name, self.scaling) if part)
 
-    def __post_init__(self) -> None:
-        each_once("nodes", self.nodes)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceSpec(StreamSpec):
     """The change between two frames (VU 5.3.1): neighbouring sampled ones, or `gap` source frames or `gap_s`
     seconds apart."""
 
-    gap: int = 0
-    gap_s: float = 0.0
+    gap: Annotated[int, Rule("1 to 10000 source frames", lambda gap: 0 <= gap <= 10_000)] = setting(
+        0, "Source frames between the two; 0: gap_s, or neighbouring sampled frames."
+    )
+    gap_s: Annotated[
+        float,
+        Rule(
+            "0.001 to 3600 seconds, in whole milliseconds",
+            lambda gap_s: 0 <= gap_s <= 3600 and _is_whole(gap_s * 1000),
+        ),
+        Unit("s"),
+    ] = setting(0.0, "Seconds between the two; 0: gap, or neighbouring sampled frames.")
 
     @property
     def window(self) -> Window:
         return Window(num_frames=2, gap=self.gap, gap_s=self.gap_s)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.gap <= 10_000, "gap", "1 to 10000 source frames", self.gap)
-        milliseconds = self.gap_s * 1000
-        require(
-            0 <= self.gap_s <= 3600 and abs(milliseconds - round(milliseconds)) < 1e-6,
-            "gap_s",
-            "0.001 to 3600 seconds, in whole milliseconds",
-            self.gap_s,
-        )
         require(
             not (self.gap and self.gap_s), "gap_s", "no gap in source frames beside it", self.gap
         )
@@ -154,7 +154,9 @@ class DifferenceSpec(StreamSpec):
 class RankSpec(DifferenceSpec):
     """The difference of two frames generalised to `frames` of them (VU 5.3.1): approximate rank pooling."""
 
-    frames: int = 5
+    frames: Annotated[int, between(2, MOST_FRAMES), Unit("frames")] = setting(
+        5, "Frames of the window."
+    )
 
     @property
     def window(self) -> Window:
@@ -164,10 +166,6 @@ class RankSpec(DifferenceSpec):
     def frames_name(self) -> str:
         return f"{self.window.gap_name}x{self.frames}"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(2 <= self.frames <= MOST_FRAMES, "frames", f"2 to {MOST_FRAMES}", self.frames)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSpec(DifferenceSpec):
@@ -176,9 +174,18 @@ class FlowSpec(DifferenceSpec):
     Without a gap it is between neighbouring source frames.
     """
 
-    method: Literal["dis", "tvl1"] = "dis"
-    stack: int = 1
-    bound_px: float = FLOW_BOUND_PX
+    method: Literal["dis", "tvl1"] = setting("dis", "Dense inverse search, or TV-L1.")
+    stack: Annotated[int, Rule(f"1 to {MOST_FLOWS} flows", lambda n: 1 <= n <= MOST_FLOWS)] = (
+        setting(1, "Flows that follow each other in one picture.")
+    )
+    bound_px: Annotated[
+        float,
+        Rule(
+            "0.1 to 1000 px, in whole tenths",
+            lambda bound_px: 1 <= bound_px * 10 <= 10_000 and _is_whole(bound_px * 10),
+        ),
+        Unit("px"),
+    ] = setting(FLOW_BOUND_PX, "Larger displacements in x or y are cut off to it.")
 
     @property
     def window(self) -> FlowWindow:
@@ -199,17 +206,6 @@ class FlowSpec(DifferenceSpec):
             f"bound{self.bound_px:g}".replace(".", "_") if self.bound_px != FLOW_BOUND_PX else "",
         )
         return "_".join(part for part in parts if part)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(1 <= self.stack <= MOST_FLOWS, "stack", f"1 to {MOST_FLOWS} flows", self.stack)
-        tenths = self.bound_px * 10
-        require(
-            1 <= tenths <= 10_000 and abs(tenths - round(tenths)) < 1e-6,
-            "bound_px",
-            "0.1 to 1000 px, in whole tenths",
-            self.bound_px,
-        )
 
 
 SPECS: dict[str, StreamSpec] = {

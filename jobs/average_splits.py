@@ -9,14 +9,12 @@ split on its own training videos.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
 from pipelines.errors import ConfigError
 from pipelines.index.labels import read_labels
-from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
@@ -35,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = recipe(arguments.recipe).with_settings(arguments.settings)
+    config = command_line.configuration(arguments)
     names = tuple(name.strip() for name in arguments.splits.split(","))
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise ConfigError(
@@ -48,15 +46,17 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.labels:
         raise ConfigError("--labels: expected the file with the columns of --splits, got none")
+    of_splits = {
+        name: config.with_settings(["split.kind=given", f"split.name={name}"]) for name in names
+    }
     for name in names:
         # A wrong name must show now, not after hours with the splits before it.
         read_labels(arguments.labels, name)
     jobs: list[Job] = []
     for name in names:
-        split = dataclasses.replace(config.split, kind="given", name=name)
         code = command_line.run(
             arguments,
-            dataclasses.replace(config, split=split),
+            of_splits[name],
             # run.json and the report are those of the last split: not of each in turn, where all is done.
             restore=name == names[-1],
             finish=jobs.append,

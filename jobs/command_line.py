@@ -8,12 +8,13 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import logs
+from pipelines import flags, logs
 from pipelines.cluster import doors
 from pipelines.errors import ConfigError, RunError
+from pipelines.plan.prices import read_prices
 from pipelines.run import ray_job
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES
@@ -45,19 +46,7 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
     out.add_argument(
         "--out", required=True, help="folder or URI that the tables and the report are written to"
     )
-    out.add_argument(
-        "--recipe",
-        default=default_recipe,
-        help=f"the settings to start from: one of {', '.join(RECIPES)} (default: {default_recipe})",
-    )
-    out.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="SECTION.FIELD=VALUE",
-        help="change one setting; may be repeated; pipelines/settings/sections.py and encoders/settings.py list them all",
-    )
+    add_settings(out, default_recipe)
     out.add_argument(
         "--steps",
         default="all",
@@ -89,6 +78,48 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
         help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on this machine)",
     )
     return out
+
+
+def add_settings(parser: argparse.ArgumentParser, default_recipe: str) -> None:
+    """Add the flags that `configuration` reads: --recipe, --config and --set."""
+    parser.add_argument(
+        "--recipe",
+        help=f"the settings to start from: one of {', '.join(RECIPES)} (default: {default_recipe})",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML or JSON of {section: {field: value}}, or a run.json, whose settings are then taken",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="SECTION.FIELD=VALUE",
+        help="change one setting, after --config; may be repeated; docs/settings.md lists them all",
+    )
+    parser.set_defaults(default_recipe=default_recipe)
+
+
+def configuration(arguments: argparse.Namespace, first: Sequence[str] = ()) -> Config:
+    """The configuration that the flags come to; other plain flags are checked too. Needs neither torch nor Ray.
+
+    Args:
+        first: settings of a job's own, under those of the user.
+
+    Raises:
+        ConfigError: a flag that cannot be right.
+    """
+    flags.parse_steps(arguments.steps)
+    flags.check_limit(arguments.limit)
+    return flags.configuration(
+        arguments.recipe,
+        arguments.config,
+        arguments.settings,
+        default_recipe=arguments.default_recipe,
+        first=first,
+    )
 
 
 def guarded(job: Callable[[], int]) -> int:
@@ -163,13 +194,15 @@ def run(
         finish: called at the end, before the exit code is decided.
     """
     address, submission = before_ray(arguments)
+    if arguments.plan and config.plan.num_gpus:
+        read_prices(config.plan.prices).gpu(config.plan.gpu)
     # torch and Ray take seconds to load: a wrong setting has shown before.
     from pipelines import corpus, prepare
     from pipelines.plan import command as plan_command
     from pipelines.run import record
     from pipelines.run.lock import RunLock
 
-    steps = prepare.parse_steps(arguments.steps)
+    steps = flags.parse_steps(arguments.steps)
     inputs = prepare.Inputs(
         videos=arguments.videos,
         labels=arguments.labels,

@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
@@ -22,9 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         argv
     )
     return command_line.guarded(
-        lambda: command_line.run(
-            arguments, recipe(arguments.recipe).with_settings(arguments.settings), finish=_print
-        )
+        lambda: command_line.run(arguments, command_line.configuration(arguments), finish=_print)
     )
 
 

@@ -1,7 +1,8 @@
 """Checks the tables of a run for consistency, and explains what it finds.
 
-`python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in it. Exit codes: 0 no
-errors, 1 errors found, 2 there is no run, its storage does not answer, or the flags are wrong.
+`python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in
+it. Exit codes: 0 no errors, 1 errors found, 2 there is no run, its storage does not answer, or the
+flags are wrong. What is kept of the rows and does not fit into a gigabyte is in TMPDIR meanwhile.
 """
 
 import argparse

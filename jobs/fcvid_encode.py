@@ -9,7 +9,6 @@ import argparse
 import sys
 
 from jobs import command_line
-from pipelines.settings.recipes import recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the job; returns the exit code."""
     arguments = parser().parse_args(argv)
     return command_line.guarded(
-        lambda: command_line.run(
-            arguments, recipe(arguments.recipe).with_settings(arguments.settings)
-        )
+        lambda: command_line.run(arguments, command_line.configuration(arguments))
     )
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
-from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
     from pipelines.fit.finetune import Plan
@@ -40,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--plan: expected a job whose steps can be planned, which this one is not; leave it out"
         )
-    config = recipe(arguments.recipe).with_settings(arguments.settings)
+    config = command_line.configuration(arguments)
     address, submission = command_line.before_ray(arguments)
     from pipelines import corpus, prepare
     from pipelines.cluster import connect
@@ -87,7 +86,9 @@ def _print(arguments: argparse.Namespace, todo: Plan) -> None:
         if not setting.startswith(("finetune.", "describe.weights="))
     ]
     flags = ["--videos", arguments.videos, "--labels", arguments.labels, "--out", arguments.out]
-    flags += ["--recipe", arguments.recipe]
+    for flag in ("recipe", "config"):
+        if value := getattr(arguments, flag):
+            flags += [f"--{flag}", value]
     if arguments.limit is not None:
         flags += ["--limit", str(arguments.limit)]
     for setting in [*kept, f"describe.weights={uri(todo.weights)}"]:

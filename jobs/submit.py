@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
     command_line.refuse_relative_paths(job)
+    if job.config is None:  # a file may lie on the cluster alone
+        command_line.configuration(job)
     if not arguments.address.startswith(("http://", "https://")):
         raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
     for name in ("attempts", "pending_timeout_s", "head_timeout_s"):

@@ -9,14 +9,12 @@ training videos are used, and split again: a setting must not be chosen by its a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
 from pipelines.errors import ConfigError
-from pipelines.settings.recipes import recipe
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
@@ -39,15 +37,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
     # Points of a curve are compared with each other, not fused.
-    given = ["describe.streams=appearance", "classify.fusions=", *arguments.settings]
-    config = recipe(arguments.recipe).with_settings(given)
+    own = ["describe.streams=appearance", "classify.fusions="]
+    config = command_line.configuration(arguments, own)
     values = _values(arguments.values)
     # torch takes seconds to load: not before the settings were checked.
     from pipelines.studies import sweep
 
     encoders = sweep.variants(config, arguments.sweep, values)
-    config = dataclasses.replace(
-        config, encode=dataclasses.replace(config.encode, encoders=encoders, attention=False)
+    config = config.with_settings(
+        [f"encode.encoders={','.join(encoders)}", "encode.attention=false"]
     )
 
     def finish(job: Job) -> None:

@@ -6,13 +6,13 @@ import itertools
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
 from encoders.registry import ENCODERS
+from encoders.settings import EncoderSettings
 from pipelines.describe import weights
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
@@ -22,30 +22,13 @@ from pipelines.index.manifest import list_videos
 from pipelines.index.user_tables import using
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
-from pipelines.run.steps import STEPS
+from pipelines.run.steps import NEED_LABELS, STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 from pipelines.video import flow
 
 log = logging.getLogger(__name__)
-
-NEED_LABELS = tuple(name for name, step in STEPS.items() if step.needs_labels)
-
-
-def parse_steps(text: str) -> tuple[str, ...]:
-    """`all`, or step names joined by commas, in the order of the data flow.
-
-    Raises:
-        ConfigError: an unknown step.
-    """
-    names = tuple(STEPS) if text == "all" else tuple(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in STEPS]
-    if unknown:
-        raise ConfigError(
-            f"--steps {text}: expected all, or some of {','.join(STEPS)}; got {unknown}"
-        )
-    return tuple(name for name in STEPS if name in names)
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,6 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         ConfigError: any input or setting that cannot be right.
     """
     config, steps = inputs.config, inputs.steps
-    _check_encoders(config)
     found = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
@@ -130,13 +112,6 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
     return dataclasses.replace(job, retries=retries)
 
 
-def _check_encoders(config: Config) -> None:
-    bases = {name: config.variant(name).base for name in config.encode.encoders}
-    unknown = [name for name, base in bases.items() if base not in ENCODERS]
-    if unknown:
-        raise ConfigError(f"encode.encoders: expected some of {sorted(ENCODERS)}, got {unknown}")
-
-
 def _check_pairs(job: Job) -> None:
     kinds = {stream.kind for stream in job.described.values()}
     for variant in job.variants.values():
@@ -174,15 +149,15 @@ def _check_workers(job: Job) -> None:
         )
 
 
-def _check_settings(name: str, settings: Any, stream: Stream) -> None:
+def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> None:
     """Raises ConfigError where an encoder cannot be fitted to what a stream holds."""
-    components = getattr(settings, "pca_components", 0)
+    components = settings.pca_components
     if components > stream.width:
         raise ConfigError(
             f"encode.encoders: {name} has pca_components = {components}, but descriptors of {stream.name} have "
             f"{stream.width} values; set at most that many, or give the stream a run of its own"
         )
-    if stream.kind == "positions" and getattr(settings, "is_spatial", False):
+    if stream.kind == "positions" and settings.is_spatial:
         raise ConfigError(
             f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and {stream.name} has none; leave out "
             "levels, per_level and position_weight, or give the stream a run of its own"
@@ -192,8 +167,6 @@ def _check_settings(name: str, settings: Any, stream: Stream) -> None:
 def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
     """The videos of the job, how they are split, and into how many folds."""
     config, limit = inputs.config, inputs.limit
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit: expected at least 1, got {limit}")
     if named is None and any(step in NEED_LABELS for step in inputs.steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "

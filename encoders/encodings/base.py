@@ -16,6 +16,7 @@ from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
 from encoders.encodings.normalise import NORMALISATIONS
+from encoders.settings import EncoderSettings
 from encoders.tensor_files import metadata_of, save_tensors
 
 CODEBOOK = "codebook.safetensors"
@@ -70,26 +71,21 @@ class Encoder(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, sample: FitSample, settings: object, normalisation: str) -> Self:
+    def fit(cls, sample: FitSample, settings: EncoderSettings, normalisation: str) -> Self:
         """The encoder of this codebook, the same on every worker.
 
         Args:
-            settings: the encoder's record in `encoders.settings`, or None where it has none.
+            settings: the encoder's record in `encoders.settings`.
             normalisation: a key of `encoders.encodings.normalise.NORMALISATIONS`.
         """
 
     @classmethod
-    def fit_settings(cls, settings: object) -> object:
-        """`settings` without what `fit` does not depend on: equal ones give equal codebooks."""
-        return settings
-
-    @classmethod
-    def fit_work(cls, settings: object, num_frames: int, cells: int) -> FitWork:
+    def fit_work(cls, settings: EncoderSettings, num_frames: int, cells: int) -> FitWork:
         """What `fit` reads of a sample of so many frames with so many descriptors each."""
         return FitWork(num_frames * cells)
 
     @classmethod
-    def short_fit(cls, settings: object, steps: int) -> object:
+    def short_fit(cls, settings: EncoderSettings, steps: int) -> EncoderSettings:
         """`settings` for a fit of at most so many steps: from its time follows that of a whole fit."""
         return settings
 
@@ -97,7 +93,7 @@ class Encoder(ABC):
         """What is stored of a fitted encoder, by file name. `CODEBOOK` is one of them."""
         return {CODEBOOK: self.to_bytes()}
 
-    def with_files(self, files: dict[str, bytes], settings: object) -> Self:
+    def with_files(self, files: dict[str, bytes], settings: EncoderSettings) -> Self:
         """This encoder, loaded from its `CODEBOOK`, as its other files and the settings want it."""
         return self
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
 from encoders.encodings.base import Encoder
+from encoders.settings import EncoderSettings
 
 
 class Average(Encoder):
@@ -25,7 +26,7 @@ class Average(Encoder):
         self.normalisation = normalisation
 
     @classmethod
-    def fit(cls, sample: FitSample, settings: object, normalisation: str) -> Self:
+    def fit(cls, sample: FitSample, settings: EncoderSettings, normalisation: str) -> Self:
         cells, width = sample.frames.shape[1:]
         return cls(cells * width if cls.per_frame else width, normalisation)
 

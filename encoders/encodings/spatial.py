@@ -21,7 +21,7 @@ from encoders.codebooks.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import num_cells
 from encoders.encodings.base import CODEBOOK, Encoder, State, header_of
-from encoders.settings import UNIT_LENGTH, AveSettings, SpatialSettings
+from encoders.settings import UNIT_LENGTH, EncoderSettings, SpatialSettings
 
 CHUNK_FRAMES = 64
 """Frames of a sample to work on at a time."""
@@ -125,7 +125,7 @@ class Spatial(Encoder):
     def fit(  # type: ignore[override]
         cls,
         sample: FitSample,
-        settings: AveSettings | SpatialSettings,
+        settings: EncoderSettings,
         normalisation: str,
         *,
         kind: type[Encoder],
@@ -268,7 +268,7 @@ class Spatial(Encoder):
         return _widened(frames.to(dtype), self.pca, self.places)
 
 
-def _own(settings: AveSettings | SpatialSettings) -> AveSettings | SpatialSettings:
+def _own(settings: EncoderSettings) -> EncoderSettings:
     """The settings of one part."""
     names = {field.name for field in fields(settings)}
     return replace(settings, **{name: SHARED[name] for name in SHARED.keys() & names})

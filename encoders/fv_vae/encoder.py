@@ -5,7 +5,7 @@ L latents; D = C (L + 1).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Self
 
 import safetensors.torch
@@ -143,15 +143,6 @@ class FvVae(Encoder):
         fitted = plain.with_information(choose(statistics, settings)).to("cpu")
         fitted.statistics = {name: value.cpu() for name, value in statistics.items()}
         return fitted
-
-    @classmethod
-    def fit_settings(cls, settings: FvVaeSettings) -> dict[str, object]:
-        """The network does not depend on the information that its gradients are whitened with."""
-        return {
-            name: value
-            for name, value in asdict(settings).items()
-            if name not in ("information", "damping")
-        }
 
     @classmethod
     def fit_work(cls, settings: FvVaeSettings, num_frames: int, cells: int) -> FitWork:

@@ -4,21 +4,17 @@ Letters: N videos of a Gram matrix, n of them training, K classes, M parts (an e
 whose mean is a quality.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.scores import metrics
 from encoders.scores.calibration import fit_sigmoid
 from encoders.svm.classifiers import decisions_along
 from encoders.svm.columns import ClassWeight, Loss, class_weights, one_vs_rest
 from encoders.svm.gram import Gram
-
-MARGIN = 1.0
-"""Standard errors by which some parts must be better than all of them together to be taken instead."""
 
 TOLERATED = 0.05
 """Difference in log loss, in nats, below which parts count as about equal however many videos there are: a weaker part
@@ -56,15 +52,6 @@ def held_out_scores(
         yield by_part[inside, inner[inside]]
 
 
-def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
-    """[U] values whose mean is the quality of scores: for each video 1 if its first class is right, else 0 (accuracy);
-    where videos have several classes, the AP of each class that has a positive (mAP)."""
-    if (targets.sum(1) > 1).any():
-        precision = metrics.average_precision(scores, targets)
-        return precision[~np.isnan(precision)]
-    return (metrics.hit_ranks(scores, targets) < 1)[targets.any(1)].astype(np.float64)
-
-
 def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     """[n] nats of the targets [n, K] of each video, added up over classes, by the probabilities of the scores' own
     sigmoid (`fit_sigmoid`).
@@ -77,33 +64,6 @@ def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
     sigmoid = fit_sigmoid(scores, targets)
     z = sigmoid.slope * scores + sigmoid.intercept
     return (np.logaddexp(0, z) - (targets > 0) * z).sum(1)
-
-
-def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) -> tuple[int, ...]:
-    """Greedy forward selection: the parts that are fused with equal weights, ascending.
-
-    The best part alone, then the one that helps most beside it, and so on. Of the sets on this path the best one, the
-    largest of equals, is taken only if it is better than all parts together by more than MARGIN standard
-    errors of the paired difference: of many sets one is better by chance.
-
-    Args:
-        quality: of a set of parts, [U] as `qualities` has them.
-    """
-    every = tuple(range(num_parts))
-    all_together = quality(every)
-    best, highest = every, all_together.mean()
-    best_quality, chosen = all_together, ()
-    while len(chosen) < num_parts - 1:
-        tried = [tuple(sorted((*chosen, part))) for part in every if part not in chosen]
-        found = [quality(parts) for parts in tried]
-        # Rounded: means of the same numbers in another order must not decide.
-        place = int(np.argmax([values.mean().round(9) for values in found]))
-        chosen, mean = tried[place], found[place].mean()
-        if mean > highest + 1e-9 or (best != every and mean > highest - 1e-9):
-            best, highest, best_quality = chosen, mean, found[place]
-    gain = best_quality - all_together
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-    return best if gain.mean() > MARGIN * error else every
 
 
 def weights_by_loss(

@@ -60,10 +60,8 @@ def cost(
     fused = combinations(list(dims), settings, on_gram=form == "gram")
     # The matrices of single results serve combinations too.
     sums = [sum(dims[pair] for pair in one.parts) for one in fused if sums_kernels(one.stream)]
-    # So do the scores of inner folds of late rules, which are made once for each part.
-    choosing = [one for one in fused if chooses(one.stream)]
-    late = {p for one in choosing if not sums_kernels(one.stream) for p in one.parts}
-    inner = len(late) + sum(len(one.parts) for one in choosing if sums_kernels(one.stream))
+    # So do the scores of inner folds that weights are chosen by, made once for each part.
+    inner = len({part for one in fused if chooses(one.stream) for part in one.parts})
     lengths, n, columns = [*dims.values(), *sums], num_training, num_classes * num_folds
     single, double = 0.0, 0.0
     if form == "gram":

@@ -1,9 +1,8 @@
 """Combinations of results on Gram matrices, as Ray tasks: after the single results, whose matrices and scores they use.
 
-matrices of the parts -> weights of each fold             on its training videos alone, where there is a choice
-matrices, weights     -> one matrix -> classifiers, SOLUTIONS, FUSIONS and SCORES, as of a single result
-matrices of the parts -> scores of inner folds            late rules
-those, SCORES of the parts -> FUSIONS and SCORES          one task a fold
+kernel_sum      matrices of the parts -> one matrix -> classifiers, SOLUTIONS, FUSIONS and SCORES
+late_weighted   matrices of the parts -> scores of inner folds, on training videos alone
+                those, SCORES of the parts -> FUSIONS and SCORES, one task a fold
 """
 
 import dataclasses
@@ -13,16 +12,9 @@ import numpy as np
 import ray
 import torch
 
-from encoders.scores.calibration import fit_sigmoid
 from encoders.scores.fusion import fuse
 from encoders.svm.gram import Gram
-from encoders.svm.inner_folds import (
-    held_out_scores,
-    log_losses,
-    qualities,
-    select_parts,
-    weights_by_loss,
-)
+from encoders.svm.inner_folds import held_out_scores, log_losses, weights_by_loss
 from encoders.svm.kernel_sum import kernel_sum
 from pipelines.classify import gram as classify_gram
 from pipelines.classify.examples import Examples, Work
@@ -40,7 +32,7 @@ from pipelines.classify.vectors import Vectors
 from pipelines.cluster.meter import Meter
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
-from pipelines.run.combination import chooses, sums_kernels
+from pipelines.run.combination import sums_kernels
 from pipelines.run.job import Job
 from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store
@@ -91,81 +83,21 @@ def _same_videos(*examples: Examples) -> bool:
 
 
 def _sum_kernels(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]) -> None:
-    """Folds with equal weights are solved together, on one matrix."""
-    fold_set, by_weights = work.fold_set, {}
-    for fold, weights in _weights(job, work, parts).items():
-        by_weights.setdefault(weights, []).append(fold)
-    for weights, folds in by_weights.items():
-        todo = tuple(fold for fold in fold_set.todo if fold in folds)
-        if not todo:
-            continue
-        used = [part for part, weight in zip(parts, weights, strict=True) if weight > 0]
-        shares = tuple(weight for weight in weights if weight > 0)
-        gram = _summed.remote(shares, *(part.gram for part in used))
-        vectors = Vectors(
-            tuple(part.vectors.training[0] for part in used),
-            tuple(part.vectors.tested[0] for part in used),
-            shares,
-        )
-        own = dataclasses.replace(
-            work, fold_set=dataclasses.replace(fold_set, folds=tuple(folds), todo=todo)
-        )
-        classify_gram.train(job, line, own, Prepared(vectors, gram), weights)
-
-
-def _weights(job: Job, work: Work, parts: list[Prepared]) -> dict[int, tuple[float, ...]]:
-    """Weights of the parts for each fold."""
-    fold_set, settings = work.fold_set, job.config.classify
-    if not chooses(fold_set.stream):
-        return dict.fromkeys(fold_set.folds, (1 / len(parts),) * len(parts))
-    on = device_options(job.config.cluster)
-    grams = [part.gram for part in parts]
-    if fold_set.stream == "kernel_selected":
-        tasks = [
-            _select.options(**on).remote(work.examples, fold, settings, *grams)
-            for fold in fold_set.folds
-        ]
-        return dict(zip(fold_set.folds, ray.get(tasks), strict=True))
-    found = {
-        fold: [_losses.options(**on).remote(work.examples, fold, settings, g) for g in grams]
-        for fold in fold_set.folds
-    }
-    return {fold: weights_by_loss(ray.get(tasks)) for fold, tasks in found.items()}
-
-
-@ray.remote(max_retries=3)
-def _losses(examples: Examples, fold: int, settings: Classify, arrays: Arrays) -> np.ndarray:
-    """A part's log losses [n] on the fold's inner folds, at the least C."""
-    inner = _inner_folds(examples, fold)
-    gram = gram_of(arrays).to(cuda_or_cpu())
-    scores = _held_out(gram, examples, inner, min(settings.c), settings)
-    return log_losses(scores, examples.training_targets[inner >= 0])
+    """Train on the mean of the parts' cosine-normalised kernels, all folds on one matrix."""
+    shares = (1 / len(parts),) * len(parts)
+    gram = _summed.remote(shares, *(part.gram for part in parts))
+    vectors = Vectors(
+        tuple(part.vectors.training[0] for part in parts),
+        tuple(part.vectors.tested[0] for part in parts),
+        shares,
+    )
+    classify_gram.train(job, line, work, Prepared(vectors, gram), shares)
 
 
 @ray.remote(max_retries=3)
 def _summed(weights: tuple[float, ...], *grams: Arrays) -> Arrays:
     found = kernel_sum([gram_of(arrays) for arrays in grams], weights)
     return arrays_of(found)
-
-
-@ray.remote(max_retries=3)
-def _select(examples: Examples, fold: int, settings: Classify, *grams: Arrays) -> tuple[float, ...]:
-    """Equal weights of the parts that help on the fold's inner folds, at the least C."""
-    matrices = [gram_of(arrays).to(cuda_or_cpu()) for arrays in grams]
-    inner = _inner_folds(examples, fold)
-    targets = examples.training_targets
-
-    def quality(chosen: tuple[int, ...]) -> np.ndarray:
-        gram = kernel_sum([matrices[s] for s in chosen], [1 / len(chosen)] * len(chosen))
-        scores = _held_out(gram, examples, inner, min(settings.c), settings)
-        return qualities(scores, targets[inner >= 0])
-
-    return equal_weights(select_parts(quality, len(grams)), len(grams))
-
-
-def equal_weights(chosen: tuple[int, ...], num_parts: int) -> tuple[float, ...]:
-    """[M] that sum to 1: of the chosen parts alike, 0 of the others."""
-    return tuple(1 / len(chosen) if part in chosen else 0.0 for part in range(num_parts))
 
 
 # --- late fusion -------------------------------------------------------------------------------
@@ -275,15 +207,9 @@ def _fuse(
 ) -> None:
     held_out, own = scores[: len(fold_set.parts)], scores[len(fold_set.parts) :]
     targets = examples.training_targets[_inner_folds(examples, fold) >= 0]
-    if fold_set.stream == "calibrated":
-        sigmoids = tuple(fit_sigmoid(part, targets) for part in held_out)
-        own = [sigmoid.probabilities(part) for sigmoid, part in zip(sigmoids, own, strict=True)]
-        weights = (1 / len(own),) * len(own)
-    else:
-        sigmoids = ()
-        weights = weights_by_loss([log_losses(part, targets) for part in held_out])
+    weights = weights_by_loss([log_losses(part, targets) for part in held_out])
     fused = fuse(own, weights)
     with meter("write"):
-        publish_weights(store, fold_set, fold, weights, sigmoids)
+        publish_weights(store, fold_set, fold, weights)
         publish_scores(store, fold_set, examples, fold, fused)
     meter.done({"ok": 1})

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from encoders.scores.calibration import Sigmoid
 from encoders.svm.classifiers import LinearClassifier
 from encoders.svm.columns import balanced
 from pipelines.classify.examples import Examples
@@ -91,14 +90,8 @@ def publish(
     )
 
 
-def publish_weights(
-    store: Store,
-    fold_set: FoldSet,
-    fold: int,
-    weights: tuple[float, ...],
-    sigmoids: tuple[Sigmoid, ...] = (),
-) -> None:
-    """FUSIONS of a combination's fold: what each part counts, and the sigmoids where there are some."""
+def publish_weights(store: Store, fold_set: FoldSet, fold: int, weights: tuple[float, ...]) -> None:
+    """Publish FUSIONS of a combination's fold: the weight of each part."""
     rows = [
         {
             "encoder": fold_set.encoder,
@@ -107,10 +100,10 @@ def publish_weights(
             "part_encoder": part.encoder,
             "part_stream": part.stream,
             "weight": weight,
-            "slope": sigmoids[place].slope if sigmoids else None,
-            "intercept": sigmoids[place].intercept if sigmoids else None,
+            "slope": None,
+            "intercept": None,
         }
-        for place, (part, weight) in enumerate(zip(fold_set.parts, weights, strict=True))
+        for part, weight in zip(fold_set.parts, weights, strict=True)
     ]
     name = f"{fold_set.fusions}/fold-{fold:05d}.parquet"
     store.publish_table(name, FUSIONS.build(rows), fold_set.footer)

@@ -1,438 +1,264 @@
-"""The doctor's checks of rows: keys, counts between tables, orphans and vectors."""
+"""The doctor's checks of rows: keys, orphans, and counts between tables."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 
-import numpy as np
-import pyarrow as pa
+from pipelines.doctor.check import AGAIN, Check, Problem, check
+from pipelines.doctor.gather import ROWS
+from pipelines.doctor.queries import each_kind, odd_results, odd_rows
+from pipelines.doctor.scan import Run
+from pipelines.storage.columns import Table
+from pipelines.storage.tables import ATTENTION, VIDEOS
 
-from encoders.settings import UNIT_LENGTH
-from pipelines.doctor.file_checks import Problem, remake
-from pipelines.doctor.gather import STATUSES, fingerprint, mixed
-from pipelines.doctor.scan import EXAMPLES, Folder, Run
-
-_FAILED = STATUSES.index("failed")
-
-
-# --- what is today's --------------------------------------------------------------------------
-
-
-def today(folder: Folder) -> np.ndarray:
-    """[n]: a fingerprint of the id and the source of each row, so of one version of a video file."""
-    return mixed(folder["id"], folder["source"])
-
-
-def last_attempts(run: Run) -> np.ndarray:
-    """Places in the columns of DESCRIPTORS: of each planned segment the row of its last attempt."""
-    plan, rows = run.folder("segments"), run.folder("descriptors")
-    key = today(rows)
-    planned = np.flatnonzero(np.isin(key, today(plan)))
-    order = planned[np.lexsort((rows["row"][planned], -rows["attempts"][planned], key[planned]))]
-    _, first = np.unique(key[order], return_index=True)
-    return order[first]
-
-
-def has_rows(run: Run, *tables: str) -> bool:
-    """Whether these tables, of one folder each, were read in full and hold something."""
-    found = [run.folder(table) for table in tables]
-    return all(folder and folder.is_whole and folder.columns for folder in found)
-
-
-def _odd_rows(
-    run: Run,
-    rows: Folder,
-    is_odd: np.ndarray,
-    text: str,
-    *,
-    folder: Folder | None = None,
-    files: list[str] | None = None,
-) -> Iterator[Problem]:
-    """One problem with the rows of a folder that are odd, if there are any.
-
-    Args:
-        is_odd: [n], for each of `rows`.
-        text: what was found, with {num} for the number of odd rows.
-        folder: where the problem is, if not where the rows are.
-        files: those that the job must make again, beside what is missing; None: the advice of the check holds.
-    """
-    places = np.flatnonzero(is_odd)
-    if len(places):
-        folder = folder or rows
-        examples = run.examples(rows, rows["row"][places])
-        advice = "" if files is None else remake(run, folder, files)
-        found = text.replace("{num}", str(len(places)))
-        yield Problem(folder.name, found, len(places), examples, advice)
-
-
-def _remake_examples(run: Run, folder: Folder, problem: Problem) -> Problem:
-    """The problem with the advice to have the files of its examples made again."""
-    files = dict.fromkeys(example.rpartition(" in ")[2] for example in problem.examples)
-    return replace(problem, advice=remake(run, folder, list(files)))
+CHECKS: list[Check] = []
 
 
 # --- keys and orphans -------------------------------------------------------------------------
 
 
+@check(CHECKS, "keys.duplicate", "error", "a key names one row")
 def duplicates(run: Run) -> Iterator[Problem]:
-    for folder in run.all_folders():
-        if folder.columns:
-            text = "{num} rows have the key of another one"
-            for problem in _odd_rows(run, folder, _is_again(folder), text):
-                yield _remake_examples(run, folder, problem)
+    for table in ROWS:
+        names = _key(table)
+        keys = ", ".join(names)
+        same = " AND ".join(f"{table.name}.{n} IS NOT DISTINCT FROM several.{n}" for n in names)
+        query = f"""
+            SELECT *, 'rows have the key of another one' AS found
+            FROM {table.name} SEMI JOIN
+                (SELECT {keys} FROM {table.name} GROUP BY ALL HAVING count(*) > 1) AS several
+                ON {same}
+            QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY file, row) > 1"""
+        yield from odd_rows(run, query, again="files")
+    query = """
+        SELECT *, 'videos have two rows of one frame' AS found
+        FROM attention WHERE num_rows > num_frames"""
+    yield from odd_rows(run, query, again="files")
+    yield from odd_results(run, "keys.duplicate")
 
 
-def _is_again(folder: Folder) -> np.ndarray:
-    """[n]: whether an earlier row has the key of a row."""
-    columns = folder.columns
-    if "key" in columns:
-        key = columns["key"]
-    else:
-        # A file that has changed, or was tried again, has rows of its own.
-        parts = [columns[n] for n in ("id", "source", "attempts", "maker") if n in columns]
-        key = mixed(*parts)
-        if folder.table.name == "videos":
-            key = columns["id"]
-    _, first = np.unique(key, return_index=True)
-    again = np.ones(len(key), bool)
-    again[first] = False
-    if "num_again" in columns:
-        again |= columns["num_again"] > 0
-    return again
+def _key(table: Table) -> list[str]:
+    """Columns that name a row; of a file that has changed, or was tried again, there are more."""
+    names = ["folder", *(f'"{name}"' for name in table.key)]
+    if table is ATTENTION:
+        names.remove('"frame_index"')
+    versions = [n for n in ("source", "attempts") if n in ROWS[table] and table is not VIDEOS]
+    return names + [name for name in versions if f'"{name}"' not in names]
 
 
-def old_sources(run: Run) -> Iterator[Problem]:
-    if has_rows(run, "segments", "descriptors"):
-        yield from _strangers(run, run.folder("descriptors"), today(run.folder("segments")))
-    if has_rows(run, "videos"):
-        known = today(run.folder("videos"))
-        for table in ("encodings", "attention"):
-            for folder in run.folders(table):
-                if folder.columns:
-                    yield from _strangers(run, folder, known)
-
-
+@check(
+    CHECKS,
+    "orphans.rows",
+    "error",
+    "SEGMENTS, FAILURES, SCORES and METRICS have rows of known videos and results only",
+)
 def orphans(run: Run) -> Iterator[Problem]:
-    if has_rows(run, "videos", "segments"):
-        videos, segments = run.folder("videos"), run.folder("segments")
-        key = mixed(segments["video"], segments["source"])
-        yield from _strangers(run, segments, today(videos), key)
-    failures = run.folder("failures")
-    if has_rows(run, "segments") and failures and failures.columns:
-        yield from _strangers(run, failures, today(run.folder("segments")))
+    if run.has_rows("videos", "segments"):
+        yield from _strangers(run, "segments", "videos", "video_id, source", "rows of no video")
+    if run.has_rows("segments"):
+        columns = "segment_id, source"
+        yield from _strangers(run, "failures", "segments", columns, "rows of no segment")
     for table in ("encodings", "attention"):
-        for folder in run.folders(table):
-            if folder.columns:
-                maker = mixed(*_maker(folder.key))
-                yield from _strangers(run, folder, maker, folder["maker"])
+        columns = "folder, encoder, stream, fold"
+        yield from _strangers(run, table, "folders", columns, "rows of another codebook")
+    yield from odd_results(run, "orphans.rows")
 
 
-def _maker(key: str) -> tuple[np.uint64, np.uint64, np.ndarray]:
-    """Encoder, stream and fold of `encodings/ENCODER-STREAM/fold-K`, as `doctor_gather` has them."""
-    name, _, fold = key.partition("/")[2].partition("/fold-")
-    encoder, _, stream = name.rpartition("-")
-    return fingerprint(encoder), fingerprint(stream), np.int64(fold or -1)
+@check(
+    CHECKS,
+    "orphans.old_source",
+    "note",
+    "DESCRIPTORS, ENCODINGS and ATTENTION have rows of today's files only",
+    "kept on purpose, of videos that have changed or are not in this run: readers join on source",
+)
+def old_sources(run: Run) -> Iterator[Problem]:
+    if run.has_rows("segments"):
+        yield from _strangers(run, "descriptors", "segments", "segment_id, source", "rows")
+    if run.has_rows("videos"):
+        for table in ("encodings", "attention"):
+            yield from _strangers(run, table, "videos", "video_id, source", "rows")
 
 
-def _strangers(
-    run: Run, folder: Folder, known: np.ndarray, key: np.ndarray | None = None
-) -> Iterator[Problem]:
-    key = today(folder) if key is None else key
-    yield from _odd_rows(run, folder, ~np.isin(key, known), "{num} rows")
+def _strangers(run: Run, table: str, known: str, columns: str, found: str) -> Iterator[Problem]:
+    query = f"SELECT *, '{found}' AS found FROM {table} ANTI JOIN {known} USING ({columns})"
+    return odd_rows(run, query)
 
 
-# --- counts -----------------------------------------------------------------------------------
+# --- counts of segments -----------------------------------------------------------------------
 
 
+@check(
+    CHECKS,
+    "counts.segments",
+    "error",
+    "a video has num_segments rows in SEGMENTS",
+    f"delete the folders of VIDEOS and SEGMENTS and {AGAIN}: headers are read once more",
+)
 def segment_counts(run: Run) -> Iterator[Problem]:
-    if not (run.is_done("index") and has_rows(run, "videos", "segments")):
+    if not (run.is_done("index") and run.has_rows("videos", "segments")):
         return
-    videos, segments = run.folder("videos"), run.folder("segments")
-    ids, first, of_row = np.unique(videos["id"], return_index=True, return_inverse=True)
-    _, once = np.unique(segments["id"], return_index=True)
-    place = np.minimum(np.searchsorted(ids, segments["video"]), len(ids) - 1)
-    found = ids[place] == segments["video"]
-    counts = np.bincount(place[once][found[once]], minlength=len(ids))[of_row]
-    text = "{num} videos have not num_segments rows in SEGMENTS"
-    yield from _odd_rows(run, videos, counts != videos["num_segments"], text)
-    planned = videos["num_segments"][first][place]
-    wrong = found & (segments["num_segments"] != planned)
-    wrong |= (segments["segment"] < 0) | (segments["segment"] >= segments["num_segments"])
-    text = "{num} rows whose segment or num_segments is not the video's"
-    yield from _odd_rows(run, segments, wrong, text)
+    counted = "SELECT video_id, count(DISTINCT segment_id) AS num FROM segments GROUP BY ALL"
+    query = f"""
+        SELECT *, 'videos have not num_segments rows in SEGMENTS' AS found
+        FROM videos LEFT JOIN ({counted}) USING (video_id)
+        WHERE num_segments != coalesce(num, 0)"""
+    yield from odd_rows(run, query)
+    planned = "SELECT video_id, arg_min(num_segments, (file, row)) AS num FROM videos GROUP BY ALL"
+    query = f"""
+        SELECT *, 'rows whose segment or num_segments is not the video''s' AS found
+        FROM segments LEFT JOIN ({planned}) USING (video_id)
+        WHERE num_segments != num OR segment < 0 OR segment >= num_segments"""
+    yield from odd_rows(run, query)
 
 
+@check(
+    CHECKS,
+    "counts.descriptors",
+    "error",
+    "planned = ok + partial + failed: every planned segment has a row in DESCRIPTORS",
+    f"delete the mark _done-*.json of the folder and {AGAIN}: the missing segments are described",
+)
 def planned_segments(run: Run) -> Iterator[Problem]:
-    if not (run.is_done("describe") and has_rows(run, "segments", "descriptors")):
+    if not (run.is_done("describe") and run.has_rows("segments", "descriptors")):
         return
-    segments, rows = run.folder("segments"), run.folder("descriptors")
-    planned = np.ones(len(segments["id"]), bool)
-    if has_rows(run, "videos"):
-        planned = np.isin(mixed(segments["video"], segments["source"]), today(run.folder("videos")))
-    missing = planned & ~np.isin(today(segments), today(rows))
-    text = f"{{num}} of {len(segments['id'])} planned segments have no row"
-    yield from _odd_rows(run, segments, missing, text, folder=rows)
+    is_planned = "SEMI JOIN videos USING (video_id, source)" if run.has_rows("videos") else ""
+    query = f"""
+        SELECT * REPLACE ('descriptors' AS folder),
+            'of ' || (SELECT count(*) FROM segments) || ' planned segments have no row' AS found
+        FROM segments ANTI JOIN descriptors USING (segment_id, source) {is_planned}"""
+    yield from odd_rows(run, query)
 
 
+_STATUS = {
+    "status NOT IN ('ok', 'partial', 'failed')": "'rows with a status that is none'",
+    "num_indices != num_frames OR num_times != num_frames": "'rows with another number of "
+    "frame_indices or timestamps_s than num_frames'",
+    "status = 'failed' AND num_frames > 0": "'rows with status failed, and frames'",
+    "(status != 'ok') != has_reason": "'rows with status failed or partial without error_type, or "
+    "ok with one'",
+    "status != 'failed' AND (status != 'ok') != (num_missing > 0)": "'rows with status ok and "
+    "missing frames, or partial and none'",
+}
+"""{condition on a row of DESCRIPTORS: what is found where it holds}."""
+
+_LENGTH = {
+    "(length IS NULL) != (status = 'failed')": "'rows with null in ' || name || ' though not "
+    "failed, or not null though failed'",
+    # Of source frames, a video that is too short for the window has none. Of sampled frames, the
+    # first ones of a video are in no window; a segment that follows another has one for each.
+    """
+    CASE WHEN size IS NULL THEN length % greatest(num_frames, 1) != 0
+        WHEN has_gap THEN length NOT IN (0, size * num_frames)
+        ELSE length % size != 0 OR num_frames - length // size
+            NOT BETWEEN 0 AND least(window_frames - 1, num_frames) END
+    """: "'rows with another number of descriptors in ' || name || ' than its frames have'",
+}
+"""The same of one of its streams."""
+
+
+@check(CHECKS, "counts.frames", "error", "status, frames and descriptors of a row agree")
 def consistent_segments(run: Run) -> Iterator[Problem]:
-    rows = run.folder("descriptors")
-    if not rows or not rows.columns:
-        return
-    frames, status = rows["num_frames"], rows["status"]
-    failed = status == _FAILED
-    wrong = {
-        "a status that is none": status >= len(STATUSES),
-        "another number of frame_indices or timestamps_s than num_frames": (
-            (rows["num_indices"] != frames) | (rows["num_times"] != frames)
-        ),
-        "status failed, and frames": failed & (frames > 0),
-        "status failed or partial without error_type, or ok with one": (
-            (status > 0) != rows["has_reason"]
-        ),
-        "status ok and missing frames, or partial and none": (
-            ~failed & ((status > 0) != (rows["num_missing"] > 0))
-        ),
-    }
-    for column in sorted(name for name in rows.columns if name.startswith("length/")):
-        stream, length = column.removeprefix("length/"), rows[column]
-        text = f"null in {stream} though not failed, or not null though failed"
-        wrong[text] = (length < 0) != failed
-        text = f"another number of descriptors in {stream} than its frames have"
-        wrong[text] = (length >= 0) & ~_fits(run, stream, length, frames)
-    for text, is_wrong in wrong.items():
-        yield from _odd_rows(run, rows, is_wrong, f"{{num}} rows with {text}")
+    yield from odd_rows(run, each_kind("descriptors", _STATUS))
+    yield from odd_rows(run, each_kind("lengths LEFT JOIN streams USING (name)", _LENGTH))
 
 
-def cells(run: Run, stream: str) -> int | None:
-    """T, the descriptors of one view of a frame; None where run.json does not say it."""
-    return run.streams.get(stream, {}).get("cells")
-
-
-def _fits(run: Run, stream: str, length: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Where a number of descriptors can be that of so many frames."""
-    facts = run.streams.get(stream)
-    if facts is None:
-        return length % np.maximum(frames, 1) == 0
-    size, window = facts["cells"] * facts["views"], facts["window"]
-    if window["gap"] or window["gap_s"]:
-        # A video that is too short for the window has none.
-        return (length == size * frames) | (length == 0)
-    # The first frames of a video are in no window of sampled frames; a segment that follows another has one for each.
-    lacking = frames - length // size
-    most = np.minimum(window["num_frames"] - 1, frames)
-    return (length % size == 0) & (lacking >= 0) & (lacking <= most)
-
-
+@check(
+    CHECKS,
+    "counts.failures",
+    "error",
+    "FAILURES are the failed and partial rows of DESCRIPTORS",
+)
 def failures(run: Run) -> Iterator[Problem]:
-    if not (run.is_done("describe") and has_rows(run, "segments", "descriptors")):
+    listed = run.folder("failures")
+    if not (run.is_done("describe") and run.has_rows("segments", "descriptors")):
         return
-    rows, listed = run.folder("descriptors"), run.folder("failures")
     if listed is None or not listed.is_whole:
         return
-    last = last_attempts(run)
-    is_bad = np.zeros(len(rows["id"]), bool)
-    is_bad[last] = np.isin(rows["status"][last], (STATUSES.index("partial"), _FAILED))
-    facts = ("id", "source", "status", "attempts", "num_missing")
-    key = mixed(*(rows[name] for name in facts))
-    names = listed.columns or {name: np.empty(0, np.uint64) for name in facts}
-    got = mixed(*(names[name] for name in facts))
-    text = f"{{num}} of {is_bad.sum()} failed or partial rows of DESCRIPTORS are not listed"
-    missing = is_bad & ~np.isin(key, got)
-    yield from _odd_rows(run, rows, missing, text, folder=listed, files=_all(listed))
-    planned = np.isin(mixed(names["id"], names["source"]), today(run.folder("segments")))
-    extra = ~np.isin(got, key[is_bad]) & planned
-    text = "{num} rows that no row of DESCRIPTORS gives"
-    yield from _odd_rows(run, listed, extra, text, files=_all(listed))
+    bad = "(FROM last_attempts WHERE status IN ('partial', 'failed'))"
+    columns = "segment_id, source, status, attempts, num_missing"
+    query = f"""
+        SELECT * REPLACE ('failures' AS folder),
+            'failed or partial rows of DESCRIPTORS are not listed' AS found
+        FROM {bad} ANTI JOIN failures USING ({columns})"""
+    yield from odd_rows(run, query, again="folder")
+    query = f"""
+        SELECT *, 'rows that no row of DESCRIPTORS gives' AS found
+        FROM failures SEMI JOIN segments USING (segment_id, source)
+        ANTI JOIN {bad} USING ({columns})"""
+    yield from odd_rows(run, query, again="folder")
 
 
-def _all(folder: Folder) -> list[str]:
-    return [file.name for file in folder.files]
+# --- counts of encodings ----------------------------------------------------------------------
 
 
+@check(
+    CHECKS,
+    "counts.encodings",
+    "error",
+    "a video with a described segment has a row per codebook, and no other video has",
+)
 def encoded_videos(run: Run) -> Iterator[Problem]:
-    if not (run.is_done("encode") and has_rows(run, "videos", "segments", "descriptors")):
+    if not (run.is_done("encode") and run.has_rows("videos", "segments", "descriptors")):
         return
-    videos, rows = run.folder("videos"), run.folder("descriptors")
-    last = last_attempts(run)
-    video = mixed(rows["video"][last], rows["source"][last])
-    should = np.isin(today(videos), video[rows["status"][last] != _FAILED])
-    # A video without any row is a matter of counts.descriptors.
-    should_not = np.isin(today(videos), video) & ~should
-    for folder in run.folders("encodings"):
-        if not folder.is_whole:
-            continue
-        have = today(folder) if folder.columns else np.empty(0, np.uint64)
-        missing = should & ~np.isin(today(videos), have)
-        text = f"{{num}} of {should.sum()} described videos have no row"
-        yield from _odd_rows(run, videos, missing, text, folder=folder, files=[])
-        extra = np.isin(have, today(videos)[should_not])
-        text = "{num} rows of videos whose segments have all failed"
-        yield from _odd_rows(run, folder, extra, text)
+    described = "(FROM described WHERE is_described)"
+    query = f"""
+        SELECT known.* REPLACE (folders.folder AS folder), 'described videos have no row' AS found
+        FROM folders
+        CROSS JOIN (FROM videos SEMI JOIN {described} USING (video_id, source)) AS known
+        ANTI JOIN encodings ON (encodings.folder, encodings.video_id, encodings.source)
+            = (folders.folder, known.video_id, known.source)
+        WHERE table_name = 'encodings' AND is_whole"""
+    yield from odd_rows(run, query, again="nothing")
+    # A video without any row in DESCRIPTORS is a matter of counts.descriptors.
+    failed = "(FROM described SEMI JOIN videos USING (video_id, source) WHERE NOT is_described)"
+    query = f"""
+        SELECT *, 'rows of videos whose segments have all failed' AS found
+        FROM encodings SEMI JOIN (FROM folders WHERE is_whole) USING (folder)
+        SEMI JOIN {failed} USING (video_id, source)"""
+    yield from odd_rows(run, query)
 
 
+@check(
+    CHECKS,
+    "counts.num_descriptors",
+    "error",
+    "encodings are the sum of all descriptors of their video",
+)
 def descriptor_counts(run: Run) -> Iterator[Problem]:
-    """In a full run only: the lengths of the vector columns are not known in a quick one."""
-    if run.quick or not has_rows(run, "videos", "segments", "descriptors"):
+    """Nothing in a quick run, which does not know the lengths of vector columns."""
+    if not run.has_rows("videos", "segments", "descriptors"):
         return
-    videos, rows = run.folder("videos"), run.folder("descriptors")
-    last = last_attempts(run)
-    video = mixed(rows["video"][last], rows["source"][last])
-    found = _sums(video, np.ones(len(last)), today(videos))
-    described = np.isin(today(videos), video[rows["status"][last] != _FAILED])
-    whole = today(videos)[described & (found == videos["num_segments"])]
-    for folder in run.folders("encodings"):
-        stream = _stream_of(folder)
-        if folder.columns and f"length/{stream}" in rows.columns:
-            length = np.maximum(rows[f"length/{stream}"][last], 0)
-            expected = _sums(video, length, today(folder))
-            wrong = (expected != folder["num_descriptors"]) & np.isin(today(folder), whole)
-            text = "num_descriptors of {num} rows is not that of DESCRIPTORS"
-            yield from _odd_rows(run, folder, wrong, text, files=_all(folder))
+    # Videos with a row of each planned segment.
+    known = "described SEMI JOIN videos USING (video_id, source, num_segments)"
+    query = f"""
+        SELECT encodings.*, 'rows whose num_descriptors is not that of DESCRIPTORS' AS found
+        FROM encodings JOIN folders USING (folder) JOIN
+            (SELECT video_id, source, name, sum(coalesce(length, 0)) AS total
+             FROM lengths SEMI JOIN last_attempts USING (file, row)
+             SEMI JOIN (FROM {known} WHERE is_described) USING (video_id, source)
+             GROUP BY ALL) AS sums
+            ON (sums.video_id, sums.source, sums.name)
+                = (encodings.video_id, encodings.source, folders.stream)
+        WHERE num_descriptors != total"""
+    yield from odd_rows(run, query, again="folder")
 
 
-def _stream_of(folder: Folder) -> str:
-    return folder.key.partition("/fold-")[0].rpartition("-")[2]
-
-
-def _sums(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The sum of the values of each wanted key; -1 where there is none."""
-    known, place = np.unique(keys, return_inverse=True)
-    if not len(known):
-        return np.full(len(wanted), -1)
-    total = np.bincount(place, values, len(known)).astype(np.int64)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[at] == wanted, total[at], -1)
-
-
+@check(CHECKS, "counts.attention", "error", "ATTENTION has a row per encoded frame")
 def attention_counts(run: Run) -> Iterator[Problem]:
+    """Rows of another codebook are passed over: orphans.rows tells of them."""
     if not run.is_done("encode"):
         return
-    for folder in run.folders("attention"):
-        encodings = run.folder(folder.key.replace("attention/", "encodings/", 1))
-        facts = run.streams.get(_stream_of(folder))
-        size = facts and facts["cells"] * facts["views"]
-        if not (
-            folder.is_whole and encodings and encodings.is_whole and encodings.columns and size
-        ):
-            continue
-        found = _sums(*_frames(folder), today(encodings))
-        wrong = np.maximum(found, 0) * size != encodings["num_descriptors"]
-        text = "{num} videos have not one row per encoded frame"
-        yield from _odd_rows(run, encodings, wrong, text, folder=folder, files=[])
-
-
-def _frames(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of ATTENTION and their numbers of frames, without rows of other codebooks and rows with the key of
-    another one, which other checks report."""
-    if not folder.columns:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    own = np.flatnonzero(folder["maker"] == mixed(*_maker(folder.key)))
-    videos, first = np.unique(today(folder)[own], return_index=True)
-    return videos, (folder["num_rows"] - folder["num_again"])[own[first]]
-
-
-# --- vectors ----------------------------------------------------------------------------------
-
-
-def not_finite(run: Run) -> Iterator[Problem]:
-    for folder in run.all_folders():
-        for name in sorted(column for column in folder.columns if column.startswith("bad/")):
-            text = f"{name.removeprefix('bad/')} of {{num}} rows holds NaN or infinity"
-            for problem in _odd_rows(run, folder, folder[name], text):
-                yield _remake_examples(run, folder, problem)
-
-
-def has_unit_length(run: Run, key: str) -> bool:
-    """Whether the vectors of a key of ENCODINGS are normalised to length 1: a variant may have its own way."""
-    own = re.match(r"encodings/[^@]*@(?:.*:)?normalisation=(\w+)", key)
-    way = own[1] if own else run.setting("encode", "normalisation", "none")
-    return way in UNIT_LENGTH
-
-
-def norms(run: Run) -> Iterator[Problem]:
-    # Of D rounded values: float16 has 11 bits, and 2e-8 is the smallest half of its steps.
-    tolerance = 2e-3 if run.setting("encode", "dtype") == "float16" else 1e-5
-    for folder in run.folders("encodings"):
-        if "norm" not in folder.columns or not has_unit_length(run, folder.key):
-            continue
-        norm, count = folder["norm"], folder["num_descriptors"]
-        wrong = np.isfinite(norm) & (norm > 0) & ((np.abs(norm - 1) > tolerance) | (count == 0))
-        if wrong.any():
-            text = (
-                f"{{num}} vectors of norm {norm[wrong].min():.6g} to {norm[wrong].max():.6g}, "
-                f"{(count[wrong] == 0).sum()} of them without descriptors"
-            )
-            yield from _odd_rows(run, folder, wrong, text, files=_all(folder))
-
-
-def zero_vectors(run: Run) -> Iterator[Problem]:
-    for folder in run.folders("encodings"):
-        if "norm" in folder.columns:
-            is_zero = (folder["norm"] == 0) & (folder["num_descriptors"] > 0)
-            yield from _odd_rows(run, folder, is_zero, "{num} vectors")
-
-
-def attention_sums(run: Run) -> Iterator[Problem]:
-    for folder in run.folders("attention"):
-        if "wrong_sum" in folder.columns:
-            yield from _odd_rows(run, folder, folder["wrong_sum"], "{num} videos")
-
-
-def widths(run: Run) -> Iterator[Problem]:
-    rows = run.folder("descriptors")
-    if rows:
-        kinds = {_vectors(file.schema, len(rows.table.columns)) for file in rows.usable}
-        if len(kinds) > 1:
-            yield Problem(rows.name, f"files of {len(kinds)} different sets of streams or widths")
-        yield from _stream_widths(run, rows)
-    for folder in run.folders("encodings"):
-        types = {file.schema.field("vector").type for file in folder.usable}
-        found = sorted({kind.list_size for kind in types})
-        dtype = {"float32": pa.float32(), "float16": pa.float16()}.get(
-            run.setting("encode", "dtype")
-        )
-        if len(found) > 1:
-            yield Problem(folder.name, f"vectors of widths {found}", len(found))
-        elif dtype and any(kind.value_type != dtype for kind in types):
-            yield Problem(folder.name, f"vectors that are not {dtype}, as encode.dtype wants")
-        elif found:
-            yield from _classifier_widths(run, folder, found[0])
-    for folder in run.folders("attention"):
-        size = cells(run, _stream_of(folder))
-        found = {file.schema.field("cells").type.list_size for file in folder.usable}
-        if size and found - {size}:
-            yield Problem(folder.name, f"expected {size} cells a frame, got {sorted(found)}")
-
-
-def _stream_widths(run: Run, rows: Folder) -> Iterator[Problem]:
-    if not rows.usable:
-        return
-    found = dict(_vectors(rows.usable[0].schema, len(rows.table.columns)))
-    for name, facts in run.streams.items():
-        if found.get(name, facts["width"]) != facts["width"]:
-            text = f"{name} is {found[name]} wide, expected {facts['width']}"
-            yield Problem(rows.name, text)
-    lacking = [name for name in run.streams if name not in found]
-    if lacking:
-        yield Problem(rows.name, "streams of the configuration are missing", 1, tuple(lacking))
-
-
-def _vectors(schema: pa.Schema, declared: int) -> tuple[tuple[str, int], ...]:
-    return tuple((f.name, f.type.value_type.list_size) for f in list(schema)[declared:])
-
-
-def _classifier_widths(run: Run, folder: Folder, width: int) -> Iterator[Problem]:
-    """Classifiers of the same result want vectors of this width, unless they compress them first."""
-    name, _, fold = folder.key.partition("/")[2].partition("/fold-")
-    scores = run.tables.get(f"scores/{name}")
-    if not scores:
-        return
-    own = f"classifiers/{scores.removeprefix('scores/')}/"
-    files = [item for item in run.tensors if item.name.startswith(own) and not item.error]
-    if any("/compression-" in item.name for item in files):
-        return
-    wanted = [i for i in files if not fold or i.name.endswith(f"/fold-{int(fold):05d}.safetensors")]
-    odd = [item for item in wanted if item.shapes.get("weights", (0, width))[1] != width]
-    if odd:
-        text = f"vectors are {width} wide, {len(odd)} of their classifiers want another width"
-        yield Problem(folder.name, text, len(odd), tuple(item.name for item in odd[:EXAMPLES]))
+    query = """
+        SELECT encodings.* REPLACE (looks.folder AS folder),
+            'videos have not one row per encoded frame' AS found
+        FROM encodings JOIN folders AS own USING (folder)
+        JOIN folders AS looks ON (looks.table_name, looks.encoder, looks.stream, looks.fold)
+            = ('attention', own.encoder, own.stream, own.fold)
+        JOIN streams ON streams.name = own.stream
+        LEFT JOIN
+            (SELECT folder, video_id, source, arg_min(num_frames, (file, row)) AS num_frames
+             FROM attention SEMI JOIN folders USING (folder, encoder, stream, fold)
+             GROUP BY ALL) AS seen
+            ON (seen.folder, seen.video_id, seen.source)
+                = (looks.folder, encodings.video_id, encodings.source)
+        WHERE own.is_whole AND looks.is_whole
+            AND coalesce(seen.num_frames, 0) * size != num_descriptors"""
+    yield from odd_rows(run, query, again="nothing")

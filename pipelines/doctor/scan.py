@@ -1,8 +1,7 @@
-"""What the doctor knows of a run: every file is read once, one row group at a time, and leaves a few numbers a row.
+"""What the doctor knows of a run: its record, its files, and what `doctor_gather` keeps of rows.
 
-Keys stay as 64-bit fingerprints, not as text: of n different keys two share one with a chance of n^2 / 2^65, which is
-3e-8 for a million. What grows with a run: some 40 bytes a video, 80 a segment, 30 a video and codebook (and with
-attention), and the list of files. SCORES are not kept, see `pipelines.doctor.score_checks`.
+Every file is read once, one row group at a time; SCORES later, see `doctor_score_checks`. In memory
+are the list of files, what is kept of one file, and what DuckDB may hold.
 """
 
 import json
@@ -11,20 +10,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipelines.doctor.gather import GATHER, REDUCE
+from pipelines.doctor.gather import ROWS, Rows, facts, file_facts
 from pipelines.doctor.tensors import Tensors, read_tensors
 from pipelines.errors import ConfigError
 from pipelines.run.combination import Combination
+from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, digest
 from pipelines.storage.columns import Table, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
-from pipelines.storage.store import DONE, Store, is_visible
-from pipelines.storage.tables import CURVES, METRICS, NAMED_BY_KEYS, SAMPLES, SCORES, TABLES
+from pipelines.storage.store import Store, is_visible
+from pipelines.storage.tables import CURVES, NAMED_BY_KEYS, SAMPLES, TABLES
 
 PROVENANCE = "video_fisher."
 CODEBOOK_KEY = "video_fisher.codebook"
@@ -34,19 +34,21 @@ EXAMPLES = 5
 
 BY_NAME = {table.name: table for table in TABLES}
 
+UNNAMED = {SAMPLES: "samples", CURVES: "codebooks"}
+"""Tables whose folders run.json does not name, and the folder that they are in."""
+
 
 @dataclass
 class File:
-    """One visible Parquet file. `error` and `misfit` (of its schema) are empty where all is well."""
+    """One visible Parquet file; `error` and `misfit` (of its schema) are empty in a sound one."""
 
     name: str
     num_bytes: int
     num_rows: int = 0
-    first_row: int = 0
     error: str = ""
     misfit: str = ""
     footer: dict[str, str] = field(default_factory=dict)
-    schema: pa.Schema | None = None
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     keys_name: str = ""
 
     @property
@@ -56,16 +58,12 @@ class File:
 
 @dataclass
 class Folder:
-    """The files of a table in one folder, and what `pipelines.doctor.gather` keeps of their rows.
-
-    Column `row` is the place of a row in the usable files, one after the other.
-    """
+    """The files of a table in one folder. `key` is its name in run.json, else table and folder."""
 
     key: str
     table: Table
     name: str
     files: list[File] = field(default_factory=list)
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -80,8 +78,16 @@ class Folder:
     def usable(self) -> list[File]:
         return [file for file in self.files if file.is_usable]
 
-    def __getitem__(self, column: str) -> np.ndarray:
-        return self.columns[column]
+    @property
+    def result(self) -> tuple[str, str]:
+        """Encoder and stream of a key TABLE/ENCODER-STREAM[/fold-K]."""
+        encoder, _, stream = self.key.partition("/")[2].partition("/fold-")[0].rpartition("-")
+        return encoder, stream
+
+    @property
+    def fold(self) -> int:
+        """K of the key; -1 where it has none."""
+        return _fold(self.key)
 
 
 class Progress:
@@ -100,39 +106,42 @@ class Progress:
             self.said = now
             left = (now - self.started) * (self.total / max(1, self.done) - 1)
             print(
-                f"doctor: {self.num_files} files, {100 * self.done / self.total:.0f} %, {left:.0f} s left",
+                f"doctor: {self.num_files} files, {100 * self.done / self.total:.0f} %, "
+                f"{left:.0f} s left",
                 file=sys.stderr,
             )
 
 
 class Run:
-    """A run's record, list of files, and tables as far as they were asked for.
+    """A run's record, list of files, and tables.
 
     Args:
+        rows: gets what is kept of the rows.
         quick: no vectors are read, and of codebooks the headers only.
 
     Attributes:
-        unanswered: {file: what the storage said in place of it}. Nobody knows whether it is damaged.
+        by_key: the folders that are there.
+        unanswered: {file: what the storage said in place of it}. It may be damaged or not.
 
     Raises:
         ConfigError: there is no run, or it cannot be listed.
         StorageError: the storage does not answer.
     """
 
-    def __init__(self, store: Store, quick: bool = False) -> None:
-        self.store, self.quick = store, quick
+    def __init__(self, store: Store, rows: Rows, quick: bool = False) -> None:
+        self.store, self.rows, self.quick = store, rows, quick
         self.sizes = _listing(store)
         roots = {name.partition("/")[0] for name in self.sizes}
         if "run.json" not in roots and not roots & BY_NAME.keys():
             raise ConfigError(
-                f"--out {store.root}: expected a run with its run.json, found none; give the folder that was "
-                "the job's --out"
+                f"--out {store.root}: expected a run with its run.json, found none; give the "
+                "folder that was the job's --out"
             )
         self.record_error, self.record = _read_record(store, "run.json" in roots)
-        tables = self.record.get("tables", {})
-        self.tables: dict[str, str] = tables
+        self.tables: dict[str, str] = self.record.get("tables", {})
+        self.unanswered: dict[str, str] = {}
         read = {"samples", "codebooks", "classifiers", "weights"}
-        current = tuple(f"{folder}/" for folder in tables.values())
+        current = tuple(f"{folder}/" for folder in self.tables.values())
         self.progress = Progress(
             sum(
                 size
@@ -140,29 +149,28 @@ class Run:
                 if name.startswith(current) or name.partition("/")[0] in read
             )
         )
-        self._folders: dict[str, Folder] = {}
-        self.unanswered: dict[str, str] = {}
+        self.by_key = {f.key: f for f in self._find() if self.files_in(f.name)}
+        for table in TABLES:
+            self._scan(table)
 
     # --- settings and steps -------------------------------------------------------------------
 
-    def setting(self, section: str, name: str, default: object = None) -> object:
-        """A value of the configuration in run.json; `default` where it is of other code and lacks it."""
+    def setting(self, section: str, name: str, default: Any = None) -> Any:
+        """A value of the configuration in run.json; `default` where that is of other code."""
         return self.record.get("config", {}).get(section, {}).get(name, default)
-
-    @property
-    def videos_digest(self) -> str:
-        return self.tables.get("videos", "").rpartition("/")[2]
 
     @cached_property
     def streams(self) -> dict[str, dict]:
-        """Columns of DESCRIPTORS, in order, as fields of `encoders.descriptors.streams.Stream`; none where run.json is of
-        other code and has none."""
+        """Columns of DESCRIPTORS, in order, as fields of `encoders.descriptors.streams.Stream`.
+
+        None where run.json is of other code.
+        """
         return {stream["name"]: stream for stream in self.record.get("streams", ())}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """(encoder, stream) of single results, in the order of `pipelines.run.job.Job.pairs`."""
-        named = [key.partition("/")[2].rpartition("-") for key in self.tables if _is(key, "scores")]
+        named = [key.partition("/")[2].rpartition("-") for key in self._keys("scores")]
         known = {(encoder, stream) for encoder, _, stream in named}
         known -= {one.pair for one in self.combinations}
         encoders = list(self.setting("encode", "encoders", ()))
@@ -185,33 +193,24 @@ class Run:
         """(encoder, stream) of all results with SCORES."""
         return [*self.pairs, *(one.pair for one in self.combinations)]
 
-    @cached_property
-    def codebook_keys(self) -> list[str]:
-        """Keys of ENCODINGS in `tables`, in the order of `pipelines.run.job.Job.codebooks`."""
-        known = [key for key in self.tables if _is(key, "encodings")]
-        found = []
-        for encoder, stream in self.pairs:
-            base = f"encodings/{_codebook_name(encoder)}-{stream}"
-            found += sorted(
-                (key for key in known if key == base or key.startswith(f"{base}/fold-")), key=_fold
-            )
-        return [*dict.fromkeys(found), *(key for key in known if key not in found)]
+    def expected(self, table: str) -> list[str]:
+        """Today's folders of a table, in the order of the run; run.json has sorted them.
+
+        Those of the codebooks are not known from here.
+        """
+        keys = self._keys(table)
+        if table == "scores":
+            keys = [f"scores/{encoder}-{stream}" for encoder, stream in self.scored]
+        elif table == "encodings":
+            names = [f"encodings/{_codebook_name(e)}-{stream}" for e, stream in self.pairs]
+            own = {name: [k for k in keys if k.partition("/fold-")[0] == name] for name in names}
+            found = [key for name in own for key in sorted(own[name], key=_fold)]
+            keys = [*found, *(key for key in keys if key not in found)]
+        return [self.tables[key] for key in keys if key in self.tables]
 
     def marks(self, step: str) -> list[str]:
-        """The files that exist when a step is complete; those of codebooks are not known from here."""
-        tables, videos = self.tables, self.videos_digest
-        metrics = tables.get("metrics", "")
-        return {
-            "index": [f"{tables.get('videos')}/{DONE}"],
-            "describe": [f"{tables.get('descriptors')}/_done-{videos}.json"],
-            "fit": [],
-            "encode": [f"{tables[key]}/_done-{videos}.json" for key in self.codebook_keys],
-            "classify": [f"{tables[f'scores/{e}-{s}']}/{DONE}" for e, s in self.scored],
-            "evaluate": [
-                f"{metrics}/{DONE}",
-                f"report/_done-{metrics.rpartition('/')[2]}.json",
-            ],
-        }[step]
+        """The files that exist when a step is complete."""
+        return STEPS[step].marks(self.expected) if "videos" in self.tables else []
 
     def is_recorded(self, step: str) -> bool:
         """Whether run.json says that the step was done for the tables it names."""
@@ -222,30 +221,26 @@ class Run:
 
     def is_done(self, step: str) -> bool:
         """Whether the step's tables should be complete."""
-        marks = self.marks(step)
-        return self.is_recorded(step) or (bool(marks) and all(m in self.sizes for m in marks))
+        wanted = self.marks(step)
+        return self.is_recorded(step) or (bool(wanted) and all(m in self.sizes for m in wanted))
 
     # --- tables -------------------------------------------------------------------------------
 
     def folder(self, key: str) -> Folder | None:
-        """The folder that run.json names `key`, read; None where it names none or nothing is there."""
-        if key not in self._folders:
-            name = self.tables.get(key)
-            if name is None or not any(self.files_in(name)):
-                return None
-            self._folders[key] = self._scan(key, BY_NAME[key.partition("/")[0]], name)
-        return self._folders[key]
+        """The folder that run.json names `key`; None where it names none or nothing is there."""
+        return self.by_key.get(key)
 
     def folders(self, table: str) -> list[Folder]:
         """All folders of a table that are there."""
-        if table in ("samples", "curves"):
-            return [self._other(table, name) for name in self._other_names(table)]
-        found = [self.folder(key) for key in self.tables if _is(key, table)]
-        return [folder for folder in found if folder]
+        return [folder for folder in self.by_key.values() if folder.table.name == table]
 
-    def all_folders(self) -> Iterator[Folder]:
-        for table in BY_NAME:
-            yield from self.folders(table)
+    def all_folders(self) -> list[Folder]:
+        return list(self.by_key.values())
+
+    def has_rows(self, *keys: str) -> bool:
+        """Whether these folders were read in full and hold something."""
+        found = [self.folder(key) for key in keys]
+        return all(folder and folder.is_whole and folder.num_rows for folder in found)
 
     @cached_property
     def tensors(self) -> tuple[Tensors, ...]:
@@ -267,16 +262,13 @@ class Run:
         footers = [file.footer for folder in self.folders("encodings") for file in folder.usable]
         return frozenset(f[CODEBOOK_KEY] for f in footers if CODEBOOK_KEY in f)
 
-    def files_in(self, folder: str) -> Iterator[str]:
+    def files_in(self, folder: str) -> list[str]:
         """Names of all files of a folder, hidden ones and marks too."""
-        return iter(self._by_folder.get(folder, ()))
+        return self._by_folder.get(folder, [])
 
-    @cached_property
-    def _by_folder(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in sorted(self.sizes):
-            found.setdefault(name.rpartition("/")[0], []).append(name)
-        return found
+    def marks_in(self, folder: str) -> list[str]:
+        """The marks in a folder, also those for other videos."""
+        return [n for n in self.files_in(folder) if n.startswith(f"{folder}/_done")]
 
     def subfolders(self, root: str, depth: int) -> list[str]:
         """Folders with files, `depth` names below `root`."""
@@ -290,98 +282,77 @@ class Run:
             self.unanswered[name] = text
         return text[:200]
 
-    def _other_names(self, table: str) -> list[str]:
-        return self.subfolders("samples" if table == "samples" else "codebooks", 2)
-
-    def _other(self, table: str, name: str) -> Folder:
-        key = f"{table}/{name}"
-        if key not in self._folders:
-            self._folders[key] = self._scan(key, SAMPLES if table == "samples" else CURVES, name)
-        return self._folders[key]
-
-    def _scan(self, key: str, table: Table, name: str) -> Folder:
-        folder = Folder(key, table, name)
-        gathered: list[dict[str, np.ndarray]] = []
-        first = 0
-        for path in self.files_in(name):
-            if not is_visible(path):
-                continue
-            file, columns = self._read(folder, path)
-            file.first_row = first
-            if file.is_usable:
-                first += file.num_rows
-                if columns:
-                    columns["row"] = columns["row"] + file.first_row
-                    gathered.append(columns)
-            folder.files.append(file)
-            self.progress.add(file.num_bytes, file.num_rows)
-        folder.columns = _joined(gathered)
-        return folder
-
-    def _read(self, folder: Folder, path: str) -> tuple[File, dict[str, np.ndarray]]:
-        """A file, and what is kept of its rows."""
-        file = File(path, self.sizes[path])
-        parts, keys = [], []
+    def batches(self, folder: Folder, file: File) -> Iterator[pa.Table]:
+        """The row groups of a file. One that turns out unreadable gets its `error`."""
+        names = None
+        if self.quick:
+            declared = set(folder.table.schema().names)
+            names = [name for name in file.schema.names if name in declared]
         try:
-            for batch in self._batches(folder, file):
-                if file.misfit:
-                    continue
-                keys.append(batch.select(folder.table.key))
-                if folder.table.name in GATHER:
-                    parts.append(GATHER[folder.table.name](batch))
+            with self.store.open_parquet(file.name, verify=True) as parquet:
+                for group in range(parquet.num_row_groups):
+                    batch = parquet.read_row_group(group, columns=names)
+                    batch.validate(full=True)
+                    yield batch
         except (OSError, ValueError, pa.ArrowException) as error:
-            file.error = self.said(path, error)
-            return file, {}
-        if keys and folder.table in NAMED_BY_KEYS:
-            file.keys_name = file_name(pa.concat_tables(keys), folder.table.key)
-        if not parts:
-            return file, {}
-        columns = _joined(parts)
-        columns["row"] = np.arange(file.num_rows)
-        reduce = REDUCE.get(folder.table.name)
-        return file, reduce(columns) if reduce else columns
+            file.error = self.said(file.name, error)
 
-    def _batches(self, folder: Folder, file: File) -> Iterator[pa.Table]:
-        """The row groups; footer and schema are put into `file` before the first."""
-        with self.store.open_parquet(file.name, verify=True) as parquet:
-            file.schema, file.num_rows = parquet.schema_arrow, parquet.metadata.num_rows
-            footer = footer_of(parquet)
+    @cached_property
+    def _by_folder(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.sizes):
+            found.setdefault(name.rpartition("/")[0], []).append(name)
+        return found
+
+    def _keys(self, table: str) -> list[str]:
+        return [key for key in self.tables if key.partition("/")[0] == table]
+
+    def _find(self) -> Iterator[Folder]:
+        """Today's folders, table by table, with their visible files."""
+        for table in TABLES:
+            named = {key: self.tables[key] for key in self._keys(table.name)}
+            if table in UNNAMED:
+                named = {f"{table.name}/{n}": n for n in self.subfolders(UNNAMED[table], 2)}
+            for key, name in named.items():
+                files = [File(n, self.sizes[n]) for n in self.files_in(name) if is_visible(n)]
+                yield Folder(key, table, name, files)
+
+    def _scan(self, table: Table) -> None:
+        """Reads all folders of a table, once."""
+        folders = self.folders(table.name)
+        if table in ROWS:
+            self.rows.add(table, (rows for folder in folders for rows in self._facts(folder)))
+        else:
+            for folder in folders:
+                for file in folder.files:
+                    self._open(folder, file)
+
+    def _facts(self, folder: Folder) -> Iterator[pa.Table]:
+        """What is kept of each usable file."""
+        for file in folder.files:
+            if self._open(folder, file):
+                groups, keys = [], []
+                for batch in self.batches(folder, file):
+                    groups.append(facts(folder.table, batch))
+                    keys.append(batch.select(folder.table.key))
+                if file.is_usable and keys:
+                    if folder.table in NAMED_BY_KEYS:
+                        file.keys_name = file_name(pa.concat_tables(keys), folder.table.key)
+                    yield file_facts(folder.table, groups, folder.key, file.name)
+
+    def _open(self, folder: Folder, file: File) -> bool:
+        """Reads footer and schema; whether the file can be used."""
+        try:
+            with self.store.open_parquet(file.name, verify=True) as parquet:
+                file.schema, file.num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+                footer = footer_of(parquet)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            file.error = self.said(file.name, error)
+        else:
             file.footer = {k: v for k, v in footer.items() if k.startswith(PROVENANCE)}
             file.misfit = misfit(folder.table, file.schema)
-            # SCORES and METRICS are read by `pipelines.doctor.score_checks`.
-            if folder.table in (SCORES, METRICS) and not file.misfit:
-                return
-            names = file.schema.names
-            if self.quick:
-                declared = folder.table.schema().names
-                names = [name for name in names if name in declared]
-            for group in range(parquet.num_row_groups):
-                batch = parquet.read_row_group(group, columns=names)
-                batch.validate(full=True)
-                yield batch
-
-    def row_groups(self, folder: Folder) -> Iterator[tuple[File, pa.Table]]:
-        """Every row group of the usable files. A file that turns out unreadable gets its `error`."""
-        for file in folder.usable:
-            try:
-                with self.store.open_parquet(file.name, verify=True) as parquet:
-                    for group in range(parquet.num_row_groups):
-                        batch = parquet.read_row_group(group)
-                        batch.validate(full=True)
-                        yield file, batch
-            except (OSError, ValueError, pa.ArrowException) as error:
-                file.error = self.said(file.name, error)
-
-    def examples(self, folder: Folder, rows: np.ndarray) -> tuple[str, ...]:
-        """The keys of some rows, by their places in column `row`, and the files they are in."""
-        found = []
-        for row in sorted(int(r) for r in rows[:EXAMPLES]):
-            file = next(f for f in folder.usable if f.first_row <= row < f.first_row + f.num_rows)
-            with self.store.open_parquet(file.name, verify=True) as parquet:
-                table = parquet.read(columns=list(folder.table.key))
-            values = table.slice(row - file.first_row, 1).to_pylist()[0].values()
-            found.append(f"{', '.join(map(str, values))} in {file.name}")
-        return tuple(found)
+        self.progress.add(file.num_bytes, file.num_rows)
+        return file.is_usable
 
 
 def misfit(table: Table, schema: pa.Schema) -> str:
@@ -406,17 +377,8 @@ def misfit(table: Table, schema: pa.Schema) -> str:
     return ""
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    names = set.intersection(*(set(part) for part in parts)) if parts else ()
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
 def _field(item: pa.Field) -> str:
     return f"{item.type}{'' if item.nullable else ' not null'}"
-
-
-def _is(key: str, table: str) -> bool:
-    return key.partition("/")[0] == table
 
 
 def _fold(key: str) -> int:
@@ -435,7 +397,7 @@ def _listing(store: Store) -> dict[str, int]:
     """{name: bytes} of every file of the run."""
     try:
         store.fs.invalidate_cache()
-        found = store.fs.find(store.path(""), detail=True)
+        found = dict(store.fs.find(store.path(""), detail=True))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"--out {store.root}: cannot list it ({error})") from error
     start = len(store.path("")) + 1

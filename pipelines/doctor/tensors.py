@@ -17,7 +17,7 @@ _CHUNK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Tensors:
-    """What is known of a safetensors file: shapes by name, and what is wrong with file or values."""
+    """A safetensors file: shapes by name, and what is wrong with the file or its values."""
 
     name: str
     shapes: dict[str, tuple[int, ...]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from encoders.scores import metrics
-from encoders.scores.fusion import TWO_STREAM, choose_weights, fuse
+from encoders.scores.fusion import TWO_STREAM, fuse
 from encoders.scores.intervals import gains, intervals
 from encoders.stream_specs import is_difference, is_local
 from pipelines.run.combination import Combination
@@ -221,8 +221,6 @@ def fusions(
             # The ratio is that of two modalities, however many streams there are of each.
             two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
             weights, is_normalised = _constant(first, two), True
-        elif kind == "chosen" and len(np.unique(first.folds)) > 1:
-            weights, is_normalised = choose_weights(scores, first.targets, first.folds), False
         else:
             continue
         fused = np.empty_like(first.scores)

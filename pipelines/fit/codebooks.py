@@ -128,7 +128,7 @@ def scarcities(
     lines = {}
     for task in tasks:
         book = task.codebook
-        field_name = getattr(book.settings, "size", "")
+        field_name = book.settings.size
         if not field_name:
             continue
         stream = streams[book.stream]

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.index import current_rows
 from pipelines.run.job import Job
 from pipelines.run.ledger import Outcome
 from pipelines.storage.columns import places_of
@@ -119,7 +118,7 @@ def outcome(job: Job, did_work: bool) -> Outcome:
         plan = job.store.read_table(job.segments, ["segment_id", "source"])
         planned = plan.num_rows
         if job.store.files(job.descriptors):
-            done = current_rows.current(
+            done = current(
                 plan,
                 job.store.read_table(
                     job.descriptors, ["segment_id", "source", "status", "attempts"]

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ConfigError
+from pipelines.settings.text import near
 from pipelines.storage.filesystems import filesystem
 
 
@@ -94,9 +95,10 @@ class Prices:
         for gpu in self.gpus:
             if gpu.name == name:
                 return gpu
-        known = ", ".join(gpu.name for gpu in self.gpus)
+        known = [gpu.name for gpu in self.gpus]
         raise ConfigError(
-            f"plan.gpu: expected one of {known}, got {name!r}; or add it to the price table"
+            f"plan.gpu: expected one of {', '.join(known)}, or another that a price table of yours has "
+            f"(plan.prices), got {name!r}{near(name, known, '')}"
         )
 
 

@@ -180,15 +180,10 @@ def _notes(job: Job) -> tuple[str, ...]:
         if job.config.evaluate.bootstrap
         else "Metrics are over the tested videos of all folds together; videos that failed are not tested."
     )
-    if "chosen" in job.config.evaluate.fusions and job.num_folds > 1:
-        notes.append(
-            "A late fusion is the weighted mean of the scores of its parts. The weights called chosen are those that are "
-            "best on the other folds, whose classifiers were trained on this fold's videos too; the mean of them is shown."
-        )
     if job.combinations:
         notes.append(
-            "The combinations of classify.fusions choose weights and calibration on the training videos of a fold alone, "
-            "by inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
+            "The combinations of classify.fusions choose weights on the training videos of a fold alone, by "
+            "inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
             "knows before: a gain of 0 is as good as having known it."
         )
     if job.left_out:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.settings import EncoderSettings
 from pipelines.settings.config import Variant
 from pipelines.storage.columns import attention_type
 from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
@@ -20,7 +21,7 @@ class Codebook:
         encoder: its name in encode.encoders, without what concerns the classifier alone.
         base: the registry key.
         fold: the fold that it was fitted without; -1 where it was fitted once for all folds.
-        settings: the encoder's section of the configuration; None where it has none.
+        settings: the encoder's section of the configuration, as its variant has it.
         digest: of what `fit` depends on. Codebooks that differ in nothing of it are one, in one folder.
     """
 
@@ -28,7 +29,7 @@ class Codebook:
     base: str
     stream: str
     fold: int
-    settings: object
+    settings: EncoderSettings
     digest: str
     temporal_pyramid: tuple[int, ...]
     normalisation: str

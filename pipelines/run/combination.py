@@ -19,17 +19,17 @@ DEFAULT_RULE = "late_weighted"
 
 def sums_kernels(rule: str) -> bool:
     """Whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the parts."""
-    return rule not in ("calibrated", "late_weighted")
+    return rule == "kernel_sum"
 
 
 def chooses(rule: str) -> bool:
     """Whether a rule chooses something for each fold, by scores of its training videos that were held out."""
-    return rule not in ("kernel_sum", "early")
+    return rule == "late_weighted"
 
 
 def version(rule: str) -> int:
     """What distinguishes results of a rule from those that it gave before."""
-    return WEIGHTING if rule in ("kernel_weighted", "late_weighted") else 1
+    return WEIGHTING if rule == "late_weighted" else 1
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,21 @@ A file `_done...json` is written last: it marks a folder as complete for the vid
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import re
 
+from encoders.fields import Changes, digested
 from encoders.registry import ENCODERS
 from pipelines.run.codebook import Codebook
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
-from pipelines.run.inputs import LEFT_OUT, Inputs, holds_out
+from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
+from pipelines.settings.sections import Evaluate
+
+OF_RESULTS = ("scores", "classifiers", "fusions")
+"""Tables with a folder for each result."""
 
 
 class Folders(Inputs):
@@ -96,8 +100,7 @@ class Folders(Inputs):
         return self._codebook(variant, stream, fold if fold in folds else -1)
 
     def _codebook(self, variant: Variant, stream: str, fold: int) -> Codebook:
-        fitted = ENCODERS[variant.base].fit_settings(variant.settings)
-        made_by = self._codebook_digest(variant, fitted, stream, fold)
+        made_by = self._codebook_digest(variant, stream, fold)
         return Codebook.of(variant, stream, fold, made_by)
 
     # --- where it is --------------------------------------------------------------------------
@@ -122,7 +125,8 @@ class Folders(Inputs):
         return f"samples/{stream}/{self._sample_digest(stream)}"
 
     def encodings(self, book: Codebook) -> str:
-        made_by = (book.encoder, book.digest, book.settings, self.config.encode.dtype)
+        settings = digested(book.settings, Changes.VECTORS)
+        made_by = (book.encoder, book.digest, settings, self.config.encode.dtype)
         pyramid = () if book.temporal_pyramid == (1,) else (book.temporal_pyramid,)
         return f"encodings/{book.name}/{digest(*made_by, *pyramid)}"
 
@@ -147,19 +151,15 @@ class Folders(Inputs):
 
     report = "report/index.html"
 
-    @staticmethod
-    def results_folder(encoder: str, stream: str) -> str:
-        """Return the folder, inside `scores/` and its like, of a result by whatever settings."""
-        return folder_name(encoder, stream)
-
-    @property
-    def report_mark(self) -> str:
-        """Names the METRICS that the report shows."""
-        return f"report/_done-{self._metrics_digest}.json"
-
-    @property
-    def descriptors_mark(self) -> str:
-        return f"{self.descriptors}/_done-{self._videos_digest}.json"
+    def current(self, table: str) -> list[str]:
+        """Return today's folders of a table, or of the codebooks, in the order of the run."""
+        if table == "codebooks":
+            return [book.folder for book in self.codebooks]
+        if table == "encodings":
+            return [self.encodings(book) for book in self.codebooks]
+        if table in OF_RESULTS:
+            return [f"{table}/{self._scores_folder(*pair)}" for pair in self.scored()]
+        return [getattr(self, table)]
 
     def tables(self) -> dict[str, str]:
         """{table, or table/encoder-stream: its folder}, for readers."""
@@ -187,11 +187,11 @@ class Folders(Inputs):
         return named
 
     def older(self, table: str) -> list[str]:
-        """Folders of `table` that other inputs or settings made."""
-        current = {self.videos, self.segments, self.failures, self.metrics}
-        for pair in self.scored():
-            current |= {self.scores(*pair), self.classifiers(*pair), self.fusions(*pair)}
-        return [f for f in self.store.folders(table) if f not in current]
+        """Return folders of `table` that other inputs or settings made, of today's results."""
+        current, parents = set(self.current(table)), [table]
+        if table in OF_RESULTS:
+            parents = [f"{table}/{folder_name(*pair)}" for pair in self.scored()]
+        return [f for parent in parents for f in self.store.folders(parent) if f not in current]
 
     def output_dim(self, encoder: str, stream: str) -> int | None:
         """D of the encodings of a pair; None for a fusion."""
@@ -211,19 +211,16 @@ class Folders(Inputs):
         for row in rows:
             sha.update(repr(row).encode())
         passes = (self.retries.passes,) if self.retries.passes else ()
-        return digest(FORMAT_VERSION, sha.hexdigest(), self.config.sampling, *passes)
+        return digest(FORMAT_VERSION, sha.hexdigest(), digested(self.config.sampling), *passes)
 
     @functools.cached_property
     def _descriptors_digest(self) -> str:
-        settings = dataclasses.asdict(self.config.describe)
-        how = ("weights", "batch_frames", "batch_segments", "compile")
-        made_by = {name: value for name, value in settings.items() if name not in how}
         return digest(
             FORMAT_VERSION,
-            self.config.sampling,
-            self.config.picture,
+            digested(self.config.sampling),
+            digested(self.config.picture),
             self.config.decode.decoder,
-            made_by,
+            digested(self.config.describe),
             self.weights.identity,
         )
 
@@ -247,23 +244,24 @@ class Folders(Inputs):
         settings = (self.config.fit.num_frames, self.config.run.seed)
         return digest(self._described_digest, stream, settings, self._sample_pool)
 
-    def _codebook_digest(self, variant: Variant, settings: object, stream: str, fold: int) -> str:
+    def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:
         learns = ENCODERS[variant.base].learns
         return digest(
             variant.base,
             stream,
-            settings,
+            digested(variant.settings),
             variant.normalisation,
             self._described_digest,
             (self._sample_digest(stream), self.config.fit.num_workers) if learns else None,
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
-            *self._groups_digest(variant.settings),
+            *([self._groups_digest] if variant.settings.holds_out else []),
         )
 
-    def _groups_digest(self, settings: object) -> list[str]:
+    @property
+    def _groups_digest(self) -> str:
         """Early stopping holds out whole groups; other codebooks do not depend on them."""
-        return [digest(sorted(self.groups.items()))] if holds_out(settings) else []
+        return digest(sorted(self.groups.items()))
 
     def _scores_folder(self, encoder: str, stream: str) -> str:
         for combination in self.combinations:
@@ -280,19 +278,22 @@ class Folders(Inputs):
     def _single_folder(self, encoder: str, stream: str) -> str:
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
         folders = [self.encodings(book) for book in books]
-        classify = dataclasses.asdict(self.config.classify)
-        solved_by = {n: v for n, v in classify.items() if n not in ("fusions", "fusion_groups")}
+        solved_by = digested(self.config.classify)
         compress = self.variants[encoder].compress
         # Inner folds that choose C, and a compression, are drawn.
         drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
         seed = (self.config.run.seed,) if drawn else ()
-        made_by = digest(folders, self._videos_digest, (solved_by, compress, *seed))
+        made_by = digest(folders, self._videos_digest, (solved_by, digested(compress), *seed))
         return f"{folder_name(encoder, stream)}/{made_by}"
 
     @property
     def _metrics_digest(self) -> str:
         scores = [self.scores(*pair) for pair in self.scored()]
-        settings = (self.config.evaluate, self.config.recipe, self.config.run.seed, self.protocol)
+        evaluate, seed = digested(self.config.evaluate), self.config.run.seed
+        if self.config.evaluate.fusions == Evaluate().fusions:
+            # METRICS of before had one more fusion by default: they count, and keep its name here.
+            evaluate |= {"fusions": (*self.config.evaluate.fusions, "chosen")}
+        settings = (evaluate, self.config.recipe, seed, self.protocol)
         return digest(scores, settings, NUMBERS)
 
 

@@ -142,7 +142,7 @@ class Inputs:
 
     def labels_for(self, book: Codebook) -> dict[str, list[str]]:
         """{video: labels} of the codebook's videos where it uses labels, else nothing."""
-        return self._labels(book.fold) if getattr(book.settings, "uses_labels", False) else {}
+        return self._labels(book.fold) if book.settings.uses_labels else {}
 
     @functools.cached_property
     def groups(self) -> dict[str, str]:
@@ -152,14 +152,9 @@ class Inputs:
 
     def groups_for(self, book: Codebook) -> dict[str, str]:
         """`groups` where fitting the codebook holds some out, else nothing."""
-        return self.groups if holds_out(book.settings) else {}
+        return self.groups if book.settings.holds_out else {}
 
     def _labels(self, fold: int) -> dict[str, list[str]]:
         allowed = self.training_videos(fold)
         pairs = zip(self._video_ids, self.manifest["labels"].to_pylist(), strict=True)
         return {video: labels for video, labels in pairs if video in allowed}
-
-
-def holds_out(settings: object) -> bool:
-    """Whether fitting with an encoder's settings holds groups of videos out."""
-    return getattr(settings, "early_stopping_steps", 0) > 0

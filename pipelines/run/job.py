@@ -19,7 +19,7 @@ class Job(Folders):
 
     def marks(self, step: str) -> list[str]:
         """Return the files that exist when a step is complete."""
-        return STEPS[step].marks(self)
+        return STEPS[step].marks(self.current)
 
     def is_complete(self, step: str) -> bool:
         """Return whether every output of a step, for these inputs and settings, is there."""
@@ -41,7 +41,7 @@ class Job(Folders):
         for mark in self.marks(step):
             if not self.store.exists(mark):
                 self.store.publish_json(mark, self.footer(step))
-        for table in STEPS[step].replaces(self):
+        for table in STEPS[step].replaces:
             for folder in self.older(table):
                 if self._split_of(folder) in (None, self.config.split.name):
                     self.store.delete_folder(folder)

@@ -6,18 +6,13 @@ A new step is one file with a function of a `Job`, and one entry here.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipelines.run.ledger import Account, Spent
 from pipelines.storage import tables
 from pipelines.storage.columns import Table
 from pipelines.storage.store import DONE
-
-if TYPE_CHECKING:
-    from pipelines.run.folders import Folders
-    from pipelines.run.job import Job
 
 
 @dataclass(frozen=True)
@@ -27,66 +22,91 @@ class Step:
     Attributes:
         runs: `module:function` that does the step for a Job; see `function`.
         tables: what it publishes.
-        marks: the files of a run that exist when the step is complete, each written last of its folder.
-        replaces: folders of tables whose other subfolders a finished step removes, where that is cheap to make again.
+        marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
+        mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is complete for.
+        page: a folder with a page of the whole run, marked by the digest of what the page shows.
+        replaces: tables whose other folders a finished step removes, where that is cheap to make again.
         needs_labels: it has nothing to do on videos without labels.
     """
 
     runs: str
     tables: tuple[Table, ...]
-    marks: Callable[[Folders], list[str]]
-    replaces: Callable[[Folders], list[str]] = lambda folders: []
+    marked: str
+    mark: str = DONE
+    page: str = ""
+    replaces: tuple[str, ...] = ()
     needs_labels: bool = False
 
-    def function(self) -> Callable[[Job], tuple[Account, Spent]]:
+    def function(self) -> Callable[..., tuple[Account, Spent]]:
         """Load the function that does the step: torch and Ray come with it, and flags are checked before them."""
         module, _, name = self.runs.partition(":")
         return getattr(importlib.import_module(module), name)
 
+    def marks(self, folders: Callable[[str], Sequence[str]]) -> list[str]:
+        """Return the files that exist when the step is complete.
 
-def _of_results(folders: Folders) -> list[str]:
-    kinds = ("classifiers", "scores", "fusions")
-    return [
-        f"{kind}/{folders.results_folder(*pair)}" for kind in kinds for pair in folders.scored()
-    ]
+        Args:
+            folders: gives the folders of a table in the order of the run: a Job has them of its settings, the doctor of
+                run.json. Only those that are needed are asked for.
+        """
+        name = self.mark
+        if "{videos}" in name:
+            name = name.format(videos=_digest_of(folders("videos")[0]))
+        marked = folders(self.marked)
+        pages = marked if self.page else ()
+        return [f"{folder}/{name}" for folder in marked] + [
+            f"{self.page}/_done-{_digest_of(folder)}.json" for folder in pages
+        ]
 
+
+def _digest_of(folder: str) -> str:
+    return folder.rpartition("/")[2]
+
+
+FOR_VIDEOS = "_done-{videos}.json"
 
 STEPS: dict[str, Step] = {
     "index": Step(
         "pipelines.corpus:index",
         tables=(tables.VIDEOS, tables.SEGMENTS),
-        marks=lambda folders: [f"{folders.videos}/{DONE}"],
-        replaces=lambda folders: ["videos", "segments"],
+        marked="videos",
+        replaces=("videos", "segments"),
     ),
     "describe": Step(
         "pipelines.corpus:describe",
         tables=(tables.DESCRIPTORS, tables.FAILURES),
-        marks=lambda folders: [folders.descriptors_mark],
-        replaces=lambda folders: ["failures"],
+        marked="descriptors",
+        mark=FOR_VIDEOS,
+        replaces=("failures",),
     ),
     "fit": Step(
         "pipelines.corpus:fit",
         tables=(tables.SAMPLES, tables.CURVES),
-        marks=lambda folders: [f"{book.folder}/{DONE}" for book in folders.codebooks],
+        marked="codebooks",
     ),
     "encode": Step(
         "pipelines.corpus:encode",
         tables=(tables.ENCODINGS, tables.ATTENTION),
-        marks=lambda folders: [folders.encodings_mark(book) for book in folders.codebooks],
+        marked="encodings",
+        mark=FOR_VIDEOS,
     ),
     "classify": Step(
         "pipelines.corpus:classify",
         tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS),
-        marks=lambda folders: [f"{folders.scores(*pair)}/{DONE}" for pair in folders.scored()],
-        replaces=_of_results,
+        marked="scores",
+        replaces=("classifiers", "scores", "fusions"),
         needs_labels=True,
     ),
     "evaluate": Step(
         "pipelines.corpus:evaluate",
         tables=(tables.METRICS,),
-        marks=lambda folders: [f"{folders.metrics}/{DONE}", folders.report_mark],
-        replaces=lambda folders: ["metrics"],
+        marked="metrics",
+        page="report",
+        replaces=("metrics",),
         needs_labels=True,
     ),
 }
 """By the name that `--steps` takes, in the order of the data flow."""
+
+NEED_LABELS = tuple(name for name, step in STEPS.items() if step.needs_labels)
+"""Names of the steps that have nothing to do on videos without labels."""

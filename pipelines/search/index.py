@@ -34,7 +34,7 @@ from encoders.encodings.compress import Compression, fit_whitening
 from encoders.scores.retrieval import average_precision, mean_average_precision
 from pipelines.errors import RunError
 from pipelines.run.folders import folder_name
-from pipelines.run.saved_run import Encodings
+from pipelines.run.saved import Encodings
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import digest
 from pipelines.storage.columns import encoding_type, places_of, vectors_from_arrow

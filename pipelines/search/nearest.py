@@ -28,7 +28,7 @@ from pipelines.describe.stage import DescribeFrames, described_streams
 from pipelines.encode.stage import StreamEncoders, VideoSums, load_encoder
 from pipelines.errors import ConfigError, RunError
 from pipelines.run.folders import folder_name
-from pipelines.run.saved_run import Encodings, SavedRun
+from pipelines.run.saved import Encodings, SavedRun
 from pipelines.search.index import Index, open_index
 from pipelines.search.page import Answer, Shown, render
 from pipelines.settings.config import digest

@@ -1,26 +1,28 @@
 """The one frozen configuration of a run: all sections, what its encoders' names mean, and digests of it.
 
-A wrong value raises ConfigError with the section, what was expected, what was got and what to do. This module imports no
-torch and no Ray, so that mistakes show at once.
+A wrong value is a ValueError that says which field, what was expected and what was got; `with_settings` makes it the user's
+ConfigError. No torch and no Ray here, so that mistakes show at once.
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from encoders.fields import require
+from encoders.registry import ENCODERS
 from encoders.settings import (
     FV_VAE_PRESETS,
     AveSettings,
     BilinearSettings,
     CompressSettings,
+    EncoderSettings,
     FinetuneSettings,
     FvVaeSettings,
     GmmFvSettings,
     VladSettings,
-    check_numbers,
-    require,
 )
 from encoders.stream_specs import LEAST_FLOW_PX, FlowWindow
 from pipelines.errors import at_setting
@@ -39,7 +41,7 @@ from pipelines.settings.sections import (
     Sampling,
     Split,
 )
-from pipelines.settings.text import near, parsed, split_entry, split_setting
+from pipelines.settings.text import changed, near, parsed, split_entry, split_setting
 
 _OF_ENCODE = ("temporal_pyramid", "normalisation")
 """Fields of section encode that a variant may have a value of its own for."""
@@ -53,7 +55,7 @@ class Variant:
         name: as in encode.encoders; names results.
         base: the registry key.
         codebook: the name without its `compress.*` fields; names codebooks and encodings.
-        settings: the encoder's record, None where it has none.
+        settings: the encoder's record.
         temporal_pyramid, normalisation: see `Encode`.
         compress: of the finished vectors.
     """
@@ -61,7 +63,7 @@ class Variant:
     name: str
     base: str
     codebook: str
-    settings: Any
+    settings: EncoderSettings
     temporal_pyramid: tuple[int, ...]
     normalisation: str
     compress: CompressSettings
@@ -69,12 +71,12 @@ class Variant:
     @property
     def uses_labels(self) -> bool:
         """Whether the codebook depends on labels, and so must be fitted without the test fold."""
-        return getattr(self.settings, "uses_labels", False)
+        return self.settings.uses_labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a run is made from except its inputs and its output URI. Its numbers are finite (`check_numbers`)."""
+    """Everything a run is made from except its inputs and its output URI; every field is checked."""
 
     recipe: str = "fcvid"
     manifest: Manifest = field(default_factory=Manifest)
@@ -99,21 +101,16 @@ class Config:
     plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
-        for section, record in vars(self).items():
-            if dataclasses.is_dataclass(record):
-                check_numbers(section, record)
+        for section in self.sections():
+            # The records of encoders do not check themselves.
+            changed(getattr(self, section), section, {})
         for name in self.encode.encoders:
             variant = self.variant(name)
-            with at_setting(f"encode.encoders={name}"):
-                if variant.settings:
-                    check_numbers(variant.base, variant.settings)
-                check_numbers("compress", variant.compress)
-            used = getattr(variant.settings, "levels", ())
             require(
-                set(used) <= set(self.describe.spp_levels),
-                f"encode.encoders={name}: {variant.base}.levels",
+                set(variant.settings.levels) <= set(self.describe.spp_levels),
+                f"encode.encoders: {name}: {variant.base}.levels",
                 f"some of describe.spp_levels {self.describe.spp_levels}",
-                used,
+                variant.settings.levels,
             )
         flows = [w for w in self.describe.windows if isinstance(w, FlowWindow)]
         require(
@@ -126,9 +123,15 @@ class Config:
         require(
             not apart or self.sampling.policy != "keyframes",
             "describe.streams",
-            "no gap and no flow where sampling.policy is keyframes, which decodes nothing but key frames",
+            "no gap and no flow where sampling.policy is keyframes, which decodes nothing but key "
+            "frames",
             self.describe.streams,
         )
+
+    @classmethod
+    def sections(cls) -> list[str]:
+        """The names of the sections."""
+        return [f.name for f in dataclasses.fields(cls) if f.name != "recipe"]
 
     def variant(self, name: str) -> Variant:
         """What a name of encode.encoders means: an encoder with settings of its own.
@@ -137,38 +140,42 @@ class Config:
         that begin with `compress.` change that section, `temporal_pyramid` and `normalisation` are those of section `encode`.
 
         Raises:
-            ValueError: malformed, or a field or value that the section does not have.
+            ValueError: no such encoder, malformed, or a field or value that the section does not have.
         """
         base, parts = split_entry(name)
-        changes: dict[str, dict[str, object]] = {base: {}, "encode": {}, "compress": {}}
-        own = []
-        for path, equals, text in parts:
-            section, _, field_name = path.rpartition(".")
-            changed = section or ("encode" if path in _OF_ENCODE else base)
-            record = getattr(self, changed, None)
-            with at_setting(f"encode.encoders={name}"):
-                if (
-                    not equals
-                    or section not in ("", "compress")
-                    or not dataclasses.is_dataclass(record)
-                ):
+        if base not in ENCODERS:
+            raise ValueError(
+                f"encode.encoders: expected some of {sorted(ENCODERS)}, got {base!r}"
+                f"{near(base, ENCODERS, '')}"
+            )
+        own = getattr(self, base) if base in self.sections() else EncoderSettings()
+        records = {base: own, "encode": self.encode, "compress": self.compress}
+        changes: dict[str, dict[str, object]] = {section: {} for section in records}
+        fitted = []
+        try:
+            for path, equals, text in parts:
+                section, _, field_name = path.rpartition(".")
+                if not equals or section not in ("", "compress"):
                     raise ValueError("expected encoder@field=value:field=value")
-                changes[changed][field_name] = parsed(record, field_name, text.replace("/", ","))
-            if not section:
-                own.append(f"{path}={text}")
-        settings = getattr(self, base, None)
-        encode = dataclasses.replace(self.encode, **changes["encode"])
+                section = section or ("encode" if path in _OF_ENCODE else base)
+                value = parsed(records[section], section, field_name, text.replace("/", ","))
+                changes[section][field_name] = value
+                if section != "compress":
+                    fitted.append(f"{path}={text}")
+            made = {name: changed(records[name], name, values) for name, values in changes.items()}
+        except ValueError as error:
+            raise ValueError(f"encode.encoders: {name}: {error}") from error
         return Variant(
             name=name,
             base=base,
-            codebook=f"{base}@{':'.join(own)}" if own else base,
-            settings=settings and dataclasses.replace(settings, **changes[base]),
-            temporal_pyramid=encode.temporal_pyramid,
-            normalisation=encode.normalisation,
-            compress=dataclasses.replace(self.compress, **changes["compress"]),
+            codebook=f"{base}@{':'.join(fitted)}" if fitted else base,
+            settings=made[base],
+            temporal_pyramid=made["encode"].temporal_pyramid,
+            normalisation=made["encode"].normalisation,
+            compress=made["compress"],
         )
 
-    def with_settings(self, settings: list[str]) -> Self:
+    def with_settings(self, settings: Sequence[str]) -> Self:
         """This configuration after `section.field=value` (or fv_vae=PRESET) settings, in their order.
 
         The values of a section are checked together, so their order does not matter.
@@ -176,37 +183,75 @@ class Config:
         Raises:
             ConfigError: a setting that is malformed, unknown, of the wrong type or out of range.
         """
-        sections = [f.name for f in dataclasses.fields(self) if f.name != "recipe"]
-        records: dict[str, object] = {}
+        records: dict[str, Any] = {}
         changes: dict[str, dict[str, object]] = {}
         for setting in settings:
             with at_setting(setting):
                 section, name, text = split_setting(setting)
-                if section not in sections:
-                    raise ValueError(f"no section {section!r}{near(section, sections)}")
-                if not name:
-                    records[section], changes[section] = _preset(section, text), {}
+                record = self._section(section)
+                if name:
+                    changes.setdefault(section, {})[name] = parsed(record, section, name, text)
                 else:
-                    value = parsed(getattr(self, section), name, text)
-                    changes.setdefault(section, {})[name] = value
+                    records[section], changes[section] = _preset(section, text), {}
         for section, values in changes.items():
             ours = [s for s in settings if s.partition(".")[0].strip() == section]
             with at_setting(" --set ".join(ours)):
                 record = records.get(section, getattr(self, section))
-                records[section] = dataclasses.replace(record, **values)
+                records[section] = changed(record, section, values)
         with at_setting(" --set ".join(settings)):
             return dataclasses.replace(self, **records)
+
+    def with_values(self, plain: Mapping[str, Any]) -> Self:
+        """This configuration with the values of {section: {field: value}}, as `to_json` gives them; of fv_vae a
+        preset's name may stand for all its fields.
+
+        Raises:
+            ValueError: a section, field or value that this version does not know, or that is out of range.
+        """
+        records: dict[str, Any] = {}
+        for section, values in plain.items():
+            record = self._section(section)
+            if isinstance(values, str):
+                records[section] = _preset(section, values)
+            elif isinstance(values, Mapping):
+                records[section] = changed(record, section, values)
+            else:
+                raise ValueError(f"{section}: expected fields and their values, got {values!r}")
+        return dataclasses.replace(self, **records)
+
+    def _section(self, name: str) -> Any:
+        if name not in self.sections():
+            raise ValueError(f"no section {name!r}{near(name, self.sections())}")
+        return getattr(self, name)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json and file footers."""
         return dataclasses.asdict(self)
 
 
+WENT = {
+    ("evaluate", "fusions"): {"chosen"},
+    ("classify", "fusions"): {"early", "kernel_weighted", "kernel_selected", "calibrated"},
+}
+"""{(section, field): values of a list that earlier versions knew}: rules of fusing that were no better (docs/fusion.md)."""
+
+
+def without_what_went(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a run.json, of this version or an earlier one, without the values in WENT."""
+    found = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
+    for (section, name), values in WENT.items():
+        record = found.get(section)
+        if isinstance(record, dict) and isinstance(record.get(name), list):
+            record[name] = [value for value in record[name] if value not in values]
+    return found
+
+
 def digest(*parts: object) -> str:
     """Twelve hex digits that name whatever was made from these JSON-able parts and records."""
 
-    def plain(value: object) -> object:
-        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
+    def plain(value: Any) -> object:
+        is_record = hasattr(value, "__dataclass_fields__")
+        return dataclasses.asdict(value) if is_record else str(value)
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -216,5 +261,8 @@ def _preset(section: str, text: str) -> FvVaeSettings:
     if section != "fv_vae":
         raise ValueError("expected section.field=value, got no field")
     if text not in FV_VAE_PRESETS:
-        raise ValueError(f"expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}")
+        raise ValueError(
+            f"fv_vae: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
+            f"{near(text, FV_VAE_PRESETS, '')}"
+        )
     return FV_VAE_PRESETS[text]

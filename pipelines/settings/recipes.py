@@ -16,6 +16,7 @@ from pipelines.settings.sections import (
     Sampling,
     Split,
 )
+from pipelines.settings.text import near
 
 
 def fcvid() -> Config:
@@ -157,5 +158,7 @@ def recipe(name: str) -> Config:
         ConfigError: no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"--recipe: expected one of {sorted(RECIPES)}, got {name!r}")
+        raise ConfigError(
+            f"--recipe: expected one of {sorted(RECIPES)}, got {name!r}{near(name, RECIPES, '')}"
+        )
     return RECIPES[name]()

@@ -1,14 +1,30 @@
-"""Settings as text: `section.field=value` of --set, `name@field=value:field=value` of variants and streams, and back.
+"""Settings as text and as plain values: `section.field=value` of --set, `name@field=value:field=value` of variants and
+streams, and mappings of files, which pydantic checks against the fields of the records.
 
-What a value must be is said by the annotation of its field. An error is a ValueError that says what was expected and
-what was got; where it was is the caller's to say.
+An error is a ValueError that says which field, what was expected and what was got; who gave it is the caller's to say.
 """
 
 import dataclasses
 import difflib
-import types
+import functools
+import re
 import typing
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "tuple": "a list",
+    "string": "text",
+}
+"""By the first word of pydantic's type of an error."""
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
@@ -30,49 +46,69 @@ def split_entry(entry: str) -> tuple[str, list[tuple[str, str, str]]]:
     return name, [part.partition("=") for part in text.split(":")] if text else []
 
 
-def parsed(record: object, name: str, text: str) -> Any:
-    """`text` as the value of a field of a dataclass; lists are written with commas.
+def parsed(record: Any, section: str, name: str, text: str) -> Any:
+    """The plain value that a text gives a field, for `changed`; lists are written with commas, None as none.
 
     Raises:
-        ValueError: there is no such field, or that is no value of its type.
+        ValueError: there is no such field, or a flag is neither true nor false.
     """
-    hints = typing.get_type_hints(type(record))
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(record)}
-    if name not in fields:
-        raise ValueError(f"no field {name!r}{near(name, list(fields))}")
-    return _as(fields[name], text)
-
-
-def text_of(value: object) -> str:
-    """The inverse of `parsed`, of a value or of what JSON makes of it."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def near(name: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: those like it, or all that there are."""
-    found = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(found)}?" if found else f"; there are {', '.join(known)}"
-
-
-def _as(kind: Any, text: str) -> Any:
-    """`text` as an annotated type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(_as(arguments[0], part.strip()) for part in text.split(",") if part)
-    if origin is Literal:
-        if text not in arguments:
-            raise ValueError(f"expected one of {list(arguments)}, got {text!r}")
-        return text
-    if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in arguments:
-            return None
-        return _as(next(a for a in arguments if a is not type(None)), text)
+    _require_field(record, section, name)
+    kind = typing.get_type_hints(type(record))[name]
+    kinds = (kind, *typing.get_args(kind))
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if any(typing.get_origin(one) is tuple for one in kinds):
+        return [part.strip() for part in text.split(",") if part]
     if kind is bool:
+        # pydantic takes yes and 1 too.
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"expected true or false, got {text!r}")
+            raise ValueError(f"{section}.{name}: expected true or false, got {text!r}")
         return text.lower() == "true"
+    return text
+
+
+def changed(record: T, section: str, values: Mapping[str, Any]) -> T:
+    """The record with other values of some fields, all of it checked.
+
+    Raises:
+        ValueError: the first that is wrong, as `section.field: expected ..., got ...`.
+    """
+    for name in values:
+        _require_field(record, section, name)
     try:
-        return kind(text)
-    except ValueError:
-        names = {int: "a whole number", float: "a number"}
-        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {text!r}") from None
+        return _adapter(type(record)).validate_python({**vars(record), **values})
+    except ValidationError as error:
+        raise ValueError(_message(section, error.errors()[0])) from None
+
+
+def _require_field(record: Any, section: str, name: str) -> None:
+    names = [field.name for field in dataclasses.fields(record)]
+    if name not in names:
+        raise ValueError(f"{section}: no field {name!r}{near(name, names)}")
+
+
+def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The end of a message about an unknown name: those like it; without any `otherwise`, or all that there are."""
+    found = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    return f"; there are {', '.join(known) or 'none'}" if otherwise is None else otherwise
+
+
+@functools.cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _message(section: str, error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, or with several together, of an error of pydantic."""
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    where, got = ".".join((section, *names)), error["input"]
+    if error["type"] == "value_error":
+        said = error["ctx"]["error"]
+        return f"{where}: {said}" if names else f"{where}.{said}"
+    if error["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"{where}: expected one of {known}, got {got!r}{near(got, known, '')}"
+    expected = _EXPECTED.get(error["type"].partition("_")[0], error["msg"])
+    return f"{where}: expected {expected}, got {got!r}"

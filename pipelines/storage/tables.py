@@ -326,15 +326,15 @@ FUSIONS = Table(
         Column(
             "weight",
             pa.float64(),
-            "of the part's kernel, or of its probabilities; those of a fold sum to 1, and 0 means left out",
+            "of the part's kernel or of its scores; those of a fold sum to 1, and 0 means left out",
         ),
         Column(
             "slope",
             pa.float64(),
-            "of the sigmoid that makes the part's scores probabilities; null where kernels are summed",
+            "of the sigmoid of a rule that made probabilities of scores; null since that rule went",
             nullable=True,
         ),
-        Column("intercept", pa.float64(), "of the sigmoid", nullable=True),
+        Column("intercept", pa.float64(), "of that sigmoid", nullable=True),
     ),
 )
 

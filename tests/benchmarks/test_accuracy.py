@@ -99,7 +99,10 @@ def test_tables_of_a_small_set(
             "--parts: expected some of recipe, switches, or none, got recipes",
         ),
         (["--docs", "/nowhere.md"], "--docs /nowhere.md: expected a page with marks"),
-        (["--set", "picture.views=eleven"], "picture.views=eleven: expected one of"),
+        (
+            ["--set", "picture.views=eleven"],
+            "--set picture.views=eleven: picture.views: expected one of",
+        ),
         (["--switches", "ten corps"], "--switches: expected some of AVE; GMM-FV; "),
         (["--docs", __file__], "--docs: expected a page with the marks <!-- recipe -->"),
         (["--json", __file__], "expected numbers of this command"),

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.fusion import BEST, Corpus, compare, table
 from pipelines.errors import ConfigError
-from pipelines.run.saved_run import SavedRun
+from pipelines.run.saved import SavedRun
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
 

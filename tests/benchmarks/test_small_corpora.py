@@ -7,7 +7,7 @@ import pytest
 from benchmarks.small_corpora import Corpus, accuracy, rows
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.run.saved_run import SavedRun
+from pipelines.run.saved import SavedRun
 from pipelines.settings.config import Config
 from pipelines.storage.columns import descriptors_to_arrow
 from pipelines.storage.store import Store

@@ -25,6 +25,7 @@ def test_flags_are_frozen() -> None:
         "--labels",
         "--out",
         "--recipe",
+        "--config",
         "--set",
         "--steps",
         "--limit",
@@ -143,7 +144,7 @@ def test_it_starts_as_module_and_as_script_and_fails_in_a_second(start: list[str
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: --set fit.num_workers=0: fit.num_workers: expected more than 0, got 0\n"
+        "error: --set fit.num_workers=0: fit.num_workers: expected at least 1, got 0\n"
     )
 
 

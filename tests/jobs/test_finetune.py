@@ -40,7 +40,7 @@ def settings(data: Path, *changed: str) -> list[str]:
         ({}, ("fit.num_workers=90",), "training videos, got 90; each worker"),
         ({}, ("finetune.trainable_from=features.99",), "got 'features.99'; known are"),
         ({}, ("finetune.trainable_from=classifier.1",), "parameters between it and features.12"),
-        ({}, ("finetune.num_frames=0",), "finetune.num_frames: expected more than 0, got 0"),
+        ({}, ("finetune.num_frames=0",), "finetune.num_frames: expected at least 1, got 0"),
         ({}, ("finetune.learning_rate_factor=0",), "expected more than 0, got 0"),
         ({"--steps": "fit"}, (), "expected neither, because this job is one step"),
         ({"--retry-failed": "pyav"}, (), "expected neither, because this job is one step"),

@@ -95,7 +95,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(corpus, name, lambda one, name=name: stand_in(name, one))
     nothing = ledger.Outcome(False, 0, 0, 0, 0)
     monkeypatch.setattr(corpus, "outcome", lambda _, did_work: nothing)
-    monkeypatch.setattr(corpus.cluster, "connect", lambda *_: ran.append("connect"))
+    monkeypatch.setattr(corpus.connect, "connect", lambda *_: ran.append("connect"))
     monkeypatch.setattr(corpus.ray, "cluster_resources", dict)
     return ran
 

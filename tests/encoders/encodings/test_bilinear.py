@@ -141,16 +141,3 @@ def test_signs_take_a_byte_each() -> None:
     assert isinstance(
         encoder_from_bytes(example("random_maclaurin").to_bytes()).form, RandomMaclaurin
     )
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_features": 0}, "bilinear.num_features: expected at least 1, got 0"),
-        ({"pca_components": -1}, "bilinear.pca_components: expected 0 or more, got -1"),
-        ({"pca_whiten": True}, "bilinear.pca_whiten: expected false where .* is 0, got True"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilinearSettings(**settings)

@@ -221,18 +221,3 @@ def test_other_files_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"compression file: expected .*, got \['encoder'\]"):
         Compression.from_bytes(Average(3).to_bytes())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_features": 0}, "compress.num_features: expected at least 1, got 0"),
-        (
-            {"kind": "random_maclaurin", "whiten": True},
-            "compress.whiten: expected False where compress.kind is random_maclaurin, got True",
-        ),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CompressSettings(**settings)

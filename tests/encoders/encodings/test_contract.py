@@ -302,7 +302,7 @@ def test_a_batch_is_each_video_by_itself(name: str, lengths: list[int], most: in
     encoder = EXAMPLES[name]()
     x = random(sum(lengths), encoder.descriptor_dim, seed=1).abs()
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("fisher", "fv_vae", "vlad"):
+        for module in ("encodings.gmm_fisher", "fv_vae.encoder", "encodings.vlad"):
             patch.setattr(f"encoders.{module}.CHUNK_DESCRIPTORS", most)
         states, vectors = encoder.accumulate_batch(x, lengths), encoder.encode_batch(x, lengths)
     assert [state.count for state in states] == lengths

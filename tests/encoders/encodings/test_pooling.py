@@ -11,7 +11,7 @@ from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
 from encoders.encodings.vlad import Vlad
 from encoders.fv_vae.encoder import FvVae
 from encoders.registry import ENCODERS, fit_encoder
-from encoders.settings import AveSettings
+from encoders.settings import AveSettings, EncoderSettings
 
 C, POSITIONS = 512, 49
 
@@ -19,7 +19,7 @@ C, POSITIONS = 512, 49
 def fitted(encoder: type[Encoder], cells: int, width: int) -> Encoder:
     frames = torch.zeros(2, cells, width)
     sample = FitSample(frames=frames, video=torch.tensor([0, 1]))
-    return encoder.fit(sample, None, "none")
+    return encoder.fit(sample, EncoderSettings(), "none")
 
 
 def gmm_fv() -> Encoder:
@@ -92,10 +92,10 @@ AVES = [AveSettings(), AveSettings(levels=(1,)), AveSettings(per_level=True)]
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [*((name, None) for name in LEARNS_NOTHING), *(("ave", ave) for ave in AVES)],
+    [*((name, EncoderSettings()) for name in LEARNS_NOTHING), *(("ave", ave) for ave in AVES)],
 )
 def test_the_shape_of_the_descriptors_makes_an_encoder_that_learns_nothing(
-    name: str, settings: AveSettings | None
+    name: str, settings: EncoderSettings
 ) -> None:
     """So that no sample is drawn for it, and no training started."""
 

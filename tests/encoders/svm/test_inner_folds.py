@@ -4,21 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.scores.calibration import fit_sigmoid
 from encoders.svm.gram import Gram
-from encoders.svm.inner_folds import (
-    TOLERATED,
-    held_out_scores,
-    log_losses,
-    qualities,
-    select_parts,
-    weights_by_loss,
-)
+from encoders.svm.inner_folds import TOLERATED, held_out_scores, log_losses, weights_by_loss
 from tests.encoders.in_memory import fit_one_vs_rest
 
 
@@ -60,39 +52,6 @@ def test_labels_outside_change_nothing() -> None:
         for t in (targets, poisoned)
     ]
     np.testing.assert_array_equal(*found)
-
-
-def test_quality_is_of_videos_or_with_several_labels_of_classes() -> None:
-    scores = np.array([[3.0, 1, 0], [0, 1, 2], [0, 2, 1], [1, 0, 0]])
-    targets = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(qualities(scores, targets), [1, 0, 1])
-    targets[0] = [1, 1, 0]
-    expected = [
-        sklearn.metrics.average_precision_score(targets[:, k], scores[:, k]) for k in (0, 1)
-    ]
-    np.testing.assert_allclose(qualities(scores, targets), expected)
-
-
-def hits(rate: float, num: int = 200) -> np.ndarray:
-    return (np.arange(num) < round(rate * num)).astype(float)
-
-
-def test_selection_takes_what_is_clearly_better_than_all_together() -> None:
-    rates = {(1,): 0.8, (0, 1): 0.7, (1, 2): 0.95}
-    chosen = select_parts(lambda parts: hits(rates.get(parts, 0.6)), 4)
-    assert chosen == (1, 2)
-
-
-def test_selection_leaves_all_together_where_the_gain_may_be_chance() -> None:
-    rates = {(0, 1, 2): 0.8, (1,): 0.805}
-    assert select_parts(lambda parts: hits(rates.get(parts, 0.5)), 3) == (0, 1, 2)
-    assert select_parts(lambda parts: hits(0.8), 3) == (0, 1, 2), "equal: all of them"
-    # Each set is as good as another, and differs from it by noise.
-    draws = np.random.default_rng(0)
-    kept = 0
-    for _ in range(100):
-        kept += len(select_parts(lambda parts: (draws.random(60) < 0.7).astype(float), 2)) == 2
-    assert kept > 60
 
 
 def test_losses_are_those_of_the_sigmoids_probabilities() -> None:

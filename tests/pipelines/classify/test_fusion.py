@@ -82,10 +82,10 @@ def test_results_weighted_by_an_earlier_rule_are_not_taken_for_these(
         return {one.stream: job.scores(*one.pair) for one in job.combinations}
 
     now = folders()
-    monkeypatch.setattr("pipelines.run.versions.WEIGHTING", 1)
+    monkeypatch.setattr("pipelines.run.combination.WEIGHTING", 1)
     before = folders()
     changed = {rule for rule in now if now[rule] != before[rule]}
-    assert changed == {"kernel_weighted", "late_weighted"}
+    assert changed == {"late_weighted"}
 
 
 def _publish_vectors(job: Job, book, draw: np.random.Generator, rows_per_file: int) -> None:
@@ -145,7 +145,7 @@ PAIRS = [*LOCAL, ("ga", "ga_global")]
 
 
 def test_groups_are_of_an_encoder_of_all_or_of_patterns() -> None:
-    settings = Classify(fusions=("kernel_sum", "calibrated"))
+    settings = Classify(fusions=("kernel_sum", "late_weighted"))
     found = combinations(PAIRS, settings)
     assert [one.pair for one in found] == [
         (name, rule) for name in ("ave", "vlad", "all") for rule in settings.fusions
@@ -173,8 +173,8 @@ def test_what_has_no_parts_is_no_group_unless_it_was_asked_for() -> None:
     ("setting", "message"),
     [
         ("classify.fusions=best", "expected one of"),
-        ("classify.fusions=early,early", r"classify\.fusions: expected each once"),
-        ("classify.fusions=auto,early", r"classify\.fusions: expected auto alone"),
+        ("classify.fusions=kernel_sum,kernel_sum", r"classify\.fusions: expected each once"),
+        ("classify.fusions=auto,kernel_sum", r"classify\.fusions: expected auto alone"),
         (
             "classify.fusion_groups=everything",
             r"classify\.fusion_groups: expected encoders, all, or",
@@ -188,10 +188,9 @@ def test_wrong_settings_say_which(setting: str, message: str) -> None:
         Config().with_settings([setting])
 
 
-@pytest.mark.parametrize("rule", ["late_weighted", "kernel_selected"])
-def test_a_rule_that_needs_the_gram_matrix_does_not_go_with_the_form_primal(rule: str) -> None:
-    settings = [f"classify.fusions=kernel_sum,{rule}", "classify.form=primal"]
-    with pytest.raises(ConfigError, match=rf"kernel_sum and early, where .* is primal.*{rule}"):
+def test_a_rule_that_needs_the_gram_matrix_does_not_go_with_the_form_primal() -> None:
+    settings = ["classify.fusions=kernel_sum,late_weighted", "classify.form=primal"]
+    with pytest.raises(ConfigError, match=r"auto or kernel_sum, where .* is primal.*late_weighted"):
         Config().with_settings(settings)
 
 
@@ -211,7 +210,7 @@ def test_single_results_do_not_depend_on_what_is_fused(tmp_path: Path) -> None:
 def test_a_sum_of_kernels_is_the_svm_of_concatenated_unit_vectors(
     local_ray: None, tmp_path: Path
 ) -> None:
-    settings = ("classify.fusions=kernel_sum,early", "classify.c=10", "classify.tolerance=1e-7")
+    settings = ("classify.fusions=kernel_sum", "classify.c=10", "classify.tolerance=1e-7")
     job = make_job(tmp_path / "gram", *settings)
     classify(job)
     folds = np.array(job.manifest["fold"].to_pylist())
@@ -263,20 +262,21 @@ def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -
     left_out = "all-late_weighted, without a Gram matrix: classify.form says so"
     assert job.left_out == left_out
     assert _notes(job)[-1] == f"Left out: {left_out}."
-    with_sum = make_job(tmp_path, "classify.form=primal", "classify.fusions=kernel_sum,early")
-    assert {one.stream for one in with_sum.combinations} == {"kernel_sum", "early"}
+    with_sum = make_job(tmp_path, "classify.form=primal", "classify.fusions=kernel_sum")
+    assert {one.stream for one in with_sum.combinations} == {"kernel_sum"}
     assert with_sum.left_out == ""
     assert not any("Left out" in note for note in _notes(with_sum))
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "late_weighted"])
-def test_a_named_rule_whose_matrix_is_too_large_is_a_message(tmp_path: Path, rule: str) -> None:
-    job = make_job(tmp_path, f"classify.fusions=kernel_sum,{rule}")
+def test_a_named_rule_whose_matrix_is_too_large_is_a_message(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "classify.fusions=kernel_sum,late_weighted")
     small, large = (SimpleNamespace(num_training=number) for number in (100, 1_000_000))
     works = [Work(fold_set, None, small) for fold_set in fused_fold_sets(job)]
     assert _possible(job, works, 2**30) == works
     works = [dataclasses.replace(work, places=large) for work in works]
-    with pytest.raises(RunError, match=rf"need no Gram matrix .*3\.73e\+03 GiB.*, got {rule};"):
+    with pytest.raises(
+        RunError, match=r"need no Gram matrix .*3\.73e\+03 GiB.*, got late_weighted;"
+    ):
         _possible(job, works, 2**30)
     assert _possible(job, works[:1], 2**30) == works[:1], "kernel_sum needs no matrix"
 
@@ -332,7 +332,7 @@ def test_the_tested_videos_have_no_say(local_ray: None, tmp_path: Path) -> None:
     assert weights_of(job, 1) == weights_of(poisoned, 1)
     assert weights_of(job, 0) != weights_of(poisoned, 0), "where they train, they count"
     for pair in job.scored():
-        if pair[1] in ("calibrated", "late_weighted"):
+        if pair[1] == "late_weighted":
             continue
         chosen = [
             {
@@ -408,7 +408,7 @@ def test_shuffled_labels_are_told_at_chance(local_ray: None, tmp_path: Path) -> 
             if (row["split"], row["metric"]) == ("all", "accuracy"):
                 key = (row["encoder"], row["stream"], row["fusion"])
                 found.setdefault(key, []).append(row["value"])
-    assert {key[2] for key in found} >= {"none", "given", "two_stream", "chosen", *RULES}
+    assert {key[2] for key in found} >= {"none", "given", "two_stream", *RULES}
     # What a binomial of all videos allows but one time in 10,000.
     low, high = binom.interval(1 - 1e-4, 2 * NUM, 1 / 3)
     right = {key: round(NUM * sum(values)) for key, values in found.items()}

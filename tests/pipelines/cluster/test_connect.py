@@ -154,7 +154,7 @@ def test_ray_data_takes_the_pools_of_either_placement(
 
 
 def test_gpus_need_cpus() -> None:
-    with pytest.raises(ValueError, match=r"cluster.max_gpus: expected 0 where cluster.max_cpus"):
+    with pytest.raises(ValueError, match=r"max_gpus: expected 0 where cluster.max_cpus"):
         Cluster(max_gpus=2)
 
 

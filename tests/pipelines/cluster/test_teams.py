@@ -102,7 +102,7 @@ def test_as_many_codebooks_at_once_as_pay_and_have_room(
 
 
 def test_a_negative_number_at_once_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"fit.codebooks_at_once: expected 0 or more, got -1"):
+    with pytest.raises(ConfigError, match=r"fit.codebooks_at_once: expected at least 0, got -1"):
         Config().with_settings(["fit.codebooks_at_once=-1"])
 
 

@@ -352,7 +352,6 @@ def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
         "none",
         "given",
         "two_stream",
-        "chosen",
         "late_weighted",
     }
     assert not any(isinstance(row["value"], float) and math.isnan(row["value"]) for row in rows)

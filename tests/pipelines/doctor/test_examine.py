@@ -1,17 +1,21 @@
-"""The doctor as a whole: a sound run has no finding, each check is known, and a large run fits into memory."""
+"""The doctor as a whole: a sound run has no finding, and a large one fits into memory."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.doctor import examine
+from pipelines.doctor import examine, gather
+from pipelines.doctor.gather import Rows, facts, file_facts
 from pipelines.errors import ConfigError
 from pipelines.storage.store import Store
+from pipelines.storage.tables import SEGMENTS
 from tests.pipelines.doctor.edits import (
     AVE,
     CODEBOOK,
@@ -91,6 +95,16 @@ def test_object_storage(sound_run: Path, s3_bucket: str) -> None:
         examine.examine(Store(f"{s3_bucket}/nowhere"))
 
 
+def test_duckdb_downloads_nothing() -> None:
+    """Its own reader of object storage is an extension that it would fetch."""
+    with Rows() as rows:
+        names = ("autoinstall_known_extensions", "autoload_known_extensions")
+        values = [f"current_setting('{name}')" for name in names]
+        assert rows.db.execute(f"SELECT {', '.join(values)}").fetchall() == [(False, False)]
+        with pytest.raises(Exception, match="httpfs"):
+            rows.db.execute("FROM read_parquet('s3://bucket/x.parquet')")
+
+
 def test_neither_torch_nor_ray_is_loaded(sound_run: Path) -> None:
     script = (
         "import sys\nfrom jobs import doctor\n"
@@ -107,3 +121,33 @@ def test_row_groups_are_read_one_at_a_time(
     """Whole files are read for examples only, and then their keys alone."""
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("a whole file"))
     assert found(sound_run) == set()
+
+
+def test_rows_that_do_not_fit_into_memory_are_kept_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gather, "MEMORY_LIMIT", "40MB")
+    num_files, num_rows = 60, 5000
+
+    def files() -> Iterator[pa.Table]:
+        for file in range(num_files):
+            ids = [f"a rather long name of a class/{file} {row}.mp4" for row in range(num_rows)]
+            columns = {"segment_id": ids, "video_id": ids, "source": ids}
+            columns |= {name: np.zeros(num_rows, np.int32) for name in ("segment", "num_segments")}
+            rows = pa.table(columns, schema=SEGMENTS.schema())
+            yield file_facts(SEGMENTS, [facts(SEGMENTS, rows)], "segments", f"{file}.parquet")
+
+    with Rows() as rows:
+        rows.add(SEGMENTS, files())
+        query = "SELECT count(DISTINCT segment_id), count(DISTINCT example) FROM segments"
+        assert rows.db.execute(query).fetchall() == [(num_files * num_rows,) * 2]
+        used = "SELECT sum(memory_usage_bytes), sum(temporary_storage_bytes) FROM duckdb_memory()"
+        ((memory, disk),) = rows.db.execute(used).fetchall()
+        assert memory <= 40e6
+        assert disk > 10e6
+
+
+def test_without_room_for_rows_the_error_says_what_to_do() -> None:
+    little = "SET memory_limit = '20MB'; SET max_temp_directory_size = '0B';"
+    with pytest.raises(ConfigError, match=r"expected room for .* set TMPDIR"), Rows() as rows:
+        rows.db.execute(f"{little} SELECT list(range) FROM range(10_000_000)")

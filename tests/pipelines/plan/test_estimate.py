@@ -171,7 +171,7 @@ def test_svms_are_counted_in_operations() -> None:
 
 
 def test_combinations_are_results_too() -> None:
-    config = CONFIG.with_settings(["classify.fusions=kernel_sum,calibrated"])
+    config = CONFIG.with_settings(["classify.fusions=kernel_sum,late_weighted"])
     pools = cluster_pools.pools(config.cluster, {"CPU": 8.0})
     steps = {s.name: s for s in plan(COUNTS, TRIALS, config, pools, Shape(8), FREE)}
     alone = planned(Shape(8))
@@ -184,11 +184,16 @@ def test_combinations_are_results_too() -> None:
 
 
 def test_late_rules_share_what_they_choose_by() -> None:
-    """Inner folds of a part are solved once, whatever the number of late rules and groups."""
+    """Inner folds of a part are solved once, whatever the number of groups."""
     pools = cluster_pools.pools(CONFIG.cluster, {"CPU": 8.0})
     seconds = []
-    for rules in ("kernel_sum", "late_weighted", "late_weighted,calibrated"):
-        config = CONFIG.with_settings([f"classify.fusions={rules}"])
+    for rule, groups in (
+        ("kernel_sum", "all"),
+        ("late_weighted", "all"),
+        ("late_weighted", "all,a=*"),
+    ):
+        settings = [f"classify.fusions={rule}", f"classify.fusion_groups={groups}"]
+        config = CONFIG.with_settings(settings)
         # Start-up of tasks costs nothing here.
         steps = {s.name: s for s in plan(COUNTS, TRIALS, config, pools, Shape(8), FREE)}
         seconds.append(steps["classify"].core_s)

@@ -70,7 +70,7 @@ def run(one: Job, monkeypatch: pytest.MonkeyPatch, *steps: str, restore: bool = 
     with monkeypatch.context() as patch:
         for name in STEPS:
             patch.setattr(corpus, name, step(name))
-        patch.setattr(corpus.cluster, "connect", lambda *_: None)
+        patch.setattr(corpus.connect, "connect", lambda *_: None)
         patch.setattr(corpus, "outcome", lambda *_: None)
         patch.setattr("ray.cluster_resources", dict)
         corpus.run(one, steps or tuple(STEPS), None, restore=restore)

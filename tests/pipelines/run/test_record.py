@@ -87,7 +87,7 @@ def write(
 def run(job: Recorded, monkeypatch: pytest.MonkeyPatch, work: Callable) -> None:
     """The step `describe`, without a cluster."""
     monkeypatch.setattr(corpus, "outcome", lambda job, did_work: None)
-    monkeypatch.setattr(corpus.cluster, "connect", lambda *_: None)
+    monkeypatch.setattr(corpus.connect, "connect", lambda *_: None)
     monkeypatch.setattr(corpus.ray, "cluster_resources", dict)
     monkeypatch.setattr(corpus.record, "write", write)
     monkeypatch.setattr(corpus, "describe", work)

@@ -10,7 +10,7 @@ import safetensors.numpy
 from sklearn.decomposition import PCA
 
 from pipelines.errors import RunError
-from pipelines.run.saved_run import Encodings
+from pipelines.run.saved import Encodings
 from pipelines.search import index as search_index
 from pipelines.search.index import Index, open_index
 from pipelines.storage.columns import encoding_type, vectors_from_arrow

@@ -6,7 +6,9 @@ import typing
 
 import pytest
 
-from encoders.settings import FV_VAE_PRESETS
+from encoders.encodings.pooling import Average
+from encoders.registry import ENCODERS
+from encoders.settings import FV_VAE_PRESETS, EncoderSettings
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config, digest
 from pipelines.settings.recipes import RECIPES, recipe
@@ -73,7 +75,10 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("describe.streams=difference@gap=1:gap=2", "each field once"),
         ("describe.streams=difference@gap=x", "expected a whole number, got 'x'"),
         ("describe.streams=difference@gap=-1", "gap: expected 1 to 10000 source frames, got -1"),
-        ("describe.streams=difference@gap_s=nan", "gap_s: expected 0.001 to 3600 seconds"),
+        (
+            "describe.streams=difference@gap_s=nan",
+            "difference.gap_s: expected a finite number, got 'nan'",
+        ),
         ("describe.streams=difference@gap_s=0.0002", "in whole milliseconds, got 0.0002"),
         ("describe.streams=difference@gap=1:gap_s=1", "gap_s: expected no gap in source frames"),
         ("describe.streams=difference@gaps=3", "no field 'gaps'; did you mean"),
@@ -102,13 +107,26 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ),
         ("encode.encoders=vlad@num_centroids", "expected encoder@field=value:field=value"),
         ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),
-        ("encode.encoders=ga@num_centroids=3", "expected encoder@field=value"),
+        ("encode.encoders=ga@num_centroids=3", "ga: no field 'num_centroids'; there are none"),
         ("encode.encoders=vlad@fit.num_workers=3", "expected encoder@field=value"),
+        ("encode.encoders=vlat", "encode.encoders: expected some of ['ave', 'bilinear', "),
+        ("encode.encoders=vlat@k=3", "got 'vlat'; did you mean vlad?"),
         ("encode.temporal_pyramid=", "encode.temporal_pyramid: expected one or more numbers"),
         ("encode.temporal_pyramid=1,1", "each once and at least 1, got (1, 1)"),
-        ("encode.encoders=ave@temporal_pyramid=0", "encode.temporal_pyramid: expected one or"),
+        ("encode.encoders=ave@temporal_pyramid=0", "temporal_pyramid: expected at least 1, got 0"),
         ("encode.encoders=vlad@encode.temporal_pyramid=1/2", "expected encoder@field=value"),
-        ("fv_vae.position_weight=-1", "fv_vae.position_weight: expected 0 or more"),
+        ("ave.levels=1,1", "ave.levels: expected each once, got (1, 1)"),
+        ("ave.levels=0", "ave.levels: expected at least 1, got 0"),
+        ("bilinear.num_features=0", "bilinear.num_features: expected at least 1, got 0"),
+        ("bilinear.pca_components=-1", "bilinear.pca_components: expected at least 0, got -1"),
+        ("bilinear.pca_whiten=true", "bilinear.pca_whiten: expected false where pca_components"),
+        ("compress.num_features=0", "compress.num_features: expected at least 1, got 0"),
+        (
+            "encode.encoders=vlad@compress.kind=random_maclaurin:compress.whiten=true",
+            "compress.whiten: expected false where compress.kind is random_maclaurin, got True",
+        ),
+        ("fv_vae.gradient_power=2", "fv_vae.gradient_power: expected 0 to 1, got 2.0"),
+        ("vlad.position_weight=-1", "vlad.position_weight: expected at least 0"),
         ("fv_vae.early_stopping_steps=-1", "early_stopping_steps: expected 0, or at least 25, the"),
         ("fv_vae.early_stopping_steps=24", "early_stopping_steps: expected 0, or at least 25, the"),
     ],
@@ -159,10 +177,10 @@ def test_all_numbers_of_the_sections_are_looked_at() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("run.seed=4294967296", "run.seed: expected 0 to 2**32 - 1, got 4294967296"),
-        ("run.seed=-1", "run.seed: expected 0 to 2**32 - 1, got -1"),
-        ("decode.timeout_s=inf", "decode.timeout_s: expected a finite number, got inf"),
-        ("evaluate.stream_weights=inf,1", "stream_weights: expected a finite number, got inf"),
+        ("run.seed=4294967296", "run.seed: expected 0 to 4294967295, got 4294967296"),
+        ("run.seed=-1", "run.seed: expected 0 to 4294967295, got -1"),
+        ("decode.timeout_s=inf", "decode.timeout_s: expected a finite number, got 'inf'"),
+        ("evaluate.stream_weights=inf,1", "stream_weights: expected a finite number, got 'inf'"),
         ("sampling.num_frames=99999999999", "sampling.num_frames: expected at most 1000000, got"),
         ("sampling.interval_s=1e-12", "sampling.interval_s: expected at least 0.001, got 1e-12"),
         ("encode.encoders=vlad@position_weight=nan", "vlad.position_weight: expected"),
@@ -213,7 +231,16 @@ def test_a_variant_is_the_encoder_with_settings_of_its_own() -> None:
     assert variant.settings.num_steps == config.fv_vae.num_steps
     assert (variant.compress.kind, config.compress.kind) == ("pca", "none")
     assert config.variant(plain).settings == config.vlad
-    assert config.variant("ga").settings is None
+    assert config.variant("ga").settings == EncoderSettings()
+
+
+def test_an_encoder_of_ones_own_is_known_by_its_line_in_the_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENCODERS, "toy", Average)
+    config = Config().with_settings(["encode.encoders=toy,ave,toy@compress.kind=pca"])
+    assert config.variant("toy").settings == EncoderSettings()
+    assert (config.variant("toy").uses_labels, ENCODERS["toy"]) == (False, Average)
 
 
 def test_a_variant_may_have_a_normalisation_of_its_own() -> None:

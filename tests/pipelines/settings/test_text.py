@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from encoders.settings import FvVaeSettings
 from encoders.stream_specs import SPECS
 from pipelines.settings.config import Config
-from pipelines.settings.text import near, parsed, split_entry, split_setting, text_of
+from pipelines.settings.text import changed, near, parsed, split_entry, split_setting
 
 RECORDS = [
     *(getattr(Config(), field.name) for field in dataclasses.fields(Config)[1:]),
@@ -43,15 +43,27 @@ def values(kind: Any) -> st.SearchStrategy:
     return plain[kind]
 
 
+def accepted(record: Any, name: str, value: object) -> Any:
+    """The record with the value; None where the field does not take it."""
+    try:
+        return changed(record, "section", {name: value})
+    except ValueError:
+        return None
+
+
 @settings(max_examples=500)
 @given(st.sampled_from(FIELDS), st.data())
 def test_any_value_of_any_field_comes_back(field: tuple[object, str], data: st.DataObject) -> None:
+    """As text, and as what JSON makes of it."""
     record, name = field
     value = data.draw(values(typing.get_type_hints(type(record))[name]))
-    for plain in (value, json.loads(json.dumps(value))):
-        found = parsed(record, name, text_of(plain))
-        assert found == value
-        assert type(found) is type(value)
+    made = accepted(record, name, value)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    for plain in (parsed(record, "section", name, text), json.loads(json.dumps(value))):
+        assert accepted(record, name, plain) == made
+    if made is not None:
+        assert getattr(made, name) == value
+        assert type(getattr(made, name)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -90,16 +102,21 @@ def test_an_entry_is_a_name_and_its_fields(entry: str, parts: tuple) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("num_step", "1", r"no field 'num_step'; did you mean num_steps"),
-        ("num_steps", "1.5", r"expected a whole number, got '1.5'"),
-        ("lambda3", "much", r"expected a number, got 'much'"),
-        ("per_level", "1", r"expected true or false, got '1'"),
-        ("hidden", "8,x", r"expected a whole number, got 'x'"),
+        ("num_step", "1", r": no field 'num_step'; did you mean num_steps"),
+        ("num_steps", "1.5", r"\.num_steps: expected a whole number, got '1.5'"),
+        ("lambda3", "much", r"\.lambda3: expected a number, got 'much'"),
+        ("per_level", "1", r"\.per_level: expected true or false, got '1'"),
+        ("hidden", "8,x", r"\.hidden: expected a whole number, got 'x'"),
     ],
 )
 def test_a_wrong_value_says_what_was_expected(name: str, text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        parsed(FvVaeSettings(), name, text)
+    record = FvVaeSettings()
+
+    def read() -> FvVaeSettings:
+        return changed(record, "fv_vae", {name: parsed(record, "fv_vae", name, text)})
+
+    with pytest.raises(ValueError, match=f"^fv_vae{message}"):
+        read()
 
 
 def test_an_unknown_name_is_answered_with_those_like_it_or_with_all() -> None:

@@ -1,4 +1,4 @@
-"""Files, folders, marks and tensors that are damaged, missing or of another making are found by their own check."""
+"""Files, folders, marks and tensors that are damaged, missing or foreign have their own check."""
 
 import shutil
 import socket

@@ -8,7 +8,7 @@ import pytest
 from encoders.settings import FV_VAE_PRESETS
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.run.saved_run import SavedRun, config_from_json
+from pipelines.run.saved import SavedRun, config_from_json
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
@@ -128,7 +128,10 @@ def test_codebook_and_weights_are_those_of_the_footers(run: SavedRun) -> None:
             b'{"config": {"recipe": "x", "sampling": {"speed": 1}}, "tables": {}}',
             "no field 'speed'",
         ),
-        (b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}}', "more than 0"),
+        (
+            b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}}',
+            "at least 1, got -1",
+        ),
         (b'{"config": {"recipe": "x", "fit": 3}, "tables": {}}', "this version writes"),
     ],
 )

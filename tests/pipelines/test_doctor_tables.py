@@ -1,4 +1,4 @@
-"""Rows that are wrong, missing or of something else are found by their own check, and by no other."""
+"""Rows that are wrong, missing or foreign are found by their own check, and by no other."""
 
 import shutil
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.doctor import examine, row_checks
+from pipelines.doctor import examine, queries
+from pipelines.settings.config import digest
 from pipelines.storage.store import Store
 from tests.pipelines.doctor import run as doctor_run
 from tests.pipelines.doctor.edits import (
@@ -26,7 +27,7 @@ from tests.pipelines.doctor.edits import (
     put,
     write_json,
 )
-from tests.pipelines.doctor.run import STREAMS
+from tests.pipelines.doctor.run import STREAMS, TABLES
 
 
 @pytest.fixture
@@ -72,6 +73,34 @@ def test_other_scores_give_other_metrics_also_of_the_fusions(run: Path) -> None:
     assert {f.check for f in report.findings} == {"metrics.values", "metrics.missing"}
     examples = next(f for f in report.findings if f.check == "metrics.values").examples
     assert all(f"{STREAMS[0]}+{STREAMS[1]}" in example for example in examples)
+
+
+def test_a_result_of_another_maker_is_checked_by_its_scores_alone(run: Path) -> None:
+    """Of a network that publishes SCORES there is no classifier, and no encoding."""
+    folder = "scores/tsn-rgb_network/77ff77ff77ff"
+
+    def add(record: dict) -> None:
+        record["tables"]["scores/tsn-rgb_network"] = folder
+        marks = doctor_run.marks()["classify"]
+        marks.insert(len(doctor_run.PAIRS), f"{folder}/_done.json")
+        record["steps"]["classify"]["digest"] = digest("classify", marks)
+
+    write_json(run, "run.json", add)
+    shutil.copytree(run / TABLES[AVE_SCORES], run / folder)
+    for place in (0, 1):
+        edit(run, folder, put("encoder", every("tsn")), place)
+        edit(run, folder, put("stream", every("rgb_network")), place)
+    findings = examine.examine(Store(str(run))).findings
+    assert [finding.check for finding in findings] == ["metrics.missing"]
+    assert all("tsn, rgb_network" in example for example in findings[0].examples)
+    edit(run, folder, put("is_true", first(False)))
+    assert found(run) == {"scores.truth", "metrics.missing"}
+    edit(run, folder, drop(0))
+    assert found(run) == {"counts.scores"}
+
+
+def every(value: object) -> Callable[[list], None]:
+    return lambda values: values.__setitem__(slice(None), [value] * len(values))
 
 
 def test_a_segment_that_was_tried_again_counts_by_its_last_attempt(run: Path) -> None:
@@ -158,4 +187,4 @@ def test_lengths_are_checked_where_vectors_are_normalised_to_1(
     key: str, run_wide: str, expected: bool
 ) -> None:
     run = SimpleNamespace(setting=lambda *_: run_wide)
-    assert row_checks.has_unit_length(run, key) == expected
+    assert queries.has_unit_length(run, key) == expected

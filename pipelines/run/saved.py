@@ -1,6 +1,5 @@
 """A run as its run.json describes it, opened later without its inputs and without Ray."""
 
-import dataclasses
 import functools
 import json
 import re
@@ -11,8 +10,7 @@ from encoders.encodings.base import CODEBOOK
 from pipelines.errors import ConfigError
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
-from pipelines.settings.config import Config
-from pipelines.settings.text import text_of
+from pipelines.settings.config import Config, without_what_went
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
@@ -142,12 +140,8 @@ def config_from_json(plain: dict[str, Any]) -> Config:
     """The inverse of `Config.to_json`. What an older version did not write has its default.
 
     Raises:
-        ConfigError: a section, field or value that this version does not know.
+        ValueError: a section, field or value that this version does not know.
     """
-    settings = [
-        f"{section}.{name}={text_of(value)}"
-        for section, record in plain.items()
-        if section != "recipe"
-        for name, value in record.items()
-    ]
-    return dataclasses.replace(Config(), recipe=plain["recipe"]).with_settings(settings)
+    known = without_what_went(plain)
+    sections = {name: values for name, values in known.items() if name != "recipe"}
+    return Config(recipe=plain["recipe"]).with_values(sections)

@@ -1,0 +1,116 @@
+"""Flags of the jobs as checked values: steps, the limit, and the configuration that a recipe, a file and settings come to.
+
+No torch and no Ray here, so that mistakes show at once.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from pipelines.errors import ConfigError
+from pipelines.index.user_tables import user_filesystem, using
+from pipelines.plan.prices import read_prices
+from pipelines.run.steps import STEPS
+from pipelines.settings.config import Config, without_what_went
+from pipelines.settings.recipes import RECIPES, recipe
+from pipelines.settings.text import near
+
+
+def parse_steps(text: str) -> tuple[str, ...]:
+    """`all`, or step names joined by commas, in the order of the data flow.
+
+    Raises:
+        ConfigError: an unknown step.
+    """
+    names = tuple(STEPS) if text == "all" else tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in STEPS]
+    if unknown:
+        raise ConfigError(
+            f"--steps {text}: expected all, or some of {','.join(STEPS)}; got {unknown}"
+            f"{near(unknown[0], STEPS, '')}"
+        )
+    return tuple(name for name in STEPS if name in names)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of videos that is none.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit: expected at least 1, got {limit}")
+
+
+def configuration(
+    name: str | None,
+    file: str | None,
+    settings: Sequence[str],
+    *,
+    default_recipe: str,
+    first: Sequence[str] = (),
+) -> Config:
+    """The recipe with what the file holds, and with the settings on top.
+
+    Args:
+        name: of the recipe; None: the one that the file names, or else default_recipe.
+        file: YAML or JSON of {section: {field: value}}; of a run.json its `config` is taken.
+        first: settings of a job's own, under the file's.
+
+    Raises:
+        ConfigError: any of them cannot be right.
+    """
+    plain = _plain(file) if file is not None else {}
+    with _in(file):
+        named = plain.pop("recipe", None)
+        if named is not None and str(named) not in RECIPES:
+            raise ValueError(
+                f"recipe: expected one of {sorted(RECIPES)}, got {named!r}"
+                f"{near(named, RECIPES, '')}"
+            )
+        if named is not None and name not in (None, named):
+            raise ValueError(f"recipe: expected {name}, as --recipe says, got {named!r}")
+    config = recipe(name or named or default_recipe).with_settings(first)
+    with _in(file):
+        config = config.with_values(plain)
+    config = config.with_settings(settings)
+    if not config.plan.prices:
+        read_prices("").gpu(config.plan.gpu)
+    return config
+
+
+@contextmanager
+def _in(file: str | None) -> Iterator[None]:
+    """Of a ValueError, say which file it is about, and make it a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"--config {file}: {error}") from error
+
+
+def _plain(file: str) -> dict[str, Any]:
+    """What a file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    with using("--config", file):
+        files, path = user_filesystem("--config", file)
+        with files.open(path, "r", encoding="utf-8") as stream:
+            text = stream.read()
+    try:
+        # YAML's reader is slow with a large run.json.
+        found = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--config {file}: expected YAML or JSON, got {reason}") from error
+    if isinstance(found, Mapping) and isinstance(found.get("config"), Mapping):
+        found = without_what_went(found["config"])
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(
+            f"--config {file}: expected sections with their fields, got {type(found).__name__}"
+        )
+    return dict(found)

@@ -1,0 +1,151 @@
+"""Digests name the folders of a run: those recorded here were made by commit 8e83f35, and runs of then still resume."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import typing
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from encoders.descriptors.streams import Stream
+from encoders.fields import Changes, changes_of
+from pipelines.run.job import Job
+from pipelines.run.record import configuration
+from pipelines.settings.config import Config, digest
+from pipelines.settings.recipes import RECIPES, recipe
+from pipelines.storage.store import Store
+
+# These are newer: the default of evaluate.fusions lost a rule.
+CONFIGURATIONS = {
+    "fcvid": "a12229a423a3",
+    "ucf101": "b8dd13cca792",
+    "activitynet": "e54fc905ba94",
+    "weizmann": "a85653861922",
+    "actions": "e2c33a7f4d08",
+    "compare_encoders": "c85eac6a93f8",
+    "demo": "abb1e66ad589",
+    "plan": "abb1e66ad589",
+    "set": "ce2250683a7b",
+}
+FOLDERS = {
+    "videos": "videos/67757cfb31c6",
+    "descriptors": "descriptors/64bd80151c34",
+    "samples": "6cf6e0f6ef02",
+    "codebooks": "1f89f1e0c61f",
+    "encodings": "d7cf5256eeba",
+    "scores": "cdf15e108041",
+    "metrics": "metrics/0fe6261de865",
+}
+SETTINGS = (
+    "encode.encoders=ave,ga,concat,vlad@num_centroids=64,vlad@levels=1:compress.kind=pca,"
+    "gmm_fv,fv_vae,fv_vae@lambda3=0:early_stopping_steps=50,bilinear@temporal_pyramid=1/2",
+    "describe.batch_frames=7",
+    "classify.fusions=kernel_sum",
+)
+STREAMS = [
+    Stream("pool5_appearance", "pool5", "appearance", 50, 20),
+    Stream("pool5_positions", "pool5", "positions", 49, 20),
+    Stream("fc7_global", "fc7", "global", 1, 20),
+]
+
+
+def job(config: Config) -> Job:
+    names = [f"v{n}" for n in range(6)]
+    columns = {
+        "video_id": names,
+        "uri": names,
+        "source": names,
+        "labels": [["ab"[n % 2]] for n in range(6)],
+        "group": names,
+        "fold": pa.array([n % 2 for n in range(6)], pa.int32()),
+    }
+    weights = SimpleNamespace(identity="w", description="w")
+    described = {stream.name: stream for stream in STREAMS}
+    return Job(Store("nowhere"), config, pa.table(columns), "given", 2, weights, described)
+
+
+def folders(one: Job) -> dict[str, str]:
+    """A digest of the folders of each table."""
+    return {
+        "videos": one.videos,
+        "descriptors": one.descriptors,
+        "samples": digest([one.sample(stream) for stream in one.streams]),
+        "codebooks": digest([book.folder for book in one.codebooks]),
+        "encodings": digest([one.encodings(book) for book in one.codebooks]),
+        "scores": digest([one.scores(*pair) for pair in one.scored()]),
+        "metrics": one.metrics,
+    }
+
+
+def configurations() -> dict[str, str]:
+    return {
+        **{name: digest(recipe(name)) for name in RECIPES},
+        "plan": configuration(recipe("demo")),
+        "set": digest(Config().with_settings([*SETTINGS, "fv_vae=released", "split.kind=random"])),
+    }
+
+
+VECTORS = ("encodings", "scores", "metrics")
+"""What Changes.VECTORS may change."""
+
+BASE = Config().with_settings(
+    [
+        *SETTINGS[:1],
+        *(f"{name}.pca_components=4" for name in ("vlad", "gmm_fv", "fv_vae", "bilinear")),
+        *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4"),
+    ]
+)
+"""With which each field may have another value."""
+
+FIELDS = [
+    pytest.param(section, field, id=f"{section}.{field.name}")
+    for section in BASE.sections()
+    if section != "finetune"
+    for field in dataclasses.fields(getattr(BASE, section))
+    if changes_of(field) in (Changes.RESULTS, Changes.VECTORS, Changes.NOTHING)
+]
+
+
+def other(section: str, field: dataclasses.Field) -> Config:
+    """The configuration with another value of a field."""
+    record = getattr(BASE, section)
+    now, hint = getattr(record, field.name), typing.get_type_hints(type(record))[field.name]
+    words = re.findall(r"'([a-z0-9_]+)'", str(hint))
+    tried = [*words, not now] if isinstance(now, bool) else list(words)
+    if isinstance(now, int | float) and not isinstance(now, bool):
+        tried += [now + 1, now + 100, now / 2, now / 4, 0.9]
+    if isinstance(now, str):
+        tried += [f"{now}x"]
+    for value in (*tried, (1,), (7.0,), ("given",), ("appearance",)):
+        # As (1.0,) is (1,).
+        if value != now and json.dumps(value) != json.dumps(now):
+            with contextlib.suppress(ValueError):
+                config = BASE.with_values({section: {field.name: value}})
+                if getattr(config, section) != record:
+                    return config
+    raise AssertionError(f"no other value of {section}.{field.name} was accepted")
+
+
+@pytest.mark.parametrize(("section", "field"), FIELDS)
+def test_a_field_says_itself_whether_it_changes_results(
+    section: str, field: dataclasses.Field
+) -> None:
+    before, after = folders(job(BASE)), folders(job(other(section, field)))
+    changed = {name for name in before if before[name] != after[name]}
+    if changes_of(field) == Changes.NOTHING:
+        assert not changed
+    elif changes_of(field) == Changes.VECTORS:
+        assert changed == {*VECTORS}
+    else:
+        assert changed
+
+
+def test_digests_of_configurations_are_those_of_before() -> None:
+    assert configurations() == CONFIGURATIONS
+
+
+def test_folders_are_those_of_before() -> None:
+    assert folders(job(Config().with_settings(list(SETTINGS)))) == FOLDERS
