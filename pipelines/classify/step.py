@@ -23,6 +23,7 @@ from pipelines.index import current_rows
 from pipelines.run.combination import chooses
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent, merged, settle
+from pipelines.run.makers import MAKERS
 from pipelines.settings.sections import Classify
 from pipelines.storage.columns import names
 from pipelines.storage.store import Store
@@ -37,8 +38,8 @@ KEPT_SHARE = 0.5
 
 
 def classify(job: Job) -> tuple[Account, Spent]:
-    """Classifiers, SOLUTIONS and SCORES: all folds of an encoder and stream together."""
-    spent = train(job)
+    """Publish SCORES of every result, whoever makes it, and account for the videos that are to have them."""
+    spent = merged([maker.function()(job) for maker in MAKERS.values()])
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
     without_vector = names(tested) - names(current_rows.places(job))
     return settle_scores(job, names(tested), without_vector), spent

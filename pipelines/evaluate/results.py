@@ -7,6 +7,7 @@ tested videos, K classes, M streams that are fused.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from encoders.scores import metrics
 from encoders.scores.fusion import TWO_STREAM, fuse
 from encoders.scores.intervals import gains, intervals
 from encoders.stream_specs import is_difference, is_local
-from pipelines.run.combination import Combination
 from pipelines.settings.sections import Evaluate
 
 SINGLE = "none"
@@ -63,6 +63,17 @@ class ScoreMatrix:
 def headline_metric(multi_label: bool) -> str:
     """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
     return "mAP" if multi_label else "accuracy"
+
+
+class Fused(Protocol):
+    """A result that is fused of others: of a run (`pipelines.run.makers.Result`), or of a run.json."""
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def pair(self) -> tuple[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ class Wanted:
 
 
 def wanted(
-    pairs: list[tuple[str, str]], settings: Evaluate, combinations: Sequence[Combination] = ()
+    pairs: list[tuple[str, str]], settings: Evaluate, fused: Sequence[Fused] = ()
 ) -> list[Wanted]:
     """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; then all encoders
     and streams together, and the combinations.
@@ -138,14 +149,14 @@ def wanted(
             found += [Wanted(parts, kind, given) for kind in settings.fusions]
     if len({encoder for encoder, _ in local}) > 1:
         found.append(Wanted(tuple(local), "given", is_total=True))
-    return found + [Wanted(one.parts, one.stream, pair=one.pair) for one in combinations]
+    return found + [Wanted(one.parts, one.stream, pair=one.pair) for one in fused]
 
 
 def results(
     pairs: list[tuple[str, str]],
     settings: Evaluate,
     read: Callable[[str, str], ScoreMatrix | None],
-    combinations: Sequence[Combination] = (),
+    fused: Sequence[Fused] = (),
 ) -> Iterator[tuple[ScoreMatrix, ScoreMatrix | None]]:
     """The results that are `wanted`, one after the other, each with the best of its parts where it is fused.
 
@@ -160,7 +171,7 @@ def results(
     """
     held: dict[tuple[str, str], ScoreMatrix | None] = {}
     total, is_lost = None, False
-    every = wanted(pairs, settings, combinations)
+    every = wanted(pairs, settings, fused)
     best: dict[Wanted, ScoreMatrix | None] = {}
     for result in every:
         if result.fusion == SINGLE:

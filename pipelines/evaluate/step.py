@@ -49,9 +49,10 @@ def evaluate(job: Job) -> Evaluated:
         RunError: there are no scores, or a video lacks that of a class.
     """
     started = time.monotonic()
-    settings, pairs = job.config.evaluate, job.pairs()
-    wanted = results.wanted(pairs, settings, job.combinations)
-    shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in job.combinations}
+    settings = job.config.evaluate
+    wanted = results.wanted(job.singles, settings, job.fused)
+    weighted = [result for result in job.fused if "fusions" in result.tables]
+    shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in weighted}
     with task_errors("evaluate"), ProgressLine("evaluate", len(wanted)) as line:
         scores: dict[tuple[str, str], ObjectRef] = {
             pair: _read.options(**_memory(job, READ_BYTES)).remote(

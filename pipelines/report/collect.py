@@ -24,7 +24,6 @@ from pipelines.report.records import (
 )
 from pipelines.report.render import render
 from pipelines.report.videos import neighbours, samples
-from pipelines.run.combination import sums_kernels
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent
 from pipelines.run.record import predicted
@@ -180,7 +179,7 @@ def _notes(job: Job) -> tuple[str, ...]:
         if job.config.evaluate.bootstrap
         else "Metrics are over the tested videos of all folds together; videos that failed are not tested."
     )
-    if job.combinations:
+    if job.fused:
         notes.append(
             "The combinations of classify.fusions choose weights on the training videos of a fold alone, by "
             "inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
@@ -288,8 +287,8 @@ def _curves(job: Job) -> tuple[Curve, ...]:
 def _solved(job: Job) -> tuple[Solved, ...]:
     columns = ["form", "c", "gap", "rounds", "is_solved"]
     found = []
-    fused = [one.pair for one in job.combinations if sums_kernels(one.stream)]
-    for encoder, stream in [*job.pairs(), *fused]:
+    solved = [pair for pair, result in job.results.items() if "classifiers" in result.tables]
+    for encoder, stream in solved:
         rows = job.store.read_table(job.classifiers(encoder, stream), columns)
         known = rows.filter(pc.is_valid(rows["gap"]))
         found.append(

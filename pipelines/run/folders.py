@@ -25,6 +25,7 @@ from encoders.registry import ENCODERS
 from pipelines.run.codebook import Codebook
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
 from pipelines.run.inputs import LEFT_OUT, Inputs
+from pipelines.run.makers import MAKERS, Result
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
 from pipelines.settings.sections import Evaluate
@@ -56,7 +57,7 @@ class Folders(Inputs):
         """From now on there are no combinations by the rule `auto`, also when the run is resumed."""
         self.no_gram[self._singles_digest] = reason
         self.store.publish_json(LEFT_OUT, self.no_gram)
-        self._forget("combinations")
+        self._forget("combinations", "results")
 
     def _combined(self, *, on_gram: bool) -> tuple[Combination, ...]:
         return combinations(self.pairs(), self.config.classify, on_gram=on_gram)
@@ -73,9 +74,50 @@ class Folders(Inputs):
             return "classify.form says so"
         return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
 
+    @functools.cached_property
+    def results(self) -> dict[tuple[str, str], Result]:
+        """{(encoder, stream): result} of all that publish SCORES: of each maker its single ones, then those fused of them.
+
+        Raises:
+            ValueError: two makers have results of one name.
+        """
+        every = [result for maker in MAKERS.values() for result in maker.results(self)]
+        named = {result.pair: result for result in every}
+        if len(named) != len(every):
+            twice = sorted({"-".join(r.pair) for r in every if named[r.pair] is not r})
+            raise ValueError(f"results: expected each name once, got two of {', '.join(twice)}")
+        return named
+
+    def classified(self) -> list[Result]:
+        """Return the results of linear SVMs: every encoder on the streams that it reads, then their combinations."""
+        singles = [
+            Result(*pair, self._single_digest(*pair), tables=("classifiers",))
+            for pair in self.pairs()
+        ]
+        made_by = {
+            result.pair: f"{folder_name(*result.pair)}/{result.made_by}" for result in singles
+        }
+        fused = []
+        for one in self.combinations:
+            parts = [made_by[part] for part in one.parts]
+            own = digest(one.stream, version(one.stream), parts, self.config.run.seed)
+            tables = ("classifiers", "fusions") if sums_kernels(one.stream) else ("fusions",)
+            fused.append(Result(*one.pair, own, one.parts, tables))
+        return [*singles, *fused]
+
     def scored(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results with SCORES: the single ones, then the combinations."""
-        return [*self.pairs(), *(combination.pair for combination in self.combinations)]
+        """Return (encoder, stream) of all results."""
+        return list(self.results)
+
+    @property
+    def singles(self) -> list[tuple[str, str]]:
+        """(encoder, stream) of the results that are not fused of others."""
+        return [pair for pair, result in self.results.items() if not result.parts]
+
+    @property
+    def fused(self) -> list[Result]:
+        """The results that are fused of others and have SCORES of their own."""
+        return [result for result in self.results.values() if result.parts]
 
     @functools.cached_property
     def codebooks(self) -> list[Codebook]:
@@ -170,15 +212,13 @@ class Folders(Inputs):
             "failures": self.failures,
             "metrics": self.metrics,
         }
-        for encoder, stream in self.pairs():
-            named[f"scores/{encoder}-{stream}"] = self.scores(encoder, stream)
-            named[f"solutions/{encoder}-{stream}"] = self.classifiers(encoder, stream)
-        for one in self.combinations:
-            name = "-".join(one.pair)
-            named[f"scores/{name}"] = self.scores(*one.pair)
-            named[f"fusions/{name}"] = self.fusions(*one.pair)
-            if sums_kernels(one.stream):
-                named[f"solutions/{name}"] = self.classifiers(*one.pair)
+        for result in self.results.values():
+            name = "-".join(result.pair)
+            named[f"scores/{name}"] = self.scores(*result.pair)
+            if "classifiers" in result.tables:
+                named[f"solutions/{name}"] = self.classifiers(*result.pair)
+            if "fusions" in result.tables:
+                named[f"fusions/{name}"] = self.fusions(*result.pair)
         for book in self.codebooks:
             name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
             named[f"encodings/{name}"] = self.encodings(book)
@@ -264,18 +304,14 @@ class Folders(Inputs):
         return digest(sorted(self.groups.items()))
 
     def _scores_folder(self, encoder: str, stream: str) -> str:
-        for combination in self.combinations:
-            if combination.pair == (encoder, stream):
-                parts = [self._scores_folder(*part) for part in combination.parts]
-                made_by = digest(stream, version(stream), parts, self.config.run.seed)
-                return f"{folder_name(encoder, stream)}/{made_by}"
-        return self._single_folder(encoder, stream)
+        return f"{folder_name(encoder, stream)}/{self.results[encoder, stream].made_by}"
 
     @property
     def _singles_digest(self) -> str:
-        return digest([self._single_folder(*pair) for pair in self.pairs()])
+        pairs = self.pairs()
+        return digest([f"{folder_name(*pair)}/{self._single_digest(*pair)}" for pair in pairs])
 
-    def _single_folder(self, encoder: str, stream: str) -> str:
+    def _single_digest(self, encoder: str, stream: str) -> str:
         books = [self.codebook(encoder, stream, fold) for fold in self.folds]
         folders = [self.encodings(book) for book in books]
         solved_by = digested(self.config.classify)
@@ -283,8 +319,7 @@ class Folders(Inputs):
         # Inner folds that choose C, and a compression, are drawn.
         drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
         seed = (self.config.run.seed,) if drawn else ()
-        made_by = digest(folders, self._videos_digest, (solved_by, digested(compress), *seed))
-        return f"{folder_name(encoder, stream)}/{made_by}"
+        return digest(folders, self._videos_digest, (solved_by, digested(compress), *seed))
 
     @property
     def _metrics_digest(self) -> str:

@@ -33,7 +33,7 @@ class Job(Folders):
         """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
         if step == "describe":
             # What follows is named by which segments are whole.
-            self._forget("_described_digest", "codebooks", "combinations")
+            self._forget("_described_digest", "codebooks", "combinations", "results")
             if self.retries.decoder:
                 # Before the mark: a killed run comes here again.
                 passed = dataclasses.replace(self.retries, decoder="")
