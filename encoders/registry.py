@@ -29,7 +29,7 @@ class Registry(MutableMapping[str, "type[Encoder]"]):
             kind = self._classes[name] = getattr(importlib.import_module(module), attribute)
         return kind
 
-    def __setitem__(self, name: str, kind: type[Encoder]) -> None:
+    def __setitem__(self, name: str, kind: str | type[Encoder]) -> None:
         self._classes[name] = kind
 
     def __delitem__(self, name: str) -> None:

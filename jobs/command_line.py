@@ -16,6 +16,7 @@ from pipelines.cluster import doors
 from pipelines.errors import ConfigError, RunError
 from pipelines.plan.prices import read_prices
 from pipelines.run import ray_job
+from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES
 
@@ -50,7 +51,7 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
     out.add_argument(
         "--steps",
         default="all",
-        help="steps to run, joined by commas: index,describe,fit,encode,classify,evaluate (default: all)",
+        help=f"steps to run, joined by commas: {','.join(STEPS)} (default: all)",
     )
     out.add_argument(
         "--limit", type=int, metavar="N", help="use N videos only, spread over the corpus"

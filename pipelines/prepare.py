@@ -170,7 +170,7 @@ def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[p
     if named is None and any(step in NEED_LABELS for step in inputs.steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "
-            "without labels use --steps index,describe,fit,encode"
+            f"without labels use --steps {','.join(n for n in STEPS if n not in NEED_LABELS)}"
         )
     rows = match(listed, named, config.manifest)
     if limit is not None and limit < rows.num_rows:

@@ -26,6 +26,7 @@ from pipelines.run.codebook import Codebook
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
 from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.makers import MAKERS, Result
+from pipelines.run.steps import STEPS
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
 from pipelines.settings.sections import Evaluate
@@ -201,6 +202,9 @@ class Folders(Inputs):
             return [self.encodings(book) for book in self.codebooks]
         if table in OF_RESULTS:
             return [f"{table}/{self._scores_folder(*pair)}" for pair in self.scored()]
+        for step in STEPS.values():
+            if folder := step.folders(self).get(table):
+                return [folder]
         return [getattr(self, table)]
 
     def tables(self) -> dict[str, str]:
@@ -212,6 +216,8 @@ class Folders(Inputs):
             "failures": self.failures,
             "metrics": self.metrics,
         }
+        for step in STEPS.values():
+            named |= step.folders(self)
         for result in self.results.values():
             name = "-".join(result.pair)
             named[f"scores/{name}"] = self.scores(*result.pair)

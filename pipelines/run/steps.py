@@ -8,11 +8,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipelines.run.ledger import Account, Spent
 from pipelines.storage import tables
 from pipelines.storage.columns import Table
 from pipelines.storage.store import DONE
+
+if TYPE_CHECKING:
+    from pipelines.run.folders import Folders
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Step:
         marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
         mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is complete for.
         page: a folder with a page of the whole run, marked by the digest of what the page shows.
+        folders: {table: folder} of tables that `pipelines.run.folders.Folders` does not name, for a run.
         replaces: tables whose other folders a finished step removes, where that is cheap to make again.
         needs_labels: it has nothing to do on videos without labels.
     """
@@ -34,6 +39,7 @@ class Step:
     marked: str
     mark: str = DONE
     page: str = ""
+    folders: Callable[[Folders], dict[str, str]] = lambda run: {}
     replaces: tuple[str, ...] = ()
     needs_labels: bool = False
 

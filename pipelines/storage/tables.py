@@ -257,20 +257,20 @@ SCORES = Table(
     "scores",
     "classify",
     "scores/<encoder>-<stream>/*/*.parquet",
-    "One row per tested video and class: the score of the one-vs-rest SVM",
+    "One row per tested video and class, of whatever classifies: a one-vs-rest SVM, a fusion",
     ("video_id", "encoder", "stream", "label"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("encoder", pa.string(), "name of encode.encoders; of a combination, or the group's"),
         Column("stream", pa.string(), "column of DESCRIPTORS; of a combination the rule"),
-        Column("fold", pa.int32(), "fold that was left out when the SVM was trained"),
+        Column("fold", pa.int32(), "fold that was left out in training"),
         Column("label", pa.string(), "class"),
         Column("is_true", pa.bool_(), "whether the video has this label"),
         Column(
             "score",
             pa.float64(),
-            "signed distance from the class's hyperplane, w x + b; not calibrated, without a unit; of the rule calibrated "
-            "a mean of probabilities",
+            "the higher, the likelier the class; of an SVM the signed distance from the class's hyperplane, w x + b; not "
+            "calibrated, without a unit",
         ),
     ),
 )
