@@ -9,12 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipelines.run.ledger import Spent
-
-if TYPE_CHECKING:
-    from pipelines.run.folders import Folders
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,12 @@ class Maker:
     """A kind of results.
 
     Attributes:
-        results: lists the results of a run, in the order of the report.
+        results: lists the results of a run (its `pipelines.run.folders.Folders`), in the order of the report.
         publishes: `module:function` that publishes SCORES of those results of a Job that are not complete, and returns
             where the time went; loaded when its turn comes, with torch and Ray.
     """
 
-    results: Callable[[Folders], Iterable[Result]]
+    results: Callable[..., Iterable[Result]]
     publishes: str
 
     def function(self) -> Callable[..., Spent]:

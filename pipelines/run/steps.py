@@ -8,15 +8,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipelines.run.ledger import Account, Spent
 from pipelines.storage import tables
 from pipelines.storage.columns import Table
 from pipelines.storage.store import DONE
-
-if TYPE_CHECKING:
-    from pipelines.run.folders import Folders
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Step:
         marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
         mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is complete for.
         page: a folder with a page of the whole run, marked by the digest of what the page shows.
-        folders: {table: folder} of tables that `pipelines.run.folders.Folders` does not name, for a run.
+        folders: gives, of a `pipelines.run.folders.Folders`, {table: folder} of tables that it does not name itself.
         replaces: tables whose other folders a finished step removes, where that is cheap to make again.
         needs_labels: it has nothing to do on videos without labels.
     """
@@ -39,7 +35,7 @@ class Step:
     marked: str
     mark: str = DONE
     page: str = ""
-    folders: Callable[[Folders], dict[str, str]] = lambda run: {}
+    folders: Callable[..., dict[str, str]] = lambda run: {}
     replaces: tuple[str, ...] = ()
     needs_labels: bool = False
 

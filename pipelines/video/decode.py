@@ -87,7 +87,7 @@ class Video(Protocol):
         """Closes the file."""
 
 
-_DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
+DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
 
 
 def decode_segment(
@@ -230,7 +230,7 @@ class _Opened:
         if not isinstance(self._video, PyAvVideo):
             self._close_video()
             key = self.key
-            kind = _DECODERS[key.decode.decoder]
+            kind = DECODERS[key.decode.decoder]
             self._video = kind(self.source, key.uri, key.picture, key.decode, choose)
         return self._video
 
