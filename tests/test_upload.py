@@ -51,8 +51,8 @@ def test_the_upload_is_the_code_alone(package: zipfile.ZipFile) -> None:
     code = {
         str(file.relative_to(ROOT))
         for layer in LAYERS
-        for file in (ROOT / layer).iterdir()
-        if file.is_file()
+        for file in (ROOT / layer).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
     at_top = {".gitignore", ".rayignore", "pyproject.toml", "README.md"}
     assert names == code | at_top | {"pipelines/data/kept.txt"}

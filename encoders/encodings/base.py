@@ -177,7 +177,11 @@ class Encoder(ABC):
     def to(self, device: torch.device | str) -> Self:
         """The same encoder with its tensors on `device`; accepts descriptors of that device."""
         tensors = {key: value.to(device) for key, value in self.tensors().items()}
-        return type(self).build(tensors, self.settings())
+        return self.rebuilt(tensors, self.settings())
+
+    def rebuilt(self, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """Build an encoder of this kind from other tensors and settings."""
+        return type(self).build(tensors, settings)
 
     def to_bytes(self) -> bytes:
         """One safetensors file: the tensors, and name and settings in its header."""

@@ -37,7 +37,7 @@ class MultiScale:
         self.pooling = pooling
         self.normalisation = encoder.normalisation
         raw = encoder.settings() | {"normalisation": "none"}
-        self._encoder = type(encoder).build(encoder.tensors(), raw)
+        self._encoder = encoder.rebuilt(encoder.tensors(), raw)
 
     def encode(self, scales: Sequence[Tensor]) -> Tensor:
         """The vector [D], or [S D] of csf, of descriptors [n_s, C] of each scale.

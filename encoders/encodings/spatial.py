@@ -256,6 +256,10 @@ class Spatial(Encoder):
         places = shared.get("places")
         return cls(parts, levels, used, settings["cells"], places, Pca.from_tensors(shared))
 
+    def rebuilt(self, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """Build an encoder with parts of the same kind from other tensors and settings."""
+        return self.build(tensors, settings, type(self.parts[0]))
+
     def _of(self, parts: Sequence[Encoder]) -> Self:
         return type(self)(list(parts), self.levels, self.used, self.cells, self.places, self.pca)
 

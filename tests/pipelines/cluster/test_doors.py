@@ -153,5 +153,5 @@ def test_a_cluster_with_open_doors_is_not_started(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("a cluster was started"))
-    with pytest.raises(RuntimeError, match=r"expected pipelines\.doors\.close"):
+    with pytest.raises(RuntimeError, match=r"expected pipelines\.cluster\.doors\.close"):
         connect.connect(None, Cluster())

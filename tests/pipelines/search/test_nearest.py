@@ -118,7 +118,7 @@ def test_the_page_goes_where_it_is_wanted(run: Path, tmp_path: Path) -> None:
         ({"query": "nothing alike"}, r"found neither; ids look like 'v0'"),
         ({"query": "~nobody/" + "long" * 100}, r"found neither; ids look like 'v0'"),
         ({"query": "v5"}, r"this one has none by ave on .* \(empty_file: it is empty\)"),
-        ({"query": __file__}, r"test_search.py: cannot be decoded \(not_a_video: Invalid data"),
+        ({"query": __file__}, r"test_nearest.py: cannot be decoded \(not_a_video: Invalid data"),
         ({"query": "memory://nowhere.mp4"}, r"cannot be decoded \(not_found: no such file\)"),
         ({"query": "s3://a:b@host/x.mp4"}, r"--query s3://\*\*\*@host/x.mp4: .* without cred"),
         ({"encoder": "vlad"}, r"--encoder vlad: expected encodings that the run has, which are"),
