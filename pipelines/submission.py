@@ -26,6 +26,7 @@ import time
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -122,10 +123,11 @@ def _answer(address: str, question: Callable[[], _Answer], limit_s: float) -> _A
 def _explained(address: str, error: Exception) -> Exception:
     """Return an error of Ray's client as one that says what to do next."""
     if isinstance(error, AuthenticationError):
+        reason = one_line(error.message.splitlines()[0])
         return ConfigError(
             f"{address}: expected the token of this cluster, got none or another one; set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with the file that the head was started "
-            f"with, and give the same command again ({one_line(error.message.splitlines()[0])})"
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with the file that the head was "
+            f"started with, and give the same command again ({reason})"
         )
     if isinstance(error, requests.RequestException | ConnectionError):
         return HeadAway(_short(error))
@@ -133,9 +135,9 @@ def _explained(address: str, error: Exception) -> Exception:
     if not (refused := re.search(r"status code (\d+): (.*)", str(error), re.DOTALL)):
         return error
     status, text = int(refused[1]), f"status {refused[1]}: {_last_line(refused[2])}"
-    if status == requests.codes.not_found:
+    if status == HTTPStatus.NOT_FOUND:
         return UnknownJobError(text)
-    if status >= requests.codes.server_error:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return HeadAway(text)
     return RunError(f"{address}: the head refuses the request with {text}")
 
@@ -339,8 +341,9 @@ class Submitter:
                 away_s = time.monotonic() - since
                 if away_s > self.request.head_timeout_s:
                     raise RunError(
-                        f"{self._address}: no answer for {away_s:.0f} s ({error}). What is finished "
-                        "is kept: when a head answers there again, give the same command again"
+                        f"{self._address}: no answer for {away_s:.0f} s ({error}). What is "
+                        "finished is kept: when a head answers there again, give the same command "
+                        "again"
                     ) from error
                 if tries == 0:
                     log.warning("%s: no answer (%s); waiting for it", self._address, error)

@@ -1,17 +1,17 @@
 """One run at a time in an output folder: `run.lock` says who holds it.
 
-The lock is a small JSON file that is created where none is, which local disks and object storage do for
-one of any number that try (`Store.create`). Its holder renews the time in it, the heartbeat. A run that
-finds a lock
+The lock is a small JSON file that is created where none is, which local disks and object storage do
+for one of any number that try (`Store.create`). Its holder renews the time in it, the heartbeat. A
+run that finds a lock
 
     refuses           where the heartbeat is fresh,
-    takes it over     where its process is gone, which is seen at once on the same machine; where it is the
-                      driver of a Ray job that this one replaces (`jobs/submit.py`); where a while of
-                      watching shows no heartbeat; where the user says so.
+    takes it over     where its process is gone, which is seen at once on the same machine; where it
+                      is the driver of a Ray job that this one replaces (`jobs/submit.py`); where a
+                      while of watching shows no heartbeat; where the user says so.
 
-A run whose lock is another's stops: at its next heartbeat, or at the next `check`. So of two that take over
-the same lock in the same moment, one stops a second later. Until then both write, and do no harm: every file
-of a run is whole, and named by what it holds.
+A run whose lock is another's stops: at its next heartbeat, or at the next `check`. So of two that
+take over the same lock in the same moment, one stops a second later. Until then both write, and do
+no harm: every file of a run is whole, and named by what it holds.
 """
 
 import datetime
@@ -127,9 +127,10 @@ _HOLDER = TypeAdapter(Holder)
 
 
 class RunLock:
-    """A context manager that holds the lock of `store` inside, or does not enter. Sweeps what killed runs left.
+    """A context manager that holds the lock of `store` inside, or does not enter.
 
-    Where the lock is lost, the main thread is interrupted, so that a long step ends too.
+    It sweeps what killed runs left. Where the lock is lost, the main thread is interrupted, so that
+    a long step ends too.
 
     Args:
         command: what the user typed, for the message to others; credentials in it are left out.

@@ -3,8 +3,8 @@
 C code that hangs ignores Python's time limits, so only a process can be given one. One child serves
 many calls; when it has died or was killed, the next call starts another. What the child says is not
 trusted, for it has parsed a hostile file: it may stop in the middle of an answer, lie, write
-rubbish, fork or close its end. Both directions speak `pipelines.video.messages`, which makes nothing
-but values of the types that are declared.
+rubbish, fork or close its end. Both directions speak `pipelines.video.messages`, which makes
+nothing but values of the types that are declared.
 
 No process pool of a library: docs/decoders.md says which were tried, and what each does not survive.
 """

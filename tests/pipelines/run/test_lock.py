@@ -419,7 +419,7 @@ def test_an_interrupt_that_goes_astray_is_sent_again(
 
 
 def contend(pipe: Connection) -> None:
-    """Tries to hold each lock whose root and time of start arrive, for longer than both may believe to hold it."""
+    """Tries to hold each lock whose root and time of start arrive, for some seconds."""
     while (message := pipe.recv()) is not None:
         root, at, seconds = message
         contender = lock(Store(root), beat_s=20.0)
