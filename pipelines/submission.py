@@ -48,7 +48,7 @@ STOPPED_CODE, INTERRUPTED_CODE = 143, 130
 _FINAL_CODES = {2: "inputs or settings are wrong", 3: "too many segments failed"}
 """Exit codes of the job that the same command would end with again."""
 
-_POLL_S, _LOG_S = 2.0, 10.0
+_POLL_S, _LOG_S = 2.0, 5.0
 """Between two looks at a job, and at its log, which is sent as a whole each time."""
 
 _REQUEST_S, _UPLOAD_S = 60.0, 600.0
