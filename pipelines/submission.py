@@ -11,20 +11,24 @@ once (`pipelines.run.lock`).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
+import functools
 import logging
+import queue
+import re
 import secrets
 import shlex
 import subprocess
 import sys
 import threading
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import requests
 from ray.dashboard.modules.job.common import JobErrorType
@@ -44,10 +48,11 @@ STOPPED_CODE, INTERRUPTED_CODE = 143, 130
 _FINAL_CODES = {2: "inputs or settings are wrong", 3: "too many segments failed"}
 """Exit codes of the job that the same command would end with again."""
 
-_POLL_S = 2.0
-_REQUEST_S = 60.0
+_POLL_S, _LOG_S = 2.0, 5.0
+"""Between two looks at a job, and at its log, which is sent as a whole each time."""
+
+_REQUEST_S, _UPLOAD_S = 60.0, 600.0
 _STOP_S = 30.0
-_LOG_END_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
 _UP_AFTER_S = 180.0
 """A head that is away for a moment is not started anew: that would end what runs on it."""
@@ -86,28 +91,55 @@ class UnknownJobError(LookupError):
     """The head answers, and knows no such job."""
 
 
-class _Client(JobSubmissionClient):
-    """With a time limit for each request, and errors that say what to do next."""
+def _answer(address: str, question: Callable[[], _Answer], limit_s: float) -> _Answer:
+    """Return the head's answer to a request of Ray's client, which has no time limit of its own.
 
-    def _do_request(self, *args: Any, **kwargs: Any) -> requests.Response:
+    Raises:
+        HeadAway: no answer, or none yet.
+        UnknownJobError: the head knows no such job.
+        ConfigError: the head wants a token.
+        RunError: the head refuses.
+    """
+    # Daemons: a half-open connection may hold one for ever.
+    answers: queue.Queue[tuple[_Answer | None, Exception | None]] = queue.Queue()
+
+    def ask() -> None:
         try:
-            return super()._do_request(*args, **{"timeout": _REQUEST_S} | kwargs)
-        except AuthenticationError as error:
-            raise ConfigError(
-                f"{self._address}: expected the token of this cluster, got none or another one; set "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with the file that the head was started "
-                f"with, and give the same command again ({one_line(error.message.splitlines()[0])})"
-            ) from None
-        except requests.RequestException as error:
-            raise HeadAway(_short(error)) from error
+            answers.put((question(), None))
+        except Exception as error:  # noqa: BLE001 (the asker raises it)
+            answers.put((None, error))
 
-    def _raise_error(self, response: requests.Response) -> None:
-        text = f"status {response.status_code}: {_last_line(response.text)}"
-        if response.status_code == requests.codes.not_found:
-            raise UnknownJobError(text)
-        if response.status_code >= requests.codes.server_error:
-            raise HeadAway(text)
-        raise RunError(f"{self._address}: the head refuses the request with {text}")
+    threading.Thread(target=ask, name="request", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=limit_s)
+    except queue.Empty:
+        raise HeadAway(f"no answer within {limit_s:.0f} s") from None
+    if error is not None:
+        explained = _explained(address, error)
+        raise explained from (error if explained is not error else None)
+    return typing.cast(_Answer, answer)
+
+
+def _explained(address: str, error: Exception) -> Exception:
+    """Return an error of Ray's client as one that says what to do next."""
+    if isinstance(error, AuthenticationError):
+        reason = one_line(error.message.splitlines()[0])
+        return ConfigError(
+            f"{address}: expected the token of this cluster, got none or another one; set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with the file that the head was "
+            f"started with, and give the same command again ({reason})"
+        )
+    if isinstance(error, requests.RequestException | ConnectionError):
+        return HeadAway(_short(error))
+    # The client says the status in its text alone.
+    if not (refused := re.search(r"status code (\d+): (.*)", str(error), re.DOTALL)):
+        return error
+    status, text = int(refused[1]), f"status {refused[1]}: {_last_line(refused[2])}"
+    if status == HTTPStatus.NOT_FOUND:
+        return UnknownJobError(text)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return HeadAway(text)
+    return RunError(f"{address}: the head refuses the request with {text}")
 
 
 @dataclass(frozen=True)
@@ -145,7 +177,7 @@ class Submitter:
     """Submits until the run is done.
 
     Args:
-        say: is given the text of the job's log, once each, in order.
+        say: is given the text of the job's log, each character once, in order.
     """
 
     def __init__(
@@ -155,6 +187,7 @@ class Submitter:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.request, self._say, self._sleep = request, say, sleep
+        self._address, self._pending_s = redact(request.address), request.pending_timeout_s
         self._lost: list[str] = []
 
     def run(self) -> int:
@@ -191,64 +224,78 @@ class Submitter:
     # --- one submission -----------------------------------------------------------------------
 
     def _attempt(self, job_id: str) -> End:
-        self._text = text = JobLog(self.client, job_id, self._say)
-        self._ask(lambda: self._submit(job_id))
-        submitted = time.monotonic()
+        self._said = 0
+        self._patiently(lambda: self._submit(job_id))
+        submitted = said = time.monotonic()
         while True:
             try:
-                job = self._ask(lambda: self.client.get_job_info(job_id))
+                job = self._patiently(lambda: self._ask(self.client.get_job_info, job_id))
             except UnknownJobError:
                 return End(None, "it was lost with the head that ran it")
+            now = time.monotonic()
             if job.status.is_terminal():
-                text.finish()
+                self._say_log(job_id)
                 return end_of(job)
-            if job.status == JobStatus.RUNNING:
-                text.follow()
-            elif time.monotonic() - submitted > self.request.pending_timeout_s:
-                with contextlib.suppress(HeadAway, UnknownJobError):
-                    self.client.stop_job(job_id)
-                raise RunError(
-                    f"{job_id}: expected a driver within {self.request.pending_timeout_s:.0f} s, but it is "
-                    f"pending still, and was given up ({one_line(job.message or '')}). Most often --runtime-env "
-                    "names what the nodes cannot install: logs/runtime_env_setup-*.log on the head says what; "
-                    "--pending-timeout-s gives it longer"
-                )
+            if job.status == JobStatus.RUNNING and now - said > _LOG_S:
+                self._say_log(job_id)
+                said = now
+            elif job.status == JobStatus.PENDING and now - submitted > self._pending_s:
+                self._give_up(job_id, job.message or "")
             self._sleep(_POLL_S)
+
+    def _say_log(self, job_id: str) -> None:
+        """Say what is new in the job's log."""
+        with contextlib.suppress(HeadAway, UnknownJobError):
+            text = self._ask(self.client.get_job_logs, job_id)
+            if new := text[self._said :]:
+                self._say(new)
+            self._said = max(self._said, len(text))
+
+    def _give_up(self, job_id: str, message: str) -> NoReturn:
+        with contextlib.suppress(HeadAway, UnknownJobError):
+            self._ask(self.client.stop_job, job_id)
+        raise RunError(
+            f"{job_id}: expected a driver within {self._pending_s:.0f} s, but it is pending "
+            f"still, and was given up ({one_line(message)}). Most often --runtime-env names what "
+            "the nodes cannot install: logs/runtime_env_setup-*.log on the head says what; "
+            "--pending-timeout-s gives it longer"
+        )
 
     def _submit(self, job_id: str) -> None:
         # An earlier request may have been carried out, and its answer lost.
         with contextlib.suppress(UnknownJobError):
-            self.client.get_job_info(job_id)
+            self._ask(self.client.get_job_info, job_id)
             return
         words = list(self.request.command)
         if self._lost:
             # It was meant for the lock that the first attempt found.
             words = [word for word in words if word != "--take-over"]
+        submit = functools.partial(
+            self.client.submit_job,
+            entrypoint=shlex.join(words),
+            submission_id=job_id,
+            runtime_env=self.request.runtime_env,
+            metadata={REPLACES: " ".join(self._lost), CODE: code_revision()},
+        )
         try:
-            self.client.submit_job(
-                entrypoint=shlex.join(words),
-                submission_id=job_id,
-                runtime_env=self.request.runtime_env,
-                metadata={REPLACES: " ".join(self._lost), CODE: code_revision()},
-            )
+            _answer(self._address, submit, _UPLOAD_S)
         except ConfigError:
             raise
         except (ValueError, TypeError) as error:
             raise ConfigError(f"--runtime-env, --working-dir: {error}") from error
 
     def _stop(self, job_id: str) -> None:
-        """Stops the job after a signal: nobody would submit it again."""
-        request = self.request
-        by_hand = f"ray job stop --address {redact(request.address)} {job_id}"
+        """Stop the job after a signal: nobody would submit it again."""
+        by_hand = f"ray job stop --address {self._address} {job_id}"
         log.warning("stopping %s; Ctrl-C again leaves it running", job_id)
         try:
-            self.client.stop_job(job_id)
+            self._ask(self.client.stop_job, job_id)
             end = time.monotonic() + _STOP_S
-            while not self.client.get_job_info(job_id).status.is_terminal():
+            while not self._ask(self.client.get_job_info, job_id).status.is_terminal():
                 if time.monotonic() > end:
                     raise HeadAway(f"not stopped after {_STOP_S:.0f} s")
                 time.sleep(_POLL_S / 4)
-            self._text.finish()
+            self._say_log(job_id)
             log.warning(
                 "stopped: what is finished is kept, and the same command goes on from there"
             )
@@ -261,109 +308,58 @@ class Submitter:
 
     # --- the head -----------------------------------------------------------------------------
 
-    def _connect(self) -> _Client:
-        if self.request.up:
-            return self._ask(self._reach, up_after_s=0.0)
+    def _connect(self) -> JobSubmissionClient:
+        make = functools.partial(JobSubmissionClient, self.request.address)
         try:
-            return self._reach()
-        except ConnectionError as error:
-            raise self._wrong_address(error) from error
+            if self.request.up:
+                return self._patiently(
+                    lambda: _answer(self._address, make, _REQUEST_S), up_after_s=0.0
+                )
+            return _answer(self._address, make, _REQUEST_S)
+        except (HeadAway, RuntimeError, KeyError) as error:
+            raise ConfigError(
+                f"--address {self._address}: expected the dashboard of a Ray head "
+                f"(http://HEAD:8265), but none answers ({error}); start one, or let --up start one"
+            ) from error
 
-    def _reach(self) -> _Client:
-        try:
-            return _Client(self.request.address)
-        except requests.HTTPError as error:
-            raise HeadAway(_short(error)) from error
-        except (requests.RequestException, RuntimeError, KeyError) as error:
-            raise self._wrong_address(error) from error
+    def _ask(self, method: Callable[[str], _Answer], job_id: str) -> _Answer:
+        return _answer(self._address, lambda: method(job_id), _REQUEST_S)
 
-    def _wrong_address(self, error: Exception) -> ConfigError:
-        return ConfigError(
-            f"--address {redact(self.request.address)}: expected the dashboard of a Ray head "
-            f"(http://HEAD:8265), but none answers ({error}); start one, or let --up start one"
-        )
-
-    def _ask(self, question: Callable[[], _Answer], up_after_s: float = _UP_AFTER_S) -> _Answer:
-        """The head's answer, however long it is away.
+    def _patiently(
+        self, question: Callable[[], _Answer], up_after_s: float = _UP_AFTER_S
+    ) -> _Answer:
+        """Return the head's answer, however long it is away.
 
         Raises:
             RunError: it was away for too long.
         """
         since, tries, is_started = time.monotonic(), 0, not self.request.up
-        address, patience_s = redact(self.request.address), self.request.head_timeout_s
         while True:
             try:
                 return question()
-            except ConnectionError as error:
+            except HeadAway as error:
                 away_s = time.monotonic() - since
-                if away_s > patience_s:
+                if away_s > self.request.head_timeout_s:
                     raise RunError(
-                        f"{address}: no answer for {away_s:.0f} s ({error}). What is finished is kept: when a "
-                        "head answers there again, give the same command again"
+                        f"{self._address}: no answer for {away_s:.0f} s ({error}). What is "
+                        "finished is kept: when a head answers there again, give the same command "
+                        "again"
                     ) from error
                 if tries == 0:
-                    log.warning("%s: no answer (%s); waiting for it", address, error)
+                    log.warning("%s: no answer (%s); waiting for it", self._address, error)
             if not is_started and away_s >= up_after_s:
                 is_started = self._up()
             tries += 1
             self._sleep(min(30.0, _POLL_S * tries))
 
     def _up(self) -> bool:
-        """Whether `ray up` has brought a head up."""
+        """Start a head by `ray up`; return whether that went well."""
         log.warning("ray up --yes %s", self.request.up)
         command = [sys.executable, "-m", "ray.scripts.scripts", "up", "--yes", self.request.up]
         code = subprocess.run(command, check=False).returncode
         if code:
             log.warning("ray up ended with exit code %d", code)
         return code == 0
-
-
-class JobLog:
-    """The log of a job, said once from its first line to its last, however often the connection breaks."""
-
-    def __init__(
-        self, client: JobSubmissionClient, job_id: str, say: Callable[[str], None]
-    ) -> None:
-        self._client, self._job_id, self._say = client, job_id, say
-        self._said = 0
-        self._lock = threading.Lock()
-        self._is_finished = False
-        self._thread: threading.Thread | None = None
-
-    def follow(self) -> None:
-        """Says what comes from now on, in a thread; begins again where an earlier one was cut off."""
-        if self._thread is None or not self._thread.is_alive():
-            # A half-open connection may hold it for ever.
-            self._thread = threading.Thread(target=self._run, name="job log", daemon=True)
-            self._thread.start()
-
-    def finish(self) -> None:
-        """Says the rest of a job that has ended."""
-        if self._thread is not None:
-            self._thread.join(_LOG_END_S)
-        with contextlib.suppress(ConnectionError, UnknownJobError):
-            self._add(self._client.get_job_logs(self._job_id), 0)
-        with self._lock:
-            self._is_finished = True
-
-    def _run(self) -> None:
-        # Where it breaks off, the head's answers say why.
-        with contextlib.suppress(Exception):
-            asyncio.run(self._tail())
-
-    async def _tail(self) -> None:
-        place = 0
-        async for text in self._client.tail_job_logs(self._job_id):
-            self._add(text, place)
-            place += len(text)
-
-    def _add(self, text: str, place: int) -> None:
-        """`text` stands at character `place` of the log."""
-        with self._lock:
-            new = text[max(0, self._said - place) :]
-            if new and not self._is_finished:
-                self._say(new)
-                self._said += len(new)
 
 
 def _new_id() -> str:

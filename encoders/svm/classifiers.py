@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.svm.columns import Columns, best_length, one_sided
+from encoders.svm.columns import Columns, Objectives, best_length, one_sided, unsolved
 from encoders.svm.gram import Gram, Solution, block_rows, solve
 from encoders.tensor_files import metadata_of, save_tensors
 
@@ -65,28 +65,18 @@ class LinearClassifier:
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """J columns: what their classifiers are, and how near to the solution.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted(Objectives):
+    """The classifiers of J columns, and how near they are to the solution.
 
     Attributes:
-        weights: [J, D] float32. bias: [J] float32.
+        weights: [J, D] float32, of which the primal objective is. bias: [J] float32.
         decisions: [N, J] float64, of all vectors by exactly these weights.
-        primal: [J] float64, of exactly these weights. dual: [J] float64. NaN for one-sided columns.
-        rounds: [J] float64, Newton steps.
     """
 
     weights: Tensor
     bias: Tensor
     decisions: Tensor
-    primal: Tensor
-    dual: Tensor
-    rounds: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        """(P - D) / P, [J]; NaN for one-sided columns."""
-        return (self.primal - self.dual) / self.primal
 
 
 def fit_weights(
@@ -126,14 +116,11 @@ def fit_weights(
 
 def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
     """The result before any column is solved: those that need no solution have a bias of +-1."""
-    unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
     return Fitted(
         weights=side.new_zeros(len(side), dim, dtype=torch.float32),
         bias=side.float(),
         decisions=side.expand(num_vectors, -1).clone(),
-        primal=unknown,
-        dual=-unknown,
-        rounds=torch.zeros_like(side),
+        **unsolved(side),
     )
 
 
@@ -160,13 +147,11 @@ def _take_over(
     decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)
     found.rounds[place] += solution.rounds
-    better = primal - dual < found.primal[place] - found.dual[place]
-    where = place[better]
+    better, where = found.lowered(place, primal, dual)
     for column in better.nonzero().flatten().tolist():
         found.weights[place[column]] = weights[column] * length[column]
     found.bias[where] = (bias * length).float()[better]
     found.decisions[:, where] = (decisions * length)[:, better]
-    found.primal[where], found.dual[where] = primal[better], dual[better]
     return decisions
 
 

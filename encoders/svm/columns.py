@@ -109,6 +109,42 @@ class Columns:
         return ((hinge if self.is_hinge else hinge.square_()).mul_(self.costs)).sum(0)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Objectives:
+    """How near J columns are to their solutions.
+
+    Attributes:
+        primal, dual: [J] float64, NaN for one-sided columns.
+        rounds: [J] float64, Newton steps.
+    """
+
+    primal: Tensor
+    dual: Tensor
+    rounds: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """(P - D) / P, [J]; NaN for one-sided columns."""
+        return (self.primal - self.dual) / self.primal
+
+    def lowered(self, columns: Tensor, primal: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep new objectives [J'] of some columns where their gap is smaller than before.
+
+        Returns:
+            Which these are, as a mask [J'] and as columns.
+        """
+        better = ~(primal - dual >= self.primal[columns] - self.dual[columns])
+        where = columns[better]
+        self.primal[where], self.dual[where] = primal[better], dual[better]
+        return better, where
+
+
+def unsolved(side: Tensor) -> dict[str, Tensor]:
+    """Return the objectives of columns before they are solved, by their `one_sided` [J]."""
+    unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
+    return {"primal": unknown, "dual": -unknown, "rounds": torch.zeros_like(side)}
+
+
 def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
     """The least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoders.svm.columns import Columns, best_length
+from encoders.svm.columns import Columns, Objectives, best_length, unsolved
 
 STRIP_BYTES = 3 * 2**27
 """Size of a strip's vectors in float32."""
@@ -179,19 +179,11 @@ def centre_of(x: Tensor) -> Tensor:
     return x[finite].sum(0, dtype=torch.float64) / finite.sum().clamp_min(1)
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """What was found for J columns: beta [N, J], and per column the primal and dual objective and the rounds."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solution(Objectives):
+    """The solution of J columns: beta [N, J], and how near it is."""
 
     beta: Tensor
-    primal: Tensor
-    dual: Tensor
-    rounds: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        """(P - D) / P, [J]."""
-        return (self.primal - self.dual) / self.primal
 
 
 @dataclass(eq=False)
@@ -239,14 +231,15 @@ def solve(
         start = anchor
     place = torch.arange(columns.costs.shape[1], device=columns.costs.device)
     live = _Live(place, columns, start, gram.product(start) + offset, offset, anchor)
-    empty = torch.full_like(columns.costs[0], torch.inf)
-    found = Solution(torch.zeros_like(anchor), empty, -empty, torch.zeros_like(empty))
+    both_sides = torch.zeros_like(columns.costs[0])
+    found = Solution(beta=torch.zeros_like(anchor), **unsolved(both_sides))
     for _ in range(MAX_ROUNDS):
         beta = live.columns.dual(live.f, live.anchor, sigma)
         residual = beta - live.v
         change = gram.product(residual)
         primal, dual = _values(live, beta, live.f + change)
-        _record(found, live.place, beta, primal, dual)
+        better, where = found.lowered(live.place, primal, dual)
+        found.beta[:, where] = beta[:, better]
         if columns.is_hinge:
             # Rockafellar's criterion: the inner problem is solved well enough to move its anchor.
             distance = (residual * change).sum(0) / 2
@@ -279,15 +272,6 @@ def _values(live: _Live, beta: Tensor, decisions: Tensor) -> tuple[Tensor, Tenso
     else:
         primal = half + live.columns.losses(decisions)
     return primal, dual
-
-
-def _record(found: Solution, place: Tensor, beta: Tensor, primal: Tensor, dual: Tensor) -> None:
-    """Keeps what has a smaller gap than before."""
-    before = found.primal[place] - found.dual[place]
-    better = ~(primal - dual >= before)
-    where = place[better]
-    found.beta[:, where] = beta[:, better]
-    found.primal[where], found.dual[where] = primal[better], dual[better]
 
 
 def _step(gram: Gram, live: _Live, sigma: float) -> None:

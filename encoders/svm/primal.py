@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.svm.columns import SCALES, Columns, best_length
+from encoders.svm.columns import SCALES, Columns, Objectives, best_length, unsolved
 from encoders.svm.gram import FULL_STEP, SMOOTHING
 
 MAX_ROUNDS = 100
@@ -61,23 +61,15 @@ class Data:
     device: torch.device | str = "cpu"
 
 
-@dataclass(frozen=True, eq=False)
-class PrimalSolution:
-    """weights [J, D] and bias [J] in float32; primal and dual objective and rounds [J] in float64.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrimalSolution(Objectives):
+    """The solution of J columns: weights [J, D] and bias [J] in float32, and how near it is.
 
-    Columns with vectors of one sign have zero weights, a bias of +-1, and NaN objectives.
+    Columns with vectors of one sign have zero weights and a bias of +-1.
     """
 
     weights: Tensor
     bias: Tensor
-    primal: Tensor
-    dual: Tensor
-    rounds: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        """(P - D) / P, [J]; NaN for one-sided columns."""
-        return (self.primal - self.dual) / self.primal
 
 
 def solve_primal(
@@ -101,13 +93,10 @@ def solve_primal(
     """
     scene = _look(data)
     side = scene.side
-    unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
     found = PrimalSolution(
         weights=torch.zeros(data.num_columns, data.dim, device=side.device),
         bias=side.float(),
-        primal=unknown,
-        dual=-unknown,
-        rounds=torch.zeros_like(side),
+        **unsolved(side),
     )
     live = (side == 0).nonzero().flatten()
     if start is None:
@@ -289,10 +278,9 @@ def _newton(
 def _keep_better(
     found: PrimalSolution, live: Tensor, w: Tensor, length: Tensor, primal: Tensor, dual: Tensor
 ) -> None:
-    better = ~(primal - dual >= found.primal[live] - found.dual[live])
-    where, scaled = live[better], (w[better] * length[better].unsqueeze(1)).float()
+    better, where = found.lowered(live, primal, dual)
+    scaled = (w[better] * length[better].unsqueeze(1)).float()
     found.weights[where], found.bias[where] = scaled[:, :-1], scaled[:, -1]
-    found.primal[where], found.dual[where] = primal[better], dual[better]
 
 
 def _conjugate_gradients(problem: _Problem, w: Tensor, target: Tensor) -> Tensor:

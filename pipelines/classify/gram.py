@@ -23,13 +23,13 @@ from torch import Tensor
 
 from encoders.scores.metrics import average_precision
 from encoders.svm.classifiers import fit_weights
-from encoders.svm.columns import Columns, one_vs_rest
+from encoders.svm.columns import Columns, class_weights, one_vs_rest
 from encoders.svm.gram import Gram, Strip, block_rows, centre_of, gram_strip, strip_rows
 from encoders.svm.inner_folds import held_out_scores
 from pipelines.classify import vectors as classify_vectors
 from pipelines.classify.examples import Examples, Places, Work
 from pipelines.classify.fold_sets import CHOICE_TOLERANCE, FoldSet
-from pipelines.classify.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved
+from pipelines.classify.publish import Part, Trained, best_c, publish, warn_unsolved
 from pipelines.classify.vectors import Vectors, listed, tensor_of
 from pipelines.cluster.device import cuda_or_cpu
 from pipelines.cluster.meter import Meter
@@ -318,7 +318,7 @@ def _parts(
 
 
 def _columns(targets: Tensor, training: Tensor, c: float | Tensor, settings: Classify) -> Columns:
-    weights = class_weights(targets, training, settings)
+    weights = class_weights(settings.class_weight, targets, training)
     return one_vs_rest(targets, training, c=c, loss=settings.loss, weights=weights)
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from encoders.scores.metrics import average_precision
-from encoders.svm.columns import one_vs_rest
+from encoders.svm.columns import class_weights, one_vs_rest
 from encoders.svm.kernel_sum import unit
 from encoders.svm.primal import Data, PrimalSolution, Shard, solve_primal
 from pipelines.classify.examples import Examples, Places, Work, read_vectors
 from pipelines.classify.fold_sets import CHOICE_TOLERANCE
-from pipelines.classify.publish import Part, Trained, best_c, class_weights, publish, warn_unsolved
+from pipelines.classify.publish import Part, Trained, best_c, publish, warn_unsolved
 from pipelines.cluster import training as cluster_training
 from pipelines.cluster.teams import Team
 from pipelines.errors import RunError
@@ -187,7 +187,7 @@ def _solution(
     """The columns of training [N, F]."""
     device = ray.train.torch.get_device()
     targets, training_of = torch.from_numpy(share.examples.targets), torch.from_numpy(training)
-    weights = class_weights(targets, training_of, settings)
+    weights = class_weights(settings.class_weight, targets, training_of)
     wanted = training.any(1)
 
     def shards() -> Iterator[Shard]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
 
 from encoders.svm.classifiers import LinearClassifier
-from encoders.svm.columns import balanced
 from pipelines.classify.examples import Examples
 from pipelines.classify.fold_sets import FoldSet
 from pipelines.settings.sections import Classify
@@ -19,11 +17,6 @@ from pipelines.storage.store import Store
 from pipelines.storage.tables import FUSIONS, SCORES, SOLUTIONS
 
 log = logging.getLogger(__name__)
-
-
-def class_weights(targets: Tensor, training: Tensor, settings: Classify) -> Tensor | None:
-    """What each class counts, as `balanced` has it, where classify.class_weight says so; None: all the same."""
-    return balanced(targets, training) if settings.class_weight == "balanced" else None
 
 
 def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str]:

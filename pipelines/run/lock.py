@@ -5,37 +5,30 @@ for one of any number that try (`Store.create`). Its holder renews the time in i
 run that finds a lock
 
     refuses           where the heartbeat is fresh,
-    takes it over     where its process is gone, which is seen at once on the same machine; where it is the
-                      driver of a Ray job that this one replaces (`jobs/submit.py`); where it is
-                      stale, and a while of watching shows no heartbeat; where the user says so.
+    takes it over     where its process is gone, which is seen at once on the same machine; where it
+                      is the driver of a Ray job that this one replaces (`jobs/submit.py`); where a
+                      while of watching shows no heartbeat; where the user says so.
 
-No two take over the same lock: the first step of that is a file named by the token of the lock, the claim, created
-where none is. A run that finds a claim waits until it is gone; it removes one whose process has ended, or that stands
-still for a minute. Times of different machines are compared for a first judgement only, never to take over.
-A holder whose lock was taken away stops: at its next heartbeat, or at the next `check`.
-
-What remains: a holder that was suspended and wakes up writes until its next heartbeat beside the one
-that took over. Every file of a run is written as a whole under a name made from what it holds, so
-the two write the same.
+A run whose lock is another's stops: at its next heartbeat, or at the next `check`. So of two that
+take over the same lock in the same moment, one stops a second later. Until then both write, and do
+no harm: every file of a run is whole, and named by what it holds.
 """
 
-import contextlib
 import datetime
-import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.run.ray_job import NO_SUBMISSION, Submission
@@ -57,12 +50,14 @@ _STALE_BEATS = 9
 _WATCH_BEATS = 2.5
 """How long a stale lock is watched before it is taken over."""
 
-_SETTLE_TRIES = 3
+_FIRST_BEAT_S = 1.0
+"""Until a run that has taken over looks whether another one has, too."""
 
 _INTERRUPT_AGAIN_S = 1.0
 
-_CLAIM_WATCH_S = 60.0
-"""Taking over takes a moment: whose claim stands still for so long has died on the way."""
+
+_Time = Annotated[float, Field(ge=0, le=4e9)]
+"""Seconds since 1970: to the year 2096."""
 
 
 class LockedError(ConfigError):
@@ -90,16 +85,16 @@ class Holder:
     token: str
     host: str
     pids: str
-    pid: int
+    pid: Annotated[int, Field(lt=2**31)]
     pid_started: str
     command: str
-    started: float
-    heartbeat: float
-    heartbeat_s: float
+    started: _Time
+    heartbeat: _Time
+    heartbeat_s: Annotated[float, Field(gt=0, le=_MAX_HEARTBEAT_S)]
     submission_id: str = ""
 
     def to_json(self) -> bytes:
-        """The lock file. Times are repeated in words for people who open it."""
+        """Return the lock file, with times repeated in words for people who open it."""
         words = {
             "started_utc": _utc(self.started),
             "heartbeat_utc": _utc(self.heartbeat),
@@ -108,14 +103,11 @@ class Holder:
 
     @classmethod
     def of(cls, data: bytes) -> "Holder | None":
-        """The holder, or None where the file is damaged."""
+        """Return the holder, or None where the file is damaged."""
         try:
-            values = {"submission_id": ""} | json.loads(data)
-            found = cls(**{name: kind(values[name]) for name, kind in _FIELDS.items()})
-        except (ValueError, KeyError, TypeError, OverflowError):
+            return _HOLDER.validate_json(data)
+        except ValidationError:
             return None
-        sound = 0 < found.heartbeat_s <= _MAX_HEARTBEAT_S and math.isfinite(found.heartbeat)
-        return found if sound else None
 
     @property
     def is_gone(self) -> bool:
@@ -131,30 +123,20 @@ class Holder:
         return _started(self.pid) != self.pid_started
 
 
-_FIELDS = {
-    "token": str,
-    "host": str,
-    "pids": str,
-    "pid": int,
-    "pid_started": str,
-    "command": str,
-    "started": float,
-    "heartbeat": float,
-    "heartbeat_s": float,
-    "submission_id": str,
-}
+_HOLDER = TypeAdapter(Holder)
 
 
 class RunLock:
-    """A context manager: holds the lock of `store` inside, or does not enter. Sweeps what killed runs left.
+    """A context manager that holds the lock of `store` inside, or does not enter.
+
+    It sweeps what killed runs left. Where the lock is lost, the main thread is interrupted, so that
+    a long step ends too.
 
     Args:
         command: what the user typed, for the message to others; credentials in it are left out.
         take_over: take the lock whoever holds it.
         submission: of this process.
         heartbeat_s: between renewals.
-        on_lost: called once, in the heartbeat's thread, when another run has taken over. The default
-            interrupts the main thread until it notices, so that a long step ends too.
 
     Raises:
         LockedError: on entry, where another run holds the lock.
@@ -169,11 +151,9 @@ class RunLock:
         take_over: bool = False,
         submission: Submission = NO_SUBMISSION,
         heartbeat_s: float = HEARTBEAT_S,
-        on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._take_over = store, take_over
         self._replaces = submission.replaces
-        self._on_lost = on_lost or self._interrupt_main_thread
         now = time.time()
         self.holder = Holder(
             token=secrets.token_hex(16),
@@ -187,21 +167,18 @@ class RunLock:
             heartbeat_s=heartbeat_s,
             submission_id=submission.id,
         )
-        self._stop = threading.Event()
+        self._first_beat_s = heartbeat_s
+        self._stop, self._noticed = threading.Event(), threading.Event()
         self._ending = threading.Lock()
-        self._noticed = threading.Event()
-        self._sigint: Callable[[int, FrameType | None], object] | int | None = None
+        self._sigint: Any = None
         self._taken_by = ""
         self._thread = threading.Thread(target=self._beat, name="run.lock", daemon=True)
 
     def __enter__(self) -> Self:
-        try:
-            self._store.create(LOCK, self.holder.to_json())
-        except FileExistsError:
-            self._succeed()
-        found = signal.getsignal(signal.SIGINT)
-        if _in_main_thread() and (callable(found) or found is signal.SIG_IGN):
-            self._sigint = found
+        self._acquire()
+        handler = signal.getsignal(signal.SIGINT)
+        if _in_main_thread() and (callable(handler) or handler is signal.SIG_IGN):
+            self._sigint = handler
             signal.signal(signal.SIGINT, self._interrupted)
         self._thread.start()
         if removed := self._store.sweep(self.holder.started):
@@ -257,7 +234,9 @@ class RunLock:
     # --- while it is held ---------------------------------------------------------------------
 
     def _beat(self) -> None:
-        while not self._stop.wait(self.holder.heartbeat_s):
+        wait_s = self._first_beat_s
+        while not self._stop.wait(wait_s):
+            wait_s = self.holder.heartbeat_s
             try:
                 other = self._other()
                 if not other:
@@ -270,7 +249,7 @@ class RunLock:
                 if not self._stop.is_set():
                     self._taken_by = other
                     log.error("%s", self._lost_error(other))
-                    self._on_lost()
+                    self._interrupt_main_thread()
             return
 
     def _release(self) -> None:
@@ -281,25 +260,22 @@ class RunLock:
             log.warning("%s: not removed: %s", self._store.uri(LOCK), error)
 
     def _other(self) -> str:
-        """Empty while the lock is ours, else whose it is."""
-        found = self._read()
-        holder = Holder.of(found) if found is not None else None
+        """Return whose the lock is; empty while it is ours."""
+        content = self._read()
+        holder = Holder.of(content) if content is not None else None
         if holder is None:
             return "somebody removed or damaged it"
         return "" if holder.token == self.holder.token else f"{_who(holder)} took it over"
 
-    def _read(self, name: str = LOCK) -> bytes | None:
+    def _read(self) -> bytes | None:
         try:
-            return self._store.read(name)
+            return self._store.read(LOCK)
         except FileNotFoundError:
             return None
 
     def _publish(self) -> None:
-        self._store.publish(LOCK, self._now())
-
-    def _now(self) -> bytes:
-        """What the lock is to say, with this moment's heartbeat."""
-        return replace(self.holder, heartbeat=time.time()).to_json()
+        now = replace(self.holder, heartbeat=time.time())
+        self._store.publish(LOCK, now.to_json())
 
     def _lost_error(self, taken_by: str) -> LockLostError:
         return LockLostError(
@@ -307,101 +283,64 @@ class RunLock:
             "it has finished is kept"
         )
 
-    # --- taking over --------------------------------------------------------------------------
+    # --- taking it ----------------------------------------------------------------------------
 
-    def _succeed(self) -> None:
-        """Takes the place of the holder, or refuses."""
+    def _acquire(self) -> None:
+        """Create the lock or take it over.
+
+        Raises:
+            LockedError: another run holds it.
+        """
         while True:
-            found = self._read()
-            if found is None:
-                # Released in this moment: whoever creates it first has it.
-                with contextlib.suppress(FileExistsError):
-                    self._store.create(LOCK, self.holder.to_json())
-                    return
+            try:
+                self._store.create(LOCK, self.holder.to_json())
+                return
+            except FileExistsError:
+                content = self._read()
+            if content is None:
                 continue
-            reason = self._why_free(found)
-            if reason is None:
-                continue
-            if self._replace(found):
+            reason = self._why_free(content)
+            if self._take_over or (reason and self._read() == content):
+                self._publish()
+                self._first_beat_s = min(_FIRST_BEAT_S, self.holder.heartbeat_s)
                 log.warning("%s: taken over: %s", self._store.uri(LOCK), reason)
                 return
 
-    def _why_free(self, found: bytes) -> str | None:
-        """Why the lock may be taken over; None where it changed hands meanwhile.
+    def _why_free(self, content: bytes) -> str:
+        """Return why the lock may be taken over; empty where it changed while it was watched.
 
         Raises:
             LockedError: it may not.
         """
-        holder = Holder.of(found)
+        holder = Holder.of(content)
+        whose = _who(holder) if holder else "it is damaged"
         if self._take_over:
-            return f"--take-over: {_who(holder)}" if holder else "--take-over: it is damaged"
-        if holder is None:
-            if self._watch(LOCK, found, _WATCH_BEATS * self.holder.heartbeat_s):
-                return "it is damaged, and nobody renews it"
-            return None
-        if holder.is_gone:
-            return f"its process has ended: {_who(holder)}"
-        if holder.submission_id in self._replaces:
-            return f"this job replaces that one, which was lost: {_who(holder)}"
-        stale_s, age_s = _STALE_BEATS * holder.heartbeat_s, time.time() - holder.heartbeat
-        if -stale_s < age_s < stale_s:
+            return f"--take-over: {whose}"
+        if holder and holder.is_gone:
+            return f"its process has ended: {whose}"
+        if holder and holder.submission_id in self._replaces:
+            return f"this job replaces that one, which was lost: {whose}"
+        # Clocks of two machines may differ: an old time is a reason to watch, no more.
+        if holder and abs(time.time() - holder.heartbeat) < _STALE_BEATS * holder.heartbeat_s:
             raise self._locked(holder)
-        if not self._watch(LOCK, found, _WATCH_BEATS * holder.heartbeat_s):
-            again = self._read()
-            now = Holder.of(again) if again is not None else None
-            if now is not None and now.token == holder.token:
-                raise self._locked(now)
-            return None
-        return f"no heartbeat for a long time: {_who(holder)}"
+        beat_s = (holder or self.holder).heartbeat_s
+        if self._stands_still(content, _WATCH_BEATS * beat_s):
+            return f"no heartbeat for a long time: {whose}"
+        again = self._read()
+        now = Holder.of(again) if again is not None else None
+        if holder and now and now.token == holder.token:
+            raise self._locked(now)
+        return ""
 
-    def _watch(self, name: str, found: bytes, seconds: float) -> bool:
-        """Whether a file stays as it is for as long as a living owner would not leave it."""
-        log.info("%s: watched for %.0f s: is anybody there?", self._store.uri(name), seconds)
+    def _stands_still(self, content: bytes, seconds: float) -> bool:
+        """Watch the lock for so long; return whether nobody wrote it."""
+        log.info("%s: watched for %.0f s: is anybody there?", self._store.uri(LOCK), seconds)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(1.0, seconds / 5))
-            if self._read(name) != found:
+            if self._read() != content:
                 return False
         return True
-
-    def _replace(self, found: bytes) -> bool:
-        """Puts our lock in the place of `found`; False where that is to be tried again."""
-        before = Holder.of(found)
-        token = before.token if before else hashlib.sha256(found).hexdigest()[:32]
-        claim = f"_{LOCK}.{token}"
-        try:
-            self._store.create(claim, self._now())
-        except FileExistsError:
-            self._outlast(claim)
-            return False
-        try:
-            again = self._read()
-            now = Holder.of(again) if again is not None else None
-            same = again == found or (now and before and now.token == before.token)
-            if same:
-                self._publish()
-                if not (before and before.is_gone):
-                    self._settle()
-            return bool(same)
-        finally:
-            self._store.delete(claim)
-
-    def _settle(self) -> None:
-        """Outlasts a heartbeat of the holder before, which may have looked before we wrote."""
-        for _ in range(_SETTLE_TRIES):
-            time.sleep(min(1.0, self.holder.heartbeat_s))
-            if not self._other():
-                return
-            self._publish()
-
-    def _outlast(self, claim: str) -> None:
-        """Returns when another run has ended taking over. Where it has died on the way, its claim is removed."""
-        found = self._read(claim)
-        if found is None:
-            return
-        other = Holder.of(found)
-        if (other and other.is_gone) or self._watch(claim, found, _CLAIM_WATCH_S):
-            self._store.delete(claim)
 
     def _locked(self, holder: Holder) -> LockedError:
         return LockedError(
@@ -427,17 +366,12 @@ def _who(holder: Holder) -> str:
 def _ago(seconds: float) -> str:
     if seconds < -2:
         return f"{-seconds:.0f} s in the future by the clock of this machine"
-    if seconds < 120:
-        return f"{max(0, seconds):.0f} s ago"
-    return f"{seconds / 60:.0f} min ago"
+    return f"{max(0, seconds):.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
 
 
 def _utc(seconds: float) -> str:
-    try:
-        found = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s"
-    return found.isoformat(sep=" ", timespec="seconds")
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(sep=" ", timespec="seconds")
 
 
 def _pids() -> str:

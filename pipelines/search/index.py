@@ -1,21 +1,18 @@
 """The index of a search: the encodings of one encoder and stream, compressed (VU 2.3.3), and stored with the run.
 
-    search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors   [cells.safetensors]   _done.json
+    search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors   _done.json
 
 It is stored as vectors, in Parquet, and not as a file of faiss: reading one of those takes sizes and offsets out of the
 file and trusts them, which a hostile file turns into writes out of bounds. Building the faiss index of what a
 query reads takes milliseconds, and analysts can read the vectors too.
 
-Up to `MAX_FLAT` videos a query is compared with all of them. Above, k-means puts the vectors into cells (an
-inverted file), rows are stored in the order of cells, and a query reads the row groups of the nearest cells alone: how
-many, is found out when the index is built, from the recall of sample queries.
+A query is compared with all videos, a file of them at a time: 64 MiB of vectors, of 131,072 videos.
 
 Letters: N videos, D length of an encoding, P of a compressed one.
 """
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +23,8 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import safetensors.numpy
 import torch
 
-from encoders.codebooks.kmeans import fit_kmeans
 from encoders.encodings.compress import Compression, fit_whitening
 from encoders.scores.retrieval import average_precision, mean_average_precision
 from pipelines.errors import RunError
@@ -50,13 +45,9 @@ NUM_FEATURES = 128
 SAMPLE_BYTES = 2**30
 """Of the encodings that the PCA is fitted on: 2,048 vectors of D = 131,072."""
 
-MAX_FLAT = 2**17
-"""Most videos that a query is compared with one by one: 64 MiB of vectors."""
-
-TRAINING_ROWS_PER_CELL = 64
 ROWS_PER_FILE, ROWS_PER_GROUP = 2**17, 2**10
-NUM_QUERIES, RECALL_AT, RECALL = 100, 10, 0.95
-"""Sample queries; the share of their ten nearest that probing the cells must find."""
+NUM_QUERIES = 100
+"""Videos as sample queries, for the mAP of an index."""
 
 _AHEAD = 4
 """Row groups of ENCODINGS, of about 16 MiB each, that are fetched at a time."""
@@ -64,7 +55,7 @@ _AHEAD = 4
 _TOGETHER = 16
 """Vectors that are compressed in one matrix product."""
 
-_COMPRESSION, _CELLS = "compression.safetensors", "cells.safetensors"
+_COMPRESSION = "compression.safetensors"
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
@@ -73,7 +64,6 @@ class Facts:
     """What is known of an index.
 
     num_left_out: encodings without a place in it: of files that have changed, or without a descriptor.
-    recall: of the `RECALL_AT` nearest, in the `num_probed` cells that a query reads; 1 where it reads all.
     map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, right being those that share a label; None
         where there is no such query.
     """
@@ -81,9 +71,6 @@ class Facts:
     num_videos: int
     num_left_out: int
     num_features: int
-    num_cells: int
-    num_probed: int
-    recall: float
     num_queries: int
     map: float | None
 
@@ -125,9 +112,9 @@ class Index:
         """The `num` videos most like the compressed vector [P]: (video_id, similarity), best first."""
         wanted = num + len(leave_out)
         found: list[tuple[str, float]] = []
-        for rows in self._candidates(vector, wanted):
-            if not rows.num_rows:
-                continue
+        for name in self.store.files(self.folder):
+            with self.store.open_parquet(name) as file:
+                rows = file.read(columns=["video_id", "vector"])
             index = faiss.IndexFlatIP(len(vector))
             index.add(vectors_from_arrow(rows["vector"]))
             similarity, row = index.search(vector[None], min(wanted, rows.num_rows))
@@ -136,32 +123,6 @@ class Index:
         kept = [item for item in found if item[0] not in leave_out]
         return sorted(kept, key=lambda item: (-item[1], item[0]))[:num]
 
-    def _candidates(self, vector: np.ndarray, wanted: int) -> Iterator[pa.Table]:
-        """The rows to compare with, at most a file's at a time."""
-        cells = self._probed(vector, wanted) if self.facts.num_cells > 1 else None
-        columns = ["video_id", "cell", "vector"]
-        for name in self.store.files(self.folder):
-            with self.store.open_parquet(name) as file:
-                if cells is None:
-                    yield file.read(columns=columns)
-                    continue
-                place = file.schema_arrow.names.index("cell")
-                groups = []
-                for group in range(file.num_row_groups):
-                    about = file.metadata.row_group(group).column(place).statistics
-                    if ((cells >= about.min) & (cells <= about.max)).any():
-                        groups.append(group)
-                if groups:
-                    rows = file.read_row_groups(groups, columns=columns)
-                    yield rows.filter(pc.is_in(rows["cell"], pa.array(cells, pa.int32())))
-
-    def _probed(self, vector: np.ndarray, wanted: int) -> np.ndarray:
-        """The nearest cells: those that the recall asks for, and more if they hold too few videos."""
-        cells = safetensors.numpy.load(self.store.read(f"{self.folder}/{_CELLS}"))
-        order = _cells_by_distance(cells["centroids"], vector[None])[0]
-        enough = int(np.searchsorted(cells["sizes"][order].cumsum(), wanted)) + 1
-        return order[: max(self.facts.num_probed, enough)]
-
 
 def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
     """The index of some encodings and the VIDEOS of a folder; it is built if it is not there.
@@ -169,7 +130,7 @@ def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
     Raises:
         RunError: too few encodings, or some that are not finite.
     """
-    kind = (NUM_FEATURES, SAMPLE_BYTES, MAX_FLAT, [field.name for field in fields(Facts)])
+    kind = (NUM_FEATURES, SAMPLE_BYTES, [field.name for field in fields(Facts)])
     name = digest(FORMAT_VERSION, encodings, videos, kind)
     siblings = f"search/{folder_name(encodings.encoder, encodings.stream)}"
     folder = f"{siblings}/{name}"
@@ -200,21 +161,16 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
     vectors = _compressed(store, rows, compression)
     names = labels["labels"].take(pc.index_in(rows["video_id"], labels["video_id"]))
 
-    cells, centroids, num_probed, recall = _cells(vectors, shuffled)
-    by_cell = np.argsort(cells, kind="stable")
     precisions = _precisions(vectors, names, shuffled)
     known = precisions[~np.isnan(precisions)]
     facts = {
         "num_videos": rows.num_rows,
         "num_left_out": num_all - rows.num_rows,
         "num_features": vectors.shape[1],
-        "num_cells": len(centroids),
-        "num_probed": num_probed,
-        "recall": recall,
         "num_queries": len(known),
         "map": mean_average_precision(known) if len(known) else None,
     }
-    table = _table(rows.take(pa.array(by_cell)), encodings, cells[by_cell], vectors[by_cell])
+    table = _table(rows, encodings, vectors)
     footer = {
         "video_fisher.format": FORMAT_VERSION,
         "video_fisher.step": "search",
@@ -225,21 +181,13 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
     for part, first in enumerate(range(0, table.num_rows, ROWS_PER_FILE)):
         content = table.slice(first, ROWS_PER_FILE)
         store.publish_table(f"{folder}/part-{part:05d}.parquet", content, footer, ROWS_PER_GROUP)
-    if len(centroids) > 1:
-        sizes = np.bincount(cells, minlength=len(centroids))
-        arrays = {"centroids": centroids, "sizes": sizes.astype(np.int64)}
-        store.publish(f"{folder}/{_CELLS}", safetensors.numpy.save(arrays))
     store.publish(f"{folder}/{_COMPRESSION}", compression.to_bytes())
     store.publish_json(f"{folder}/{DONE}", facts)
     log.info(
-        "search: index of %d videos in %.0f s, %d values each; %s",
+        "search: index of %d videos in %.0f s, %d values each",
         rows.num_rows,
         time.monotonic() - started,
         vectors.shape[1],
-        f"all of them are compared, because there are no more than {MAX_FLAT}"
-        if len(centroids) == 1
-        else f"{num_probed} of {len(centroids)} cells are compared, recall {recall:.3f}, because there are "
-        f"more than {MAX_FLAT}",
     )
     return facts
 
@@ -344,36 +292,7 @@ def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator
         yield from in_order(pool, call, items, _AHEAD)
 
 
-# --- cells, recall and quality ----------------------------------------------------------------
-
-
-def _cells(vectors: np.ndarray, shuffled: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float]:
-    """Cell of each video [N], centroids [cells, P], how many cells a query reads, and the recall of that."""
-    if len(vectors) <= MAX_FLAT:
-        return np.zeros(len(vectors), np.int32), np.zeros((1, vectors.shape[1]), np.float32), 1, 1.0
-    # As many cells as videos in each of them.
-    num_cells = 2 ** round(math.log2(len(vectors)) / 2)
-    sample = vectors[np.sort(shuffled[: TRAINING_ROWS_PER_CELL * num_cells])]
-    centroids = fit_kmeans(torch.from_numpy(sample), num_cells, 0, num_iterations=10).numpy()
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids)
-    cells = index.search(vectors, 1)[1][:, 0].astype(np.int32)
-    exact = faiss.IndexFlatIP(vectors.shape[1])
-    exact.add(vectors)
-    queries = shuffled[:NUM_QUERIES]
-    nearest = cells[exact.search(vectors[queries], RECALL_AT + 1)[1][:, 1:]]
-    order = _cells_by_distance(centroids, vectors[queries])
-    # [queries, RECALL_AT]: how many cells must be read to find each of the nearest.
-    needed = np.argsort(order, axis=1)[np.arange(len(queries))[:, None], nearest] + 1
-    num_probed = int(np.quantile(needed, RECALL, method="higher"))
-    return cells, centroids, num_probed, float((needed <= num_probed).mean())
-
-
-def _cells_by_distance(centroids: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """[n, cells]: the cells, the nearest first."""
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids)
-    return index.search(vectors, len(centroids))[1]
+# --- quality, and the table ------------------------------------------------------------------
 
 
 def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarray) -> np.ndarray:
@@ -390,10 +309,8 @@ def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarr
     return np.array(precisions)
 
 
-def _table(
-    rows: pa.Table, encodings: Encodings, cells: np.ndarray, vectors: np.ndarray
-) -> pa.Table:
-    count, kind = len(cells), encoding_type(vectors.shape[1], "float32")
+def _table(rows: pa.Table, encodings: Encodings, vectors: np.ndarray) -> pa.Table:
+    count, kind = len(vectors), encoding_type(vectors.shape[1], "float32")
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     columns = {
         "video_id": rows["video_id"],
@@ -401,7 +318,6 @@ def _table(
         "encoder": pa.repeat(encodings.encoder, count),
         "stream": pa.repeat(encodings.stream, count),
         "fold": pa.repeat(pa.scalar(encodings.fold, pa.int32()), count),
-        "cell": pa.array(cells, pa.int32()),
         "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
     }
     return SEARCH.from_columns(columns, vector=kind)

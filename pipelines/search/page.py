@@ -71,7 +71,6 @@ class Answer:
             "stream": self.stream,
             "fold": self.fold,
             "num_videos": self.index.num_videos,
-            "recall": self.index.recall,
             "mAP": self.index.map,
             "page": self.page,
             "results": [

@@ -192,7 +192,6 @@ SEARCH = Table(
         Column("encoder", pa.string(), "as in ENCODINGS"),
         Column("stream", pa.string(), "as in ENCODINGS"),
         Column("fold", pa.int32(), "as in ENCODINGS"),
-        Column("cell", pa.int32(), "of the index, whose rows are in its order; 0 in a small one"),
     ),
     (
         VectorColumn(

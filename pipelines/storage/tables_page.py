@@ -55,7 +55,6 @@ EXAMPLES = {
     "quantity": "reconstruction",
     "step": 100,
     "num_descriptors": 1250,
-    "cell": 0,
     "frame_index": 5,
     "timestamp_s": 0.2,
     "label": "walk",

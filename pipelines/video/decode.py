@@ -61,6 +61,55 @@ class SegmentFrames:
     decoder_version: str
     read_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        num_frames = len(self.frame_indices)
+        for name, array, dtype, shape in (
+            ("images", self.images, np.uint8, (len(self.image_indices), None, None, 3)),
+            ("image_indices", self.image_indices, np.int64, (None,)),
+            ("frame_indices", self.frame_indices, np.int64, (None,)),
+            ("timestamps_s", self.timestamps_s, np.float64, (num_frames,)),
+            *((f"places {w}", a, np.int64, (None, w.num_read)) for w, a in self.places.items()),
+            *(
+                (f"flows {w}", a, np.uint8, (len(self.places[w]), None, None, w.num_channels))
+                for w, a in self.flows.items()
+            ),
+        ):
+            _require_form(name, array, dtype, shape)
+        for window, places in self.places.items():
+            num_read = len(self.flows[window]) if window in self.flows else len(self.images)
+            is_inside = not places.size or 0 <= places.min() <= places.max() < num_read
+            if len(places) > num_frames or not is_inside:
+                raise ValueError(
+                    f"places {window}: not of {num_frames} frames, {num_read} pictures"
+                )
+        if (self.num_missing > 0) != (self.error_type is not None) or self.num_missing < 0:
+            raise ValueError(f"{self.num_missing} frames missing, error_type {self.error_type}")
+
+    def require(self, size_px: int, windows: tuple[Window, ...]) -> None:
+        """Check that these are frames of a size, for some windows.
+
+        Raises:
+            VideoError: crashed, they are not: the decoder's process is damaged.
+        """
+        sizes = {array.shape[1:3] for array in (self.images, *self.flows.values())}
+        moving = {window for window in windows if isinstance(window, FlowWindow)}
+        if (
+            sizes != {(size_px, size_px)}
+            or set(self.places) != set(windows)
+            or set(self.flows) != moving
+        ):
+            text = f"the decoder's answer has pictures of {sizes} px, windows {list(self.places)}"
+            raise VideoError("crashed", f"{text}; expected {size_px} px and {list(windows)}")
+
+
+def _require_form(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+    is_shape = len(array.shape) == len(shape) and all(
+        size in (None, length) for size, length in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != dtype or not is_shape:
+        expected = f"{np.dtype(dtype)} {shape}"
+        raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
+
 
 class Video(Protocol):
     """A video opened by one decoder. The frames are those that a player shows, in order of display.

@@ -8,6 +8,7 @@ rate; then the first. Where that is cover art (an attached picture), the file ho
 import errno
 import itertools
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ class VideoFacts:
     duration_s: float | None
     fps: float | None
     num_frames_header: int | None
+
+    def __post_init__(self) -> None:
+        numbers = (self.duration_s or 0.0, self.fps or 0.0)
+        sizes = (self.width_px, self.height_px)
+        if not (all(map(math.isfinite, numbers)) and all(0 <= size <= _MAX_INT for size in sizes)):
+            raise ValueError(f"no facts of a video: {self}")
 
 
 def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:

@@ -2,7 +2,9 @@
 
 C code that hangs ignores Python's time limits, so only a process can be given one. One child serves
 many calls; when it has died or was killed, the next call starts another. What the child says is not
-trusted: it may stop in the middle of an answer, write rubbish, fork or close its end.
+trusted, for it has parsed a hostile file: it may stop in the middle of an answer, lie, write
+rubbish, fork or close its end. Both directions speak `pipelines.video.messages`, which makes
+nothing but values of the types that are declared.
 
 No process pool of a library: docs/decoders.md says which were tried, and what each does not survive.
 """
@@ -10,24 +12,28 @@ No process pool of a library: docs/decoders.md says which were tried, and what e
 import contextlib
 import errno
 import functools
+import importlib
+import inspect
+import itertools
+import operator
 import os
-import pickle
 import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 import traceback
 import typing
 from collections.abc import Callable
-from typing import BinaryIO, NoReturn, Self, TypeVar
+from typing import Any, BinaryIO, NoReturn, Self, TypeVar
+
+import numpy as np
 
 from pipelines.settings.sections import Decode
-from pipelines.video import watch
-from pipelines.video.header import VideoError
+from pipelines.video import messages, watch
+from pipelines.video.header import ERROR_TYPES, ErrorType, VideoError
 
 _START_S = 120.0
 _ORPHAN_GRACE_S = 2.0
@@ -42,10 +48,6 @@ _RESERVE_BYTES = 2**30
 """Address space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
 
 _BUFFER_BYTES = 2**20
-_LENGTH = struct.Struct("!Q")
-_HEAD = struct.Struct("!8sI")
-_MAGIC = b"vf-reply"
-_MAX_PARTS = 4096
 _Result = TypeVar("_Result")
 
 
@@ -68,45 +70,44 @@ class IsolatedDecoder:
         self._start_bytes = 0
 
     def call(self, function: Callable[..., _Result], *args: object) -> _Result:
-        """function(*args), computed in the child, which imports the function by its name.
+        """Return function(*args), computed in the child, which imports the function by its name.
 
-        The result is checked against the class that the function is annotated to return: rubbish unpickles to anything.
+        Arguments and result are of the types that the function is annotated with; where it is not
+        annotated, they are plain values and arrays, and tuples and sets arrive as lists.
 
         Raises:
             VideoError: the function's own, or timeout, crashed, out_of_memory or unexpected.
             RuntimeError: the child cannot start, which is no video's fault.
+            TypeError: the arguments are no plain values, records and arrays.
         """
-        request = pickle.dumps((function, args))
+        request = messages.pack((function.__module__, function.__qualname__, args))
         if not self._is_waiting():
             self._start()
         end = time.monotonic() + self._call_s
         try:
-            self._send(_LENGTH.pack(len(request)) + request, end)
-            reply = self._receive(end)
+            self._send(request, end)
+            reply, arrays = self._receive(end)
+            if (failure := _failed(reply)) is None:
+                return _result(reply, function, arrays)
         except TimeoutError as error:
             self.close()
-            text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s"
-            if self._flow_s:
-                text += f" and {self._flow_s:.0f} s more for optical flow; raise decode.timeout_s"
-            raise VideoError("timeout", text) from error
+            raise self._late() from error
         except (EOFError, OSError) as error:
             raise self._death() from error
-        except Exception as error:
-            # Rubbish unpickles to any exception whatever.
+        except (ValueError, TypeError, RecursionError) as error:
             self.close()
-            text = f"the decoder's answer cannot be read: {_text(error)}"
+            text = f"the decoder's answer cannot be read: {_cut(_text(error))}"
             raise VideoError("crashed", text) from error
-        if isinstance(reply, VideoError):
-            if reply.error_type in ("out_of_memory", "unexpected"):
-                # Memory that such a call leaves behind must not count against the next video.
-                self.close()
-            raise reply
-        expected = _result_type(function)
-        if not isinstance(reply, expected):
+        if failure.error_type in ("out_of_memory", "unexpected"):
+            # Memory that such a call leaves behind must not count against the next video.
             self.close()
-            text = f"the decoder's answer is a {type(reply).__name__}, no {expected.__name__}"
-            raise VideoError("crashed", text)
-        return reply
+        raise failure
+
+    def _late(self) -> VideoError:
+        text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s"
+        if self._flow_s:
+            text += f" and {self._flow_s:.0f} s more for optical flow; raise decode.timeout_s"
+        return VideoError("timeout", text)
 
     @property
     def _call_s(self) -> float:
@@ -168,30 +169,24 @@ class IsolatedDecoder:
             self._receive(time.monotonic() + _START_S)
             if sys.platform == "linux":
                 self._start_bytes = status_bytes("VmData", self._child.pid)
-        except (EOFError, OSError):
+        except (EOFError, OSError, messages.MessageError):
             self.close()
             raise RuntimeError(
                 f"the decoder process did not start within {_START_S:g} s; its output says why: {code}"
             ) from None
 
-    def _send(self, content: bytes, end: float) -> None:
-        self._pipe.settimeout(max(end - time.monotonic(), _POLL_S))
-        self._pipe.sendall(content)
+    def _send(self, parts: list[bytes | memoryview], end: float) -> None:
+        for part in parts:
+            self._pipe.settimeout(max(end - time.monotonic(), _POLL_S))
+            self._pipe.sendall(part)
 
-    def _receive(self, end: float) -> object:
-        """The value of the parts of `_pack`. Its arrays can be written to."""
-        magic, count = _HEAD.unpack(self._bytes(_HEAD.size, end))
-        if magic != _MAGIC or not 0 < count <= _MAX_PARTS:
-            raise pickle.UnpicklingError(f"starts with {magic!r}")
-        sizes = struct.unpack(f"!{count}Q", self._bytes(count * _LENGTH.size, end))
-        if sum(sizes) > self._decode.memory_bytes:
-            raise pickle.UnpicklingError(f"promises {sum(sizes)} bytes")
-        value, *buffers = [self._bytes(size, end) for size in sizes]
-        return pickle.loads(value, buffers=buffers)
+    def _receive(self, end: float) -> tuple[object, list[np.ndarray]]:
+        read = functools.partial(self._bytes, end=end)
+        return messages.receive(read, self._decode.memory_bytes)
 
-    def _bytes(self, size: int, end: float) -> bytearray:
-        content = bytearray(size)
-        rest = memoryview(content)
+    def _bytes(self, size: int, end: float) -> memoryview:
+        content = np.empty(size, np.uint8).data
+        rest = content
         while rest:
             left_s = end - time.monotonic()
             if left_s <= 0:
@@ -221,11 +216,26 @@ class IsolatedDecoder:
         return VideoError("crashed", f"the decoder died: {_exit_text(exit_code)}")
 
 
+def _failed(reply: object) -> VideoError | None:
+    """Return the error of an answer ["error", type, message]; None of any other answer."""
+    match reply:
+        case ["error", str(error_type), str(message)] if error_type in ERROR_TYPES:
+            return VideoError(typing.cast(ErrorType, error_type), _as_text(message))
+    return None
+
+
+def _result(reply: object, function: Callable, arrays: list[np.ndarray]) -> Any:
+    """Return the result of an answer ["result", value]."""
+    match reply:
+        case ["result", value]:
+            return messages.typed(value, _types(function).get("return", object), arrays)
+    raise messages.MessageError(f"neither result nor error: {str(reply)[:100]!r}")
+
+
 @functools.cache
-def _result_type(function: Callable) -> type:
-    """The class that the function is annotated to return; object where that is no class."""
-    hint = typing.get_type_hints(function).get("return", object)
-    return hint if isinstance(hint, type) else object
+def _types(function: Callable) -> dict[str, Any]:
+    """Return {parameter: type} of a function's annotations, with "return"."""
+    return typing.get_type_hints(function)
 
 
 def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_bytes: int) -> None:
@@ -239,7 +249,7 @@ def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_by
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     _limit_memory(memory_bytes)
     with socket.socket(fileno=file_descriptor) as pipe, pipe.makefile("rb") as requests:
-        _answer(pipe, [pickle.dumps("ready")])
+        _answer(pipe, messages.pack("ready"))
         # Megabytes that a decoder may print help nobody.
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, sys.stdout.fileno())
@@ -273,12 +283,17 @@ def _limit_memory(memory_bytes: int) -> None:
         resource.setrlimit(which, (limit, limit))
 
 
-def _next_request(requests: BinaryIO) -> bytes | None:
+def _next_request(requests: BinaryIO) -> tuple[Any, list[np.ndarray]] | None:
     """The parent's next call; None when it has closed the pipe or is gone."""
-    with contextlib.suppress(ConnectionError):
-        length = requests.read(_LENGTH.size)
-        if len(length) == _LENGTH.size:
-            return requests.read(_LENGTH.unpack(length)[0])
+
+    def read(size: int) -> memoryview:
+        content = requests.read(size)
+        if len(content) < size:
+            raise EOFError
+        return memoryview(content)
+
+    with contextlib.suppress(ConnectionError, EOFError):
+        return messages.receive(read, sys.maxsize)
     return None
 
 
@@ -289,16 +304,15 @@ def _end_session() -> NoReturn:
 
 
 def _answer(pipe: socket.socket, parts: list[bytes | memoryview]) -> None:
-    sizes = [len(part) for part in parts]
-    pipe.sendall(_HEAD.pack(_MAGIC, len(parts)) + struct.pack(f"!{len(parts)}Q", *sizes))
     for part in parts:
         pipe.sendall(part)
 
 
-def _reply(request: bytes) -> list[bytes | memoryview]:
+def _reply(request: tuple[Any, list[np.ndarray]]) -> list[bytes | memoryview]:
     try:
-        function, args = pickle.loads(request)
-        return _pack(function(*args))
+        (module, name, args), arrays = request
+        function = operator.attrgetter(name)(importlib.import_module(module))
+        return messages.pack(("result", function(*_arguments(function, args, arrays))))
     except VideoError as error:
         return _failure(error.error_type, str(error.message))
     except BaseException as error:  # noqa: BLE001 (whatever a file provokes becomes its row)
@@ -310,25 +324,32 @@ def _reply(request: bytes) -> list[bytes | memoryview]:
         return _failure("unexpected", text)
 
 
+def _arguments(function: Callable, args: list, arrays: list[np.ndarray]) -> list:
+    types = _types(function)
+    # Functions written in C have no annotations, and some say no names of parameters.
+    names = list(inspect.signature(function).parameters) if types else []
+    return [
+        messages.typed(value, types.get(name, object), arrays)
+        for name, value in itertools.zip_longest(names[: len(args)], args)
+    ]
+
+
 def _failure(error_type: str, message: str) -> list[bytes | memoryview]:
-    """A VideoError whose message any table can hold."""
-    if len(message) > _MAX_MESSAGE:
-        message = f"{message[:_MAX_MESSAGE]}..."
-    # Names of files may hold bytes that are no text.
-    text = message.encode("utf-8", "backslashreplace").decode()
-    return _pack(VideoError(error_type, text))
+    return messages.pack(("error", error_type, _as_text(message)))
+
+
+def _as_text(message: str) -> str:
+    """A message that any table can hold: names of files may hold bytes that are no text."""
+    return _cut(message).encode("utf-8", "backslashreplace").decode()
+
+
+def _cut(message: str) -> str:
+    return f"{message[:_MAX_MESSAGE]}..." if len(message) > _MAX_MESSAGE else message
 
 
 def _text(error: BaseException) -> str:
     """Type and message, also of an exception whose message cannot be made."""
     return traceback.format_exception_only(error)[-1].strip()
-
-
-def _pack(value: object) -> list[bytes | memoryview]:
-    """The value in parts: all but the arrays in it, then the arrays' memory uncopied."""
-    buffers: list[pickle.PickleBuffer] = []
-    rest = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    return [rest, *(buffer.raw() for buffer in buffers)]
 
 
 def status_bytes(name: str, process: int | str = "self") -> int:

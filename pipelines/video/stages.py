@@ -183,6 +183,7 @@ class DecodeSegments:
                 dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
             )
+            frames.require(self.picture.decoded_px, self.windows)
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
             seconds = time.perf_counter() - started

@@ -7,6 +7,7 @@ first dot, is the misbehaviour; any other file is decoded as ever.
 import ctypes
 import mmap
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.video import decode, watch
+from encoders.stream_specs import FRAME, Window
+from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.video import decode, messages, watch
 from pipelines.video.decode import SegmentFrames
 from pipelines.video.header import VideoError
 
@@ -95,13 +98,17 @@ def close_everything() -> None:
     hang_in_python()
 
 
-def scribble() -> None:
+def _say(content: bytes) -> None:
     """Writes to every file that is open, the pipe to the parent among them."""
     for descriptor in range(3, 64):
         try:
-            os.write(descriptor, b"\0\0\x40\0 this is no answer " * 4)
+            os.write(descriptor, content)
         except OSError:
             continue
+
+
+def scribble() -> None:
+    _say(b"\0\0\x40\0 this is no answer " * 4)
 
 
 def scribble_later() -> None:
@@ -111,12 +118,79 @@ def scribble_later() -> None:
 
 
 def promise_too_much() -> None:
-    """The head of an answer of 2**60 bytes."""
-    for descriptor in range(3, 64):
-        try:
-            os.write(descriptor, b"vf-reply\0\0\0\x01" + (2**60).to_bytes(8, "big"))
-        except OSError:
-            continue
+    """The head of an answer whose header has 2**60 bytes."""
+    _say(messages.HEAD.pack(messages.MAGIC, 2**60))
+
+
+def promise_a_huge_array() -> None:
+    _say(
+        message(
+            '{"value": ["result", {"array": 0}], "arrays": [["uint8", [4294967296, 4294967296]]]}'
+        )
+    )
+
+
+def message(header: str, rest: bytes = b"") -> bytes:
+    """An answer with any header."""
+    return messages.HEAD.pack(messages.MAGIC, len(header.encode())) + header.encode() + rest
+
+
+class Bomb:
+    """Writes a file where it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path(os.environ[BOMB_MARK]),))
+
+
+BOMB_MARK = "VIDEO_FISHER_TEST_MARK"
+
+
+def answer_with_a_pickle() -> None:
+    _say(pickle.dumps(Bomb()))
+
+
+def answer_with_a_pickle_inside() -> None:
+    content = pickle.dumps(Bomb())
+    _say(messages.HEAD.pack(messages.MAGIC, len(content)) + content)
+
+
+def answer_with_pickled_objects() -> np.ndarray:
+    """An array whose type says that its bytes are objects."""
+    content = pickle.dumps(Bomb())
+    header = f'{{"value": ["result", {{"array": 0}}], "arrays": [["object", [{len(content)}]]]}}'
+    _say(message(header, content))
+
+
+def answer_too_short() -> None:
+    """Promises some bytes more than come, and waits for the next call."""
+    _say(message('{"value": ["result", {"array": 0}], "arrays": [["uint8", [100]]]}', b"x" * 60))
+    hang_in_python()
+
+
+def answer_half_and_leave() -> None:
+    _say(message('{"value": ["result", {"array": 0}], "arrays": []}')[:30])
+    os._exit(3)
+
+
+def answer_with_another_length() -> SegmentFrames:
+    """Frames whose pictures are fewer than the places say."""
+    found = _real(GOOD, 0, 1, Sampling(policy="uniform", num_frames=8), SIDE_32, Decode())
+    object.__setattr__(found, "images", found.images[:3])
+    return found
+
+
+def answer_with_other_pictures() -> SegmentFrames:
+    """Frames of another size than was asked for."""
+    picture = Picture(resize_px=16, crop_px=16)
+    return _real(GOOD, 0, 1, Sampling(policy="uniform", num_frames=8), picture, Decode())
+
+
+def answer_with_text() -> str:
+    return "no frames"
+
+
+SIDE_32 = Picture(resize_px=32, crop_px=32)
+GOOD = os.path.join(os.environ.get("VIDEO_FISHER_DATA", ""), "clips", "carphone_pristine.mp4")
 
 
 def fill_heap() -> None:
@@ -164,7 +238,7 @@ def error_not_text() -> None:
     raise VideoError("damaged", "a name with \udcff\udc00 in it")
 
 
-def result_unpicklable() -> object:
+def result_no_message() -> object:
     return lambda: None
 
 
@@ -188,8 +262,16 @@ def fork_and_return() -> None:
     raise ValueError("one of two")
 
 
-def decode_segment(uri: str, *arguments: object) -> SegmentFrames:
+def decode_segment(
+    uri: str,
+    segment: int,
+    num_segments: int,
+    sampling: Sampling,
+    picture: Picture,
+    settings: Decode,
+    windows: tuple[Window, ...] = (FRAME,),
+) -> SegmentFrames:
     behaviour = globals().get(Path(uri).name.split(".")[0])
     if behaviour is None:
-        return _real(uri, *arguments)
+        return _real(uri, segment, num_segments, sampling, picture, settings, windows)
     return behaviour()

@@ -125,7 +125,7 @@ def test_a_killed_process_leaves_no_file(data: Path, tmp_path: Path, victim: str
         "import os, time\n"
         "from pathlib import Path\n"
         "import fsspec\n"
-        "from pipelines import decode\n"
+        "from pipelines.video import decode\n"
         "def hold(clip, marker):\n"
         "    fsspec.filesystem('memory').pipe_file('/v.mp4', Path(clip).read_bytes())\n"
         "    with decode._seekable('memory://v.mp4') as copy:\n"

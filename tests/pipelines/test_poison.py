@@ -54,6 +54,15 @@ POISON = {
     "close_everything": ("timeout", FRAME_LIMIT),
     "scribble": ("crashed", "cannot be read"),
     "promise_too_much": ("crashed", "cannot be read"),
+    "promise_a_huge_array": ("crashed", "promises 18446744073709551616 bytes of arrays"),
+    "answer_with_a_pickle": ("crashed", "cannot be read"),
+    "answer_with_a_pickle_inside": ("crashed", "its header is no JSON"),
+    "answer_with_pickled_objects": ("crashed", "describes an array by"),
+    "answer_too_short": ("timeout", FRAME_LIMIT),
+    "answer_half_and_leave": ("crashed", "exit code 3"),
+    "answer_with_another_length": ("crashed", "images: expected uint8 (8, None, None, 3)"),
+    "answer_with_other_pictures": ("crashed", "expected 32 px"),
+    "answer_with_text": ("crashed", "expected SegmentFrames, got str 'no frames'"),
     "fill_heap": ("out_of_memory", "decode.memory_bytes"),
     "fill_shared_memory": ("out_of_memory", "decode.memory_bytes"),
     "leak": ("unexpected", "ValueError: after a leak (poison.py:"),
@@ -64,7 +73,7 @@ POISON = {
     "error_interrupt": ("unexpected", "KeyboardInterrupt"),
     "error_huge": ("unexpected", "xxx..."),
     "error_not_text": ("damaged", "\\udcff\\udc00"),
-    "result_unpicklable": ("unexpected", "pickle"),
+    "result_no_message": ("unexpected", "no plain message can carry a function"),
     "babble": ("unexpected", "after babbling"),
     "fork_and_die": ("crashed", "SIGABRT"),
     "fork_and_return": ("unexpected", "one of two"),
@@ -114,7 +123,16 @@ def hasty(planted: None) -> Iterator[DecodeSegments]:
 
 
 @pytest.mark.parametrize("behaviour", POISON)
-def test_poison_costs_its_row(data: Path, request: pytest.FixtureRequest, behaviour: str) -> None:
+def test_poison_costs_its_row(
+    data: Path,
+    request: pytest.FixtureRequest,
+    behaviour: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mark = tmp_path / "ran"
+    monkeypatch.setenv("VIDEO_FISHER_TEST_MARK", str(mark))
+    monkeypatch.setenv("VIDEO_FISHER_DATA", str(data))
     error_type, message = POISON[behaviour]
     stage = request.getfixturevalue("hasty" if error_type == "timeout" else "stage")
     clip = data / "clips" / "carphone_pristine.mp4"
@@ -134,6 +152,7 @@ def test_poison_costs_its_row(data: Path, request: pytest.FixtureRequest, behavi
         assert limit_s <= seconds < BOUND_S
     (after,) = _rows(stage, _segment(clip))
     assert (after["status"], after["images"]) == ("ok", expected)
+    assert not mark.exists()
 
 
 def test_what_a_child_says_unasked_is_no_answer(stage: DecodeSegments, data: Path) -> None:

@@ -45,8 +45,6 @@ UNPICKLERS = {
     "eval",
     "exec",
 }
-PIPES = {"pipelines/video/isolation.py"}
-"""Unpickle what comes through a pipe from a process of their own, and nothing else."""
 
 
 def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
@@ -101,12 +99,12 @@ def test_the_search_finds_unpicklers(source: str) -> None:
     assert len(unsafe(source)) == 1
 
 
-def test_no_code_unpickles_what_storage_holds() -> None:
+def test_no_code_unpickles() -> None:
+    """Neither what storage holds nor what the decoder's process says."""
     files = [p for layer in ("encoders", "pipelines", "jobs") for p in (ROOT / layer).rglob("*.py")]
     assert len(files) > 40
     found = {str(p.relative_to(ROOT)): unsafe(p.read_text()) for p in files}
-    assert {name for name, lines in found.items() if lines} == PIPES
-    assert all("pickle.loads(" in line for name in PIPES for line in found[name])
+    assert {name: lines for name, lines in found.items() if lines} == {}
     safe = [n for p in files for n, _ in calls(p.read_text()) if n == "torch.load"]
     assert safe, "the search sees no torch.load at all"
 

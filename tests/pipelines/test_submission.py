@@ -13,7 +13,7 @@ import ray
 from pipelines import submission
 from pipelines.errors import ConfigError, RunError
 from pipelines.run.versions import code_revision
-from pipelines.submission import JobLog, Request, Submitter
+from pipelines.submission import Request, Submitter
 
 LOST = {"status": "FAILED", "message": "Job supervisor actor died: gone", "driver_exit_code": None}
 DONE = {"status": "SUCCEEDED", "driver_exit_code": 0}
@@ -32,6 +32,7 @@ class FakeHead:
     def __init__(self) -> None:
         self.ends: list[dict | None] = []
         self.refuses = 0
+        self.log = ""
         self.deaf_submissions = 0
         self.submitted: list[dict] = []
         self.stopped: list[str] = []
@@ -69,7 +70,7 @@ class FakeHead:
         if job_id not in self.jobs:
             return 404, f"{job_id} does not exist"
         if path.endswith("/logs"):
-            return 200, {"logs": f"log of {job_id}\n"}
+            return 200, {"logs": self.log or f"log of {job_id}\n"}
         return 200, self.jobs[job_id]
 
     def post(self, path: str, body: bytes) -> tuple[int, object]:
@@ -273,36 +274,53 @@ def test_ctrl_c_stops_the_job_and_a_second_one_leaves(
     assert head.stopped == [head.submitted[0]["submission_id"]]
     assert "same command goes on" in caplog.messages[-1]
     run = Run(head)
-    run.on_sleep = interrupt
-    monkeypatch.setattr(submission.JobSubmissionClient, "stop_job", interrupt)
+
+    def again() -> None:
+        monkeypatch.setattr(run.submitter, "_ask", interrupt)
+        interrupt()
+
+    run.on_sleep = again
     assert run.code() == 130
     assert f"ray job stop --address {head.address}" in caplog.messages[-1]
 
 
-class Tail:
-    """A client whose connection to the log breaks after a number of characters."""
+def test_no_line_is_said_twice_or_never_whatever_the_connection_does(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_LOG_S", 0.0)
+    text = "".join(f"line {k} \u00e4\u00f6\n" for k in range(40))
+    head.ends = [{"status": "RUNNING"}]
+    head.log = text[:1]
+    run = Run(head)
 
-    def __init__(self, text: str, breaks: list[int]) -> None:
-        self.text, self.breaks = text, breaks
+    def later() -> None:
+        head.log = text[: 41 * len(run.slept)]
+        head.refuses = 503 if len(run.slept) in (3, 4) else 0
+        if len(head.log) == len(text):
+            next(iter(head.jobs.values())).update(DONE)
 
-    async def tail_job_logs(self, _: str) -> Iterator[str]:
-        end = self.breaks.pop(0)
-        for start in range(0, end, 7):
-            yield self.text[start : min(start + 7, end)]
-        raise RuntimeError("closed with 1006")
-
-    def get_job_logs(self, _: str) -> str:
-        return self.text
+    run.on_sleep = later
+    assert run.code() == 0
+    assert "".join(run.said) == text
+    assert len(run.said) > 5
 
 
-def test_no_line_is_said_twice_or_never_after_the_connection_broke() -> None:
-    text = "".join(f"line {k} äö\n" for k in range(40))
-    said: list[str] = []
-    log = JobLog(Tail(text, [0, 20, 13, 200, 21]), "job", said.append)
-    for _ in range(5):
-        log.follow()
-        log._thread.join(10)
-    assert "".join(said) == text[:200]
-    log.finish()
-    log.finish()
-    assert "".join(said) == text
+def test_a_head_that_keeps_a_request_for_ever_is_away(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a machine that vanished, whose end of the connection nobody closes."""
+    monkeypatch.setattr(submission, "_REQUEST_S", 0.2)
+    freed = threading.Event()
+    head.ends = [DONE]
+    run = Run(head)
+    answer = head.get
+
+    def deaf(path: str) -> tuple[int, object]:
+        if head.submitted and not run.slept:
+            freed.wait(60)
+        return answer(path)
+
+    monkeypatch.setattr(head, "get", deaf)
+    assert run.code() == 0
+    assert run.slept
+    freed.set()

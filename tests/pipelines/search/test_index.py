@@ -3,10 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import safetensors.numpy
 from sklearn.decomposition import PCA
 
 from pipelines.errors import RunError
@@ -127,68 +124,23 @@ def test_what_is_stale_is_left_out(tmp_path: Path) -> None:
     assert found[0] == ("v000", pytest.approx(1))
 
 
-def test_a_large_index_finds_nearly_all_in_a_few_cells(
+def test_neighbours_of_several_files_are_those_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors = clusters(1200, 24, 40)
-    store = write(tmp_path, vectors, rows_per_file=500)
-    exact = opened(store)
-    assert (exact.facts.num_cells, exact.facts.recall) == (1, 1)
-    compressed = stored(exact)
-    monkeypatch.setattr(search_index, "MAX_FLAT", 500)
-    monkeypatch.setattr(search_index, "ROWS_PER_FILE", 700)
-    index = opened(store)
-    assert index.facts.num_cells == 32
-    assert index.facts.recall >= 0.95
-    table = store.read_table(index.folder)
-    assert table["cell"].to_pylist() == sorted(table["cell"].to_pylist())
-    again = stored(index)
-    assert all((again[name] == vector).all() for name, vector in compressed.items())
-    names, matrix = list(compressed), np.stack(list(compressed.values()))
-    hits = num_read = 0
-    for query in range(0, 1200, 40):
-        vector = compressed[f"v{query:03}"]
-        nearest = {names[i] for i in np.argsort(-matrix @ vector)[:10]}
-        hits += len(nearest & {name for name, _ in index.nearest(vector, 10, frozenset())})
-        num_read += sum(rows.num_rows for rows in index._candidates(vector, 10))
-    assert hits / 300 >= 0.93
-    assert num_read / 30 < 1200 / 3
-    # Cells that hold too few are not the end of the search.
-    assert len(index.nearest(compressed["v000"], 1000, frozenset(["v000"]))) == 1000
-
-
-def test_only_row_groups_of_the_cells_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search_index, "MAX_FLAT", 100)
-    monkeypatch.setattr(search_index, "ROWS_PER_GROUP", 10)
-    store = write(tmp_path, clusters(400, 16, 16))
-    index = opened(store)
-    num_read = []
-    read_row_groups = pq.ParquetFile.read_row_groups
-
-    def counted(file: pq.ParquetFile, groups: list[int], **how: object) -> pa.Table:
-        table = read_row_groups(file, groups, **how)
-        num_read.append(table.num_rows)
-        return table
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", counted)
-    assert index.nearest(index.vector("v005"), 3, frozenset())[0][0] == "v005"
-    assert 0 < sum(num_read) < 200
-
-
-def test_cells_that_are_empty_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 300 videos only six differ: most cells are empty, and lie between others in a file."""
-    monkeypatch.setattr(search_index, "MAX_FLAT", 100)
-    monkeypatch.setattr(search_index, "ROWS_PER_FILE", 100)
-    index = opened(write(tmp_path, clusters(6, 20, 6)[np.arange(300) % 6]))
-    sizes = safetensors.numpy.load(index.store.read(f"{index.folder}/cells.safetensors"))["sizes"]
-    empty = np.flatnonzero(sizes == 0)
-    occupied = np.flatnonzero(sizes)
-    assert ((occupied[0] < empty) & (empty < occupied[-1])).any()
-    assert len(index.nearest(index.vector("v001"), 299, frozenset(["v001"]))) == 299
-    monkeypatch.setattr(Index, "_probed", lambda *_: empty.astype(np.int32))
-    assert index.nearest(index.vector("v001"), 5, frozenset()) == []
+    vectors = clusters(300, 24, 40)
+    one = opened(write(tmp_path / "one", vectors))
+    monkeypatch.setattr(search_index, "ROWS_PER_FILE", 70)
+    several = opened(write(tmp_path / "several", vectors))
+    assert len(several.store.files(several.folder)) == 5
+    names, matrix = list(stored(one)), np.stack(list(stored(one).values()))
+    for query in range(0, 300, 40):
+        vector, leave_out = one.vector(f"v{query:03}"), frozenset([f"v{query:03}"])
+        assert (several.vector(f"v{query:03}") == vector).all()
+        found = several.nearest(vector, 80, leave_out)
+        assert found == one.nearest(vector, 80, leave_out)
+        nearest = [names[i] for i in np.argsort(-matrix @ vector) if i != query][:80]
+        assert [name for name, _ in found] == nearest
+    assert len(several.nearest(matrix[0], 1000, frozenset())) == 300
 
 
 def test_it_is_built_once_and_the_same_everywhere(
@@ -209,10 +161,7 @@ def test_it_is_built_once_and_the_same_everywhere(
     assert opened(first.store).facts == first.facts
 
 
-def test_it_is_the_same_on_object_storage(
-    tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search_index, "MAX_FLAT", 100)
+def test_it_is_the_same_on_object_storage(tmp_path: Path, s3_bucket: str) -> None:
     vectors = clusters(300, 16, 4)
     local, remote = (opened(write(root, vectors)) for root in (tmp_path, f"{s3_bucket}/index"))
     assert remote.facts == local.facts
@@ -279,13 +228,8 @@ def test_broken_encodings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         opened(write(tmp_path / "other", vectors))
 
 
-def test_the_cells_are_plain_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of an index is a pickle or a file of faiss."""
-    monkeypatch.setattr(search_index, "MAX_FLAT", 100)
-    index = opened(write(tmp_path, clusters(300, 16, 4)))
-    cells = safetensors.numpy.load(index.store.read(f"{index.folder}/cells.safetensors"))
-    assert cells["centroids"].shape == (16, index.facts.num_features)
-    assert cells["sizes"].sum() == 300
+def test_nothing_of_an_index_is_a_pickle_or_a_file_of_faiss(tmp_path: Path) -> None:
+    index = opened(write(tmp_path, clusters(30, 16, 4)))
     assert {path.suffix for path in (tmp_path / index.folder).iterdir()} == {
         ".json",
         ".parquet",

@@ -24,7 +24,7 @@ COLUMNS = {
     "samples": "video_id frame",
     "curves": "codebook stream fold quantity step value",
     "encodings": "video_id source encoder stream fold num_descriptors",
-    "search": "video_id source encoder stream fold cell",
+    "search": "video_id source encoder stream fold",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
     "solutions": "encoder stream fold label form loss c num_positive num_negative primal dual gap rounds "
