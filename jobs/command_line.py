@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import flags, logs
+from pipelines import flags, logs, ray_job
 from pipelines.cluster import doors
 from pipelines.errors import ConfigError, RunError
 from pipelines.plan.prices import read_prices
-from pipelines.run import ray_job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES

@@ -37,7 +37,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
-from pipelines.run.ray_job import CODE, REPLACES
+from pipelines.ray_job import CODE, REPLACES
 from pipelines.run.versions import code_revision
 from pipelines.storage.uris import redact
 

@@ -38,6 +38,7 @@ ROOMS = {
     "pipelines.settings": "every setting, without torch",
     "pipelines.storage": "files and tables",
     "pipelines.demo": "a corpus that is made here",
+    "pipelines.ray_job": "the Ray job that this process is",
     "pipelines.text_table": "columns for a terminal",
     "pipelines.logs": "what users and log files are told",
     "pipelines.errors": "errors of the user, and of a run",

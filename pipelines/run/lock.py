@@ -31,7 +31,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import ConfigError, RunError
-from pipelines.run.ray_job import NO_SUBMISSION, Submission
+from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.storage.store import Store
 from pipelines.storage.uris import redact
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from pipelines import __version__
-from pipelines.run.ray_job import submission
+from pipelines.ray_job import submission
 
 
 @functools.cache

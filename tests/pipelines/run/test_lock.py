@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.ray_job import Submission, submission
 from pipelines.run.lock import LOCK, Holder, LockedError, LockLostError, RunLock
-from pipelines.run.ray_job import Submission, submission
 from pipelines.storage.store import Store
 
 BEAT_S = 0.1
