@@ -97,7 +97,6 @@ def actions() -> Config:
         ),
         classify=Classify(fusions=("kernel_sum", "late_weighted")),
         # Not `chosen`, whose weights know scores of classifiers that the tested videos trained.
-        evaluate=Evaluate(fusions=("given", "two_stream")),
     )
 
 
