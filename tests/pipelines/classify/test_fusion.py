@@ -16,7 +16,7 @@ from encoders.descriptors.streams import Stream
 from pipelines.classify import fusion
 from pipelines.classify.examples import Work, target_matrix
 from pipelines.classify.fold_sets import fold_sets, fused_fold_sets
-from pipelines.classify.step import _possible, classify, settle_scores
+from pipelines.classify.step import _possible, settle_scores, train
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate.step import evaluate
 from pipelines.report.collect import _notes
@@ -212,7 +212,7 @@ def test_a_sum_of_kernels_is_the_svm_of_concatenated_unit_vectors(
 ) -> None:
     settings = ("classify.fusions=kernel_sum", "classify.c=10", "classify.tolerance=1e-7")
     job = make_job(tmp_path / "gram", *settings)
-    classify(job)
+    train(job)
     folds = np.array(job.manifest["fold"].to_pylist())
     targets = target_matrix(job.manifest["labels"].to_pylist(), CLASSES)
     for combination in job.combinations:
@@ -245,13 +245,13 @@ def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> Non
     settings = ("classify.c=1", "classify.loss=squared_hinge", "classify.fusions=kernel_sum")
     settings += ("classify.fusion_groups=all", "classify.tolerance=1e-5")
     gram = make_job(tmp_path / "gram", *settings)
-    classify(gram)
+    train(gram)
     primal = make_job(tmp_path / "primal", *settings, "classify.form=primal", "fit.num_workers=2")
     # Single results are not what is tested here.
     for pair in primal.pairs():
         for fold in primal.folds:
             primal.store.publish(f"{primal.scores(*pair)}/fold-{fold:05d}.parquet", b"")
-    classify(primal)
+    train(primal)
     first, second = scores_of(gram, ("all", "kernel_sum")), scores_of(primal, ("all", "kernel_sum"))
     np.testing.assert_allclose([second[key] for key in first], list(first.values()), atol=5e-3)
 
@@ -289,12 +289,12 @@ def test_the_default_rule_falls_away_where_the_matrix_is_too_large(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Single results are there already, so that only what is fused is to be done."""
-    classify(make_job(tmp_path, *QUICK, "classify.fusions="))
+    train(make_job(tmp_path, *QUICK, "classify.fusions="))
     job = make_job(tmp_path, *QUICK)
     fused = [one.pair for one in job.combinations]
     caplog.clear()
     monkeypatch.setattr("pipelines.classify.step.choose_form", lambda *_: ("primal", "it is large"))
-    classify(job)
+    train(job)
     names = "ave-late_weighted, vlad-late_weighted, all-late_weighted"
     left_out = f"{names}, without a Gram matrix: it is large"
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
@@ -322,13 +322,13 @@ def test_the_tested_videos_have_no_say(local_ray: None, tmp_path: Path) -> None:
     settings = (ALL_RULES, "classify.c=0.1,10", "classify.tolerance=1e-8")
     settings += ("classify.fusion_groups=all",)
     job = make_job(tmp_path / "true", *settings)
-    classify(job)
+    train(job)
     labels = labels_of()
     tested = [i for i in range(NUM) if i // 4 % 3 == 1]
     for i, other in zip(tested, np.roll(tested, 5), strict=True):
         labels[i] = labels_of()[other]
     poisoned = make_job(tmp_path / "poisoned", *settings, labels=labels)
-    classify(poisoned)
+    train(poisoned)
     assert weights_of(job, 1) == weights_of(poisoned, 1)
     assert weights_of(job, 0) != weights_of(poisoned, 0), "where they train, they count"
     for pair in job.scored():
@@ -357,7 +357,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 ) -> None:
     job = make_job(tmp_path, ALL_RULES, *QUICK)
     submitted = _count_inner_scores(monkeypatch)
-    classify(job)
+    train(job)
     # Two late rules of three groups, and each part and fold is scored once.
     once = Counter((*pair, fold) for pair in job.pairs() for fold in job.folds)
     assert submitted == once
@@ -373,7 +373,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert len(fold_sets(job)) == 0
     assert {fold_set.todo for fold_set in fused_fold_sets(job)} == {(1,)}
     submitted.clear()
-    classify(job)
+    train(job)
     assert submitted == Counter((*pair, 1) for pair in job.pairs())
     assert {name: job.store.read(name) for name in names} == before
 
@@ -403,7 +403,7 @@ def test_shuffled_labels_are_told_at_chance(local_ray: None, tmp_path: Path) -> 
     for seed in range(2):
         settings = (ALL_RULES, "classify.fusion_groups=all", *QUICK)
         job = make_job(tmp_path / str(seed), *settings, labels=labels_of(seed))
-        classify(job)
+        train(job)
         for row in evaluate(job).metrics.to_pylist():
             if (row["split"], row["metric"]) == ("all", "accuracy"):
                 key = (row["encoder"], row["stream"], row["fusion"])

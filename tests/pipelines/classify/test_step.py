@@ -22,7 +22,7 @@ from pipelines.classify.examples import Examples, locate, target_matrix
 from pipelines.classify.fold_sets import fold_sets
 from pipelines.classify.gram import Chunk, chunks
 from pipelines.classify.publish import best_c
-from pipelines.classify.step import choose_form, classify
+from pipelines.classify.step import choose_form, train
 from pipelines.cluster.meter import SILENT
 from pipelines.errors import RunError
 from pipelines.run.job import Job
@@ -268,7 +268,7 @@ def test_scores_are_those_of_separate_fits(
     monkeypatch.setattr(classify_gram, "COLUMNS", 2)
     job = make_job(tmp_path, f"classify.loss={loss}", "classify.c=10", "classify.tolerance=1e-7")
     vectors, ids = stored(job)
-    spent = classify(job)
+    spent = train(job)
     assert {stage.name for stage in spent.stages} == {"read", "gram", "solve", "write"}
     assert all(stage.busy_s > 0 for stage in spent.stages)
     classifiers, scores, solutions = published(job)
@@ -319,10 +319,10 @@ def test_the_same_bytes_whatever_the_files(
     for place in range(4):
         part = whole.slice(place * 12, 12)
         second.store.publish_table(f"{folder}/{place}.parquet", part, {})
-    classify(first)
+    train(first)
     # A task for each file, as where vectors are long.
     monkeypatch.setattr(classify_vectors, "READ_TASK_BYTES", 1)
-    classify(second)
+    train(second)
     (classifiers, scores, _), (again, scores_again, _) = published(first), published(second)
     assert classifiers == again
     assert scores.equals(scores_again)
@@ -343,8 +343,8 @@ def test_primal_and_gram_agree_and_choose_the_same_c(
         for form in ("gram", "primal")
     )
     with caplog.at_level(logging.INFO):
-        classify(gram)
-        assert {"solve", "write"} == {stage.name for stage in classify(primal).stages}
+        train(gram)
+        assert {"solve", "write"} == {stage.name for stage in train(primal).stages}
     assert (
         "classify ave-pool5_appearance: form primal, because classify.form says so" in caplog.text
     )
@@ -383,7 +383,7 @@ def test_a_class_that_no_training_video_has_or_all_have(local_ray: None, tmp_pat
     column = pa.array(names, pa.list_(pa.string()))
     object.__setattr__(job, "manifest", job.manifest.set_column(3, "labels", column))
     job.__dict__.pop("_videos_digest", None)
-    classify(job)
+    train(job)
     _, scores, solutions = published(job)
     table = scores.to_pylist()
     assert {row["score"] for row in table if row["label"] == "always"} == {1.0}
@@ -400,14 +400,14 @@ def test_a_class_that_no_training_video_has_or_all_have(local_ray: None, tmp_pat
 @pytest.mark.ray
 def test_a_killed_run_goes_on_behind_its_folds(local_ray: None, tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    classify(job)
+    train(job)
     _, scores, _ = published(job)
     files = job.store.files(job.scores("ave", "pool5_appearance"))
     job.store.delete(files[1])
     before = {
         name: Path(job.store.path(name)).stat().st_mtime_ns for name in files if name != files[1]
     }
-    classify(job)
+    train(job)
     assert {n: Path(job.store.path(n)).stat().st_mtime_ns for n in before} == before
     assert published(job)[1].equals(scores)
 
@@ -417,7 +417,7 @@ def test_compressed_vectors(local_ray: None, tmp_path: Path) -> None:
     settings = ("compress.kind=pca", "compress.num_features=6", "classify.c=1")
     job = make_job(tmp_path, *settings)
     vectors, ids = stored(job)
-    classify(job)
+    train(job)
     classifiers, scores, _ = published(job)
     folder = job.classifiers("ave", "pool5_appearance")
     rows = {row["video_id"]: row for row in job.manifest.to_pylist()}
@@ -446,7 +446,7 @@ def test_vectors_that_are_not_finite_stop_the_run_with_a_message(
     with pytest.raises(
         RunError, match=r"classify: .*expected finite vectors, got NaN or infinity in"
     ):
-        classify(job)
+        train(job)
     assert not job.store.files(job.scores("ave", "pool5_appearance"))
 
 
@@ -454,12 +454,12 @@ def test_vectors_that_are_not_finite_stop_the_run_with_a_message(
 def test_settings_that_cannot_be_are_messages(local_ray: None, tmp_path: Path) -> None:
     wide = make_job(tmp_path / "a", "compress.kind=pca", "compress.num_features=19", num_folds=1)
     with pytest.raises(RunError, match=r"classify: compress.num_features: expected at most"):
-        classify(wide)
+        train(wide)
     primal = make_job(
         tmp_path / "b", "compress.kind=pca", "compress.num_features=3", "classify.form=primal"
     )
     with pytest.raises(RunError, match=r"classify.form: expected gram for ave-pool5_appearance"):
-        classify(primal)
+        train(primal)
 
 
 @pytest.mark.ray
@@ -468,7 +468,7 @@ def test_a_class_that_is_not_solved_is_named(
 ) -> None:
     job = make_job(tmp_path, "classify.tolerance=1e-12", "classify.c=1e5", num_folds=1)
     with caplog.at_level(logging.WARNING):
-        classify(job)
+        train(job)
     _, _, solutions = published(job)
     bad = [row["label"] for row in solutions.to_pylist() if not row["is_solved"]]
     assert bad
