@@ -281,15 +281,15 @@ def test_scores_are_those_of_separate_fits(
     score = {(row["video_id"], row["label"]): row for row in scores.to_pylist()}
     assert len(score) == scores.num_rows
     for fold in range(3):
-        train = folds != fold
+        training = folds != fold
         expected = fit_one_vs_rest(
-            vectors[train], targets[train], classes=CLASSES, c=10, loss=loss, tolerance=1e-10
+            vectors[training], targets[training], classes=CLASSES, c=10, loss=loss, tolerance=1e-10
         )
         own = LinearClassifier.from_bytes(classifiers[f"fold-{fold:05d}.safetensors"])
         assert own.classes == tuple(CLASSES)
         np.testing.assert_allclose(own.weights, expected.weights, atol=3e-4)
-        decisions = expected.decision(vectors[~train])
-        for name, row in zip(np.array(ids)[~train], decisions, strict=True):
+        decisions = expected.decision(vectors[~training])
+        for name, row in zip(np.array(ids)[~training], decisions, strict=True):
             for label, value in zip(CLASSES, row, strict=True):
                 found = score[name, label]
                 assert found["score"] == pytest.approx(value, abs=3e-4)
@@ -299,9 +299,9 @@ def test_scores_are_those_of_separate_fits(
         assert row["is_solved"]
         assert row["gap"] <= 1e-7
         assert (row["form"], row["loss"], row["c"]) == ("gram", loss, 10)
-        train = folds != row["fold"]
-        assert row["num_positive"] == targets[train, CLASSES.index(row["label"])].sum()
-        assert row["num_positive"] + row["num_negative"] == train.sum()
+        training = folds != row["fold"]
+        assert row["num_positive"] == targets[training, CLASSES.index(row["label"])].sum()
+        assert row["num_positive"] + row["num_negative"] == training.sum()
 
 
 @pytest.mark.ray
