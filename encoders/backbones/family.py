@@ -72,7 +72,7 @@ class Family(ABC):
 
     @abstractmethod
     def model(self, network: str, device: str) -> nn.Module:
-        """The network in evaluation mode; on "meta" nothing is allocated or initialised.
+        """Return the network in evaluation mode; on "meta" nothing is allocated or initialised.
 
         Elsewhere torch's global generator gives its weights.
 
@@ -82,7 +82,7 @@ class Family(ABC):
 
     @abstractmethod
     def loadable(self, network: str) -> nn.Module:
-        """The network, ready for `load_state_dict(assign=True)`; complete after it."""
+        """Return the network, ready for `load_state_dict(assign=True)`; complete after it."""
 
     @abstractmethod
     def nodes(self, network: str) -> list[str]:
@@ -90,7 +90,7 @@ class Family(ABC):
 
     @abstractmethod
     def cut(self, model: nn.Module, nodes: tuple[str, ...]) -> nn.Module:
-        """A module: frames [f, 3, h, w] to {node: output}; runs nothing behind the deepest node."""
+        """Return a module: frames [f, 3, h, w] to {node: output}; runs nothing behind the deepest node."""
 
     @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
@@ -117,12 +117,12 @@ class Family(ABC):
         """
 
     def fitting(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in the shapes of this family's network, where a source has others."""
+        """Return a state dict in the shapes of this family's network, where a source has others."""
         return state
 
 
 def kept(output: object) -> object:
-    """A copy of a node's output: what runs behind it may work in place, as most ReLUs do."""
+    """Return a copy of a node's output: what runs behind it may work in place, as most ReLUs do."""
     return output.clone() if isinstance(output, Tensor) else output
 
 

@@ -15,7 +15,7 @@ COLOURS = 3
 
 
 def for_stacks(model: nn.Module, num_channels: int) -> nn.Module:
-    """The network with c = `num_channels` input channels; all but its convolutions of colours is shared with `model`.
+    """Return the network with c = `num_channels` input channels; all but its convolutions of colours is shared with `model`.
 
     Those are one, or several where the network begins with parallel branches. Their weights are averaged over the
     colours, and the mean is taken for each channel. What such a network sees is the sum of all channels, hence motion

@@ -93,7 +93,7 @@ class Backbone:
 
 
 def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, ...]:
-    """The nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
+    """Return the nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
 
     Raises:
         WeightsError: no such network, or one without stages.
@@ -162,7 +162,7 @@ def node_shapes(
 
 
 def check_stacks(network: str, nodes: tuple[str, ...], crop_px: int, num_channels: int) -> None:
-    """Runs a network that takes pictures once on stacks of flow, on torch's meta device without weights.
+    """Run a network that takes pictures once on stacks of flow, on torch's meta device without weights.
 
     Args:
         num_channels: of a stack.
@@ -194,7 +194,7 @@ def _refusal(network: str, crop_px: int) -> Iterator[None]:
 
 
 def _part(family: Family, model: nn.Module, resolved: dict[str, str]) -> nn.Module:
-    """The network up to its deepest node; where only `input` is asked for, one that gives nothing."""
+    """Return the network up to its deepest node; where only `input` is asked for, one that gives nothing."""
     nodes = tuple(dict.fromkeys(node for node in resolved.values() if node != INPUT))
     return family.cut(model, nodes) if nodes else _NoNetwork()
 
@@ -250,7 +250,7 @@ def load_published(network: str, weights: str) -> bytes:
 
 
 def load_file(data: bytes, name: str) -> bytes:
-    """A state dict in a safetensors or a torch file, as safetensors bytes. Nothing is unpickled.
+    """Return a state dict in a safetensors or a torch file, as safetensors bytes. Nothing is unpickled.
 
     Raises:
         WeightsError: the file holds no state dict.
@@ -267,7 +267,7 @@ def load_file(data: bytes, name: str) -> bytes:
 
 
 def random_filters(network: str, seed: int) -> bytes:
-    """A seeded random initialisation, for demonstrations where no weights can be had."""
+    """Return a seeded random initialisation, for demonstrations where no weights can be had."""
     family, own_name = _family(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -275,7 +275,7 @@ def random_filters(network: str, seed: int) -> bytes:
 
 
 def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu") -> Backbone:
-    """The network with packed weights; only what the deepest requested node needs is run.
+    """Return the network with packed weights; only what the deepest requested node needs is run.
 
     Raises:
         WeightsError: unknown names, or weights of another network.
@@ -290,7 +290,7 @@ def cut(
     device: str = "cpu",
     num_channels: int = COLOURS,
 ) -> Backbone:
-    """A loaded network cut at its deepest requested node; parameters are shared with `model`.
+    """Return a loaded network cut at its deepest requested node; parameters are shared with `model`.
 
     Args:
         num_channels: more than the three colours for stacks of flow, whose network has first convolutions of its own
@@ -315,7 +315,7 @@ def cut(
 
 
 def bare(network: str) -> nn.Module:
-    """The whole network on torch's meta device: its structure, without weights or memory.
+    """Return the whole network on torch's meta device: its structure, without weights or memory.
 
     Raises:
         WeightsError: an unknown name.
@@ -325,7 +325,7 @@ def bare(network: str) -> nn.Module:
 
 
 def load_model(network: str, weights: bytes) -> nn.Module:
-    """The whole network with packed weights, in evaluation mode and float32.
+    """Return the whole network with packed weights, in evaluation mode and float32.
 
     Raises:
         WeightsError: an unknown name, or weights of another network.
@@ -346,7 +346,7 @@ def load_model(network: str, weights: bytes) -> nn.Module:
 
 
 def pack(state: dict[str, Tensor]) -> bytes:
-    """A state dict as safetensors bytes, as `build` takes it."""
+    """Return a state dict as safetensors bytes, as `build` takes it."""
     # A copy of each, because safetensors refuses tensors that share memory.
     return safetensors.torch.save(
         {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}

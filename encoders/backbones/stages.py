@@ -27,7 +27,7 @@ class _Output:
 
 
 def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
-    """The last node before each loss of resolution, in order; `INPUT` is one of them.
+    """Return the last node before each loss of resolution, in order; `INPUT` is one of them.
 
     A resolution at which no layer (convolution or linear map) reads its input is no stage: a pooling behind a
     convolution with a stride is one loss together with it. So VU's ResNet-50 has the input at 224, and 56, 28 and 14.
@@ -75,7 +75,7 @@ class _Watch(TorchFunctionMode):
         self.named: dict[str, list[_Output]] = {}
 
     def begin(self, frame: Tensor) -> None:
-        """The frame is what the first call made."""
+        """Return the frame is what the first call made."""
         self._made(frame)
 
     def __torch_function__(
@@ -93,7 +93,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def note(self, name: str, output: object) -> None:
-        """A module's output."""
+        """Return a module's output."""
         if isinstance(output, Tensor) and id(output) in self.made_by:
             made = _Output(name, self.made_by[id(output)], output)
             self.named.setdefault(name, []).append(made)

@@ -143,7 +143,7 @@ def _config(network: str) -> object:
 
 
 def _tags(network: str) -> list[str]:
-    """The network's names with the tags of its published weights."""
+    """Return the network's names with the tags of its published weights."""
     return _timm().list_pretrained(f"{network.partition('.')[0]}.*")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rank_pooled(maps: Tensor, places: Tensor) -> Tensor:
-    """The signed sums [k, C, h, w] of maps [f, C, h, w] over windows of n of them, given as places [k, n].
+    """Return the signed sums [k, C, h, w] of maps [f, C, h, w] over windows of n of them, given as places [k, n].
 
     Approximate rank pooling: sum over t = 1..n of (2t - n - 1) v_t. Two frames give v_2 - v_1, which is how
     VU 5.3.1 has the difference as a special case of rank pooling and dynamic images (its [92] and [100]); for

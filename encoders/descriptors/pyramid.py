@@ -12,7 +12,7 @@ LEVELS = (6, 3, 2, 1)
 
 
 def pyramid_pool(maps: Tensor, levels: tuple[int, ...] = LEVELS) -> Tensor:
-    """Max-pools maps [f, C, h, w] to descriptors [f, T, C], level by level, row by row in each.
+    """Max-pool maps [f, C, h, w] to descriptors [f, T, C], level by level, row by row in each.
 
     Maps smaller than a level repeat values, as adaptive pooling defines it. Gradients go to the
     largest value of a cell, in equal parts where several are largest.

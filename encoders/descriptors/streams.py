@@ -26,7 +26,7 @@ SCALINGS = get_args(Scaling)
 
 
 def scale(maps: Tensor, scaling: str) -> Tensor:
-    """Normalises maps [f, C, h, w] before the spatial pyramid.
+    """Normalise maps [f, C, h, w] before the spatial pyramid.
 
     per_position: each of the h * w descriptors over its L2 norm (DQ Table 7).
     whole_map: each map over the L2 norm of all its values, times 158 (the released network).

@@ -23,7 +23,7 @@ def mirrored_flow(levels: Tensor) -> Tensor:
 def views_of(
     frames: Tensor, kind: str, crop_px: int, mirrored: Callable[[Tensor], Tensor] = mirrored_picture
 ) -> Iterator[Tensor]:
-    """Each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
+    """Yield each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
 
     The first is the centre, the second its mirror image; of ten there follow the corners (top left, top right,
     bottom left, bottom right), each before its mirror image, which `mirrored` makes.

@@ -60,7 +60,7 @@ class Encoder(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, sample: FitSample, settings: EncoderSettings, normalisation: str) -> Self:
-        """The encoder of this codebook, the same on every worker.
+        """Return the encoder of this codebook, the same on every worker.
 
         Args:
             settings: the encoder's record in `encoders.settings`.
@@ -77,7 +77,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """The float64 sums of this encoding's statistics, of one shape, over each of v videos.
+        """Return the float64 sums of this encoding's statistics, of one shape, over each of v videos.
 
         Args:
             descriptors: [n, C], of any float dtype, one video after the other.
@@ -86,7 +86,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def _vector(self, sums: Tensor, count: int) -> Tensor:
-        """The vector [D] of a state with count >= 1, before the last normalisation, in float64."""
+        """Return the vector [D] of a state with count >= 1, before the last normalisation, in float64."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -94,15 +94,15 @@ class Encoder(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, object]:
-        """The JSON-able constructor arguments that are not tensors."""
+        """Return the JSON-able constructor arguments that are not tensors."""
 
     @classmethod
     @abstractmethod
     def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The inverse of `tensors` and `settings`."""
+        """Return the inverse of `tensors` and `settings`."""
 
     def accumulate(self, descriptors: Tensor) -> State:
-        """The state of descriptors [n, C]; n may be 0. The input is not changed.
+        """Return the state of descriptors [n, C]; n may be 0. The input is not changed.
 
         Raises:
             ValueError: the input is not [n, C] with this encoder's C.
@@ -111,7 +111,7 @@ class Encoder(ABC):
 
     @torch.no_grad()  # the buffers that results are written into take no part in autograd
     def accumulate_batch(self, descriptors: Tensor, lengths: Sequence[int]) -> list[State]:
-        """The states of v videos, whose descriptors [n, C] stand one video after the other.
+        """Return the states of v videos, whose descriptors [n, C] stand one video after the other.
 
         Args:
             lengths: how many descriptors each video has; 0 is allowed. Their sum is n.
@@ -135,7 +135,7 @@ class Encoder(ABC):
         return [State(*state) for state in zip(sums, lengths, strict=True)]
 
     def finalise(self, state: State) -> Tensor:
-        """The float32 vector [D] of a state; all zeros where no descriptor was seen."""
+        """Return the float32 vector [D] of a state; all zeros where no descriptor was seen."""
         if state.count == 0:
             return torch.zeros(self.output_dim, device=state.sums.device)
         vector = self._vector(state.sums, state.count)
@@ -153,12 +153,12 @@ class Encoder(ABC):
         return vectors
 
     def to(self, device: torch.device | str) -> Self:
-        """The same encoder with its tensors on `device`; accepts descriptors of that device."""
+        """Return the same encoder with its tensors on `device`; accepts descriptors of that device."""
         tensors = {key: value.to(device) for key, value in self.tensors().items()}
         return type(self).build(tensors, self.settings())
 
     def to_bytes(self) -> bytes:
-        """One safetensors file: the tensors, and name and settings in its header."""
+        """Return one safetensors file: the tensors, and name and settings in its header."""
         header = {"name": self.name, "settings": self.settings()}
         return save_tensors(self.tensors(), "encoder", header)
 

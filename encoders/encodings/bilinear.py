@@ -68,7 +68,7 @@ class Bilinear(Encoder):
         return [self._moment(video) for video in descriptors.split(lengths)]
 
     def _moment(self, descriptors: Tensor) -> Tensor:
-        """The upper triangle of the sum of x x^T over descriptors [n, C]; n may be 0."""
+        """Return the upper triangle of the sum of x x^T over descriptors [n, C]; n may be 0."""
         sums = torch.zeros(self.width, self.width, dtype=torch.float64, device=descriptors.device)
         for chunk in descriptors.split(CHUNK_DESCRIPTORS):
             x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))

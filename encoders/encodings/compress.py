@@ -50,14 +50,14 @@ class Compression:
         return l2(self.map.transform(vectors.to(torch.promote_types(vectors.dtype, torch.float32))))
 
     def to_bytes(self) -> bytes:
-        """One safetensors file; of random features it holds the seed and not the signs."""
+        """Return one safetensors file; of random features it holds the seed and not the signs."""
         if isinstance(self.map, Pca):
             return save_tensors(self.map.tensors(), "compression", {})
         return save_tensors({}, "compression", asdict(self.map))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`.
+        """Return the inverse of `to_bytes`.
 
         Raises:
             ValueError: the file is none of a compression.
@@ -74,7 +74,7 @@ class Compression:
 
 
 def fit_compression(blocks: Sequence[Tensor], settings: CompressSettings, seed: int) -> Compression:
-    """The compression of vectors like the training vectors; kind "none" has none.
+    """Return the compression of vectors like the training vectors; kind "none" has none.
 
     Random Maclaurin features depend on D and the seed alone, so one block is enough.
 
@@ -122,7 +122,7 @@ def fit_bytes(num_vectors: int, width: int, settings: CompressSettings) -> int:
 def _principal(
     blocks: Sequence[Tensor], num_features: int, whiten: bool, or_fewer: bool = False
 ) -> Pca:
-    """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
+    """Return the PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
 
     Signs are fixed: the loading of largest magnitude of each component is positive.
     """
@@ -165,7 +165,7 @@ def _gram(blocks: Sequence[Tensor], mean: Tensor) -> Tensor:
 
 
 def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
-    """Some rows of the centred vectors at a time, in float64; of their transpose if N <= D."""
+    """Yield some rows of the centred vectors at a time, in float64; of their transpose if N <= D."""
     if sum(map(len, blocks)) <= len(mean):
         first = 0
         for part in _columns(blocks):
@@ -179,7 +179,7 @@ def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
 
 
 def _columns(blocks: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Some columns of the vectors at a time, [N, ..] float64."""
+    """Yield some columns of the vectors at a time, [N, ..] float64."""
     size = max(1, BLOCK_VALUES // sum(map(len, blocks)))
     for first in range(0, blocks[0].shape[1], size):
         yield torch.cat([block[:, first : first + size].double() for block in blocks])

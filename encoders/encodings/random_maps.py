@@ -53,7 +53,7 @@ class TensorSketch:
 
     @classmethod
     def draw(cls, width: int, num_features: int, seed: int) -> Self:
-        """The map of C = `width` channels that belongs to a seed."""
+        """Return the map of C = `width` channels that belongs to a seed."""
         generator = torch.Generator().manual_seed(seed)
         bins = torch.randint(num_features, (2, width), generator=generator)
         return cls(bins, random_signs(seed, 0, 2, width), num_features)
@@ -78,7 +78,7 @@ class TensorSketch:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], num_features: int) -> Self:
-        """The inverse of `tensors`."""
+        """Return the inverse of `tensors`."""
         return cls(tensors["bins"], tensors["signs"], num_features)
 
 
@@ -96,7 +96,7 @@ class RandomMaclaurin:
 
     @classmethod
     def draw(cls, width: int, num_features: int, seed: int) -> Self:
-        """The map of C = `width` channels that belongs to a seed."""
+        """Return the map of C = `width` channels that belongs to a seed."""
         return cls(random_signs(seed, 0, 2, num_features, width), num_features)
 
     def of_moment(self, moment: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class RandomMaclaurin:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], num_features: int) -> Self:
-        """The inverse of `tensors`."""
+        """Return the inverse of `tensors`."""
         return cls(tensors["signs"], num_features)
 
 

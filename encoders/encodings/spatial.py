@@ -130,7 +130,7 @@ class Spatial(Encoder):
         *,
         kind: type[Encoder],
     ) -> Self:
-        """The PCA and places of the levels that count, then the codebook of each part, one after the other.
+        """Return the PCA and places of the levels that count, then the codebook of each part, one after the other.
 
         Raises:
             ValueError: the descriptors are not those of a pyramid, or what the kind's own `fit` raises.
@@ -269,7 +269,7 @@ class Spatial(Encoder):
 
 
 def _own(settings: EncoderSettings) -> EncoderSettings:
-    """The settings of one part."""
+    """Return the settings of one part."""
     names = {field.name for field in fields(settings)}
     return replace(settings, **{name: SHARED[name] for name in SHARED.keys() & names})
 
@@ -277,7 +277,7 @@ def _own(settings: EncoderSettings) -> EncoderSettings:
 def _cells_of_parts(
     levels: tuple[int, ...], used: tuple[int, ...], cells: int, *, per_level: bool
 ) -> list[Tensor]:
-    """The places in a frame of the cells of each part.
+    """Return the places in a frame of the cells of each part.
 
     Raises:
         ValueError: a level that the pyramid does not have, or cells that are not the pyramid's.
@@ -338,7 +338,7 @@ def _logging(
 def _checkpointing(
     checkpoint: Callable[[Callable[[], dict]], None], done: list[dict[str, Tensor]]
 ) -> Callable[[Callable[[], dict]], None]:
-    """Offers the state of a part's fit, with the parts that are finished."""
+    """Offer the state of a part's fit, with the parts that are finished."""
     return lambda state: checkpoint(lambda: {"parts": done, "fit": state()})
 
 

@@ -35,13 +35,13 @@ class TemporalPyramid:
         return sum(self.levels)
 
     def accumulate(self, encoder: Encoder, descriptors: Tensor, place: np.ndarray) -> list[State]:
-        """The state of each interval of frames [f, ...] at ascending places [f] in 0 to 1; f may be 0."""
+        """Return the state of each interval of frames [f, ...] at ascending places [f] in 0 to 1; f may be 0."""
         ends = np.searchsorted(place, [float(cut) for cut in self._cuts[1:-1]], side="left")
         parts = torch.tensor_split(descriptors, ends.tolist())
         return [encoder.accumulate(part.reshape(-1, encoder.descriptor_dim)) for part in parts]
 
     def finalise(self, encoder: Encoder, states: Sequence[State]) -> Tensor:
-        """The float32 vector [D num_parts], level by level: each part's normalised as by `Encoder.finalise`, the whole
+        """Return the float32 vector [D num_parts], level by level: each part's normalised as by `Encoder.finalise`, the whole
         scaled to norm 1 unless normalisation keeps lengths. A part without frames is zeros."""
         if len(states) == 1:
             return encoder.finalise(states[0])

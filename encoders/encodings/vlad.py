@@ -71,7 +71,7 @@ class Vlad(Encoder):
         return sums
 
     def _assigning(self, dtype: torch.dtype) -> tuple[Tensor, Assignment]:
-        """The centroids in `dtype`, and the assignment to them; made once for each dtype."""
+        """Return the centroids in `dtype`, and the assignment to them; made once for each dtype."""
         if dtype not in self._assigning_of:
             centroids = self.centroids.to(dtype)
             self._assigning_of[dtype] = centroids, Assignment.to(centroids)

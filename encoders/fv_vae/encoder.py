@@ -93,7 +93,7 @@ class FvVae(Encoder):
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
     ) -> Self:
-        """The encoder of a trained network; its weights are copied, and its settings' gradient power is taken."""
+        """Return the encoder of a trained network; its weights are copied, and its settings' gradient power is taken."""
         state = {key: value.detach() for key, value in net.state_dict().items()}
         scale = state["scale"]
         weights = {
@@ -141,7 +141,7 @@ class FvVae(Encoder):
         return fitted
 
     def files(self) -> dict[str, bytes]:
-        """The network, and beside it the Fisher information of both forms.
+        """Return the network, and beside it the Fisher information of both forms.
 
         Raises:
             ValueError: the information was not estimated, because `fit` did not make this encoder.
@@ -165,7 +165,7 @@ class FvVae(Encoder):
         return loaded
 
     def with_information(self, information: Information | None) -> Self:
-        """The same network with another information."""
+        """Return the same network with another information."""
         return type(self)(
             self._weights,
             information,
@@ -296,7 +296,7 @@ class FvVae(Encoder):
         return residuals
 
     def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """The encoder's layers (W^T, b), the last with one output more that is always 1, and [W, b]^T
+        """Return the encoder's layers (W^T, b), the last with one output more that is always 1, and [W, b]^T
         of the decoder: so [z, 1] and mu_x are one product each. Made once for each dtype."""
         if dtype not in self._layers_of:
             weights = {key: value.to(dtype) for key, value in self._weights.items()}

@@ -48,7 +48,7 @@ def fine_tune(
     finetune: FinetuneSettings,
     device: str = "cpu",
 ) -> Finetuned:
-    """Trains FV-VAE and backbone together on the labelled frames of all workers.
+    """Train FV-VAE and backbone together on the labelled frames of all workers.
 
     The backbone stays in evaluation mode: a batch has few frames, and the network that describes the
     videos later uses the stored statistics of its batch normalisations, whose scales and offsets are
@@ -103,7 +103,7 @@ def fine_tune(
 
 
 def trainable(network: str, node: str, trainable_from: str, crop_px: int) -> list[str]:
-    """The parameters that the node's maps depend on and those of `trainable_from` do not, by name.
+    """Return the parameters that the node's maps depend on and those of `trainable_from` do not, by name.
 
     Found without weights. "" stands for the frames, which depend on none.
 

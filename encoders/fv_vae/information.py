@@ -183,7 +183,7 @@ def estimate(
 
 
 def choose(tensors: dict[str, Tensor], settings: FvVaeSettings) -> Information | None:
-    """The form and damping that the settings ask for, of what `estimate` gave; None for "none"."""
+    """Return the form and damping that the settings ask for, of what `estimate` gave; None for "none"."""
     kind = settings.information
     if kind == "none":
         return None

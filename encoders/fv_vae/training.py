@@ -136,7 +136,7 @@ class _Stopping:
         self.step, self.bound, self.weights = 0, -math.inf, {}
 
     def look(self, step: int, net: FvVaeNet, noise: torch.Generator) -> dict[str, float]:
-        """The evidence lower bound after `step` steps, by name; empty where it is not evaluated."""
+        """Return the evidence lower bound after `step` steps, by name; empty where it is not evaluated."""
         is_due = step % EVALUATE_EVERY == 0 or step == self.settings.num_steps
         if self.frames is None or not is_due:
             return {}
@@ -201,7 +201,7 @@ class _Trained:
 
     @torch.no_grad()
     def load(self, state: dict) -> None:
-        """The parameters of a state; the optimiser's part waits until they are on their device."""
+        """Return the parameters of a state; the optimiser's part waits until they are on their device."""
         self.net.load_state_dict(state["model"])
         for name, value in self.trunk.items():
             value.copy_(state["trunk"][name])
@@ -213,7 +213,7 @@ def _step(
     num_frames: int,
     all_reduce: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """One optimiser step on the gradients of all workers; the losses over all workers."""
+    """Return one optimiser step on the gradients of all workers; the losses over all workers."""
     total, parts = loss
     losses = {"total": total, **parts}
     net, parameters = trained.net, trained.parameters
@@ -271,7 +271,7 @@ def random_frames(
 
 
 def with_steps(sample: FitSample, settings: FvVaeSettings) -> FvVaeSettings:
-    """The settings with a number of steps, from the sampled frames of all workers where they have none."""
+    """Return the settings with a number of steps, from the sampled frames of all workers where they have none."""
     num_frames = sample.all_reduce(torch.tensor([len(sample.frames)], dtype=torch.float64))
     return replace(settings, num_steps=settings.steps_for(int(num_frames)))
 

@@ -24,7 +24,7 @@ class Sigmoid:
 
 
 def fit_sigmoid(scores: NDArray, targets: NDArray) -> Sigmoid:
-    """The sigmoid of the largest likelihood of scores [n, K] and targets [n, K] of 0 and 1, all classes together: a
+    """Return the sigmoid of the largest likelihood of scores [n, K] and targets [n, K] of 0 and 1, all classes together: a
     class of few videos has too few positives for one of its own.
 
     The targets are those of Platt (1999, section 2.2), (N+ + 1) / (N+ + 2) and 1 / (N- + 2), so that scores that separate

@@ -63,7 +63,7 @@ class Gain:
 def gains(
     scores: NDArray, others: NDArray, targets: NDArray, *, num_draws: int, seed: int
 ) -> dict[str, Gain]:
-    """The gains in accuracy and mAP of scores [N, K] over other ones [N, K].
+    """Return the gains in accuracy and mAP of scores [N, K] over other ones [N, K].
 
     Paired over videos: a draw takes the same videos for both, so what is hard for both does not widen the interval.
     """

@@ -111,19 +111,19 @@ def average_precision(scores: NDArray, targets: NDArray) -> NDArray:
 
 
 def mean_over_classes(values: NDArray) -> NDArray:
-    """The mean of [K, ...] over the classes that have a value: mAP of APs; NaN if none has."""
+    """Return the mean of [K, ...] over the classes that have a value: mAP of APs; NaN if none has."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0))
 
 
 def accuracy(scores: NDArray, targets: NDArray) -> float:
-    """The share of videos whose first-ranked class is one of theirs: accuracy, or Hit@1."""
+    """Return the share of videos whose first-ranked class is one of theirs: accuracy, or Hit@1."""
     return top_k_accuracy(scores, targets, 1)
 
 
 def top_k_accuracy(scores: NDArray, targets: NDArray, k: int) -> float:
-    """The share of videos with one of their classes among the first k: Hit@k.
+    """Return the share of videos with one of their classes among the first k: Hit@k.
 
     Videos without a class are left out: there is nothing to hit. NaN if no video has one.
 
@@ -145,7 +145,7 @@ def hit_ranks(scores: NDArray, targets: NDArray) -> NDArray[np.int64]:
 
 
 def balanced_accuracy(scores: NDArray, targets: NDArray) -> float:
-    """The mean over classes of the share of their videos that are recognised; one class a video.
+    """Return the mean over classes of the share of their videos that are recognised; one class a video.
 
     Classes without videos are left out; NaN if there are no videos.
 

@@ -15,7 +15,7 @@ def average_precision(
     *,
     trapezoid: bool = True,
 ) -> float:
-    """The area under the precision-recall curve of one query; NaN where nothing is relevant.
+    """Return the area under the precision-recall curve of one query; NaN where nothing is relevant.
 
     With m relevant videos at the 1-based ranks r_1 < ... < r_m, and r_1 - 1 etc. seen before them,
 
@@ -48,7 +48,7 @@ def average_precision(
 
 
 def mean_average_precision(precisions: NDArray) -> float:
-    """The mean over the queries for which something is relevant; NaN if there is none."""
+    """Return the mean over the queries for which something is relevant; NaN if there is none."""
     known = precisions[~np.isnan(precisions)]
     return float(known.mean()) if len(known) else float("nan")
 

@@ -53,13 +53,13 @@ class LinearClassifier:
         return x @ self.weights.T + self.bias
 
     def to_bytes(self, **header: object) -> bytes:
-        """One safetensors file, with the names of the classes in its header, and whatever else is given."""
+        """Return one safetensors file, with the names of the classes in its header, and whatever else is given."""
         tensors = {"weights": torch.from_numpy(self.weights), "bias": torch.from_numpy(self.bias)}
         return save_tensors(tensors, "classifier", header | {"classes": self.classes})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`."""
+        """Return the inverse of `to_bytes`."""
         header = json.loads(metadata_of(data)["classifier"])
         tensors = safetensors.numpy.load(data)
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
@@ -96,7 +96,7 @@ def fit_weights(
     *,
     tolerance: float,
 ) -> Fitted:
-    """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
+    """Solve on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
 
     The objectives it reports are not the matrix's but those of the float32 weights themselves, found
     by another pass in float64. Where rounding of the matrix costs more than the tolerance, the
@@ -125,7 +125,7 @@ def fit_weights(
 
 
 def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
-    """The result before any column is solved: those that need no solution have a bias of +-1."""
+    """Return the result before any column is solved: those that need no solution have a bias of +-1."""
     unknown = torch.full_like(side, torch.inf).masked_fill(side != 0, torch.nan)
     return Fitted(
         weights=side.new_zeros(len(side), dim, dtype=torch.float32),
@@ -144,7 +144,7 @@ def _take_over(
     solution: Solution,
     blocks: Callable[[], Iterable[Tensor]],
 ) -> Tensor:
-    """Keeps the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
+    """Keep the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
     beta, first = solution.beta, 0
     weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
     for part in _doubles(blocks, weights):
@@ -171,7 +171,7 @@ def _take_over(
 
 
 def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
-    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next.
+    """Yield the vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next.
 
     A product with few vectors takes as long as reading all weights: a quarter as many as there are columns are
     gathered where a block has fewer.

@@ -50,11 +50,11 @@ class Columns:
         return self.loss == "hinge"
 
     def take(self, columns: Tensor) -> Self:
-        """Some of the columns, by index or mask [J]."""
+        """Return some of the columns, by index or mask [J]."""
         return type(self)(self.signs[:, columns], self.costs[:, columns], self.loss)
 
     def rows(self, rows: slice) -> Self:
-        """All columns over some of the vectors."""
+        """Return all columns over some of the vectors."""
         return type(self)(self.signs[rows], self.costs[rows], self.loss)
 
     def to(self, device: torch.device | str) -> Self:
@@ -86,7 +86,7 @@ class Columns:
         return self._loss(self.signs * decisions)
 
     def dual_terms(self, beta: Tensor) -> Tensor:
-        """The part of the dual that is no norm, [J]: sums over vectors can be added up."""
+        """Return the part of the dual that is no norm, [J]: sums over vectors can be added up."""
         linear = (self.signs * beta).sum(0)
         if self.is_hinge:
             return linear
@@ -110,7 +110,7 @@ class Columns:
 
 
 def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
+    """Return the least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
 
     Args:
         half_norm: |w|^2 / 2 of each column at length 1, [J].
@@ -150,7 +150,7 @@ def one_vs_rest(
     loss: Loss,
     weights: Tensor | None = None,
 ) -> Columns:
-    """The columns of targets [N, K] of 0 and 1 and training [N, F] of booleans: fold by fold, J = F K.
+    """Return the columns of targets [N, K] of 0 and 1 and training [N, F] of booleans: fold by fold, J = F K.
 
     Args:
         c: one for all, or one for each fold, [F].

@@ -76,7 +76,7 @@ class Strip:
 def gram_strip(
     rows: Tensor, others: Iterable[Tensor], centre: Tensor, *, first: int, num_vectors: int
 ) -> Strip:
-    """The products of rows [n, D] with themselves and with all later vectors.
+    """Return the products of rows [n, D] with themselves and with all later vectors.
 
     Args:
         others: blocks [.., D] of the vectors behind the rows, in order.
@@ -119,7 +119,7 @@ class Gram:
 
     @classmethod
     def of_strips(cls, strips: Sequence[Strip], centre: Tensor) -> "Gram":
-        """The matrix of all strips, in order.
+        """Return the matrix of all strips, in order.
 
         Raises:
             ValueError: a product is not finite.
@@ -141,7 +141,7 @@ class Gram:
 
     @classmethod
     def of(cls, x: Tensor) -> "Gram":
-        """The matrix of vectors [N, D] in memory."""
+        """Return the matrix of vectors [N, D] in memory."""
         size, step = strip_rows(x.shape[1]), block_rows(x.shape[1])
         centre = centre_of(x[:step])
         strips = [
@@ -174,7 +174,7 @@ class Gram:
 
 
 def centre_of(x: Tensor) -> Tensor:
-    """A centre near some vectors [n, D]: their mean, float64, without those that are not finite."""
+    """Return a centre near some vectors [n, D]: their mean, float64, without those that are not finite."""
     finite = torch.isfinite(x).all(1)
     return x[finite].sum(0, dtype=torch.float64) / finite.sum().clamp_min(1)
 
@@ -221,7 +221,7 @@ def solve(
     start: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Solution:
-    """All columns on one Gram matrix, each until its relative gap (P - D) / P is within the tolerance.
+    """Return all columns on one Gram matrix, each until its relative gap (P - D) / P is within the tolerance.
 
     Each column needs vectors of both signs. One that is not solved in MAX_ROUNDS steps shows in
     the `gap` of the solution.
@@ -264,7 +264,7 @@ def solve(
 
 
 def _without_bound(gram: Gram, columns: Columns, sigma: float, offset: Tensor) -> Tensor:
-    """A start for the hinge: its first inner problem without the upper bound, a squared hinge."""
+    """Return a start for the hinge: its first inner problem without the upper bound, a squared hinge."""
     costs = (columns.costs > 0).double() * (0.5 / sigma)
     easier = Columns(columns.signs, costs, "squared_hinge")
     return solve(gram, easier, tolerance=1e-2, offset=offset).beta
@@ -282,7 +282,7 @@ def _values(live: _Live, beta: Tensor, decisions: Tensor) -> tuple[Tensor, Tenso
 
 
 def _record(found: Solution, place: Tensor, beta: Tensor, primal: Tensor, dual: Tensor) -> None:
-    """Keeps what has a smaller gap than before."""
+    """Keep what has a smaller gap than before."""
     before = found.primal[place] - found.dual[place]
     better = ~(primal - dual >= before)
     where = place[better]
@@ -291,7 +291,7 @@ def _record(found: Solution, place: Tensor, beta: Tensor, primal: Tensor, dual: 
 
 
 def _step(gram: Gram, live: _Live, sigma: float) -> None:
-    """One Newton step of all live columns."""
+    """Return one Newton step of all live columns."""
     beta = live.columns.dual(live.f, live.anchor, sigma)
     free, curvature = live.columns.free(beta), live.columns.curvature(sigma)
     step = beta.sub_(live.v)
@@ -378,7 +378,7 @@ def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tens
 def _conjugate_gradients(
     gram: Gram, free: Tensor, curvature: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The preconditioner is the inverse of (spread + q) + u u^T / s on the free vectors: the common direction
+    """Return the preconditioner is the inverse of (spread + q) + u u^T / s on the free vectors: the common direction
     has by far the largest eigenvalue. Columns leave as they are done.
 
     Residuals are kept for all vectors, not only the free ones, because K' d = target - r - q d.

@@ -26,7 +26,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
-    """The vectors of some parts, each of length 1, one after the other: pieces [.., D_1 + ... + D_M], each valid until
+    """Yield the vectors of some parts, each of length 1, one after the other: pieces [.., D_1 + ... + D_M], each valid until
     the next.
 
     Args:
@@ -51,7 +51,7 @@ def joined(parts: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
 
 
 def kernel_sum(grams: Sequence[Gram], weights: Sequence[float]) -> Gram:
-    """The Gram matrix of the sum of cosine-normalised kernels, of the precision of the given ones.
+    """Return the Gram matrix of the sum of cosine-normalised kernels, of the precision of the given ones.
 
     The constant 1 that stands for the bias is added once, whatever the number of kernels.
 

@@ -87,7 +87,7 @@ def solve_primal(
     start: Tensor | None = None,
     on_round: Callable[[int, float], None] = lambda number, gap: None,
 ) -> PrimalSolution:
-    """All columns, each until its relative gap (P - D) / P is within the tolerance.
+    """Return all columns, each until its relative gap (P - D) / P is within the tolerance.
 
     Every worker calls it at the same time, and gets the same result. A column that is not solved
     in MAX_ROUNDS steps shows in the `gap` of the solution.
@@ -199,7 +199,7 @@ class _Problem:
         return step + self.data.all_reduce(sums)
 
     def slopes(self, w: Tensor, step: Tensor) -> Tensor:
-        """The slope of what is minimised at w + length * step, for each of LENGTHS, [len(LENGTHS), J']."""
+        """Return the slope of what is minimised at w + length * step, for each of LENGTHS, [len(LENGTHS), J']."""
         sums = w.new_zeros(len(LENGTHS), len(self.live))
         for rows, x, columns in self._shards():
             decisions, change = self._decide(x, torch.cat([w, step])).chunk(2, 1)
@@ -212,7 +212,7 @@ class _Problem:
         return own + self.data.all_reduce(sums)
 
     def move_anchors(self, moved: Tensor) -> None:
-        """Makes what the last `gradient` found the anchors of some columns [J']."""
+        """Make what the last `gradient` found the anchors of some columns [J']."""
         place = self.live[moved].cpu()
         for rows in torch.arange(self.data.num_rows).split(4096):
             self.anchors[rows[:, None], place] = self.asked[rows[:, None], place]
@@ -261,7 +261,7 @@ def _newton(
     found: PrimalSolution,
     on_round: Callable[[int, float], None],
 ) -> Tensor:
-    """Solves the columns of `problem` from w [J', D + 1]; puts them into `found`, and returns the last w of all."""
+    """Solve the columns of `problem` from w [J', D + 1]; puts them into `found`, and returns the last w of all."""
     last, places = w.clone(), torch.arange(len(w), device=w.device)
     for number in range(MAX_ROUNDS):
         sums, losses, terms, moved_by = problem.gradient(w)
@@ -296,7 +296,7 @@ def _keep_better(
 
 
 def _conjugate_gradients(problem: _Problem, w: Tensor, target: Tensor) -> Tensor:
-    """The Newton step [J', D + 1], to a relative residual of FORCING. Columns leave as they are done."""
+    """Return the Newton step [J', D + 1], to a relative residual of FORCING. Columns leave as they are done."""
     every = problem.live
     solved, place = torch.zeros_like(target), torch.arange(len(w), device=w.device)
     step, r, p = torch.zeros_like(target), target, target
