@@ -235,8 +235,8 @@ def _floor(packed: Tensor, num_components: int, variance_floor: float) -> Tensor
     variance = (square - mean.square()).clamp_min(0)
     if not variance.any():
         raise ValueError(
-            f"fit section: expected descriptors that vary, got {int(moments.num_descriptors)} equal ones; "
-            "sample more videos"
+            "fit section: expected descriptors that vary, got "
+            f"{int(moments.num_descriptors)} equal ones; sample more videos"
         )
     return variance_floor * variance.clamp_min(variance.mean())
 
@@ -325,8 +325,8 @@ def fit_gmm_stepwise(  # noqa: PLR0913 - as fit_gmm
     """Fit a mixture by stepwise EM: like `fit_gmm`, but after the start only `batch` reads x.
 
     Step t = 0, 1, .. has the weight eta = (t + 2)^-step_exponent: the statistics per descriptor
-    become (1 - eta) those of the mixture + eta those of the batch. The statistics of the mixture are
-    its exact moments, so that they include a split or a floor.
+    become (1 - eta) those of the mixture + eta those of the batch. The statistics of the mixture
+    are its exact moments, so that they include a split or a floor.
 
     Args:
         batch: step -> this worker's part [m, C] of the descriptors of that step; m may be 0.

@@ -89,7 +89,9 @@ class Assignment(NamedTuple):
         return cls(centre, offsets, offsets.square().sum(1) / -2)
 
     def nearest(self, centred: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the index [n] of the nearest centroid of each x - centre [n, C]; the first of equals.
+        """Return the index [n] of the nearest centroid of each x - centre [n, C].
+
+        Of equally near ones it is the first.
 
         Args:
             out: [n, K], overwritten with the scores.

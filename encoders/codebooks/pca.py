@@ -31,7 +31,7 @@ class Pca:
     scale: Tensor
 
     def transform(self, x: Tensor) -> Tensor:
-        """Return (x - mean) components^T scale [n, P] of x [n, C], in its dtype and on its device."""
+        """Return (x - mean) components^T scale [n, P] of x [n, C], in its dtype, on its device."""
         return ((x - self.mean.to(x)) @ self.components.to(x).T) * self.scale.to(x)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -134,5 +134,5 @@ def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
 
 
 def from_first_worker(sample: FitSample, tensor: Tensor) -> Tensor:
-    """Return worker 0's `tensor` on every worker: libraries of other machines may round differently."""
+    """Return worker 0's `tensor` on every worker, as libraries elsewhere may round differently."""
     return sample.all_reduce(tensor if sample.rank == 0 else torch.zeros_like(tensor))

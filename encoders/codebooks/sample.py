@@ -69,7 +69,7 @@ class FitSample:
         return self.all_reduce(gathered)
 
     def batches(self, size: int) -> tuple[int, Callable[[int], Tensor]]:
-        """Return the steps of a pass over the descriptors of all workers, and a function of the step.
+        """Return the steps of a pass over all workers' descriptors, and a function of the step.
 
         The function returns this worker's part [m, C] of a step's batch, in float32. The batches of
         a pass have at most `size` descriptors, and each descriptor is in one of them, those of a
