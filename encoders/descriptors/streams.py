@@ -180,8 +180,8 @@ def streams_of(
                 name += "_global"
             if name in streams:
                 raise ValueError(
-                    "describe.streams: expected names of streams that differ in letters and digits, got "
-                    f"{name} of {streams[name].node!r} and {node!r}; leave one of them out, or to "
+                    "describe.streams: expected names of streams that differ in letters and digits, "
+                    f"got {name} of {streams[name].node!r} and {node!r}; leave one of them out, or to "
                     "another run"
                 )
             kind = "global" if is_global else _KIND_OF.get(entry, entry)
