@@ -62,6 +62,11 @@ class EncoderSettings(Record):
         return 0
 
     @property
+    def pca_whiten(self) -> bool:
+        """True if the PCA scales each component to variance 1."""
+        return False
+
+    @property
     def position_weight(self) -> float:
         """Weight of the position that is appended to a descriptor."""
         return 0.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
-from encoders.settings import PcaSettings
+from encoders.settings import EncoderSettings
 
 MAX_ROWS = 65536
 """Most descriptors of a sample that the PCA of a codebook is estimated from."""
@@ -120,7 +120,7 @@ def add_gram(sums: Tensor, x: Tensor) -> None:
         sums[rows, start:] += x[:, rows].T @ x[:, start:]
 
 
-def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
+def fit_sample_pca(sample: FitSample, settings: EncoderSettings) -> Pca | None:
     """Fit the float32 PCA of a sample's descriptors, on worker 0; None for 0 components."""
     if not settings.pca_components:
         return None

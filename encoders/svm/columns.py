@@ -110,7 +110,7 @@ class Columns:
 
 
 def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
+    """Return the least primal over the lengths of `scaled_losses` [S, J], and its factor, [J].
 
     Args:
         half_norm: |w|^2 / 2 of each column at length 1, [J].

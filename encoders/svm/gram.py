@@ -141,8 +141,8 @@ class Gram:
         if not torch.isfinite(centred.diagonal()).all():
             rows = (~torch.isfinite(centred.diagonal())).nonzero().flatten()
             raise ValueError(
-                f"SVM: expected finite vectors, got NaN or infinity in {len(rows)} of {num_vectors}, "
-                f"the first in row {int(rows[0])}; encode these videos again"
+                f"SVM: expected finite vectors, got NaN or infinity in {len(rows)} of "
+                f"{num_vectors}, the first in row {int(rows[0])}; encode these videos again"
             )
         square = 1 + float(centre.double().square().sum())
         return cls(centred, torch.cat([strip.cross for strip in strips]), square)
@@ -274,7 +274,7 @@ def solve(
 
 
 def _without_bound(gram: Gram, columns: Columns, sigma: float, offset: Tensor) -> Tensor:
-    """Return a start for the hinge: its first inner problem without the upper bound, a squared hinge."""
+    """Return a start for the hinge: its first inner problem without the upper bound."""
     costs = (columns.costs > 0).double() * (0.5 / sigma)
     easier = Columns(columns.signs, costs, "squared_hinge")
     return solve(gram, easier, tolerance=1e-2, offset=offset).beta
@@ -369,7 +369,7 @@ def _newton(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> tupl
 
 
 def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tensor:
-    """Solve by Cholesky's method, one system per column, padded with rows of the identity matrix."""
+    """Solve by Cholesky's method, one system per column, padded with identity rows."""
     most = max(1, int(free.sum(0).max()))
     rows = free.to(torch.uint8).argsort(dim=0, descending=True, stable=True)[:most]
     used = free.gather(0, rows).T
