@@ -1,8 +1,8 @@
 """Fisher information of the FV-VAE: estimated by sums, applied by whitening (DQ Eq. 12).
 
-Letters: n descriptors, C channels, L latents. A gradient G is [C, L + 1] (see `encoders.fv_vae.encoder`).
-The statistics are packed float64 tensors that add, so that workers can sum them with one
-all-reduce; the constructors `from_statistics` take the total.
+Letters: n descriptors, C channels, L latents. A gradient G is [C, L + 1] (see
+`encoders.fv_vae.encoder`). The statistics are packed float64 tensors that add, so that workers can
+sum them with one all-reduce; the constructors `from_statistics` take the total.
 """
 
 from collections.abc import Callable, Iterable

@@ -29,8 +29,9 @@ class FvVaeNet(nn.Module):
 
     Inside, descriptors are multiplied by `scale`, so that their root mean square is 1: the weights,
     and with them the size of a good step, then do not depend on how descriptors are normalised.
-    (The released network's 158 does the same: the root of the 7 x 7 x 512 values of a unit map.) The
-    losses are those of the descriptors as given; `FvVae.from_net` folds the scale into the weights.
+    (The released network's 158 does the same: the root of the 7 x 7 x 512 values of a unit map.)
+    The losses are those of the descriptors as given; `FvVae.from_net` folds the scale into the
+    weights.
     """
 
     # Buffers, which nn.Module finds by name.
