@@ -180,9 +180,9 @@ def streams_of(
                 name += "_global"
             if name in streams:
                 raise ValueError(
-                    "describe.streams: expected names of streams that differ in letters and digits, "
-                    f"got {name} of {streams[name].node!r} and {node!r}; leave one of them out, or to "
-                    "another run"
+                    "describe.streams: expected names of streams that differ in letters and "
+                    f"digits, got {name} of {streams[name].node!r} and {node!r}; leave one of them "
+                    "out, or to another run"
                 )
             kind = "global" if is_global else _KIND_OF.get(entry, entry)
             input_channels = channels
