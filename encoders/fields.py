@@ -1,7 +1,8 @@
-"""Fields of settings: each says in one place its type, its bounds, its unit, what it means, and what depends on it.
+"""Fields of settings: type, bounds, unit, meaning and what depends on a field, all in one place.
 
-A field is written `name: Annotated[type, rule, ...] = setting(default, "What it means.")`. Nothing here needs more than
-Python: `pipelines.settings.text` hands the rules to pydantic, and `pipelines.settings.page` writes them down.
+A field is written `name: Annotated[type, rule, ...] = setting(default, "Its meaning.")`. Nothing
+here needs more than Python: `pipelines.settings.text` hands the rules to pydantic, and
+`pipelines.settings.page` writes them down.
 """
 
 import dataclasses
@@ -14,14 +15,14 @@ T = TypeVar("T")
 
 
 class Changes(StrEnum):
-    """What depends on a field, in the words of docs/settings.md."""
+    """Effects of a field on the results of a run, in the words of docs/settings.md."""
 
     RESULTS = "yes"
     """Values are part of the digests that name folders."""
     VECTORS = "yes, but no codebook"
-    """As RESULTS, but codebooks are fitted for all values at once."""
+    """Like RESULTS, but codebooks are fitted for all values at once."""
     CONTENT = "yes, by what it names"
-    """What the value names is part of digests, not its name."""
+    """The content that the value names is part of digests, the name is not."""
     WHICH = "which there are"
     """More or fewer results, each of which is the same."""
     NOTHING = "no"
@@ -29,30 +30,30 @@ class Changes(StrEnum):
 
 
 def setting(default: T, description: str, changes: Changes = Changes.RESULTS) -> T:
-    """A field of a settings record; read it back with `changes_of` and `description_of`."""
+    """Return a field of a settings record; `changes_of` and `description_of` read it back."""
     return dataclasses.field(
         default=default, metadata={"description": description, "changes": changes}
     )
 
 
 def changes_of(field: dataclasses.Field) -> Changes:
-    """What depends on a field."""
+    """Return the effect of a field on the results of a run."""
     return field.metadata["changes"]
 
 
 def description_of(field: dataclasses.Field) -> str:
-    """What a field means."""
+    """Return the meaning of a field."""
     return field.metadata["description"]
 
 
 def digested(record: Any, *others: Changes) -> dict[str, Any] | None:
-    """The fields of a record that its digest is made of: `RESULTS`, and those of the others named.
+    """Return the fields of a record that go into its digest: `RESULTS` and the kinds in `others`.
 
-    Records without a field give None: so were encoders without settings digested always.
+    A record without fields gives None: so do the digests of all runs made up to now have it.
     """
-    wanted = (Changes.RESULTS, *others)
+    kinds = (Changes.RESULTS, *others)
     fields = dataclasses.fields(record)
-    return {f.name: getattr(record, f.name) for f in fields if changes_of(f) in wanted} or None
+    return {f.name: getattr(record, f.name) for f in fields if changes_of(f) in kinds} or None
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition that a value must meet, in words.
+    """A condition that a value must meet, with its words for messages.
 
     Attributes:
-        is_technical: a bound of what anything can hold, which docs/settings.md says once for all fields.
+        is_technical: a bound that comes from data types; docs/settings.md says it once for all
+            fields.
     """
 
     words: str
@@ -75,7 +77,7 @@ class Rule:
     is_technical: bool = False
 
     def check(self, value: T) -> T:
-        """Return the value.
+        """Return the value if the condition holds.
 
         Raises:
             ValueError: the condition does not hold.
@@ -91,22 +93,22 @@ class Rule:
 
 
 def at_least(least: float) -> Rule:
-    """A number that is not below `least`."""
+    """Return a number that is not below `least`."""
     return Rule(f"at least {least}", lambda value: value >= least)
 
 
 def at_most(most: float, *, is_technical: bool = False) -> Rule:
-    """A number that is not above `most`."""
+    """Return a number that is not above `most`."""
     return Rule(f"at most {most}", lambda value: value <= most, is_technical)
 
 
 def more_than(bound: float) -> Rule:
-    """A number above a bound."""
+    """Return a number above a bound."""
     return Rule(f"more than {bound}", lambda value: value > bound)
 
 
 def between(least: float, most: float) -> Rule:
-    """A number in a closed interval."""
+    """Return a number in a closed interval."""
     return Rule(f"{least} to {most}", lambda value: least <= value <= most)
 
 
@@ -114,13 +116,13 @@ EACH_ONCE = Rule("each once", lambda values: len(set(values)) == len(values))
 ONE_OR_MORE = Rule("one or more, each once", lambda values: 0 < len(values) == len(set(values)))
 
 LARGEST_COUNT = 2**31 - 1
-"""Of whole numbers, as columns of tables and libraries hold them."""
+"""Largest whole number that columns of tables and libraries can hold."""
 
 LARGEST_S = 10**9
-"""Of seconds, as timers take them."""
+"""Largest number of seconds that timers accept."""
 
 LARGEST_BYTES = 2**50
-"""Of memory."""
+"""Largest amount of memory that a setting may name."""
 
 COUNTABLE = at_most(LARGEST_COUNT, is_technical=True)
 TIMED = at_most(LARGEST_S, is_technical=True)
@@ -136,9 +138,16 @@ NotNegative = Annotated[float, at_least(0)]
 
 
 def require(condition: bool, where: str, expected: str, got: object) -> None:
-    """Raise ValueError with where, what was expected and what was got, unless `condition` holds.
+    """Raise an error unless a condition on several fields together holds.
 
-    For what several fields together must be; where is the field that a user would change.
+    Args:
+        condition: the condition.
+        where: the field that a user would change.
+        expected: the values that are allowed, in words.
+        got: the value that was given.
+
+    Raises:
+        ValueError: the condition does not hold.
     """
     if not condition:
         raise ValueError(f"{where}: expected {expected}, got {got!r}")
@@ -146,7 +155,7 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Settings whose fields say themselves what they may be."""
+    """Settings whose fields carry their own rules."""
 
-    # What pydantic reads: numbers are finite.
+    # pydantic reads this: numbers must be finite.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"allow_inf_nan": False}

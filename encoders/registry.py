@@ -1,4 +1,4 @@
-"""Name -> encoder class. A new encoder is one file and one line here.
+"""The registry of encoders: name -> class. A new encoder is one file and one line here.
 
 No torch until a class is asked for: names are checked with the settings.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Registry(MutableMapping[str, "type[Encoder]"]):
-    """{name: class}; a class given as "module.Class" is imported when it is asked for."""
+    """Mapping of names to classes; a class given as "module.Class" is imported on first use."""
 
     def __init__(self, classes: dict[str, str]) -> None:
         self._classes: dict[str, str | type[Encoder]] = dict(classes)
@@ -61,10 +61,10 @@ ENCODERS = Registry(
 def fit_encoder(
     name: str, sample: FitSample, settings: EncoderSettings, normalisation: str
 ) -> Encoder:
-    """The named encoder fitted as its settings want it, with places and levels where they say so.
+    """Fit the named encoder with its settings, on positions and pyramid levels if they say so.
 
     Raises:
-        ValueError: what `Encoder.fit` raises.
+        ValueError: see `Encoder.fit`.
     """
     kind = ENCODERS[name]
     if settings.is_spatial:
@@ -75,7 +75,7 @@ def fit_encoder(
 
 
 def encoder_from_bytes(data: bytes) -> Encoder:
-    """The encoder that `Encoder.to_bytes` wrote.
+    """Load the encoder that `Encoder.to_bytes` wrote.
 
     Raises:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
@@ -92,8 +92,8 @@ def encoder_from_bytes(data: bytes) -> Encoder:
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
-    tensors, saved = safetensors.torch.load(data), header["settings"]
+    tensors, settings = safetensors.torch.load(data), header["settings"]
     if name == Spatial.name:
         # The registry imports Spatial, which therefore cannot look its parts up there.
-        return Spatial.build(tensors, saved, ENCODERS[saved["kind"]])
-    return ENCODERS[name].build(tensors, saved)
+        return Spatial.build(tensors, settings, ENCODERS[settings["kind"]])
+    return ENCODERS[name].build(tensors, settings)

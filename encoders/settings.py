@@ -1,7 +1,7 @@
-"""Settings of the encoders that are fitted, of the compression of vectors, and of training end to end. No torch here: a
-wrong value must show at once.
+"""Settings of the encoders, of the compression of vectors, and of training end to end.
 
-The section of the run's configuration has the registry name of the encoder.
+No torch here: a wrong value must show at once. The section of the run's configuration has
+the registry name of the encoder.
 """
 
 import math
@@ -25,13 +25,13 @@ from encoders.fields import (
 )
 
 MIN_STEPS = 100
-"""Least steps of an FV-VAE's training where num_steps is 0: before them it has learnt little, whatever the sample."""
+"""Least steps of an FV-VAE's training where num_steps is 0: with fewer it learns little."""
 
 EVALUATE_EVERY = 25
 """Steps of an FV-VAE's training between two evaluations of held-out frames."""
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
-"""The normalisations, of `encoders.encodings.normalise.NORMALISATIONS`, that give vectors of length 1."""
+"""Those of `encoders.encodings.normalise.NORMALISATIONS` that give vectors of length 1."""
 
 Side = Annotated[int, at_least(1), COUNTABLE]
 """Cells along a side of a level of the spatial pyramid."""
@@ -39,52 +39,57 @@ Side = Annotated[int, at_least(1), COUNTABLE]
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings(Record):
-    """What the pipelines ask of any encoder's settings; these are those of an encoder that has none."""
+    """Base of every encoder's settings, and the settings of an encoder that has none."""
 
     size: ClassVar[str] = ""
-    """The field that says how many words, components or latents are fitted; "" where none are."""
+    """Name of the field with the number of words, components or latents; "" if none are fitted."""
 
-    # Properties, not fields: a subclass makes fields of those that it has.
+    # Properties, not fields: a subclass overrides those that it has by fields.
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Sides of the pyramid's levels whose cells count; () is all."""
+        """Sides of the pyramid's levels whose cells are used; () is all."""
         return ()
 
     @property
     def per_level(self) -> bool:
-        """Whether each level has a codebook of its own."""
+        """True if each level has its own codebook."""
         return False
 
     @property
     def pca_components(self) -> int:
-        """Values of a descriptor after the PCA; 0 without one."""
+        """Values of a descriptor after the PCA; 0 without a PCA."""
         return 0
 
     @property
+    def pca_whiten(self) -> bool:
+        """True if the PCA scales each component to variance 1."""
+        return False
+
+    @property
     def position_weight(self) -> float:
-        """Weight of the place that is appended to a descriptor."""
+        """Weight of the position that is appended to a descriptor."""
         return 0.0
 
     @property
     def is_spatial(self) -> bool:
-        """Whether places or levels of the pyramid play a part (`encoders.encodings.spatial`)."""
+        """True if positions or pyramid levels are used (`encoders.encodings.spatial`)."""
         return self.position_weight > 0 or self.per_level or bool(self.levels)
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the codebook depends on labels, and so must be fitted without the test fold."""
+        """True if the codebook depends on labels, and so must be fitted without the test fold."""
         return False
 
     @property
     def holds_out(self) -> bool:
-        """Whether fitting holds whole groups of videos out."""
+        """True if fitting holds out whole groups of videos."""
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class PcaSettings(EncoderSettings):
-    """What happens to descriptors before a codebook sees them (FK 4.3: PCA to 128)."""
+    """PCA of descriptors before the codebook (FK 4.3: PCA to 128)."""
 
     pca_components: CountOrZero = setting(
         0, "Values of a descriptor after the PCA; 0 keeps the descriptors as they are."
@@ -102,7 +107,8 @@ class PcaSettings(EncoderSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidSettings(EncoderSettings):
-    """Which descriptors of a spatial pyramid count, and with which others they are summed (`encoders.encodings.spatial`)."""
+    """Levels of the spatial pyramid that are used, and that are summed together
+    (`encoders.encodings.spatial`)."""
 
     levels: Annotated[tuple[Side, ...], EACH_ONCE] = setting(
         (),
@@ -116,12 +122,12 @@ class PyramidSettings(EncoderSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AveSettings(PyramidSettings):
-    """The mean descriptor, for which nothing is fitted."""
+    """The mean descriptor; nothing is fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialSettings(PcaSettings, PyramidSettings):
-    """How a codebook uses where on the frame a descriptor is from (`encoders.encodings.spatial`)."""
+    """Use of a descriptor's position on the frame by a codebook (`encoders.encodings.spatial`)."""
 
     position_weight: NotNegative = setting(
         0.0,
@@ -132,7 +138,8 @@ class SpatialSettings(PcaSettings, PyramidSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class VladSettings(SpatialSettings):
-    """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100, intra-normalisation)."""
+    """k-means codebook (DQ: 256 centroids, signed square root; VU 2.3.3: 100 centroids,
+    intra-normalisation)."""
 
     size: ClassVar[str] = "num_centroids"
     num_centroids: Count = setting(256, "Centroids of k-means.")
@@ -179,7 +186,7 @@ class BilinearSettings(SpatialSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressSettings(Record):
-    """What finished vectors become before a classifier or a search (DQ 5.4, VU 2.3.3)."""
+    """Compression of finished vectors before a classifier or a search (DQ 5.4, VU 2.3.3)."""
 
     kind: Literal["none", "pca", "random_maclaurin"] = setting("none", "The map.")
     num_features: Count = setting(
@@ -264,7 +271,7 @@ class FvVaeSettings(SpatialSettings):
         return self.early_stopping_steps > 0
 
     def steps_for(self, num_frames: int) -> int:
-        """Training steps on a sample of so many frames.
+        """Return the number of training steps on a sample of `num_frames` frames.
 
         Twice through it, as DQ 5.1's 5,000 batches of 128 go 2.7 times through UCF101's frames.
         """
@@ -273,8 +280,8 @@ class FvVaeSettings(SpatialSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(Record):
-    """Training of an FV-VAE through the backbone, end to end (METHODS 3.1); fv_vae has the rest. `jobs.finetune`
-    alone reads it."""
+    """Training of an FV-VAE through the backbone, end to end (METHODS 3.1); fv_vae has the rest.
+    Only `jobs.finetune` reads it."""
 
     trainable_from: str = setting(
         "",
@@ -308,5 +315,6 @@ FV_VAE_PRESETS = {
         batch_frames=32,
     ),
 }
-"""The two published settings, and one for small corpora, which needs no labels; its steps grow with the sample. DQ does not
-print its lambda3: 1,000 is the released network's, and what `jobs.sweep` picks (docs/encoders.md)."""
+"""The two published settings, and one for small corpora, which needs no labels; its steps grow
+with the sample. DQ does not print its lambda3: 1,000 is that of the released network, and the one
+that `jobs.sweep` picks (docs/encoders.md)."""

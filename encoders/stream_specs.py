@@ -1,4 +1,4 @@
-"""What an entry of describe.streams says: a kind, the frames it reads, its nodes and its scaling.
+"""Entries of describe.streams: a kind, the frames it reads, its nodes and its scaling.
 
 No torch here: settings are checked before anything heavy is loaded.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 from encoders.fields import EACH_ONCE, Record, Rule, Unit, between, require, setting
 
 Scaling = Literal["per_position", "whole_map", "relative"]
-"""What maps are divided by before the spatial pyramid, see `encoders.descriptors.streams.scale`."""
+"""Divisor of maps before the spatial pyramid, see `encoders.descriptors.streams.scale`."""
 
 MOST_FRAMES = 64
 """Most frames of a window: as many as a segment has sampled ones."""
@@ -22,14 +22,14 @@ LEAST_FLOW_PX = 12
 """Shortest side of the pictures that dense inverse search takes."""
 
 FLOW_BOUND_PX = 40.0
-"""Where flow is cut off to both sides unless a stream says otherwise (VU 3.3.4)."""
+"""Largest displacement in either direction, unless a stream sets another (VU 3.3.4)."""
 
 
 INPUT = "input"
 """The node of the normalised picture itself."""
 
 STAGES = "stages"
-"""Stands for the last nodes before each loss of resolution (`encoders.backbones.stages`)."""
+"""Placeholder of the last nodes before each loss of resolution (`encoders.backbones.stages`)."""
 
 
 VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
@@ -42,8 +42,8 @@ class Window:
 
     Attributes:
         num_frames: 1 is the sampled frame alone.
-        gap, gap_s: between neighbours of the window, in source frames or in seconds. Where both are 0,
-            the neighbours are sampled frames that follow each other.
+        gap, gap_s: distance between neighbours of the window, in source frames or in seconds. If
+            both are 0, the neighbours are consecutive sampled frames.
     """
 
     num_frames: int = 1
@@ -52,12 +52,12 @@ class Window:
 
     @property
     def num_read(self) -> int:
-        """Maps that a stream reads for one sampled frame: of flow that of the stack, else one of each frame."""
+        """Number of maps that a stream reads for one sampled frame: one for each frame."""
         return self.num_frames
 
     @property
     def is_sampled(self) -> bool:
-        """Whether it holds sampled frames alone."""
+        """True if the window has sampled frames only."""
         return not (self.gap or self.gap_s)
 
     @property
@@ -73,7 +73,7 @@ FRAME = Window()
 
 @dataclass(frozen=True, kw_only=True)
 class FlowWindow(Window):
-    """The frames that optical flow leads through: from each to the next one, `num_frames` - 1 flows in all.
+    """The frames of a stack of optical flow: `num_frames` - 1 flows, from each frame to the next.
 
     Attributes:
         method: dis or tvl1 (`pipelines.video.flow`).
@@ -85,16 +85,17 @@ class FlowWindow(Window):
 
     @property
     def num_read(self) -> int:
+        """Number of maps that a stream reads for one sampled frame: that of the stack."""
         return 1
 
     @property
     def num_channels(self) -> int:
-        """Of the stacked flows: u and v of each."""
+        """Channels of the stacked flows: u and v of each."""
         return 2 * (self.num_frames - 1)
 
 
 def _is_whole(value: float) -> bool:
-    """Whether a number is whole but for rounding."""
+    """Return True if a number is whole up to rounding."""
     return abs(value - round(value)) < 1e-6
 
 
@@ -119,14 +120,14 @@ class StreamSpec(Record):
 
     @property
     def suffix(self) -> str:
-        """What follows the kind in a stream's name: all that was given, so that entries have names of their own."""
+        """The end of a stream's name, behind its kind: all given fields, so that names differ."""
         return "".join(f"_{part}" for part in (self.frames_name, self.scaling) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceSpec(StreamSpec):
-    """The change between two frames (VU 5.3.1): neighbouring sampled ones, or `gap` source frames or `gap_s`
-    seconds apart."""
+    """The change between two frames (VU 5.3.1): neighbouring sampled ones, or `gap` source frames
+    or `gap_s` seconds apart."""
 
     gap: Annotated[int, Rule("1 to 10000 source frames", lambda gap: 0 <= gap <= 10_000)] = setting(
         0, "Source frames between the two; 0: gap_s, or neighbouring sampled frames."
@@ -152,7 +153,8 @@ class DifferenceSpec(StreamSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class RankSpec(DifferenceSpec):
-    """The difference of two frames generalised to `frames` of them (VU 5.3.1): approximate rank pooling."""
+    """Approximate rank pooling: the difference of two frames generalised to `frames` of them
+    (VU 5.3.1)."""
 
     frames: Annotated[int, between(2, MOST_FRAMES), Unit("frames")] = setting(
         5, "Frames of the window."
@@ -169,7 +171,8 @@ class RankSpec(DifferenceSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSpec(DifferenceSpec):
-    """Optical flow as a picture for the network (VU 3.3.4), or `stack` flows that follow each other (VU 5.4.2).
+    """Optical flow as a picture for the network (VU 3.3.4), or `stack` consecutive flows
+    (VU 5.4.2).
 
     Without a gap it is between neighbouring source frames.
     """
@@ -226,17 +229,20 @@ _KIND = re.compile(
 
 
 def kind_of(stream: str) -> str:
-    """The kind in a stream's name, such as rank of features_12_rank_gap1x5; "" where there is none."""
+    """Return the kind in a stream's name, as rank in features_12_rank_gap1x5; "" if it has none."""
     name = re.sub(f"_({'|'.join(get_args(Scaling))})$", "", stream)
-    found = _KIND.search(name)
-    return found[1] if found else ""
+    match = _KIND.search(name)
+    return match[1] if match else ""
 
 
 def is_difference(stream: str) -> bool:
-    """Whether a stream shows motion, as optical flow does."""
+    """Return True if a stream shows motion, as optical flow does."""
     return kind_of(stream) in MOTION
 
 
 def is_local(stream: str) -> bool:
-    """Whether a stream is of local descriptors. Only such streams are fused, unless a group of results names others."""
+    """Return True if a stream is of local descriptors.
+
+    Only such streams are fused, unless a group of results names others.
+    """
     return kind_of(stream) == "appearance" or is_difference(stream)

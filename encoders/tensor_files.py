@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def save_tensors(tensors: dict[str, Tensor], entry: str, header: dict[str, object]) -> bytes:
-    """One file with `header` as the JSON of one metadata entry: equal contents give equal bytes.
+    """Return a safetensors file whose one metadata entry is `header` as JSON.
 
-    Metadata has one entry because safetensors writes several in any order.
+    Equal contents give equal bytes: more metadata entries would be written in any order.
     """
-    own = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
     # safetensors stores no tensor-free file.
     return safetensors.torch.save(
-        own or {"_": torch.zeros(1)}, metadata={entry: json.dumps(header, sort_keys=True)}
+        contiguous or {"_": torch.zeros(1)}, metadata={entry: json.dumps(header, sort_keys=True)}
     )
 
 
 def metadata_of(data: bytes) -> dict[str, str]:
-    """{entry: JSON} of a safetensors file; empty where it has none."""
+    """Return the metadata {entry: JSON} of a safetensors file; empty if it has none."""
     size = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + size]).get("__metadata__", {})

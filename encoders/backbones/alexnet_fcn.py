@@ -1,4 +1,4 @@
-"""AlexNet whose fully connected layers are convolutions, for images of any size (FK 2.2; METHODS 5)."""
+"""AlexNet whose fully connected layers are convolutions, for images of any size (FK 2.2)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ class AlexNetFcn(nn.Module):
     """Frames [f, 3, h, w], sides of 227 or more, to class scores [f, 1000, h', w'].
 
     The layers and the names are those of torchvision's AlexNet, with two differences: the first
-    convolution has no padding, as in the Caffe network whose sides FK Table 1 gives, and FC6, FC7 and
-    FC8 are convolutions of 6 x 6 and 1 x 1.
+    convolution has no padding, as in the Caffe network whose sides FK Table 1 gives, and FC6, FC7
+    and FC8 are convolutions of 6 x 6 and 1 x 1.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class AlexNetFcnFamily(Torchvision):
         return super().download("alexnet", weights)
 
     def fitting(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fully connected weights [out, C h w] as kernels [out, C, h, w]; kernels stay."""
+        """Return fully connected weights [out, C h w] as kernels [out, C, h, w]; kernels stay."""
         sides = {"classifier.1.weight": 6, "classifier.4.weight": 1, "classifier.6.weight": 1}
         return {
             key: value.unflatten(1, (-1, sides[key], sides[key]))

@@ -1,4 +1,4 @@
-"""The papers' names of layers -> nodes. Layers are taken after their ReLU, and after their pooling.
+"""The papers' names of layers -> nodes. Layers are taken after their ReLU and their pooling.
 
 VU Table 2.1 lists a conv2_3 of VGG-16, which that network does not have (its second block has two
 convolutions); torchvision's GoogLeNet has no local response normalisation, so `pool1-norm1` and
@@ -7,20 +7,23 @@ convolutions); torchvision's GoogLeNet has no local response normalisation, so `
 
 
 def _vgg(network: str, convolutions: tuple[int, ...]) -> dict[tuple[str, str], str]:
-    """conv1_1 .. conv5_4, pool1 .. pool5, fc6 and fc7 of a VGG: two modules a convolution, one a pool."""
-    names, place = {}, 0
+    """Return the nodes of conv1_1 .. conv5_4, pool1 .. pool5, fc6 and fc7 of a VGG.
+
+    A convolution has two modules, a pooling one.
+    """
+    names, module = {}, 0
     for block, count in enumerate(convolutions, start=1):
         for layer in range(1, count + 1):
-            names[network, f"conv{block}_{layer}"] = f"features.{place + 1}"
-            place += 2
-        names[network, f"pool{block}"] = f"features.{place}"
-        place += 1
+            names[network, f"conv{block}_{layer}"] = f"features.{module + 1}"
+            module += 2
+        names[network, f"pool{block}"] = f"features.{module}"
+        module += 1
     return names | {(network, "fc6"): "classifier.1", (network, "fc7"): "classifier.4"}
 
 
 def _alexnet(network: str) -> dict[tuple[str, str], str]:
-    places = {"conv1": 1, "pool1": 2, "conv2": 4, "pool2": 5, "conv3": 7, "conv4": 9, "conv5": 11}
-    names = {(network, name): f"features.{place}" for name, place in places.items()}
+    modules = {"conv1": 1, "pool1": 2, "conv2": 4, "pool2": 5, "conv3": 7, "conv4": 9, "conv5": 11}
+    names = {(network, name): f"features.{module}" for name, module in modules.items()}
     return names | {
         (network, "pool5"): "features.12",
         (network, "fc6"): "classifier.2",

@@ -1,4 +1,4 @@
-"""What every source of networks (torchvision, timm, our own) must offer, and how outputs become maps.
+"""Interface of a source of networks (torchvision, timm, our own), and outputs as maps.
 
 Letters: f frames, C channels, h and w the map's height and width, N tokens of a transformer.
 """
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had or do not fit; the message is meant for the user as it stands."""
+    """Weights that are not available or do not fit; the message is for the user as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a network arranges its outputs.
+    """Arrangement of a network's outputs.
 
     Attributes:
         num_prefix_tokens: class and register tokens, which stand before the patch tokens.
-        may_be_channels_last: some 4-D outputs are [f, h, w, C]; told by their two equal sides.
+        may_be_channels_last: some 4-D outputs are [f, h, w, C]; two equal sides show it.
     """
 
     num_prefix_tokens: int = 0
     may_be_channels_last: bool = False
 
     def as_maps(self, output: Tensor) -> Tensor:
-        """Float32 (float64 stays) maps [f, C, h, w] of a node's output; its values are not changed.
+        """Return float32 (float64 stays) maps [f, C, h, w] with the values of a node's output.
 
         [f, C, h, w] stays, [f, h, w, C] is turned, a vector [f, C] is a map of one position, and
         tokens [f, N, C] are a square map of the patches, without the class and register tokens.
@@ -58,7 +58,8 @@ class Layout:
         return output.permute(0, 3, 1, 2) if first == middle else output
 
     def _patches(self, tokens: Tensor) -> Tensor:
-        # Before a network adds its class token, as after its patch embedding, there is none to drop.
+        # Before a network adds its class token, as after its patch embedding, there is none to
+        # drop.
         for num_prefix in (self.num_prefix_tokens, 0):
             patches = tokens[:, num_prefix:]
             side = math.isqrt(patches.shape[1])
@@ -72,7 +73,7 @@ class Family(ABC):
 
     @abstractmethod
     def model(self, network: str, device: str) -> nn.Module:
-        """The network in evaluation mode; on "meta" nothing is allocated or initialised.
+        """Return the network in evaluation mode; on "meta" nothing is allocated or initialised.
 
         Elsewhere torch's global generator gives its weights.
 
@@ -82,27 +83,27 @@ class Family(ABC):
 
     @abstractmethod
     def loadable(self, network: str) -> nn.Module:
-        """The network, ready for `load_state_dict(assign=True)`; complete after it."""
+        """Return the network, ready for `load_state_dict(assign=True)`; complete after it."""
 
     @abstractmethod
     def nodes(self, network: str) -> list[str]:
-        """Every name that `cut` takes, in the order of computation, modules by any prefix."""
+        """Return all names for `cut`, in the order of computation; prefixes name modules too."""
 
     @abstractmethod
     def cut(self, model: nn.Module, nodes: tuple[str, ...]) -> nn.Module:
-        """A module: frames [f, 3, h, w] to {node: output}; runs nothing behind the deepest node."""
+        """Return a module from frames [f, 3, h, w] to {node: output}, up to the deepest node."""
 
     @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
-        """How the network arranges its outputs."""
+        """Return the arrangement of the network's outputs."""
 
     @abstractmethod
     def preprocessing(self, network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of RGB in 0..1 that belong to the network's weights."""
+        """Return mean and standard deviation of RGB in 0..1 that belong to the weights."""
 
     @abstractmethod
     def published(self, network: str, weights: str) -> str:
-        """What identifies published weights; nothing is downloaded.
+        """Return the identity of published weights; nothing is downloaded.
 
         Raises:
             WeightsError: the network has no weights of that name.
@@ -110,22 +111,22 @@ class Family(ABC):
 
     @abstractmethod
     def download(self, network: str, weights: str) -> dict[str, Tensor]:
-        """Published weights, downloaded or from the library's cache.
+        """Return published weights, downloaded or from the library's cache.
 
         Raises:
             WeightsError: no such weights, or they cannot be downloaded.
         """
 
     def fitting(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in the shapes of this family's network, where a source has others."""
+        """Return a state dict in the shapes of this family's network."""
         return state
 
 
 def kept(output: object) -> object:
-    """A copy of a node's output: what runs behind it may work in place, as most ReLUs do."""
+    """Return a copy of a node's output: later layers may work in place, as most ReLUs do."""
     return output.clone() if isinstance(output, Tensor) else output
 
 
 def near(name: str, known: list[str]) -> str:
-    """Up to eight names like `name`, for an error message."""
+    """Return up to eight names like `name`, for an error message."""
     return ", ".join(difflib.get_close_matches(name, known, n=8, cutoff=0.3) or known[:8])

@@ -1,4 +1,4 @@
-"""Networks by name: which nodes give the descriptors, and the preprocessing that belongs to the weights.
+"""Networks by name, cut at the nodes of the descriptors, with the preprocessing of their weights.
 
 `vgg19` is torchvision's, `timm:vit_small_patch16_224` is timm's (the extra `timm`), and
 `alexnet_fcn` is our own. Any node of a network can be named, and the papers' names of
@@ -29,7 +29,7 @@ FAMILIES: dict[str, Family] = {
     "": Torchvision(),
     "timm": Timm(),
 }
-"""What stands before the colon of a network's name -> where it comes from."""
+"""Families by the prefix before the colon of a network's name."""
 
 OWN: dict[str, Family] = {
     "alexnet_fcn": AlexNetFcnFamily(),
@@ -44,7 +44,7 @@ class Backbone:
     Attributes:
         network: frames [f, 3, h, w], normalised, to {the family's node: output}.
         nodes: {requested name: the family's node, or `input`}.
-        layout: how outputs become maps.
+        layout: arrangement of the outputs.
         mean, std: the preprocessing that goes with the network's weights, for RGB in 0..1.
     """
 
@@ -56,7 +56,7 @@ class Backbone:
 
     @torch.inference_mode()
     def maps(self, frames: Tensor) -> dict[str, Tensor]:
-        """{requested node: float32 maps [f, C, h', w']} of RGB frames uint8 [f, height, width, 3].
+        """Return {requested node: float32 maps [f, C, h', w']} of RGB uint8 [f, height, width, 3].
 
         A vector is a map of one position; patch tokens are a square map (`Layout.as_maps`).
         """
@@ -64,10 +64,11 @@ class Backbone:
 
     @torch.inference_mode()
     def flow_maps(self, levels: Tensor) -> dict[str, Tensor]:
-        """As `maps`, of optical flow: uint8 [f, height, width, 2L], u and v in turn, where 127.5 is no motion.
+        """Return `maps` of optical flow: uint8 [f, height, width, 2L], u and v in turn.
 
-        No motion is 0 at the network's input, as in TSN, and the colours' mean standard deviation is 1. A
-        single flow (L = 1) goes into a network of pictures: its third channel is 0 (VU 3.3.4).
+        127.5 is no motion. It is 0 at the network's input, as in TSN, and the colours' mean
+        standard deviation is 1. A single flow (L = 1) goes into a network of pictures: its third
+        channel is 0 (VU 3.3.4).
         """
         std = sum(self.std) / COLOURS
         pixels = (self._unit(levels) - 0.5) / std
@@ -76,13 +77,13 @@ class Backbone:
         return self._outputs(pixels)
 
     def differentiable_maps(self, frames: Tensor) -> dict[str, Tensor]:
-        """As `maps`, and gradients flow back into the network's parameters."""
+        """Return `maps` through which gradients flow back to the network's parameters."""
         pixels = self._unit(frames)
         mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return self._outputs((pixels - mean) / std)
 
     def _unit(self, levels: Tensor) -> Tensor:
-        """[f, c, h, w] in 0..1 of uint8 [f, h, w, c], in the weights' dtype and on their device."""
+        """Return [f, c, h, w] in 0..1 of uint8 [f, h, w, c], in the weights' dtype and device."""
         weight = next(self.network.parameters())
         return levels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
 
@@ -93,37 +94,37 @@ class Backbone:
 
 
 def expanded(network: str, nodes: tuple[str, ...], crop_px: int) -> tuple[str, ...]:
-    """The nodes, each once, with those that `stages` stands for at crop_px x crop_px in its place.
+    """Return the nodes without duplicates; the nodes at crop_px x crop_px replace `stages`.
 
     Raises:
         WeightsError: no such network, or one without stages.
     """
-    found = (_stages(network, crop_px) if node == STAGES else [node] for node in nodes)
-    return tuple(dict.fromkeys(itertools.chain(*found)))
+    expansions = (_stages(network, crop_px) if node == STAGES else [node] for node in nodes)
+    return tuple(dict.fromkeys(itertools.chain(*expansions)))
 
 
 @functools.cache
 def _stages(network: str, crop_px: int) -> list[str]:
-    family, own_name = _family(network)
-    model = family.model(own_name, "meta")
+    family, family_name = _family(network)
+    model = family.model(family_name, "meta")
     with _refusal(network, crop_px):
-        found = stages(model, family.layout(model), crop_px)
-    if not found:
+        last_nodes = stages(model, family.layout(model), crop_px)
+    if not last_nodes:
         raise WeightsError(
-            f"describe.nodes: stages expected layers before a loss of resolution, got a network, {network}, in which "
-            f"none is found at {crop_px} px; name its nodes, or {INPUT} alone"
+            "describe.nodes: stages expected layers before a loss of resolution, got a network, "
+            f"{network}, in which none is found at {crop_px} px; name its nodes, or {INPUT} alone"
         )
-    return found
+    return last_nodes
 
 
 def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
-    """{requested name: the family's node}; `input` and `stages` stay.
+    """Return {requested name: the family's node}; `input` and `stages` stay.
 
     Raises:
         WeightsError: no such network or node; the message lists near names.
     """
-    family, own_name = _family(network)
-    known = family.nodes(own_name)
+    family, family_name = _family(network)
+    known = family.nodes(family_name)
     resolved = {}
     for requested in nodes:
         if requested in (INPUT, STAGES):
@@ -131,7 +132,7 @@ def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
             continue
         node = ALIASES.get((network, requested), requested)
         if not any(name == node or name.startswith(f"{node}.") for name in known):
-            aliases = [alias for owner, alias in ALIASES if owner == network]
+            aliases = [alias for of, alias in ALIASES if of == network]
             raise WeightsError(
                 f"describe.nodes: expected nodes of {network}, got {requested!r}; known are "
                 f"{near(requested, aliases + known)}"
@@ -143,17 +144,17 @@ def resolve_nodes(network: str, nodes: tuple[str, ...]) -> dict[str, str]:
 def node_shapes(
     network: str, nodes: tuple[str, ...], crop_px: int
 ) -> dict[str, tuple[int, int, int]]:
-    """{requested node: (C, h, w)} at crop_px x crop_px, found on torch's meta device without weights.
+    """Return {requested node: (C, h, w)} at crop_px x crop_px, on torch's meta device.
 
-    A vector has h = w = 1.
+    No weights are needed. A vector has h = w = 1.
 
     Raises:
-        WeightsError: unknown names, a size that the network does not take, or a node whose output is
-            neither a map nor a vector nor the tokens of square patches.
+        WeightsError: unknown names, a size that the network does not take, or a node whose output
+            is neither a map nor a vector nor the tokens of square patches.
     """
-    family, own_name = _family(network)
+    family, family_name = _family(network)
     resolved = resolve_nodes(network, nodes)
-    model = family.model(own_name, "meta")
+    model = family.model(family_name, "meta")
     part, layout = _part(family, model, resolved), family.layout(model)
     frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
     with _refusal(network, crop_px), torch.inference_mode():
@@ -162,7 +163,7 @@ def node_shapes(
 
 
 def check_stacks(network: str, nodes: tuple[str, ...], crop_px: int, num_channels: int) -> None:
-    """Runs a network that takes pictures once on stacks of flow, on torch's meta device without weights.
+    """Check that a network of pictures accepts stacks of flow, by a run on torch's meta device.
 
     Args:
         num_channels: of a stack.
@@ -177,8 +178,9 @@ def check_stacks(network: str, nodes: tuple[str, ...], crop_px: int, num_channel
             part(stack)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"describe.streams: a flow stream with stack > 1 expects a network that reads pictures by convolutions "
-            f"alone, got {network}, which does not take {num_channels} channels ({str(error)[:200]}); set stack=1"
+            "describe.streams: a flow stream with stack > 1 expects a network that reads pictures "
+            f"by convolutions alone, got {network}, which does not take {num_channels} channels "
+            f"({str(error)[:200]}); set stack=1"
         ) from error
 
 
@@ -194,17 +196,17 @@ def _refusal(network: str, crop_px: int) -> Iterator[None]:
 
 
 def _part(family: Family, model: nn.Module, resolved: dict[str, str]) -> nn.Module:
-    """The network up to its deepest node; where only `input` is asked for, one that gives nothing."""
+    """Return the network up to its deepest node; a stand-in if only `input` is requested."""
     nodes = tuple(dict.fromkeys(node for node in resolved.values() if node != INPUT))
     return family.cut(model, nodes) if nodes else _NoNetwork()
 
 
 class _NoNetwork(nn.Module):
-    """In the place of a network of which nothing is asked."""
+    """Stand-in for a network if only the input is requested."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Says which device and precision frames are prepared for.
+        # Frames are prepared for its device and precision.
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
@@ -212,45 +214,45 @@ class _NoNetwork(nn.Module):
 
 
 def _shape(output: object, layout: Layout, network: str, node: str) -> tuple[int, int, int]:
-    found = f"a {type(output).__name__}"
+    form = f"a {type(output).__name__}"
     if isinstance(output, Tensor):
-        found = str(list(output.shape))
+        form = str(list(output.shape))
         try:
             channels, height, width = layout.as_maps(output).shape[1:]
         except ValueError as error:
-            found = str(error)
+            form = str(error)
         else:
             if height == width:
                 return channels, height, width
     raise WeightsError(
         "describe.nodes: expected a node with a vector [f, C], patch tokens [f, N, C] or maps "
-        f"[f, C, h, w] that are square where the frame is square, got {found} from "
+        f"[f, C, h, w] that are square where the frame is square, got {form} from "
         f"{network}/{node}; name another node"
     )
 
 
 def published(network: str, weights: str) -> str:
-    """What identifies published weights, such as vgg19-dcbb9e9d.pth; nothing is downloaded.
+    """Return the identity of published weights, such as vgg19-dcbb9e9d.pth; nothing is downloaded.
 
     Raises:
         WeightsError: the network has no weights of that name.
     """
-    family, own_name = _family(network)
-    return family.published(own_name, weights)
+    family, family_name = _family(network)
+    return family.published(family_name, weights)
 
 
 def load_published(network: str, weights: str) -> bytes:
-    """Published weights, downloaded or from the library's cache, as safetensors bytes.
+    """Return published weights, downloaded or from the library's cache, as safetensors bytes.
 
     Raises:
         WeightsError: no such weights, or they cannot be downloaded.
     """
-    family, own_name = _family(network)
-    return pack(family.download(own_name, weights))
+    family, family_name = _family(network)
+    return pack(family.download(family_name, weights))
 
 
 def load_file(data: bytes, name: str) -> bytes:
-    """A state dict in a safetensors or a torch file, as safetensors bytes. Nothing is unpickled.
+    """Return a state dict in a safetensors or torch file as safetensors bytes, without pickle.
 
     Raises:
         WeightsError: the file holds no state dict.
@@ -267,15 +269,15 @@ def load_file(data: bytes, name: str) -> bytes:
 
 
 def random_filters(network: str, seed: int) -> bytes:
-    """A seeded random initialisation, for demonstrations where no weights can be had."""
-    family, own_name = _family(network)
+    """Return a seeded random initialisation, for demonstrations where no weights can be had."""
+    family, family_name = _family(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return pack(family.model(own_name, "cpu").state_dict())
+        return pack(family.model(family_name, "cpu").state_dict())
 
 
 def build(network: str, nodes: tuple[str, ...], weights: bytes, device: str = "cpu") -> Backbone:
-    """The network with packed weights; only what the deepest requested node needs is run.
+    """Return the network with packed weights; only what the deepest requested node needs is run.
 
     Raises:
         WeightsError: unknown names, or weights of another network.
@@ -290,23 +292,26 @@ def cut(
     device: str = "cpu",
     num_channels: int = COLOURS,
 ) -> Backbone:
-    """A loaded network cut at its deepest requested node; parameters are shared with `model`.
+    """Return a network cut at its deepest requested node; it shares parameters with `model`.
 
     Args:
-        num_channels: more than the three colours for stacks of flow, whose network has first convolutions of its own
-            (`encoders.backbones.flow_input`).
+        num_channels: more than the three colours for stacks of flow, whose network has other first
+            convolutions (`encoders.backbones.flow_input`).
 
     Raises:
         WeightsError: unknown nodes, or a network without a convolution of colours to adapt.
     """
-    family, own_name = _family(network)
+    family, family_name = _family(network)
     resolved = resolve_nodes(network, nodes)
-    mean, std = family.preprocessing(own_name)
+    mean, std = family.preprocessing(family_name)
     if num_channels > COLOURS:
         std = (0.5,) * COLOURS if rescales_colours(model) else std
         model = for_stacks(model, num_channels)
+    part = _part(family, model, resolved).to(device)
+    # The overload with a memory format is missing from nn.Module's annotations.
+    part = part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return Backbone(
-        network=_part(family, model, resolved).to(device=device, memory_format=torch.channels_last),
+        network=part,
         nodes=resolved,
         layout=family.layout(model),
         mean=mean,
@@ -336,23 +341,23 @@ def random_part(
 
 
 def bare(network: str) -> nn.Module:
-    """The whole network on torch's meta device: its structure, without weights or memory.
+    """Return the whole network on torch's meta device: its structure, without weights or memory.
 
     Raises:
         WeightsError: an unknown name.
     """
-    family, own_name = _family(network)
-    return family.model(own_name, "meta")
+    family, family_name = _family(network)
+    return family.model(family_name, "meta")
 
 
 def load_model(network: str, weights: bytes) -> nn.Module:
-    """The whole network with packed weights, in evaluation mode and float32.
+    """Return the whole network with packed weights, in evaluation mode and float32.
 
     Raises:
         WeightsError: an unknown name, or weights of another network.
     """
-    family, own_name = _family(network)
-    model = family.loadable(own_name)
+    family, family_name = _family(network)
+    model = family.loadable(family_name)
     state = {
         key: value.float() if value.is_floating_point() else value
         for key, value in safetensors.torch.load(weights).items()
@@ -367,7 +372,7 @@ def load_model(network: str, weights: bytes) -> nn.Module:
 
 
 def pack(state: dict[str, Tensor]) -> bytes:
-    """A state dict as safetensors bytes, as `build` takes it."""
+    """Return a state dict as safetensors bytes, as `build` takes it."""
     # A copy of each, because safetensors refuses tensors that share memory.
     return safetensors.torch.save(
         {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
@@ -375,10 +380,10 @@ def pack(state: dict[str, Tensor]) -> bytes:
 
 
 def _family(network: str) -> tuple[Family, str]:
-    """Where the network comes from, and its name there.
+    """Return the network's family, and its name there.
 
     Raises:
-        WeightsError: nothing is known under what stands before the colon.
+        WeightsError: the prefix before the colon is unknown.
     """
     if network in OWN:
         return OWN[network], network

@@ -1,7 +1,8 @@
 """The nodes of a network before each loss of resolution (VU 5.3.2), found by its shapes alone.
 
-The network is run once on torch's meta device while its functions are watched. A module's output counts if all that
-the network computes later depends on the frame through it alone: inside a residual block a branch goes past it.
+The network is run once on torch's meta device while its functions are watched. A module's output
+counts if all that the network computes later depends on the frame through it alone: inside a
+residual block a branch goes past it.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from encoders.stream_specs import INPUT
 
 @dataclass(frozen=True)
 class _Output:
-    """What a module gave, and after how many calls of functions."""
+    """A module's output, and the number of the call that computed it."""
 
     name: str
     calls: int
@@ -27,13 +28,14 @@ class _Output:
 
 
 def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
-    """The last node before each loss of resolution, in order; `INPUT` is one of them.
+    """Return the last node before each loss of resolution, in order; `INPUT` is one of them.
 
-    A resolution at which no layer (convolution or linear map) reads its input is no stage: a pooling behind a
-    convolution with a stride is one loss together with it. So VU's ResNet-50 has the input at 224, and 56, 28 and 14.
-    The loss to a single position at the end does not count, nor does what comes behind the last one, nor the few
-    positions at the edge that a convolution without padding leaves out. First layers that keep the input's
-    resolution (VGG) take its place; a network that branches at its input (CrossViT) has the input alone.
+    A resolution at which no layer (convolution or linear map) reads its input is no stage: a
+    pooling behind a convolution with a stride is one loss together with it. So VU's ResNet-50 has
+    the input at 224, and 56, 28 and 14. The loss to a single position at the end does not count,
+    nor does what comes behind the last one, nor the few positions at the edge that a convolution
+    without padding leaves out. First layers that keep the input's resolution (VGG) take its place;
+    a network that branches at its input (CrossViT) has the input alone.
     """
     watch = _Watch(layout)
     frame = torch.zeros(1, 3, crop_px, crop_px, device="meta")
@@ -53,15 +55,14 @@ def stages(model: nn.Module, layout: Layout, crop_px: int) -> list[str]:
 
 
 def _is_same(side: int, first: int) -> bool:
-    """Whether a map of this side has the resolution of a stage whose first one has side `first`."""
+    """Return True if a map of this side has the resolution of a stage that begins with `first`."""
     return 0.75 * first < side <= first
 
 
 class _Watch(TorchFunctionMode):
-    """Which call of a function reads the values of which other.
+    """Record of the calls of functions, and of the last call that reads each one's values.
 
     Attributes:
-        outputs: of modules, each name once; of the modules that give one value the outermost.
         read_sides: sides of the maps that layers read.
     """
 
@@ -69,58 +70,59 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.layout = layout
         self.read_sides: set[int] = set()
-        self.made_by: dict[int, int] = {}
+        self.call_of: dict[int, int] = {}
         self.last_read: list[int] = []
         self.kept: list[Tensor] = []
         self.named: dict[str, list[_Output]] = {}
 
     def begin(self, frame: Tensor) -> None:
-        """The frame is what the first call made."""
-        self._made(frame)
+        """Note the frame as the output of the first call."""
+        self._note_call(frame)
 
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         result = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if made:
-            read = [leaf for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.made_by]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if outputs:
+            read = [leaf for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.call_of]
             for tensor in read:
-                self.last_read[self.made_by[id(tensor)]] = len(self.last_read)
+                self.last_read[self.call_of[id(tensor)]] = len(self.last_read)
             if getattr(func, "__name__", "") in ("conv2d", "linear") and read:
                 self.read_sides.add(self.side(read[0]))
-            self._made(*made)
+            self._note_call(*outputs)
         return result
 
     def note(self, name: str, output: object) -> None:
-        """A module's output."""
-        if isinstance(output, Tensor) and id(output) in self.made_by:
-            made = _Output(name, self.made_by[id(output)], output)
-            self.named.setdefault(name, []).append(made)
+        """Note a module's output."""
+        if isinstance(output, Tensor) and id(output) in self.call_of:
+            record = _Output(name, self.call_of[id(output)], output)
+            self.named.setdefault(name, []).append(record)
 
     @property
     def outputs(self) -> list[_Output]:
-        once = [found[0] for found in self.named.values() if len(found) == 1]
+        """Outputs of modules that run once; of modules with the same value the outermost."""
+        once = [records[0] for records in self.named.values() if len(records) == 1]
         # An outer module returns after those inside it.
         return list({output.calls: output for output in once}.values())
 
     def is_bottleneck(self, call: int) -> bool:
-        """Whether nothing that was made before `call` is read after it."""
+        """Return True if no value from before `call` is read after it."""
         return all(read <= call for read in self.last_read[:call])
 
     def side(self, tensor: Tensor) -> int:
-        """Of a square map; 0 where it is none."""
+        """Return the side of a square map; 0 for other tensors."""
         try:
             height, width = self.layout.as_maps(tensor).shape[2:]
         except ValueError:
             return 0
         return height if height == width else 0
 
-    def _made(self, *tensors: Tensor) -> None:
+    def _note_call(self, *tensors: Tensor) -> None:
         for tensor in tensors:
-            self.made_by[id(tensor)] = len(self.last_read)
+            self.call_of[id(tensor)] = len(self.last_read)
         self.last_read.append(0)
-        # Else another tensor could get the same id.
+        # Kept alive, because another tensor could get the same id.
         self.kept += tensors
 
 

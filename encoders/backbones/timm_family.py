@@ -1,11 +1,12 @@
 """timm's networks (the optional extra `timm`); any module of a network is a node.
 
 A network is named as timm prints it: `vit_small_patch16_224`, or with the tag of its weights,
-`vit_small_patch16_224.augreg_in21k`. The tag is part of the network's name, because the mean and the
-standard deviation of the pixels belong to it.
+`vit_small_patch16_224.augreg_in21k`. The tag is part of the network's name, because the mean and
+the standard deviation of the pixels belong to it.
 """
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Timm(Family):
             return timm.create_model(network, pretrained=False).eval()
 
     def loadable(self, network: str) -> nn.Module:
-        # Some of its tensors are in no state dict, so that a network on the meta device stays incomplete.
+        # Not on the meta device: some of the tensors are in no state dict.
         with torch.random.fork_rng(devices=[]):
             return self.model(network, "cpu")
 
@@ -49,12 +50,12 @@ class Timm(Family):
 
     def published(self, network: str, weights: str) -> str:
         config = _config(network)
-        known = _tags(network)
+        tagged = [f"describe.backbone=timm:{name}" for name in _tags(network)]
         if weights != "pretrained" or not config.has_weights:
             raise WeightsError(
                 f"describe.weights: of timm:{network} expected pretrained, a file or a URI, got "
                 f"{weights!r}; the weights' tag is named with the network: "
-                f"{', '.join(f'describe.backbone=timm:{name}' for name in known) or 'there are none'}"
+                f"{', '.join(tagged) or 'there are none'}"
             )
         return f"timm {config.architecture}.{config.tag}"
 
@@ -71,28 +72,28 @@ class Timm(Family):
 
 
 class _Cut(nn.Module):
-    """Runs a network until the last of `nodes` has given its first output, found by forward hooks."""
+    """A network that runs until the last of `nodes` has its first output, by forward hooks."""
 
     def __init__(self, model: nn.Module, nodes: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.nodes = {node: "norm" if node == "tokens" else node for node in nodes}
 
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        wanted = set(self.nodes.values())
+    def forward(self, frames: Tensor) -> dict[str, object]:
+        outputs: dict[str, object] = {}
+        modules = set(self.nodes.values())
 
-        def keep(name: str, output: Tensor) -> None:
+        def keep(name: str, output: object) -> None:
             # A module that runs again gives another output.
-            found.setdefault(name, kept(output))
-            if len(found) == len(wanted):
+            outputs.setdefault(name, kept(output))
+            if len(outputs) == len(modules):
                 raise _Done
 
         hooks = [
             self.model.get_submodule(name).register_forward_hook(
                 lambda module, inputs, output, name=name: keep(name, output)
             )
-            for name in wanted
+            for name in modules
         ]
         try:
             self.model(frames)
@@ -101,14 +102,14 @@ class _Cut(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        if missing := sorted(wanted - found.keys()):
+        if missing := sorted(modules - outputs.keys()):
             raise WeightsError(
                 f"describe.nodes: expected modules that run for a frame, got {missing}; name others"
             )
-        return {node: found[name] for node, name in self.nodes.items()}
+        return {node: outputs[name] for node, name in self.nodes.items()}
 
 
-class _Done(Exception):  # noqa: N818 - no error: everything asked for has been computed
+class _Done(Exception):  # noqa: N818 - no error: all requested outputs are computed
     pass
 
 
@@ -123,8 +124,8 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _config(network: str) -> object:
-    """timm's record of the network's default or tagged weights."""
+def _config(network: str) -> Any:
+    """Return timm's `PretrainedCfg` of the network's default or tagged weights."""
     timm = _timm()
     architecture = network.partition(".")[0]
     known = timm.list_models()
@@ -143,7 +144,7 @@ def _config(network: str) -> object:
 
 
 def _tags(network: str) -> list[str]:
-    """The network's names with the tags of its published weights."""
+    """Return the network's names with the tags of its published weights."""
     return _timm().list_pretrained(f"{network.partition('.')[0]}.*")
 
 

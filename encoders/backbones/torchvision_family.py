@@ -2,6 +2,7 @@
 
 import urllib.error
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,19 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from encoders.backbones.family import Family, Layout, WeightsError, kept, near
 
-# Their published weights expect pixels in -1..1: this switch makes them of ImageNet's normalisation.
+# Their published weights expect pixels in -1..1: this switch maps ImageNet's normalisation to it.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
 
 class _ParametersOnMeta(TorchFunctionMode):
-    """Parameters are made on the meta device, and other tensors have values."""
+    """Mode in which parameters are made on the meta device, and other tensors have values."""
 
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         # Layers make their parameters by this function.
-        own = {"device": "meta"} if func is torch.empty else {}
-        return func(*args, **{**(kwargs or {}), **own})
+        device = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **device})
 
 
 class Torchvision(Family):
@@ -33,15 +34,15 @@ class Torchvision(Family):
         known = models.list_models(module=models)
         if network not in known:
             raise WeightsError(
-                f"describe.backbone: expected a torchvision network (or timm:NAME, alexnet_fcn), got "
-                f"{network!r}; known are {near(network, known)}"
+                "describe.backbone: expected a torchvision network (or timm:NAME, alexnet_fcn), "
+                f"got {network!r}; known are {near(network, known)}"
             )
         switches = {"transform_input": True, "init_weights": False}
-        own = switches if network in _TRANSFORM_INPUT else {}
+        options: dict[str, Any] = switches if network in _TRANSFORM_INPUT else {}
         # RegNet reads sizes of layers from tensors as it is built, and meta tensors have no values.
         on_meta = device == "meta" and network.startswith("regnet")
         with _ParametersOnMeta() if on_meta else torch.device(device):
-            return models.get_model(network, weights=None, **own).eval().to(device)
+            return models.get_model(network, weights=None, **options).eval().to(device)
 
     def loadable(self, network: str) -> nn.Module:
         return self.model(network, "meta")
@@ -68,7 +69,8 @@ class Torchvision(Family):
         )
 
     def preprocessing(self, network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        transforms = models.get_model_weights(network).DEFAULT.transforms()
+        # DEFAULT is a member of each such enum, but not of their base class.
+        transforms = models.get_model_weights(network)["DEFAULT"].transforms()
         return tuple(transforms.mean), tuple(transforms.std)
 
     def published(self, network: str, weights: str) -> str:

@@ -6,49 +6,52 @@ import torch
 from torch import Tensor
 
 CHUNK_DESCRIPTORS = 2048
-"""Rows to work on at a time on a CPU, and of one float32 product on any device: products add up in float64."""
+"""Rows per chunk on a CPU, and of one float32 product on any device: products add up in float64."""
 
 
 ACCELERATOR_FACTOR = 16
-"""A cache bounds what a CPU should work on at a time; other devices want more to do."""
+"""Chunks on other devices are larger by this: only a CPU's must fit its cache."""
 
 
 Piece = tuple[int, slice]
-"""Number of a video, and rows of a group that belong to it."""
+"""Number of a video, and its rows of a group."""
 
 
 class Scratch:
-    """Memory that is used again for each group of a call. New pages of a size that the C library
-    returns to the system at once would cost more time than what is done with them."""
+    """Memory that is used again for each group of a call.
+
+    The C library returns memory of this size to the system at once; to get it anew each time costs
+    more than the computation.
+    """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._like = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, name: str, num_rows: int, width: int) -> Tensor:
-        """A contiguous [num_rows, width] to be overwritten; it lies where the last `name` did."""
+        """Return a contiguous [num_rows, width] to overwrite, in the memory of the last `name`."""
         size = num_rows * width
         if name not in self._memory or len(self._memory[name]) < size:
-            self._memory[name] = torch.empty(size, **self._like)
+            self._memory[name] = torch.empty(size, dtype=self._dtype, device=self._device)
         return self._memory[name][:size].view(num_rows, width)
 
 
 def group_rows(most: int, device: torch.device) -> int:
-    """How many rows to work on at a time where a CPU should have `most`."""
+    """Return the rows of a chunk on this device, if `most` is right for a CPU."""
     return most if device.type == "cpu" else ACCELERATOR_FACTOR * most
 
 
 def groups(
     lengths: Sequence[int], most: int, device: torch.device
 ) -> Iterator[tuple[slice, list[Piece]]]:
-    """Cuts the rows of videos that stand one after the other into groups to work on at a time.
+    """Cut the rows of consecutive videos into groups to work on at a time.
 
     Args:
         lengths: rows of each video.
-        most: rows of a piece, and of a group on the CPU. A video with no more is not cut.
+        most: rows of a piece, and of a group on the CPU. A video of at most so many is not cut.
 
     Yields:
-        Rows of all videos, and the pieces they consist of, with rows counted from the group's first.
+        Rows of a group, and its pieces, whose rows are counted from the group's first.
     """
     capacity = group_rows(most, device)
     start, used, pieces = 0, 0, []
@@ -64,10 +67,10 @@ def groups(
 
 
 def add_products(sums: list[Tensor], left: Tensor, right: Tensor, pieces: list[Piece]) -> None:
-    """Adds to each video's float64 sums [P, Q] the product left^T right of its rows of a group.
+    """Add the product left^T right of each video's rows of a group to its float64 sums [P, Q].
 
     Args:
-        sums: one a video.
+        sums: one for each video.
         left, right: [n, P] and [n, Q], contiguous.
     """
     if len({rows.stop - rows.start for _, rows in pieces}) == 1:

@@ -6,10 +6,11 @@ Letters: n descriptors, C channels, K components.
 
 All that EM needs of the descriptors is a sum over them: `statistics` packs it into one tensor,
 workers add theirs, and `update` makes the next mixture from the total. Everything is float64: the
-variances are differences of sums, and fitting must not depend on how descriptors were dealt out.
+variances are differences of sums, and the result must not depend on the distribution of the
+descriptors over workers.
 
-`fit_gmm` reads all descriptors in each round. `fit_gmm_stepwise` is for more of them than that allows:
-each step reads a random batch, and moves the statistics a part of the way to the batch's (stepwise EM:
+`fit_gmm` reads all descriptors in each round. `fit_gmm_stepwise` is for samples too large for that:
+each step reads a random batch, and moves the statistics towards those of the batch (stepwise EM:
 Cappe and Moulines 2009; Liang and Klein 2009).
 """
 
@@ -26,10 +27,10 @@ from encoders.codebooks.kmeans import Assignment, add_up_cells
 from encoders.codebooks.pca import Pca, input_width
 
 CHUNK_DESCRIPTORS = 1024
-"""Rows of the E step to work on at a time on a CPU: their float64 products fit its cache."""
+"""Rows per chunk of the E step on a CPU: their float64 products fit its cache."""
 
 NUM_PARTS = 8
-"""Each chunk's product is made of so many. MKL is a tenth faster with a product for each thread."""
+"""Products that each chunk is split into: MKL is a tenth faster with one for each thread."""
 
 STARVED_SHARE = 1e-3
 """A component is starved if its weight is below this part of an even share, 1 / K."""
@@ -58,7 +59,7 @@ class JointDensity(NamedTuple):
     """log w_k N(x; mu_k, v_k) of all components as one matrix product, up to an offset.
 
     With y = [x - centre, (x - centre)^2] it is y @ weight + bias, so that nothing of size n K C is
-    ever made, and the sums that EM and the Fisher vector want are posterior^T @ y.
+    ever made, and the sums that EM and the Fisher vector need are posterior^T @ y.
     """
 
     centre: Tensor
@@ -66,7 +67,7 @@ class JointDensity(NamedTuple):
     bias: Tensor
 
     def expand(self, x: Tensor, scratch: Scratch) -> Tensor:
-        """y [n, 2C] of x [n, C]."""
+        """Return y [n, 2C] of x [n, C]."""
         y = scratch("y", len(x), 2 * x.shape[1])
         centred, squared = y.chunk(2, 1)
         torch.sub(x, self.centre, out=centred)
@@ -74,17 +75,17 @@ class JointDensity(NamedTuple):
         return y
 
     def log_joint(self, y: Tensor, scratch: Scratch) -> Tensor:
-        """[n, K] of y [n, 2C]."""
+        """Return the log densities [n, K] of y [n, 2C]."""
         out = scratch("log joint", len(y), len(self.bias))
         return torch.addmm(self.bias, y, self.weight, out=out)
 
     def posterior(self, log_joint: Tensor, scratch: Scratch) -> Tensor:
-        """[n, K] with rows of sum 1."""
+        """Return the posteriors [n, K] of log densities [n, K]; rows have sum 1."""
         return torch.softmax(log_joint, 1, out=scratch("posterior", *log_joint.shape))
 
 
 def joint_density(gmm: Gmm, centre: Tensor) -> JointDensity:
-    """The float64 `JointDensity` about a centre [C] near the descriptors' mean, with offset 0."""
+    """Return the float64 density about a centre [C] near the descriptors' mean, with offset 0."""
     offsets, precisions = gmm.means - centre, gmm.variances.reciprocal()
     weight = torch.cat([offsets * precisions, precisions / -2], 1).T
     log_norm = (gmm.variances * (2 * torch.pi)).log() + offsets.square() * precisions
@@ -92,9 +93,9 @@ def joint_density(gmm: Gmm, centre: Tensor) -> JointDensity:
 
 
 class Moments(NamedTuple):
-    """The parts of a packed statistics tensor: moments are about a centre that both sides know."""
+    """The parts of a packed statistics tensor, with moments about a centre that its users know."""
 
-    count: Tensor
+    num_descriptors: Tensor
     log_likelihood: Tensor
     mass: Tensor
     first: Tensor
@@ -108,11 +109,11 @@ def _unpack(packed: Tensor, num_components: int) -> Moments:
 
 
 def statistics(gmm: Gmm, x: Tensor, pca: Pca | None = None, centre: Tensor | None = None) -> Tensor:
-    """The E step over x [n, C], n may be 0: packed float64 [2 + K + 2KC], to be added up.
+    """Return the E step over x [n, C], n may be 0: packed float64 [2 + K + 2KC], which add up.
 
-    In it: n, sum of log p(x), sums of posteriors, and per component the posterior-weighted sums of
-    x - m and (x - m)^2. A part of x is converted at a time, so that x may be of any dtype and lie in
-    a file.
+    It holds n, the sum of log p(x), the sums of posteriors, and for each component the
+    posterior-weighted sums of x - m and (x - m)^2. x is converted chunk by chunk, so that it may be
+    of any dtype and lie in a file.
 
     Args:
         pca: applied to x first.
@@ -141,13 +142,15 @@ def statistics(gmm: Gmm, x: Tensor, pca: Pca | None = None, centre: Tensor | Non
 
 
 def mean_log_likelihood(packed: Tensor) -> float:
-    """The mean of log p(x) per descriptor that the total of `statistics` found."""
+    """Return the mean log p(x) of a descriptor from the total of `statistics`."""
     return (packed[1] / packed[0]).item()
 
 
 def assignment_statistics(centroids: Tensor, x: Tensor, pca: Pca | None = None) -> Tensor:
-    """As `statistics`, but each descriptor belongs to its nearest centroid [K, C], and m is their
-    mean; the log-likelihood stays 0."""
+    """Return `statistics` of hard assignments: each descriptor to its nearest centroid [K, C].
+
+    m is the mean of the centroids; the log-likelihood stays 0.
+    """
     centroids = centroids.double()
     assignment = Assignment.to(centroids)
     head = centroids.new_zeros(2 + len(centroids))
@@ -172,7 +175,7 @@ def _mean(gmm: Gmm) -> Tensor:
 
 
 def initial_gmm(centroids: Tensor, packed: Tensor, variance_floor: float) -> Gmm:
-    """The mixture of the k-means cells: their shares, means and variances.
+    """Return the mixture of the k-means cells: their shares, means and variances.
 
     Args:
         centroids: [K, C].
@@ -184,16 +187,16 @@ def initial_gmm(centroids: Tensor, packed: Tensor, variance_floor: float) -> Gmm
 
 
 def update(gmm: Gmm, packed: Tensor, variance_floor: float) -> Gmm:
-    """The M step: the next mixture from the total over all workers of `statistics` of this one.
+    """Return the next mixture (M step) from the total over all workers of `statistics` of `gmm`.
 
     Variances stay above `variance_floor` times the variance of all descriptors, of that channel or
-    averaged over channels, whichever is larger: so a channel that never fires is safe. The floor
+    averaged over channels, whichever is larger: this protects a channel that never fires. The floor
     is the same in every round, which is why it cannot make the likelihood fall.
 
-    K never changes. A starved component (`STARVED_SHARE`) is given up, and the heaviest one is
+    K never changes. A starved component (`STARVED_SHARE`) is dropped, and the heaviest one is
     split in two along its widest channel, half a standard deviation to each side, with that
     channel's variance lowered so that the pair keeps its moments: the likelihood hardly moves. The
-    choice depends on the packed total alone, so that all workers make the same one.
+    choice depends on the packed total alone, so that it is the same on all workers.
 
     Raises:
         ValueError: the statistics are not finite, or the descriptors do not vary.
@@ -203,7 +206,7 @@ def update(gmm: Gmm, packed: Tensor, variance_floor: float) -> Gmm:
 
 
 def _maximise(centre: Tensor, packed: Tensor, num_components: int, floor: Tensor) -> Gmm:
-    """The M step from statistics about a centre [C], and the floor [C] of the variances."""
+    """Return the M step from statistics about a centre [C], with a floor [C] of the variances."""
     if not torch.isfinite(packed).all():
         raise ValueError(
             "fit section: expected finite descriptors for the GMM, got statistics with NaN or "
@@ -213,27 +216,33 @@ def _maximise(centre: Tensor, packed: Tensor, num_components: int, floor: Tensor
     mass = moments.mass.clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(1)
     offsets = moments.first / mass
     variances = torch.maximum(moments.second / mass - offsets.square(), floor)
-    weights = moments.mass / moments.count
+    weights = moments.mass / moments.num_descriptors
     for starved in (weights < STARVED_SHARE / num_components).nonzero().flatten().tolist():
         _split_heaviest(weights, offsets, variances, into=starved)
     return Gmm(weights / weights.sum(), centre + offsets, torch.maximum(variances, floor))
 
 
 def _floor(packed: Tensor, num_components: int, variance_floor: float) -> Tensor:
-    """The variance floor [C] of descriptors with these statistics; NaN where they are not finite."""
+    """Return the variance floor [C] of descriptors with these statistics.
+
+    It is NaN where they are not finite.
+    """
     moments = _unpack(packed, num_components)
-    mean, square = moments.first.sum(0) / moments.count, moments.second.sum(0) / moments.count
+    mean, square = (
+        moments.first.sum(0) / moments.num_descriptors,
+        moments.second.sum(0) / moments.num_descriptors,
+    )
     variance = (square - mean.square()).clamp_min(0)
     if not variance.any():
         raise ValueError(
-            f"fit section: expected descriptors that vary, got {int(moments.count)} equal ones; "
-            "sample more videos"
+            "fit section: expected descriptors that vary, got "
+            f"{int(moments.num_descriptors)} equal ones; sample more videos"
         )
     return variance_floor * variance.clamp_min(variance.mean())
 
 
 def _split_heaviest(weights: Tensor, means: Tensor, variances: Tensor, into: int) -> None:
-    """Overwrites component `into` with one half of the heaviest component (see `update`)."""
+    """Overwrite component `into` with one half of the heaviest component (see `update`)."""
     donor = int(weights.argmax())
     channel = int(variances[donor].argmax())
     step = variances[donor, channel].sqrt() / 2
@@ -258,19 +267,20 @@ def fit_gmm(  # noqa: PLR0913 - a training run has this many independent inputs
     state: dict | None = None,
     on_update: Callable[[Callable[[], dict]], None] = lambda state: None,
 ) -> Gmm:
-    """EM from k-means centroids [K, C] over x [n, C], this worker's descriptors; n may be 0.
+    """Fit a mixture by EM from k-means centroids [K, C] to x [n, C]; n may be 0.
 
     Args:
-        x: of any float dtype; may lie in a file, and is read part by part in each round.
+        x: this worker's descriptors, of any float dtype; may lie in a file, and is read chunk by
+            chunk in each round.
         tolerance: EM ends when the mean log-likelihood rises by less than this.
         variance_floor: see `update`.
-        pca: applied to x first; the centroids are of what it gives.
+        pca: applied to x first; the centroids are those of its outputs.
         all_reduce: returns the sum of a tensor over all workers. Every worker calls it equally
-            often, and errors in the descriptors are found after it, by all workers at once.
+            often, and all workers find errors in the descriptors after it, at the same time.
         on_iteration: called after each E step with its number and the mean log-likelihood.
-        state: what `on_update`'s argument returned; EM goes on behind it, bit for bit.
-        on_update: called after each M step with a function that returns the state: tensors and plain
-            values, for torch.save and torch.load(weights_only=True).
+        state: the state that `on_update`'s argument returned; EM goes on from it, bit for bit.
+        on_update: called after each M step with a function that returns the state: tensors and
+            plain values, for torch.save and torch.load(weights_only=True).
 
     Raises:
         ValueError: the widths differ, a descriptor is not finite, or no descriptor differs.
@@ -312,19 +322,19 @@ def fit_gmm_stepwise(  # noqa: PLR0913 - as fit_gmm
     state: dict | None = None,
     on_update: Callable[[Callable[[], dict]], None] = lambda state: None,
 ) -> Gmm:
-    """Stepwise EM: as `fit_gmm`, but after the start x is read through `batch` alone.
+    """Fit a mixture by stepwise EM: like `fit_gmm`, but after the start only `batch` reads x.
 
     Step t = 0, 1, .. has the weight eta = (t + 2)^-step_exponent: the statistics per descriptor
-    become (1 - eta) those of the mixture + eta those of the batch. The statistics of the mixture are
-    the moments that it has itself, so that a split or a floor is in them.
+    become (1 - eta) those of the mixture + eta those of the batch. The statistics of the mixture
+    are its exact moments, so that they include a split or a floor.
 
     Args:
         batch: step -> this worker's part [m, C] of the descriptors of that step; m may be 0.
         steps_per_pass: steps that read as many descriptors as all workers have.
-        step_exponent: above 0.5, at most 1: the smaller, the faster old batches are forgotten.
-        max_passes: EM ends after so many passes.
+        step_exponent: above 0.5, at most 1; smaller values forget old batches faster.
+        max_passes: most passes.
         tolerance: EM ends when the mean log-likelihood of a pass, each batch under the mixture
-            before its step, is not higher by this than the pass before.
+            before its step, rises by less than this over the pass before.
         variance_floor: see `update`; relative to the variance of x.
         on_pass: called after each pass with its number and that likelihood.
         state, on_update: as in `fit_gmm`; after each step.
@@ -346,7 +356,7 @@ def fit_gmm_stepwise(  # noqa: PLR0913 - as fit_gmm
         centre, eta = _mean(gmm), (step + 2) ** -step_exponent
         packed = all_reduce(statistics(gmm, batch(step), pca, centre))
         sum_of_pass += mean_log_likelihood(packed)
-        blended = torch.lerp(_own_statistics(gmm, centre), packed / packed[0], eta)
+        blended = torch.lerp(_expected_statistics(gmm, centre), packed / packed[0], eta)
         gmm = _maximise(centre, blended, num_components, floor)
         if (step + 1) % steps_per_pass == 0:
             log_likelihood, sum_of_pass = sum_of_pass / steps_per_pass, 0.0
@@ -359,15 +369,15 @@ def fit_gmm_stepwise(  # noqa: PLR0913 - as fit_gmm
     return gmm
 
 
-def _own_statistics(gmm: Gmm, centre: Tensor) -> Tensor:
-    """What `statistics` would give for one descriptor on average if the mixture were right."""
+def _expected_statistics(gmm: Gmm, centre: Tensor) -> Tensor:
+    """Return the expected `statistics` of one descriptor that is drawn from the mixture."""
     weights, offsets = gmm.weights.unsqueeze(1), gmm.means - centre
     moments = torch.cat([offsets, gmm.variances + offsets.square()], 1) * weights
     return torch.cat([weights.new_tensor([1.0, 0.0]), gmm.weights, moments.flatten()])
 
 
 def _check_widths(x: Tensor, centroids: Tensor, pca: Pca | None) -> Tensor:
-    """The centroids on the device of x, unless x has another width than they expect."""
+    """Return the centroids on the device of x; raise ValueError if their widths do not fit."""
     width = input_width(pca, centroids.shape[-1], "gmm")
     if x.ndim != 2 or centroids.ndim != 2 or x.shape[1] != width:
         raise ValueError(
@@ -378,8 +388,8 @@ def _check_widths(x: Tensor, centroids: Tensor, pca: Pca | None) -> Tensor:
 
 
 def _state(gmm: Gmm, progress: dict) -> dict:
-    learnt = {"weights": gmm.weights, "means": gmm.means, "variances": gmm.variances}
-    return progress | learnt
+    parameters = {"weights": gmm.weights, "means": gmm.means, "variances": gmm.variances}
+    return progress | parameters
 
 
 def _gmm_of(state: dict, device: torch.device) -> Gmm:

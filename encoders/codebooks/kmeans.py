@@ -14,21 +14,21 @@ from encoders.codebooks.sample import FitSample
 from encoders.settings import PcaSettings
 
 MAX_POINTS_PER_CENTROID = 1024
-"""k-means uses at most K times this many descriptors, drawn from all. FK 4.3 has 1,000."""
+"""k-means reads at most K times this many descriptors, drawn from all. FK 4.3 has 1,000."""
 
 
 def fit_kmeans(
     descriptors: Tensor, num_centroids: int, seed: int, num_iterations: int = 25
 ) -> Tensor:
-    """Centroids [K, C], float32 and on the CPU, of descriptors [n, C], by faiss.
+    """Fit centroids [K, C], float32 and on the CPU, to descriptors [n, C], by faiss.
 
-    The same descriptors, seed and number of threads give the same bits. A GPU is used where faiss
-    sees one.
+    The same descriptors, seed and number of threads give the same bits. faiss uses a GPU if it
+    finds one.
 
     Raises:
         ValueError: fewer descriptors than centroids, or a value that is not finite.
     """
-    # Encoding needs the centroids but not faiss, and runs where it is not installed.
+    # Imported here because encoding needs the centroids, but not faiss.
     import faiss
 
     if len(descriptors) < num_centroids:
@@ -53,21 +53,29 @@ def fit_kmeans(
         max_points_per_centroid=MAX_POINTS_PER_CENTROID,
     )
     kmeans.train(points)
+    assert kmeans.centroids is not None  # train sets them
     return torch.from_numpy(kmeans.centroids.copy())
 
 
 def fit_centroids(
     sample: FitSample, num_centroids: int, settings: PcaSettings
 ) -> tuple[Pca | None, Tensor]:
-    """A sample's PCA (None for 0 components), and centroids [K, C] after it: those of worker 0."""
+    """Fit a sample's PCA (None for 0 components) and centroids [K, C] after it, on worker 0."""
     pca = fit_sample_pca(sample, settings)
     points = projected(sample.gather(MAX_POINTS_PER_CENTROID * num_centroids), pca)
     return pca, from_first_worker(sample, fit_kmeans(points, num_centroids, sample.seed))
 
 
 class Assignment(NamedTuple):
-    """argmin |x - c|^2 = argmax x.c - |c|^2 / 2, taken about the mean centroid, so that an offset
-    which all share costs no digits: centre [C], the centroids' offsets [K, C], and -|c|^2 / 2 [K]."""
+    """Assignment to the nearest centroid: argmin |x - c|^2 = argmax x.c - |c|^2 / 2.
+
+    x and c are taken about the mean centroid, so that a common offset costs no digits.
+
+    Attributes:
+        centre: the mean centroid [C].
+        offsets: the centroids about it, [K, C].
+        bias: -|c|^2 / 2, [K].
+    """
 
     centre: Tensor
     offsets: Tensor
@@ -75,13 +83,15 @@ class Assignment(NamedTuple):
 
     @classmethod
     def to(cls, centroids: Tensor) -> Self:
-        """The assignment to `centroids` [K, C], in their dtype."""
+        """Return the assignment to `centroids` [K, C], in their dtype."""
         centre = centroids.mean(0)
         offsets = centroids - centre
         return cls(centre, offsets, offsets.square().sum(1) / -2)
 
     def nearest(self, centred: Tensor, out: Tensor | None = None) -> Tensor:
-        """The index [n] of the centroid nearest to each of x - centre [n, C]; the first of equals.
+        """Return the index [n] of the nearest centroid of each x - centre [n, C].
+
+        Of equally near ones it is the first.
 
         Args:
             out: [n, K], overwritten with the scores.
@@ -90,9 +100,12 @@ class Assignment(NamedTuple):
 
 
 def add_up_cells(rows: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """[num_cells, P]: the sum of the rows [n, P] of each cell; `cell` [n] says whose each one is.
+    """Return the sums [num_cells, P] of the rows [n, P] of each cell.
 
-    Each sum runs in the order of the rows on any device; index_add's does not on a GPU.
+    On any device a sum runs in the order of the rows; on a GPU that of index_add does not.
+
+    Args:
+        cell: the cell [n] of each row.
     """
     cell, order = cell.sort(stable=True)
     starts = torch.searchsorted(cell, torch.arange(num_cells, device=cell.device))

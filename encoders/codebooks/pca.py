@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
-from encoders.settings import PcaSettings
+from encoders.settings import EncoderSettings
 
 MAX_ROWS = 65536
-"""How many of a sample's descriptors the components of a codebook's PCA are estimated from."""
+"""Most descriptors of a sample that the PCA of a codebook is estimated from."""
 
 NEGLIGIBLE_VARIANCE = 1e-10
-"""Of the first component's variance. Whitening would blow a component below it up to noise."""
+"""Least variance to whiten, relative to the first component's: below it there is only noise."""
 
 BLOCK_COLUMNS = 128
-"""Rows of x^T x that one product makes, each from its diagonal block on: half the work is saved."""
+"""Rows of x^T x in one product, which starts at their diagonal block: this saves half the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class Pca:
     scale: Tensor
 
     def transform(self, x: Tensor) -> Tensor:
-        """(x - mean) components^T scale: [n, C] to [n, P], in the dtype and on the device of x."""
+        """Return (x - mean) components^T scale [n, P] of x [n, C], in its dtype, on its device."""
         return ((x - self.mean.to(x)) @ self.components.to(x).T) * self.scale.to(x)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The three tensors by names that begin with "pca.", for an encoder to store beside its own."""
+        """Return the three tensors, named "pca.<name>", for an encoder to store with its own."""
         return {
             "pca.mean": self.mean,
             "pca.components": self.components,
@@ -44,19 +44,19 @@ class Pca:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self | None:
-        """The inverse of `tensors`; None where no name begins with "pca."."""
+        """Build the PCA from `tensors`; None if no name begins with "pca."."""
         if "pca.mean" not in tensors:
             return None
         return cls(*(tensors[f"pca.{name}"] for name in ("mean", "components", "scale")))
 
 
 def projected(x: Tensor, pca: Pca | None) -> Tensor:
-    """x [.., C] after the PCA; x itself where there is none."""
+    """Return x [.., C] after the PCA, or x itself without one."""
     return x if pca is None else pca.transform(x)
 
 
 def input_width(pca: Pca | None, width: int, owner: str) -> int:
-    """The width of what an encoder of `width` channels accepts: that before its PCA, if it has one.
+    """Return the width that an encoder of `width` channels accepts: that before its PCA, if any.
 
     Raises:
         ValueError: the PCA gives another width.
@@ -72,16 +72,16 @@ def input_width(pca: Pca | None, width: int, owner: str) -> int:
 
 
 def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
-    """The float64 principal components of x [n, C], by scikit-learn, on the CPU.
+    """Fit the float64 principal components of x [n, C], by scikit-learn, on the CPU.
 
     Signs are fixed: the loading of largest magnitude of each component is positive. With `whiten`
     each output has variance 1 (n - 1 in the denominator) over the rows of x.
 
     Raises:
-        ValueError: more components than min(n, C); a value that is not finite; `whiten` of a
+        ValueError: more components than min(n, C), a value that is not finite, or `whiten` of a
             component along which x does not vary.
     """
-    # Encoding needs the projection but not scikit-learn.
+    # Imported here because encoding needs the projection, but not scikit-learn.
     from sklearn.decomposition import PCA
 
     num_rows, width = x.shape
@@ -108,20 +108,20 @@ def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
                 f"{usable}; lower pca_components or sample more"
             )
         scale = variance.rsqrt()
-    # Contiguous as a stored one: another memory layout would round otherwise.
+    # Contiguous like a stored one: another memory layout would round differently.
     components = torch.from_numpy(fitted.components_).contiguous()
     return Pca(torch.from_numpy(fitted.mean_), components, scale)
 
 
 def add_gram(sums: Tensor, x: Tensor) -> None:
-    """Adds x^T x of x [n, C] to the upper triangle of `sums` [C, C]; below it is nothing of use."""
+    """Add x^T x of x [n, C] to the upper triangle of `sums` [C, C]; the rest is not defined."""
     for start in range(0, len(sums), BLOCK_COLUMNS):
         rows = slice(start, start + BLOCK_COLUMNS)
         sums[rows, start:] += x[:, rows].T @ x[:, start:]
 
 
-def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
-    """The PCA of a sample's descriptors in float32, as worker 0 has it; None for 0 components."""
+def fit_sample_pca(sample: FitSample, settings: EncoderSettings) -> Pca | None:
+    """Fit the float32 PCA of a sample's descriptors, on worker 0; None for 0 components."""
     if not settings.pca_components:
         return None
     fitted = fit_pca(sample.gather(MAX_ROWS), settings.pca_components, settings.pca_whiten)
@@ -134,5 +134,5 @@ def fit_sample_pca(sample: FitSample, settings: PcaSettings) -> Pca | None:
 
 
 def from_first_worker(sample: FitSample, tensor: Tensor) -> Tensor:
-    """Worker 0's `tensor`, on every worker: other machines' libraries may round otherwise."""
+    """Return worker 0's `tensor` on every worker, as libraries elsewhere may round differently."""
     return sample.all_reduce(tensor if sample.rank == 0 else torch.zeros_like(tensor))

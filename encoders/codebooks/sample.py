@@ -1,4 +1,4 @@
-"""What a codebook is fitted on: one worker's share of the sampled frames.
+"""The sample that a codebook is fitted on: one worker's share of the sampled frames.
 
 Letters: f frames of this worker, T descriptors of a frame, C channels, v videos, K classes.
 """
@@ -15,19 +15,19 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class FitSample:
-    """Sampled frames, and the few things a fit may do with the world.
+    """Sampled frames, and the functions by which a fit talks to other workers and its caller.
 
     Attributes:
-        frames: [f, T, C], any float dtype; whole videos, in ascending order of their number.
+        frames: [f, T, C], any float dtype; whole videos, ascending by their number.
         video: [f] int64, the video of each frame, numbered from 0 over all workers.
-        targets: [v, K] of 0 and 1, the labels of all videos; None where there are none.
-        multi_label: whether a video may have several labels.
-        group: [v] int64, videos of one group belong together; None where each is its own.
-        levels: sides of the pyramid whose cells the descriptors of a frame are, once for each view.
-        rank, world_size: this worker, of how many.
+        targets: [v, K] of 0 and 1, the labels of all videos; None without labels.
+        multi_label: a video may have several labels.
+        group: [v] int64, videos of one group belong together; None if each is its own group.
+        levels: sides of the pyramid whose cells give a frame's descriptors, once for each view.
+        rank, world_size: number of this worker, and of workers.
         all_reduce: sums a tensor over the workers and gives each the sum.
         log: (quantity, step, value) for the training curves.
-        state: of an interrupted fit, or None.
+        state: state of an interrupted fit, or None.
         checkpoint: (function that returns the state) offers a state to keep; called at each step.
     """
 
@@ -46,37 +46,37 @@ class FitSample:
     checkpoint: Callable[[Callable[[], dict]], None] = field(default=lambda _: None)
 
     def after_step(self, step: int, losses: dict[str, float], state: Callable[[], dict]) -> None:
-        """Logs the losses of a training step by name, and offers the state after it."""
+        """Log the losses of a training step by name, and offer the state after it."""
         for quantity, value in losses.items():
             self.log(quantity, step, value)
         self.checkpoint(state)
 
     def descriptors(self) -> Tensor:
-        """This worker's descriptors [f T, C]: the frames themselves, neither copied nor converted."""
+        """Return this worker's descriptors [f T, C]: a view of the frames."""
         return self.frames.view(-1, self.frames.shape[2])
 
     def gather(self, most: int) -> Tensor:
-        """At most `most` descriptors [n, C] in float32, drawn with the seed from those of all workers.
+        """Draw at most `most` descriptors [n, C], float32, of all workers, with the seed.
 
-        The same on each worker, and the same however many workers there are.
+        They are the same on each worker, and do not depend on the number of workers.
         """
-        places, total = self._places()
+        positions, total = self._positions()
         chosen = np.random.default_rng(self.seed).choice(total, min(most, total), replace=False)
         chosen.sort()
         gathered = torch.zeros(len(chosen), self.frames.shape[2])
-        mine, row = self._own(chosen, places)
-        gathered[mine] = self.descriptors()[row.to(self.frames.device)].float().cpu()
+        is_local, row = self._local(chosen, positions)
+        gathered[is_local] = self.descriptors()[row.to(self.frames.device)].float().cpu()
         return self.all_reduce(gathered)
 
     def batches(self, size: int) -> tuple[int, Callable[[int], Tensor]]:
-        """How many batches are one pass over the descriptors of all workers; and what gives this
-        worker's part [m, C] of a step's batch, in float32.
+        """Return the steps of a pass over all workers' descriptors, and a function of the step.
 
-        The batches of a pass have at most `size` descriptors, and deal each one out once, a frame's
-        in different batches where possible. Seed and step say which; how many workers there are
-        plays no part.
+        The function returns this worker's part [m, C] of a step's batch, in float32. The batches of
+        a pass have at most `size` descriptors, and each descriptor is in one of them, those of a
+        frame in different ones if possible. A batch depends on seed and step, but not on the number
+        of workers.
         """
-        places, total = self._places()
+        positions, total = self._positions()
         cells, num_frames = self.frames.shape[1], total // self.frames.shape[1]
         steps_per_pass = -(-total // size)
 
@@ -88,23 +88,24 @@ class FitSample:
             dealt = np.arange(*(total * i // steps_per_pass for i in (part, part + 1)))
             frame = order[dealt % num_frames]
             cell = (first_cell[frame] + dealt // num_frames) % cells
-            _, row = self._own(np.sort(frame * cells + cell), places)
+            _, row = self._local(np.sort(frame * cells + cell), positions)
             return self.descriptors()[row.to(self.frames.device)].float()
 
         return steps_per_pass, batch
 
     def held_out(self, share: float) -> Tensor:
-        """[v] bool: the videos of some groups, drawn with the seed, that a fit may be judged on.
+        """Draw the videos to evaluate a fit on, whole groups of them, with the seed: [v] bool.
 
-        Groups in random order, each one that brings the number of videos nearer to `share` of all; the smallest where each
-        is too large. Where there is one group, its videos are drawn instead.
+        Groups in random order are taken if they bring the number of videos nearer to `share` of
+        all; the smallest one if each is too large. If there is one group, its videos are drawn
+        one by one.
 
         Raises:
-            ValueError: there is one video.
+            ValueError: there are fewer than two videos.
         """
         has_frames = self._frames_of_videos() > 0
         group = torch.arange(len(has_frames)) if self.group is None else self.group.cpu()
-        # The last videos may have no frames, here and on all workers.
+        # The last videos may have no frames on any worker.
         has_frames = functional.pad(has_frames, (0, len(group) - len(has_frames)))
         if len(group[has_frames].unique()) < 2:
             group = torch.arange(len(group))
@@ -117,38 +118,45 @@ class FitSample:
         order = names[np.random.default_rng(self.seed).permutation(len(names))]
         sizes = [int((group[has_frames] == name).sum()) for name in order]
         chosen, missing = [], share * sum(sizes)
-        for place, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             if size < 2 * missing and len(chosen) < len(names) - 1:
-                chosen.append(place)
+                chosen.append(index)
                 missing -= size
         return torch.isin(group, order[chosen or [int(np.argmin(sizes))]])
 
-    def _places(self) -> tuple[NDArray[np.int64], int]:
-        """Where this worker's frames stand among those of all workers, ascending; and how many
-        descriptors all workers have."""
+    def _positions(self) -> tuple[NDArray[np.int64], int]:
+        """Return the positions of this worker's frames among those of all workers, ascending.
+
+        The second value is the number of descriptors of all workers.
+        """
         frames_of = self._frames_of_videos()
         first = frames_of.cumsum(0) - frames_of
         video = self.video.cpu()
         starts = torch.searchsorted(video, video)
-        places = first[video] + torch.arange(len(video)) - starts
-        return places.numpy(), int(frames_of.sum()) * self.frames.shape[1]
+        positions = first[video] + torch.arange(len(video)) - starts
+        return positions.numpy(), int(frames_of.sum()) * self.frames.shape[1]
 
     def _frames_of_videos(self) -> Tensor:
-        """[v] int64, of all workers; the last videos are left out where they have none."""
+        """Return the number of frames [v] int64 of each video of all workers.
+
+        The last videos are left out if they have none.
+        """
         num_videos = int(self._largest(self.video.max() + 1 if len(self.video) else 0))
         frames_of = torch.zeros(num_videos, dtype=torch.float64)
         frames_of += torch.bincount(self.video.cpu(), minlength=num_videos)
         return self.all_reduce(frames_of).long()
 
-    def _own(self, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Which of the chosen descriptors of all workers are this one's, and their rows here."""
+    def _local(
+        self, chosen: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return a mask of the chosen descriptors that are on this worker, and their rows here."""
         frame, cell = np.divmod(chosen, self.frames.shape[1])
-        mine = np.isin(frame, places)
-        row = np.searchsorted(places, frame[mine]) * self.frames.shape[1] + cell[mine]
-        return torch.from_numpy(mine), torch.from_numpy(row)
+        is_local = np.isin(frame, positions)
+        row = np.searchsorted(positions, frame[is_local]) * self.frames.shape[1] + cell[is_local]
+        return torch.from_numpy(is_local), torch.from_numpy(row)
 
     def _largest(self, number: Tensor | int) -> float:
-        """The largest of the workers' numbers, found with sums alone."""
+        """Return the largest of the workers' numbers, by sums only."""
         numbers = torch.zeros(self.world_size, dtype=torch.float64)
         numbers[self.rank] = float(number)
         return float(self.all_reduce(numbers).max())

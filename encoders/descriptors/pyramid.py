@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 
 LEVELS = (6, 3, 2, 1)
-"""Cells a side at each level; on a 7 x 7 map exactly the windows 2/1, 3/2, 4/3 and 7/1 of DQ Table 7."""
+"""Cells along a side of each level; on a 7 x 7 map exactly the windows 2/1, 3/2, 4/3 and 7/1 of DQ
+Table 7."""
 
 
 def pyramid_pool(maps: Tensor, levels: tuple[int, ...] = LEVELS) -> Tensor:
-    """Max-pools maps [f, C, h, w] to descriptors [f, T, C], level by level, row by row in each.
+    """Max-pool maps [f, C, h, w] to descriptors [f, T, C], level by level, row by row in each.
 
-    Maps smaller than a level repeat values, as adaptive pooling defines it. Gradients go to the
-    largest value of a cell, in equal parts where several are largest.
+    Maps smaller than a level repeat values, as adaptive pooling defines it. The gradient of a cell
+    goes to its largest value, in equal parts if several are largest.
     """
     grids: dict[int, Tensor] = {}
     for side in sorted(levels, reverse=True):
@@ -38,10 +39,10 @@ def _pool_by_slices(maps: Tensor, side: int) -> Tensor:
 
 
 def _cells(size: int, side: int) -> list[slice]:
-    """Cell i covers floor(i size / side) to ceil((i + 1) size / side)."""
+    """Return cells i along an axis, floor(i size / side) to ceil((i + 1) size / side)."""
     return [slice(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
 
 
 def num_cells(levels: tuple[int, ...] = LEVELS) -> int:
-    """T, the number of descriptors a frame gives (50 for the default levels)."""
+    """Return T, the number of descriptors of a frame (50 for the default levels)."""
     return sum(side * side for side in levels)

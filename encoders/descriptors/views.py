@@ -6,14 +6,17 @@ from torch import Tensor
 
 
 def mirrored_picture(frames: Tensor) -> Tensor:
-    """Frames [f, h, w, c] with left and right exchanged."""
+    """Return frames [f, h, w, c] with left and right exchanged."""
     return frames.flip(2)
 
 
 def mirrored_flow(levels: Tensor) -> Tensor:
-    """Flow levels uint8 [f, h, w, 2L], u and v in turn, of the mirrored video: there u has the other sign.
+    """Return the flow of the mirrored video, whose u has the opposite sign.
 
-    255 - u, as in TSN; so 128, which stands for no motion, becomes 127, half a level on the other side of it.
+    u becomes 255 - u, as in TSN; so the level 128 becomes 127. No motion is between the two.
+
+    Args:
+        levels: uint8 [f, h, w, 2L], u and v in turn.
     """
     flipped = levels.flip(2)
     flipped[..., ::2] = 255 - flipped[..., ::2]
@@ -23,10 +26,10 @@ def mirrored_flow(levels: Tensor) -> Tensor:
 def views_of(
     frames: Tensor, kind: str, crop_px: int, mirrored: Callable[[Tensor], Tensor] = mirrored_picture
 ) -> Iterator[Tensor]:
-    """Each of `stream_specs.VIEWS[kind]` crops [f, crop_px, crop_px, c] of frames [f, side, side, c].
+    """Yield the crops [f, crop_px, crop_px, c] of frames [f, side, side, c], by `VIEWS[kind]`.
 
-    The first is the centre, the second its mirror image; of ten there follow the corners (top left, top right,
-    bottom left, bottom right), each before its mirror image, which `mirrored` makes.
+    The first is the centre, the second its mirror image. Ten views have the corners too (top left,
+    top right, bottom left, bottom right), each before its mirror image, which `mirrored` makes.
     """
     margin = frames.shape[1] - crop_px
     corners = [(0, 0), (0, margin), (margin, 0), (margin, margin)] if kind == "ten" else []

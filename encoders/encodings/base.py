@@ -9,7 +9,7 @@ a long video can be split over workers, merged after a failure, and encoded as a
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -23,12 +23,12 @@ CODEBOOK = "codebook.safetensors"
 
 
 class State(NamedTuple):
-    """What `accumulate` returns: float64 sums of a fixed shape, and how many descriptors are in."""
+    """Statistics of descriptors: float64 sums of a fixed shape, and the number of descriptors."""
 
     sums: Tensor
     count: int
 
-    def __add__(self, other: "State") -> "State":  # type: ignore[override]
+    def __add__(self, other: "State") -> "State":
         return State(self.sums + other.sums, self.count + other.count)
 
 
@@ -45,18 +45,19 @@ class FitWork(NamedTuple):
 
 
 class Encoder(ABC):
-    """A fitted encoding. Subclasses hold their codebook as tensors and do not change after `__init__`.
+    """A fitted encoding. Subclasses hold their codebook as tensors and are immutable.
 
     Attributes:
         name: the registry key.
-        learns: `fit` reads descriptors. Where it does not, their shape alone makes the encoder.
-        reads: the kinds of stream it is made for, see `encoders.descriptors.streams.KINDS`.
-        non_negative: what is appended to descriptors must not be below 0.
+        learns: `fit` reads descriptors; if not, it reads only their shape.
+        reads: the kinds of stream that it is made for, see `encoders.descriptors.streams.KINDS`.
+        non_negative: values that are appended to descriptors must not be below 0.
         per_frame: a descriptor is a whole frame, its T local descriptors side by side.
-        has_attention: `attention` says how much each descriptor counts.
+        has_attention: the encoder has `attention`, the weight of each descriptor.
         descriptor_dim: C, the width that `accumulate` accepts.
         output_dim: D, the length of `finalise`'s vector.
-        normalisation: a key of `encoders.encodings.normalise.NORMALISATIONS`, applied last by `finalise`.
+        normalisation: a key of `encoders.encodings.normalise.NORMALISATIONS`, applied last by
+            `finalise`.
     """
 
     name: ClassVar[str]
@@ -72,7 +73,7 @@ class Encoder(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, sample: FitSample, settings: EncoderSettings, normalisation: str) -> Self:
-        """The encoder of this codebook, the same on every worker.
+        """Fit the encoder to a sample; it is the same on every worker.
 
         Args:
             settings: the encoder's record in `encoders.settings`.
@@ -81,65 +82,77 @@ class Encoder(ABC):
 
     @classmethod
     def fit_work(cls, settings: EncoderSettings, num_frames: int, cells: int) -> FitWork:
-        """What `fit` reads of a sample of so many frames with so many descriptors each."""
+        """Return the work of `fit` on a sample of so many frames of so many descriptors each."""
         return FitWork(num_frames * cells)
 
     @classmethod
     def short_fit(cls, settings: EncoderSettings, steps: int) -> EncoderSettings:
-        """`settings` for a fit of at most so many steps: from its time follows that of a whole fit."""
+        """Return `settings` for a fit of at most so many steps.
+
+        From its time follows that of a whole fit.
+        """
         return settings
 
     def files(self) -> dict[str, bytes]:
-        """What is stored of a fitted encoder, by file name. `CODEBOOK` is one of them."""
+        """Return the files of a fitted encoder by name. `CODEBOOK` is one of them."""
         return {CODEBOOK: self.to_bytes()}
 
     def with_files(self, files: dict[str, bytes], settings: EncoderSettings) -> Self:
-        """This encoder, loaded from its `CODEBOOK`, as its other files and the settings want it."""
+        """Return this encoder, loaded from its `CODEBOOK`, with its other files and settings."""
         return self
 
     @abstractmethod
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """The float64 sums of this encoding's statistics, of one shape, over each of v videos.
+        """Return the float64 sums of this encoding's statistics over each of v videos.
 
         Args:
             descriptors: [n, C], of any float dtype, one video after the other.
-            lengths: how many descriptors each video has; without any its sums are zeros.
+            lengths: number of descriptors of each video; without any, its sums are zeros.
         """
 
     @abstractmethod
     def _vector(self, sums: Tensor, count: int) -> Tensor:
-        """The vector [D] of a state with count >= 1, before the last normalisation, in float64."""
+        """Return the float64 vector [D] of a state, count >= 1, before the last normalisation."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything learnt, by name; with `settings`, enough to build the encoder again."""
+        """Return the learnt tensors by name; with `settings` they are enough for `build`."""
 
     @abstractmethod
-    def settings(self) -> dict[str, object]:
-        """The JSON-able constructor arguments that are not tensors."""
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor arguments that are not tensors, as JSON values."""
 
     @classmethod
     @abstractmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The inverse of `tensors` and `settings`."""
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        """Build the encoder from its `tensors` and `settings`."""
+
+    def attention(self, descriptors: Tensor) -> Tensor:
+        """Return the weight [.., T] of each of descriptors [.., T, C], if `has_attention`.
+
+        Raises:
+            TypeError: the encoder has no attention.
+        """
+        raise TypeError(f"{self.name}: expected an encoder with attention, got one without")
 
     def accumulate(self, descriptors: Tensor) -> State:
-        """The state of descriptors [n, C]; n may be 0. The input is not changed.
+        """Return the state of descriptors [n, C]; n may be 0. The input is not changed.
 
         Raises:
             ValueError: the input is not [n, C] with this encoder's C.
         """
         return self.accumulate_batch(descriptors, descriptors.shape[:1])[0]
 
-    @torch.no_grad()  # the buffers that results are written into take no part in autograd
+    @torch.no_grad()  # results are written into buffers, which autograd does not allow
     def accumulate_batch(self, descriptors: Tensor, lengths: Sequence[int]) -> list[State]:
-        """The states of v videos, whose descriptors [n, C] stand one video after the other.
+        """Return the states of v videos, whose descriptors [n, C] stand one video after the other.
 
         Args:
-            lengths: how many descriptors each video has; 0 is allowed. Their sum is n.
+            lengths: number of descriptors of each video, 0 or more. Their sum is n.
 
         Raises:
-            ValueError: the input is not [n, C] with this encoder's C, or the lengths are not its.
+            ValueError: the input is not [n, C] with this encoder's C, or the lengths do not add up
+                to n.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.descriptor_dim:
             raise ValueError(
@@ -157,38 +170,38 @@ class Encoder(ABC):
         return [State(*state) for state in zip(sums, lengths, strict=True)]
 
     def finalise(self, state: State) -> Tensor:
-        """The float32 vector [D] of a state; all zeros where no descriptor was seen."""
+        """Return the float32 vector [D] of a state; zeros without descriptors."""
         if state.count == 0:
             return torch.zeros(self.output_dim, device=state.sums.device)
         vector = self._vector(state.sums, state.count)
         return NORMALISATIONS[self.normalisation](vector).float()
 
     def encode(self, descriptors: Tensor) -> Tensor:
-        """`finalise` of `accumulate`: descriptors [n, C] to a vector [D]."""
+        """Return the vector [D] of descriptors [n, C]: `finalise` of `accumulate`."""
         return self.finalise(self.accumulate(descriptors))
 
     def encode_batch(self, descriptors: Tensor, lengths: Sequence[int]) -> Tensor:
-        """`finalise` of `accumulate_batch`: v videos of descriptors [n, C] to vectors [v, D]."""
+        """Return vectors [v, D] of v videos, with descriptors [n, C] as in `accumulate_batch`."""
         vectors = torch.empty(len(lengths), self.output_dim, device=descriptors.device)
         for row, state in zip(vectors, self.accumulate_batch(descriptors, lengths), strict=True):
             row.copy_(self.finalise(state))
         return vectors
 
     def to(self, device: torch.device | str) -> Self:
-        """The same encoder with its tensors on `device`; accepts descriptors of that device."""
+        """Return the same encoder on `device`; it accepts descriptors of that device."""
         tensors = {key: value.to(device) for key, value in self.tensors().items()}
         return self.rebuilt(tensors, self.settings())
 
-    def rebuilt(self, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def rebuilt(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         """Build an encoder of this kind from other tensors and settings."""
         return type(self).build(tensors, settings)
 
     def to_bytes(self) -> bytes:
-        """One safetensors file: the tensors, and name and settings in its header."""
+        """Return a safetensors file of the tensors, with name and settings in its header."""
         header = {"name": self.name, "settings": self.settings()}
         return save_tensors(self.tensors(), "encoder", header)
 
 
-def header_of(data: bytes) -> dict[str, object]:
-    """Name and settings of the encoder that `Encoder.to_bytes` wrote; nothing where it did not."""
+def header_of(data: bytes) -> dict[str, Any]:
+    """Return name and settings in a file of `Encoder.to_bytes`; empty for other files."""
     return json.loads(metadata_of(data).get("encoder", "{}"))

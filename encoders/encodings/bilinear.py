@@ -8,7 +8,7 @@ C (C + 1) / 2 ("upper") or P.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ class Bilinear(Encoder):
     """The mean of x x^T of descriptors of `width` channels, after `pca` where given.
 
     The state is [C, C] in every form (32 MiB at C = 2048) and only its upper triangle counts. A
-    sketch is taken of it at the end: that is exact, as a sketch is linear in x x^T, and no
-    descriptor has P values of its own.
+    sketch is taken of it at the end: that is exact, because a sketch is linear in x x^T, and avoids
+    P values for each descriptor.
 
     Args:
-        form: "full", or "upper": the triangle row by row, with sqrt(2) times the values beside the
-            diagonal; a sketch of `encoders.encodings.random_maps` instead is its own form.
+        form: "full", or "upper": the triangle row by row, with sqrt(2) times the values off the
+            diagonal; or a sketch of `encoders.encodings.random_maps`.
 
     Raises:
         ValueError: the PCA gives another width, or the form is not known.
@@ -56,19 +56,19 @@ class Bilinear(Encoder):
 
     @classmethod
     def fit(cls, sample: FitSample, settings: BilinearSettings, normalisation: str) -> Self:
-        """Only a PCA is learnt; the sketch belongs to the sample's seed."""
+        """Fit the PCA; the sketch is drawn with the sample's seed."""
         width = settings.pca_components or sample.frames.shape[2]
         pca = fit_sample_pca(sample, settings)
-        form = settings.form
-        if form in SKETCHES:
-            form = SKETCHES[form].draw(width, settings.num_features, sample.seed)
+        form: str | Sketch = settings.form
+        if settings.form in SKETCHES:
+            form = SKETCHES[settings.form].draw(width, settings.num_features, sample.seed)
         return cls(width, form, pca, normalisation)
 
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         return [self._moment(video) for video in descriptors.split(lengths)]
 
     def _moment(self, descriptors: Tensor) -> Tensor:
-        """The upper triangle of the sum of x x^T over descriptors [n, C]; n may be 0."""
+        """Return the upper triangle of the sum of x x^T over descriptors [n, C]; n may be 0."""
         sums = torch.zeros(self.width, self.width, dtype=torch.float64, device=descriptors.device)
         for chunk in descriptors.split(CHUNK_DESCRIPTORS):
             x = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
@@ -81,19 +81,21 @@ class Bilinear(Encoder):
             scaled = upper.mul(2**0.5).diagonal_scatter(upper.diagonal())
             return scaled[torch.ones_like(scaled, dtype=torch.bool).triu()]
         moment = upper + upper.triu(1).T
-        return moment.flatten() if self.form == "full" else self.form.of_moment(moment)
+        return moment.flatten() if isinstance(self.form, str) else self.form.of_moment(moment)
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {} if isinstance(self.form, str) else self.form.tensors()
-        return own | (self.pca.tensors() if self.pca else {})
+        sketch = {} if isinstance(self.form, str) else self.form.tensors()
+        return sketch | (self.pca.tensors() if self.pca else {})
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         form = self.form if isinstance(self.form, str) else self.form.name
-        own = {"width": self.width, "form": form, "normalisation": self.normalisation}
-        return own if isinstance(self.form, str) else own | {"num_features": self.output_dim}
+        settings = {"width": self.width, "form": form, "normalisation": self.normalisation}
+        return (
+            settings if isinstance(self.form, str) else settings | {"num_features": self.output_dim}
+        )
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         form = settings["form"]
         if form in SKETCHES:
             form = SKETCHES[form].from_tensors(tensors, settings["num_features"])

@@ -22,7 +22,7 @@ from encoders.settings import CompressSettings
 from encoders.tensor_files import metadata_of, save_tensors
 
 BLOCK_VALUES = 2**24
-"""Values of the training vectors that are in float64 at a time: 128 MiB."""
+"""Values of training vectors per float64 chunk: 128 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,9 @@ class Compression:
         return len(self.map.mean) if isinstance(self.map, Pca) else self.map.width
 
     def transform(self, vectors: Tensor) -> Tensor:
-        """[.., D] to [.., P]: in float64 if they are, else in float32. Zeros stay zeros.
+        """Return vectors [.., P] of vectors [.., D], in float64 if they are, else in float32.
+
+        Zeros stay zeros.
 
         Raises:
             ValueError: vectors of another length.
@@ -50,17 +52,17 @@ class Compression:
         return l2(self.map.transform(vectors.to(torch.promote_types(vectors.dtype, torch.float32))))
 
     def to_bytes(self) -> bytes:
-        """One safetensors file; of random features it holds the seed and not the signs."""
+        """Return a safetensors file; of random features it holds the seed, not the signs."""
         if isinstance(self.map, Pca):
             return save_tensors(self.map.tensors(), "compression", {})
         return save_tensors({}, "compression", asdict(self.map))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`.
+        """Load a compression that `to_bytes` wrote.
 
         Raises:
-            ValueError: the file is none of a compression.
+            ValueError: the file holds no compression.
         """
         metadata = metadata_of(data)
         if "compression" not in metadata:
@@ -74,16 +76,17 @@ class Compression:
 
 
 def fit_compression(blocks: Sequence[Tensor], settings: CompressSettings, seed: int) -> Compression:
-    """The compression of vectors like the training vectors; kind "none" has none.
+    """Fit the compression to the training vectors.
 
-    Random Maclaurin features depend on D and the seed alone, so one block is enough.
+    Random Maclaurin features depend only on D and the seed, so one block is enough.
 
     Args:
-        blocks: [n, D] each, N vectors in all; they are read in place, a few columns or rows at a time.
+        blocks: [n, D] each, N vectors in all; they are read in place, a few columns or rows at a
+            time.
 
     Raises:
-        ValueError: settings.kind is "none"; fewer directions in which the vectors vary than
-            features are wanted by PCA; a value that is not finite.
+        ValueError: settings.kind is "none", the vectors vary in fewer directions than the PCA has
+            features, or a value is not finite.
     """
     if settings.kind == "pca":
         return Compression(_principal(blocks, settings.num_features, settings.whiten))
@@ -96,24 +99,25 @@ def fit_compression(blocks: Sequence[Tensor], settings: CompressSettings, seed: 
 
 
 def fit_whitening(vectors: Tensor, num_features: int) -> Compression:
-    """PCA with whitening for a search (VU 2.3.3) of vectors [N, D], to `num_features` or as few as they carry.
+    """Fit a PCA with whitening for a search (VU 2.3.3) to vectors [N, D].
 
-    At most N / 3 (and 1 at least): the nearer P comes to N, the more whitening makes noise as large as what
-    tells videos apart, and with P = N - 1 all N are at the same distance. On 8 to 60 videos of Weizmann N / 3
-    finds videos of the query's class best or nearly so, whatever the encoder.
+    P is `num_features`, but at most the directions in which the vectors vary, and at most N / 3
+    (and at least 1): the nearer P is to N, the more whitening amplifies noise, and with P = N - 1
+    all N vectors are at the same distance. On 8 to 60 videos of Weizmann a search finds videos of
+    the query's class best, or nearly so, with N / 3, whatever the encoder.
 
     Raises:
-        ValueError: the vectors do not vary; a value that is not finite.
+        ValueError: the vectors do not vary, or a value is not finite.
     """
     fewer = min(num_features, max(1, len(vectors) // 3))
     return Compression(_principal([vectors], fewer, whiten=True, or_fewer=True))
 
 
 def fit_bytes(num_vectors: int, width: int, settings: CompressSettings) -> int:
-    """Memory that `fit_compression` takes beside the vectors."""
+    """Return the memory that `fit_compression` takes besides the vectors."""
     if settings.kind != "pca":
         return 0
-    # The matrix, its eigenvectors and LAPACK's workspace of twice that; the components with copies; blocks.
+    # The matrix, its eigenvectors, LAPACK's workspace of twice that; components, copies; blocks.
     return (
         32 * min(num_vectors, width) ** 2 + 24 * width * settings.num_features + 32 * BLOCK_VALUES
     )
@@ -122,7 +126,7 @@ def fit_bytes(num_vectors: int, width: int, settings: CompressSettings) -> int:
 def _principal(
     blocks: Sequence[Tensor], num_features: int, whiten: bool, or_fewer: bool = False
 ) -> Pca:
-    """The PCA, in float32, out of the smaller of the matrices [N, N] and [D, D] of inner products.
+    """Fit the float32 PCA from the smaller of the matrices [N, N] and [D, D] of products.
 
     Signs are fixed: the loading of largest magnitude of each component is positive.
     """
@@ -156,7 +160,7 @@ def _principal(
 
 
 def _gram(blocks: Sequence[Tensor], mean: Tensor) -> Tensor:
-    """X X^T of centred vectors X if N <= D, else X^T X: float64; the upper triangle counts."""
+    """Return X X^T of centred vectors X if N <= D, else X^T X: the upper triangle, in float64."""
     size = min(sum(map(len, blocks)), len(mean))
     gram = mean.new_zeros(size, size)
     for part in _parts(blocks, mean):
@@ -165,7 +169,7 @@ def _gram(blocks: Sequence[Tensor], mean: Tensor) -> Tensor:
 
 
 def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
-    """Some rows of the centred vectors at a time, in float64; of their transpose if N <= D."""
+    """Yield chunks of rows of the centred vectors, or of their transpose if N <= D, in float64."""
     if sum(map(len, blocks)) <= len(mean):
         first = 0
         for part in _columns(blocks):
@@ -179,7 +183,7 @@ def _parts(blocks: Sequence[Tensor], mean: Tensor) -> Iterator[Tensor]:
 
 
 def _columns(blocks: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Some columns of the vectors at a time, [N, ..] float64."""
+    """Yield chunks of columns of the vectors, [N, ..] float64."""
     size = max(1, BLOCK_VALUES // sum(map(len, blocks)))
     for first in range(0, blocks[0].shape[1], size):
         yield torch.cat([block[:, first : first + size].double() for block in blocks])

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -49,14 +49,14 @@ class GmmFisher(Encoder):
         self.gmm, self.pca, self.normalisation = gmm, pca, normalisation
         self.descriptor_dim = input_width(pca, width, self.name)
         self.output_dim = 2 * num_components * width
-        # Rounded, so that the float32 products are about exactly the m that `_vector` undoes.
+        # Rounded to float32, so that the products have exactly the m that `_vector` assumes.
         self._centre = (gmm.weights @ gmm.means).float().double()
         exact = joint_density(gmm, self._centre)
         self._densities = {torch.float64: exact, torch.float32: _to_float32(exact)}
 
     @classmethod
     def fit(cls, sample: FitSample, settings: GmmFvSettings, normalisation: str) -> Self:
-        """EM over all workers from k-means; logs "mean_log_likelihood" of each iteration or pass."""
+        """Fit by EM over all workers, from k-means; log each iteration's "mean_log_likelihood"."""
         pca, centroids = fit_centroids(sample, settings.num_components, settings)
         options = {
             "tolerance": settings.tolerance,
@@ -105,7 +105,7 @@ class GmmFisher(Encoder):
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         num_components = len(self.gmm.weights)
         sums = [self.gmm.weights.new_zeros(num_components + self.output_dim) for _ in lengths]
-        moments = [each[num_components:].view(num_components, -1) for each in sums]
+        moments = [total[num_components:].view(num_components, -1) for total in sums]
         dtype = torch.promote_types(descriptors.dtype, torch.float32)
         density, scratch = self._densities[dtype], Scratch(dtype, descriptors.device)
         for rows, pieces in groups(lengths, CHUNK_DESCRIPTORS, descriptors.device):
@@ -128,8 +128,8 @@ class GmmFisher(Encoder):
 
     @cached_property
     def _whitening(self) -> tuple[Tensor, ...]:
-        """What the mean moments about m are multiplied with, [K, C] each: x - m for the mean block, the
-        mass for it, (x - m)^2 for the sigma block, x - m for it, the mass for it."""
+        """Factors [K, C] of the mean moments about m: for the mean block of x - m and of the mass,
+        for the sigma block of (x - m)^2, of x - m and of the mass."""
         offsets, variances = self.gmm.means - self._centre, self.gmm.variances
         root = self.gmm.weights.sqrt().unsqueeze(1)
         to_mean = 1 / (variances.sqrt() * root)
@@ -138,23 +138,26 @@ class GmmFisher(Encoder):
         return to_mean, -offsets * to_mean, to_sigma, -2 * offsets * to_sigma, sigma_offset
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {
+        mixture = {
             "weights": self.gmm.weights,
             "means": self.gmm.means,
             "variances": self.gmm.variances,
         }
-        return own | (self.pca.tensors() if self.pca else {})
+        return mixture | (self.pca.tensors() if self.pca else {})
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         return {"normalisation": self.normalisation}
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         gmm = Gmm(tensors["weights"], tensors["means"], tensors["variances"])
         return cls(gmm, Pca.from_tensors(tensors), **settings)
 
 
 def _to_float32(density: JointDensity) -> JointDensity:
-    """For posteriors only: they do not change with the bias's offset, which would cost digits."""
+    """Return a float32 density for posteriors only.
+
+    The bias has no common offset, which would cost digits and does not change posteriors.
+    """
     bias = density.bias - density.bias.max()
     return JointDensity(density.centre.float(), density.weight.float(), bias.float())

@@ -27,7 +27,7 @@ NUM_BANDS = 3
 
 
 class MultiScale:
-    """Image vectors by `encoder`, whose own normalisation comes last and only once."""
+    """Image vectors by `encoder`, whose normalisation is applied once, at the end."""
 
     def __init__(self, encoder: Encoder, pooling: Literal["nfk", "csf", "mpp"] = "mpp") -> None:
         if pooling not in ("nfk", "csf", "mpp"):
@@ -40,21 +40,24 @@ class MultiScale:
         self._encoder = encoder.rebuilt(encoder.tensors(), raw)
 
     def encode(self, scales: Sequence[Tensor]) -> Tensor:
-        """The vector [D], or [S D] of csf, of descriptors [n_s, C] of each scale.
+        """Return the vector [D], or [S D] of csf, of descriptors [n_s, C] of each scale.
 
-        A scale without descriptors counts as one whose encoding is zero.
+        The encoding of a scale without descriptors is zero.
         """
         return self._finalise([self._encoder.accumulate(scale) for scale in scales])
 
     def encode_regions(self, maps: Sequence[Tensor]) -> Tensor:
-        """The four regions of a spatial pyramid of maps [h, w, C], one a scale: [4 D], or [4 S D].
+        """Return the four regions of a spatial pyramid of maps [h, w, C]: [4 D], or [4 S D].
 
         `encode`'s vectors of the whole image, its top, middle and bottom, concatenated and
         L2-normalised. Decision: the three are thirds of the height, and a position belongs to the
-        one its centre is in, which is never on a border.
+        third that its centre is in, which is never on a border.
+
+        Args:
+            maps: one for each scale.
 
         Raises:
-            ValueError: a map of another shape.
+            ValueError: a map has another shape.
         """
         bands = [self._bands(position_map) for position_map in maps]
         whole = [reduce(add, states) for states in bands]
@@ -62,7 +65,7 @@ class MultiScale:
         return l2(torch.cat([self._finalise(states) for states in regions]))
 
     def _bands(self, position_map: Tensor) -> list[State]:
-        """The states of top, middle and bottom of a map [h, w, C]."""
+        """Return the states of top, middle and bottom of a map [h, w, C]."""
         if position_map.ndim != 3:
             raise ValueError(
                 "multi_scale: expected a map of shape [h, w, C] for each scale, got "

@@ -1,6 +1,6 @@
 """Normalisations of finished vectors, by name (METHODS 3.5; DQ 5.2, VU 2.3.3).
 
-Vectors whose inner products are summed as kernels have their length taken in float64: `encoders.svm.kernel_sum.unit`.
+Kernels normalise their vectors in float64 instead: `encoders.svm.kernel_sum.unit`.
 """
 
 from torch import Tensor
@@ -8,12 +8,12 @@ from torch.nn import functional
 
 
 def l2(vector: Tensor) -> Tensor:
-    """`vector` [..., D] over its Euclidean length; a zero vector stays zero."""
+    """Return `vector` [..., D] over its Euclidean length; a zero vector stays zero."""
     return functional.normalize(vector, dim=-1)
 
 
 def signed_sqrt(vector: Tensor) -> Tensor:
-    """sign(x) sqrt|x| of each value."""
+    """Return sign(x) sqrt|x| of each value."""
     return vector.sign() * vector.abs().sqrt()
 
 
@@ -23,5 +23,6 @@ NORMALISATIONS = {
     "l2": l2,
     "none": lambda vector: vector,
 }
-"""What `Encoder.finalise` may do last. `signed_sqrt_l2` is DQ 5.2's, and the default; `signed_sqrt` keeps
-how long a vector is, which for the mean of differences is how much moves."""
+"""Last step of `Encoder.finalise`, by name. `signed_sqrt_l2` is DQ 5.2's, and the default;
+`signed_sqrt` keeps the length of a vector, which for the mean of differences is the amount of
+motion."""

@@ -1,10 +1,10 @@
-"""GA, AVE and Concatenation: means that learn nothing (DQ 5.2; METHODS 2).
+"""GA, AVE and Concatenation: means, for which nothing is learnt (DQ 5.2; METHODS 2).
 
 Letters: f frames, T descriptors of a frame, C channels.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -39,16 +39,16 @@ class Average(Encoder):
     def tensors(self) -> dict[str, Tensor]:
         return {}
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         return {"descriptor_dim": self.descriptor_dim, "normalisation": self.normalisation}
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         return cls(**settings)
 
 
 class GlobalActivation(Average):
-    """GA: the mean over frames of a node without spatial extent, such as VGG-19's fc7 (D = 4096)."""
+    """GA: mean over frames of a node without spatial extent, such as VGG-19's fc7 (D = 4096)."""
 
     name = "ga"
     reads = frozenset({"global"})

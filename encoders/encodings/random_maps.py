@@ -1,7 +1,7 @@
 """Random maps whose inner product estimates <x, y>^2: tensor sketch and random Maclaurin features.
 
-Both are linear in x x^T, so that of a set of descriptors costs no more than that of one: it is
-taken of the sum of x x^T, at once. Sources: Pham and Pagh, KDD 2013 (tensor sketch); Kar and
+Both are linear in x x^T, so that the map of a set of descriptors costs no more than that of one: it
+is the map of the sum of x x^T. Sources: Pham and Pagh, KDD 2013 (tensor sketch); Kar and
 Karnick, AISTATS 2012 (random Maclaurin; DQ 5.4).
 
 Letters: C channels, P features.
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 BLOCK_FEATURES = 1024
-"""Random Maclaurin features whose signs are in floating point at a time: bounds memory."""
+"""Random Maclaurin features per chunk whose signs are converted to floating point."""
 
 BLOCK_SIGNS = 2**24
-"""Signs that `SeededMaclaurin` holds at a time: 64 MiB in float32."""
+"""Signs per chunk of `SeededMaclaurin`: 64 MiB in float32."""
 
 
 def random_signs(seed: int, stream: int, *shape: int) -> Tensor:
-    """Independent signs +1 and -1 of that shape, int8, on the CPU.
+    """Return independent signs +1 and -1 of a shape, int8, on the CPU.
 
     The bits of a counter-based generator, which numpy keeps the same for all versions and machines.
     Other streams of one seed are independent.
@@ -53,16 +53,16 @@ class TensorSketch:
 
     @classmethod
     def draw(cls, width: int, num_features: int, seed: int) -> Self:
-        """The map of C = `width` channels that belongs to a seed."""
+        """Return the map of C = `width` channels that belongs to a seed."""
         generator = torch.Generator().manual_seed(seed)
         bins = torch.randint(num_features, (2, width), generator=generator)
         return cls(bins, random_signs(seed, 0, 2, width), num_features)
 
     def of_moment(self, moment: Tensor) -> Tensor:
-        """[P], the sum of sketches of the descriptors whose sum of x x^T is `moment` [C, C]."""
+        """Return the sum [P] of the sketches of descriptors with sum `moment` [C, C] of x x^T."""
         signs = self.signs.to(moment)
         values = (moment * signs[0].unsqueeze(1) * signs[1]).flatten()
-        # On the CPU, which adds in one order; a GPU does not.
+        # On the CPU, which adds in a fixed order, unlike a GPU.
         sums = torch.zeros(self.num_features, dtype=moment.dtype)
         return sums.index_add_(0, self._features, values.cpu()).to(moment.device)
 
@@ -73,12 +73,12 @@ class TensorSketch:
         return (bins[0].unsqueeze(1) + bins[1]).remainder_(self.num_features).flatten()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was drawn, by name, for an encoder to store beside its own."""
+        """Return the drawn tensors by name, for an encoder to store with its own."""
         return {"bins": self.bins, "signs": self.signs}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], num_features: int) -> Self:
-        """The inverse of `tensors`."""
+        """Build the map from its `tensors`."""
         return cls(tensors["bins"], tensors["signs"], num_features)
 
 
@@ -96,11 +96,11 @@ class RandomMaclaurin:
 
     @classmethod
     def draw(cls, width: int, num_features: int, seed: int) -> Self:
-        """The map of C = `width` channels that belongs to a seed."""
+        """Return the map of C = `width` channels that belongs to a seed."""
         return cls(random_signs(seed, 0, 2, num_features, width), num_features)
 
     def of_moment(self, moment: Tensor) -> Tensor:
-        """[P], the sum of features of the descriptors whose sum of x x^T is `moment` [C, C]."""
+        """Return the sum [P] of the features of descriptors with sum `moment` [C, C] of x x^T."""
         blocks = [
             ((first.to(moment) @ moment) * second.to(moment)).sum(1)
             for first, second in self.signs.split(BLOCK_FEATURES, 1)
@@ -108,21 +108,21 @@ class RandomMaclaurin:
         return torch.cat(blocks) / self.num_features**0.5
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was drawn, by name, for an encoder to store beside its own."""
+        """Return the drawn tensors by name, for an encoder to store with its own."""
         return {"signs": self.signs}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], num_features: int) -> Self:
-        """The inverse of `tensors`."""
+        """Build the map from its `tensors`."""
         return cls(tensors["signs"], num_features)
 
 
 @dataclass(frozen=True)
 class SeededMaclaurin:
-    """Random Maclaurin features of vectors too long for their signs to be kept (DQ 5.4).
+    """Random Maclaurin features of long vectors, without stored signs (DQ 5.4).
 
     The signs of feature p are drawn again from (seed, p) each time, in blocks: at D = 131,072 and
-    P = 4,096 they would be 1 GiB in bytes and 4 GiB in float32.
+    P = 4,096 they would take 1 GiB as bytes and 4 GiB as float32.
 
     Attributes:
         width: D, the length of the vectors.
@@ -133,15 +133,15 @@ class SeededMaclaurin:
     seed: int
 
     def transform(self, x: Tensor) -> Tensor:
-        """[.., D] to [.., P], in the dtype and on the device of x."""
+        """Return features [.., P] of x [.., D], in its dtype and on its device."""
         features = []
         step = max(1, BLOCK_SIGNS // (2 * self.width))
         block = x.new_empty(step, 2, self.width)
         for start in range(0, self.num_features, step):
             signs = block[: self.num_features - start]
-            for place in range(len(signs)):
+            for row in range(len(signs)):
                 # Stream 0 belongs to sketches of descriptors.
-                signs[place] = random_signs(self.seed, start + place + 1, 2, self.width)
+                signs[row] = random_signs(self.seed, start + row + 1, 2, self.width)
             features.append((x @ signs.flatten(0, 1).T).unflatten(-1, (-1, 2)).prod(-1))
         return torch.cat(features, -1) / self.num_features**0.5
 

@@ -1,7 +1,7 @@
-"""Temporal pyramid: a vector for the whole video, then one for each half, and so on, side by side.
+"""Temporal pyramid: vectors of the whole video, of its halves, and so on, side by side.
 
-As a spatial pyramid over time (Lazebnik, Schmid, Ponce 2006; Laptev et al. 2008). Letters: f frames, D length of an
-encoder's vector, s parts of a level.
+It is the spatial pyramid over time (Lazebnik, Schmid, Ponce 2006; Laptev et al. 2008). Letters: f
+frames, D length of an encoder's vector, s parts of a level.
 """
 
 from collections.abc import Sequence
@@ -20,29 +20,36 @@ from encoders.settings import UNIT_LENGTH
 
 @dataclass(frozen=True)
 class TemporalPyramid:
-    """Parts of a video: at each level s parts of equal duration. (1,) is the whole video alone.
+    """Parts of a video: at each level s parts of equal duration. (1,) is the whole video only.
 
-    A frame belongs to part floor(s x) of a level, x in 0 to 1 being its place in time; that of x = 1 is the last. The
-    state of a video is that of each interval between two neighbouring cuts of any level, so that a frame is encoded
-    once: states of parts of a video add up interval by interval.
+    A frame at time x in 0 to 1 belongs to part floor(s x) of a level; x = 1 to the last part. A
+    video has one state for each interval between neighbouring cuts of all levels, so that a frame
+    is encoded once: states of parts of a video add up interval by interval.
     """
 
     levels: tuple[int, ...]
 
     @property
     def num_parts(self) -> int:
-        """How many vectors stand side by side."""
+        """Number of vectors side by side."""
         return sum(self.levels)
 
-    def accumulate(self, encoder: Encoder, descriptors: Tensor, place: np.ndarray) -> list[State]:
-        """The state of each interval of frames [f, ...] at ascending places [f] in 0 to 1; f may be 0."""
-        ends = np.searchsorted(place, [float(cut) for cut in self._cuts[1:-1]], side="left")
+    def accumulate(self, encoder: Encoder, descriptors: Tensor, times: np.ndarray) -> list[State]:
+        """Return the state of each interval of frames [f, ...]; f may be 0.
+
+        Args:
+            times: [f], ascending, 0 is the start of the video and 1 its end.
+        """
+        ends = np.searchsorted(times, [float(cut) for cut in self._cuts[1:-1]], side="left")
         parts = torch.tensor_split(descriptors, ends.tolist())
         return [encoder.accumulate(part.reshape(-1, encoder.descriptor_dim)) for part in parts]
 
     def finalise(self, encoder: Encoder, states: Sequence[State]) -> Tensor:
-        """The float32 vector [D num_parts], level by level: each part's normalised as by `Encoder.finalise`, the whole
-        scaled to norm 1 unless normalisation keeps lengths. A part without frames is zeros."""
+        """Return the float32 vector [D num_parts], level by level.
+
+        Each part is normalised by `Encoder.finalise`, and the whole scaled to norm 1 unless the
+        normalisation keeps lengths. A part without frames is zeros.
+        """
         if len(states) == 1:
             return encoder.finalise(states[0])
         vectors = []

@@ -4,7 +4,7 @@ Letters: n descriptors, C channels (after PCA), K centroids, D = KC, one block o
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -49,11 +49,11 @@ class Vlad(Encoder):
         self.normalisation = normalisation or ("l2" if intra else "signed_sqrt_l2")
         self.descriptor_dim = input_width(pca, width, self.name)
         self.output_dim = num_centroids * width
-        self._assigning_of: dict[torch.dtype, tuple[Tensor, Assignment]] = {}
+        self._assignments: dict[torch.dtype, tuple[Tensor, Assignment]] = {}
 
     @classmethod
     def fit(cls, sample: FitSample, settings: VladSettings, normalisation: str) -> Self:
-        """k-means of the sample; with `settings.intra` the normalisation is VU 2.3.3's, "l2"."""
+        """Fit k-means; with `settings.intra` the normalisation is VU 2.3.3's, "l2"."""
         pca, centroids = fit_centroids(sample, settings.num_centroids, settings)
         return cls(centroids, pca, settings.intra, "l2" if settings.intra else normalisation)
 
@@ -82,11 +82,11 @@ class Vlad(Encoder):
         return sums
 
     def _assigning(self, dtype: torch.dtype) -> tuple[Tensor, Assignment]:
-        """The centroids in `dtype`, and the assignment to them; made once for each dtype."""
-        if dtype not in self._assigning_of:
+        """Return the centroids in `dtype` and the assignment to them; computed once per dtype."""
+        if dtype not in self._assignments:
             centroids = self.centroids.to(dtype)
-            self._assigning_of[dtype] = centroids, Assignment.to(centroids)
-        return self._assigning_of[dtype]
+            self._assignments[dtype] = centroids, Assignment.to(centroids)
+        return self._assignments[dtype]
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
         blocks = sums / count
@@ -95,9 +95,9 @@ class Vlad(Encoder):
     def tensors(self) -> dict[str, Tensor]:
         return {"centroids": self.centroids} | (self.pca.tensors() if self.pca else {})
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         return {"intra": self.intra, "normalisation": self.normalisation}
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         return cls(tensors["centroids"], Pca.from_tensors(tensors), **settings)

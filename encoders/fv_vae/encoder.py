@@ -6,7 +6,7 @@ L latents; D = C (L + 1).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -25,10 +25,10 @@ from encoders.settings import FvVaeSettings
 INFORMATION_FILE = "information.safetensors"
 
 SHORTEST_GRADIENT = 1e-12
-"""A gradient power takes shorter gradients for as long as this."""
+"""Least length of a gradient for a gradient power."""
 
 HELD_OUT_SHARE, HELD_OUT_FRAMES = 0.1, 512
-"""For early stopping: the part of the training videos that is held out, and the most of their frames that are evaluated."""
+"""Early stopping: held-out share of the training videos, and most frames of them to evaluate."""
 
 SHORT_BATCH_FRAMES = 32
 """Most frames of a step of a short fit: nearly all of a step's time is spent on its frames."""
@@ -39,7 +39,8 @@ class FvVae(Encoder):
 
     One descriptor's gradient of L_rec in the decoder's (W, b) is delta outer [z, 1], where z = mu_z
     (no sampling), mu_x = relu(W z + b) and delta = (mu_x - x) / sigma_x^2 * [mu_x > 0]. Summed over
-    descriptors it is one matrix product, delta^T [z, 1]. Without the ReLU, delta = (mu_x - x) / sigma_x^2.
+    descriptors it is one matrix product, delta^T [z, 1]. Without the ReLU, delta = (mu_x - x) /
+    sigma_x^2.
 
     The vector is that sum [C, L + 1] over the number of descriptors, whitened if there is an
     information, row after row: L weights of the first channel, its bias, then the next channel.
@@ -58,7 +59,8 @@ class FvVae(Encoder):
         gradient_power: float = 1.0,
         has_relu: bool = True,
     ) -> None:
-        """
+        """Build the encoder from its tensors.
+
         Args:
             weights: `encoder.<i>.weight` and `.bias` of each encoder layer (ReLU between them),
                 `decoder.weight` [C, L], `decoder.bias` [C] and the variances `var_x` [C].
@@ -66,7 +68,7 @@ class FvVae(Encoder):
             normalisation: a key of `encoders.encodings.normalise.NORMALISATIONS`.
             pca: of the descriptors; C is then its number of components.
             gradient_power: see `FvVaeSettings`.
-            has_relu: behind the decoder; not for descriptors with values below zero.
+            has_relu: after the decoder; not for descriptors with values below zero.
         """
         self.gradient_power = gradient_power
         self.has_relu = has_relu
@@ -78,15 +80,15 @@ class FvVae(Encoder):
         self.statistics: dict[str, Tensor] | None = None
         self.normalisation = normalisation
         self._weights = weights
-        self._layers_of: dict[torch.dtype, tuple[list[tuple[Tensor, Tensor]], Tensor]] = {}
+        self._layers_by_dtype: dict[torch.dtype, tuple[list[tuple[Tensor, Tensor]], Tensor]] = {}
         self._num_layers = sum(key.startswith("encoder.") for key in weights) // 2
         first, last = weights["encoder.0.weight"], weights[f"encoder.{self._num_layers - 1}.weight"]
-        found = (first.shape[1], last.shape[0], tuple(weights["var_x"].shape))
-        if found != (self.width, self.num_latents, (self.width,)):
+        shapes = (first.shape[1], last.shape[0], tuple(weights["var_x"].shape))
+        if shapes != (self.width, self.num_latents, (self.width,)):
             raise ValueError(
                 f"fv_vae: a decoder of shape {[self.width, self.num_latents]} expects an "
                 f"encoder {self.width} -> {self.num_latents} and as many variances as "
-                f"channels, got {found[0]} -> {found[1]} and var_x of shape {list(found[2])}; "
+                f"channels, got {shapes[0]} -> {shapes[1]} and var_x of shape {list(shapes[2])}; "
                 "do the tensors belong to one network?"
             )
 
@@ -97,7 +99,7 @@ class FvVae(Encoder):
         normalisation: str = "signed_sqrt_l2",
         pca: Pca | None = None,
     ) -> Self:
-        """The encoder of a trained network; its weights are copied, and its settings' gradient power is taken."""
+        """Build the encoder of a trained network, with a copy of its weights."""
         state = {key: value.detach() for key, value in net.state_dict().items()}
         scale = state["scale"]
         weights = {
@@ -112,14 +114,15 @@ class FvVae(Encoder):
 
     @classmethod
     def fit(cls, sample: FitSample, settings: FvVaeSettings, normalisation: str) -> Self:
-        """Training over all workers, then the Fisher information of the frames it was trained on.
+        """Train over all workers, then estimate the Fisher information of the training frames.
 
-        Each frame of a batch is a random frame of a random video. Logs the losses of each step.
+        Each frame of a batch is a random frame of a random video. The losses of each step are
+        logged.
 
         Raises:
-            ValueError: no frames on this worker, or what `fit_fv_vae` raises.
+            ValueError: there are no frames on this worker, or see `fit_fv_vae`.
         """
-        num_frames = _own_frames(sample)
+        num_frames = _frames_of_videos(sample)
         settings = with_steps(sample, settings)
         pca = fit_sample_pca(sample, settings)
         held_out = sample.held_out(HELD_OUT_SHARE) if settings.early_stopping_steps else None
@@ -146,21 +149,24 @@ class FvVae(Encoder):
 
     @classmethod
     def fit_work(cls, settings: FvVaeSettings, num_frames: int, cells: int) -> FitWork:
-        """A training step has a batch, whatever the sample; the information is of all descriptors."""
+        """Return the work of a fit.
+
+        A training step has a batch, whatever the sample; the information is of all descriptors.
+        """
         steps = settings.steps_for(num_frames)
         return FitWork(num_frames * cells, steps, settings.batch_frames * cells)
 
     @classmethod
     def short_fit(cls, settings: FvVaeSettings, steps: int) -> FvVaeSettings:
-        """So few steps, of small batches."""
+        """Return settings of so few steps, with small batches."""
         batch = min(settings.batch_frames, SHORT_BATCH_FRAMES)
         return replace(settings, num_steps=steps, batch_frames=batch)
 
     def files(self) -> dict[str, bytes]:
-        """The network, and beside it the Fisher information of both forms.
+        """Return the network, and in another file the Fisher information of both forms.
 
         Raises:
-            ValueError: the information was not estimated, because `fit` did not make this encoder.
+            ValueError: `fit` did not make this encoder, so the information was not estimated.
         """
         if self.statistics is None:
             raise ValueError(
@@ -174,14 +180,14 @@ class FvVae(Encoder):
         }
 
     def with_files(self, files: dict[str, bytes], settings: FvVaeSettings) -> Self:
-        """This network with the information that `settings` choose."""
+        """Return this network with the information that `settings` name."""
         statistics = safetensors.torch.load(files[INFORMATION_FILE])
         loaded = self.with_information(choose(statistics, settings))
         loaded.statistics = statistics
         return loaded
 
     def with_information(self, information: Information | None) -> Self:
-        """The same network with another information."""
+        """Return the same network with another information."""
         return type(self)(
             self._weights,
             information,
@@ -193,14 +199,14 @@ class FvVae(Encoder):
 
     @torch.no_grad()
     def latents(self, descriptors: Tensor) -> Tensor:
-        """z = mu_z [.., L] of descriptors [.., C], in float64 if they are, else in float32."""
+        """Return z = mu_z [.., L] of descriptors [.., C], as float64 or float32."""
         x = self._rows(descriptors)
         code = self._code(x, Scratch(x.dtype, x.device))
         return code[:, :-1].unflatten(0, descriptors.shape[:-1])
 
     @torch.no_grad()
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """delta [.., C] and [z, 1] [.., L + 1]; a descriptor's gradient is their outer product.
+        """Return delta [.., C] and [z, 1] [.., L + 1]; their outer product is the gradient.
 
         With a gradient power, delta is scaled so that the outer product has its new length.
         """
@@ -208,47 +214,48 @@ class FvVae(Encoder):
         scratch = Scratch(x.dtype, x.device)
         code = self._code(x, scratch)
         delta = self._residuals(x, code, scratch) / self._weights["var_x"].to(x.dtype)
-        return tuple(factor.unflatten(0, descriptors.shape[:-1]) for factor in (delta, code))
+        shape = descriptors.shape[:-1]
+        return delta.unflatten(0, shape), code.unflatten(0, shape)
 
     def attention(self, descriptors: Tensor) -> Tensor:
-        """[.., T] of descriptors [.., T, C]: the sum of |gradient| of each (DQ appendix B).
+        """Return attention [.., T] of descriptors [.., T, C]: sums of |gradient| (DQ appendix B).
 
-        Spatial attention of a frame's cells; its sum over T is the frame's temporal attention.
+        This is spatial attention of a frame's cells; its sum over T is temporal attention.
         In closed form, |delta|_1 |[z, 1]|_1.
         """
         delta, code = self.gradient_factors(descriptors)
         return delta.abs().sum(-1) * code.abs().sum(-1)
 
     def tensors(self) -> dict[str, Tensor]:
-        learnt = self.information.tensors() if self.information else {}
-        own = self._weights | {f"information.{key}": value for key, value in learnt.items()}
-        return own | (self.pca.tensors() if self.pca else {})
+        estimated = self.information.tensors() if self.information else {}
+        weights = self._weights | {f"information.{key}": t for key, t in estimated.items()}
+        return weights | (self.pca.tensors() if self.pca else {})
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         form = self.information and {
             "kind": self.information.kind,
             "damping": self.information.damping,
         }
-        own = {"information": form, "normalisation": self.normalisation}
+        settings: dict[str, Any] = {"information": form, "normalisation": self.normalisation}
         if self.gradient_power != 1:
-            own["gradient_power"] = self.gradient_power
+            settings["gradient_power"] = self.gradient_power
         if not self.has_relu:
-            own["has_relu"] = False
-        return own
+            settings["has_relu"] = False
+        return settings
 
     @classmethod
-    def build(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+    def build(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         prefix = "information."
         weights = {
             key: value for key, value in tensors.items() if not key.startswith((prefix, "pca."))
         }
-        learnt = {
+        estimated = {
             key.removeprefix(prefix): value
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
         form = settings["information"]
-        information = form and INFORMATION[form["kind"]](**learnt, damping=form["damping"])
+        information = form and INFORMATION[form["kind"]](**estimated, damping=form["damping"])
         return cls(
             weights,
             information,
@@ -266,8 +273,8 @@ class FvVae(Encoder):
             x = self._rows(descriptors[rows])
             code = self._code(x, scratch)
             add_products(sums, self._residuals(x, code, scratch), code, pieces)
-        for each in sums:
-            each /= variances
+        for total in sums:
+            total /= variances
         return sums
 
     def _vector(self, sums: Tensor, count: int) -> Tensor:
@@ -277,11 +284,11 @@ class FvVae(Encoder):
         return gradient.flatten()
 
     def _rows(self, descriptors: Tensor) -> Tensor:
-        """[n, C] of descriptors, after the PCA, in the dtype that is computed in."""
+        """Return descriptors [n, C] after the PCA, in the dtype of the computation."""
         return projected(descriptors.flatten(0, -2).to(_compute_dtype(descriptors)), self.pca)
 
     def _code(self, x: Tensor, scratch: Scratch) -> Tensor:
-        """[z, 1] [n, L + 1] of x [n, C], in scratch memory."""
+        """Return [z, 1] [n, L + 1] of x [n, C], in scratch memory."""
         layers, _ = self._layers(x.dtype)
         for i, (weight, bias) in enumerate(layers):
             x = x.relu_() if i else x
@@ -289,10 +296,11 @@ class FvVae(Encoder):
         return x
 
     def _residuals(self, x: Tensor, code: Tensor, scratch: Scratch) -> Tensor:
-        """delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; the sums are divided by sigma_x^2 later. Without a ReLU, all of mu_x - x.
+        """Return delta sigma_x^2 = (mu_x - x) [mu_x > 0], [n, C]; without a ReLU, mu_x - x.
 
-        Times |g|^(power - 1), where a gradient's length |g| is that of the residual in standard deviations sigma_x
-        times that of [z, 1].
+        The sums are divided by sigma_x^2 later. With a gradient power, times |g|^(power - 1), where
+        a gradient's length |g| is that of the residual in standard deviations sigma_x times that of
+        [z, 1].
         """
         _, decoder = self._layers(x.dtype)
         linear = torch.mm(code, decoder, out=scratch("linear", *x.shape))  # mu_x before its ReLU
@@ -312,9 +320,12 @@ class FvVae(Encoder):
         return residuals
 
     def _layers(self, dtype: torch.dtype) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """The encoder's layers (W^T, b), the last with one output more that is always 1, and [W, b]^T
-        of the decoder: so [z, 1] and mu_x are one product each. Made once for each dtype."""
-        if dtype not in self._layers_of:
+        """Return the encoder's layers (W^T, b) and the decoder's [W, b]^T; computed once per dtype.
+
+        The last layer has one more output, which is always 1: so [z, 1] and mu_x are one product
+        each.
+        """
+        if dtype not in self._layers_by_dtype:
             weights = {key: value.to(dtype) for key, value in self._weights.items()}
             layers = [
                 (weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"])
@@ -323,16 +334,16 @@ class FvVae(Encoder):
             weight, bias = layers[-1]
             layers[-1] = functional.pad(weight, (0, 0, 0, 1)), functional.pad(bias, (0, 1), value=1)
             decoder = torch.cat([weights["decoder.weight"], weights["decoder.bias"][:, None]], 1)
-            self._layers_of[dtype] = [(weight.T, bias) for weight, bias in layers], decoder.T
-        return self._layers_of[dtype]
+            self._layers_by_dtype[dtype] = [(weight.T, bias) for weight, bias in layers], decoder.T
+        return self._layers_by_dtype[dtype]
 
 
 def _compute_dtype(descriptors: Tensor) -> torch.dtype:
     return torch.float64 if descriptors.dtype == torch.float64 else torch.float32
 
 
-def _own_frames(sample: FitSample) -> Tensor:
-    """How many frames each video of this worker has, in the order of the frames."""
+def _frames_of_videos(sample: FitSample) -> Tensor:
+    """Return the number of frames of each video of this worker, in their order."""
     if len(sample.frames) == 0:
         raise ValueError(
             f"fit section: expected frames on each of {sample.world_size} workers, got none on "
@@ -342,12 +353,15 @@ def _own_frames(sample: FitSample) -> Tensor:
 
 
 def _held_out_frames(sample: FitSample, held_out: Tensor, pca: Pca | None) -> Tensor:
-    """This worker's share [h, T, C] of at most `HELD_OUT_FRAMES` frames of the held-out videos, evenly spread."""
-    places = held_out[sample.video.cpu()].nonzero().flatten()
+    """Return this worker's share [h, T, C] of held-out frames, evenly spread over them.
+
+    All workers together have at most `HELD_OUT_FRAMES`.
+    """
+    indices = held_out[sample.video.cpu()].nonzero().flatten()
     most = max(1, HELD_OUT_FRAMES // sample.world_size)
-    if len(places) > most:
-        places = places[torch.arange(most) * len(places) // most]
-    return projected(sample.frames[places.to(sample.frames.device)].float(), pca)
+    if len(indices) > most:
+        indices = indices[torch.arange(most) * len(indices) // most]
+    return projected(sample.frames[indices.to(sample.frames.device)].float(), pca)
 
 
 def _batches(
@@ -356,15 +370,16 @@ def _batches(
     pca: Pca | None = None,
     held_out: Tensor | None = None,
 ) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]:
-    """This worker's share of a batch: random frames of random videos, and their targets.
+    """Return a function that draws this worker's share of a batch: random frames, and targets.
 
     Raises:
         ValueError: all of this worker's videos are held out.
     """
     if held_out is not None and held_out[sample.video.cpu()].all():
         raise ValueError(
-            f"fit section: expected a training video on each of {sample.world_size} workers, got none but held-out "
-            f"ones on worker {sample.rank}; lower fit.num_workers, or set fv_vae.early_stopping_steps=0"
+            f"fit section: expected a training video on each of {sample.world_size} workers, got "
+            f"none but held-out ones on worker {sample.rank}; lower fit.num_workers, or set "
+            "fv_vae.early_stopping_steps=0"
         )
 
     def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

@@ -22,7 +22,12 @@ from encoders.settings import FinetuneSettings, FvVaeSettings
 
 @dataclass(frozen=True)
 class Finetuned:
-    """`weights`: the whole network's, packed as `backbones.build` takes them; `codebook`: the FV-VAE."""
+    """A trained network and FV-VAE.
+
+    Attributes:
+        weights: of the whole network, packed for `encoders.backbones.load.build`.
+        codebook: the FV-VAE.
+    """
 
     weights: bytes
     codebook: FvVae
@@ -30,9 +35,13 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained: the network, the node that gives the descriptors, and how maps become them.
+    """The network to train.
 
-    describe: maps [f, C, h, w] to descriptors [f, T, C], differentiable.
+    Attributes:
+        name: of the network.
+        node: the node of the descriptors.
+        weights: packed.
+        describe: maps [f, C, h, w] to descriptors [f, T, C], differentiable.
     """
 
     name: str
@@ -48,21 +57,22 @@ def fine_tune(
     finetune: FinetuneSettings,
     device: str = "cpu",
 ) -> Finetuned:
-    """Trains FV-VAE and backbone together on the labelled frames of all workers.
+    """Train FV-VAE and backbone together on the labelled frames of all workers.
 
-    The backbone stays in evaluation mode: a batch has few frames, and the network that describes the
-    videos later uses the stored statistics of its batch normalisations, whose scales and offsets are
-    trained. On the CPU an interrupted run that goes on from its state gives the same weights, bit for
-    bit; on a GPU up to the order in which convolutions and poolings of cuDNN add up.
+    The backbone stays in evaluation mode: a batch has few frames, and descriptors are later
+        computed
+    with the stored statistics of its batch normalisations, whose scales and offsets are trained. On
+    the CPU an interrupted run that goes on from its state gives the same weights, bit for bit; on a
+    GPU up to the order in which convolutions and poolings of cuDNN add up.
 
     Args:
-        sample: `frames` are RGB pictures uint8 [f, height, width, 3] in place of descriptors; they may
-            be in the memory of the CPU whatever the device.
-        device: where the training runs.
+        sample: `frames` are RGB pictures uint8 [f, height, width, 3] instead of descriptors; they
+            may be in the memory of the CPU whatever the device.
+        device: device of the training.
 
     Raises:
-        ValueError: no class loss, no frames, a node that is not before the descriptors, or what
-            `fit_fv_vae` raises.
+        ValueError: no class loss, no frames, a node that is not before the descriptors, or see
+            `fit_fv_vae`.
     """
     if settings.lambda3 == 0:
         raise ValueError(
@@ -103,9 +113,11 @@ def fine_tune(
 
 
 def trainable(network: str, node: str, trainable_from: str, crop_px: int) -> list[str]:
-    """The parameters that the node's maps depend on and those of `trainable_from` do not, by name.
+    """Return the names of the parameters between two nodes, `trainable_from` and `node`.
 
-    Found without weights. "" stands for the frames, which depend on none.
+    The maps of `node` depend on them, those of `trainable_from` do not.
+
+    No weights are needed. "" stands for the frames, which depend on no parameters.
 
     Raises:
         ValueError: unknown names, or no such parameters.
@@ -125,7 +137,7 @@ def trainable(network: str, node: str, trainable_from: str, crop_px: int) -> lis
 
 
 def _reached(model: nn.Module, output: Tensor) -> set[str]:
-    """Names of the parameters that an output depends on."""
+    """Return the names of the parameters that an output depends on."""
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(
         output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True
@@ -136,7 +148,7 @@ def _reached(model: nn.Module, output: Tensor) -> set[str]:
 
 
 def _descriptors(backbone: Backbone, network: Network, frames: Tensor) -> Tensor:
-    """Descriptors [b, T, C] of pictures uint8 [b, height, width, 3]."""
+    """Return descriptors [b, T, C] of pictures uint8 [b, height, width, 3]."""
     return network.describe(backbone.differentiable_maps(frames)[network.node])
 
 
@@ -148,7 +160,7 @@ def _batch(
     step: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor | None]:
-    """This worker's share of a batch, random frames of random videos: descriptors and targets."""
+    """Return descriptors and targets of this worker's share of a batch, random frames of videos."""
     chosen = random_frames(sample, batch_frames, generator)
     frames = _descriptors(backbone, network, sample.frames[chosen])
     targets = sample.targets

@@ -1,8 +1,8 @@
 """Fisher information of the FV-VAE: estimated by sums, applied by whitening (DQ Eq. 12).
 
-Letters: n descriptors, C channels, L latents. A gradient G is [C, L + 1] (see `encoders.fv_vae.encoder`).
-The statistics are packed float64 tensors that add, so that workers can sum them with one
-all-reduce; the constructors `from_statistics` take the total.
+Letters: n descriptors, C channels, L latents. A gradient G is [C, L + 1] (see
+`encoders.fv_vae.encoder`). The statistics are packed float64 tensors that add, so that workers can
+sum them with one all-reduce; the constructors `from_statistics` take the total.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from encoders.settings import FvVaeSettings
 
 
 class HasGradients(Protocol):
-    """An encoding by gradients, as information is estimated for: `encoders.fv_vae.encoder.FvVae` is one.
+    """An encoding by gradients, such as `encoders.fv_vae.encoder.FvVae`.
 
     Attributes:
         width: C.
@@ -29,20 +29,22 @@ class HasGradients(Protocol):
 
     def accumulate(self, descriptors: Tensor) -> State:
         """Sum the gradients [C, L + 1] of descriptors [n, C]."""
+        ...
 
     def gradient_factors(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """Return [n, C] and [n, L + 1], whose outer products are the gradients."""
+        ...
 
 
 SQUARED_ROWS = 2048
-"""Descriptors of one product, which is in their own precision; the products add up in float64."""
+"""Descriptors of one product, in their precision; the products add up in float64."""
 
 
 def diagonal_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
-    """Packed [1 + C (L + 1)] of one training set: 1, then the square of the set's mean gradient.
+    """Return packed [1 + C (L + 1)] of one training set: 1, and the square of its mean gradient.
 
     Args:
-        fv_vae: the encoder whose gradients are meant; its own information plays no part.
+        fv_vae: the encoder of the gradients; its own information has no effect.
         descriptors: [n, C], all sampled frames of one video. No descriptors give zeros.
     """
     state = fv_vae.accumulate(descriptors)
@@ -52,7 +54,7 @@ def diagonal_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
 
 
 def kronecker_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
-    """Packed [1 + C^2 + (L + 1)^2] of [n, C]: n, sums of delta delta^T and of [z,1][z,1]^T."""
+    """Return packed [1 + C^2 + (L + 1)^2]: n, sums of delta delta^T and of [z,1][z,1]^T."""
     delta, code = fv_vae.gradient_factors(descriptors)
     num_descriptors = delta.new_tensor([float(len(descriptors))], dtype=torch.float64)
     squares = [_square(factor).flatten() for factor in (delta, code)]
@@ -60,7 +62,10 @@ def kronecker_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
 
 
 def _square(x: Tensor) -> Tensor:
-    """x^T x of [n, D], added up in float64: products of float64 would be most of the time that a codebook takes."""
+    """Return x^T x of [n, D], added up in float64.
+
+    Products in float64 would take most of the time of a codebook.
+    """
     total = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for few in x.split(SQUARED_ROWS):
         total += few.T @ few
@@ -88,16 +93,16 @@ class DiagonalInformation:
 
     @classmethod
     def from_statistics(cls, statistics: Tensor, descriptor_dim: int, damping: float) -> Self:
-        """From the total of `diagonal_statistics` over the training sets."""
+        """Build it from the total of `diagonal_statistics` over the training sets."""
         mean = _mean(statistics, "diagonal_statistics")
         return cls(mean.reshape(descriptor_dim, -1), damping)
 
     def whiten(self, gradient: Tensor) -> Tensor:
-        """G / sqrt(F + damping mean(F)) of gradient [C, L + 1]."""
+        """Return G / sqrt(F + damping mean(F)) of gradient [C, L + 1]."""
         return gradient * self._inverse_root
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was estimated, by name."""
+        """Return the estimated tensors by name."""
         return {"mean_square": self.mean_square}
 
     @cached_property
@@ -109,8 +114,8 @@ class DiagonalInformation:
 class KroneckerInformation:
     """F = A (x) B with A = E[delta delta^T], B = E[[z,1][z,1]^T] over descriptors.
 
-    It is the information of one descriptor if delta and z were independent, and, unlike the
-    diagonal, knows of correlated channels and latents. Beyond the paper.
+    It is the information of one descriptor if delta and z are independent. Unlike the diagonal form
+    it has correlations of channels and of latents. It is not in the paper.
 
     Attributes:
         a: [C, C] float64.
@@ -132,7 +137,7 @@ class KroneckerInformation:
 
     @classmethod
     def from_statistics(cls, statistics: Tensor, descriptor_dim: int, damping: float) -> Self:
-        """From the total of `kronecker_statistics` over training descriptors."""
+        """Build it from the total of `kronecker_statistics` over training descriptors."""
         mean = _mean(statistics, "kronecker_statistics")
         a, b = mean.split([descriptor_dim**2, len(mean) - descriptor_dim**2])
         num_codes = isqrt(len(b))
@@ -141,12 +146,12 @@ class KroneckerInformation:
         )
 
     def whiten(self, gradient: Tensor) -> Tensor:
-        """A^(-1/2) G B^(-1/2) of gradient [C, L + 1], both factors damped."""
+        """Return A^(-1/2) G B^(-1/2) of gradient [C, L + 1], both factors damped."""
         left, right = self._inverse_roots
         return left @ gradient @ right
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was estimated, by name."""
+        """Return the estimated tensors by name."""
         return {"a": self.a, "b": self.b}
 
     @cached_property
@@ -163,7 +168,7 @@ def estimate(
     videos: Iterable[Tensor],
     all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> dict[str, Tensor]:
-    """What both forms need, by name, from one pass over the sample (`choose` makes one of them).
+    """Estimate the tensors of both forms, by name, in one pass over the sample, for `choose`.
 
     Args:
         videos: the sampled descriptors [n, C] of each of this worker's videos, at least one.
@@ -177,22 +182,22 @@ def estimate(
     tensors = {}
     for kind, total in totals.items():
         form = INFORMATION[kind]
-        found = form.from_statistics(all_reduce(total), fv_vae.width, damping=0.0)
-        tensors |= {f"{kind}.{name}": value for name, value in found.tensors().items()}
+        information = form.from_statistics(all_reduce(total), fv_vae.width, damping=0.0)
+        tensors |= {f"{kind}.{name}": value for name, value in information.tensors().items()}
     return tensors
 
 
 def choose(tensors: dict[str, Tensor], settings: FvVaeSettings) -> Information | None:
-    """The form and damping that the settings ask for, of what `estimate` gave; None for "none"."""
+    """Build the information that the settings name from `estimate`'s tensors; None for "none"."""
     kind = settings.information
     if kind == "none":
         return None
-    own = {
+    parameters = {
         name.removeprefix(f"{kind}."): value
         for name, value in tensors.items()
         if name.startswith(f"{kind}.")
     }
-    return INFORMATION[kind](**own, damping=settings.damping)
+    return INFORMATION[kind](**parameters, damping=settings.damping)
 
 
 _STATISTICS = {"diagonal": diagonal_statistics, "kronecker": kronecker_statistics}
@@ -218,7 +223,7 @@ def _check(kind: str, name: str, scale: Tensor, damping: float) -> None:
 
 
 def _inverse_root(matrix: Tensor, damping: float) -> Tensor:
-    """(M + damping mean_eigenvalue(M) I)^(-1/2) of a symmetric positive semi-definite M."""
+    """Return (M + damping mean_eigenvalue(M) I)^(-1/2) of a positive semi-definite M."""
     values, vectors = torch.linalg.eigh(matrix)
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
     damped = values.clamp_min(floor) + damping * values.mean()

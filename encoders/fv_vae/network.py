@@ -19,18 +19,25 @@ sign of life."""
 
 
 class FvVaeNet(nn.Module):
-    """The trainable network: encoder C -> .. -> L (mean only), decoder L -> C with a ReLU, as descriptors have had one.
+    """The trainable network: encoder C -> .. -> L (mean only), decoder L -> C with a ReLU.
 
-    Where the first batch has values below zero (behind a PCA, or of layers without a ReLU) the decoder has none either.
+    If the first batch has values below zero (after a PCA, or of layers without a ReLU), the decoder
+    has no ReLU.
 
     sigma_z [L] and sigma_x [C] (or [1]) are shared by all descriptors. There is a classifier L -> K
     only if lambda3 > 0. The same seed gives the same weights.
 
     Inside, descriptors are multiplied by `scale`, so that their root mean square is 1: the weights,
     and with them the size of a good step, then do not depend on how descriptors are normalised.
-    (The released network's 158 is the same: the root of the 7 x 7 x 512 values of a unit map.) The
-    losses are those of the descriptors as given; `FvVae.from_net` folds the scale into the weights.
+    (The released network's 158 does the same: the root of the 7 x 7 x 512 values of a unit map.)
+    The losses are those of the descriptors as given; `FvVae.from_net` folds the scale into the
+    weights.
     """
+
+    # Buffers, which nn.Module finds by name.
+    min_log_var_x: Tensor
+    min_mean_x: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -53,8 +60,10 @@ class FvVaeNet(nn.Module):
         latents = settings.num_latents
         generator = torch.Generator().manual_seed(seed)
         widths = pairwise((descriptor_dim, *hidden, latents))
-        self.encoder = nn.ModuleList([_linear(*shape, generator) for shape in widths])
-        # Small, so that the first reconstructions are the mean and not noise.
+        self.encoder = nn.ModuleList(
+            [_linear(num_inputs, num_outputs, generator) for num_inputs, num_outputs in widths]
+        )
+        # The gain is small, so that the first reconstructions are the mean and not noise.
         self.decoder = _linear(latents, descriptor_dim, generator, gain=0.1)
         self.classifier = _linear(latents, num_classes, generator) if settings.lambda3 else None
         self.log_var_z = nn.Parameter(torch.zeros(latents))
@@ -64,16 +73,17 @@ class FvVaeNet(nn.Module):
         self.register_buffer("scale", torch.tensor(1.0))
 
     def encode(self, descriptors: Tensor) -> Tensor:
-        """mu_z [.., L] of descriptors [.., C]."""
+        """Return mu_z [.., L] of descriptors [.., C]."""
         descriptors = descriptors * self.scale
-        for layer in self.encoder[:-1]:
+        *hidden, last = self.encoder
+        for layer in hidden:
             descriptors = functional.relu(layer(descriptors))
-        return self.encoder[-1](descriptors)
+        return last(descriptors)
 
     def loss(
         self, frames: Tensor, targets: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """lambda1 L_rec + lambda2 L_reg + lambda3 L_cls, and the three of them (Algorithm 1).
+        """Return lambda1 L_rec + lambda2 L_reg + lambda3 L_cls, and the three losses (Algorithm 1).
 
         Means over descriptors (L_cls with max pooling: over frames) of nats. L_reg has the squares
         that Algorithm 1 misprints as norms. L_cls is softmax cross-entropy, for multi-label corpora
@@ -81,22 +91,22 @@ class FvVaeNet(nn.Module):
 
         Args:
             frames: descriptors [b, T, C].
-            targets: [b, K] of 0 and 1; read only if lambda3 > 0. To the cross-entropy a frame
-                without a label adds nothing.
+            targets: [b, K] of 0 and 1; read only if lambda3 > 0. A frame without a label adds
+                nothing to the cross-entropy.
             generator: on the frames' device; gives the dropout mask and the noise of z.
         """
         parts, z = self.evidence(frames, generator)
         total = self.settings.lambda1 * parts["reconstruction"]
         total = total + self.settings.lambda2 * parts["regularisation"]
         if self.classifier is not None:
-            parts["classification"] = self._classification_loss(z, targets)
+            parts["classification"] = self._classification_loss(self.classifier, z, targets)
             total = total + self.settings.lambda3 * parts["classification"]
         return total, parts
 
     def evidence(
         self, frames: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """L_rec and L_reg of `loss` by name, and the sampled z [b, T, L].
+        """Return L_rec and L_reg of `loss` by name, and the sampled z [b, T, L].
 
         The evidence lower bound of a descriptor is minus the sum of the two.
         """
@@ -120,15 +130,17 @@ class FvVaeNet(nn.Module):
         }
         return parts, z
 
-    def _classification_loss(self, z: Tensor, targets: Tensor | None) -> Tensor:
-        expected = [len(z), self.classifier.out_features]
+    def _classification_loss(
+        self, classifier: nn.Linear, z: Tensor, targets: Tensor | None
+    ) -> Tensor:
+        expected = [len(z), classifier.out_features]
         if targets is None or list(targets.shape) != expected:
             raise ValueError(
                 f"FV-VAE: lambda3 = {self.settings.lambda3:g} expects targets of shape {expected}, "
                 f"got {targets if targets is None else list(targets.shape)}; give the frames the "
                 "labels of their videos, or set fv_vae.lambda3 to 0"
             )
-        scores = self.classifier(z)
+        scores = classifier(z)
         if self.settings.class_pooling == "max":
             scores = scores.amax(1, keepdim=True)
         scores = scores.flatten(0, 1)
@@ -140,7 +152,7 @@ class FvVaeNet(nn.Module):
 
     @torch.no_grad()
     def start_at(self, moments: Tensor) -> None:
-        """Start at the data: its scale and sign, the decoder's bias at the mean, sigma_x at the deviation.
+        """Start at the data: scale and sign, decoder bias at the mean, sigma_x at the deviation.
 
         Args:
             moments: [2 + 2 C] as `descriptor_moments` gives them, summed over workers.
@@ -168,7 +180,10 @@ class FvVaeNet(nn.Module):
 
 
 def descriptor_moments(frames: Tensor) -> Tensor:
-    """[2 + 2 C] float64 of frames [b, T, C]: how many descriptors and negative values, sum of x, sum of x^2."""
+    """Return moments [2 + 2 C] of frames [b, T, C], in float64.
+
+    They are the numbers of descriptors and of negative values, the sum of x and the sum of x^2.
+    """
     descriptors = frames.flatten(0, 1).double()
     count = descriptors.new_tensor([float(len(descriptors))])
     num_negative = (descriptors < 0).sum(dtype=torch.float64)[None]
@@ -179,6 +194,7 @@ def _linear(
     num_inputs: int, num_outputs: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Linear:
     layer = nn.utils.skip_init(nn.Linear, num_inputs, num_outputs)
+    assert isinstance(layer, nn.Linear)  # its class is the first argument
     nn.init.xavier_uniform_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

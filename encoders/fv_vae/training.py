@@ -24,16 +24,16 @@ OPTIMISERS = {
 
 
 EVALUATE_FRAMES = 64
-"""Held-out frames to work on at a time."""
+"""Held-out frames per chunk."""
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """What computes the descriptors, where it is trained too.
+    """Network that computes the descriptors, if it is trained too.
 
     Attributes:
-        parameters: by name, those that `batch`'s descriptors depend on and that are trained.
-        learning_rate_factor: they learn that much faster than the FV-VAE (slower where below 1).
+        parameters: by name, the trained ones that `batch`'s descriptors depend on.
+        learning_rate_factor: their learning rate, relative to that of the FV-VAE.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -55,26 +55,28 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
     state: dict | None = None,
     on_step: Callable[[int, dict[str, float], Callable[[], dict]], None] = lambda *_: None,
 ) -> FvVaeNet:
-    """Minimise the loss over `settings.num_steps` batches, or until held-out frames say so (DQ Algorithm 1).
+    """Train an FV-VAE over `settings.num_steps` batches, or until early stopping (DQ Algorithm 1).
 
     Gradients are averaged over the frames of all workers, whose shares may differ in size. The
     randomness of a step depends on (seed, step, rank) only, so that a run which is stopped and
-    resumed gives the weights of an undisturbed one, bit for bit.
+    resumed gives the same weights as without the stop, bit for bit.
 
     Args:
         batch: (step, CPU generator of this step and rank) -> this worker's frames [b, T, C] and
             their targets [b, K] or None. The network goes where the frames are, in their dtype.
         num_classes: K; not used if lambda3 is 0.
-        trunk: trained along with the FV-VAE, in place; gradients reach it through the descriptors.
-        held_out: this worker's share [h, T, C] of the frames that early stopping looks at, h may be 0; None
-            where there is none. The weights with the highest evidence lower bound on them are kept.
+        trunk: trained together with the FV-VAE, in place; gradients reach it through the
+            descriptors.
+        held_out: this worker's share [h, T, C] of the frames for early stopping, h may be 0; None
+            without it. The weights with the highest evidence lower bound on them are kept.
         all_reduce: sums a tensor over workers and gives every worker the sum. Called once for the
-            first batch's moments, then once a step, and once for each evaluation of held-out frames.
-        state: what `on_step`'s last argument returned; the run goes on behind it.
+            first batch's moments, then once a step, and once for each evaluation of held-out
+            frames.
+        state: the state that `on_step`'s last argument returned; the run goes on from it.
         on_step: called after each step with the number of steps done, the mean losses over workers
-            (`total`, `reconstruction`, `regularisation`, `classification`; `held_out_bound` at steps
-            with an evaluation) and a function that copies the state: tensors and plain values, for torch.save and
-            torch.load(weights_only=True).
+            (`total`, `reconstruction`, `regularisation`, `classification`; `held_out_bound` at
+            steps with an evaluation) and a function that copies the state: tensors and plain
+            values, for torch.save and torch.load(weights_only=True).
 
     Raises:
         ValueError: wrong shapes, no targets, a state of another run, or a loss that is not finite.
@@ -101,7 +103,7 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
             if state is None:
                 net.start_at(all_reduce(descriptor_moments(frames.detach())))
             else:
-                # torch would go on working in the caller's own tensors.
+                # A copy, because torch would change the caller's tensors.
                 trained.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         noise = _generator(frames.device, seed, step, rank, 1)
         losses = _step(trained, net.loss(frames, targets, noise), len(frames), all_reduce)
@@ -121,9 +123,9 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
 
 
 class _Stopping:
-    """Early stopping: the best weights so far by the evidence lower bound on held-out frames of all workers.
+    """Early stopping: the weights with the best evidence lower bound on held-out frames.
 
-    Without frames it never stops, and keeps nothing.
+    The frames are those of all workers. Without frames it never stops, and keeps nothing.
     """
 
     def __init__(
@@ -136,11 +138,11 @@ class _Stopping:
         self.step, self.bound, self.weights = 0, -math.inf, {}
 
     def look(self, step: int, net: FvVaeNet, noise: torch.Generator) -> dict[str, float]:
-        """The evidence lower bound after `step` steps, by name; empty where it is not evaluated."""
+        """Return the evidence lower bound after `step` steps, by name; empty if none is due."""
         is_due = step % EVALUATE_EVERY == 0 or step == self.settings.num_steps
         if self.frames is None or not is_due:
             return {}
-        bound = self._bound(net, noise)
+        bound = self._bound(self.frames, net, noise)
         if bound > self.bound:
             self.step, self.bound = step, bound
             self.weights = copy.deepcopy(net.state_dict())
@@ -150,11 +152,11 @@ class _Stopping:
         return self.frames is not None and step - self.step >= self.settings.early_stopping_steps
 
     @torch.no_grad()
-    def _bound(self, net: FvVaeNet, noise: torch.Generator) -> float:
-        """Nats of a descriptor, without dropout."""
+    def _bound(self, frames: Tensor, net: FvVaeNet, noise: torch.Generator) -> float:
+        """Return the bound in nats per descriptor, without dropout."""
         total = torch.zeros(2, dtype=torch.float64)
         net.eval()
-        for chunk in self.frames.split(EVALUATE_FRAMES) if len(self.frames) else ():
+        for chunk in frames.split(EVALUATE_FRAMES) if len(frames) else ():
             parts, _ = net.evidence(chunk.to(net.scale), noise)
             bound = -float(parts["reconstruction"] + parts["regularisation"])
             total += torch.tensor([bound * len(chunk), len(chunk)], dtype=torch.float64)
@@ -196,12 +198,12 @@ class _Trained:
             "trunk": {name: value.detach() for name, value in self.trunk.items()},
             "optimiser": self.optimiser.state_dict(),
         }
-        own = {"run": run, "step": step, "stopping": stopping.state()}
-        return own | copy.deepcopy(live)
+        progress = {"run": run, "step": step, "stopping": stopping.state()}
+        return progress | copy.deepcopy(live)
 
     @torch.no_grad()
     def load(self, state: dict) -> None:
-        """The parameters of a state; the optimiser's part waits until they are on their device."""
+        """Load the parameters of a state; the optimiser waits until they are on their device."""
         self.net.load_state_dict(state["model"])
         for name, value in self.trunk.items():
             value.copy_(state["trunk"][name])
@@ -213,12 +215,12 @@ def _step(
     num_frames: int,
     all_reduce: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """One optimiser step on the gradients of all workers; the losses over all workers."""
+    """Take one optimiser step on the gradients of all workers; return their mean losses."""
     total, parts = loss
     losses = {"total": total, **parts}
     net, parameters = trained.net, trained.parameters
     gradients = torch.autograd.grad(total, parameters)
-    # Losses travel with the gradients: one message a step, and all workers stop on the same step.
+    # Losses are sent with the gradients: one message a step, and all workers stop on one step.
     values = [value.detach().reshape(1) for value in losses.values()]
     flat = torch.cat([*(gradient.flatten() for gradient in gradients), *values])
     reduced = all_reduce(torch.cat([flat * num_frames, flat.new_tensor([float(num_frames)])]))
@@ -237,13 +239,16 @@ def _generator(device: torch.device | str, *entropy: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(seed))
 
 
-def _check_same_run(saved: dict, wanted: dict) -> None:
-    """More steps are welcome, and the information is estimated later; the rest must be the same."""
+def _check_same_run(saved: dict, run: dict) -> None:
+    """Raise ValueError unless a state is of this run.
+
+    The number of steps may differ, and so may the information, which is estimated later.
+    """
     free = ("num_steps", "information", "damping")
-    for name in (wanted | saved).keys() - free:
-        if saved.get(name) != wanted.get(name):
+    for name in (run | saved).keys() - free:
+        if saved.get(name) != run.get(name):
             raise ValueError(
-                f"FV-VAE training: expected a state with {name} = {wanted.get(name)!r}, got one with "
+                f"FV-VAE training: expected a state with {name} = {run.get(name)!r}, got one with "
                 f"{saved.get(name)!r}; start this run without the state"
             )
 
@@ -254,7 +259,7 @@ def random_frames(
     generator: torch.Generator,
     held_out: Tensor | None = None,
 ) -> Tensor:
-    """Places of this worker's share of a batch: each one a random frame of a random video.
+    """Draw the frames of this worker's share of a batch: random frames of random videos.
 
     Args:
         held_out: [v] bool, videos to leave out.
@@ -266,12 +271,12 @@ def random_frames(
     if held_out is not None:
         starts, num_frames = (values[~held_out[names]] for values in (starts, num_frames))
     videos = torch.randint(len(num_frames), (size,), generator=generator)
-    places = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
-    return starts[videos] + places.long()
+    offsets = torch.rand(size, generator=generator, dtype=torch.float64) * num_frames[videos]
+    return starts[videos] + offsets.long()
 
 
 def with_steps(sample: FitSample, settings: FvVaeSettings) -> FvVaeSettings:
-    """The settings with a number of steps, from the sampled frames of all workers where they have none."""
+    """Return the settings with their steps, if need be from the number of sampled frames."""
     num_frames = sample.all_reduce(torch.tensor([len(sample.frames)], dtype=torch.float64))
     return replace(settings, num_steps=settings.steps_for(int(num_frames)))
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TWO_STREAM = (1.0, 1.5)
-"""Weights of a stream of pictures and of one of motion, after L1 normalisation (VU 5.3.3: RGB and flow)."""
+"""Weights of a stream of pictures and of a stream of motion, after L1 normalisation (VU 5.3.3: RGB
+and flow)."""
 
 EPSILON = 1e-12
-"""Scores whose absolute values add up to less stay as they are instead of being blown up."""
+"""Least divisor of scores, so that scores near zero are not blown up."""
 
 
 def fuse(
@@ -21,10 +22,10 @@ def fuse(
     *,
     l1_normalise: bool = False,
 ) -> NDArray:
-    """sum_m w_m s_m / sum_m w_m of score arrays [N, K], in float64.
+    """Return sum_m w_m s_m / sum_m w_m of score arrays [N, K], in float64.
 
     Args:
-        weights: one each, none negative; equal where not given.
+        weights: one for each array, none negative; equal if not given.
         l1_normalise: divide each video's scores by the sum of their absolute values first, so that
             no stream wins by its scale (VU 5.3.3, with RGB : flow = 1 : 1.5). Zero stays zero.
 

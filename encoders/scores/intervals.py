@@ -1,9 +1,9 @@
 """Bootstrap confidence intervals of metrics, over videos. Letters: N videos, K classes, B draws.
 
-A draw takes N of the N videos with replacement and asks for every metric again; an interval holds the
-middle 95 % of the draws (the percentile method). What the classifiers were trained on stays as it is, so
-an interval says how much the choice of test videos matters, not that of training videos. Where classes have a
-handful of positives, draws repeat some and lack others, so that their AP leans upwards and an interval of it is rough.
+A draw takes N of the N videos with replacement and computes every metric again; an interval holds
+the middle 95 % of the draws (the percentile method). The classifiers stay the same, so an interval
+shows how much the choice of test videos matters, not that of training videos. If a class has few
+positives, draws repeat some and lack others: then AP is biased upwards, and its interval is rough.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,21 @@ PERCENTILES = (2.5, 97.5)
 """The ends of a 95 % interval."""
 
 MEMORY_BYTES = 64 * 2**20
-"""What the counts of the draws that are looked at together may take."""
+"""Memory of the counts of the draws that are evaluated together."""
 
 
 def intervals(
     scores: NDArray, targets: NDArray, *, top_k: tuple[int, ...], num_draws: int, seed: int
 ) -> dict[str, NDArray]:
-    """{metric: [2] or, of each class, [K, 2]}: the ends of the intervals; NaN where there is no value.
+    """Return the ends of the intervals: {metric: [2]}, or [K, 2] for metrics of classes.
 
-    Metrics are accuracy, top_<k>, mAP, mAP_11, AP, AP_11 and, where every video has one class,
-    balanced_accuracy. The draws depend on N and the seed alone, so that the numbers of several results of the
-    same videos come from the same draws. A class that a draw has no positive of is left out of its means.
+    They are NaN where there is no value. Metrics are accuracy, top_<k>, mAP, mAP_11, AP, AP_11 and,
+    if every video has one class, balanced_accuracy. The draws depend on N and the seed only, so
+    that several results of the same videos have the same draws. A class without a positive in a
+    draw is left out of that draw's means.
 
-    Memory is that of the scores, the sorted places of all videos for each class, 2 K B values and MEMORY_BYTES.
+    Memory is that of the scores, the order of all videos for each class, 2 K B values and
+    MEMORY_BYTES.
     """
     ranking = metrics.Ranking(scores, targets)
     ranks = metrics.hit_ranks(scores, targets)
@@ -52,8 +54,10 @@ def intervals(
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one result is better than another one of the same videos, and the ends of its 95 % interval; NaN
-    without draws."""
+    """Difference of two results of the same videos, and the ends of its 95 % interval.
+
+    The ends are NaN without draws.
+    """
 
     value: float
     low: float
@@ -63,12 +67,14 @@ class Gain:
 def gains(
     scores: NDArray, others: NDArray, targets: NDArray, *, num_draws: int, seed: int
 ) -> dict[str, Gain]:
-    """The gains in accuracy and mAP of scores [N, K] over other ones [N, K].
+    """Return the gains in accuracy and mAP of scores [N, K] over other ones [N, K].
 
-    Paired over videos: a draw takes the same videos for both, so what is hard for both does not widen the interval.
+    They are paired: a draw takes the same videos for both, so that videos which are hard for both
+        do
+    not widen the interval.
     """
-    rankings = [metrics.Ranking(one, targets) for one in (scores, others)]
-    hits = [{"accuracy": metrics.hit_ranks(one, targets) < 1} for one in (scores, others)]
+    rankings = [metrics.Ranking(result, targets) for result in (scores, others)]
+    hits = [{"accuracy": metrics.hit_ranks(result, targets) < 1} for result in (scores, others)]
     once = np.ones((len(scores), 1), np.float32)
     drawn: dict[str, list[NDArray]] = {"accuracy": [], "mAP": []}
     for weights in (once, *_draws(len(scores), num_draws, seed)):
@@ -76,15 +82,15 @@ def gains(
         means = [metrics.mean_over_classes(r.average_precision(weights)) for r in rankings]
         drawn["accuracy"].append(rates[0] - rates[1])
         drawn["mAP"].append(means[0] - means[1])
-    found = {}
+    result = {}
     for name, parts in drawn.items():
         low, high = _middle(np.concatenate(parts[1:])) if num_draws else (np.nan, np.nan)
-        found[name] = Gain(float(parts[0][0]), float(low), float(high))
-    return found
+        result[name] = Gain(float(parts[0][0]), float(low), float(high))
+    return result
 
 
 def _draws(num_videos: int, num_draws: int, seed: int) -> Iterator[NDArray]:
-    """Parts [N, b] of the counts [N, B]: how often a draw took a video."""
+    """Yield parts [N, b] of the counts [N, B] of each video in each draw."""
     rng = np.random.default_rng(seed)
     size = max(1, MEMORY_BYTES // (4 * max(1, num_videos)))
     for start in range(0, num_draws, size):
@@ -95,8 +101,8 @@ def _draws(num_videos: int, num_draws: int, seed: int) -> Iterator[NDArray]:
 
 
 def _hit_rates(hits: dict[str, NDArray], targets: NDArray, weights: NDArray) -> dict[str, NDArray]:
-    """{metric: [b]} of the hits [N] of each; videos without a class are left out."""
-    labelled = _share(targets.any(1), weights)
+    """Return {metric: [b]} of the hits [N] of each metric, over the videos with a class."""
+    labelled = _share(np.asarray(targets.any(1)), weights)
     return {
         name: np.divide(
             _share(hit, weights), labelled, out=np.full(len(labelled), np.nan), where=labelled > 0
@@ -105,24 +111,24 @@ def _hit_rates(hits: dict[str, NDArray], targets: NDArray, weights: NDArray) -> 
     }
 
 
-def _share(mask: NDArray, weights: NDArray) -> NDArray:
+def _share(mask: NDArray[np.bool], weights: NDArray) -> NDArray:
     return weights[mask].sum(0, dtype=np.float64)
 
 
 def _balanced(hit: NDArray, targets: NDArray, weights: NDArray) -> NDArray:
-    """[b] means over classes of the share of their videos that are recognised."""
+    """Return the means [b] over classes of the share of their videos that are recognised."""
     classes = targets.argmax(1)
     recall = np.full((targets.shape[1], weights.shape[1]), np.nan)
     for k in np.unique(classes):
-        own = classes == k
-        total = _share(own, weights)
-        np.divide(_share(own & hit, weights), total, out=recall[k], where=total > 0)
+        of_class = np.asarray(classes == k)
+        total = _share(of_class, weights)
+        np.divide(_share(of_class & hit, weights), total, out=recall[k], where=total > 0)
     return metrics.mean_over_classes(recall)
 
 
 def _middle(values: NDArray) -> NDArray:
-    """Percentiles of [..., B] as [..., 2], of the draws that have a value; NaN where none has."""
-    known = ~np.isnan(values)
+    """Return percentiles [..., 2] of [..., B] over the draws with a value; NaN without any."""
+    known = np.asarray(~np.isnan(values))
     filled = np.where(known.any(-1, keepdims=True), values, 0)
     ends = np.moveaxis(np.nanpercentile(filled, PERCENTILES, axis=-1), 0, -1)
-    return np.where(known.any(-1)[..., None], ends, np.nan)
+    return np.where(known.any(-1, keepdims=True), ends, np.nan)

@@ -1,8 +1,10 @@
-"""Metrics of score matrices (METHODS 4). Letters: N videos, K classes, P steps of a curve, B weightings.
+"""Metrics of score matrices (METHODS 4).
+
+Letters: N videos, K classes, P steps of a curve, B weightings.
 
 Scores are [N, K], the larger the likelier; targets are [N, K] of 0 and 1. In a video's ranking of
-the classes, equal scores rank by the order of the classes; in a class's ranking of the videos, equal
-scores are one step: all of them are found together.
+the classes, equal scores rank by the order of the classes; in a class's ranking of the videos,
+equal scores are one step: all of them are retrieved together.
 """
 
 from collections.abc import Callable
@@ -16,13 +18,14 @@ VOC_LEVELS = 11
 
 
 class Ranking:
-    """The videos by the score of each class, sorted once, to be counted under many weightings.
+    """The videos sorted by the score of each class, once, for evaluation under many weightings.
 
-    A weighting [N] says how often each video counts, in whole numbers: once in the data as they are, some
-    times in a bootstrap draw, not at all outside a fold. B of them stand side by side in [N, B].
+    A weighting [N] is how often each video counts, in whole numbers: once in the plain data,
+    several times in a bootstrap draw, not at all outside a fold. B of them are [N, B].
 
-    A curve has a step at each score that a positive has. Videos between two of them change nothing but
-    the number of videos taken, so it is added up per step: one sparse product [P, N] x [N, B] per class.
+    A curve has a step at each score that a positive has. Videos between two steps change only the
+    number of videos taken, which is added up per step: one sparse product [P, N] x [N, B] per
+        class.
     """
 
     def __init__(self, scores: NDArray, targets: NDArray) -> None:
@@ -30,54 +33,62 @@ class Ranking:
         self._steps = [_steps(scores[:, k], targets[:, k] > 0) for k in range(scores.shape[1])]
 
     def average_precision(self, weights: NDArray) -> NDArray:
-        """[K, B] areas under the precision-recall steps, all points, as scikit-learn defines them.
+        """Return areas [K, B] under the precision-recall steps, all points, as scikit-learn does.
 
         NaN for a class without positives.
 
         Args:
             weights: [N, B], whole numbers.
         """
-        return self._of_curves(weights, _area, ())
+        return self._evaluate(weights, _area, ())
 
     def interpolated_precision(self, weights: NDArray, num_levels: int = VOC_LEVELS) -> NDArray:
-        """[K, L, B] highest precision at recalls not below 0, 1 / (L - 1), ..., 1; NaN without positives.
+        """Return the highest precision [K, L, B] at recalls of at least 0, 1 / (L - 1), ..., 1.
 
-        The mean over L = 11 levels is the average precision of VOC 2007.
+        It is NaN without positives. The mean over L = 11 levels is the average precision of VOC
+        2007.
         """
-        return self._of_curves(weights, _interpolated, (num_levels,))
+        return self._evaluate(weights, _interpolated, (num_levels,))
 
     def voc_average_precision(self, weights: NDArray) -> NDArray:
-        """[K, B] 11-point interpolated average precision (VOC 2007, FK 4.3); NaN for a class without positives."""
+        """Return the 11-point interpolated average precision [K, B] (VOC 2007, FK 4.3).
+
+        It is NaN for a class without positives.
+        """
         return self.interpolated_precision(weights).mean(1)
 
-    def _of_curves(self, weights: NDArray, function: Callable, shape: tuple[int, ...]) -> NDArray:
+    def _evaluate(self, weights: NDArray, function: Callable, shape: tuple[int, ...]) -> NDArray:
+        """Return a function [K, *shape, B] of each class's curve."""
         # Whole numbers up to 2^24 are exact in float32, and twice as fast as in float64.
         weights = np.ascontiguousarray(weights, np.float32)
         out = np.full((len(self._steps), *shape, weights.shape[1]), np.nan)
         for k, steps in enumerate(self._steps):
             if steps is not None:
                 positives, videos = steps
-                found = (positives @ weights).cumsum(0, dtype=np.float64)
+                hits_so_far = (positives @ weights).cumsum(0, dtype=np.float64)
                 taken = (videos @ weights).cumsum(0, dtype=np.float64)
-                out[k] = np.where(found[-1] > 0, function(found, taken, *shape), np.nan)
+                out[k] = np.where(hits_so_far[-1] > 0, function(hits_so_far, taken, *shape), np.nan)
         return out
 
 
 def _steps(
     score: NDArray, positive: NDArray
 ) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix] | None:
-    """Matrices [P, N] of 0 and 1: the positives, and all videos, that each step adds. None without positives."""
+    """Return the positives, and all videos, of each step as matrices [P, N] of 0 and 1.
+
+    None without positives.
+    """
     if not positive.any():
         return None
     # Not stable, which is several times faster: videos of equal scores are one step in any order.
     order = np.argsort(-score).astype(np.int32)
-    ranked, places = score[order], np.flatnonzero(positive[order])
+    ranked, ranks = score[order], np.flatnonzero(positive[order])
     # A step ends with the last video of the score that its positives have.
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    ends = np.unique(last[np.searchsorted(last, places)]) + 1
+    ends = np.unique(last[np.searchsorted(last, ranks)]) + 1
     starts = np.append(0, ends)
-    counts = np.append(0, np.searchsorted(places, ends))
-    return _sums(order[places], counts, len(order)), _sums(order[: ends[-1]], starts, len(order))
+    counts = np.append(0, np.searchsorted(ranks, ends))
+    return _sums(order[ranks], counts, len(order)), _sums(order[: ends[-1]], starts, len(order))
 
 
 def _sums(columns: NDArray, starts: NDArray, size: int) -> scipy.sparse.csr_matrix:
@@ -85,25 +96,25 @@ def _sums(columns: NDArray, starts: NDArray, size: int) -> scipy.sparse.csr_matr
     return scipy.sparse.csr_matrix((ones, columns, starts), shape=(len(starts) - 1, size))
 
 
-def _area(found: NDArray, taken: NDArray) -> NDArray:
-    gained = np.diff(found, axis=0, prepend=0)
-    return (gained * _precision(found, taken)).sum(0) / np.maximum(found[-1], 1)
+def _area(hits_so_far: NDArray, taken: NDArray) -> NDArray:
+    gained = np.diff(hits_so_far, axis=0, prepend=0)
+    return (gained * _precision(hits_so_far, taken)).sum(0) / np.maximum(hits_so_far[-1], 1)
 
 
-def _interpolated(found: NDArray, taken: NDArray, num_levels: int) -> NDArray:
-    best = np.maximum.accumulate(_precision(found, taken)[::-1])[::-1]
-    # In whole numbers: found / total >= level / last, without a rounding that misses equality.
+def _interpolated(hits_so_far: NDArray, taken: NDArray, num_levels: int) -> NDArray:
+    best = np.maximum.accumulate(_precision(hits_so_far, taken)[::-1])[::-1]
+    # In whole numbers: hits / total >= level / last, without a rounding that misses equality.
     last = num_levels - 1
-    first = [(found * last < level * found[-1]).sum(0) for level in range(num_levels)]
+    first = [(hits_so_far * last < level * hits_so_far[-1]).sum(0) for level in range(num_levels)]
     return np.take_along_axis(best, np.minimum(first, len(best) - 1), 0)
 
 
-def _precision(found: NDArray, taken: NDArray) -> NDArray:
-    return found / np.maximum(taken, 1)
+def _precision(hits_so_far: NDArray, taken: NDArray) -> NDArray:
+    return hits_so_far / np.maximum(taken, 1)
 
 
 def average_precision(scores: NDArray, targets: NDArray) -> NDArray:
-    """[K] areas under the precision-recall steps, all points (scikit-learn's definition).
+    """Return areas [K] under the precision-recall steps, all points (scikit-learn's definition).
 
     NaN for a class without positives.
     """
@@ -111,19 +122,19 @@ def average_precision(scores: NDArray, targets: NDArray) -> NDArray:
 
 
 def mean_over_classes(values: NDArray) -> NDArray:
-    """The mean of [K, ...] over the classes that have a value: mAP of APs; NaN if none has."""
+    """Return the mean of [K, ...] over the classes with a value: mAP of APs; NaN without any."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0))
 
 
 def accuracy(scores: NDArray, targets: NDArray) -> float:
-    """The share of videos whose first-ranked class is one of theirs: accuracy, or Hit@1."""
+    """Return the share of videos whose first-ranked class is one of theirs: accuracy, or Hit@1."""
     return top_k_accuracy(scores, targets, 1)
 
 
 def top_k_accuracy(scores: NDArray, targets: NDArray, k: int) -> float:
-    """The share of videos with one of their classes among the first k: Hit@k.
+    """Return the share of videos with one of their classes among the first k: Hit@k.
 
     Videos without a class are left out: there is nothing to hit. NaN if no video has one.
 
@@ -138,19 +149,19 @@ def top_k_accuracy(scores: NDArray, targets: NDArray, k: int) -> float:
 
 
 def hit_ranks(scores: NDArray, targets: NDArray) -> NDArray[np.int64]:
-    """[N] rank of the best ranked class that the video has, from 0; K where it has none."""
+    """Return the rank [N] from 0 of the best ranked class that each video has; K without one."""
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = np.take_along_axis(targets, order, 1) > 0
     return np.where(hits.any(1), hits.argmax(1), scores.shape[1])
 
 
 def balanced_accuracy(scores: NDArray, targets: NDArray) -> float:
-    """The mean over classes of the share of their videos that are recognised; one class a video.
+    """Return the mean over classes of the share of their videos that are recognised.
 
     Classes without videos are left out; NaN if there are no videos.
 
     Raises:
-        ValueError: a video has not exactly one class.
+        ValueError: a video does not have exactly one class.
     """
     confusion = confusion_matrix(scores, targets)
     present = confusion.sum(1) > 0
@@ -159,10 +170,10 @@ def balanced_accuracy(scores: NDArray, targets: NDArray) -> float:
 
 
 def confusion_matrix(scores: NDArray, targets: NDArray) -> NDArray[np.int64]:
-    """[K, K] counts of videos, row = the class it has, column = the class ranked first.
+    """Return counts [K, K] of videos, row = their class, column = the class ranked first.
 
     Raises:
-        ValueError: a video has not exactly one class.
+        ValueError: a video does not have exactly one class.
     """
     _check(scores, targets)
     counts = targets.sum(1)

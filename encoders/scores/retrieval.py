@@ -1,7 +1,7 @@
-"""How good a ranking of search results is (METHODS 4 and 6). Letters: N videos of the collection.
+"""Quality of a ranking of search results (METHODS 4 and 6). Letters: N videos of the collection.
 
-The protocol of Holidays, Oxford and Paris, which VU 2.3 follows: the query itself and "junk", of which it is not
-said whether it is right, are taken out of the ranking as if they were not in the collection.
+The protocol of Holidays, Oxford and Paris, which VU 2.3 follows: the query itself and "junk", which
+is neither right nor wrong, are taken out of the ranking as if they were not in the collection.
 """
 
 import numpy as np
@@ -15,23 +15,24 @@ def average_precision(
     *,
     trapezoid: bool = True,
 ) -> float:
-    """The area under the precision-recall curve of one query; NaN where nothing is relevant.
+    """Return the area under the precision-recall curve of one query; NaN if nothing is relevant.
 
     With m relevant videos at the 1-based ranks r_1 < ... < r_m, and r_1 - 1 etc. seen before them,
 
         AP = 1/m sum_i (p_i + i / r_i) / 2,    p_i = (i - 1) / (r_i - 1), and 1 where r_i = 1,
 
-    which is what the evaluation programs of the three data sets compute. Where similarities are equal, the video
-    that comes first ranks first.
+    as the evaluation programs of the three data sets compute it. Of videos with equal similarity,
+    the first one ranks first.
 
     Args:
         similarity: [N], the larger the more alike.
         relevant: [N] bool, the right results.
         ignored: [N] bool, the query itself and junk; relevant or not, they do not count.
-        trapezoid: False leaves out p_i, AP = 1/m sum_i i / r_i, as scikit-learn and `encoders.scores.metrics` have it.
+        trapezoid: False leaves out p_i: AP = 1/m sum_i i / r_i, as in scikit-learn and
+            `encoders.scores.metrics`.
 
     Raises:
-        ValueError: shapes that differ, or a similarity that is not finite.
+        ValueError: shapes differ, or a similarity is not finite.
     """
     _check(similarity, relevant, ignored)
     counted = np.ones(len(similarity), bool) if ignored is None else ~ignored.astype(bool)
@@ -39,16 +40,16 @@ def average_precision(
     ranks = np.flatnonzero(relevant[counted][order]) + 1
     if not len(ranks):
         return float("nan")
-    found = np.arange(1, len(ranks) + 1)
-    after = found / ranks
+    hits = np.arange(1, len(ranks) + 1)
+    after = hits / ranks
     if not trapezoid:
         return float(after.mean())
-    before = np.where(ranks > 1, (found - 1) / np.maximum(ranks - 1, 1), 1.0)
+    before = np.where(ranks > 1, (hits - 1) / np.maximum(ranks - 1, 1), 1.0)
     return float((before + after).mean() / 2)
 
 
 def mean_average_precision(precisions: NDArray) -> float:
-    """The mean over the queries for which something is relevant; NaN if there is none."""
+    """Return the mean over the queries for which something is relevant; NaN if there is none."""
     known = precisions[~np.isnan(precisions)]
     return float(known.mean()) if len(known) else float("nan")
 

@@ -1,15 +1,15 @@
 """One-vs-rest linear SVMs (DQ 5.2: C = 100; FK 4.3).
 
-Letters: N vectors, D their length, K classes, F folds, J columns. Each class k minimises on its own, with
-y = +-1,
+Letters: N vectors, D their length, K classes, F folds, J columns. Each class k minimises on its
+own, with y = +-1,
 
     1/2 (|w|^2 + b^2) + C sum_i loss(y_i (w . x_i + b))
 
 where loss(m) is max(0, 1 - m), for "squared_hinge" squared. That b is in the regulariser is
 LIBLINEAR's convention: the vector has one more value, which is always 1.
 
-There are two solvers, both for all classes at once: `encoders.svm.gram` for as many vectors as their
-Gram matrix allows, and `encoders.svm.primal` for any number.
+There are two solvers, both for all classes at once: `encoders.svm.gram` if the Gram matrix of the
+vectors fits in memory, and `encoders.svm.primal` for any number.
 """
 
 import json
@@ -40,7 +40,7 @@ class LinearClassifier:
     classes: tuple[str, ...]
 
     def decision(self, x: NDArray) -> NDArray:
-        """Scores [N, K] of vectors [N, D]; above zero where the class is thought to be there.
+        """Return scores [N, K] of vectors [N, D]; above zero the class is predicted.
 
         Raises:
             ValueError: vectors of another length than the classifier was trained on.
@@ -53,13 +53,13 @@ class LinearClassifier:
         return x @ self.weights.T + self.bias
 
     def to_bytes(self, **header: object) -> bytes:
-        """One safetensors file, with the names of the classes in its header, and whatever else is given."""
+        """Return a safetensors file with the names of the classes and `header` in its header."""
         tensors = {"weights": torch.from_numpy(self.weights), "bias": torch.from_numpy(self.bias)}
         return save_tensors(tensors, "classifier", header | {"classes": self.classes})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`."""
+        """Load a classifier that `to_bytes` wrote."""
         header = json.loads(metadata_of(data)["classifier"])
         tensors = safetensors.numpy.load(data)
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
@@ -86,36 +86,36 @@ def fit_weights(
     *,
     tolerance: float,
 ) -> Fitted:
-    """Solves on the Gram matrix, and returns the weights w = X^T beta of vectors that are streamed.
+    """Solve on the Gram matrix, and return the weights w = X^T beta of streamed vectors.
 
-    The objectives it reports are not the matrix's but those of the float32 weights themselves, found
-    by another pass in float64. Where rounding of the matrix costs more than the tolerance, the
-    differences in decision values become offsets of the problem, and that is solved again from
-    there, at most REFINEMENTS times.
+    The objectives are those of the float32 weights, computed by another pass in float64, not those
+    of the matrix. If rounding of the matrix costs more than the tolerance, the differences in
+    decision values become offsets of the problem, which is solved again from there, at most
+    REFINEMENTS times.
 
     Args:
-        blocks: gives the N vectors in order, as tensors [.., D], each time it is called.
+        blocks: returns the N vectors in order, as tensors [.., D], at each call.
     """
     side = one_sided(columns)
     todo = (side == 0).nonzero().flatten()
     part = columns.take(todo)
     dim = next(iter(blocks())).shape[1]
-    found = _one_sided(side, len(columns.costs), dim)
+    fitted = _one_sided(side, len(columns.costs), dim)
     start, offset = None, torch.zeros_like(part.costs)
     for _ in range(1 + REFINEMENTS):
         if not len(todo):
             break
         solution = solve(gram, part, tolerance=tolerance / 2, start=start, offset=offset)
-        decisions = _take_over(found, todo, part, solution, blocks)
-        bad = found.gap[todo] > tolerance
+        decisions = _take_over(fitted, todo, part, solution, blocks)
+        bad = fitted.gap[todo] > tolerance
         start = solution.beta[:, bad]
         offset = decisions[:, bad] - gram.product(start)
         todo, part = todo[bad], part.take(bad)
-    return found
+    return fitted
 
 
 def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
-    """The result before any column is solved: those that need no solution have a bias of +-1."""
+    """Return the result before any column is solved; one-sided columns have a bias of +-1."""
     return Fitted(
         weights=side.new_zeros(len(side), dim, dtype=torch.float32),
         bias=side.float(),
@@ -125,15 +125,19 @@ def _one_sided(side: Tensor, num_vectors: int, dim: int) -> Fitted:
 
 
 def _take_over(
-    found: Fitted,
-    place: Tensor,
+    fitted: Fitted,
+    index: Tensor,
     columns: Columns,
     solution: Solution,
     blocks: Callable[[], Iterable[Tensor]],
 ) -> Tensor:
-    """Keeps the weights of a solution for the columns whose gap they lower; returns the decision values of X^T beta."""
+    """Keep the weights of a solution for the columns whose gap they lower.
+
+    Returns:
+        The decision values [N, J] of X^T beta.
+    """
     beta, first = solution.beta, 0
-    weights = beta.new_zeros(beta.shape[1], found.weights.shape[1])
+    weights = beta.new_zeros(beta.shape[1], fitted.weights.shape[1])
     for part in _doubles(blocks, weights):
         weights.addmm_(beta[first : first + len(part)].T, part)
         first += len(part)
@@ -146,20 +150,20 @@ def _take_over(
         column.copy_(column.float())
     decisions = torch.cat([part @ weights.T for part in _doubles(blocks, weights)]) + bias
     primal, length = best_length(columns.scaled_losses(decisions), half_norm)
-    found.rounds[place] += solution.rounds
-    better, where = found.lowered(place, primal, dual)
+    fitted.rounds[index] += solution.rounds
+    better, where = fitted.lowered(index, primal, dual)
     for column in better.nonzero().flatten().tolist():
-        found.weights[place[column]] = weights[column] * length[column]
-    found.bias[where] = (bias * length).float()[better]
-    found.decisions[:, where] = (decisions * length)[:, better]
+        fitted.weights[index[column]] = weights[column] * length[column]
+    fitted.bias[where] = (bias * length).float()[better]
+    fitted.decisions[:, where] = (decisions * length)[:, better]
     return decisions
 
 
 def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterator[Tensor]:
-    """The vectors in float64, some at a time, on the device of weights [J, D]; each is valid until the next.
+    """Yield the vectors in chunks of float64 on the device of weights [J, D].
 
-    A product with few vectors takes as long as reading all weights: a quarter as many as there are columns are
-    gathered where a block has fewer.
+    A chunk is valid until the next one. It has at least a quarter as many vectors as there are
+    columns: a product with fewer takes as long, because it reads all weights.
     """
     rows = max(-(-block_rows(weights.shape[1]) // 2), weights.shape[0] // 4)
     # One buffer for all: fresh memory costs more than the copy.
@@ -180,11 +184,11 @@ def _doubles(blocks: Callable[[], Iterable[Tensor]], weights: Tensor) -> Iterato
 def decisions_along(
     gram: Gram, problem: Callable[[float], Columns], values: Sequence[float], *, tolerance: float
 ) -> Iterator[Tensor]:
-    """Decision values K' beta [N, J] of all vectors for each c, each solved from the one before.
+    """Yield decision values K' beta [N, J] of all vectors for each c, solved from the one before.
 
     Args:
-        problem: the columns for a c; they differ in nothing but their costs.
-        values: of c, ascending.
+        problem: returns the columns of a c; only their costs depend on it.
+        values: the values of c, ascending.
     """
     start = None
     for c in values:

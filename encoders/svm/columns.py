@@ -1,22 +1,22 @@
-"""What the SVM solvers share: many one-vs-rest problems over the same vectors, as columns.
+"""The problems that the SVM solvers share: one-vs-rest, over the same vectors, as columns.
 
 Letters: N vectors, D their length, K classes, F folds, J columns (a column is a class in a fold).
 
 With y = +-1, costs c_i >= 0, x~ = [x, 1] (so the bias is in the regulariser, LIBLINEAR's
 convention) and f = w . x~, a column's primal and dual are
 
-    P(w)    = 1/2 |w|^2 + sum_i c_i loss(y_i f_i)                  loss(m) = max(0, 1 - m), or squared
-    D(beta) = sum_i y_i beta_i - 1/2 |X~^T beta|^2 [- sum_i beta_i^2 / (4 c_i) if squared]
+    P(w)    = 1/2 |w|^2 + sum_i c_i loss(y_i f_i)                  loss(m) = max(0, 1 - m), or
+    squared D(beta) = sum_i y_i beta_i - 1/2 |X~^T beta|^2 [- sum_i beta_i^2 / (4 c_i) if squared]
 
-with 0 <= y_i beta_i, and y_i beta_i <= c_i for the hinge. P(w) >= D(beta) for all w and beta, with equality
-at the solution, where w = X~^T beta. Both solvers look for the root of beta(f) - beta, where
-beta(f) is the dual that decision values f ask for. The squared hinge has
+with 0 <= y_i beta_i, and y_i beta_i <= c_i for the hinge. P(w) >= D(beta) for all w and beta, with
+equality at the solution, where w = X~^T beta. Both solvers look for the root of beta(f) - beta,
+where beta(f) is the best dual for decision values f. The squared hinge has
 
     y beta(f) = max(0, (1 - y f) / q)                  q = 1 / (2 c)
 
 The hinge has no such function, because its derivative jumps. It is solved by the proximal point
-method (Rockafellar 1976: the augmented Lagrangian of the primal), which has one for each anchor b, moved to
-beta(f) again and again; then q = sigma is a constant of choice:
+method (Rockafellar 1976: the augmented Lagrangian of the primal), which has one for each anchor b,
+moved to beta(f) again and again; then q = sigma is a constant of choice:
 
     y beta(f) = min(c, max(0, y b + (1 - y f) / q))
 """
@@ -31,14 +31,14 @@ Loss = Literal["squared_hinge", "hinge"]
 ClassWeight = Literal["none", "balanced"]
 
 SCALES = (0.0, *(factor * 10.0**-power for power in range(8, 1, -1) for factor in (1, 3)))
-"""Relative lengthenings of w that are tried for a lower primal objective (see `Columns.scaled_losses`)."""
+"""Relative lengthenings of w to try for a lower primal objective (see `Columns.scaled_losses`)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
     """J problems over N vectors: signs [N, J] of +-1 and costs [N, J], both float64.
 
-    Cost 0 leaves a vector out of a problem: that is how folds share one matrix.
+    Cost 0 leaves a vector out of a problem; so folds share one matrix.
     """
 
     signs: Tensor
@@ -50,18 +50,18 @@ class Columns:
         return self.loss == "hinge"
 
     def take(self, columns: Tensor) -> Self:
-        """Some of the columns, by index or mask [J]."""
+        """Return some of the columns, by index or mask [J]."""
         return type(self)(self.signs[:, columns], self.costs[:, columns], self.loss)
 
     def rows(self, rows: slice) -> Self:
-        """All columns over some of the vectors."""
+        """Return all columns over some of the vectors."""
         return type(self)(self.signs[rows], self.costs[rows], self.loss)
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(self.signs.to(device), self.costs.to(device), self.loss)
 
     def dual(self, decisions: Tensor, anchor: Tensor, sigma: float) -> Tensor:
-        """beta(f) of decision values [N, J]; anchor [N, J] and sigma are used by the hinge alone."""
+        """Return beta(f) of decision values [N, J]; only the hinge uses anchor [N, J] and sigma."""
         if self.is_hinge:
             alpha = torch.addcmul(anchor, decisions, decisions.new_ones(()), value=-1 / sigma)
             alpha.mul_(self.signs).add_(1 / sigma).clamp_min_(0)
@@ -71,22 +71,22 @@ class Columns:
         return alpha.mul_(self.signs)
 
     def free(self, beta: Tensor) -> Tensor:
-        """Where beta(f) changes with f, by -1 / `curvature`: booleans [N, J]."""
+        """Return the mask [N, J] of the beta(f) that change with f, by -1 / `curvature`."""
         free = beta != 0
         return free & (beta.abs() < self.costs) if self.is_hinge else free
 
     def curvature(self, sigma: float) -> Tensor:
-        """q, [N, J] or a single number."""
+        """Return q, [N, J] or one number expanded to it."""
         if self.is_hinge:
             return self.costs.new_full((1, 1), sigma).expand_as(self.costs)
         return torch.where(self.costs > 0, 0.5 / self.costs, 1.0)
 
     def losses(self, decisions: Tensor) -> Tensor:
-        """sum_i c_i loss(y_i f_i), [J]."""
+        """Return sum_i c_i loss(y_i f_i), [J]."""
         return self._loss(self.signs * decisions)
 
     def dual_terms(self, beta: Tensor) -> Tensor:
-        """The part of the dual that is no norm, [J]: sums over vectors can be added up."""
+        """Return the part [J] of the dual that is no norm: those of parts of the vectors add up."""
         linear = (self.signs * beta).sum(0)
         if self.is_hinge:
             return linear
@@ -94,11 +94,11 @@ class Columns:
         return linear - torch.where(inside, beta.square() / (4 * self.costs), 0.0).sum(0)
 
     def scaled_losses(self, decisions: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-        """`losses` of each (1 + scale) (f - offset) + offset, [len(SCALES), J].
+        """Return `losses` of each (1 + scale) (f - offset) + offset, [len(SCALES), J].
 
-        For the hinge with a large c, margins that miss 1 by rounding alone cost more than all the
-        rest. A w that is longer by as little has none of that cost: the primal of the best
-        length is a far better bound.
+        For the hinge with a large c, margins that are below 1 only by rounding cost more than all
+        the rest. A slightly longer w avoids that cost: the primal of the best length is a far
+        better bound.
         """
         margins = self.signs * decisions
         change = margins - self.signs * offset
@@ -146,31 +146,35 @@ def unsolved(side: Tensor) -> dict[str, Tensor]:
 
 
 def best_length(losses: Tensor, half_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The least primal over the lengths of `scaled_losses` [S, J], and its factor 1 + scale: both [J].
+    """Return the least primal over the lengths of `scaled_losses` [S, J], and its factor, [J].
 
     Args:
         half_norm: |w|^2 / 2 of each column at length 1, [J].
     """
     factors = 1 + torch.tensor(SCALES, dtype=torch.float64, device=losses.device)
-    primal, place = (factors.square().unsqueeze(1) * half_norm + losses).min(0)
-    return primal, factors[place]
+    primal, index = (factors.square().unsqueeze(1) * half_norm + losses).min(0)
+    return primal, factors[index]
 
 
 def class_weights(rule: ClassWeight, targets: Tensor, training: Tensor) -> Tensor | None:
-    """What `one_vs_rest` takes as weights; None for "none".
+    """Return the weights for `one_vs_rest`; None for "none".
 
     Args:
-        targets: [N, K] of 0 and 1. training: [N, F] of booleans.
+        targets: [N, K] of 0 and 1.
+        training: [N, F] of booleans.
     """
     return balanced(targets, training) if rule == "balanced" else None
 
 
 def balanced(targets: Tensor, training: Tensor) -> Tensor:
-    """Weights [2, F, K] of the negatives and the positives of each class: n / (2 n-) and n / (2 n+), where n are
-    the training vectors of a fold and n+ those with the class (scikit-learn's rule).
+    """Return weights [2, F, K] of the negatives and the positives of each class.
+
+    They are n / (2 n-) and n / (2 n+) for n training vectors of a fold, n+ of them with the class
+    (scikit-learn's rule).
 
     Args:
-        targets: [N, K] of 0 and 1. training: [N, F] of booleans.
+        targets: [N, K] of 0 and 1.
+        training: [N, F] of booleans.
     """
     training = training.double()
     count = training.sum(0).unsqueeze(1)
@@ -186,11 +190,13 @@ def one_vs_rest(
     loss: Loss,
     weights: Tensor | None = None,
 ) -> Columns:
-    """The columns of targets [N, K] of 0 and 1 and training [N, F] of booleans: fold by fold, J = F K.
+    """Return the columns of all classes in all folds, fold by fold: J = F K.
 
     Args:
+        targets: [N, K] of 0 and 1.
+        training: [N, F] of booleans.
         c: one for all, or one for each fold, [F].
-        weights: what c is multiplied with, [2, F, K] as from `balanced`.
+        weights: factors of c, [2, F, K] as from `balanced`.
 
     Raises:
         ValueError: no such loss, or a c that is not positive.
@@ -211,7 +217,7 @@ def one_vs_rest(
 
 
 def one_sided(columns: Columns) -> Tensor:
-    """[J]: +1 where all vectors of a column are positive, -1 where none is (also of no vector), else 0."""
+    """Return +1 for columns with positives only, -1 for those without a positive, else 0: [J]."""
     inside = columns.costs > 0
     positive = ((columns.signs > 0) & inside).any(0)
     negative = ((columns.signs < 0) & inside).any(0)

@@ -1,18 +1,19 @@
 """The SVM solver on the Gram matrix: for N vectors of any length, all columns together.
 
 With w = X~^T beta everything about the J problems of `encoders.svm.columns` is in K' = X~ X~^T:
-decision values are f = K' beta. A semismooth Newton method solves beta(f) = beta for all columns at once (for
-the squared hinge that is the finite Newton method of Keerthi and DeCoste 2005; for the hinge Newton
-within a proximal point method, as Yan and Li 2020). A step solves, on the free vectors of each column,
+decision values are f = K' beta. A semismooth Newton method solves beta(f) = beta for all columns at
+once (for the squared hinge that is the finite Newton method of Keerthi and DeCoste 2005; for the
+hinge Newton within a proximal point method, as Yan and Li 2020). A step solves, on the free vectors
+of each column,
 
     (K'_FF + q) d = right hand side
 
-by conjugate gradients, in which one product of K' serves all columns, or directly where few are
-free. The search along the step is exact and costs no product.
+by conjugate gradients, in which one product of K' serves all columns, or directly if few vectors
+are free. The search along the step is exact and costs no product.
 
-K' is kept as K_c + a 1^T + 1 a^T + s 1 1^T with the products K_c of vectors from which a centre m was
-subtracted, a = (x - m) . m and s = 1 + |m|^2. Vectors with a large common part, such as those of
-deep features, differ in digits that a float32 K' would not have.
+K' is kept as K_c + a 1^T + 1 a^T + s 1 1^T with the products K_c of vectors from which a centre m
+was subtracted, a = (x - m) . m and s = 1 + |m|^2. Vectors with a large common part, such as those
+of deep features, differ in digits that a float32 K' would not have.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +31,7 @@ BLOCK_BYTES = 2**27
 """Size, in float32, of the vectors that a strip is multiplied with at a time."""
 
 EXACT_VECTORS = 1024
-"""Up to so many vectors the products are float64."""
+"""Most vectors whose products are float64."""
 
 MAX_ROUNDS = 300
 """Most Newton steps."""
@@ -39,28 +40,29 @@ FORCING = 1e-4
 """Relative residual at which the conjugate gradients of a Newton step stop (the forcing term)."""
 
 SEARCHES = 12
-"""Most slopes that are evaluated to shorten a Newton step that is too long."""
+"""Most slopes to evaluate when a Newton step is too long and must be shortened."""
 
 MAX_PRODUCTS = 200
 """Most conjugate gradient iterations of one Newton step."""
 
 DIRECT_VECTORS = 256
-"""Up to so many free vectors a step is solved by Cholesky's method."""
+"""Most free vectors of a step that is solved by Cholesky's method."""
 
 SMOOTHING = 0.1
 """The hinge's sigma over the mean |x - m|^2, m being the mean vector."""
 
 FULL_STEP = 1e-2
-"""A Newton step keeps its full length where the slope at its end is at most this part of that at its beginning."""
+"""A Newton step keeps its full length if the slope at its end is at most this part of that at its
+start."""
 
 
 def strip_rows(dim: int) -> int:
-    """Vectors of a strip: of D alone, so that results do not depend on the machine."""
+    """Return the vectors of a strip; only D counts, so results do not depend on the machine."""
     return max(1, STRIP_BYTES // (4 * dim))
 
 
 def block_rows(dim: int) -> int:
-    """Vectors of a block that is read at a time."""
+    """Return the vectors of a block that is read at a time."""
     return max(1, BLOCK_BYTES // (4 * dim))
 
 
@@ -76,13 +78,13 @@ class Strip:
 def gram_strip(
     rows: Tensor, others: Iterable[Tensor], centre: Tensor, *, first: int, num_vectors: int
 ) -> Strip:
-    """The products of rows [n, D] with themselves and with all later vectors.
+    """Return the products of rows [n, D] with themselves and with all later vectors.
 
     Args:
-        others: blocks [.., D] of the vectors behind the rows, in order.
-        centre: m [D], the same for all strips. It need not be the mean, only near it.
-        first: the place of the first row among all vectors.
-        num_vectors: N; decides the precision.
+        others: blocks [.., D] of the vectors after the rows, in order.
+        centre: m [D], the same for all strips, near the mean.
+        first: the index of the first row among all vectors.
+        num_vectors: N; the precision depends on it.
     """
     dtype = torch.float64 if num_vectors <= EXACT_VECTORS else torch.float32
     centre = centre.to(dtype)
@@ -95,7 +97,7 @@ def gram_strip(
         products[done:last, done : len(rows)] = part @ left[done:].T
         products[last : len(rows), done:last] = products[done:last, last : len(rows)].T
         done = last
-    # One buffer for all blocks: fresh memory costs as much as the copy.
+    # One buffer for all blocks: to get new memory costs as much as the copy.
     buffer = left.new_empty(block_rows(left.shape[1]), left.shape[1])
     for part in (part for block in others for part in block.split(len(buffer))):
         right = buffer[: len(part)].copy_(part).sub_(centre)
@@ -111,7 +113,13 @@ def gram_strip(
 
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """K' of N vectors: centred [N, N] in float32 or float64, cross a [N], square s (see the top of this module)."""
+    """K' of N vectors (see the top of this module).
+
+    Attributes:
+        centred: K_c, [N, N] in float32 or float64.
+        cross: a, [N].
+        square: s.
+    """
 
     centred: Tensor
     cross: Tensor
@@ -119,7 +127,7 @@ class Gram:
 
     @classmethod
     def of_strips(cls, strips: Sequence[Strip], centre: Tensor) -> "Gram":
-        """The matrix of all strips, in order.
+        """Return the matrix of all strips, in order.
 
         Raises:
             ValueError: a product is not finite.
@@ -133,15 +141,15 @@ class Gram:
         if not torch.isfinite(centred.diagonal()).all():
             rows = (~torch.isfinite(centred.diagonal())).nonzero().flatten()
             raise ValueError(
-                f"SVM: expected finite vectors, got NaN or infinity in {len(rows)} of {num_vectors}, "
-                f"the first in row {int(rows[0])}; encode these videos again"
+                f"SVM: expected finite vectors, got NaN or infinity in {len(rows)} of "
+                f"{num_vectors}, the first in row {int(rows[0])}; encode these videos again"
             )
         square = 1 + float(centre.double().square().sum())
         return cls(centred, torch.cat([strip.cross for strip in strips]), square)
 
     @classmethod
     def of(cls, x: Tensor) -> "Gram":
-        """The matrix of vectors [N, D] in memory."""
+        """Return the matrix of vectors [N, D] in memory."""
         size, step = strip_rows(x.shape[1]), block_rows(x.shape[1])
         centre = centre_of(x[:step])
         strips = [
@@ -166,7 +174,7 @@ class Gram:
         return diagonal.clamp_min(0)
 
     def product(self, beta: Tensor) -> Tensor:
-        """K' beta [N, J] of beta [N, J], float64."""
+        """Return K' beta [N, J] of beta [N, J], float64."""
         total = beta.sum(0)
         common = self.cross @ beta + self.square * total
         product = (self.centred @ beta.to(self.centred.dtype)).double()
@@ -174,7 +182,7 @@ class Gram:
 
 
 def centre_of(x: Tensor) -> Tensor:
-    """A centre near some vectors [n, D]: their mean, float64, without those that are not finite."""
+    """Return a centre near vectors [n, D]: the float64 mean of the finite ones."""
     finite = torch.isfinite(x).all(1)
     return x[finite].sum(0, dtype=torch.float64) / finite.sum().clamp_min(1)
 
@@ -188,9 +196,9 @@ class Solution(Objectives):
 
 @dataclass(eq=False)
 class _Live:
-    """The columns that are still worked on: w = X~^T v, decisions f, anchors of the hinge."""
+    """The columns that are not solved yet: w = X~^T v, decisions f, anchors of the hinge."""
 
-    place: Tensor
+    index: Tensor
     columns: Columns
     v: Tensor
     f: Tensor
@@ -198,8 +206,9 @@ class _Live:
     anchor: Tensor
 
     def keep(self, kept: Tensor) -> None:
+        """Drop the columns that are not in a mask [J]."""
         self.columns = self.columns.take(kept)
-        self.place = self.place[kept]
+        self.index = self.index[kept]
         self.v, self.f, self.offset, self.anchor = (
             tensor[:, kept] for tensor in (self.v, self.f, self.offset, self.anchor)
         )
@@ -213,13 +222,13 @@ def solve(
     start: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Solution:
-    """All columns on one Gram matrix, each until its relative gap (P - D) / P is within the tolerance.
+    """Solve all columns on one Gram matrix, to a relative gap (P - D) / P within the tolerance.
 
-    Each column needs vectors of both signs. One that is not solved in MAX_ROUNDS steps shows in
-    the `gap` of the solution.
+    Each column needs vectors of both signs. The `gap` of the solution shows a column that is not
+    solved in MAX_ROUNDS steps.
 
     Args:
-        start: beta [N, J] to begin with, such as that of a smaller c.
+        start: beta [N, J] to start from, such as that of a smaller c.
         offset: [N, J], added to the decision values K' beta.
     """
     sigma = SMOOTHING * (float(gram.spread.mean()) or 1.0)
@@ -229,42 +238,43 @@ def solve(
         start = _without_bound(gram, columns, sigma, offset)
     elif start is None:
         start = anchor
-    place = torch.arange(columns.costs.shape[1], device=columns.costs.device)
-    live = _Live(place, columns, start, gram.product(start) + offset, offset, anchor)
+    index = torch.arange(columns.costs.shape[1], device=columns.costs.device)
+    live = _Live(index, columns, start, gram.product(start) + offset, offset, anchor)
     both_sides = torch.zeros_like(columns.costs[0])
-    found = Solution(beta=torch.zeros_like(anchor), **unsolved(both_sides))
+    solution = Solution(beta=torch.zeros_like(anchor), **unsolved(both_sides))
     for _ in range(MAX_ROUNDS):
         beta = live.columns.dual(live.f, live.anchor, sigma)
         residual = beta - live.v
         change = gram.product(residual)
         primal, dual = _values(live, beta, live.f + change)
-        better, where = found.lowered(live.place, primal, dual)
-        found.beta[:, where] = beta[:, better]
+        better, where = solution.lowered(live.index, primal, dual)
+        solution.beta[:, where] = beta[:, better]
         if columns.is_hinge:
-            # Rockafellar's criterion: the inner problem is solved well enough to move its anchor.
+            # Rockafellar's criterion: the inner problem is solved exactly enough to move its
+            # anchor.
             distance = (residual * change).sum(0) / 2
             far = (sigma / 8 * (beta - live.anchor).square().sum(0)).maximum(
                 0.1 * tolerance * primal
             )
             live.anchor = torch.where(distance <= far, beta, live.anchor)
-        kept = found.gap[live.place] > tolerance
+        kept = solution.gap[live.index] > tolerance
         if not kept.any():
             break
         live.keep(kept)
-        found.rounds[live.place] += 1
+        solution.rounds[live.index] += 1
         _step(gram, live, sigma)
-    return found
+    return solution
 
 
 def _without_bound(gram: Gram, columns: Columns, sigma: float, offset: Tensor) -> Tensor:
-    """A start for the hinge: its first inner problem without the upper bound, a squared hinge."""
+    """Return a start for the hinge: its first inner problem without the upper bound."""
     costs = (columns.costs > 0).double() * (0.5 / sigma)
     easier = Columns(columns.signs, costs, "squared_hinge")
     return solve(gram, easier, tolerance=1e-2, offset=offset).beta
 
 
 def _values(live: _Live, beta: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
-    """Primal and dual of a feasible beta with these decision values, [J] each."""
+    """Return primal and dual [J] of a feasible beta with these decision values."""
     half = (beta * (decisions - live.offset)).sum(0) / 2
     dual = live.columns.dual_terms(beta) - (live.offset * beta).sum(0) - half
     if live.columns.is_hinge:
@@ -275,7 +285,7 @@ def _values(live: _Live, beta: Tensor, decisions: Tensor) -> tuple[Tensor, Tenso
 
 
 def _step(gram: Gram, live: _Live, sigma: float) -> None:
-    """One Newton step of all live columns."""
+    """Take one Newton step of all live columns."""
     beta = live.columns.dual(live.f, live.anchor, sigma)
     free, curvature = live.columns.free(beta), live.columns.curvature(sigma)
     step = beta.sub_(live.v)
@@ -292,9 +302,9 @@ def _step(gram: Gram, live: _Live, sigma: float) -> None:
 
 
 def _search(live: _Live, step: Tensor, change: Tensor, sigma: float) -> Tensor:
-    """How far to go along each column's step, [J]: to the least of what Newton's method minimises.
+    """Return the length [J] of each column's step to the minimum of its objective.
 
-    The slope rises and is linear in pieces: false position, by the Illinois rule.
+    The slope rises and is piecewise linear: the search is false position, by the Illinois rule.
     """
 
     def slope(columns: Tensor, length: Tensor) -> Tensor:
@@ -313,18 +323,18 @@ def _search(live: _Live, step: Tensor, change: Tensor, sigma: float) -> Tensor:
         if not len(every):
             break
         best[every] = middle = low - below * (high - low) / (above - below)
-        found = slope(every, middle)
-        left = found < 0
+        value = slope(every, middle)
+        left = value < 0
         # An end that stays counts half the next time.
-        below, above = torch.where(left, found, below / 2), torch.where(left, above / 2, found)
+        below, above = torch.where(left, value, below / 2), torch.where(left, above / 2, value)
         low, high = torch.where(left, middle, low), torch.where(left, high, middle)
-        going = found.abs() > FULL_STEP * beginning[every].abs()
+        going = value.abs() > FULL_STEP * beginning[every].abs()
         every, low, high, below, above = (t[going] for t in (every, low, high, below, above))
     return best
 
 
 def _newton(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """d [N, J] with (K'_FF + q) d = target on the free vectors of each column, and K' d."""
+    """Return d [N, J] with (K'_FF + q) d = target on each column's free vectors, and K' d."""
     # Rounding of K' must not make the matrix indefinite.
     floor = 8 * torch.finfo(gram.centred.dtype).eps * (float(gram.spread.mean()) or 1.0)
     curvature = curvature.clamp_min(floor)
@@ -343,14 +353,14 @@ def _newton(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> tupl
 
 
 def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tensor:
-    """By Cholesky's method, a system for each column; smaller ones are filled up with rows of the identity matrix."""
+    """Solve by Cholesky's method, one system per column, padded with identity rows."""
     most = max(1, int(free.sum(0).max()))
     rows = free.to(torch.uint8).argsort(dim=0, descending=True, stable=True)[:most]
     used = free.gather(0, rows).T
     both = used.unsqueeze(2) & used.unsqueeze(1)
-    place = rows.T
-    matrix = gram.centred[place.unsqueeze(2), place.unsqueeze(1)].double()
-    cross = gram.cross[place]
+    index = rows.T
+    matrix = gram.centred[index.unsqueeze(2), index.unsqueeze(1)].double()
+    cross = gram.cross[index]
     matrix += cross.unsqueeze(2) + cross.unsqueeze(1) + gram.square
     matrix *= both
     matrix.diagonal(dim1=1, dim2=2).add_(torch.where(used, curvature.gather(0, rows).T, 1.0))
@@ -362,17 +372,18 @@ def _direct(gram: Gram, free: Tensor, curvature: Tensor, target: Tensor) -> Tens
 def _conjugate_gradients(
     gram: Gram, free: Tensor, curvature: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The preconditioner is the inverse of (spread + q) + u u^T / s on the free vectors: the common direction
-    has by far the largest eigenvalue. Columns leave as they are done.
+    """Solve by preconditioned conjugate gradients; solved columns leave.
 
-    Residuals are kept for all vectors, not only the free ones, because K' d = target - r - q d.
+    The preconditioner is the inverse of (spread + q) + u u^T / s on the free vectors: the common
+    direction has by far the largest eigenvalue. Residuals are kept for all vectors, not only the
+    free ones, because K' d = target - r - q d.
     """
     common = (gram.square + gram.cross).unsqueeze(1)
     inverse = free / (curvature + gram.spread.unsqueeze(1))
     along = inverse * common
     weight = gram.square + (common * along).sum(0)
     solved, left = torch.zeros_like(target), target.clone()
-    place = torch.arange(target.shape[1], device=target.device)
+    index = torch.arange(target.shape[1], device=target.device)
     step, r = torch.zeros_like(target), target.clone()
 
     def precondition() -> Tensor:
@@ -385,10 +396,10 @@ def _conjugate_gradients(
     for _ in range(MAX_PRODUCTS):
         going = size > goal
         if not going.all():
-            solved[:, place[~going]], left[:, place[~going]] = step[:, ~going], r[:, ~going]
-            place, size, goal, weight = (t[going] for t in (place, size, goal, weight))
+            solved[:, index[~going]], left[:, index[~going]] = step[:, ~going], r[:, ~going]
+            index, size, goal, weight = (t[going] for t in (index, size, goal, weight))
             inverse, along, q, step, r, p = (t[:, going] for t in (inverse, along, q, step, r, p))
-        if not len(place):
+        if not len(index):
             break
         bent = gram.product(p).addcmul_(q, p)
         length = size / (p * bent).sum(0)
@@ -397,5 +408,5 @@ def _conjugate_gradients(
         z = precondition()
         before, size = size, (r * z).sum(0)
         p = z.addcmul_(p, size / before)
-    solved[:, place], left[:, place] = step, r
+    solved[:, index], left[:, index] = step, r
     return solved, torch.sub(target, left, out=left).addcmul_(curvature, solved, value=-1)

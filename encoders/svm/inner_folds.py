@@ -1,7 +1,7 @@
-"""What is chosen for a fold on its training videos alone: by scores of inner folds that were held out.
+"""Choices for a fold on its training videos only: by scores of inner folds that were held out.
 
-Letters: N videos of a Gram matrix, n of them training, K classes, M parts (an encoder on a stream), U values
-whose mean is a quality.
+Letters: N videos of a Gram matrix, n of them training, K classes, M parts (an encoder on a stream),
+U values whose mean is a quality.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ from encoders.svm.columns import ClassWeight, Loss, class_weights, one_vs_rest
 from encoders.svm.gram import Gram
 
 TOLERATED = 0.05
-"""Difference in log loss, in nats, below which parts count as about equal however many videos there are: a weaker part
-may know something else."""
+"""Difference in log loss, in nats, below which parts count as about equal, however many videos
+there are: a weaker part may know something that the others do not."""
 
 
 def held_out_scores(
@@ -31,12 +31,13 @@ def held_out_scores(
     class_weight: ClassWeight,
     tolerance: float,
 ) -> Iterator[NDArray[np.float64]]:
-    """For each C of `values`, ascending, the scores [n, K] of the training videos, each by the classifiers of the
-    other inner folds.
+    """Yield held-out scores [n, K] of the training videos for each C of `values`, ascending.
+
+    A video is scored by the classifiers of the other inner folds.
 
     Args:
-        targets: [N, K] of 0 and 1; those of videos outside change nothing.
-        inner: [N], the inner fold of each video, 0 and up; -1 where it does not train.
+        targets: [N, K] of 0 and 1; those of other videos have no effect.
+        inner: [N], the inner fold of each video from 0; -1 if it is no training video.
     """
     parts, inside = np.unique(inner[inner >= 0]), inner >= 0
     training = torch.from_numpy(inside[:, None] & (inner[:, None] != parts))
@@ -53,11 +54,11 @@ def held_out_scores(
 
 
 def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
-    """[n] nats of the targets [n, K] of each video, added up over classes, by the probabilities of the scores' own
-    sigmoid (`fit_sigmoid`).
+    """Return the log loss [n] of each video in nats, summed over classes, with targets [n, K].
 
-    A video that is barely right and one that is barely wrong have nearly the same loss. To the accuracy they differ as
-    much as can be, which makes it uncertain by several videos where there are a hundred.
+    The probabilities are those of a sigmoid fitted to the scores (`fit_sigmoid`). A video that is
+    barely right and one that is barely wrong have nearly the same loss. For the accuracy they are
+    opposite, which makes it uncertain by several videos in a hundred.
     """
     if not len(scores):
         return np.zeros(0)
@@ -69,10 +70,11 @@ def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
 def weights_by_loss(
     held_out: Sequence[NDArray], *, errors: float = 1.0, tolerated: float = TOLERATED
 ) -> tuple[float, ...]:
-    """[M] weights that sum to 1, of each part's held-out `log_losses`: exp(-(d / width)^2 / 2), where d is how much more the
-    mean is than that of the best part, and width^2 = (`errors` standard errors of d)^2 + `tolerated`^2.
+    """Return weights [M] of parts, which sum to 1, from their held-out `log_losses`.
 
-    So with few videos, where it may be chance which part is best, more of them count than with many.
+    A weight is exp(-(d / width)^2 / 2), where d is the difference of the mean loss to that of the
+    best part, and width^2 = (`errors` standard errors of d)^2 + `tolerated`^2. So with few videos,
+    where chance may decide which part is best, more parts have weight than with many videos.
     """
     losses = np.stack(held_out).astype(np.float64)
     if not losses.size:

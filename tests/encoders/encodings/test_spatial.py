@@ -15,7 +15,7 @@ from torch import Tensor
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import pyramid_pool
 from encoders.encodings.base import CODEBOOK
-from encoders.encodings.spatial import Spatial, cell_levels, cell_places
+from encoders.encodings.spatial import Spatial, cell_levels, cell_positions
 from encoders.registry import encoder_from_bytes, fit_encoder
 from encoders.settings import (
     AveSettings,
@@ -65,7 +65,7 @@ def test_places_are_where_the_pyramid_pools(levels: list[int], views: int) -> No
     maps = torch.stack([ends.expand(size, size), ends.expand(size, size).T])[None]
     pooled = pyramid_pool(maps, tuple(levels))[0].double()
     sides = torch.tensor([side for side in levels for _ in range(side**2)])
-    places = cell_places(tuple(levels), views * len(sides))
+    places = cell_positions(tuple(levels), views * len(sides))
     assert places.shape == (views * len(sides), 3)
     expected = pooled - 0.5 / sides[:, None] - 0.5
     torch.testing.assert_close(places[:, :2], expected.repeat(views, 1), atol=1e-6, rtol=0)
@@ -75,11 +75,11 @@ def test_places_are_where_the_pyramid_pools(levels: list[int], views: int) -> No
 
 
 def test_scale_grows_with_the_cell() -> None:
-    scale = cell_places((6, 3, 1), 46)[:, 2]
+    scale = cell_positions((6, 3, 1), 46)[:, 2]
     assert scale[0] == -0.5
     assert scale[45] == 0.5
     assert scale[36] == pytest.approx(math.log(2) / math.log(6) - 0.5)
-    assert not cell_places((3,), 9)[:, 2].any()
+    assert not cell_positions((3,), 9)[:, 2].any()
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])
@@ -90,8 +90,8 @@ def test_vlad_with_places_is_that_of_longer_descriptors(weight: float, unit: flo
     encoder = fit("vlad", whole, position_weight=weight)
     x = whole.frames.double().numpy()
     length = math.sqrt(sum((row**2).sum() for frame in x for row in frame) / (18 * T))
-    places = cell_places(LEVELS, T).numpy() * weight * length
-    np.testing.assert_allclose(encoder.places.numpy(), places, rtol=1e-6)
+    places = cell_positions(LEVELS, T).numpy() * weight * length
+    np.testing.assert_allclose(encoder.positions.numpy(), places, rtol=1e-6)
     video = frames(7, seed=1).double().numpy() * unit
     rows = np.array([[*frame[k], *places[k]] for frame in video for k in range(T)])
     expected = oracles.vlad(encoder.parts[0].centroids.double().numpy(), rows, intra=False)
@@ -152,7 +152,7 @@ def test_places_are_as_long_as_the_descriptors_that_count() -> None:
     whole[:, :4] *= 100
     encoder = fit("vlad", sample(frames=whole), levels=(1,), position_weight=2.0)
     length = whole[:, 4].square().sum(1).mean().sqrt()
-    torch.testing.assert_close(encoder.places, (cell_places(LEVELS, T) * 2 * length).float())
+    torch.testing.assert_close(encoder.positions, (cell_positions(LEVELS, T) * 2 * length).float())
 
 
 def test_cells_that_do_not_count_get_no_attention() -> None:
@@ -183,8 +183,8 @@ def test_places_come_after_the_pca() -> None:
     encoder = fit("gmm_fv", position_weight=0.5, pca_components=2, pca_whiten=True)
     projected = encoder.pca.transform(sample().frames)
     length = projected.double().square().sum(-1).mean().sqrt()
-    places = (cell_places(LEVELS, T) * 0.5 * length).float()
-    torch.testing.assert_close(encoder.places, places)
+    places = (cell_positions(LEVELS, T) * 0.5 * length).float()
+    torch.testing.assert_close(encoder.positions, places)
     video = frames(7, seed=1)
     rows = torch.cat([encoder.pca.transform(video), places.expand(7, -1, -1)], -1)
     assert encoder.descriptor_dim == T * C
@@ -195,8 +195,8 @@ def test_places_come_after_the_pca() -> None:
 
 
 def test_an_fv_vae_is_given_places_that_it_can_reconstruct() -> None:
-    assert fit("fv_vae", position_weight=1.0).places.min() >= 0
-    assert fit("vlad", position_weight=1.0).places.min() < 0
+    assert fit("fv_vae", position_weight=1.0).positions.min() >= 0
+    assert fit("vlad", position_weight=1.0).positions.min() < 0
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_attention_is_of_the_cells_in_the_order_of_the_pyramid(changed: dict) ->
         for k in range(T):
             part = encoder.parts[int(k == 4) if encoder.parts[1:] else 0]
             row = video[f, k]
-            row = row if encoder.places is None else torch.cat([row, encoder.places[k]])
+            row = row if encoder.positions is None else torch.cat([row, encoder.positions[k]])
             # The gradient of one descriptor, without its information.
             gradient = part.with_information(None).accumulate(row[None].double()).sums
             assert found[f, k] == pytest.approx(gradient.abs().sum().item(), rel=1e-4)
