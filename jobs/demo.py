@@ -1,4 +1,4 @@
-"""Runs the main job on a small corpus that it makes itself, or on your own videos."""
+"""Run the main job on a small corpus that it makes itself, or on your own videos."""
 
 import argparse
 import logging
@@ -14,7 +14,8 @@ from pipelines.settings.recipes import recipe
 log = logging.getLogger("video_fisher")
 
 QUERIES = """
-Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
+Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') \
+and paste
 
 -- which encoder, stream and fusion is best? run.json names the folders of today's settings
 SET VARIABLE metrics = (SELECT '{out}/' || tables['metrics'] || '/*.parquet'
@@ -37,7 +38,7 @@ ORDER BY score DESC LIMIT 5;
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the corpus, finds weights and runs the job; returns its exit code."""
+    """Make the corpus, find weights and run the job; return its exit code."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--videos", help="folder of your own videos; needs --labels")
     parser.add_argument("--labels", help="CSV with their labels: path,label[,group][,split]")
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _weights(given: str | None) -> str:
-    """The given weights; else the published ones; else random ones, of which the log and the report warn."""
+    """Return the given weights, else the published ones, else random ones, with a warning in the
+    log and the report."""
     if given:
         return given
     describe = recipe("demo").describe
@@ -80,8 +82,8 @@ def _weights(given: str | None) -> str:
     except load.WeightsError as error:
         log.warning("%s", error)
         log.warning(
-            "The demo goes on with seeded RANDOM filters: what follows shows the pipeline, not the accuracy "
-            "of the method. With weights: make demo WEIGHTS=FILE"
+            "The demo goes on with seeded RANDOM filters: what follows shows the pipeline, not "
+            "the accuracy of the method. With weights: make demo WEIGHTS=FILE"
         )
         return "random:0"
     return describe.weights

@@ -1,8 +1,9 @@
-"""Submits the main job to a running cluster, follows its log, and submits it again until it is done.
+"""Submit the main job to a running cluster, follow its log, and submit it again until it is done.
 
-`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; the flags of
-`jobs/fcvid_encode.py` follow `--`. Exit codes: those of that job (0 done, 2 something in the inputs or settings is wrong, 3
-too many segments failed), 1 all attempts failed or a time limit has passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
+`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; the flags
+of `jobs/fcvid_encode.py` follow `--`. Exit codes: those of that job (0 done, 2 something in the
+inputs or settings is wrong, 3 too many segments failed), 1 all attempts failed or a time limit has
+passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ADDRESS = "http://127.0.0.1:8265"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The frozen command line."""
+    """Return a parser of the frozen command line."""
     out = argparse.ArgumentParser(prog="submit", description=__doc__.splitlines()[0])
     out.add_argument(
         "--address",
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Submits; returns the exit code."""
+    """Submit the job and return the exit code."""
     arguments = parser().parse_args(argv)
     # Wrong flags show here, not on the cluster.
     job = fcvid_encode.parser().parse_args(arguments.job)
@@ -84,7 +85,8 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
         if not 0 < getattr(arguments, name) < float("inf"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag}: expected more than 0, got {getattr(arguments, name)}")
-    # Ray's client prefers this variable to the address that it is called with. The mode is read when Ray is imported.
+    # Ray's client prefers this variable to the address that it is called with. The mode is read
+    # when Ray is imported.
     os.environ["RAY_API_SERVER_ADDRESS"] = arguments.address
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -107,7 +109,7 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
 
 
 def _runtime_env(file: str) -> dict:
-    """The mapping in a YAML file; empty without a file.
+    """Return the mapping in a YAML file; an empty one without a file.
 
     Raises:
         ConfigError: the file cannot be read, or holds no mapping.
@@ -115,13 +117,15 @@ def _runtime_env(file: str) -> dict:
     import yaml
 
     try:
-        found = yaml.safe_load(Path(file).read_text()) if file else {}
+        environment = yaml.safe_load(Path(file).read_text()) if file else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"--runtime-env {file}: expected a mapping, got {type(found).__name__}")
-    return found
+    if not isinstance(environment, dict):
+        raise ConfigError(
+            f"--runtime-env {file}: expected a mapping, got {type(environment).__name__}"
+        )
+    return environment
 
 
 def _print(text: str) -> None:
