@@ -27,13 +27,20 @@ log = logging.getLogger("video_fisher")
 STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
 
 
-def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argparse.ArgumentParser:
+def summary(docstring: str | None) -> str | None:
+    """Return the first line of a job's docstring, the description of its command line."""
+    return docstring.splitlines()[0] if docstring else None
+
+
+def parser(
+    prog: str, docstring: str | None, default_recipe: str = "fcvid"
+) -> argparse.ArgumentParser:
     """Return a parser of the main job's frozen flags; all else is `--set section.field=value`.
 
     Args:
-        description: the first line of it is shown.
+        docstring: the docstring of the job, whose first line is shown.
     """
-    out = argparse.ArgumentParser(prog=prog, description=description.splitlines()[0])
+    out = argparse.ArgumentParser(prog=prog, description=summary(docstring))
     out.add_argument(
         "--videos",
         required=True,

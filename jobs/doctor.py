@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from jobs.command_line import summary
 from pipelines.doctor import examine
 from pipelines.errors import ConfigError
 from pipelines.storage.retries import StorageError
@@ -19,7 +20,7 @@ from pipelines.storage.uris import absolute_uri
 
 def parser() -> argparse.ArgumentParser:
     """Return a parser of the command line."""
-    out = argparse.ArgumentParser(prog="doctor", description=__doc__.splitlines()[0])
+    out = argparse.ArgumentParser(prog="doctor", description=summary(__doc__))
     out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
     out.add_argument("--json", metavar="FILE", help="write the findings into this file too")
     out.add_argument(

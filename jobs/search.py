@@ -10,12 +10,12 @@ import argparse
 import json
 import sys
 
-from jobs.command_line import guarded
+from jobs.command_line import guarded, summary
 
 
 def parser() -> argparse.ArgumentParser:
     """Return a parser of the command line."""
-    out = argparse.ArgumentParser(prog="search", description=__doc__.splitlines()[0])
+    out = argparse.ArgumentParser(prog="search", description=summary(__doc__))
     out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
     out.add_argument(
         "--query", required=True, help="a video_id of the run, or the file or URI of another video"

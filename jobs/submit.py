@@ -23,7 +23,7 @@ ADDRESS = "http://127.0.0.1:8265"
 
 def parser() -> argparse.ArgumentParser:
     """Return a parser of the frozen command line."""
-    out = argparse.ArgumentParser(prog="submit", description=__doc__.splitlines()[0])
+    out = argparse.ArgumentParser(prog="submit", description=command_line.summary(__doc__))
     out.add_argument(
         "--address",
         default=ADDRESS,

@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
 
 def _values(text: str | None) -> tuple[float, ...] | None:
     try:
-        return text and tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError:
         raise ConfigError(f"--values: expected numbers joined by commas, got {text!r}") from None
 

@@ -9,6 +9,7 @@ late_weighted   matrices of the parts -> scores of inner folds, on training vide
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import ray
@@ -118,10 +119,13 @@ def _fuse_scores(
     for part in work.parts:
         files = {fold: part.fold_set.scores_file(fold) for fold in work.fold_set.todo}
         missing = [fold for fold in files if files[fold] not in scored]
-        gram = prepared(part).gram if missing else None
+        if not missing:
+            continue
+        gram = prepared(part).gram
         for fold in missing:
             about = (part.examples, gram, fold, settings, line.meter)
-            scored[files[fold]] = scores_of.remote(job.store, part.fold_set, *about)
+            refs = scores_of.remote(job.store, part.fold_set, *about)
+            scored[files[fold]] = cast(list[ray.ObjectRef], refs)  # by num_returns
     done = []
     for fold in work.fold_set.todo:
         scores = [scored[part.fold_set.scores_file(fold)] for part in work.parts]

@@ -1,7 +1,7 @@
 """SVMs on the Gram matrix, as Ray tasks.
 
     ENCODINGS -> blocks of vectors                             `classify_vectors`
-    blocks    -> strips of the Gram matrix -> the matrix       object store, shared by tasks of a node
+    blocks    -> strips of the Gram matrix -> the matrix       object store, for tasks of a node
     matrix    -> C of each fold, where there is a choice
     matrix, blocks -> weights, objectives and scores           some folds and classes each
     -> classifier, SOLUTIONS and SCORES of each fold           one task a fold

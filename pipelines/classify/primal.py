@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import ray.train
+import ray.train.torch
 import torch
 from torch import Tensor
 
@@ -188,7 +189,7 @@ def _solution(
     device = ray.train.torch.get_device()
     targets, training_of = torch.from_numpy(share.examples.targets), torch.from_numpy(training)
     weights = class_weights(settings.class_weight, targets, training_of)
-    trains = training.any(1)
+    trains = np.asarray(training.any(1))
 
     def shards() -> Iterator[Shard]:
         for indices, vectors in share.vectors(trains):

@@ -156,7 +156,7 @@ def _solution_rows(
             "dual": None if one_sided else dual,
             "gap": gap,
             "rounds": int(part.rounds[column]),
-            "is_solved": bool(one_sided or gap <= settings.tolerance),
+            "is_solved": bool(gap is None or gap <= settings.tolerance),
             "seconds": part.seconds,
         }
 

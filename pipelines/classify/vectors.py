@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import ray
@@ -116,8 +117,9 @@ def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], li
             parts = _read.options(num_returns=len(rows)).remote(store, names, rows, meter)
             for b, group, part in zip(touched, groups, listed(parts), strict=True):
                 pieces[b].append((group - starts[b], part))
+    join = _join.options(num_returns=2)
     joined_blocks = [
-        _join.options(num_returns=2).remote([rows for rows, _ in piece], *(p for _, p in piece))
+        cast(list[ObjectRef], join.remote([rows for rows, _ in piece], *(p for _, p in piece)))
         for piece in pieces
     ]
     bad = [
