@@ -1,4 +1,5 @@
-"""Flags of the jobs as checked values: steps, the limit, and the configuration that a recipe, a file and settings come to.
+"""Flags of the jobs as checked values: steps, the limit, and the configuration of recipe, file and
+settings.
 
 No torch and no Ray here, so that mistakes show at once.
 """
@@ -20,7 +21,7 @@ from pipelines.settings.text import near
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
-    """`all`, or step names joined by commas, in the order of the data flow.
+    """Return the steps of `all`, or of names joined by commas, in the order of the data flow.
 
     Raises:
         ConfigError: an unknown step.
@@ -36,7 +37,7 @@ def parse_steps(text: str) -> tuple[str, ...]:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a number of videos that is none.
+    """Refuse a number of videos below one.
 
     Raises:
         ConfigError: it is below 1.
@@ -53,7 +54,7 @@ def configuration(
     default_recipe: str,
     first: Sequence[str] = (),
 ) -> Config:
-    """The recipe with what the file holds, and with the settings on top.
+    """Return the recipe, changed by the content of the file, then by the settings.
 
     Args:
         name: of the recipe; None: the one that the file names, or else default_recipe.
@@ -84,7 +85,7 @@ def configuration(
 
 @contextmanager
 def _in(file: str | None) -> Iterator[None]:
-    """Of a ValueError, say which file it is about, and make it a ConfigError."""
+    """Turn a ValueError inside into a ConfigError that names the file."""
     try:
         yield
     except ValueError as error:
@@ -92,7 +93,7 @@ def _in(file: str | None) -> Iterator[None]:
 
 
 def _plain(file: str) -> dict[str, Any]:
-    """What a file holds.
+    """Return the content of a file.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
@@ -103,14 +104,14 @@ def _plain(file: str) -> dict[str, Any]:
             text = stream.read()
     try:
         # YAML's reader is slow with a large run.json.
-        found = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config {file}: expected YAML or JSON, got {reason}") from error
-    if isinstance(found, Mapping) and isinstance(found.get("config"), Mapping):
-        found = without_what_went(found["config"])
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    if isinstance(content, Mapping) and isinstance(content.get("config"), Mapping):
+        content = without_what_went(content["config"])
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(
-            f"--config {file}: expected sections with their fields, got {type(found).__name__}"
+            f"--config {file}: expected sections with their fields, got {type(content).__name__}"
         )
-    return dict(found)
+    return dict(content)
