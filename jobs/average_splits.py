@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
+from pipelines import flags
 from pipelines.errors import ConfigError
 from pipelines.index.labels import read_labels
 
@@ -34,11 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = command_line.configuration(arguments)
-    names = tuple(name.strip() for name in arguments.splits.split(","))
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
-        raise ConfigError(
-            f"--splits {arguments.splits}: expected two columns of the labels or more, each once"
-        )
+    names = flags.parse_splits(arguments.splits)
     if arguments.steps != "all" or arguments.retry_failed is not None:
         raise ConfigError(
             "--steps and --retry-failed: expected neither, because every split needs its "

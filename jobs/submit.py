@@ -12,9 +12,9 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 
 from jobs import command_line, fcvid_encode
+from pipelines import flags
 from pipelines.errors import ConfigError
 
 JOB = "jobs/fcvid_encode.py"
@@ -99,33 +99,13 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
     request = Request(
         address=arguments.address,
         command=("python", JOB, *arguments.job),
-        runtime_env={**_runtime_env(arguments.runtime_env), "working_dir": folder},
+        runtime_env={**flags.read_runtime_env(arguments.runtime_env), "working_dir": folder},
         attempts=arguments.attempts,
         pending_timeout_s=arguments.pending_timeout_s,
         head_timeout_s=arguments.head_timeout_s,
         up=arguments.up,
     )
     return Submitter(request, _print).run()
-
-
-def _runtime_env(file: str) -> dict:
-    """Return the mapping in a YAML file; an empty one without a file.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no mapping.
-    """
-    import yaml
-
-    try:
-        environment = yaml.safe_load(Path(file).read_text()) if file else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
-    if not isinstance(environment, dict):
-        raise ConfigError(
-            f"--runtime-env {file}: expected a mapping, got {type(environment).__name__}"
-        )
-    return environment
 
 
 def _print(text: str) -> None:

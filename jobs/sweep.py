@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
-from pipelines.errors import ConfigError
+from pipelines import flags
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
@@ -43,7 +43,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     # Points of a curve are compared with each other, not fused.
     sweep_settings = ["describe.streams=appearance", "classify.fusions="]
     config = command_line.configuration(arguments, sweep_settings)
-    values = _values(arguments.values)
+    values = flags.parse_numbers(arguments.values)
     # torch takes seconds to load: not before the settings were checked.
     from pipelines.studies import sweep
 
@@ -57,13 +57,6 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
             print(line)
 
     return command_line.run(arguments, config, training_only=True, finish=finish)
-
-
-def _values(text: str | None) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else None
-    except ValueError:
-        raise ConfigError(f"--values: expected numbers joined by commas, got {text!r}") from None
 
 
 if __name__ == "__main__":

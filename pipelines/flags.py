@@ -7,6 +7,7 @@ No torch and no Ray here, so that mistakes show at once.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,6 +45,48 @@ def check_limit(limit: int | None) -> None:
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
+
+
+def parse_splits(text: str) -> tuple[str, ...]:
+    """Return the names of at least two splits, joined by commas.
+
+    Raises:
+        ConfigError: fewer than two names, or a name that is empty or comes twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ConfigError(f"--splits {text}: expected two columns of the labels or more, each once")
+    return names
+
+
+def parse_numbers(text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of --values, joined by commas; None without a text.
+
+    Raises:
+        ConfigError: a part is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise ConfigError(f"--values: expected numbers joined by commas, got {text!r}") from None
+
+
+def read_runtime_env(file: str) -> dict:
+    """Return the mapping in a YAML file; an empty one without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    try:
+        environment = yaml.safe_load(Path(file).read_text()) if file else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
+    if not isinstance(environment, dict):
+        raise ConfigError(
+            f"--runtime-env {file}: expected a mapping, got {type(environment).__name__}"
+        )
+    return environment
 
 
 def configuration(

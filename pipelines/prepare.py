@@ -65,7 +65,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         ConfigError: any input or setting that cannot be right.
     """
     config, steps = inputs.config, inputs.steps
-    weights_file = weights.resolve(config.describe)
+    resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
     named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
@@ -73,7 +73,15 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
     job = Job(
-        store, config, table, split, num_folds, weights_file, streams, Retries(**retries), no_gram
+        store,
+        config,
+        table,
+        split,
+        num_folds,
+        resolved_weights,
+        streams,
+        Retries(**retries),
+        no_gram,
     )
     _check_pairs(job)
     if plan:

@@ -36,9 +36,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def spread(number: int, seed: int, most: int) -> Iterator[int]:
-    """Return up to `most` of the indices 0 ..
-
-    number - 1, each once; any first part of them is evenly spread.
+    """Yield up to `most` of the indices below `number`, each once and evenly spread.
 
     Multiples of the golden ratio modulo 1, from a seeded start: three times `number` of them
     meet every place.

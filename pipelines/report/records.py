@@ -48,9 +48,11 @@ class Result:
 class StepFact:
     """One step of the data flow and its cost; None where the cost is unknown, or no price is set.
 
-    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step
-    ended. spent: what the step was bound by, and how busy each stage was, in words. predicted_s:
-    what `--plan` said before.
+    Attributes:
+        core_s, gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step
+            ended.
+        spent: the resource that bounds the step, and how busy each stage was, in words.
+        predicted_s: seconds that `--plan` predicted.
     """
 
     name: str

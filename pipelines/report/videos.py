@@ -160,10 +160,8 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
         return None
     known = job.manifest.select(["video_id", "source"])
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
-    nearest_of_query, num_searched = ray.get(search)
-    named = list(
-        dict.fromkeys([*queries, *(name for rows in nearest_of_query for name, _ in rows)])
-    )
+    rankings, num_searched = ray.get(search)
+    named = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
     rows = {row["video_id"]: row for row in _videos(job, named)}
     requests = [FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1) for name in named]
     pictures = dict(zip(named, _read(job, requests), strict=True))
@@ -180,7 +178,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
         num_videos=job.manifest.num_rows,
         found=tuple(
             Neighbours(near(query, 1.0), tuple(near(*pair) for pair in pairs))
-            for query, pairs in zip(queries, nearest_of_query, strict=True)
+            for query, pairs in zip(queries, rankings, strict=True)
         ),
     )
 
@@ -216,19 +214,13 @@ def nearest(
                 names, vectors = part["video_id"].to_pylist(), _unit(part["vector"])
                 count += len(names)
                 cosines = asked @ vectors.T
-                for nearest_of_query, query, row in zip(
-                    best, queries, cosines.tolist(), strict=True
-                ):
-                    nearest_of_query += [
+                for ranking, query, row in zip(best, queries, cosines.tolist(), strict=True):
+                    ranking += [
                         (c, n) for c, n in zip(row, names, strict=True) if n != query and c != 0
                     ]
                     # Equal ones by name, so that the order of files does not matter.
-                    nearest_of_query[:] = heapq.nsmallest(
-                        num, nearest_of_query, key=lambda pair: (-pair[0], pair[1])
-                    )
-    return [
-        [(name, cosine) for cosine, name in nearest_of_query] for nearest_of_query in best
-    ], count
+                    ranking[:] = heapq.nsmallest(num, ranking, key=lambda pair: (-pair[0], pair[1]))
+    return [[(name, cosine) for cosine, name in ranking] for ranking in best], count
 
 
 def _spread(store: Store, folder: str) -> list[str]:

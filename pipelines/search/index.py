@@ -67,10 +67,11 @@ _Result = TypeVar("_Result")
 class Facts:
     """Facts of an index.
 
-    num_left_out: encodings without a place in it: of files that have changed, or without a
-    descriptor. map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, right being those
-    that share a label; None
-        where there is no such query.
+    Attributes:
+        num_left_out: encodings that are not in it: of files that have changed, or without a
+            descriptor.
+        map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, where an answer is right if
+            it shares a label; None without such a query.
     """
 
     num_videos: int
