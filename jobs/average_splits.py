@@ -55,8 +55,8 @@ def _run(arguments: argparse.Namespace) -> int:
         code = command_line.run(
             arguments,
             of_splits[name],
-            # run.json and the report are those of the last split: not of each in turn, where all is
-            # done.
+            # run.json and the report are those of the last split. Finished splits before it do
+            # not write them again.
             restore=name == names[-1],
             finish=jobs.append,
         )

@@ -172,7 +172,7 @@ def guarded(job: Callable[[], int]) -> int:
 
 
 def _terminate(*_: object) -> None:
-    # As Ray's own handler does, which replaces this one when Ray starts.
+    # Ray's own handler, which replaces this one when Ray starts, does the same.
     sys.exit(signal.SIGTERM)
 
 
@@ -220,7 +220,7 @@ def run(
     address, submission = before_ray(arguments)
     if arguments.plan and config.plan.num_gpus:
         read_prices(config.plan.prices).gpu(config.plan.gpu)
-    # torch and Ray take seconds to load: a wrong setting has shown before.
+    # torch and Ray take seconds to load: wrong settings are reported before.
     from pipelines import corpus, prepare
     from pipelines.plan import command as plan_command
     from pipelines.run import record

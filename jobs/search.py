@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # torch takes seconds to load: not before the flags were read.
+    # torch takes seconds to load: wrong flags are reported before.
     from pipelines.search.nearest import search
 
     answer = search(

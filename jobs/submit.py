@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Submit the job and return the exit code."""
     arguments = parser().parse_args(argv)
-    # Wrong flags show here, not on the cluster.
+    # Wrong flags are reported here, before anything reaches the cluster.
     job = fcvid_encode.parser().parse_args(arguments.job)
     return command_line.guarded(lambda: _submit(arguments, job))
 

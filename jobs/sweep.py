@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     sweep_settings = ["describe.streams=appearance", "classify.fusions="]
     config = command_line.configuration(arguments, sweep_settings)
     values = flags.parse_numbers(arguments.values)
-    # torch takes seconds to load: not before the settings were checked.
+    # torch takes seconds to load: wrong settings are reported before.
     from pipelines.studies import sweep
 
     encoders = sweep.variants(config, arguments.sweep, values)

@@ -79,7 +79,7 @@ def run(
     """
     did_work = False
     for name in steps:
-        # When its turn comes: `describe` may change what the steps after it are to make.
+        # Asked just before the step: `describe` may change the inputs of later steps.
         if not is_due(job, name, restore=restore):
             log.info("%s: complete, nothing to do", name)
             continue

@@ -37,8 +37,8 @@ def of_video(log: logging.Logger, row: dict[str, Any]) -> logging.LoggerAdapter:
         row: of any table that has video_id; segment_id if it is there.
     """
     names = {"video": row["video_id"], "segment": row.get("segment_id")}
-    about = [f"{name}={_quoted(value)} " for name, value in names.items() if value is not None]
-    return logging.LoggerAdapter(log, {"about": "".join(about)})
+    prefixes = [f"{name}={_quoted(value)} " for name, value in names.items() if value is not None]
+    return logging.LoggerAdapter(log, {"about": "".join(prefixes)})
 
 
 @contextmanager

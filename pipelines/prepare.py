@@ -68,8 +68,8 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
-    named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
-    table, split, num_folds = _manifest(listed, named, inputs)
+    labels = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
+    table, split, num_folds = _manifest(listed, labels, inputs)
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
     job = Job(
@@ -184,16 +184,16 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
         )
 
 
-def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
+def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
     """Return the videos of the job, the kind of split and the number of folds."""
     config, limit = inputs.config, inputs.limit
-    if named is None and any(step in NEED_LABELS for step in inputs.steps):
+    if labels is None and any(step in NEED_LABELS for step in inputs.steps):
         raise ConfigError(
             f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: "
             "path,label[,group][,split]); without labels use --steps "
             f"{','.join(n for n in STEPS if n not in NEED_LABELS)}"
         )
-    rows = match(listed, named, config.manifest)
+    rows = match(listed, labels, config.manifest)
     if limit is not None and limit < rows.num_rows:
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([index * rows.num_rows // limit for index in range(limit)]))

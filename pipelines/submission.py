@@ -102,7 +102,7 @@ def _answer(address: str, question: Callable[[], _Answer], limit_s: float) -> _A
         ConfigError: the head wants a token.
         RunError: the head refuses.
     """
-    # Daemons: a half-open connection may hold one for ever.
+    # A daemon thread: a half-open connection may hold it for ever.
     answers: queue.Queue[tuple[_Answer | None, Exception | None]] = queue.Queue()
 
     def ask() -> None:
@@ -133,7 +133,7 @@ def _explained(address: str, error: Exception) -> Exception:
         )
     if isinstance(error, requests.RequestException | ConnectionError):
         return HeadAway(_short(error))
-    # The client says the status in its text alone.
+    # The client gives the status only in its message.
     if not (refused := re.search(r"status code (\d+): (.*)", str(error), re.DOTALL)):
         return error
     status, text = int(refused[1]), f"status {refused[1]}: {_last_line(refused[2])}"
@@ -233,7 +233,7 @@ class Submitter:
     def _attempt(self, job_id: str) -> End:
         self._said = 0
         self._patiently(lambda: self._submit(job_id))
-        submitted = said = time.monotonic()
+        submitted = logged = time.monotonic()
         while True:
             try:
                 job = self._patiently(lambda: self._ask(self.client.get_job_info, job_id))
@@ -243,9 +243,9 @@ class Submitter:
             if job.status.is_terminal():
                 self._say_log(job_id)
                 return end_of(job)
-            if job.status == JobStatus.RUNNING and now - said > _LOG_S:
+            if job.status == JobStatus.RUNNING and now - logged > _LOG_S:
                 self._say_log(job_id)
-                said = now
+                logged = now
             elif job.status == JobStatus.PENDING and now - submitted > self._pending_s:
                 self._give_up(job_id, job.message or "")
             self._sleep(_POLL_S)

@@ -64,7 +64,7 @@ def cost(
         for combination in fused
         if sums_kernels(combination.stream)
     ]
-    # So do the scores of inner folds that weights are chosen by, made once for each part.
+    # Scores of inner folds, which weights are chosen by, are computed once for each part.
     inner = len(
         {part for combination in fused if chooses(combination.stream) for part in combination.parts}
     )

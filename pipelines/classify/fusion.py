@@ -123,13 +123,13 @@ def _fuse_scores(
             continue
         gram = prepared(part).gram
         for fold in missing:
-            about = (part.examples, gram, fold, settings, line.meter)
-            refs = scores_of.remote(job.store, part.fold_set, *about)
+            arguments = (part.examples, gram, fold, settings, line.meter)
+            refs = scores_of.remote(job.store, part.fold_set, *arguments)
             scored[files[fold]] = cast(list[ray.ObjectRef], refs)  # by num_returns
     done = []
     for fold in work.fold_set.todo:
         scores = [scored[part.fold_set.scores_file(fold)] for part in work.parts]
-        # Weights are chosen by the inner scores alone; the fold's own come behind them.
+        # Weights are chosen by the inner scores alone; scores of the tested videos come last.
         inner, tested = zip(*scores, strict=True)
         done.append(
             _fuse.remote(job.store, work.fold_set, work.examples, fold, line.meter, *inner, *tested)

@@ -138,8 +138,8 @@ def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
             for k in starts
         ]
     step = COLUMNS // num_classes
-    every = slice(0, num_classes)
-    return [Chunk(folds[i : i + step], every) for i in range(0, len(folds), step)]
+    all_classes = slice(0, num_classes)
+    return [Chunk(folds[i : i + step], all_classes) for i in range(0, len(folds), step)]
 
 
 def device_options(settings: Cluster) -> dict[str, int]:
@@ -176,7 +176,7 @@ def _strip(
 def _products(
     blocks: list[ObjectRef], number: int, first: int, num_vectors: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    # One block at a time: references in a list are not fetched before they are asked for.
+    # Ray fetches a reference inside a list only by ray.get: one block is in memory at a time.
     device = cuda_or_cpu()
     later = (tensor_of(ray.get(ref)).to(device) for ref in blocks[number + 1 :])
     rows = tensor_of(ray.get(blocks[number])).to(device)
@@ -305,8 +305,8 @@ def _parts(
         tolerance=settings.tolerance,
     )
     weights_of, bias_of = solution.weights.cpu().double().T, solution.bias.cpu()
-    others = [rows.double() @ weights_of + bias_of for rows in vectors.tested_rows()]
-    decisions = torch.cat([solution.decisions.cpu(), *others]).numpy()
+    tested_decisions = [rows.double() @ weights_of + bias_of for rows in vectors.tested_rows()]
+    decisions = torch.cat([solution.decisions.cpu(), *tested_decisions]).numpy()
     seconds, size = time.monotonic() - began, chunk.class_range.stop - chunk.class_range.start
     parts = []
     for number, fold in enumerate(chunk.folds):
@@ -323,7 +323,7 @@ def _parts(
         )
         weights, bias, primal, dual, rounds = arrays_of_part
         if vectors.weights:
-            # Published ones are for vectors of length 1, the solver's for ones of length
+            # Published weights are for vectors of length 1; the solver's vectors have the length
             # sqrt(weight).
             weights = weights * vectors.scales()
         scores = decisions[examples.tested(fold), columns_of_fold]

@@ -165,7 +165,7 @@ def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
     tested = examples.tested(fold)
     decisions = _decisions(share, tested, solution)
     part = Part(
-        # Published ones are for vectors of length 1, the solver's for ones of length sqrt(weight).
+        # Published weights are for vectors of length 1; the solver's have length sqrt(weight).
         weights=solution.weights.cpu().numpy() / len(share.parts) ** 0.5,
         bias=solution.bias.cpu().numpy(),
         scores=decisions[tested],

@@ -72,8 +72,7 @@ def publish(
     )
     header = {"c": trained.c, "loss": settings.loss, "class_weight": settings.class_weight}
     if trained.weights:
-        # The vectors it is for: those of these parts, each divided by its length, one after the
-        # other.
+        # The classifier's vectors: those of these parts, each divided by its length, concatenated.
         used = zip(fold_set.parts, trained.weights, strict=True)
         header["parts"] = [[part.encoder, part.stream] for part, weight in used if weight > 0]
     data = classifier.to_bytes(**header)

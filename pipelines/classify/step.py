@@ -76,10 +76,10 @@ def train(job: Job) -> Spent:
 
 def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
     """Return the unfinished work of single results, and of combinations."""
-    todo, fused = fold_sets(job), fused_fold_sets(job)
-    every = [*todo, *(part for fold_set in fused for part in fold_set.parts)]
+    unfinished, fused = fold_sets(job), fused_fold_sets(job)
+    all_fold_sets = [*unfinished, *(part for fold_set in fused for part in fold_set.parts)]
     located = {}
-    for fold_set in every:
+    for fold_set in all_fold_sets:
         if fold_set.vectors not in located:
             located[fold_set.vectors] = _locate.remote(
                 job.store, fold_set, manifest, job.config.run.seed
@@ -89,7 +89,7 @@ def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]
         examples, places = located[fold_set.vectors]
         return Work(fold_set, examples, ray.get(places))
 
-    single = [work_of(fold_set) for fold_set in todo]
+    single = [work_of(fold_set) for fold_set in unfinished]
     combined = []
     for fold_set in fused:
         parts = tuple(work_of(part) for part in fold_set.parts)
@@ -137,7 +137,7 @@ def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes:
         kept_part = kept.get(part.fold_set.vectors)
         return kept_part or keep(part, gram.prepare(job, line.meter, part))
 
-    # The tasks of one wait for each other; those of another one have the CPUs meanwhile.
+    # Tasks of one fold set wait for each other; tasks of others use the CPUs meanwhile.
     with ThreadPoolExecutor(_fold_sets_at_once(single, store_bytes)) as pool:
         list(pool.map(lambda work: keep(work, gram.solve(job, line, work)), single))
     scored: fusion.Scored = {}

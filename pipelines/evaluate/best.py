@@ -117,12 +117,12 @@ def precision_recall(matrix: ScoreMatrix) -> tuple[Curve, ...]:
     picked = dict.fromkeys([0, 1, len(order) // 2, len(order) - 2, len(order) - 1])
     chosen = [order[index] for index in sorted(picked) if 0 <= index < len(order)]
     mean = mean_over_classes(precision)
-    named = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
-    named += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
+    named_curves = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
+    named_curves += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
     recall = tuple(np.linspace(0, 1, NUM_LEVELS).tolist())
     return tuple(
         Curve("Precision against recall", name, "recall", "precision", recall, tuple(y.tolist()))
-        for name, y in named
+        for name, y in named_curves
     )
 
 

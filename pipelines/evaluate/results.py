@@ -234,13 +234,13 @@ def fusions(
     """Return the late fusions that an encoder's streams allow; see `run_settings.Evaluate`."""
     _check_videos(parts)
     first, scores = parts[0], [part.scores for part in parts]
-    both = len({is_difference(part.stream) for part in parts}) == 2
+    has_both_kinds = len({is_difference(part.stream) for part in parts}) == 2
     for kind in kinds:
         if kind == "given":
             weights, is_normalised = _constant(first, given), False
-        elif kind == "two_stream" and both:
+        elif kind == "two_stream" and has_both_kinds:
             moves = [is_difference(part.stream) for part in parts]
-            # The ratio is that of two modalities, however many streams there are of each.
+            # The ratio holds between the two modalities, whatever their numbers of streams.
             two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
             weights, is_normalised = _constant(first, two), True
         else:

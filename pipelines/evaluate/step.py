@@ -67,19 +67,18 @@ def evaluate(job: Job) -> Evaluated:
             for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
-        # In the order of `results.results`, so that of equally good parts the same one is taken for
-        # the best.
+        # The order of `results.results`: of equally good parts both take the same one as best.
         order = [result.parts[0] for result in to_make if result.fusion == SINGLE]
         measured, parts = [], []
         for result in to_make:
             sources = [scores[pair] for pair in result.sources]
             parts.append([functools.reduce(_added.remote, sources)] if result.is_total else sources)
-            ways = (settings, job.protocol, job.config.run.seed, line.meter)
+            measure_settings = (settings, job.protocol, job.config.run.seed, line.meter)
             best_part = None
             if result.fusion != SINGLE:
                 own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
                 best_part = cast(ObjectRef, functools.reduce(_better.remote, own_parts))
-            measured.append(measure.remote(result, ways, best_part, *parts[-1]))
+            measured.append(measure.remote(result, measure_settings, best_part, *parts[-1]))
         values = ray.get([value for _, value in measured])
         best = max(range(len(to_make)), key=lambda index: (values[index], -index))
         tables = ray.get([table for table, _ in measured])
@@ -145,21 +144,21 @@ def _added(total: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
 @ray.remote(max_retries=3)
 def _measure(
     result: Wanted,
-    ways: tuple[Evaluate, str, int, Meter],
+    measure_settings: tuple[Evaluate, str, int, Meter],
     best_part: ScoreMatrix | None,
     *parts: ScoreMatrix,
 ) -> tuple[pa.Table, float]:
     """Return METRICS rows of a result and its headline metric; no rows and -1 where it cannot be
     made."""
-    settings, protocol, seed, meter = ways
+    settings, protocol, seed, meter = measure_settings
     with meter("measure"):
         matrix = result.make(parts)
         rows = metric_rows(matrix, settings, protocol, seed) if matrix else []
         rows += results.gain_rows(matrix, rows, best_part, settings, seed) if matrix else []
         table, value = METRICS.build(rows), -1.0
         if matrix:
-            named = ("all", headline_metric(matrix.multi_label))
-            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == named) or 0.0
+            headline = ("all", headline_metric(matrix.multi_label))
+            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == headline) or 0.0
     meter.done({"ok": 1})
     return table, value
 

@@ -45,8 +45,8 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     log.info("plan: %d videos; trials take about %g s", counts.videos, job.config.plan.probe_s)
     threads = min(os.cpu_count() or 1, pools.describe.num_threads)
     trials = plan_trials.run(job, threads, counts.tested, counts.classes)
-    every = plan(counts, trials, job.config, pools, shape, Overheads())
-    chosen = [step for step in every if step.name in steps]
+    planned = plan(counts, trials, job.config, pools, shape, Overheads())
+    chosen = [step for step in planned if step.name in steps]
     wall = total(chosen, Overheads())
     # Also where the planned cluster has no GPU.
     hours = gpu_hours(sum(step.flops for step in chosen), prices)

@@ -235,14 +235,13 @@ class _Calculator:
         segments, rates, pools = self.trials.segments, self.trials.rates, self.pools
         decode_s = self.segments * segments.decode_s
         network_s, gpu_s, flops = self._on_gpus(self.frames * rates.describe_s)
-        # Decoders and describers work at the same time: the slower ones count, and that cores are
-        # shared.
+        # Decoders and describers work at the same time on shared cores: the slower ones count.
         slowest = (decode_s + network_s) / self.shape.cpus
         if not pools.together:
             slowest = max(slowest, decode_s / pools.decode.size)
         spread = gpu_s * (1 / max(1, min(self.shape.gpus, pools.describe.size)))
         if not self.shape.gpus:
-            # Describers that decode for themselves do one after the other.
+            # Describers that decode too alternate between both.
             own_s = network_s / pools.describe.num_threads + decode_s * pools.together
             spread = Range.exactly(own_s / pools.describe.size)
         copies = self.segments * max(1, math.ceil(self.trials.headers.mean_bytes / COPY_BYTES))
@@ -286,7 +285,7 @@ class _Calculator:
             + len(sizes) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
             writes=len(sizes) * (self._files(self.sampled_frames, "samples", actors) + 1)
             + 3 * books,
-            # The sample is a mapped file; what EM and training touch at a time is small beside it.
+            # The sample is a mapped file; EM and training use a small part of it at a time.
             peak_bytes=PROCESS_BYTES + 2 * max(sizes.values(), default=0),
         )
 
@@ -319,7 +318,7 @@ class _Calculator:
         books = self.trials.codebooks
         core_s, gpu_s, flops = self._on_gpus(self.frames * rates.encode_s)
         publish_s = videos * rates.publish_s
-        # Beside GPUs, CPUs write the tables meanwhile.
+        # While GPUs encode, CPUs write the tables.
         spread = Range.exactly((core_s + publish_s) / actors)
         if self.shape.gpus:
             spread = (gpu_s * (1 / actors)).at_least(publish_s / self.shape.cpus)
@@ -375,7 +374,7 @@ class _Calculator:
         share = self.described_videos / counts.videos
         result_s = self.trials.rates.evaluate_s * counts.tested * share
         results = len(wanted(list(self.dims), self.config.evaluate, self.classifiers.fused))
-        # A task for each result: the last round of them is waited for whole.
+        # One task for each result: the last round counts whole.
         spread_s = math.ceil(results / self.shape.cpus) * result_s
         return StepPlan(
             name="evaluate",

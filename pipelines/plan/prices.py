@@ -118,8 +118,8 @@ class Shape:
 
     @property
     def text(self) -> str:
-        named = f" {self.gpu.name}" if self.gpu else ""
-        return f"{self.cpus} CPUs" + (f", {self.gpus}{named} GPUs" if self.gpus else "")
+        gpu_text = f" {self.gpu.name}" if self.gpu else ""
+        return f"{self.cpus} CPUs" + (f", {self.gpus}{gpu_text} GPUs" if self.gpus else "")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
     missing = looked = 0
     reasons: collections.Counter[str] = collections.Counter()
     tables: list[pa.Table] = []
-    # Bytes, and the seconds that the header took.
+    # Bytes, and seconds to read the header.
     numbers: list[tuple[int, float]] = []
     stage = ProbeVideos(job.config.sampling, job.config.decode)
     # The child starts with its first call, which must not count.
@@ -117,7 +117,7 @@ def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
     videos = pa.concat_tables(tables).combine_chunks()
     counts = videos["num_segments"].to_numpy()
     mean_bytes, header_s = np.mean(numbers, axis=0).tolist()
-    # One video says nothing about others, and none are left where all were looked at.
+    # One video tells nothing about others, and after a look at all videos none are left.
     deviation = counts.std(ddof=1) if len(counts) > 1 else counts.mean()
     left = 1 - looked / total
     headers = Headers(

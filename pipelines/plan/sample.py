@@ -101,11 +101,11 @@ def sample_job(
             f"--plan: expected a video of which {CPU_FRAMES} frames can be decoded among "
             f"{videos.num_rows}, got none; try more of them by plan.probe_s or plan.sample"
         )
-    # The first call finds memory and the fastest kernels; a later one says what there is time for.
+    # The first call allocates memory and selects kernels; a later one measures the rate.
     with FlopCounterMode(display=False) as counter:
         network(first)
     if job.config.describe.compile:
-        # Not done while operations are counted.
+        # Kernels are not selected while operations are counted.
         network(first)
     began = time.perf_counter()
     network(first)
@@ -162,7 +162,7 @@ def describe(part: Job, network: DescribeFrames, seconds: float) -> dict[str, An
             f"--plan: expected videos that can be decoded among {part.manifest.num_rows}, got none"
         )
     return {
-        # All frames cost the same: what is above the least is what else the machine did.
+        # All frames cost the same: time above the minimum comes from other work of the machine.
         "describe_s": min(times),
         "frame_bytes": num_bytes / frames,
     }

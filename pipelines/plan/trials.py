@@ -189,7 +189,7 @@ def _holding(rises: dict[str, int], step: str) -> Iterator[None]:
     """Record how far this process's memory rises inside; 0 where the system does not say."""
     before = 0
     with contextlib.suppress(OSError):
-        # The peak of earlier work is forgotten.
+        # Reset the peak of earlier work.
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
         before = status_bytes("VmRSS")
@@ -292,10 +292,10 @@ def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) 
     seconds = now_s() - started
     for name, content in files.items():
         part.store.publish(f"{book.folder}/{name}", content)
-    # As in describing, the least is what is not the machine's other work.
+    # The minimum is free of the machine's other work, as in describing.
     step_s = float(np.diff(ends).min()) if len(ends) > 1 else 0.0
     whole, tried = (kind.fit_work(settings, number, cells) for settings in (book.settings, short))
-    # Where each level of a pyramid has a codebook of its own, there are steps of each.
+    # If each level of a pyramid has a codebook of its own, each has steps.
     levels = max(1.0, len(ends) / max(1, tried.steps))
     return FitTrial(
         name=book.encoder,
@@ -314,24 +314,24 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the cost of all encodings, and the vector length of each result."""
     books = _books(part)
     attentive = [book for book in books if part.writes_attention(book)]
-    given = (part.store, books, attentive, part.described, part.config.encode)
-    stage = encode_stage.EncodeVideos(*given)
+    settings = (part.store, books, attentive, part.described, part.config.encode)
+    stage = encode_stage.EncodeVideos(*settings)
     videos, footer = current_rows.places_by_video(part), part.footer("encode")
     list(stage(videos.slice(0, 1)))
     started = now_s()
     encodings = pa.concat_tables(stage(videos))
     encoded_s = now_s() - started
-    vectors, looks = [], []
+    vectors, attention = [], []
     for book in books:
         select = functools.partial(encodings_of, book=book)
         vectors.append(sink.Output(ENCODINGS, part.encodings(book), footer, select))
     for book in attentive:
         cells = part.described[book.stream].cells
         select = functools.partial(attention_of, book=book, num_cells=cells)
-        looks.append(sink.Output(ATTENTION, part.attention(book), footer, select))
+        attention.append(sink.Output(ATTENTION, part.attention(book), footer, select))
     started, store = now_s(), part.store
     sizes = [
-        sum(map(store.size_bytes, sink.publish(store, o, encodings))) for o in (vectors, looks)
+        sum(map(store.size_bytes, sink.publish(store, o, encodings))) for o in (vectors, attention)
     ]
     published_s = now_s() - started
     copies = len(part.codebooks) / len(books)

@@ -19,8 +19,7 @@ from pipelines.report.records import AttentionStrip
 
 MAX_COLUMNS = 8
 WIDTH_PX = 136
-# Perceptually uniform, and light where attention is high: what was not looked at falls into the
-# dark.
+# Perceptually uniform, light where attention is high and dark where it is low.
 _COLORS = mpl.colormaps["inferno"]
 _OPACITY = 0.6
 _QUALITY = 75
@@ -203,8 +202,8 @@ def _curve(line: list[tuple[float, float]], shown: list[tuple[float, float]]) ->
     xs = _Axis([t for t, _ in line], _COLUMN / 2, width - _COLUMN / 2)
     ys = _Axis([v for _, v in line], _HEIGHT - _PAD, _PAD)
     parts = [_leader(column, t, xs) for column, (t, _) in enumerate(shown)]
-    way = " ".join(f"{xs(t):.1f},{ys(v):.1f}" for t, v in line)
-    parts.append(f'<polyline points="{way}" style="fill:none;stroke:var(--line-0)"/>')
+    points = " ".join(f"{xs(t):.1f},{ys(v):.1f}" for t, v in line)
+    parts.append(f'<polyline points="{points}" style="fill:none;stroke:var(--line-0)"/>')
     parts += [
         f'<circle cx="{xs(t):.1f}" cy="{ys(v):.1f}" r="2.5" style="fill:var(--line-0)"/>'
         for t, v in shown
@@ -236,5 +235,5 @@ def _leader(column: int, time_s: float, xs: _Axis) -> str:
     if not xs.low <= time_s <= xs.high:
         return ""
     middle, at = (column + 0.5) * _COLUMN, xs(time_s)
-    way = f"{middle:.1f},0 {at:.1f},{_BEND} {at:.1f},{_HEIGHT - _BEND} {middle:.1f},{_HEIGHT}"
-    return f'<polyline points="{way}" style="fill:none;stroke:var(--rule)"/>'
+    points = f"{middle:.1f},0 {at:.1f},{_BEND} {at:.1f},{_HEIGHT - _BEND} {middle:.1f},{_HEIGHT}"
+    return f'<polyline points="{points}" style="fill:none;stroke:var(--rule)"/>'

@@ -97,8 +97,8 @@ def gains_chart(gains: list[tuple[str, Estimate]], metric: str) -> Chart:
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", color=GRID, lw=0.8)
         svg = to_svg(figure, prefix)
-    words = "; ".join(f"{name} {gain.value:+.3f}" for name, gain in gains)
-    return Chart(f"Gain of each fusion in {metric}", svg, (), words)
+    alt = "; ".join(f"{name} {gain.value:+.3f}" for name, gain in gains)
+    return Chart(f"Gain of each fusion in {metric}", svg, (), alt)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
     FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]
-    # The style sheet would hold for the whole page, and fonts are the page's.
+    # A style sheet would apply to the whole page, whose fonts are used.
     svg = re.sub(
         r"<defs>\s*<style.*?</defs>|<!--.*?-->|font-family: [^;]*;", "", svg, flags=re.DOTALL
     )

@@ -77,8 +77,8 @@ def _gains(report: Report) -> list[Chart]:
     """Return the chart of the fusions' gains, the largest first; None without gains."""
     gains = [(r, value) for r in report.ranked() if (value := r.gain.value) is not None]
     largest = sorted(gains, key=lambda pair: -pair[1])[:_MAX_GAINS]
-    named = [(f"{_short(r.encoder)}: {r.fusion.split(' ')[0]}", r.gain) for r, _ in largest]
-    return [gains_chart(named, report.headline)] if named else []
+    named_gains = [(f"{_short(r.encoder)}: {r.fusion.split(' ')[0]}", r.gain) for r, _ in largest]
+    return [gains_chart(named_gains, report.headline)] if named_gains else []
 
 
 def _short(name: str) -> str:
@@ -87,12 +87,12 @@ def _short(name: str) -> str:
 
 def _total_plan(report: Report) -> dict[str, float | None]:
     """Return predicted and measured seconds of the steps that have both."""
-    both = [step for step in report.steps if step.ratio is not None]
-    predicted_s = sum(step.predicted_s or 0.0 for step in both)
-    measured_s = sum(step.seconds or 0.0 for step in both)
+    planned_and_run = [step for step in report.steps if step.ratio is not None]
+    predicted_s = sum(step.predicted_s or 0.0 for step in planned_and_run)
+    measured_s = sum(step.seconds or 0.0 for step in planned_and_run)
     return {
         "total_predicted_s": predicted_s,
-        "total_ratio": measured_s / predicted_s if both else None,
+        "total_ratio": measured_s / predicted_s if planned_and_run else None,
     }
 
 

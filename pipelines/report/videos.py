@@ -79,7 +79,7 @@ def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
         job,
         [FrameRequest(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE) for r in rows],
     )
-    looks = _attention(job, best, results)
+    attention = _attention(job, best, results)
     return tuple(
         Sample(
             video_id=row["video_id"],
@@ -88,7 +88,9 @@ def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
             score=pick.score,
             jpegs=() if sampled.images is None else tuple(_jpeg(image) for image in sampled.images),
             missing=sampled.missing,
-            attention=_strip(looks.get(row["video_id"]), sampled, job.config.describe.spp_levels),
+            attention=_strip(
+                attention.get(row["video_id"]), sampled, job.config.describe.spp_levels
+            ),
         )
         for pick, row, sampled in zip(best.picks, rows, frames, strict=True)
     )
@@ -161,10 +163,10 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     known = job.manifest.select(["video_id", "source"])
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
     rankings, num_searched = ray.get(search)
-    named = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
-    rows = {row["video_id"]: row for row in _videos(job, named)}
-    requests = [FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1) for name in named]
-    pictures = dict(zip(named, _read(job, requests), strict=True))
+    video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
+    rows = {row["video_id"]: row for row in _videos(job, video_ids)}
+    requests = [FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1) for name in video_ids]
+    pictures = dict(zip(video_ids, _read(job, requests), strict=True))
 
     def near(name: str, similarity: float) -> Near:
         image = pictures[name].images
@@ -204,7 +206,7 @@ def nearest(
     table = _current(store.read_rows(folder, columns, "video_id", queries), known)
     unit = dict(zip(table["video_id"].to_pylist(), _unit(table["vector"]), strict=True))
     width = next(iter(unit.values())).shape if unit else (1,)
-    asked = np.stack([unit.get(query, np.zeros(width, np.float32)) for query in queries])
+    query_vectors = np.stack([unit.get(query, np.zeros(width, np.float32)) for query in queries])
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
     count = 0
     for name in _spread(store, folder):
@@ -213,12 +215,12 @@ def nearest(
                 part = _current(file.read_row_group(group, columns), known)
                 names, vectors = part["video_id"].to_pylist(), _unit(part["vector"])
                 count += len(names)
-                cosines = asked @ vectors.T
+                cosines = query_vectors @ vectors.T
                 for ranking, query, row in zip(best, queries, cosines.tolist(), strict=True):
                     ranking += [
                         (c, n) for c, n in zip(row, names, strict=True) if n != query and c != 0
                     ]
-                    # Equal ones by name, so that the order of files does not matter.
+                    # Videos with equal cosines by name, so that the order of files does not matter.
                     ranking[:] = heapq.nsmallest(num, ranking, key=lambda pair: (-pair[0], pair[1]))
     return [[(name, cosine) for cosine, name in ranking] for ranking in best], count
 
@@ -227,7 +229,7 @@ def _spread(store: Store, folder: str) -> list[str]:
     """Return files of a folder that hold about SEARCH_BYTES, evenly spread; all files of a smaller
     folder."""
     names = store.files(folder)
-    # Files hold about as many rows each; to ask for the size of all takes long on object storage.
+    # Files have about the same size; asking for every size takes long on object storage.
     total = len(names) * store.size_bytes(names[0])
     count = max(1, int(len(names) * min(1, SEARCH_BYTES / max(1, total))))
     return [names[index * len(names) // count] for index in range(count)]
@@ -235,7 +237,7 @@ def _spread(store: Store, folder: str) -> list[str]:
 
 def _current(rows: pa.Table, known: pa.Table) -> pa.Table:
     """Return the rows of known videos whose file has not changed since, by its `source`."""
-    # A row group has few of all videos: only these are hashed.
+    # A row group has few of the videos: only these are hashed.
     known = known.filter(pc.is_in(known["video_id"], rows["video_id"]))
     return rows.filter(pc.is_valid(places_of(rows, known, ("video_id", "source"))))
 
@@ -269,7 +271,7 @@ def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
     """Decode some frames of each video, evenly spread over its first segment, in limited time."""
     limits = config.decode
     limits = dataclasses.replace(limits, timeout_s=min(VIDEO_S, limits.timeout_s))
-    # Attention is that of the centre.
+    # Attention is of the centre crop.
     picture = dataclasses.replace(config.picture, views="centre")
     decoded, end = [], time.monotonic() + DECODE_S
     with IsolatedDecoder(limits) as decoder:

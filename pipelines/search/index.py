@@ -239,7 +239,7 @@ def _sample(store: Store, rows: pa.Table, shuffled: np.ndarray) -> torch.Tensor:
     hold."""
     with store.open_parquet(rows["file"][0].as_py()) as file:
         width = file.schema_arrow.field("vector").type.list_size
-    # Three at least, whose PCA has a direction.
+    # A PCA has a direction from three vectors on.
     size = min(rows.num_rows, max(3, SAMPLE_BYTES // (4 * width)))
     chosen = rows.take(pa.array(np.sort(shuffled[:size])))
     sample = np.empty((size, width), np.float32)
@@ -259,10 +259,10 @@ def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.nd
     batch = torch.zeros(_TOGETHER, compression.input_dim)
     for indices, part in _vectors(store, rows, "compress"):
         for first in range(0, len(part), _TOGETHER):
-            some = torch.from_numpy(part[first : first + _TOGETHER])
-            batch[: len(some)] = some
-            compressed = compression.transform(batch)[: len(some)]
-            vectors[indices[first : first + len(some)]] = compressed.numpy()
+            rows_of_batch = torch.from_numpy(part[first : first + _TOGETHER])
+            batch[: len(rows_of_batch)] = rows_of_batch
+            compressed = compression.transform(batch)[: len(rows_of_batch)]
+            vectors[indices[first : first + len(rows_of_batch)]] = compressed.numpy()
     bad = np.flatnonzero(~np.isfinite(vectors).all(1))
     if len(bad):
         name = rows["video_id"][int(bad[0])].as_py()
@@ -273,7 +273,7 @@ def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.nd
     return vectors
 
 
-def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _vectors(store: Store, rows: pa.Table, action: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (indices into `rows`, their encodings [n, D] float32), one row group at a time.
 
     Memory does not grow with N.
@@ -291,13 +291,13 @@ def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarr
             column = file.read_row_group(group, columns=["vector"])["vector"]
         return vectors_from_arrow(column.take(pa.array(in_group[slice(*span)]))).astype(np.float32)
 
-    said = started = time.monotonic()
+    logged = started = time.monotonic()
     for span, part in zip(spans, _ahead(read, spans), strict=True):
         yield order[slice(*span)], part
-        if time.monotonic() - said > 5:
-            said = time.monotonic()
-            left_s = (said - started) * (len(keys) / span[1] - 1)
-            log.info("search: %s %d/%d, %.0f s left", what, span[1], len(keys), left_s)
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
+            left_s = (logged - started) * (len(keys) / span[1] - 1)
+            log.info("search: %s %d/%d, %.0f s left", action, span[1], len(keys), left_s)
 
 
 def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

@@ -152,9 +152,9 @@ def _pair(run: SavedRun, encoder: str | None, stream: str | None) -> tuple[str, 
     ]
     if not pairs:
         known = ", ".join(f"--encoder {name} --stream {of}" for name, of in run.encodings)
-        given = f"{f'--encoder {encoder}' * bool(encoder)} {f'--stream {stream}' * bool(stream)}"
+        flags = f"{f'--encoder {encoder}' * bool(encoder)} {f'--stream {stream}' * bool(stream)}"
         raise ConfigError(
-            f"{given.strip()}: expected encodings that the run has, which are {known}"
+            f"{flags.strip()}: expected encodings that the run has, which are {known}"
         )
     return pairs[0]
 
@@ -174,7 +174,7 @@ def _query(run: SavedRun, pair: tuple[str, str], index: Index, query: str) -> _Q
             f"{pair[0]} on {pair[1]} ({_reason(run, row)})"
         )
     is_uri = "://" in query
-    # Normalised, as VIDEOS has it: a file of the run is not to find itself.
+    # Normalised like the ids of VIDEOS, so that a file of the run does not find itself.
     uri = query if is_uri else os.path.abspath(os.path.expanduser(query))
     if not is_uri and not os.path.isfile(uri):
         raise ConfigError(

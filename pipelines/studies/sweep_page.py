@@ -206,9 +206,11 @@ def _chart(parameter: str, points: list[SweepPoint]) -> SweepChart:
             entries.append(_draw(axes, axis, name, line, style, shift))
         entries += [_draw_reference(axes, reference) for reference in axis.references]
         svg = to_svg(figure, prefix=f"{parameter}-")
-    said = "; ".join(f"{name}: {_in_words(line)}" for name, line in lines.items())
+    summary = "; ".join(f"{name}: {_in_words(line)}" for name, line in lines.items())
     published = "; ".join(reference.name for reference in axis.references)
-    alt = f"Accuracy against {axis.label}. {said or 'No values'}. Marks of the paper: {published}"
+    alt = (
+        f"Accuracy against {axis.label}. {summary or 'No values'}. Marks of the paper: {published}"
+    )
     return SweepChart(axis.title, svg, alt, tuple(entries), axis.facts)
 
 
