@@ -1,9 +1,9 @@
-"""Runs the main job on each of several given splits, and averages their numbers (UCF101 and HMDB51 have three splits).
+"""Run the main job on several given splits and average their numbers.
 
-`python -m jobs.average_splits --splits split1,split2,split3 --videos ... --labels ... --out ...`; the labels have a
-column for each split, with train, test or unused. The other flags and the exit codes are those of
-`jobs/fcvid_encode.py`. Videos are decoded and described once; codebooks and classifiers are fitted for each
-split on its own training videos.
+`python -m jobs.average_splits --splits split1,split2,split3 --videos ... --labels ... --out ...`;
+the labels have a column for each split, with train, test or unused. The other flags and the exit
+codes are those of `jobs/fcvid_encode.py`. Videos are decoded and described once; codebooks and
+classifiers are fitted for each split on its own training videos.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs import command_line
+from pipelines import flags
 from pipelines.errors import ConfigError
 from pipelines.index.labels import read_labels
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the splits one after the other; returns the exit code."""
+    """Run the splits one after the other and return the exit code."""
     parser = command_line.parser("average_splits", __doc__, "ucf101")
     parser.add_argument(
         "--splits",
@@ -34,15 +35,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = command_line.configuration(arguments)
-    names = tuple(name.strip() for name in arguments.splits.split(","))
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
-        raise ConfigError(
-            f"--splits {arguments.splits}: expected two columns of the labels or more, each once"
-        )
+    names = flags.parse_splits(arguments.splits)
     if arguments.steps != "all" or arguments.retry_failed is not None:
         raise ConfigError(
-            "--steps and --retry-failed: expected neither, because every split needs its numbers, from the same "
-            "descriptors; leave them out, or retry with jobs.fcvid_encode first"
+            "--steps and --retry-failed: expected neither, because every split needs its "
+            "numbers, from the same descriptors; leave them out, or retry with "
+            "jobs.fcvid_encode first"
         )
     if not arguments.labels:
         raise ConfigError("--labels: expected the file with the columns of --splits, got none")
@@ -57,7 +55,8 @@ def _run(arguments: argparse.Namespace) -> int:
         code = command_line.run(
             arguments,
             of_splits[name],
-            # run.json and the report are those of the last split: not of each in turn, where all is done.
+            # run.json and the report are those of the last split. Finished splits before it do
+            # not write them again.
             restore=name == names[-1],
             finish=jobs.append,
         )

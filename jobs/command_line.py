@@ -1,4 +1,4 @@
-"""What the jobs share: the flags of the main job, exit codes, and running its steps."""
+"""Flags, exit codes and steps that the jobs have in common."""
 
 from __future__ import annotations
 
@@ -27,21 +27,34 @@ log = logging.getLogger("video_fisher")
 STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
 
 
-def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argparse.ArgumentParser:
-    """The frozen flags of the main job; everything else is `--set section.field=value`.
+def summary(docstring: str | None) -> str | None:
+    """Return the first line of a job's docstring, the description of its command line."""
+    return docstring.splitlines()[0] if docstring else None
+
+
+def parser(
+    prog: str, docstring: str | None, default_recipe: str = "fcvid"
+) -> argparse.ArgumentParser:
+    """Return a parser of the main job's frozen flags; all else is `--set section.field=value`.
 
     Args:
-        description: the first line of it is shown.
+        docstring: the docstring of the job, whose first line is shown.
     """
-    out = argparse.ArgumentParser(prog=prog, description=description.splitlines()[0])
+    out = argparse.ArgumentParser(prog=prog, description=summary(docstring))
     out.add_argument(
         "--videos",
         required=True,
-        help="folder, glob or single file, local or a URI, or a CSV or Parquet manifest: a column `path` that names the videos",
+        help=(
+            "folder, glob or single file, local or a URI, or a CSV or Parquet manifest: a "
+            "column `path` that names the videos"
+        ),
     )
     out.add_argument(
         "--labels",
-        help="CSV or Parquet: path,label[,group][,split]; a video with several labels has several rows",
+        help=(
+            "CSV or Parquet: path,label[,group][,split]; a video with several labels has "
+            "several rows"
+        ),
     )
     out.add_argument(
         "--out", required=True, help="folder or URI that the tables and the report are written to"
@@ -58,7 +71,10 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
     out.add_argument(
         "--plan",
         action="store_true",
-        help="say how long the run would take and what it would cost, from trials on a sample, and run nothing",
+        help=(
+            "say how long the run would take and what it would cost, from trials on a sample, "
+            "and run nothing"
+        ),
     )
     out.add_argument(
         "--retry-failed",
@@ -75,7 +91,10 @@ def parser(prog: str, description: str, default_recipe: str = "fcvid") -> argpar
     )
     out.add_argument(
         "--address",
-        help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on this machine)",
+        help=(
+            "Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own "
+            "on this machine)"
+        ),
     )
     return out
 
@@ -89,7 +108,10 @@ def add_settings(parser: argparse.ArgumentParser, default_recipe: str) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML or JSON of {section: {field: value}}, or a run.json, whose settings are then taken",
+        help=(
+            "YAML or JSON of {section: {field: value}}, or a run.json, whose settings are then "
+            "taken"
+        ),
     )
     parser.add_argument(
         "--set",
@@ -103,7 +125,9 @@ def add_settings(parser: argparse.ArgumentParser, default_recipe: str) -> None:
 
 
 def configuration(arguments: argparse.Namespace, first: Sequence[str] = ()) -> Config:
-    """The configuration that the flags come to; other plain flags are checked too. Needs neither torch nor Ray.
+    """Return the configuration that the flags give, and check the other plain flags.
+
+    It needs neither torch nor Ray.
 
     Args:
         first: settings of a job's own, under those of the user.
@@ -123,7 +147,7 @@ def configuration(arguments: argparse.Namespace, first: Sequence[str] = ()) -> C
 
 
 def guarded(job: Callable[[], int]) -> int:
-    """Runs a job and returns its exit code. An error of the user is one message.
+    """Run a job and return its exit code; a user's error becomes one message.
 
     A signal that ends the job unwinds it, so that the lock of the output folder is given back.
     """
@@ -148,12 +172,12 @@ def guarded(job: Callable[[], int]) -> int:
 
 
 def _terminate(*_: object) -> None:
-    # As Ray's own handler does, which replaces this one when Ray starts.
+    # Ray's own handler, which replaces this one when Ray starts, does the same.
     sys.exit(signal.SIGTERM)
 
 
 def refuse_relative_paths(arguments: argparse.Namespace) -> None:
-    """For a Ray job, whose working directory is a copy.
+    """Refuse relative paths for a Ray job, whose working directory is a copy.
 
     Raises:
         ConfigError: --videos, --labels or --out is a relative path.
@@ -163,7 +187,7 @@ def refuse_relative_paths(arguments: argparse.Namespace) -> None:
 
 
 def before_ray(arguments: argparse.Namespace) -> tuple[str | None, ray_job.Submission]:
-    """The cluster to join (None: one is started on this machine), and the Ray job that this process is.
+    """Return the cluster to join (None: start one on this machine), and this process's Ray job.
 
     To be called before Ray is imported, which reads the environment that is set here.
     """
@@ -186,7 +210,7 @@ def run(
     restore: bool = True,
     finish: Callable[[Job], None] = lambda job: None,
 ) -> int:
-    """The steps that --steps names, or with --plan their plan; returns the exit code.
+    """Run the steps that --steps names, or with --plan plan them; return the exit code.
 
     Args:
         training_only: see `prepare.Inputs`.
@@ -196,7 +220,7 @@ def run(
     address, submission = before_ray(arguments)
     if arguments.plan and config.plan.num_gpus:
         read_prices(config.plan.prices).gpu(config.plan.gpu)
-    # torch and Ray take seconds to load: a wrong setting has shown before.
+    # torch and Ray take seconds to load: wrong settings are reported before.
     from pipelines import corpus, prepare
     from pipelines.plan import command as plan_command
     from pipelines.run import record
@@ -237,8 +261,8 @@ def run(
     limit = config.run.max_failed_fraction
     if outcome.failed_fraction > limit:
         log.error(
-            "%.1f %% of the segments failed, more than run.max_failed_fraction = %.1f %%; all that could "
-            "be done was written, see %s",
+            "%.1f %% of the segments failed, more than run.max_failed_fraction = %.1f %%; all "
+            "that could be done was written, see %s",
             100 * outcome.failed_fraction,
             100 * limit,
             job.store.uri(job.failures),

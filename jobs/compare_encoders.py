@@ -1,7 +1,7 @@
-"""Runs all encodings of DQ Table 2 on your own videos, and prints their table beside the paper's.
+"""Run all encodings of DQ Table 2 on your videos and print the table beside the paper's.
 
-`python -m jobs.compare_encoders --videos ... --labels ... --out ...`; the flags and the exit codes are those of
-`jobs/fcvid_encode.py`.
+`python -m jobs.compare_encoders --videos ... --labels ... --out ...`; the flags and the exit codes
+are those of `jobs/fcvid_encode.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the job and prints the table; returns the exit code."""
+    """Run the job, print the table and return the exit code."""
     arguments = command_line.parser("compare_encoders", __doc__, "compare_encoders").parse_args(
         argv
     )

@@ -1,43 +1,21 @@
-"""Runs the main job on a small corpus that it makes itself, or on your own videos."""
+"""Run the main job on a small corpus that it makes itself, or on your own videos."""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
 
-from encoders.backbones import load
 from jobs import fcvid_encode
 from pipelines import logs
 from pipelines.demo.corpus import make_demo_corpus
-from pipelines.settings.recipes import recipe
+from pipelines.demo.queries import QUERIES
+from pipelines.demo.weights import weights_or_random
 
 log = logging.getLogger("video_fisher")
 
-QUERIES = """
-Ask the tables yourself: run `duckdb` (or python -c 'import duckdb; duckdb.sql(...).show()') and paste
-
--- which encoder, stream and fusion is best? run.json names the folders of today's settings
-SET VARIABLE metrics = (SELECT '{out}/' || tables['metrics'] || '/*.parquet'
-    FROM read_json('{out}/run.json', columns = {{tables: 'MAP(VARCHAR, VARCHAR)'}}));
-SELECT encoder, stream, fusion, max(value) FILTER (metric = 'accuracy') AS accuracy,
-       max(value) FILTER (metric = 'mAP') AS mAP
-FROM read_parquet(getvariable('metrics')) WHERE split = 'all' GROUP BY ALL ORDER BY accuracy DESC;
-
--- what is in the corpus, as the headers say?
-SELECT codec, width_px, height_px, round(fps, 2) AS fps, count(*) AS videos,
-       round(sum(duration_s), 1) AS seconds
-FROM '{out}/videos/*/*.parquet' GROUP BY ALL ORDER BY videos DESC;
-
--- which videos does FV-VAE on frame differences get most wrong?
-SELECT video_id, labels[1] AS truth, label AS predicted, round(score, 2) AS score
-FROM '{out}/scores/fv_vae-{stream}/*/*.parquet' JOIN '{out}/videos/*/*.parquet' USING (video_id)
-WHERE NOT is_true QUALIFY row_number() OVER (PARTITION BY video_id ORDER BY score DESC) = 1
-ORDER BY score DESC LIMIT 5;
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the corpus, finds weights and runs the job; returns its exit code."""
+    """Make the corpus, find weights and run the job; return its exit code."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--videos", help="folder of your own videos; needs --labels")
     parser.add_argument("--labels", help="CSV with their labels: path,label[,group][,split]")
@@ -62,29 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     code = fcvid_encode.main(
         [
             *("--videos", videos, "--labels", labels, "--out", str(run), "--recipe", "demo"),
-            *("--set", f"describe.weights={_weights(arguments.weights)}"),
+            *("--set", f"describe.weights={weights_or_random(arguments.weights)}"),
         ]
     )
     if code != 2:
         print(QUERIES.format(out=run, stream="features_12_difference"))
     return code
-
-
-def _weights(given: str | None) -> str:
-    """The given weights; else the published ones; else random ones, of which the log and the report warn."""
-    if given:
-        return given
-    describe = recipe("demo").describe
-    try:
-        load.load_published(describe.backbone, describe.weights)
-    except load.WeightsError as error:
-        log.warning("%s", error)
-        log.warning(
-            "The demo goes on with seeded RANDOM filters: what follows shows the pipeline, not the accuracy "
-            "of the method. With weights: make demo WEIGHTS=FILE"
-        )
-        return "random:0"
-    return describe.weights
 
 
 def _progress(done: int, total: int) -> None:

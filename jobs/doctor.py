@@ -1,4 +1,4 @@
-"""Checks the tables of a run for consistency, and explains what it finds.
+"""Check the tables of a run for consistency and explain the findings.
 
 `python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in
 it. Exit codes: 0 no errors, 1 errors found, 2 there is no run, its storage does not answer, or the
@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from jobs.command_line import summary
 from pipelines.doctor import examine
 from pipelines.errors import ConfigError
 from pipelines.storage.retries import StorageError
@@ -18,8 +19,8 @@ from pipelines.storage.uris import absolute_uri
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(prog="doctor", description=__doc__.splitlines()[0])
+    """Return a parser of the command line."""
+    out = argparse.ArgumentParser(prog="doctor", description=summary(__doc__))
     out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
     out.add_argument("--json", metavar="FILE", help="write the findings into this file too")
     out.add_argument(
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the report; returns the exit code."""
+    """Print the report and return the exit code."""
     arguments = parser().parse_args(argv)
     try:
         report = examine.examine(Store(absolute_uri(arguments.out)), arguments.quick)

@@ -1,8 +1,8 @@
-"""The main job: videos and labels in; descriptors, codebooks, Fisher vectors, SVMs and a report out.
+"""Main job: videos and labels in; descriptors, codebooks, Fisher vectors, SVMs and a report out.
 
 The FCVID protocol (VU 5.4.1) is the default recipe; the others differ only in their configuration.
-Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too many
-segments failed, 130 and 143 it was stopped (Ctrl-C; `ray job stop`, SIGTERM).
+Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too
+many segments failed, 130 and 143 it was stopped (Ctrl-C; `ray job stop`, SIGTERM).
 """
 
 import argparse
@@ -12,12 +12,12 @@ from jobs import command_line
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return a parser of the command line."""
     return command_line.parser("fcvid_encode", __doc__, "fcvid")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the job; returns the exit code."""
+    """Run the job and return the exit code."""
     arguments = parser().parse_args(argv)
     return command_line.guarded(
         lambda: command_line.run(arguments, command_line.configuration(arguments))

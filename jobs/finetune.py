@@ -1,8 +1,9 @@
-"""Trains the backbone with the FV-VAE on the training videos, and prints the command of the main job that uses the weights.
+"""Train the backbone with the FV-VAE and print the command that uses the new weights.
 
-`python -m jobs.finetune --videos ... --labels ... --out ... --set fv_vae.lambda3=100`; the flags and the exit codes
-are those of `jobs/fcvid_encode.py`. Give the settings of the run that will use the weights: the network and its node, the
-sampling, and the split, whose training videos alone are used. The settings `finetune.*` say what is trained.
+`python -m jobs.finetune --videos ... --labels ... --out ... --set fv_vae.lambda3=100`; the flags
+and the exit codes are those of `jobs/fcvid_encode.py`. Give the settings of the run that will use
+the weights: the network and its node, the sampling, and the split, whose training videos alone are
+used. The settings `finetune.*` say what is trained.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = logging.getLogger("video_fisher")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the training; returns the exit code."""
+    """Run the training and return the exit code."""
     parser = command_line.parser("finetune", __doc__)
     arguments = parser.parse_args(argv)
     return command_line.guarded(lambda: _run(arguments))
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.steps != "all" or arguments.retry_failed is not None:
         raise ConfigError(
-            "--steps and --retry-failed: expected neither, because this job is one step; leave them out"
+            "--steps and --retry-failed: expected neither, because this job is one step; leave "
+            "them out"
         )
     if arguments.plan:
         raise ConfigError(
@@ -103,8 +105,8 @@ def _exit_code(todo: Plan, config: Config) -> int:
     if failed <= limit:
         return 0
     log.error(
-        "%.1f %% of the training videos' segments failed, more than run.max_failed_fraction = %.1f %%; "
-        "why is in %s",
+        "%.1f %% of the training videos' segments failed, more than run.max_failed_fraction = "
+        "%.1f %%; why is in %s",
         100 * failed,
         100 * limit,
         todo.job.store.uri(todo.frames),

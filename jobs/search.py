@@ -1,20 +1,21 @@
-"""Finds the videos of a finished run that are most like one of them, or like a new video file.
+"""Find the videos of a finished run that are most like one of them, or like a new video file.
 
-`python -m jobs.search --out URI --query VIDEO_ID-or-FILE` prints a table and writes a page with pictures. The first
-search with an encoder and stream builds their index, under search/ in the run. No cluster is needed. Exit codes: 0 done,
-1 the run's tables do not allow a search, 2 something in the flags is wrong, or the file cannot be decoded.
+`python -m jobs.search --out URI --query VIDEO_ID-or-FILE` prints a table and writes a page with
+pictures. The first search with an encoder and stream builds their index, under search/ in the run.
+No cluster is needed. Exit codes: 0 done, 1 the run's tables do not allow a search, 2 something in
+the flags is wrong, or the file cannot be decoded.
 """
 
 import argparse
 import json
 import sys
 
-from jobs.command_line import guarded
+from jobs.command_line import guarded, summary
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(prog="search", description=__doc__.splitlines()[0])
+    """Return a parser of the command line."""
+    out = argparse.ArgumentParser(prog="search", description=summary(__doc__))
     out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
     out.add_argument(
         "--query", required=True, help="a video_id of the run, or the file or URI of another video"
@@ -34,13 +35,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Searches and prints; returns the exit code."""
+    """Search, print the answer and return the exit code."""
     arguments = parser().parse_args(argv)
     return guarded(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # torch takes seconds to load: not before the flags were read.
+    # torch takes seconds to load: wrong flags are reported before.
     from pipelines.search.nearest import search
 
     answer = search(

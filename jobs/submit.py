@@ -1,8 +1,9 @@
-"""Submits the main job to a running cluster, follows its log, and submits it again until it is done.
+"""Submit the main job to a running cluster, follow its log, and submit it again until it is done.
 
-`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; the flags of
-`jobs/fcvid_encode.py` follow `--`. Exit codes: those of that job (0 done, 2 something in the inputs or settings is wrong, 3
-too many segments failed), 1 all attempts failed or a time limit has passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
+`python -m jobs.submit --address http://HEAD:8265 -- --videos ... --labels ... --out ...`; the flags
+of `jobs/fcvid_encode.py` follow `--`. Exit codes: those of that job (0 done, 2 something in the
+inputs or settings is wrong, 3 too many segments failed), 1 all attempts failed or a time limit has
+passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 
 from jobs import command_line, fcvid_encode
+from pipelines import flags
 from pipelines.errors import ConfigError
 
 JOB = "jobs/fcvid_encode.py"
@@ -21,8 +22,8 @@ ADDRESS = "http://127.0.0.1:8265"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The frozen command line."""
-    out = argparse.ArgumentParser(prog="submit", description=__doc__.splitlines()[0])
+    """Return a parser of the frozen command line."""
+    out = argparse.ArgumentParser(prog="submit", description=command_line.summary(__doc__))
     out.add_argument(
         "--address",
         default=ADDRESS,
@@ -67,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Submits; returns the exit code."""
+    """Submit the job and return the exit code."""
     arguments = parser().parse_args(argv)
-    # Wrong flags show here, not on the cluster.
+    # Wrong flags are reported here, before anything reaches the cluster.
     job = fcvid_encode.parser().parse_args(arguments.job)
     return command_line.guarded(lambda: _submit(arguments, job))
 
@@ -84,7 +85,8 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
         if not 0 < getattr(arguments, name) < float("inf"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag}: expected more than 0, got {getattr(arguments, name)}")
-    # Ray's client prefers this variable to the address that it is called with. The mode is read when Ray is imported.
+    # Ray's client prefers this variable to the address that it is called with. The mode is read
+    # when Ray is imported.
     os.environ["RAY_API_SERVER_ADDRESS"] = arguments.address
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -97,31 +99,13 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
     request = Request(
         address=arguments.address,
         command=("python", JOB, *arguments.job),
-        runtime_env={**_runtime_env(arguments.runtime_env), "working_dir": folder},
+        runtime_env={**flags.read_runtime_env(arguments.runtime_env), "working_dir": folder},
         attempts=arguments.attempts,
         pending_timeout_s=arguments.pending_timeout_s,
         head_timeout_s=arguments.head_timeout_s,
         up=arguments.up,
     )
     return Submitter(request, _print).run()
-
-
-def _runtime_env(file: str) -> dict:
-    """The mapping in a YAML file; empty without a file.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no mapping.
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(file).read_text()) if file else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"--runtime-env {file}: expected a mapping, got {type(found).__name__}")
-    return found
 
 
 def _print(text: str) -> None:

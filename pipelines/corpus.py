@@ -1,7 +1,8 @@
 """The whole data flow, top to bottom: six steps, each one call of its room.
 
-Each reads what the steps before it published, publishes its own, and does nothing where its output for the same
-inputs and settings is complete. `pipelines/run/steps.py` declares their tables, marks and needs.
+Each reads what the steps before it published, publishes its own, and does nothing where its output
+for the same inputs and settings is complete. `pipelines/run/steps.py` declares their tables, marks
+and needs.
 """
 
 import logging
@@ -73,11 +74,12 @@ def run(
     Args:
         steps: names in `STEPS`, in their order.
         check: called before each step; raises where the run must not go on.
-        restore: make run.json and the report this job's again where another configuration was run last.
+        restore: make run.json and the report this job's again where another configuration was run
+            last.
     """
     did_work = False
     for name in steps:
-        # When its turn comes: `describe` may change what the steps after it are to make.
+        # Asked just before the step: `describe` may change the inputs of later steps.
         if not is_due(job, name, restore=restore):
             log.info("%s: complete, nothing to do", name)
             continue
@@ -92,7 +94,7 @@ def run(
         if words := spent.words(timed.own_s):
             log.info("%s: %s", name, words)
         seconds = timed.earlier_s + timed.own_s
-        record.write(job, name, account, spent, seconds, ray.cluster_resources())
+        record.write(job, name, account, spent, seconds, {**ray.cluster_resources()})
         timed.forget()
     if restore and not record.is_described(job):
         check()
@@ -103,7 +105,8 @@ def run(
 def is_due(job: Job, step: str, *, restore: bool) -> bool:
     """Return whether a step is to run.
 
-    It is not complete, or, with `restore`, it is the last one and the report is another configuration's.
+    It is not complete, or, with `restore`, it is the last one and the report is another
+    configuration's.
     """
     is_stale = restore and step == "evaluate" and not record.is_reported(job)
     return is_stale or not job.is_complete(step)

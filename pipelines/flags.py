@@ -1,4 +1,5 @@
-"""Flags of the jobs as checked values: steps, the limit, and the configuration that a recipe, a file and settings come to.
+"""Flags of the jobs as checked values: steps, the limit, and the configuration of recipe, file and
+settings.
 
 No torch and no Ray here, so that mistakes show at once.
 """
@@ -6,6 +7,7 @@ No torch and no Ray here, so that mistakes show at once.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,7 +22,7 @@ from pipelines.settings.text import near
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
-    """`all`, or step names joined by commas, in the order of the data flow.
+    """Return the steps of `all`, or of names joined by commas, in the order of the data flow.
 
     Raises:
         ConfigError: an unknown step.
@@ -36,13 +38,55 @@ def parse_steps(text: str) -> tuple[str, ...]:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a number of videos that is none.
+    """Refuse a number of videos below one.
 
     Raises:
         ConfigError: it is below 1.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected at least 1, got {limit}")
+
+
+def parse_splits(text: str) -> tuple[str, ...]:
+    """Return the names of at least two splits, joined by commas.
+
+    Raises:
+        ConfigError: fewer than two names, or a name that is empty or comes twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ConfigError(f"--splits {text}: expected two columns of the labels or more, each once")
+    return names
+
+
+def parse_numbers(text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of --values, joined by commas; None without a text.
+
+    Raises:
+        ConfigError: a part is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise ConfigError(f"--values: expected numbers joined by commas, got {text!r}") from None
+
+
+def read_runtime_env(file: str) -> dict:
+    """Return the mapping in a YAML file; an empty one without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    try:
+        environment = yaml.safe_load(Path(file).read_text()) if file else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--runtime-env {file}: cannot be read ({reason})") from error
+    if not isinstance(environment, dict):
+        raise ConfigError(
+            f"--runtime-env {file}: expected a mapping, got {type(environment).__name__}"
+        )
+    return environment
 
 
 def configuration(
@@ -53,7 +97,7 @@ def configuration(
     default_recipe: str,
     first: Sequence[str] = (),
 ) -> Config:
-    """The recipe with what the file holds, and with the settings on top.
+    """Return the recipe, changed by the content of the file, then by the settings.
 
     Args:
         name: of the recipe; None: the one that the file names, or else default_recipe.
@@ -84,7 +128,7 @@ def configuration(
 
 @contextmanager
 def _in(file: str | None) -> Iterator[None]:
-    """Of a ValueError, say which file it is about, and make it a ConfigError."""
+    """Turn a ValueError inside into a ConfigError that names the file."""
     try:
         yield
     except ValueError as error:
@@ -92,7 +136,7 @@ def _in(file: str | None) -> Iterator[None]:
 
 
 def _plain(file: str) -> dict[str, Any]:
-    """What a file holds.
+    """Return the content of a file.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
@@ -103,14 +147,14 @@ def _plain(file: str) -> dict[str, Any]:
             text = stream.read()
     try:
         # YAML's reader is slow with a large run.json.
-        found = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config {file}: expected YAML or JSON, got {reason}") from error
-    if isinstance(found, Mapping) and isinstance(found.get("config"), Mapping):
-        found = without_what_went(found["config"])
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    if isinstance(content, Mapping) and isinstance(content.get("config"), Mapping):
+        content = without_what_went(content["config"])
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(
-            f"--config {file}: expected sections with their fields, got {type(found).__name__}"
+            f"--config {file}: expected sections with their fields, got {type(content).__name__}"
         )
-    return dict(found)
+    return dict(content)

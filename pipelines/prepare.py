@@ -1,4 +1,7 @@
-"""From the user's flags to a Job: everything that can be wrong is found here, without a cluster."""
+"""The way from the user's flags to a Job.
+
+All errors of flags and inputs show here, without a cluster.
+"""
 
 import dataclasses
 import hashlib
@@ -33,12 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a user asks for: the flags, and the configuration that they come to.
+    """The user's request: the flags, and the configuration that they give.
 
     Attributes:
         limit: use that many videos only; None for all.
-        training_only: leave out the test videos of a split into two, and split the training videos again:
-            for choosing settings. Folds that take turns stay as they are.
+        training_only: leave out the test videos of a split into two, and split the training videos
+            again: for choosing settings. Folds that take turns stay as they are.
     """
 
     videos: str
@@ -51,24 +54,35 @@ class Inputs:
 
 
 def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
-    """The job that these inputs describe.
+    """Return the job that these inputs describe.
 
     Args:
-        plan: for `pipelines.plan.command` alone: files that a manifest names are not looked at, weights are not
-            fetched, and earlier steps need not be complete. A run with such a job would not know its files again.
+        plan: for `pipelines.plan.command` alone: files that a manifest names are not looked at,
+            weights are not fetched, and earlier steps need not be complete. A run with such a job
+            would not know its files again.
 
     Raises:
         ConfigError: any input or setting that cannot be right.
     """
     config, steps = inputs.config, inputs.steps
-    found = weights.resolve(config.describe)
+    resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
-    named = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
-    table, split, num_folds = _manifest(listed, named, inputs)
+    labels = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
+    table, split, num_folds = _manifest(listed, labels, inputs)
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
-    job = Job(store, config, table, split, num_folds, found, streams, Retries(**retries), no_gram)
+    job = Job(
+        store,
+        config,
+        table,
+        split,
+        num_folds,
+        resolved_weights,
+        streams,
+        Retries(**retries),
+        no_gram,
+    )
     _check_pairs(job)
     if plan:
         return job
@@ -84,9 +98,11 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
 
 
 def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
-    """The job with the segments of FAILURES to be tried again; unchanged where there are none.
+    """Return the job with the segments of FAILURES to be tried again; unchanged where there are
+    none.
 
-    Headers of their videos are read again too. Later steps run again only if the outcome of a segment has changed.
+    Headers of their videos are read again too. Later steps run again only if the outcome of a
+    segment has changed.
 
     Args:
         decoder: of these segments alone; "" stands for that of the configuration.
@@ -118,64 +134,69 @@ def _check_pairs(job: Job) -> None:
         reads = ENCODERS[variant.base].reads
         if not reads & kinds:
             raise ConfigError(
-                f"encode.encoders: {variant.name} reads streams of kind {' or '.join(sorted(reads))}, but "
-                f"describe.nodes = {','.join(job.config.describe.nodes)} with describe.streams = "
-                f"{','.join(job.config.describe.streams)} give {' and '.join(sorted(kinds))}; add positions "
-                "to describe.streams, or a node such as fc7 for a global one"
+                f"encode.encoders: {variant.name} reads streams of kind "
+                f"{' or '.join(sorted(reads))}, but describe.nodes = "
+                f"{','.join(job.config.describe.nodes)} with describe.streams = "
+                f"{','.join(job.config.describe.streams)} give {' and '.join(sorted(kinds))}; "
+                "add positions to describe.streams, or a node such as fc7 for a global one"
             )
     for name, stream in job.pairs():
         _check_settings(name, job.variants[name].settings, job.described[stream])
     labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
     if labelled and not job.num_folds:
         raise ConfigError(
-            f"fv_vae.lambda3: {', '.join(labelled)} trains with a class loss and expects labels, got none; give "
-            "--labels, or set fv_vae.lambda3=0"
+            f"fv_vae.lambda3: {', '.join(labelled)} trains with a class loss and expects "
+            "labels, got none; give --labels, or set fv_vae.lambda3=0"
         )
     weights, local = job.config.evaluate.stream_weights, job.local_streams
     if len(weights) not in (0, len(local)):
         raise ConfigError(
-            f"evaluate.stream_weights: expected none, or one for each of {', '.join(local)}; got {weights}"
+            f"evaluate.stream_weights: expected none, or one for each of {', '.join(local)}; "
+            f"got {weights}"
         )
 
 
 def _check_workers(job: Job) -> None:
-    """Raises ConfigError where a codebook has fewer videos than workers that fit it."""
+    """Refuse a codebook that has fewer videos than workers that fit it."""
     workers, folds = job.config.fit.num_workers, {book.fold for book in job.learning}
     fewest = min((len(job.training_videos(fold)) for fold in folds), default=workers)
     if fewest < workers:
         raise ConfigError(
-            f"fit.num_workers: expected at most the {fewest} training videos, got {workers}; each worker needs a video "
-            "of its own"
+            f"fit.num_workers: expected at most the {fewest} training videos, got {workers}; "
+            "each worker needs a video of its own"
         )
 
 
 def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> None:
-    """Raises ConfigError where an encoder cannot be fitted to what a stream holds."""
+    """Refuse an encoder that cannot be fitted to the content of a stream."""
     components = settings.pca_components
     if components > stream.width:
         raise ConfigError(
-            f"encode.encoders: {name} has pca_components = {components}, but descriptors of {stream.name} have "
-            f"{stream.width} values; set at most that many, or give the stream a run of its own"
+            f"encode.encoders: {name} has pca_components = {components}, but descriptors of "
+            f"{stream.name} have {stream.width} values; set at most that many, or give the "
+            "stream a run of its own"
         )
     if stream.kind == "positions" and settings.is_spatial:
         raise ConfigError(
-            f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and {stream.name} has none; leave out "
-            "levels, per_level and position_weight, or give the stream a run of its own"
+            f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and "
+            f"{stream.name} has none; leave out levels, per_level and position_weight, or give "
+            "the stream a run of its own"
         )
 
 
-def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
-    """The videos of the job, how they are split, and into how many folds."""
+def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
+    """Return the videos of the job, the kind of split and the number of folds."""
     config, limit = inputs.config, inputs.limit
-    if named is None and any(step in NEED_LABELS for step in inputs.steps):
+    if labels is None and any(step in NEED_LABELS for step in inputs.steps):
         raise ConfigError(
-            f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: path,label[,group][,split]); "
-            f"without labels use --steps {','.join(n for n in STEPS if n not in NEED_LABELS)}"
+            f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: "
+            "path,label[,group][,split]); without labels use --steps "
+            f"{','.join(n for n in STEPS if n not in NEED_LABELS)}"
         )
-    rows = match(listed, named, config.manifest)
+    rows = match(listed, labels, config.manifest)
     if limit is not None and limit < rows.num_rows:
         # Spread over the sorted paths, so that a few videos still show several classes.
-        rows = rows.take(pa.array([place * rows.num_rows // limit for place in range(limit)]))
+        rows = rows.take(pa.array([index * rows.num_rows // limit for index in range(limit)]))
     listed_rows = rows
     rows, split, num_folds = assign_folds(rows, config.split, config.run.seed)
     if inputs.training_only and num_folds == 1:
@@ -194,7 +215,8 @@ def _manifest(listed: pa.Table, named: Labels | None, inputs: Inputs) -> tuple[p
 
 
 def _store(out: str) -> Store:
-    """The store of a run, in which a file was written and removed, and whose files can be listed."""
+    """Return the store of a run, after a test: a file was written and removed, and files can be
+    listed."""
     store = Store(absolute_uri(out))
     trial = f".try.{secrets.token_hex(4)}.part"
     with using("--out", out, "write there"):
@@ -208,6 +230,7 @@ def _check_steps(job: Job, steps: tuple[str, ...]) -> None:
     for earlier in itertools.takewhile(lambda name: name != steps[0], STEPS):
         if not job.is_complete(earlier):
             raise ConfigError(
-                f"--steps {','.join(steps)}: step {earlier} is not complete in {job.store.root} for these "
-                f"inputs and settings; run it first, or use --steps {earlier},{','.join(steps)}"
+                f"--steps {','.join(steps)}: step {earlier} is not complete in {job.store.root} "
+                "for these inputs and settings; run it first, or use --steps "
+                f"{earlier},{','.join(steps)}"
             )

@@ -1,4 +1,4 @@
-"""What the driver of a Ray job knows of its submission. Ray Jobs put it into the environment."""
+"""The submission of a Ray job, as its driver reads it from the environment that Ray Jobs set."""
 
 import json
 import os
@@ -14,7 +14,7 @@ REPLACES, CODE = "replaces", "code"
 
 @dataclass(frozen=True)
 class Submission:
-    """Of this process, or of the holder of a lock.
+    """The submission of this process, or of the holder of a lock.
 
     Attributes:
         id: as `ray job list` has it; empty outside of a Ray job.
@@ -31,14 +31,14 @@ NO_SUBMISSION = Submission()
 
 
 def submission() -> Submission:
-    """That of this process."""
+    """Return the submission of this process."""
     metadata = json.loads(os.environ.get(_CONFIG, "{}")).get("metadata", {})
     replaces = frozenset(metadata.get(REPLACES, "").split())
     return Submission(metadata.get("job_submission_id", ""), replaces, metadata.get(CODE, ""))
 
 
 def refuse_relative(flags: dict[str, str | None]) -> None:
-    """Refuses paths that mean another place in a job, whose working directory is a copy that goes with it.
+    """Refuse relative paths, which have another meaning in a job: its working directory is a copy.
 
     Args:
         flags: {flag: path or URI}.
@@ -49,6 +49,7 @@ def refuse_relative(flags: dict[str, str | None]) -> None:
     for flag, path in flags.items():
         if path and "://" not in path and not os.path.isabs(path):
             raise ConfigError(
-                f"{flag} {path}: expected a URI, or the absolute path of a folder that every node reaches, because "
-                "a Ray job runs in a copy of the working directory; got a relative path"
+                f"{flag} {path}: expected a URI, or the absolute path of a folder that every "
+                "node reaches, because a Ray job runs in a copy of the working directory; got a "
+                "relative path"
             )

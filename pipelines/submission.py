@@ -1,12 +1,14 @@
-"""A run as Ray jobs, submitted until it is done: Ray Jobs never retry, and a job is lost with its head.
+"""A run as Ray jobs, submitted until it is done.
 
-A submission ends in one of three ways. It is done, or failed with an error that the next one would meet again: that is
-the end. Somebody stopped it: that is the end too. Anything else (driver killed, head lost, storage away too long):
-another submission goes on with what the tables lack.
+Ray Jobs never retry, and a job is lost with its head.
 
-The output folder's lock may still be held by the lost driver. Each submission names in its metadata those that it
-replaces, all of which have ended as far as the head can tell, and their lock, and nobody else's, is taken over at
-once (`pipelines.run.lock`).
+A submission ends in one of three ways. It is done, or failed with an error that the next one would
+meet again: that is the end. Somebody stopped it: that is the end too. Anything else (driver killed,
+head lost, storage away too long): another submission goes on with what the tables lack.
+
+The output folder's lock may still be held by the lost driver. Each submission names in its metadata
+those that it replaces, all of which have ended as far as the head can tell, and their lock, and
+nobody else's, is taken over at once (`pipelines.run.lock`).
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Request:
-    """What is submitted, where, and how patiently.
+    """The job to submit, the cluster to submit it to, and the limits of time and attempts.
 
     Attributes:
         address: of the head's dashboard, http://HEAD:8265.
@@ -84,11 +86,11 @@ class Request:
 
 
 class HeadAway(ConnectionError):  # noqa: N818 (it may come back)
-    """The head did not answer, or is not ready."""
+    """An error of a head that did not answer, or is not ready."""
 
 
 class UnknownJobError(LookupError):
-    """The head answers, and knows no such job."""
+    """An error of a head that answers, and knows no such job."""
 
 
 def _answer(address: str, question: Callable[[], _Answer], limit_s: float) -> _Answer:
@@ -100,7 +102,7 @@ def _answer(address: str, question: Callable[[], _Answer], limit_s: float) -> _A
         ConfigError: the head wants a token.
         RunError: the head refuses.
     """
-    # Daemons: a half-open connection may hold one for ever.
+    # A daemon thread: a half-open connection may hold it for ever.
     answers: queue.Queue[tuple[_Answer | None, Exception | None]] = queue.Queue()
 
     def ask() -> None:
@@ -131,7 +133,7 @@ def _explained(address: str, error: Exception) -> Exception:
         )
     if isinstance(error, requests.RequestException | ConnectionError):
         return HeadAway(_short(error))
-    # The client says the status in its text alone.
+    # The client gives the status only in its message.
     if not (refused := re.search(r"status code (\d+): (.*)", str(error), re.DOTALL)):
         return error
     status, text = int(refused[1]), f"status {refused[1]}: {_last_line(refused[2])}"
@@ -144,14 +146,17 @@ def _explained(address: str, error: Exception) -> Exception:
 
 @dataclass(frozen=True)
 class End:
-    """How a submission ended. `code` is the exit code to end with; None where the job is to be submitted again."""
+    """The end of a submission.
+
+    `code` is the exit code to end with; None where the job is to be submitted again.
+    """
 
     code: int | None
     reason: str
 
 
 def end_of(job: JobDetails) -> End:
-    """What follows from a job that has ended.
+    """Return the consequence of a job that has ended.
 
     Raises:
         RunError: the next one would not get further.
@@ -162,8 +167,9 @@ def end_of(job: JobDetails) -> End:
         return End(STOPPED_CODE, "it was stopped, and is not submitted again")
     if job.error_type == JobErrorType.RUNTIME_ENV_SETUP_FAILURE:
         raise RunError(
-            f"{job.submission_id}: the nodes cannot make the environment of the job; mend --runtime-env, or "
-            f"use an image that has what it needs: {_last_line(job.message or '')}"
+            f"{job.submission_id}: the nodes cannot make the environment of the job; mend "
+            "--runtime-env, or use an image that has what it needs: "
+            f"{_last_line(job.message or '')}"
         )
     code = job.driver_exit_code
     if code in _FINAL_CODES:
@@ -174,7 +180,7 @@ def end_of(job: JobDetails) -> End:
 
 
 class Submitter:
-    """Submits until the run is done.
+    """A loop that submits a run until it is done.
 
     Args:
         say: is given the text of the job's log, each character once, in order.
@@ -191,7 +197,8 @@ class Submitter:
         self._lost: list[str] = []
 
     def run(self) -> int:
-        """The exit code: that of the job, 130 after Ctrl-C, 143 where somebody else stopped it.
+        """Submit until the run is done; return the exit code: that of the job, 130 after Ctrl-C,
+        143 where somebody else stopped it.
 
         Raises:
             ConfigError: no head at the address, or it wants a token.
@@ -217,8 +224,8 @@ class Submitter:
                 return end.code
             self._lost.append(job_id)
         raise RunError(
-            f"{reason}; it was the last of {self.request.attempts} attempts. What is finished is kept: when "
-            "the cause is gone, give the same command again"
+            f"{reason}; it was the last of {self.request.attempts} attempts. What is finished "
+            "is kept: when the cause is gone, give the same command again"
         )
 
     # --- one submission -----------------------------------------------------------------------
@@ -226,7 +233,7 @@ class Submitter:
     def _attempt(self, job_id: str) -> End:
         self._said = 0
         self._patiently(lambda: self._submit(job_id))
-        submitted = said = time.monotonic()
+        submitted = logged = time.monotonic()
         while True:
             try:
                 job = self._patiently(lambda: self._ask(self.client.get_job_info, job_id))
@@ -236,9 +243,9 @@ class Submitter:
             if job.status.is_terminal():
                 self._say_log(job_id)
                 return end_of(job)
-            if job.status == JobStatus.RUNNING and now - said > _LOG_S:
+            if job.status == JobStatus.RUNNING and now - logged > _LOG_S:
                 self._say_log(job_id)
-                said = now
+                logged = now
             elif job.status == JobStatus.PENDING and now - submitted > self._pending_s:
                 self._give_up(job_id, job.message or "")
             self._sleep(_POLL_S)
@@ -368,7 +375,8 @@ def _new_id() -> str:
 
 
 def _short(error: Exception) -> str:
-    """Such as `Connection refused`, of what requests wraps in layers."""
+    """Return the short reason, such as `Connection refused`, of an error that requests wraps in
+    layers."""
     deepest: BaseException = error
     while deepest.__context__ is not None:
         deepest = deepest.__context__
@@ -381,15 +389,15 @@ def _last_line(text: str) -> str:
 
 
 def working_dir(folder: str, command: str) -> str:
-    """The folder as it is uploaded.
+    """Return the folder as it is uploaded.
 
     Raises:
         ConfigError: the command is not in it.
     """
-    found = Path(folder).resolve()
-    if not (found / command).is_file():
+    checkout = Path(folder).resolve()
+    if not (checkout / command).is_file():
         raise ConfigError(
-            f"--working-dir {folder}: expected the checkout with {command}, which is not in it; change to it, "
-            "or name it"
+            f"--working-dir {folder}: expected the checkout with {command}, which is not in it; "
+            "change to it, or name it"
         )
-    return str(found)
+    return str(checkout)

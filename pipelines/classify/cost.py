@@ -1,5 +1,5 @@
-"""How much work the classifiers of a run are, and what they leave: `--plan` asks before anything is
-trained.
+"""The work of a run's classifiers and the size of their files, estimated before training for
+`--plan`.
 
 Right within a factor of two or so where there are many vectors (docs/plan.md).
 """
@@ -25,7 +25,7 @@ STORE_BYTES = 20 * 2**30
 
 @dataclass(frozen=True)
 class Cost:
-    """Of all classifiers.
+    """The cost of all classifiers of a run.
 
     Attributes:
         form: gram or primal. fused: the combinations.
@@ -50,7 +50,7 @@ def cost(
     num_classes: int,
     num_folds: int,
 ) -> Cost:
-    """Inner products of vectors, rounds of the solver and weights.
+    """Return the cost of classifiers, from inner products, rounds of the solver and weights.
 
     Args:
         dims: {(encoder, stream): length of its vectors}.
@@ -59,9 +59,15 @@ def cost(
     form, _ = choose_form(settings, round(num_training), STORE_BYTES)
     fused = combinations(list(dims), settings, on_gram=form == "gram")
     # The matrices of single results serve combinations too.
-    sums = [sum(dims[pair] for pair in one.parts) for one in fused if sums_kernels(one.stream)]
-    # So do the scores of inner folds that weights are chosen by, made once for each part.
-    inner = len({part for one in fused if chooses(one.stream) for part in one.parts})
+    sums = [
+        sum(dims[pair] for pair in combination.parts)
+        for combination in fused
+        if sums_kernels(combination.stream)
+    ]
+    # Scores of inner folds, which weights are chosen by, are computed once for each part.
+    inner = len(
+        {part for combination in fused if chooses(combination.stream) for part in combination.parts}
+    )
     lengths, n, columns = [*dims.values(), *sums], num_training, num_classes * num_folds
     single, double = 0.0, 0.0
     if form == "gram":

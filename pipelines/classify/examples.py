@@ -16,7 +16,8 @@ from pipelines.storage.store import Store
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the vectors of a fold set are: as much of `Examples` as the driver holds.
+    """The position of each vector of a fold set in its files: the part of `Examples` that the
+    driver keeps.
 
     Attributes:
         num_training: how many of the videos train.
@@ -33,7 +34,10 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A fold set, its Examples in the object store, and its places; a combination has those of its first part."""
+    """A fold set with its Examples in the object store and its places.
+
+    A combination has those of its first part.
+    """
 
     fold_set: FoldSet
     examples: ObjectRef
@@ -43,7 +47,9 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The labelled videos that have a vector: those that train in any fold of the set first, each part by video_id.
+    """The labelled videos that have a vector.
+
+    Videos that train in any fold of the set come first; each part is sorted by video_id.
 
     Attributes:
         video_ids: [N]. targets: [N, K] uint8. folds: [N], the fold that tests each. groups: [N].
@@ -64,19 +70,20 @@ class Examples:
 
     @property
     def training_targets(self) -> np.ndarray:
-        """[num_training, K]: of those that train in any fold."""
+        """Targets [num_training, K] of the videos that train in any fold."""
         return self.targets[: self.num_training]
 
     def training(self, folds: tuple[int, ...]) -> np.ndarray:
-        """[num_training, F]: who trains in each of some folds."""
+        """Return a mask [num_training, F]: true where a video trains in a fold."""
         return self.folds[: self.num_training, None] != np.array(folds)
 
     def tested(self, fold: int) -> np.ndarray:
-        """[N]: who is tested in a fold."""
+        """Return a mask [N]: true where a video is tested in the fold."""
         return self.folds == fold
 
     def inner_folds(self, fold: int) -> np.ndarray:
-        """[num_training]: the part of the training groups of a fold that a video is in, -1 if it is in none.
+        """Return each training video's inner fold [num_training], -1 for a video outside the fold's
+        training set.
 
         Raises:
             RunError: fewer than two groups.
@@ -86,8 +93,8 @@ class Examples:
         num_groups = len(set(groups.tolist()))
         if num_groups < 2:
             raise RunError(
-                f"classify.c: expected at least two groups of training videos in fold {fold} to choose C with, "
-                f"got {num_groups}; set one value"
+                f"classify.c: expected at least two groups of training videos in fold {fold} to "
+                f"choose C with, got {num_groups}; set one value"
             )
         inner = np.full(self.num_training, -1)
         inner[training] = group_folds(groups, min(INNER_FOLDS, num_groups), self.seed)
@@ -95,7 +102,10 @@ class Examples:
 
 
 def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Examples:
-    """Reads ids, not vectors. A vector of a file that has changed since, by its `source`, is passed over.
+    """Return the examples of a fold set.
+
+    Only ids are read, no vectors; a vector whose file has changed since, by its `source`, is passed
+    over.
 
     Args:
         manifest: video_id, source, labels, group and fold of the run's videos.
@@ -103,14 +113,14 @@ def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Ex
     """
     classes = sorted({name for names in manifest["labels"].to_pylist() for name in names})
     known = manifest.filter(pc.greater(pc.list_value_length(manifest["labels"]), 0))
-    files, found, dim = store.files(fold_set.encodings), [], 0
+    files, tables, dim = store.files(fold_set.encodings), [], 0
     for number, name in enumerate(files):
         with store.open_parquet(name) as file:
             table = file.read(columns=["video_id", "source"]).replace_schema_metadata(None)
             dim = file.schema_arrow.field("vector").type.list_size
-        place = {"file": np.full(len(table), number), "row": np.arange(len(table))}
-        found.append(pa.table({name: table[name] for name in table.column_names} | place))
-    vectors = pa.concat_tables(found)
+        position = {"file": np.full(len(table), number), "row": np.arange(len(table))}
+        tables.append(pa.table({name: table[name] for name in table.column_names} | position))
+    vectors = pa.concat_tables(tables)
     row = pc.index_in(vectors["video_id"], known["video_id"])
     vectors, known = vectors.filter(pc.is_valid(row)), known.take(row.drop_null())
     known = known.append_column("file", vectors["file"]).append_column("row", vectors["row"])
@@ -140,22 +150,22 @@ def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Ex
 
 
 def _groups(videos: pa.Table) -> list[str]:
-    """A video without a group is one of its own."""
+    """Return the group of each video; a video without a group is a group of its own."""
     pairs = zip(videos["group"].to_pylist(), videos["video_id"].to_pylist(), strict=True)
     return [f"video {video}" if group is None else f"group {group}" for group, video in pairs]
 
 
 def target_matrix(labels: list[list[str]], classes: list[str]) -> np.ndarray:
-    """[N, K] of 0 and 1."""
-    place = {name: k for k, name in enumerate(classes)}
+    """Return the targets [N, K], 1 where a video has a class, else 0."""
+    index_of_class = {name: k for k, name in enumerate(classes)}
     targets = np.zeros((len(labels), len(classes)), np.uint8)
     for row, names in enumerate(labels):
-        targets[row, [place[name] for name in names]] = 1
+        targets[row, [index_of_class[name] for name in names]] = 1
     return targets
 
 
 def read_vectors(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
-    """Some rows [n, D] of a file of ENCODINGS, as they are stored."""
+    """Return some rows [n, D] of a file of ENCODINGS, as they are stored."""
     with store.open_parquet(name) as file:
         column = file.read(columns=["vector"])["vector"]
     return vectors_from_arrow(column.take(pa.array(rows)))

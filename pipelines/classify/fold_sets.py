@@ -18,10 +18,11 @@ CHOICE_TOLERANCE = 1e-3
 class FoldSet:
     """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
 
-    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves the same ones together
-    as one that was not killed, and so gets the same bits.
+    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves
+    the same ones together as one that was not killed, and so gets the same bits.
 
-    A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are fused.
+    A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are
+    fused.
     """
 
     encoder: str
@@ -44,30 +45,37 @@ class FoldSet:
         return f"{self.classifiers}/solutions-{fold:05d}.parquet"
 
     def scores_file(self, fold: int) -> str:
-        """Published last of a fold's files: a fold that has it is finished."""
+        """Return the name of the fold's SCORES.
+
+        It is published last: a fold that has it is finished.
+        """
         return f"{self.scores}/fold-{fold:05d}.parquet"
 
     @property
     def vectors(self) -> tuple[str, tuple[int, ...], CompressSettings]:
-        """What names its vectors and their order: fold sets that agree in it have one Gram matrix."""
+        """The key of the vectors and their order: fold sets with equal keys have one Gram
+        matrix."""
         return self.encodings, self.folds, self.compress
 
 
 def fold_sets(job: Job) -> list[FoldSet]:
-    """What is not finished of single results."""
+    """Return the unfinished fold sets of single results."""
     return _unfinished(
         job, [fold_set for pair in job.pairs() for fold_set in _fold_sets_of(job, *pair)]
     )
 
 
 def _fold_sets_of(job: Job, encoder: str, stream: str) -> list[FoldSet]:
-    """All folds of a result. They share vectors where neither codebook nor compression is a fold's own."""
+    """Return all folds of a result, grouped by their vectors.
+
+    Folds share vectors where codebook and compression are the same for them.
+    """
     shared: dict[tuple, list[int]] = {}
     compress = job.variants[encoder].compress
     for fold in job.folds:
         folder = job.encodings(job.codebook(encoder, stream, fold))
-        own = fold if compress.kind != "none" else None
-        shared.setdefault((folder, own), []).append(fold)
+        fold_of_compression = fold if compress.kind != "none" else None
+        shared.setdefault((folder, fold_of_compression), []).append(fold)
     return [
         FoldSet(
             encoder=encoder,
@@ -85,22 +93,29 @@ def _fold_sets_of(job: Job, encoder: str, stream: str) -> list[FoldSet]:
 
 
 def fused_fold_sets(job: Job) -> list[FoldSet]:
-    """What is not finished of combinations. Folds are together where they are in all parts."""
-    found, known = [], {pair: _fold_sets_of(job, *pair) for pair in job.pairs()}
+    """Return the unfinished fold sets of combinations.
+
+    Folds are together where they are together in all parts.
+    """
+    combined, sets_of_pair = [], {pair: _fold_sets_of(job, *pair) for pair in job.pairs()}
     for combination in job.combinations:
         together: dict[tuple[int, ...], list[int]] = {}
         for fold in job.folds:
-            places = (
-                next(place for place, fold_set in enumerate(known[part]) if fold in fold_set.folds)
+            indices = (
+                next(
+                    index
+                    for index, fold_set in enumerate(sets_of_pair[part])
+                    if fold in fold_set.folds
+                )
                 for part in combination.parts
             )
-            together.setdefault(tuple(places), []).append(fold)
-        for places, folds in together.items():
+            together.setdefault(tuple(indices), []).append(fold)
+        for indices, folds in together.items():
             parts = tuple(
-                dataclasses.replace(known[part][place], folds=tuple(folds))
-                for part, place in zip(combination.parts, places, strict=True)
+                dataclasses.replace(sets_of_pair[part][index], folds=tuple(folds))
+                for part, index in zip(combination.parts, indices, strict=True)
             )
-            found.append(
+            combined.append(
                 FoldSet(
                     encoder=combination.encoder,
                     stream=combination.stream,
@@ -115,13 +130,13 @@ def fused_fold_sets(job: Job) -> list[FoldSet]:
                     parts=parts,
                 )
             )
-    return _unfinished(job, found)
+    return _unfinished(job, combined)
 
 
-def _unfinished(job: Job, every: list[FoldSet]) -> list[FoldSet]:
-    found = []
-    for fold_set in every:
+def _unfinished(job: Job, all_fold_sets: list[FoldSet]) -> list[FoldSet]:
+    unfinished = []
+    for fold_set in all_fold_sets:
         todo = tuple(f for f in fold_set.folds if not job.store.exists(fold_set.scores_file(f)))
         if todo:
-            found.append(dataclasses.replace(fold_set, todo=todo))
-    return found
+            unfinished.append(dataclasses.replace(fold_set, todo=todo))
+    return unfinished

@@ -1,4 +1,6 @@
-"""Combinations of results on Gram matrices, as Ray tasks: after the single results, whose matrices and scores they use.
+"""Combinations of results on Gram matrices, as Ray tasks.
+
+They come after the single results, whose matrices and scores they use.
 
 kernel_sum      matrices of the parts -> one matrix -> classifiers, SOLUTIONS, FUSIONS and SCORES
 late_weighted   matrices of the parts -> scores of inner folds, on training videos alone
@@ -7,6 +9,7 @@ late_weighted   matrices of the parts -> scores of inner folds, on training vide
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import ray
@@ -38,7 +41,8 @@ from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store
 
 Scored = dict[str, list[ray.ObjectRef]]
-"""What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same parts."""
+"""What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same
+parts."""
 
 
 def solve(
@@ -48,7 +52,7 @@ def solve(
     prepared: Callable[[Work], Prepared],
     scored: Scored,
 ) -> None:
-    """Makes one combination's results.
+    """Solve one combination and publish its results.
 
     Args:
         line: counts the folds that are finished.
@@ -69,14 +73,14 @@ def _check_videos(work: Work) -> None:
     if not ray.get(_same_videos.remote(*(part.examples for part in work.parts))):
         names = ", ".join(part.fold_set.name for part in work.parts)
         raise RunError(
-            f"classify {work.fold_set.name}: expected vectors of the same videos, got other ones among {names}; "
-            "delete their encodings and run it again"
+            f"classify {work.fold_set.name}: expected vectors of the same videos, got other "
+            f"ones among {names}; delete their encodings and run it again"
         )
 
 
 @ray.remote(max_retries=3)
 def _same_videos(*examples: Examples) -> bool:
-    return all(one.video_ids == examples[0].video_ids for one in examples)
+    return all(part.video_ids == examples[0].video_ids for part in examples)
 
 
 # --- sums of kernels ---------------------------------------------------------------------------
@@ -96,8 +100,8 @@ def _sum_kernels(job: Job, line: ProgressLine, work: Work, parts: list[Prepared]
 
 @ray.remote(max_retries=3)
 def _summed(weights: tuple[float, ...], *grams: Arrays) -> Arrays:
-    found = kernel_sum([gram_of(arrays) for arrays in grams], weights)
-    return arrays_of(found)
+    gram = kernel_sum([gram_of(arrays) for arrays in grams], weights)
+    return arrays_of(gram)
 
 
 # --- late fusion -------------------------------------------------------------------------------
@@ -115,17 +119,20 @@ def _fuse_scores(
     for part in work.parts:
         files = {fold: part.fold_set.scores_file(fold) for fold in work.fold_set.todo}
         missing = [fold for fold in files if files[fold] not in scored]
-        gram = prepared(part).gram if missing else None
+        if not missing:
+            continue
+        gram = prepared(part).gram
         for fold in missing:
-            about = (part.examples, gram, fold, settings, line.meter)
-            scored[files[fold]] = scores_of.remote(job.store, part.fold_set, *about)
+            arguments = (part.examples, gram, fold, settings, line.meter)
+            refs = scores_of.remote(job.store, part.fold_set, *arguments)
+            scored[files[fold]] = cast(list[ray.ObjectRef], refs)  # by num_returns
     done = []
     for fold in work.fold_set.todo:
         scores = [scored[part.fold_set.scores_file(fold)] for part in work.parts]
-        # Weights are chosen by the inner scores alone; the fold's own come behind them.
-        inner, own = zip(*scores, strict=True)
+        # Weights are chosen by the inner scores alone; scores of the tested videos come last.
+        inner, tested = zip(*scores, strict=True)
         done.append(
-            _fuse.remote(job.store, work.fold_set, work.examples, fold, line.meter, *inner, *own)
+            _fuse.remote(job.store, work.fold_set, work.examples, fold, line.meter, *inner, *tested)
         )
     ray.get(done)
 
@@ -140,8 +147,8 @@ def _scores_of(
     settings: Classify,
     meter: Meter,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A part's scores [n, K] of the training videos, each by classifiers of the other inner folds, and its
-    published ones of the fold [tested, K]."""
+    """Return two arrays of a part's scores: those of the training videos [n, K], each by
+    classifiers of the other inner folds, and the published ones of the fold [tested, K]."""
     with meter("read"):
         c, scores = _published(store, part, examples, fold)
     with meter("solve"):
@@ -153,7 +160,7 @@ def _scores_of(
 def _published(
     store: Store, part: FoldSet, examples: Examples, fold: int
 ) -> tuple[float, np.ndarray]:
-    """C and SCORES of a fold.
+    """Return C and the SCORES of a fold.
 
     Raises:
         RunError: scores of other videos than those with a vector.
@@ -163,19 +170,20 @@ def _published(
     with store.open_parquet(part.scores_file(fold)) as file:
         table = file.read(columns=["video_id", "score"])
     tested = np.flatnonzero(examples.tested(fold))
-    wanted = [examples.video_ids[place] for place in tested for _ in examples.classes]
-    if table["video_id"].to_pylist() != wanted:
+    expected_ids = [examples.video_ids[index] for index in tested for _ in examples.classes]
+    if table["video_id"].to_pylist() != expected_ids:
         raise RunError(
-            f"{store.uri(part.scores_file(fold))}: expected scores of all tested videos with a vector, got others; "
-            "delete the folder and run step classify again"
+            f"{store.uri(part.scores_file(fold))}: expected scores of all tested videos with a "
+            "vector, got others; delete the folder and run step classify again"
         )
     return c, table["score"].to_numpy().reshape(len(tested), -1)
 
 
 def _inner_folds(examples: Examples, fold: int) -> np.ndarray:
-    """As `Examples.inner_folds`, but each video counts as a group where the training videos are of one."""
+    """Return `Examples.inner_folds`; where all training videos are of one group, each video counts
+    as a group."""
     training = examples.training((fold,))[:, 0]
-    if len({examples.groups[place] for place in np.flatnonzero(training)}) < 2:
+    if len({examples.groups[index] for index in np.flatnonzero(training)}) < 2:
         examples = dataclasses.replace(examples, groups=examples.video_ids)
     return examples.inner_folds(fold)
 
@@ -183,7 +191,7 @@ def _inner_folds(examples: Examples, fold: int) -> np.ndarray:
 def _held_out(
     gram: Gram, examples: Examples, inner: np.ndarray, c: float, settings: Classify
 ) -> np.ndarray:
-    """Scores [n, K] of the training videos by classifiers of the other inner folds."""
+    """Return scores [n, K] of the training videos, each by classifiers of the other inner folds."""
     (scores,) = held_out_scores(
         gram,
         torch.from_numpy(examples.training_targets),
@@ -205,10 +213,10 @@ def _fuse(
     meter: Meter,
     *scores: np.ndarray,
 ) -> None:
-    held_out, own = scores[: len(fold_set.parts)], scores[len(fold_set.parts) :]
+    held_out, tested = scores[: len(fold_set.parts)], scores[len(fold_set.parts) :]
     targets = examples.training_targets[_inner_folds(examples, fold) >= 0]
     weights = weights_by_loss([log_losses(part, targets) for part in held_out])
-    fused = fuse(own, weights)
+    fused = fuse(tested, weights)
     with meter("write"):
         publish_weights(store, fold_set, fold, weights)
         publish_scores(store, fold_set, examples, fold, fused)

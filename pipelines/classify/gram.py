@@ -1,13 +1,13 @@
 """SVMs on the Gram matrix, as Ray tasks.
 
     ENCODINGS -> blocks of vectors                             `classify_vectors`
-    blocks    -> strips of the Gram matrix -> the matrix       object store, shared by the tasks of a node
+    blocks    -> strips of the Gram matrix -> the matrix       object store, for tasks of a node
     matrix    -> C of each fold, where there is a choice
     matrix, blocks -> weights, objectives and scores           some folds and classes each
     -> classifier, SOLUTIONS and SCORES of each fold           one task a fold
 
-Strips and chunks are cut by the sizes of the problem alone, and tasks have one CPU: results do not depend on the
-cluster. Objects that are lost with a node are made again by Ray.
+Strips and chunks are cut by the sizes of the problem alone, and tasks have one CPU: results do not
+depend on the cluster. Objects that are lost with a node are made again by Ray.
 """
 
 import dataclasses
@@ -44,7 +44,8 @@ COLUMNS = 128
 """Pairs of fold and class that one task solves together."""
 
 Arrays = tuple[np.ndarray, np.ndarray, float]
-"""A Gram's fields: arrays in the object store are shared by the tasks of a node, tensors are copied."""
+"""A Gram's fields: arrays in the object store are shared by the tasks of a node, tensors are
+copied."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Prepared:
 
 
 def solve(job: Job, line: ProgressLine, work: Work) -> Prepared:
-    """Classifies one fold set; returns its vectors and their Gram matrix.
+    """Classify one fold set; return its vectors and their Gram matrix.
 
     Args:
         line: counts the folds that are finished.
@@ -81,7 +82,7 @@ def solve(job: Job, line: ProgressLine, work: Work) -> Prepared:
 
 
 def prepare(job: Job, meter: Meter, work: Work) -> Prepared:
-    """Reads the vectors of a fold set, compresses them where it says so, and multiplies them.
+    """Read the vectors of a fold set, compress them if its settings say so, and multiply them.
 
     Raises:
         RunError: a vector is not finite, or none trains.
@@ -95,7 +96,7 @@ def prepare(job: Job, meter: Meter, work: Work) -> Prepared:
 def train(
     job: Job, line: ProgressLine, work: Work, prepared: Prepared, weights: tuple[float, ...] = ()
 ) -> None:
-    """Trains and publishes the classifiers of a fold set.
+    """Train and publish the classifiers of a fold set.
 
     Args:
         weights: of the kernels of a combination's parts, also of those that are left out.
@@ -127,7 +128,8 @@ def train(
 
 
 def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
-    """All folds and classes, in chunks of about COLUMNS pairs: of several folds, or of some classes of one."""
+    """Return all folds and classes in chunks of about COLUMNS pairs: several folds, or some classes
+    of one fold."""
     if num_classes >= COLUMNS:
         starts = range(0, num_classes, COLUMNS)
         return [
@@ -136,12 +138,15 @@ def chunks(folds: tuple[int, ...], num_classes: int) -> list[Chunk]:
             for k in starts
         ]
     step = COLUMNS // num_classes
-    every = slice(0, num_classes)
-    return [Chunk(folds[i : i + step], every) for i in range(0, len(folds), step)]
+    all_classes = slice(0, num_classes)
+    return [Chunk(folds[i : i + step], all_classes) for i in range(0, len(folds), step)]
 
 
 def device_options(settings: Cluster) -> dict[str, int]:
-    """The resources of a task that multiplies matrices: no GPU of a node that would be kept or started for it alone."""
+    """Return the resources of a task that multiplies matrices.
+
+    It asks for no GPU of a node that would be kept or started for it alone.
+    """
     has_gpu = ray.cluster_resources().get("GPU") and not settings.grows
     return {"num_gpus": 1} if has_gpu else {}
 
@@ -150,7 +155,8 @@ def device_options(settings: Cluster) -> dict[str, int]:
 
 
 def _gram(blocks: list[ObjectRef], places: Places, meter: Meter, on: dict[str, int]) -> ObjectRef:
-    """The Gram matrix of the blocks, a strip for each: arrays, which tasks of a node share."""
+    """Return the Gram matrix of the blocks, computed strip by strip, as arrays that tasks of a node
+    share."""
     size = strip_rows(places.dim)
     strips = [
         _strip.options(**on).remote(blocks, number, number * size, places.num_training, meter)
@@ -170,7 +176,7 @@ def _strip(
 def _products(
     blocks: list[ObjectRef], number: int, first: int, num_vectors: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    # One block at a time: references in a list are not fetched before they are asked for.
+    # Ray fetches a reference inside a list only by ray.get: one block is in memory at a time.
     device = cuda_or_cpu()
     later = (tensor_of(ray.get(ref)).to(device) for ref in blocks[number + 1 :])
     rows = tensor_of(ray.get(blocks[number])).to(device)
@@ -179,7 +185,7 @@ def _products(
 
 
 def _centre(blocks: list[ObjectRef]) -> Tensor:
-    """The same for all strips, on any machine."""
+    """Return the centre of the vectors. It is the same for all strips, on any machine."""
     block = tensor_of(ray.get(blocks[0]))
     return centre_of(block[: block_rows(block.shape[1])].float()).to(cuda_or_cpu())
 
@@ -209,7 +215,8 @@ def gram_of(arrays: Arrays) -> Gram:
 def _choose(
     gram: ObjectRef, work: Work, settings: Classify, on: dict[str, int]
 ) -> dict[int, float]:
-    """C of each fold: the one there is, or the best on held-out parts of the fold's training groups.
+    """Return C of each fold: the only value, or the best on held-out parts of the fold's training
+    groups.
 
     Args:
         on: the resources of a task.
@@ -242,7 +249,7 @@ def _held_out(
     values: tuple[float, ...],
     settings: Classify,
 ) -> np.ndarray:
-    """AP [C, k] of some classes on the inner folds that were held out."""
+    """Return AP [C, k] of some classes on the held-out inner folds."""
     inner, targets = examples.inner_folds(fold), examples.training_targets[:, classes]
     scores = held_out_scores(
         gram_of(arrays).to(cuda_or_cpu()),
@@ -253,7 +260,7 @@ def _held_out(
         class_weight=settings.class_weight,
         tolerance=max(settings.tolerance, CHOICE_TOLERANCE),
     )
-    return np.array([average_precision(found, targets[inner >= 0]) for found in scores])
+    return np.array([average_precision(scores_of_c, targets[inner >= 0]) for scores_of_c in scores])
 
 
 @ray.remote(max_retries=3)
@@ -266,7 +273,7 @@ def _solve(
     settings: Classify,
     meter: Meter,
 ) -> list[Part] | Part:
-    """A part of each fold of the chunk.
+    """Solve a chunk and return one part for each of its folds.
 
     Args:
         c: of each of these folds.
@@ -291,28 +298,35 @@ def _parts(
         torch.tensor(c),
         settings,
     )
-    found = fit_weights(
+    solution = fit_weights(
         gram_of(arrays).to(device),
         vectors.training_rows,
         columns.to(device),
         tolerance=settings.tolerance,
     )
-    weights_of, bias_of = found.weights.cpu().double().T, found.bias.cpu()
-    others = [rows.double() @ weights_of + bias_of for rows in vectors.tested_rows()]
-    decisions = torch.cat([found.decisions.cpu(), *others]).numpy()
+    weights_of, bias_of = solution.weights.cpu().double().T, solution.bias.cpu()
+    tested_decisions = [rows.double() @ weights_of + bias_of for rows in vectors.tested_rows()]
+    decisions = torch.cat([solution.decisions.cpu(), *tested_decisions]).numpy()
     seconds, size = time.monotonic() - began, chunk.class_range.stop - chunk.class_range.start
     parts = []
     for number, fold in enumerate(chunk.folds):
-        own = slice(number * size, (number + 1) * size)
+        columns_of_fold = slice(number * size, (number + 1) * size)
         arrays_of_part = (
-            tensor[own].cpu().numpy()
-            for tensor in (found.weights, found.bias, found.primal, found.dual, found.rounds)
+            tensor[columns_of_fold].cpu().numpy()
+            for tensor in (
+                solution.weights,
+                solution.bias,
+                solution.primal,
+                solution.dual,
+                solution.rounds,
+            )
         )
         weights, bias, primal, dual, rounds = arrays_of_part
         if vectors.weights:
-            # Published ones are for vectors of length 1, the solver's for ones of length sqrt(weight).
+            # Published weights are for vectors of length 1; the solver's vectors have the length
+            # sqrt(weight).
             weights = weights * vectors.scales()
-        scores = decisions[examples.tested(fold), own]
+        scores = decisions[examples.tested(fold), columns_of_fold]
         parts.append(Part(weights, bias, scores, primal, dual, rounds, seconds))
     return parts
 

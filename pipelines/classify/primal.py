@@ -1,7 +1,7 @@
 """SVMs on the weights, by Ray Train: for corpora whose Gram matrix fits nowhere.
 
-Each worker reads its share of the files of ENCODINGS again in each pass. It holds one file of vectors and some
-arrays [classes, D], whatever the number of videos.
+Each worker reads its share of the files of ENCODINGS again in each pass. It holds one file of
+vectors and some arrays [classes, D], whatever the number of videos.
 """
 
 import time
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import ray.train
+import ray.train.torch
 import torch
 from torch import Tensor
 
@@ -31,25 +32,25 @@ from pipelines.storage.store import Store
 
 
 def solve(job: Job, work: list[Work]) -> Spent:
-    """Classifies the fold sets in one Ray Train run; returns where the time went.
+    """Classify the fold sets in one Ray Train run and return the time spent.
 
     Raises:
         RunError: a vector is not finite, C cannot be chosen, or vectors are to be compressed.
     """
     if not work:
         return Spent(0.0, ())
-    fold_sets = [one.fold_set for one in work]
+    fold_sets = [item.fold_set for item in work]
     for fold_set in fold_sets:
         if any(part.compress.kind != "none" for part in fold_set.parts or (fold_set,)):
             raise RunError(
-                f"classify.form: expected gram for {fold_set.name}, whose vectors are compressed, got primal; "
-                "a compression is fitted on all training vectors in memory"
+                f"classify.form: expected gram for {fold_set.name}, whose vectors are "
+                "compressed, got primal; a compression is fitted on all training vectors in memory"
             )
     spent = cluster_training.run_training(
         _solve_all,
         {
             "work": [
-                (one.fold_set, [part.examples for part in one.parts or (one,)]) for one in work
+                (item.fold_set, [part.examples for part in item.parts or (item,)]) for item in work
             ],
             "store": job.store,
             "config": job.config,
@@ -74,8 +75,8 @@ def _solve_all(setting: dict) -> None:
         share, examples = Share.of(store, parts, team), parts[0]
         if any(part.video_ids != examples.video_ids for part in parts):
             raise RunError(
-                f"classify {fold_set.name}: expected vectors of the same videos for all parts; delete their encodings "
-                "and run it again"
+                f"classify {fold_set.name}: expected vectors of the same videos for all parts; "
+                "delete their encodings and run it again"
             )
         for fold in fold_set.todo:
             if team.agree(team.rank == 0 and store.exists(fold_set.scores_file(fold))):
@@ -92,12 +93,12 @@ def _solve_all(setting: dict) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """One worker's files: whole ones, dealt out in turn.
+    """One worker's files: whole files, dealt out in turn.
 
     Attributes:
         team: of all workers.
-        parts: of a combination, whose files are those of the first part: its vectors are the unit vectors of all,
-            concatenated, with equal weights.
+        parts: of a combination, whose files are those of the first part: its vectors are the unit
+            vectors of all, concatenated, with equal weights.
     """
 
     store: Store
@@ -121,37 +122,37 @@ class Share:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of the parts; none where there is one alone."""
+        """Weights of the parts; empty for a single part."""
         count = len(self.parts)
         return (1 / count,) * count if count > 1 else ()
 
-    def vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Places among the labelled videos, and vectors, of those that are wanted [N], file by file."""
+    def vectors(self, selected: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield the indices and the vectors of the selected videos [N], file by file."""
         for number in self.files:
-            places = np.flatnonzero((self.examples.places.file == number) & wanted)
-            if len(places):
-                parts = [self._vectors(part.places, places) for part in self.parts]
+            indices = np.flatnonzero((self.examples.places.file == number) & selected)
+            if len(indices):
+                parts = [self._vectors(part.places, indices) for part in self.parts]
                 if len(parts) > 1:
                     parts = [torch.cat([unit(part) for part in parts], 1) / len(parts) ** 0.5]
-                yield places, parts[0]
+                yield indices, parts[0]
 
-    def _vectors(self, part: Places, places: np.ndarray) -> Tensor:
-        """[n, D] of a part, which may have these videos in several files."""
-        files, vectors = part.file[places], None
+    def _vectors(self, part: Places, indices: np.ndarray) -> Tensor:
+        """Return the vectors [n, D] of a part, which may have these videos in several files."""
+        files, vectors = part.file[indices], None
         for number in np.unique(files):
-            own = files == number
-            rows = read_vectors(self.store, part.files[number], part.row[places[own]])
+            in_file = files == number
+            rows = read_vectors(self.store, part.files[number], part.row[indices[in_file]])
             if vectors is None:
-                vectors = np.empty((len(places), part.dim), rows.dtype)
-            vectors[own] = rows
+                vectors = np.empty((len(indices), part.dim), rows.dtype)
+            vectors[in_file] = rows
         return torch.from_numpy(vectors)
 
-    def count(self, wanted: np.ndarray) -> int:
-        return int((np.isin(self.examples.places.file, self.files) & wanted).sum())
+    def count(self, selected: np.ndarray) -> int:
+        return int((np.isin(self.examples.places.file, self.files) & selected).sum())
 
 
 def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
-    """A fold, and how its C was chosen."""
+    """Train the classifiers of a fold; return them, and the choice of C in words."""
     began, examples, settings = time.monotonic(), share.examples, config.classify
     values = tuple(sorted(settings.c))
     c, words = values[0], ""
@@ -160,17 +161,17 @@ def _train(share: Share, fold: int, config: Config) -> tuple[Trained, str]:
         c, words = best_c(values, scores)
     inside = np.zeros(len(examples.video_ids), bool)
     inside[: examples.num_training] = examples.training((fold,))[:, 0]
-    found = _solution(share, inside[:, None], c, settings, settings.tolerance)
+    solution = _solution(share, inside[:, None], c, settings, settings.tolerance)
     tested = examples.tested(fold)
-    decisions = _decisions(share, tested, found)
+    decisions = _decisions(share, tested, solution)
     part = Part(
-        # Published ones are for vectors of length 1, the solver's for ones of length sqrt(weight).
-        weights=found.weights.cpu().numpy() / len(share.parts) ** 0.5,
-        bias=found.bias.cpu().numpy(),
+        # Published weights are for vectors of length 1; the solver's have length sqrt(weight).
+        weights=solution.weights.cpu().numpy() / len(share.parts) ** 0.5,
+        bias=solution.bias.cpu().numpy(),
         scores=decisions[tested],
-        primal=found.primal.cpu().numpy(),
-        dual=found.dual.cpu().numpy(),
-        rounds=found.rounds.cpu().numpy(),
+        primal=solution.primal.cpu().numpy(),
+        dual=solution.dual.cpu().numpy(),
+        rounds=solution.rounds.cpu().numpy(),
         seconds=time.monotonic() - began,
     )
     return Trained(fold, c, "primal", share.weights, (part,)), words
@@ -184,24 +185,24 @@ def _solution(
     tolerance: float,
     start: Tensor | None = None,
 ) -> PrimalSolution:
-    """The columns of training [N, F]."""
+    """Solve one column for each class and each column of training [N, F]."""
     device = ray.train.torch.get_device()
     targets, training_of = torch.from_numpy(share.examples.targets), torch.from_numpy(training)
     weights = class_weights(settings.class_weight, targets, training_of)
-    wanted = training.any(1)
+    trains = np.asarray(training.any(1))
 
     def shards() -> Iterator[Shard]:
-        for places, vectors in share.vectors(wanted):
+        for indices, vectors in share.vectors(trains):
             yield Shard(
                 vectors,
                 one_vs_rest(
-                    targets[places], training_of[places], c=c, loss=settings.loss, weights=weights
+                    targets[indices], training_of[indices], c=c, loss=settings.loss, weights=weights
                 ),
             )
 
     data = Data(
         shards=shards,
-        num_rows=share.count(wanted),
+        num_rows=share.count(trains),
         dim=share.dim,
         num_columns=training.shape[1] * targets.shape[1],
         is_hinge=settings.loss == "hinge",
@@ -211,21 +212,22 @@ def _solution(
     return solve_primal(data, tolerance=tolerance, start=start)
 
 
-def _decisions(share: Share, wanted: np.ndarray, found: PrimalSolution) -> np.ndarray:
-    """[N, J], of all workers' videos that are wanted [N]; 0 for the others."""
-    weights, bias = found.weights.double(), found.bias.double()
-    total = weights.new_zeros(len(wanted), len(bias))
-    for places, vectors in share.vectors(wanted):
-        total[torch.from_numpy(places).to(total.device)] = vectors.to(weights) @ weights.T + bias
+def _decisions(share: Share, selected: np.ndarray, solution: PrimalSolution) -> np.ndarray:
+    """Return decisions [N, J] on the selected videos [N] of all workers; 0 for the others."""
+    weights, bias = solution.weights.double(), solution.bias.double()
+    total = weights.new_zeros(len(selected), len(bias))
+    for indices, vectors in share.vectors(selected):
+        total[torch.from_numpy(indices).to(total.device)] = vectors.to(weights) @ weights.T + bias
     return share.team.all_reduce(total).cpu().numpy()
 
 
 def _held_out(
     share: Share, inner: np.ndarray, values: tuple[float, ...], settings: Classify
 ) -> np.ndarray:
-    """AP [C, K] on the inner folds that were held out, each c solved from the one before."""
+    """Return AP [C, K] on the held-out inner folds; each c starts from the solution of the one
+    before."""
     inner = np.concatenate([inner, np.full(len(share.examples.video_ids) - len(inner), -1)])
-    parts, inside, start, found = np.unique(inner[inner >= 0]), inner >= 0, None, []
+    parts, inside, start, precisions = np.unique(inner[inner >= 0]), inner >= 0, None, []
     for c in values:
         training = inside[:, None] & (inner[:, None] != parts)
         tolerance = max(settings.tolerance, CHOICE_TOLERANCE)
@@ -233,5 +235,5 @@ def _held_out(
         start = torch.cat([solution.weights, solution.bias.unsqueeze(1)], 1)
         decisions = _decisions(share, inside, solution).reshape(len(inner), len(parts), -1)
         scores = decisions[inside, inner[inside]]
-        found.append(average_precision(scores, share.examples.targets[inside]))
-    return np.array(found)
+        precisions.append(average_precision(scores, share.examples.targets[inside]))
+    return np.array(precisions)

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str]:
-    """The c with the largest mean of the classes' AP [C, K], the smallest of equals; and all means in words."""
+    """Return the c with the largest mean AP over classes, of [C, K], the smallest one of equals;
+    and all means in words."""
     known = ~np.isnan(precision).any(0)
     means = precision[:, known].mean(1) if known.any() else np.zeros(len(values))
     best = values[int(means.argmax())]
@@ -30,7 +31,8 @@ def best_c(values: tuple[float, ...], precision: np.ndarray) -> tuple[float, str
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some classes of a fold, solved: weights [k, D], bias [k], scores [tested, k]; primal, dual and rounds [k]."""
+    """The solution for some classes of a fold: weights [k, D], bias [k], scores [tested, k];
+    primal, dual and rounds [k]."""
 
     weights: np.ndarray
     bias: np.ndarray
@@ -43,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A fold: the C and the form it is solved with.
+    """A fold with its C and the form of its solution.
 
     Attributes:
         weights: of the kernels of a combination's parts.
@@ -60,7 +62,8 @@ class Trained:
 def publish(
     store: Store, fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
 ) -> None:
-    """Classifier, SOLUTIONS, FUSIONS of a combination, and SCORES of a fold, in this order."""
+    """Publish the files of a fold, in this order: classifier, SOLUTIONS, FUSIONS of a combination,
+    SCORES."""
     fold, parts = trained.fold, trained.parts
     classifier = LinearClassifier(
         np.concatenate([part.weights for part in parts]),
@@ -69,7 +72,7 @@ def publish(
     )
     header = {"c": trained.c, "loss": settings.loss, "class_weight": settings.class_weight}
     if trained.weights:
-        # The vectors it is for: those of these parts, each divided by its length, one after the other.
+        # The classifier's vectors: those of these parts, each divided by its length, concatenated.
         used = zip(fold_set.parts, trained.weights, strict=True)
         header["parts"] = [[part.encoder, part.stream] for part, weight in used if weight > 0]
     data = classifier.to_bytes(**header)
@@ -105,13 +108,13 @@ def publish_weights(store: Store, fold_set: FoldSet, fold: int, weights: tuple[f
 def publish_scores(
     store: Store, fold_set: FoldSet, examples: Examples, fold: int, scores: np.ndarray
 ) -> None:
-    """SCORES of a fold, from an array [tested, K]."""
+    """Publish SCORES of a fold, from an array [tested, K]."""
     table = _score_rows(fold_set, examples, fold, scores)
     store.publish_table(fold_set.scores_file(fold), table, fold_set.footer)
 
 
 def warn_unsolved(store: Store, fold_set: FoldSet, tolerance: float) -> None:
-    """Logs the classes of each fold that SOLUTIONS says are not solved; nothing if there are none."""
+    """Log the classes of each fold that SOLUTIONS marks as not solved."""
     for fold in fold_set.todo:
         with store.open_parquet(fold_set.solutions_file(fold)) as file:
             table = file.read(columns=["label", "gap", "is_solved"])
@@ -133,9 +136,9 @@ def _solution_rows(
 ) -> Iterator[dict]:
     training = examples.training((trained.fold,))[:, 0]
     positives = examples.training_targets[training].sum(0, dtype=np.int64)
-    solved = ((part, place) for part in trained.parts for place in range(len(part.bias)))
-    for label, positive, (part, place) in zip(examples.classes, positives, solved, strict=True):
-        primal, dual = float(part.primal[place]), float(part.dual[place])
+    solved = ((part, column) for part in trained.parts for column in range(len(part.bias)))
+    for label, positive, (part, column) in zip(examples.classes, positives, solved, strict=True):
+        primal, dual = float(part.primal[column]), float(part.dual[column])
         one_sided = math.isnan(primal)
         gap = None if one_sided else (primal - dual) / primal
         yield {
@@ -151,8 +154,8 @@ def _solution_rows(
             "primal": None if one_sided else primal,
             "dual": None if one_sided else dual,
             "gap": gap,
-            "rounds": int(part.rounds[place]),
-            "is_solved": bool(one_sided or gap <= settings.tolerance),
+            "rounds": int(part.rounds[column]),
+            "is_solved": bool(gap is None or gap <= settings.tolerance),
             "seconds": part.seconds,
         }
 

@@ -1,8 +1,8 @@
 """One-vs-rest SVMs: ENCODINGS to classifiers, SOLUTIONS and SCORES.
 
-All classes and all folds on the same vectors are one problem. It is solved on the Gram matrix of the
-training vectors where that fits on a node, else on the weights, with the vectors streamed. The driver
-holds where vectors are; ids and labels are in the object store.
+All classes and all folds on the same vectors are one problem. It is solved on the Gram matrix of
+the training vectors where that fits on a node, else on the weights, with the vectors streamed. The
+driver holds where vectors are; ids and labels are in the object store.
 """
 
 import logging
@@ -34,11 +34,12 @@ GRAM_SHARE = 0.5
 """A Gram matrix may take so much of the largest node's object store."""
 
 KEPT_SHARE = 0.5
-"""Matrices and vectors of single results are kept for combinations if all together take at most so much of it."""
+"""Matrices and vectors of single results are kept for combinations if all together take at most so
+much of it."""
 
 
 def classify(job: Job) -> tuple[Account, Spent]:
-    """Publish SCORES of every result, whoever makes it, and account for the videos that are to have them."""
+    """Publish SCORES of every result, and account for the videos that must have them."""
     spent = merged([maker.function()(job) for maker in MAKERS.values()])
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
     without_vector = names(tested) - names(current_rows.places(job))
@@ -46,11 +47,12 @@ def classify(job: Job) -> tuple[Account, Spent]:
 
 
 def train(job: Job) -> Spent:
-    """Trains all classifiers that are missing, and publishes their SCORES; returns where the time went.
+    """Train all classifiers that are missing and publish their SCORES; return the time spent.
 
     Raises:
-        RunError: vectors or settings that no classifier can be trained with, such as a rule of classify.fusions that
-            needs a larger Gram matrix than there can be. The default rule is left out then.
+        RunError: vectors or settings that no classifier can be trained with, such as a rule of
+            classify.fusions that needs a larger Gram matrix than there can be. The default rule is
+            left out then.
     """
     manifest = ray.put(job.manifest.select(["video_id", "source", "labels", "group", "fold"]))
     store_bytes = _object_store_bytes()
@@ -73,21 +75,21 @@ def train(job: Job) -> Spent:
 
 
 def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
-    """What is to be done of single results, and of combinations."""
-    todo, fused = fold_sets(job), fused_fold_sets(job)
-    every = [*todo, *(part for fold_set in fused for part in fold_set.parts)]
-    found = {}
-    for fold_set in every:
-        if fold_set.vectors not in found:
-            found[fold_set.vectors] = _locate.remote(
+    """Return the unfinished work of single results, and of combinations."""
+    unfinished, fused = fold_sets(job), fused_fold_sets(job)
+    all_fold_sets = [*unfinished, *(part for fold_set in fused for part in fold_set.parts)]
+    located = {}
+    for fold_set in all_fold_sets:
+        if fold_set.vectors not in located:
+            located[fold_set.vectors] = _locate.remote(
                 job.store, fold_set, manifest, job.config.run.seed
             )
 
     def work_of(fold_set: FoldSet) -> Work:
-        examples, places = found[fold_set.vectors]
+        examples, places = located[fold_set.vectors]
         return Work(fold_set, examples, ray.get(places))
 
-    single = [work_of(fold_set) for fold_set in todo]
+    single = [work_of(fold_set) for fold_set in unfinished]
     combined = []
     for fold_set in fused:
         parts = tuple(work_of(part) for part in fold_set.parts)
@@ -96,15 +98,20 @@ def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]
 
 
 def _possible(job: Job, fused: list[Work], store_bytes: float) -> list[Work]:
-    """The combinations; without those of the rule `auto`, for this run and its later steps, where there is no matrix."""
+    """Return the combinations that can be solved.
+
+    Where there is no matrix, those of the rule `auto` are left out, in this run and its later
+    steps.
+    """
     for work in fused:
         form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
         if form == "gram" or not chooses(work.fold_set.stream):
             continue
         if job.config.classify.fusions != ("auto",):
             raise RunError(
-                f"classify.fusions: expected rules that need no Gram matrix where it is too large ({reason}), got "
-                f"{work.fold_set.stream}; set classify.fusions=kernel_sum, or auto, which fuses nothing here"
+                "classify.fusions: expected rules that need no Gram matrix where it is too "
+                f"large ({reason}), got {work.fold_set.stream}; set "
+                "classify.fusions=kernel_sum, or auto, which fuses nothing here"
             )
         job.leave_out(reason)
         log.warning("classify: left out: %s", job.left_out)
@@ -113,23 +120,24 @@ def _possible(job: Job, fused: list[Work], store_bytes: float) -> list[Work]:
 
 
 def _solve_on_gram(job: Job, line: ProgressLine, works: list[Work], store_bytes: float) -> None:
-    """The single results, several at once; then the combinations, with the same matrices where they can be kept."""
+    """Solve the single results, several at once; then the combinations, with the same matrices
+    where these can be kept."""
     single = [work for work in works if not work.parts]
     fused = [work for work in works if work.parts]
-    wanted = {part.fold_set.vectors: part for work in fused for part in work.parts}
-    keeps = sum(_num_bytes(part) for part in wanted.values()) <= KEPT_SHARE * store_bytes
+    fused_parts = {part.fold_set.vectors: part for work in fused for part in work.parts}
+    keeps = sum(_num_bytes(part) for part in fused_parts.values()) <= KEPT_SHARE * store_bytes
     kept: dict[tuple, Prepared] = {}
 
     def keep(work: Work, prepared: Prepared) -> Prepared:
-        if keeps and work.fold_set.vectors in wanted:
+        if keeps and work.fold_set.vectors in fused_parts:
             kept[work.fold_set.vectors] = prepared
         return prepared
 
     def prepared(part: Work) -> Prepared:
-        found = kept.get(part.fold_set.vectors)
-        return found or keep(part, gram.prepare(job, line.meter, part))
+        kept_part = kept.get(part.fold_set.vectors)
+        return kept_part or keep(part, gram.prepare(job, line.meter, part))
 
-    # The tasks of one wait for each other; those of another one have the CPUs meanwhile.
+    # Tasks of one fold set wait for each other; tasks of others use the CPUs meanwhile.
     with ThreadPoolExecutor(_fold_sets_at_once(single, store_bytes)) as pool:
         list(pool.map(lambda work: keep(work, gram.solve(job, line, work)), single))
     scored: fusion.Scored = {}
@@ -146,7 +154,7 @@ def _locate(
 
 
 def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[str]) -> Account:
-    """The account of all SCORES, which tasks count through.
+    """Return the account of all SCORES, counted by tasks.
 
     Raises:
         RunError: a tested video that has a vector has no scores.
@@ -172,7 +180,7 @@ def _settle(
 
 
 def choose_form(settings: Classify, num_training: int, store_bytes: float) -> tuple[str, str]:
-    """gram or primal, and why.
+    """Return the form, gram or primal, and the reason.
 
     Args:
         store_bytes: the largest object store of a node.
@@ -192,8 +200,9 @@ def _object_store_bytes() -> float:
 
 
 def _fold_sets_at_once(work: list[Work], store_bytes: float) -> int:
-    """How many are solved side by side: matrices and float32 vectors have to fit in half an object store. At least one."""
-    largest = max((_num_bytes(one) for one in work), default=1)
+    """Return the number of fold sets solved at the same time, at least 1: their matrices and
+    float32 vectors have to fit in half an object store."""
+    largest = max((_num_bytes(item) for item in work), default=1)
     return max(1, min(len(work), int(store_bytes / 2 // max(1, largest))))
 
 

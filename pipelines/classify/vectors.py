@@ -1,13 +1,14 @@
 """Vectors of ENCODINGS as blocks in the object store, by Ray tasks.
 
-Blocks are in order of video_id and cut by the sizes of the problem alone: results do not depend on how vectors were
-dealt into files.
+Blocks are in order of video_id and cut by the sizes of the problem alone: results do not depend on
+how vectors were dealt into files.
 """
 
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import ray
@@ -29,8 +30,8 @@ from pipelines.run.job import Job
 from pipelines.storage.store import Store
 
 READ_TASK_BYTES = 2**25
-"""Of vectors that one task reads. Ray keeps what a task returns in the driver where it is less than 100 kB, so a task for
-each file of short vectors would bring them all there."""
+"""Of vectors that one task reads. Ray keeps what a task returns in the driver where it is less than
+100 kB, so a task for each file of short vectors would bring them all there."""
 
 FILES_AT_ONCE = 8
 """Threads of a task that reads files: an object store takes as long for one as for several."""
@@ -43,8 +44,8 @@ class Vectors:
     Attributes:
         training: of each part the blocks, arrays [n, D], of the videos that train.
         tested: the same of those that are only tested.
-        weights: of the parts' kernels, where there are several; their vectors are then divided by their lengths,
-            multiplied by sqrt(weight), and put one after the other.
+        weights: of the parts' kernels, where there are several; their vectors are then divided by
+            their lengths, multiplied by sqrt(weight), and put one after the other.
     """
 
     training: tuple[list[ObjectRef], ...]
@@ -52,15 +53,15 @@ class Vectors:
     weights: tuple[float, ...] = ()
 
     def training_rows(self) -> Iterator[Tensor]:
-        """The vectors that train, in pieces [.., D]."""
+        """Yield the training vectors in pieces [.., D]."""
         return self._rows(self.training)
 
     def tested_rows(self) -> Iterator[Tensor]:
-        """The vectors that are only tested, in pieces [.., D]."""
+        """Yield the vectors that are only tested in pieces [.., D]."""
         return self._rows(self.tested)
 
     def scales(self) -> np.ndarray:
-        """[D] float32: sqrt(weight) for each value of the concatenated vectors."""
+        """Return sqrt(weight) for each value of the concatenated vectors, [D] float32."""
         widths = [ray.get(blocks[0]).shape[1] for blocks in self.training]
         return np.repeat(np.sqrt(self.weights), widths).astype(np.float32)
 
@@ -78,7 +79,7 @@ def _pieces(blocks: list[ObjectRef]) -> Iterator[Tensor]:
 
 
 def read(job: Job, work: Work, meter: Meter) -> Vectors:
-    """Reads the vectors of a fold set, and compresses them where it says so.
+    """Read the vectors of a fold set, and compress them if its settings say so.
 
     Raises:
         RunError: a vector is not finite, or none trains.
@@ -86,8 +87,8 @@ def read(job: Job, work: Work, meter: Meter) -> Vectors:
     training, tested = _blocks(job.store, work, meter)
     if not training:
         raise RunError(
-            "classify: expected labelled videos to train with, got none that has a vector; look into "
-            "FAILURES"
+            "classify: expected labelled videos to train with, got none that has a vector; look "
+            "into FAILURES"
         )
     if work.fold_set.compress.kind != "none":
         training, tested = _compressed(job, work, training, tested)
@@ -95,7 +96,7 @@ def read(job: Job, work: Work, meter: Meter) -> Vectors:
 
 
 def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """Blocks of the training vectors, and of those that are only tested.
+    """Return blocks of the training vectors, and of those that are only tested.
 
     Raises:
         RunError: a vector is not finite.
@@ -108,30 +109,32 @@ def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], li
     files = max(1, int(READ_TASK_BYTES * len(places.files) / max(1, 4 * places.dim * total)))
     for first in range(0, len(places.files), files):
         names = places.files[first : first + files]
-        mine = np.flatnonzero((places.file >= first) & (places.file < first + files))
-        touched = np.unique(block[mine])
-        groups = [mine[block[mine] == b] for b in touched]
+        chunk = np.flatnonzero((places.file >= first) & (places.file < first + files))
+        touched = np.unique(block[chunk])
+        groups = [chunk[block[chunk] == b] for b in touched]
         if groups:
             rows = [(places.file[group] - first, places.row[group]) for group in groups]
             parts = _read.options(num_returns=len(rows)).remote(store, names, rows, meter)
-            for b, place, part in zip(touched, groups, listed(parts), strict=True):
-                pieces[b].append((place - starts[b], part))
-    made = [
-        _join.options(num_returns=2).remote([place for place, _ in piece], *(p for _, p in piece))
+            for b, group, part in zip(touched, groups, listed(parts), strict=True):
+                pieces[b].append((group - starts[b], part))
+    join = _join.options(num_returns=2)
+    joined_blocks = [
+        cast(list[ObjectRef], join.remote([rows for rows, _ in piece], *(p for _, p in piece)))
         for piece in pieces
     ]
     bad = [
-        start + place
-        for start, (_, odd) in zip(starts, made, strict=True)
-        for place in ray.get(odd)
+        start + row
+        for start, (_, odd) in zip(starts, joined_blocks, strict=True)
+        for row in ray.get(odd)
     ]
     if bad:
         video_ids = ray.get(work.examples).video_ids
         raise RunError(
-            f"classify: expected finite vectors, got NaN or infinity in those of {len(bad)} videos, such as "
-            f"{', '.join(video_ids[place] for place in bad[:5])}; delete their encodings, and run it again"
+            f"classify: expected finite vectors, got NaN or infinity in those of {len(bad)} "
+            f"videos, such as {', '.join(video_ids[row] for row in bad[:5])}; delete their "
+            "encodings, and run it again"
         )
-    refs = [ref for ref, _ in made]
+    refs = [ref for ref, _ in joined_blocks]
     first_tested = int(np.searchsorted(starts, places.num_training))
     return refs[:first_tested], refs[first_tested:]
 
@@ -140,43 +143,45 @@ def _blocks(store: Store, work: Work, meter: Meter) -> tuple[list[ObjectRef], li
 def _read(
     store: Store, names: list[str], rows: list[tuple[np.ndarray, np.ndarray]], meter: Meter
 ) -> list[np.ndarray] | np.ndarray:
-    """The vectors of some rows of some files, by the block they go to.
+    """Return the vectors of some rows of some files, split by their block.
 
     Args:
         rows: for each block, which file and which row of it.
     """
     file, row = (np.concatenate(part) for part in zip(*rows, strict=True))
-    wanted = [np.flatnonzero(file == number) for number in range(len(names))]
+    of_file = [np.flatnonzero(file == number) for number in range(len(names))]
 
     def read(number: int) -> np.ndarray:
-        return read_vectors(store, names[number], row[wanted[number]])
+        return read_vectors(store, names[number], row[of_file[number]])
 
     with meter("read"), ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        touched = [number for number, places in enumerate(wanted) if len(places)]
-        found = np.concatenate(list(pool.map(read, touched)))
-    vectors = np.empty_like(found)
-    vectors[np.concatenate(wanted)] = found
+        touched = [number for number, places in enumerate(of_file) if len(places)]
+        unsorted = np.concatenate(list(pool.map(read, touched)))
+    vectors = np.empty_like(unsorted)
+    vectors[np.concatenate(of_file)] = unsorted
     parts = np.split(vectors, np.cumsum([len(file) for file, _ in rows])[:-1])
     return parts if len(parts) > 1 else parts[0]
 
 
 @ray.remote(max_retries=3)
-def _join(places: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """A block [n, D], and the places of vectors in it that are not finite."""
+def _join(rows: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Return a block [n, D], and the rows in it that are not finite."""
     block = np.empty((sum(map(len, parts)), parts[0].shape[1]), parts[0].dtype)
-    for place, part in zip(places, parts, strict=True):
-        block[place] = part
+    for row, part in zip(rows, parts, strict=True):
+        block[row] = part
     return block, np.flatnonzero(~np.isfinite(block).all(1)).tolist()
 
 
 _Fitted = SeededMaclaurin | tuple[np.ndarray, ...]
-"""What a compression consists of; of a PCA arrays, which the tasks of a node share in the object store."""
+"""What a compression consists of; of a PCA arrays, which the tasks of a node share in the object
+store."""
 
 
 def _compressed(
     job: Job, work: Work, training: list[ObjectRef], tested: list[ObjectRef]
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """The blocks after a compression that is fitted on the training vectors of the set's one fold."""
+    """Return the blocks compressed by a map fitted on the training vectors of the set's only
+    fold."""
     settings, places = work.fold_set.compress, work.places
     needed = training if settings.kind == "pca" else training[:1]
     memory = memory_options(fit_bytes(places.num_training, places.dim, settings))
@@ -192,25 +197,25 @@ def _fit(store: Store, fold_set: FoldSet, seed: int, *blocks: np.ndarray) -> _Fi
     store.publish(
         f"{fold_set.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes()
     )
-    made = compression.map
-    if isinstance(made, SeededMaclaurin):
-        return made
-    return tuple(tensor.numpy() for tensor in (made.mean, made.components, made.scale))
+    fitted = compression.map
+    if isinstance(fitted, SeededMaclaurin):
+        return fitted
+    return tuple(tensor.numpy() for tensor in (fitted.mean, fitted.components, fitted.scale))
 
 
 @ray.remote(max_retries=3)
 def _transform(fitted: _Fitted, block: np.ndarray) -> np.ndarray:
-    made = fitted if isinstance(fitted, SeededMaclaurin) else Pca(*map(tensor_of, fitted))
-    return Compression(made).transform(tensor_of(block)).float().numpy()
+    map_ = fitted if isinstance(fitted, SeededMaclaurin) else Pca(*map(tensor_of, fitted))
+    return Compression(map_).transform(tensor_of(block)).float().numpy()
 
 
 def listed(returned: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
-    """Ray returns one reference, not a list of one."""
+    """Return a list of references; Ray returns a bare reference in place of a list of one."""
     return returned if isinstance(returned, list) else [returned]
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """A tensor on an array of the object store, which is read-only; nothing here writes to it."""
+    """Return a tensor on a read-only array of the object store; nothing here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
         return torch.from_numpy(array)

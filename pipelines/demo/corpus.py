@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.container import Flags
+from av.video.stream import VideoStream
 from numpy.random import default_rng
 from PIL.Image import Image
 
@@ -41,7 +43,7 @@ _RATES = (Fraction(12), Fraction(15), Fraction(25), Fraction(30000, 1001))
 
 @dataclass(frozen=True)
 class Clip:
-    """What all videos of one scene share."""
+    """The properties that all videos of one scene share."""
 
     codec: str
     extension: str
@@ -53,7 +55,10 @@ class Clip:
 
 
 def clip_of_scene(seed: int, scene: int) -> Clip:
-    """Scenes take the options in turn; 3, 5 and 4 have no common factor, so all combinations come up."""
+    """Return the properties of a scene's videos.
+
+    Scenes take the options in turn; 3, 5 and 4 have no common factor, so all combinations come up.
+    """
     pick = [
         options[default_rng([seed, 2, axis]).permutation(len(options))[scene % len(options)]]
         for axis, options in enumerate((_CODECS, _SIZES_PX, _RATES))
@@ -66,7 +71,9 @@ def clip_of_scene(seed: int, scene: int) -> Clip:
 def _write_video(path: Path, clip: Clip, frames: Iterator[Image]) -> None:
     with av.open(str(path), "w") as container:
         container.flags |= Flags.bitexact.value  # no random identifiers, no dates
-        stream = container.add_stream(clip.codec, rate=clip.rate, options=clip.options)
+        stream = cast(
+            VideoStream, container.add_stream(clip.codec, rate=clip.rate, options=clip.options)
+        )
         stream.width, stream.height, stream.pix_fmt = clip.width_px, clip.height_px, "yuv420p"
         stream.codec_context.gop_size = round(clip.rate)  # a key frame a second
         stream.codec_context.thread_count = 1  # the bytes may depend on how the work is split
@@ -76,7 +83,7 @@ def _write_video(path: Path, clip: Clip, frames: Iterator[Image]) -> None:
 
 
 def _write_scene(folder: Path, seed: int, scene: int) -> Iterator[tuple[str, str, str]]:
-    """Writes the videos of one scene, one per class, and gives (path, label, group) after each."""
+    """Write the videos of one scene, one per class; yield (path, label, group) after each."""
     clip = clip_of_scene(seed, scene)
     short_px = min(clip.width_px, clip.height_px)
     canvas = scene_canvas(seed, scene, round(CANVAS_SIDE * short_px))
@@ -94,14 +101,15 @@ def _write_scene(folder: Path, seed: int, scene: int) -> Iterator[tuple[str, str
 
 
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
-    """Whether the folder holds the corpus of these settings, with every file that it lists."""
+    """Return True if the folder holds the corpus of these settings, with every file that it
+    lists."""
     try:
-        found = json.loads((folder / SETTINGS_FILE).read_text())
+        saved = json.loads((folder / SETTINGS_FILE).read_text())
         with (folder / LABELS_FILE).open(newline="") as file:
             paths = [row["path"] for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError):
         return False
-    return found == settings and all((folder / path).is_file() for path in paths)
+    return saved == settings and all((folder / path).is_file() for path in paths)
 
 
 def make_demo_corpus(
@@ -111,7 +119,7 @@ def make_demo_corpus(
     num_videos_per_class: int = 12,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Writes the corpus into `folder` and returns the path of its `labels.csv`.
+    """Write the corpus into `folder` and return the path of its `labels.csv`.
 
     `labels.csv` has the columns path (relative to `folder`, forward slashes), label and group. The
     same seed gives the same files. A folder that is complete for the same settings is left as it

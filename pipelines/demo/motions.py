@@ -17,7 +17,7 @@ OBJECT_SIDE = 0.36
 
 @dataclass
 class Motion:
-    """Where the camera looks and where the objects are, frame by frame."""
+    """The view of the camera and the position of the objects, frame by frame."""
 
     centre: np.ndarray  # [T, 2]
     zoom: np.ndarray  # [T]
@@ -28,14 +28,14 @@ class Motion:
 
 @dataclass(frozen=True)
 class Shot:
-    """When the frames of a video are taken, and how wide they look."""
+    """The times of a video's frames, and the width of their view."""
 
     time_s: np.ndarray  # [T]
     width: float  # of the frame
 
     @property
     def progress(self) -> np.ndarray:
-        """[T], from 0 to 1."""
+        """Progress of the motion [T], from 0 to 1."""
         return np.linspace(0, 1, len(self.time_s))
 
 
@@ -81,7 +81,7 @@ def _still(motion: Motion, shot: Shot, rng: Generator) -> None:
 
 
 def _cross_frame(motion: Motion, shot: Shot, rng: Generator, which: int, direction: int) -> None:
-    """Object `which` goes from outside one side of the frame to outside the other."""
+    """Move object `which` from outside one side of the frame to outside the other."""
     reach = (shot.width + OBJECT_SIDE) / 2
     motion.objects[:, which, 0] = motion.centre[:, 0] + direction * reach * (2 * shot.progress - 1)
     start, end = rng.uniform(-0.25, 0.25, 2)
@@ -118,7 +118,8 @@ MOTIONS: dict[str, Callable[[Motion, Shot, Generator], None]] = {
 
 
 def make_motion(label: str, shot: Shot, parked: np.ndarray, rng: Generator) -> Motion:
-    """The motion of one video; `parked` [2, 2] is where objects rest unless it moves them."""
+    """Return the motion of one video; `parked` [2, 2] is where objects rest unless it moves
+    them."""
     num_frames = len(shot.time_s)
     motion = Motion(
         centre=np.tile(rng.uniform(-0.05, 0.05, 2), (num_frames, 1)),
@@ -134,7 +135,7 @@ def make_motion(label: str, shot: Shot, parked: np.ndarray, rng: Generator) -> M
 def draw_frames(
     canvas: Image, objects: Sequence[Image], motion: Motion, width_px: int, height_px: int
 ) -> Iterator[Image]:
-    """The RGB frames of a video, one at a time.
+    """Yield the RGB frames of a video, one at a time.
 
     Args:
         canvas: the scene, RGB, CANVAS_SIDE times the short side of the frame.
@@ -164,6 +165,7 @@ def draw_frames(
 def _sample(
     image: Image, size_px: tuple[int, int], matrix: np.ndarray, offset: np.ndarray
 ) -> Image:
-    """The picture whose pixel p is the image at matrix p + offset; beyond the image it is zero."""
+    """Return the picture whose pixel p is the image at matrix p + offset; beyond the image it is
+    zero."""
     rows = np.column_stack([matrix, offset])
     return image.transform(size_px, Transform.AFFINE, rows.ravel().tolist(), Resampling.BILINEAR)

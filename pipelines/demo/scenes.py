@@ -6,12 +6,14 @@ are its `load_digits`. Nothing is fetched.
 
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image
 from PIL.Image import Resampling
 from sklearn.datasets import load_digits, load_sample_image
+from sklearn.utils import Bunch
 
 _SIDE_PX = 600
 _PHOTO_PX = 320  # two squares of this side fit beside each other into a 640 x 427 photograph
@@ -19,18 +21,18 @@ _PHOTO_PX = 320  # two squares of this side fit beside each other into a 640 x 4
 
 @cache
 def _digits() -> np.ndarray:
-    return load_digits().images / 16.0
+    return cast(Bunch, load_digits()).images / 16.0
 
 
 def _coordinates(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """x and y [S, S] in [-1, 1], turned by a random angle."""
+    """Return x and y [S, S] in [-1, 1], turned by a random angle."""
     x, y = np.meshgrid(np.linspace(-1, 1, _SIDE_PX), np.linspace(-1, 1, _SIDE_PX))
     angle = rng.uniform(0.2, 1.3)
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
 def _noise(rng: Generator, frequency: float) -> np.ndarray:
-    """Noise [S, S] in [0, 1] around `frequency`, in periods per canvas."""
+    """Return noise [S, S] in [0, 1] around `frequency`, in periods per canvas."""
     fy = np.fft.fftfreq(_SIDE_PX, 1 / _SIDE_PX)[:, None]
     fx = np.fft.rfftfreq(_SIDE_PX, 1 / _SIDE_PX)[None]
     band = np.exp(-(((np.hypot(fx, fy) - frequency) / (0.4 * frequency)) ** 2))
@@ -39,7 +41,8 @@ def _noise(rng: Generator, frequency: float) -> np.ndarray:
 
 
 def _tint(rng: Generator, value: np.ndarray) -> np.ndarray:
-    """The value [S, S] in [0, 1] as a colour [S, S, 3] between a dark one and a light one."""
+    """Return the value [S, S] in [0, 1] as a colour [S, S, 3] between a dark one and a light
+    one."""
     dark, light = rng.uniform(0, 0.45, 3), rng.uniform(0.55, 1, 3)
     return dark + (light - dark) * value[..., None]
 
@@ -121,17 +124,20 @@ _FIRST = (
 
 
 def _kind(scene: int) -> str:
-    """Beyond the first twelve only textures: the photographs have no more parts to give."""
+    """Return the kind of a scene.
+
+    After the first twelve there are only textures: the photographs have no more parts to give.
+    """
     return _FIRST[scene] if scene < len(_FIRST) else list(_TEXTURES)[scene % len(_TEXTURES)]
 
 
 def scene_name(scene: int) -> str:
-    """The name of the scene, which is the group of its videos: "scene_03_flower_left"."""
+    """Return the name of the scene, which is the group of its videos: "scene_03_flower_left"."""
     return f"scene_{scene:02d}_{_kind(scene)}"
 
 
 def scene_canvas(seed: int, scene: int, side_px: int) -> Image.Image:
-    """The scene as a square RGB image."""
+    """Return the scene as a square RGB image."""
     rng = default_rng([seed, scene, 0])
     kind = _kind(scene)
     if kind in _PHOTO_PARTS:
@@ -146,7 +152,7 @@ def scene_canvas(seed: int, scene: int, side_px: int) -> Image.Image:
 
 
 def scene_objects(seed: int, scene: int, side_px: int) -> list[Image.Image]:
-    """Two discs with a digit each, as square RGBA images."""
+    """Return two discs with a digit each, as square RGBA images."""
     rng = default_rng([seed, scene, 1])
     x, y = np.meshgrid(*[np.linspace(-1, 1, 8 * 14)] * 2)
     alpha = np.clip(20 * (0.95 - np.hypot(x, y)), 0, 1)[..., None]
@@ -163,6 +169,6 @@ def scene_objects(seed: int, scene: int, side_px: int) -> list[Image.Image]:
 
 
 def _image(values: np.ndarray, side_px: int) -> Image.Image:
-    """Values [s, s, 3 or 4] in [0, 1] as a picture of the wanted size."""
+    """Return values [s, s, 3 or 4] in [0, 1] as a picture of the given size."""
     picture = Image.fromarray((255 * np.clip(values, 0, 1)).round().astype(np.uint8))
     return picture.resize((side_px, side_px), Resampling.LANCZOS)

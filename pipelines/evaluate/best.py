@@ -1,4 +1,4 @@
-"""What a report says of the best result, so that its scores need not be where the report is written."""
+"""Facts of the best result for the report, so that the report can be written without the scores."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,8 @@ NUM_LEVELS = 101
 
 @dataclass(frozen=True)
 class Pick:
-    """A tested video whose pictures are shown: the fold that tests it, and the guess with its score."""
+    """A tested video that is shown with pictures: the fold that tests it, and the guess with its
+    score."""
 
     video_id: str
     fold: int
@@ -64,11 +65,12 @@ class Pick:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """Facts of a result.
+    """Facts of the best result.
 
     Attributes:
         key: encoder, stream and fusion, as in METRICS.
-        chance: accuracy of always naming the most frequent class; with several labels a video, mAP of a random order.
+        chance: accuracy of always naming the most frequent class; with several labels a video, mAP
+            of a random order.
         confusion: None where videos have several labels.
         picks: the most confident wrong videos first, then the most confident right ones.
         queries: some tested videos, evenly spread.
@@ -87,7 +89,7 @@ class Best:
 
 
 def best_of(matrix: ScoreMatrix, first_fold: int) -> Best:
-    """The facts of a result."""
+    """Return the facts of a result."""
     shares, ids = matrix.targets.mean(0), np.array(matrix.video_ids, object)
     return Best(
         key=matrix.key,
@@ -103,7 +105,8 @@ def best_of(matrix: ScoreMatrix, first_fold: int) -> Best:
 
 
 def precision_recall(matrix: ScoreMatrix) -> tuple[Curve, ...]:
-    """Interpolated precision against recall: the mean of all classes, and the two best, the middle and the two worst."""
+    """Return interpolated precision against recall: the mean of all classes, the two best, the
+    middle and the two worst."""
     ranking, once = Ranking(matrix.scores, matrix.targets), np.ones((len(matrix.scores), 1))
     precision = ranking.average_precision(once)[:, 0]
     curves = ranking.interpolated_precision(once, NUM_LEVELS)[..., 0]
@@ -112,14 +115,14 @@ def precision_recall(matrix: ScoreMatrix) -> tuple[Curve, ...]:
         return ()
     order = known[np.argsort(-precision[known], kind="stable")]
     picked = dict.fromkeys([0, 1, len(order) // 2, len(order) - 2, len(order) - 1])
-    chosen = [order[place] for place in sorted(picked) if 0 <= place < len(order)]
+    chosen = [order[index] for index in sorted(picked) if 0 <= index < len(order)]
     mean = mean_over_classes(precision)
-    named = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
-    named += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
+    named_curves = [(f"mean of {len(known)} classes, mAP {mean:.3f}", mean_over_classes(curves))]
+    named_curves += [(f"{matrix.classes[k]}, AP {precision[k]:.3f}", curves[k]) for k in chosen]
     recall = tuple(np.linspace(0, 1, NUM_LEVELS).tolist())
     return tuple(
         Curve("Precision against recall", name, "recall", "precision", recall, tuple(y.tolist()))
-        for name, y in named
+        for name, y in named_curves
     )
 
 
@@ -136,12 +139,12 @@ def _picks(matrix: ScoreMatrix) -> tuple[Pick, ...]:
     chosen = [*wrong, *order[right[order]][: NUM_SAMPLES - len(wrong)]]
     return tuple(
         Pick(
-            matrix.video_ids[place],
-            int(matrix.folds[place]),
-            matrix.classes[first[place]],
-            float(top[place]),
+            matrix.video_ids[index],
+            int(matrix.folds[index]),
+            matrix.classes[first[index]],
+            float(top[index]),
         )
-        for place in chosen
+        for index in chosen
     )
 
 

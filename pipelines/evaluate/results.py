@@ -51,22 +51,24 @@ class ScoreMatrix:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What names the result in METRICS: encoder, stream and fusion."""
+        """The result's key in METRICS: encoder, stream and fusion."""
         return self.encoder, self.stream, self.fusion
 
     @property
     def multi_label(self) -> bool:
-        """Whether a video has several classes; mAP is then the number to look at, else accuracy."""
+        """True if a video has several classes. The headline metric is then mAP, else accuracy."""
         return bool((self.targets.sum(1) > 1).any())
 
 
 def headline_metric(multi_label: bool) -> str:
-    """The metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for one."""
+    """Return the metric that results are compared by: VU 5.4 for several labels a video, DQ 5.3 for
+    one."""
     return "mAP" if multi_label else "accuracy"
 
 
 class Fused(Protocol):
-    """A result that is fused of others: of a run (`pipelines.run.makers.Result`), or of a run.json."""
+    """A result that is fused of others, either of a run (`pipelines.run.makers.Result`) or of a
+    run.json."""
 
     @property
     def stream(self) -> str: ...
@@ -78,7 +80,7 @@ class Fused(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A result that is to be made.
+    """A result to be made, by its parts and its rule of fusion.
 
     Attributes:
         parts: (encoder, stream) of the scores that it is made of.
@@ -96,11 +98,11 @@ class Wanted:
 
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:
-        """(encoder, stream) of the SCORES that it is made from."""
+        """The (encoder, stream) of each SCORES that the result is made from."""
         return (self.pair,) if self.pair else self.parts
 
     def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
-        """The result; None where the parts cannot be fused so.
+        """Return the result; None where its parts cannot be fused this way.
 
         Args:
             matrices: those of the sources, in their order; of a total their `added` sum alone.
@@ -130,26 +132,29 @@ class Wanted:
 def wanted(
     pairs: list[tuple[str, str]], settings: Evaluate, fused: Sequence[Fused] = ()
 ) -> list[Wanted]:
-    """Every result in the order of METRICS, encoder by encoder: its streams, their fusions; then all encoders
-    and streams together, and the combinations.
+    """Return every result in the order of METRICS: encoder by encoder its streams and their
+    fusions; then all encoders and streams together, and the combinations.
 
     Args:
         pairs: (encoder, stream) of the single results.
     """
     streams = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
     weights = dict(zip(streams, settings.stream_weights or [1.0] * len(streams), strict=True))
-    found, local = [], []
+    results_to_make, local = [], []
     for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
-        own = [pair for pair in pairs if pair[0] == encoder]
-        found += [Wanted((pair,)) for pair in own]
-        parts = tuple(pair for pair in own if is_local(pair[1]))
+        encoder_pairs = [pair for pair in pairs if pair[0] == encoder]
+        results_to_make += [Wanted((pair,)) for pair in encoder_pairs]
+        parts = tuple(pair for pair in encoder_pairs if is_local(pair[1]))
         local += parts
         if len(parts) > 1:
             given = tuple(weights[stream] for _, stream in parts)
-            found += [Wanted(parts, kind, given) for kind in settings.fusions]
+            results_to_make += [Wanted(parts, kind, given) for kind in settings.fusions]
     if len({encoder for encoder, _ in local}) > 1:
-        found.append(Wanted(tuple(local), "given", is_total=True))
-    return found + [Wanted(one.parts, one.stream, pair=one.pair) for one in fused]
+        results_to_make.append(Wanted(tuple(local), "given", is_total=True))
+    return results_to_make + [
+        Wanted(combination.parts, combination.stream, pair=combination.pair)
+        for combination in fused
+    ]
 
 
 def results(
@@ -158,9 +163,11 @@ def results(
     read: Callable[[str, str], ScoreMatrix | None],
     fused: Sequence[Fused] = (),
 ) -> Iterator[tuple[ScoreMatrix, ScoreMatrix | None]]:
-    """The results that are `wanted`, one after the other, each with the best of its parts where it is fused.
+    """Yield the results that are `wanted`, one after the other; a fused one comes with the best of
+    its parts.
 
-    The scores of one encoder, the sum over encoders, and the best parts are in memory, never the scores of all.
+    The scores of one encoder, the sum over encoders, and the best parts are in memory, never the
+    scores of all.
 
     Args:
         pairs: (encoder, stream) of the single results.
@@ -169,32 +176,36 @@ def results(
     Raises:
         ValueError: parts of a fusion are of different videos.
     """
-    held: dict[tuple[str, str], ScoreMatrix | None] = {}
+    matrices: dict[tuple[str, str], ScoreMatrix | None] = {}
     total, is_lost = None, False
-    every = wanted(pairs, settings, fused)
+    all_results = wanted(pairs, settings, fused)
+    fusions_to_make = [result for result in all_results if result.fusion != SINGLE]
     best: dict[Wanted, ScoreMatrix | None] = {}
-    for result in every:
+    for result in all_results:
         if result.fusion == SINGLE:
             (pair,) = result.parts
-            held = {other: matrix for other, matrix in held.items() if other[0] == pair[0]}
-            matrix = held[pair] = read(*pair)
+            matrices = {other: matrix for other, matrix in matrices.items() if other[0] == pair[0]}
+            matrix = matrices[pair] = read(*pair)
             if is_local(pair[1]):
                 is_lost = is_lost or matrix is None
-                total = None if is_lost else added(total, matrix)
-            for fused in every:
-                if fused.fusion != SINGLE and pair in fused.parts:
-                    lost = matrix is None or (fused in best and best[fused] is None)
-                    best[fused] = None if lost else better(best.get(fused), matrix)
+                total = None if is_lost or matrix is None else added(total, matrix)
+            for fusion in fusions_to_make:
+                if pair in fusion.parts:
+                    lost = fusion in best and best[fusion] is None
+                    best[fusion] = (
+                        None if lost or matrix is None else better(best.get(fusion), matrix)
+                    )
         if result.pair:
             parts = [read(*result.pair)]
         else:
-            parts = [total] if result.is_total else [held[pair] for pair in result.parts]
-        if None not in parts and (matrix := result.make(parts)):
+            parts = [total] if result.is_total else [matrices[pair] for pair in result.parts]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts) and (matrix := result.make(known)):
             yield matrix, best.get(result)
 
 
 def better(best: ScoreMatrix | None, other: ScoreMatrix) -> ScoreMatrix:
-    """The one of the higher headline metric, `best` of equals."""
+    """Return the result with the higher headline metric, `best` of equals."""
     return other if best is None or _quality(other) > _quality(best) else best
 
 
@@ -206,7 +217,7 @@ def _quality(matrix: ScoreMatrix) -> float:
 
 
 def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
-    """The scores of `part` added to the sum so far, if there is one.
+    """Return the sum so far, if there is one, plus the scores of `part`.
 
     Raises:
         ValueError: they are of different videos.
@@ -220,16 +231,16 @@ def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
 def fusions(
     parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
 ) -> Iterator[ScoreMatrix]:
-    """The late fusions of an encoder's streams that can be made of them; see `run_settings.Evaluate`."""
+    """Return the late fusions that an encoder's streams allow; see `run_settings.Evaluate`."""
     _check_videos(parts)
     first, scores = parts[0], [part.scores for part in parts]
-    both = len({is_difference(part.stream) for part in parts}) == 2
+    has_both_kinds = len({is_difference(part.stream) for part in parts}) == 2
     for kind in kinds:
         if kind == "given":
             weights, is_normalised = _constant(first, given), False
-        elif kind == "two_stream" and both:
+        elif kind == "two_stream" and has_both_kinds:
             moves = [is_difference(part.stream) for part in parts]
-            # The ratio is that of two modalities, however many streams there are of each.
+            # The ratio holds between the two modalities, whatever their numbers of streams.
             two = [TWO_STREAM[is_motion] / moves.count(is_motion) for is_motion in moves]
             weights, is_normalised = _constant(first, two), True
         else:
@@ -237,8 +248,8 @@ def fusions(
         fused = np.empty_like(first.scores)
         for fold in weights:
             rows = first.folds == fold
-            own = [part[rows] for part in scores]
-            fused[rows] = fuse(own, weights[fold], l1_normalise=is_normalised)
+            fold_scores = [part[rows] for part in scores]
+            fused[rows] = fuse(fold_scores, weights[fold], l1_normalise=is_normalised)
         stream = "+".join(part.stream for part in parts)
         yield replace(first, stream=stream, fusion=kind, weights=weights, scores=fused)
 
@@ -256,8 +267,8 @@ def _check_videos(parts: list[ScoreMatrix]) -> None:
 def metric_rows(
     matrix: ScoreMatrix, settings: Evaluate, protocol: str, seed: int = 0
 ) -> list[dict]:
-    """METRICS rows of a result: over all tested videos together and, where there are several folds, of each
-    fold and their mean.
+    """Return METRICS rows of a result: over all tested videos together and, if there are several
+    folds, of each fold and their mean.
 
     Intervals are of all tested videos together, and there are none where `settings.bootstrap` is 0.
     """
@@ -270,10 +281,10 @@ def metric_rows(
     ends = _intervals(matrix, top_k, settings.bootstrap, seed)
     result = dict(zip(("encoder", "stream", "fusion"), matrix.key, strict=True))
     rows = []
-    for place, (split, own) in enumerate(splits.items()):
-        weights = _stated_weights(matrix, own)
+    for index, (split, split_rows) in enumerate(splits.items()):
+        weights = _stated_weights(matrix, split_rows)
         positives = dict(
-            zip(matrix.classes, matrix.targets[own].sum(0).astype(int).tolist(), strict=True)
+            zip(matrix.classes, matrix.targets[split_rows].sum(0).astype(int).tolist(), strict=True)
         )
         for (metric, label), values in numbers.items():
             low, high = ends.get((metric, label), (None, None)) if split == "all" else (None, None)
@@ -285,11 +296,11 @@ def metric_rows(
                     "split": split,
                     "metric": metric,
                     "class": label,
-                    "value": _known(values[place]),
+                    "value": _known(values[index]),
                     "ci_low": low,
                     "ci_high": high,
                     "sd": None,
-                    "num_videos": int(own.sum()),
+                    "num_videos": int(split_rows.sum()),
                     "num_positives": None if label is None else positives[label],
                 }
             )
@@ -303,7 +314,8 @@ def gain_rows(
     settings: Evaluate,
     seed: int = 0,
 ) -> list[dict]:
-    """METRICS rows of what a fused result gains over the best of its parts; none where that is not known.
+    """Return METRICS rows of a fused result's gain over the best of its parts; none where the best
+    part is unknown.
 
     Args:
         rows: those of the result.
@@ -311,7 +323,7 @@ def gain_rows(
     if best_part is None or best_part.video_ids != matrix.video_ids:
         return []
     first = next(row for row in rows if (row["split"], row["class"]) == ("all", None))
-    found = gains(
+    estimates = gains(
         matrix.scores, best_part.scores, matrix.targets, num_draws=settings.bootstrap, seed=seed
     )
     return [
@@ -322,12 +334,13 @@ def gain_rows(
             "ci_low": _known(gain.low),
             "ci_high": _known(gain.high),
         }
-        for name, gain in found.items()
+        for name, gain in estimates.items()
     ]
 
 
 def mean_rows(rows: list[dict]) -> list[dict]:
-    """Rows of split `mean`: the mean over folds, or over splits, of each number that is of no one class."""
+    """Return rows of split `mean`: the mean over folds, or over splits, of each number that is not
+    of a single class."""
     values: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["split"] != "all" and row["class"] is None:
@@ -354,7 +367,7 @@ def mean_rows(rows: list[dict]) -> list[dict]:
 def _numbers(
     matrix: ScoreMatrix, splits: np.ndarray, top_k: tuple[int, ...]
 ) -> dict[tuple[str, str | None], list[float]]:
-    """{(metric, class): its value in each split}; splits are [N, S]."""
+    """Return {(metric, class): its value in each split}; splits are [N, S]."""
     scores, targets = matrix.scores, matrix.targets
     ranking = metrics.Ranking(scores, targets)
     precision = {
@@ -379,12 +392,14 @@ def _numbers(
 def _intervals(
     matrix: ScoreMatrix, top_k: tuple[int, ...], num_draws: int, seed: int
 ) -> dict[tuple[str, str | None], tuple[float | None, float | None]]:
-    """{(metric, class): both ends of its interval}; empty without draws."""
+    """Return {(metric, class): both ends of its interval}; empty without draws."""
     if not num_draws:
         return {}
-    found = intervals(matrix.scores, matrix.targets, top_k=top_k, num_draws=num_draws, seed=seed)
+    interval_ends = intervals(
+        matrix.scores, matrix.targets, top_k=top_k, num_draws=num_draws, seed=seed
+    )
     ends: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
-    for name, values in found.items():
+    for name, values in interval_ends.items():
         labels = matrix.classes if values.ndim == 2 else [None]
         for label, (low, high) in zip(labels, values.reshape(-1, 2).tolist(), strict=True):
             ends[name, label] = _known(low), _known(high)
@@ -392,7 +407,8 @@ def _intervals(
 
 
 def _stated_weights(matrix: ScoreMatrix, rows: np.ndarray) -> list[float] | None:
-    """The weights of the videos of a split; where folds have different ones, their mean over videos."""
+    """Return the weights of the videos of a split; where folds have different ones, their mean over
+    videos."""
     if not matrix.weights:
         return None
     folds, counts = np.unique(matrix.folds[rows], return_counts=True)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,8 @@ from pipelines.storage.tables import METRICS
 
 @dataclass(frozen=True)
 class Evaluated:
-    """METRICS of a run, what a report says of the result with the highest headline metric, and where time went.
+    """METRICS of a run, the report's facts of the result with the highest headline metric, and the
+    time spent.
 
     Attributes:
         started: when evaluation began, on the monotonic clock.
@@ -41,19 +43,23 @@ class Evaluated:
 
 
 def evaluate(job: Job) -> Evaluated:
-    """Publishes METRICS of every encoder, stream and fusion.
+    """Publish METRICS of every encoder, stream and fusion.
 
-    Scores are read, fused and measured by tasks, and stay in Ray's object store; the driver has the rows of METRICS.
+    Scores are read, fused and measured by tasks, and stay in Ray's object store; the driver has the
+    rows of METRICS.
 
     Raises:
         RunError: there are no scores, or a video lacks that of a class.
     """
     started = time.monotonic()
     settings = job.config.evaluate
-    wanted = results.wanted(job.singles, settings, job.fused)
+    to_make = results.wanted(job.singles, settings, job.fused)
     weighted = [result for result in job.fused if "fusions" in result.tables]
-    shares = {one.pair: (one.stream, job.fusions(*one.pair)) for one in weighted}
-    with task_errors("evaluate"), ProgressLine("evaluate", len(wanted)) as line:
+    shares = {
+        combination.pair: (combination.stream, job.fusions(*combination.pair))
+        for combination in weighted
+    }
+    with task_errors("evaluate"), ProgressLine("evaluate", len(to_make)) as line:
         scores: dict[tuple[str, str], ObjectRef] = {
             pair: _read.options(**_memory(job, READ_BYTES)).remote(
                 job.store, pair, job.scores(*pair), job.failures, shares.get(pair), line.meter
@@ -61,24 +67,24 @@ def evaluate(job: Job) -> Evaluated:
             for pair in job.scored()
         }
         measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
-        # In the order of `results.results`, so that of equally good parts the same one is taken for the best.
-        order = [result.parts[0] for result in wanted if result.fusion == SINGLE]
-        made, parts = [], []
-        for result in wanted:
-            own = [scores[pair] for pair in result.sources]
-            parts.append([functools.reduce(_added.remote, own)] if result.is_total else own)
-            ways = (settings, job.protocol, job.config.run.seed, line.meter)
+        # The order of `results.results`: of equally good parts both take the same one as best.
+        order = [result.parts[0] for result in to_make if result.fusion == SINGLE]
+        measured, parts = [], []
+        for result in to_make:
+            sources = [scores[pair] for pair in result.sources]
+            parts.append([functools.reduce(_added.remote, sources)] if result.is_total else sources)
+            measure_settings = (settings, job.protocol, job.config.run.seed, line.meter)
             best_part = None
             if result.fusion != SINGLE:
                 own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
-                best_part = functools.reduce(_better.remote, own_parts)
-            made.append(measure.remote(result, ways, best_part, *parts[-1]))
-        values = ray.get([value for _, value in made])
-        best = max(range(len(wanted)), key=lambda place: (values[place], -place))
-        tables = ray.get([table for table, _ in made])
+                best_part = cast(ObjectRef, functools.reduce(_better.remote, own_parts))
+            measured.append(measure.remote(result, measure_settings, best_part, *parts[-1]))
+        values = ray.get([value for _, value in measured])
+        best = max(range(len(to_make)), key=lambda index: (values[index], -index))
+        tables = ray.get([table for table, _ in measured])
         facts = ray.get(
             _best.options(**_memory(job, MEASURE_BYTES)).remote(
-                wanted[best], job.folds[0], *parts[best]
+                to_make[best], job.folds[0], *parts[best]
             )
         )
     # One chunk a column: the pages of the file are as if the table had been built at once.
@@ -91,7 +97,8 @@ def evaluate(job: Job) -> Evaluated:
 
 
 READ_BYTES, MEASURE_BYTES = 32, 64
-"""Memory of a task for each score of its matrix [N, K]: reading puts columns in order, measuring sorts places."""
+"""Memory of a task for each score of its matrix [N, K]: reading puts columns in order, measuring
+sorts places."""
 
 
 def _memory(job: Job, score_bytes: int) -> dict[str, int]:
@@ -109,14 +116,15 @@ def _read(
     fused: tuple[str, str] | None,
     meter: Meter,
 ) -> ScoreMatrix:
-    """Scores of a result; of a combination, `fused` is its rule and the folder of its FUSIONS."""
+    """Return the scores of a result; for a combination, `fused` is its rule and the folder of its
+    FUSIONS."""
     with meter("read"):
         matrix = read_scores(store, *pair, folder, failures)
         return with_weights(matrix, *fused, store) if fused else matrix
 
 
 def with_weights(matrix: ScoreMatrix, rule: str, folder: str, store: Store) -> ScoreMatrix:
-    """A combination's scores with its rule and the weights of its parts, from FUSIONS."""
+    """Return a combination's scores with its rule and the weights of its parts, from FUSIONS."""
     weights: dict[int, tuple[float, ...]] = {}
     for row in store.read_table(folder, ["fold", "weight"]).to_pylist():
         weights[row["fold"]] = (*weights.get(row["fold"], ()), row["weight"])
@@ -135,32 +143,36 @@ def _added(total: ScoreMatrix, part: ScoreMatrix) -> ScoreMatrix:
 
 @ray.remote(max_retries=3)
 def _measure(
-    wanted: Wanted,
-    ways: tuple[Evaluate, str, int, Meter],
+    result: Wanted,
+    measure_settings: tuple[Evaluate, str, int, Meter],
     best_part: ScoreMatrix | None,
     *parts: ScoreMatrix,
 ) -> tuple[pa.Table, float]:
-    """METRICS rows of a result, and its headline metric; no rows and -1 where it cannot be made."""
-    settings, protocol, seed, meter = ways
+    """Return METRICS rows of a result and its headline metric; no rows and -1 where it cannot be
+    made."""
+    settings, protocol, seed, meter = measure_settings
     with meter("measure"):
-        matrix = wanted.make(parts)
+        matrix = result.make(parts)
         rows = metric_rows(matrix, settings, protocol, seed) if matrix else []
         rows += results.gain_rows(matrix, rows, best_part, settings, seed) if matrix else []
         table, value = METRICS.build(rows), -1.0
         if matrix:
-            named = ("all", headline_metric(matrix.multi_label))
-            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == named) or 0.0
+            headline = ("all", headline_metric(matrix.multi_label))
+            value = next(r["value"] for r in rows if (r["split"], r["metric"]) == headline) or 0.0
     meter.done({"ok": 1})
     return table, value
 
 
 @ray.remote(max_retries=3)
-def _best(wanted: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
-    return best_of(wanted.make(parts), first_fold)
+def _best(result: Wanted, first_fold: int, *parts: ScoreMatrix) -> Best:
+    matrix = result.make(parts)
+    if matrix is None:
+        raise RuntimeError(f"evaluate: expected the best result to exist, got none for {result}")
+    return best_of(matrix, first_fold)
 
 
 def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: str) -> ScoreMatrix:
-    """The score matrix of one encoder and stream, videos in order of their id.
+    """Return the score matrix of one encoder and stream, videos in order of their id.
 
     Args:
         folder: of SCORES. failures: the folder that a message sends the user to.
@@ -182,8 +194,8 @@ def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: 
                 parts.append((video, label, *values))
     if not sum(len(part[0]) for part in parts):
         raise RunError(
-            f"{store.uri(folder)}: expected scores of tested videos, found none; are all of them in "
-            f"{store.uri(failures)}?"
+            f"{store.uri(folder)}: expected scores of tested videos, found none; are all of "
+            f"them in {store.uri(failures)}?"
         )
     video_ids, rank = videos.sorted()
     labels, column = classes.sorted()
@@ -191,13 +203,13 @@ def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: 
     scores, targets = np.full(shape, np.nan), np.zeros(shape, np.float32)
     folds = np.zeros(shape[0], np.int64)
     for video, label, fold, is_true, score in parts:
-        row, place = rank[video], column[label]
-        scores[row, place], targets[row, place], folds[row] = score, is_true, fold
+        row, class_index = rank[video], column[label]
+        scores[row, class_index], targets[row, class_index], folds[row] = score, is_true, fold
     if np.isnan(scores).any():
         example = video_ids[int(np.isnan(scores).any(1).argmax())]
         raise RunError(
-            f"{store.uri(folder)}: expected a score for each class of each video, got none for some of "
-            f"{example[:200]!r}; delete the folder and run step classify again"
+            f"{store.uri(folder)}: expected a score for each class of each video, got none for "
+            f"some of {example[:200]!r}; delete the folder and run step classify again"
         )
     return ScoreMatrix(
         encoder=encoder,
@@ -211,29 +223,30 @@ def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: 
 
 
 class _Codes:
-    """Texts as numbers, in order of appearance."""
+    """Numbers for texts, in order of their first appearance."""
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
 
     def of(self, column: pa.ChunkedArray) -> np.ndarray:
-        """[n] codes of a column of texts."""
+        """Return the codes [n] of a column of texts."""
         encoded = column.combine_chunks().dictionary_encode()
         known = self._codes
-        own = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
-        return np.array(own, np.int32)[encoded.indices.to_numpy()]
+        codes = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
+        return np.array(codes, np.int32)[encoded.indices.to_numpy()]
 
     def sorted(self) -> tuple[list[str], np.ndarray]:
-        """The texts in order, and the place of each code among them."""
+        """Return the texts in order, and the rank of each code among them."""
         texts = list(self._codes)
         order = sorted(range(len(texts)), key=texts.__getitem__)
-        place = np.empty(len(texts), np.int64)
-        place[order] = np.arange(len(texts))
-        return [texts[i] for i in order], place
+        ranks = np.empty(len(texts), np.int64)
+        ranks[order] = np.arange(len(texts))
+        return [texts[i] for i in order], ranks
 
 
 def text_table(job: Job) -> list[str]:
-    """The results for a terminal: encoder x stream x fusion, accuracy and mAP with their intervals."""
+    """Return the results for a terminal: encoder x stream x fusion, accuracy and mAP with their
+    intervals."""
     rows = job.store.read_table(job.metrics).to_pylist()
     lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<15} {'accuracy':<20} {'mAP':<20}".rstrip()]
     of_all = {
@@ -244,14 +257,15 @@ def text_table(job: Job) -> list[str]:
     for encoder, stream, fusion in dict.fromkeys(key[:3] for key in of_all):
         accuracy, mean = (of_all[encoder, stream, fusion, m] for m in ("accuracy", "mAP"))
         lines.append(
-            f"{_short(encoder):<24} {_short(stream, 44):<44} {'' if fusion == SINGLE else fusion:<15} "
+            f"{_short(encoder):<24} {_short(stream, 44):<44} "
+            f"{'' if fusion == SINGLE else fusion:<15} "
             f"{with_interval(accuracy):<20} {with_interval(mean):<20}".rstrip()
         )
     return lines
 
 
 def with_interval(row: dict) -> str:
-    """ "0.883 [0.800, 0.950]", as far as METRICS has them."""
+    """Return a number with its interval, "0.883 [0.800, 0.950]", as far as METRICS has them."""
     if row["value"] is None:
         return "-"
     if row["ci_low"] is None:

@@ -1,5 +1,6 @@
-"""`--plan`: what a run would take, before anything is started. It reads and tries, and writes
-plan.json alone.
+"""The plan of a run (`--plan`): its time and cost, before anything is started.
+
+Only plan.json is written.
 
 No lock is taken, and no cluster: a run that is under way in the same folder is not disturbed.
 """
@@ -29,8 +30,9 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job, steps: tuple[str, ...]) -> str:
-    """The plan of these steps, as text; PLAN in the job's folder has it too, for the report of the
-    run.
+    """Return the plan of these steps as text.
+
+    PLAN in the job's folder has it too, for the report of the run.
 
     Raises:
         ConfigError: a price table or a kind of GPU that is not right, or no video that can be read.
@@ -43,8 +45,8 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
     log.info("plan: %d videos; trials take about %g s", counts.videos, job.config.plan.probe_s)
     threads = min(os.cpu_count() or 1, pools.describe.num_threads)
     trials = plan_trials.run(job, threads, counts.tested, counts.classes)
-    every = plan(counts, trials, job.config, pools, shape, Overheads())
-    chosen = [step for step in every if step.name in steps]
+    planned = plan(counts, trials, job.config, pools, shape, Overheads())
+    chosen = [step for step in planned if step.name in steps]
     wall = total(chosen, Overheads())
     # Also where the planned cluster has no GPU.
     hours = gpu_hours(sum(step.flops for step in chosen), prices)
@@ -58,7 +60,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:
-    """The cluster that is planned for.
+    """Return the cluster that is planned for.
 
     Raises:
         ConfigError: an unknown kind of GPU, or CPUs alone where trials can only run on a GPU.
@@ -80,7 +82,8 @@ def shape_of(settings: Plan, prices: Prices) -> Shape:
 
 
 def counts_of(job: Job) -> Counts:
-    """Counts of the manifest, whole columns at a time, because there may be millions of videos."""
+    """Return counts of the manifest, whole columns at a time, because there may be millions of
+    videos."""
     labelled = pc.greater(pc.list_value_length(job.manifest["labels"]), 0)
     tested = pc.and_(labelled, pc.greater_equal(job.manifest["fold"], 0))
     num_labelled, num_tested = (pc.sum(mask).as_py() or 0 for mask in (labelled, tested))

@@ -1,4 +1,4 @@
-"""The arithmetic of `--plan`: counts and measured rates in, hours, bytes, requests and prices out.
+"""The arithmetic of a plan: counts and measured rates in; hours, bytes, requests and prices out.
 
 Pure functions. Time comes in two kinds: core seconds, work that one core of this machine does (a
 GPU's seconds where it has one, because the trials ran on it), and wall time on a cluster, which is
@@ -28,7 +28,8 @@ from pipelines.video.decode import COPY_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What the manifest says: videos, those with labels, those that train and are tested in a fold.
+    """Counts of the manifest: videos, those with labels, and those that train and are tested in a
+    fold.
 
     `num_folds` 0: no labels.
     """
@@ -43,7 +44,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Overheads:
-    """Seconds that do not grow with the work. How they were measured: docs/plan.md."""
+    """Seconds that do not grow with the work. docs/plan.md says how they were measured."""
 
     job_s: float = 13.0  # imports, start of the embedded cluster, its end
     pool_s: float = 3.0  # a step's data pipeline, with actors that load no torch
@@ -58,7 +59,8 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """One step: what it does, on how many cores and GPUs for how long, and what it leaves.
+    """The plan of one step: its work, the cores and GPUs that do it, the time it takes and the
+    tables it writes.
 
     Attributes:
         units, unit: what the step counts when it runs.
@@ -107,7 +109,7 @@ compress well."""
 def plan(
     counts: Counts, trials: Trials, config: Config, pools: Pools, shape: Shape, fixed: Overheads
 ) -> list[StepPlan]:
-    """All steps, in their order."""
+    """Return the plan of all steps, in their order."""
     calculator = _Calculator(counts, trials, config, pools, shape, fixed)
     steps = [calculator.index(), calculator.describe(), calculator.fit(), calculator.encode()]
     if counts.num_folds:
@@ -117,7 +119,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Calculator:
-    """The parts of a plan, and what several steps need of them."""
+    """The parts of a plan, and the quantities that several steps share."""
 
     counts: Counts
     trials: Trials
@@ -130,7 +132,7 @@ class _Calculator:
 
     @property
     def readable(self) -> float:
-        """Videos whose header can be read."""
+        """Number of videos with a readable header."""
         headers = self.trials.headers
         return self.counts.videos * (1 - (headers.missing + headers.failed) / headers.looked)
 
@@ -140,7 +142,7 @@ class _Calculator:
 
     @property
     def described(self) -> float:
-        """Segments with descriptors."""
+        """Number of segments with descriptors."""
         segments = self.trials.segments
         return self.segments * (1 - segments.failed / segments.tried)
 
@@ -159,14 +161,14 @@ class _Calculator:
 
     @property
     def sample_bytes(self) -> dict[str, float]:
-        """{stream: bytes of SAMPLES}, of streams that a codebook learns from."""
+        """Bytes of SAMPLES, {stream: bytes}, for the streams that a codebook learns from."""
         streams = {trial.stream for trial in self.trials.fits if trial.learns}
         sizes = self.trials.rates.sample_bytes
         return {stream: self.sampled_frames * sizes[stream] for stream in streams}
 
     @property
     def dims(self) -> dict[tuple[str, str], int]:
-        """{(encoder, stream): length of its vectors}."""
+        """Vector lengths, {(encoder, stream): D}."""
         names = ((name.partition(" "), dim) for name, dim in self.trials.dims.items())
         return {(encoder, stream): dim for (encoder, _, stream), dim in names}
 
@@ -184,7 +186,8 @@ class _Calculator:
     # --- time ---------------------------------------------------------------------------------
 
     def _on_gpus(self, device_s: float) -> tuple[float, Range, float]:
-        """core_s, gpu_s and flops of work that GPUs do where the cluster has some, else cores."""
+        """Return core_s, gpu_s and flops of work that runs on GPUs where the cluster has some, else
+        on cores."""
         flops = device_s * self.trials.rates.flops / self.trials.rates.describe_s
         if not self.shape.gpus:
             return device_s, NOTHING, flops
@@ -192,8 +195,10 @@ class _Calculator:
         return 0.0, gpu.seconds(flops) if gpu else Range.exactly(device_s), flops
 
     def _wall(self, fixed_s: float, spread: Range) -> Range:
-        """Start-up and spread work; its range is of the sample, of the GPU, and what models leave
-        out."""
+        """Return the wall time: start-up and spread work.
+
+        Its range covers the sample, the GPU, and the limits of the model.
+        """
         error = UNSURE + SAMPLING_ERRORS * self.trials.headers.relative_error
         low = fixed_s * (1 - UNSURE) + spread.low * max(0.0, 1 - error)
         high = fixed_s * (1 + UNSURE) + spread.high * (1 + error)
@@ -203,7 +208,7 @@ class _Calculator:
         return PROCESS_BYTES + self.trials.held_bytes.get(step, 0)
 
     def _files(self, rows: float, table: str, actors: int) -> int:
-        """Files of so many rows; an actor's last one may be smaller."""
+        """Return the number of files of so many rows; an actor's last one may be smaller."""
         return math.ceil(rows / ROWS_PER_FILE[table]) + (actors if rows > 1 else 0)
 
     # --- steps --------------------------------------------------------------------------------
@@ -230,14 +235,13 @@ class _Calculator:
         segments, rates, pools = self.trials.segments, self.trials.rates, self.pools
         decode_s = self.segments * segments.decode_s
         network_s, gpu_s, flops = self._on_gpus(self.frames * rates.describe_s)
-        # Decoders and describers work at the same time: the slower ones count, and that cores are
-        # shared.
+        # Decoders and describers work at the same time on shared cores: the slower ones count.
         slowest = (decode_s + network_s) / self.shape.cpus
         if not pools.together:
             slowest = max(slowest, decode_s / pools.decode.size)
         spread = gpu_s * (1 / max(1, min(self.shape.gpus, pools.describe.size)))
         if not self.shape.gpus:
-            # Describers that decode for themselves do one after the other.
+            # Describers that decode too alternate between both.
             own_s = network_s / pools.describe.num_threads + decode_s * pools.together
             spread = Range.exactly(own_s / pools.describe.size)
         copies = self.segments * max(1, math.ceil(self.trials.headers.mean_bytes / COPY_BYTES))
@@ -256,7 +260,7 @@ class _Calculator:
         )
 
     def fit(self) -> StepPlan:
-        """The cost of codebooks grows with the sample, or with training steps."""
+        """Plan step fit. The cost of codebooks grows with the sample, or with training steps."""
         fits, sizes, actors = self.trials.fits, self.sample_bytes, self.pools.encode.size
         sample_s = self.trials.rates.sample_s * self.frames if sizes else 0.0
         core_s, gpu_s, flops = self._on_gpus(sum(self._fit_s(t) * t.copies for t in fits))
@@ -281,12 +285,12 @@ class _Calculator:
             + len(sizes) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
             writes=len(sizes) * (self._files(self.sampled_frames, "samples", actors) + 1)
             + 3 * books,
-            # The sample is a mapped file; what EM and training touch at a time is small beside it.
+            # The sample is a mapped file; EM and training use a small part of it at a time.
             peak_bytes=PROCESS_BYTES + 2 * max(sizes.values(), default=0),
         )
 
     def _fit_s(self, trial: FitTrial) -> float:
-        """A core's seconds for one codebook."""
+        """Return the seconds of a core for one codebook."""
         variant = self.config.variant(trial.name)
         # A view of a frame counts as a frame.
         fitted = int(self.sampled_frames * VIEWS[self.config.picture.views])
@@ -296,23 +300,25 @@ class _Calculator:
         return once_s + whole.steps * trial.step_s * (whole.step / tried.step if tried.step else 0)
 
     def _fit_workers(self) -> float:
-        """How many are at work on codebooks, on average: the longest one keeps its team busy while
-        others have nothing to do any more."""
-        fit, places = self.config.fit, self.shape.gpus or self.shape.cpus
+        """Return the mean number of workers at work on codebooks.
+
+        The longest codebook keeps its team busy while the others are done.
+        """
+        fit, slots = self.config.fit, self.shape.gpus or self.shape.cpus
         learning = [t for trial in self.trials.fits if trial.learns for t in [trial] * trial.copies]
         seconds = [self._fit_s(trial) for trial in learning]
         if not sum(seconds):
             return 1
         sizes = [self.sample_bytes[trial.stream] for trial in learning]
-        busy = min(teams_at_once(fit, sizes, places), sum(seconds) / max(seconds))
-        return busy * min(fit.num_workers, places)
+        busy = min(teams_at_once(fit, sizes, slots), sum(seconds) / max(seconds))
+        return busy * min(fit.num_workers, slots)
 
     def encode(self) -> StepPlan:
         actors, videos, rates = self.pools.encode.size, self.described_videos, self.trials.rates
         books = self.trials.codebooks
         core_s, gpu_s, flops = self._on_gpus(self.frames * rates.encode_s)
         publish_s = videos * rates.publish_s
-        # Beside GPUs, CPUs write the tables meanwhile.
+        # While GPUs encode, CPUs write the tables.
         spread = Range.exactly((core_s + publish_s) / actors)
         if self.shape.gpus:
             spread = (gpu_s * (1 / actors)).at_least(publish_s / self.shape.cpus)
@@ -368,7 +374,7 @@ class _Calculator:
         share = self.described_videos / counts.videos
         result_s = self.trials.rates.evaluate_s * counts.tested * share
         results = len(wanted(list(self.dims), self.config.evaluate, self.classifiers.fused))
-        # A task for each result: the last round of them is waited for whole.
+        # One task for each result: the last round counts whole.
         spread_s = math.ceil(results / self.shape.cpus) * result_s
         return StepPlan(
             name="evaluate",
@@ -384,6 +390,6 @@ class _Calculator:
 
 
 def total(steps: list[StepPlan], fixed: Overheads) -> Range:
-    """Wall time of the job: of the steps and of what is around them."""
+    """Return the wall time of the job: the steps, start and end."""
     start = Range(fixed.job_s, fixed.job_s * (1 - UNSURE), fixed.job_s * (1 + UNSURE))
     return sum((step.wall_s for step in steps), start)

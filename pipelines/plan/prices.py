@@ -1,5 +1,5 @@
-"""The editable price table: kinds of GPUs with their speed, and kinds of machines with their
-prices; and what a planned cluster costs by it."""
+"""The editable price table: speeds of GPUs, prices of machines, and the cost of a planned cluster
+by them."""
 
 import math
 import tomllib
@@ -16,7 +16,7 @@ from pipelines.storage.filesystems import filesystem
 
 @dataclass(frozen=True)
 class Range:
-    """A number, and the lowest and highest that the assumptions allow."""
+    """A number, with the lowest and highest value that the assumptions allow."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ class Range:
         return cls(value, value, value)
 
     def at_least(self, least: float) -> "Range":
-        """Each of the three, or `least` where that is more."""
+        """Return the range with each of its three numbers at least `least`."""
         return Range(*(max(least, part) for part in (self.value, self.low, self.high)))
 
     def __add__(self, other: "Range") -> "Range":
@@ -42,15 +42,16 @@ _Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Gpu(BaseModel, frozen=True, extra="forbid"):
-    """A kind of GPU: peak in 10^12 operations a second, and the share of it that is reached, lowest
-    and highest."""
+    """A kind of GPU: its peak in 10^12 operations a second, and the share of it that is reached,
+    lowest and highest."""
 
     name: str = ""
     float32_tflops: float = Field(gt=0, allow_inf_nan=False)
     share: tuple[_Share, _Share]
 
     def seconds(self, flops: float) -> Range:
-        """Seconds for so many operations, at the (geometric) middle, highest and lowest share."""
+        """Return the seconds for so many operations, at the (geometric) middle, highest and lowest
+        share."""
         low, high = self.share
         at_peak = flops / (1e12 * self.float32_tflops)
         return Range(at_peak / (low * high) ** 0.5, at_peak / high, at_peak / low)
@@ -64,8 +65,10 @@ class Gpu(BaseModel, frozen=True, extra="forbid"):
 
 
 class Machine(BaseModel, frozen=True, extra="forbid"):
-    """A kind of machine; `gpu` is empty where it has none. Prices an hour; `spot` None: as on
-    demand."""
+    """A kind of machine, with prices an hour.
+
+    `gpu` is empty where it has none; `spot` None means the price on demand.
+    """
 
     name: str = ""
     cpus: int = Field(ge=1)
@@ -76,7 +79,7 @@ class Machine(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def lowest(self) -> float:
-        """The spot price, where there is one."""
+        """The spot price, or the price on demand where there is none."""
         return self.on_demand if self.spot is None else self.spot
 
 
@@ -87,7 +90,7 @@ class Prices:
     machines: tuple[Machine, ...]
 
     def gpu(self, name: str) -> Gpu:
-        """The kind of that name.
+        """Return the kind of that name.
 
         Raises:
             ConfigError: the table has none.
@@ -97,15 +100,17 @@ class Prices:
                 return gpu
         known = [gpu.name for gpu in self.gpus]
         raise ConfigError(
-            f"plan.gpu: expected one of {', '.join(known)}, or another that a price table of yours has "
-            f"(plan.prices), got {name!r}{near(name, known, '')}"
+            f"plan.gpu: expected one of {', '.join(known)}, or another that a price table of "
+            f"yours has (plan.prices), got {name!r}{near(name, known, '')}"
         )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A cluster: CPUs and GPUs of all nodes; `gpu` None where it is this machine's own, or there is
-    none."""
+    """A cluster: CPUs and GPUs of all nodes.
+
+    `gpu` is None for this machine's own GPU, or without one.
+    """
 
     cpus: int
     gpus: int = 0
@@ -113,14 +118,13 @@ class Shape:
 
     @property
     def text(self) -> str:
-        named = f" {self.gpu.name}" if self.gpu else ""
-        return f"{self.cpus} CPUs" + (f", {self.gpus}{named} GPUs" if self.gpus else "")
+        gpu_text = f" {self.gpu.name}" if self.gpu else ""
+        return f"{self.cpus} CPUs" + (f", {self.gpus}{gpu_text} GPUs" if self.gpus else "")
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The planned cluster made of machines of one kind: how many, and what the run costs on
-    them."""
+    """The planned cluster built of machines of one kind: their number and the cost of the run."""
 
     machine: Machine
     number: int
@@ -128,13 +132,13 @@ class Offer:
 
 
 def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
-    """Machines of the price table that make up the shape, the cheapest first; none where the shape
-    names no kind of GPU that they have.
+    """Return offers of machines that make up the shape, the cheapest first; none where no machine
+    has the GPU of the shape.
 
     The price of a run: lowest at the spot price and the shortest time, highest on demand and at the
     longest.
     """
-    found = []
+    offered = []
     for machine in prices.machines:
         kind = shape.gpu.name if shape.gpu else ""
         # GPUs of this machine may be of a kind that the table does not know.
@@ -149,17 +153,17 @@ def offers(shape: Shape, wall_s: Range, prices: Prices) -> list[Offer]:
             hours.low * machine.lowest,
             hours.high * machine.on_demand,
         )
-        found.append(Offer(machine, number, price))
-    return sorted(found, key=lambda offer: (offer.price.value, offer.machine.name))
+        offered.append(Offer(machine, number, price))
+    return sorted(offered, key=lambda offer: (offer.price.value, offer.machine.name))
 
 
 def gpu_hours(flops: float, prices: Prices) -> dict[str, Range]:
-    """Hours of one GPU of each kind in the table for so many operations."""
+    """Return hours of one GPU of each kind in the table for so many operations."""
     return {gpu.name: gpu.seconds(flops) * (1 / 3600) for gpu in prices.gpus}
 
 
 class _Table(BaseModel, extra="forbid"):
-    """What a TOML file of prices holds."""
+    """The content of a TOML file of prices."""
 
     currency: str = "USD"
     gpus: dict[str, Gpu] = {}
@@ -179,7 +183,7 @@ class _Table(BaseModel, extra="forbid"):
 
 
 def read_prices(source: str) -> Prices:
-    """The table in a TOML file or URI; pipelines/prices.toml for "".
+    """Return the table in a TOML file or URI; pipelines/prices.toml for "".
 
     Raises:
         ConfigError: no such file, no TOML, or an entry that is not as in pipelines/prices.toml.
@@ -188,7 +192,8 @@ def read_prices(source: str) -> Prices:
     try:
         if source:
             files, path = filesystem(source)
-            content = bytes(files.cat_file(path))
+            content = files.cat_file(path)
+            content = content.encode() if isinstance(content, str) else content
         else:
             content = resources.files("pipelines").joinpath("plan/prices.toml").read_bytes()
         table = _Table.model_validate(tomllib.loads(content.decode()))
@@ -200,12 +205,14 @@ def read_prices(source: str) -> Prices:
             f"{error}"
         ) from error
     gpus = (gpu.model_copy(update={"name": name}) for name, gpu in table.gpus.items())
-    machines = (one.model_copy(update={"name": name}) for name, one in table.machines.items())
+    machines = (
+        machine.model_copy(update={"name": name}) for name, machine in table.machines.items()
+    )
     return Prices(table.currency, tuple(gpus), tuple(machines))
 
 
 def _words(error: ValidationError) -> str:
-    """The first mistake: where, what was expected, what was got."""
+    """Return the first mistake as a message: where, expected and got."""
     first = error.errors()[0]
     if not first["loc"]:
         return first["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""What a plan learns of the videos: headers and some segments, read as a run reads them.
+"""Facts of the videos for a plan, from headers and some segments, read as a run reads them.
 
 The stages are the run's own, in this process, on a sample that is spread over the corpus.
 """
@@ -31,8 +31,9 @@ MAX_SEGMENTS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Headers:
-    """Videos that were looked at: `missing` do not exist, `failed` hold no video; the rest are
-    means of the others.
+    """Headers of the videos that were looked at.
+
+    `missing` do not exist, `failed` hold no video; the rest are means of the others.
 
     relative_error: standard error of the mean number of segments, as a share of it; 0 where all
     were read.
@@ -51,7 +52,7 @@ class Headers:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """Segments that were decoded, `failed` of `tried`.
+    """Decoded segments, `failed` of `tried`.
 
     Attributes:
         decode_s: of a segment on one core, failures included.
@@ -67,8 +68,8 @@ class Decoded:
 
 
 def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
-    """Headers of a sample, read for about so many seconds; and the rows of VIDEOS that are not
-    failed.
+    """Read headers of a sample for about so many seconds; return them, and the rows of VIDEOS that
+    are not failed.
 
     Raises:
         ConfigError: no video can be read.
@@ -76,36 +77,36 @@ def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
     total = job.manifest.num_rows
     missing = looked = 0
     reasons: collections.Counter[str] = collections.Counter()
-    found: list[pa.Table] = []
-    # Bytes, and the seconds that the header took.
+    tables: list[pa.Table] = []
+    # Bytes, and seconds to read the header.
     numbers: list[tuple[int, float]] = []
     stage = ProbeVideos(job.config.sampling, job.config.decode)
     # The child starts with its first call, which must not count.
     stage.decoder.call(peak_bytes)
     began = time.monotonic()
-    for place in spread(total, job.config.run.seed, LOOKS):
-        patience = 1 if found else 5
+    for index in spread(total, job.config.run.seed, LOOKS):
+        patience = 1 if tables else 5
         is_late = time.monotonic() - began > patience * seconds
-        if len(found) >= job.config.plan.sample or is_late:
+        if len(tables) >= job.config.plan.sample or is_late:
             break
         looked += 1
-        row = job.manifest.slice(place, 1)
+        row = job.manifest.slice(index, 1)
         path = local_path(row["uri"][0].as_py())
         if path is not None and not os.path.exists(path):
             missing += 1
             continue
         started = time.perf_counter()
-        made = stage(row)
+        probed = stage(row)
         header_s = time.perf_counter() - started
-        if error := made["error_type"][0].as_py():
+        if error := probed["error_type"][0].as_py():
             reasons[error] += 1
             continue
         size = os.path.getsize(path) if path else row["size_bytes"][0].as_py()
-        found.append(made)
+        tables.append(probed)
         numbers.append((size, header_s))
     stage.decoder.close()
     missing += reasons.pop("not_found", 0)
-    if not found:
+    if not tables:
         words = ", ".join(f"{count} x {kind}" for kind, count in reasons.most_common()) or "none"
         raise ConfigError(
             f"--plan: expected a video that can be read among {looked:,} of {total:,}, got "
@@ -113,10 +114,10 @@ def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
             f"do not exist and {reasons.total():,} that hold no video ({words}); are the paths "
             "right?"
         )
-    videos = pa.concat_tables(found).combine_chunks()
+    videos = pa.concat_tables(tables).combine_chunks()
     counts = videos["num_segments"].to_numpy()
     mean_bytes, header_s = np.mean(numbers, axis=0).tolist()
-    # One video says nothing about others, and none are left where all were looked at.
+    # One video tells nothing about others, and after a look at all videos none are left.
     deviation = counts.std(ddof=1) if len(counts) > 1 else counts.mean()
     left = 1 - looked / total
     headers = Headers(
@@ -134,7 +135,7 @@ def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
 
 
 def decode_segments(job: Job, store: Store, videos: pa.Table, seconds: float) -> Decoded:
-    """Some segments of these videos, decoded one after the other for about so many seconds.
+    """Decode some segments of these videos, one after the other, for about so many seconds.
 
     Raises:
         ConfigError: none can be decoded.
@@ -146,16 +147,16 @@ def decode_segments(job: Job, store: Store, videos: pa.Table, seconds: float) ->
     frames: list[int] = []
     failed, error = 0, "no frame lies where the header promised it"
     began = time.monotonic()
-    for place in spread(rows.num_rows, seed, MAX_SEGMENTS):
+    for index in spread(rows.num_rows, seed, MAX_SEGMENTS):
         if any(frames) and time.monotonic() - began > seconds:
             break
         started = time.perf_counter()
-        (made,) = stage(rows.slice(place, 1))
+        (decoded_row,) = stage(rows.slice(index, 1))
         times.append(time.perf_counter() - started)
-        if made["status"][0].as_py() == "failed":
-            failed, error = failed + 1, made["error"][0].as_py()
+        if decoded_row["status"][0].as_py() == "failed":
+            failed, error = failed + 1, decoded_row["error"][0].as_py()
         else:
-            frames.append(len(made["frame_indices"][0]))
+            frames.append(len(decoded_row["frame_indices"][0]))
     decoder_bytes = stage.decoder.call(peak_bytes)
     stage.decoder.close()
     if not any(frames):

@@ -1,4 +1,4 @@
-"""The sample of a plan: a job of its own in a temporary folder, some frames of some videos.
+"""The sample of a plan: a job of its own in a temporary folder, with some frames of some videos.
 
 Its rows go through the stages of the run, in this process, into the run's tables.
 """
@@ -36,7 +36,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def spread(number: int, seed: int, most: int) -> Iterator[int]:
-    """Up to `most` of the places 0 .. number - 1, each once, any first part of them evenly spread.
+    """Yield up to `most` of the indices below `number`, each once and evenly spread.
 
     Multiples of the golden ratio modulo 1, from a seeded start: three times `number` of them
     meet every place.
@@ -45,19 +45,20 @@ def spread(number: int, seed: int, most: int) -> Iterator[int]:
     steps = min(3 * number, 3 * most)
     seen = set()
     for step in range(steps):
-        place = int((start + step * GOLDEN) % 1 * number)
-        if place not in seen and len(seen) < most:
-            seen.add(place)
-            yield place
+        index = int((start + step * GOLDEN) % 1 * number)
+        if index not in seen and len(seen) < most:
+            seen.add(index)
+            yield index
 
 
 def now_s() -> float:
-    """Seconds of this process's cores, whatever else the machine does; of a clock for a GPU."""
+    """Return the CPU seconds of this process, whatever else the machine does; wall-clock seconds
+    for a GPU."""
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def indexed(job: Job, store: Store, videos: pa.Table) -> Job:
-    """A job of these rows of VIDEOS alone, whose first step is done in `store`."""
+    """Return a job of these rows of VIDEOS alone, whose first step is done in `store`."""
     part = dataclasses.replace(job, store=store, manifest=videos.select(job.manifest.column_names))
     outputs = [
         sink.Output(SEGMENTS, part.segments, job.footer("index"), plan_segments),
@@ -68,7 +69,7 @@ def indexed(job: Job, store: Store, videos: pa.Table) -> Job:
 
 
 def decoder_of(job: Job) -> DecodeSegments:
-    """The stage that decodes, with a child of its own that has started."""
+    """Return the stage that decodes, with a child process of its own that has started."""
     config = job.config
     windows = config.describe.windows
     stage = DecodeSegments(config.sampling, config.picture, config.decode, windows=windows)
@@ -84,7 +85,7 @@ def sample_job(
     frames: float,
     seconds: float,
 ) -> tuple[Job, float]:
-    """A job of some of the videos, of each as many frames as there is time to describe.
+    """Return a job of some of the videos, of each as many frames as there is time to describe.
 
     Also returns the operations of a frame.
 
@@ -100,11 +101,11 @@ def sample_job(
             f"--plan: expected a video of which {CPU_FRAMES} frames can be decoded among "
             f"{videos.num_rows}, got none; try more of them by plan.probe_s or plan.sample"
         )
-    # The first call finds memory and the fastest kernels; a later one says what there is time for.
+    # The first call allocates memory and selects kernels; a later one measures the rate.
     with FlopCounterMode(display=False) as counter:
         network(first)
     if job.config.describe.compile:
-        # Not done while operations are counted.
+        # Kernels are not selected while operations are counted.
         network(first)
     began = time.perf_counter()
     network(first)
@@ -115,28 +116,28 @@ def sample_job(
 
 
 def _with_frames(job: Job, store: Store, videos: pa.Table, num_frames: int) -> Job:
-    """Some of the videos, of each so many frames: a segment each."""
+    """Return some of the videos, each with so many frames: one segment each."""
     sampling = Sampling(policy="uniform", num_frames=num_frames)
     config = dataclasses.replace(job.config, sampling=sampling)
     rows = videos.take(list(spread(videos.num_rows, config.run.seed, 2 * MAX_VIDEOS)))
-    place = rows.schema.get_field_index("num_segments")
-    one = pa.repeat(pa.scalar(1, rows.schema.types[place]), rows.num_rows)
-    rows = rows.set_column(place, rows.schema.field(place), one)
+    column = rows.schema.get_field_index("num_segments")
+    num_segments = pa.repeat(pa.scalar(1, rows.schema.types[column]), rows.num_rows)
+    rows = rows.set_column(column, rows.schema.field(column), num_segments)
     return indexed(dataclasses.replace(job, config=config), store, rows)
 
 
 def _decoded(part: Job) -> Iterator[pa.Table]:
-    """Decoded segments that have frames, one after the other."""
+    """Yield decoded segments that have frames, one after the other."""
     stage, rows = decoder_of(part), current_rows.segment_plan(part)
     with contextlib.closing(stage.decoder):
-        for place in range(rows.num_rows):
-            (made,) = stage(rows.slice(place, 1))
-            if len(made["frame_indices"][0]):
-                yield made
+        for index in range(rows.num_rows):
+            (segment,) = stage(rows.slice(index, 1))
+            if len(segment["frame_indices"][0]):
+                yield segment
 
 
 def describe(part: Job, network: DescribeFrames, seconds: float) -> dict[str, Any]:
-    """Describe the job's videos for about so many seconds, and return what a frame costs.
+    """Describe the job's videos for about so many seconds, and return the cost of a frame.
 
     Raises:
         ConfigError: no video can be decoded.
@@ -161,7 +162,7 @@ def describe(part: Job, network: DescribeFrames, seconds: float) -> dict[str, An
             f"--plan: expected videos that can be decoded among {part.manifest.num_rows}, got none"
         )
     return {
-        # All frames cost the same: what is above the least is what else the machine did.
+        # All frames cost the same: time above the minimum comes from other work of the machine.
         "describe_s": min(times),
         "frame_bytes": num_bytes / frames,
     }

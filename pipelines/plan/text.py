@@ -16,7 +16,7 @@ def text(
     wall: Range,
     costs: _Costs,
 ) -> str:
-    """Paragraphs: the sample, a table of the steps, tables' bytes, GPU hours, prices."""
+    """Return the paragraphs: the sample, a table of the steps, tables' bytes, GPU hours, prices."""
     hours, offers, currency = costs
     parts = [
         _sample(counts, trials),

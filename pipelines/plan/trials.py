@@ -1,4 +1,4 @@
-"""The steps behind the videos, tried: stages, codebooks and tables of the run, on a sample, in this
+"""Trials of the steps after decoding: stages, codebooks and tables of the run, on a sample, in this
 process.
 
 The sample is a job of its own in a temporary folder: some videos, of each some frames. Its rows go
@@ -54,7 +54,7 @@ PRODUCT_SIZE, SCORED_VIDEOS = 1024, 256
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Seconds of one core (or the GPU), and bytes, of a row.
+    """Rates: seconds of one core (or the GPU), and bytes, for a row.
 
     Attributes:
         describe_s: of a frame's way through the network to a published row; flops: its operations.
@@ -104,7 +104,7 @@ class FitTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Everything that a plan is made from beside the manifest.
+    """All measurements that a plan is made from, beside the manifest.
 
     Attributes:
         codebooks: that a run encodes each video with.
@@ -124,7 +124,7 @@ class Trials:
 
 
 def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials:
-    """Try a sample of the videos in all steps, for about plan.probe_s seconds.
+    """Try all steps on a sample of the videos, for about plan.probe_s seconds.
 
     Args:
         num_threads: of a describer.
@@ -133,12 +133,12 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
         ConfigError: no video of the sample can be decoded, or a codebook cannot be fitted on it.
     """
     began, share = time.monotonic(), job.config.plan.probe_s
-    held: dict[str, int] = {}
+    rises: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         headers, videos = look_at_videos(job, 0.2 * share)
         segments = decode_segments(job, store, videos, 0.25 * share)
-        with _threads(num_threads), _holding(held, "describe"):
+        with _threads(num_threads), _holding(rises, "describe"):
             network = DescribeFrames(
                 job.weights.load if job.weights.is_at_hand else None,
                 job.config,
@@ -151,7 +151,7 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
         with _threads(1):
             sampled, frames = _sample(part)
             fits = _fit(part, frames, num_classes)
-            with _holding(held, "encode"):
+            with _holding(rises, "encode"):
                 encoded, dims = _encode(part)
             evaluated: dict[str, Any] = {
                 "evaluate_s": _evaluate(part, min(num_tested, SCORED_VIDEOS), num_classes)
@@ -167,14 +167,14 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
         fits=fits,
         codebooks=len(part.codebooks),
         dims=dims,
-        held_bytes=held,
+        held_bytes=rises,
         seconds=time.monotonic() - began,
     )
 
 
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """All libraries with that many threads, as Ray starts the workers."""
+    """Run the body with that many threads in all libraries, as Ray starts the workers."""
     before = torch.get_num_threads()
     with threadpool_limits(number):
         torch.set_num_threads(number)
@@ -185,32 +185,33 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _holding(held: dict[str, int], step: str) -> Iterator[None]:
-    """Writes how far this process's memory rises meanwhile; 0 where the system does not say."""
+def _holding(rises: dict[str, int], step: str) -> Iterator[None]:
+    """Record how far this process's memory rises inside; 0 where the system does not say."""
     before = 0
     with contextlib.suppress(OSError):
-        # The peak of earlier work is forgotten.
+        # Reset the peak of earlier work.
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
         before = status_bytes("VmRSS")
     yield
-    held[step] = max(0, peak_bytes() - before) if before else 0
+    rises[step] = max(0, peak_bytes() - before) if before else 0
 
 
 # --- codebooks and encodings -------------------------------------------------------------------
 
 
 def _sample(part: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What SAMPLES of all frames cost, and of each stream frames [f, T, C] to fit codebooks on.
+    """Return the cost of SAMPLES of all frames, and frames [f, T, C] of each stream to fit
+    codebooks on.
 
     Raises:
         ConfigError: a stream has no descriptor in the sample.
     """
     described = {stream: part.described[stream] for stream in part.streams}
     stage = fit_sample.SampleFrames(part.store, described, 2.0, 0)
-    places = current_rows.places(part)
+    positions = current_rows.places(part)
     started, names = now_s(), {}
-    rows = stage(places.select(["video_id", "file", "row"]))
+    rows = stage(positions.select(["video_id", "file", "row"]))
     for stream in described:
         select = functools.partial(sample_of, stream=stream)
         output = sink.Output(SAMPLES, part.sample(stream), part.footer("fit"), select)
@@ -234,7 +235,7 @@ def _sample(part: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _fit_frames(frames: torch.Tensor) -> torch.Tensor:
-    """Some of the frames [f, T, C]; where they are few, the same again with noise."""
+    """Return some of the frames [f, T, C]; where they are few, the same again with noise."""
     number = max(8, min(FIT_FRAMES, FIT_VALUES // frames[0].numel()))
     draw = torch.Generator().manual_seed(0)
     chosen = frames[(torch.arange(number) * len(frames) / number).long()].float()
@@ -244,27 +245,27 @@ def _fit_frames(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _books(part: Job) -> list[Codebook]:
-    """One of each encoder and stream: those of other folds cost the same."""
-    found: dict[tuple[str, str], Codebook] = {}
+    """Return one codebook of each encoder and stream: those of other folds cost the same."""
+    books: dict[tuple[str, str], Codebook] = {}
     for book in part.codebooks:
-        found.setdefault((book.encoder, book.stream), book)
-    return list(found.values())
+        books.setdefault((book.encoder, book.stream), book)
+    return list(books.values())
 
 
 def _fit(part: Job, frames: dict[str, torch.Tensor], num_classes: int) -> tuple[FitTrial, ...]:
-    """Every codebook; one that several variants share is fitted once, as in a run."""
-    found: dict[str, FitTrial] = {}
+    """Try every codebook; a codebook that several variants share is fitted once, as in a run."""
+    trials: dict[str, FitTrial] = {}
     for book in _books(part):
-        if book.folder not in found:
+        if book.folder not in trials:
             pair = book.encoder, book.stream
             copies = {b.folder for b in part.codebooks if (b.encoder, b.stream) == pair}
             trial = _fit_one(part, book, frames[book.stream], num_classes)
-            found[book.folder] = dataclasses.replace(trial, copies=len(copies))
-    return tuple(found.values())
+            trials[book.folder] = dataclasses.replace(trial, copies=len(copies))
+    return tuple(trials.values())
 
 
 def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) -> FitTrial:
-    """The codebook of a small sample, by few steps, whose times are those between two checkpoints.
+    """Fit the codebook of a small sample by few steps, and time the work between two checkpoints.
 
     Raises:
         ConfigError: it cannot be fitted.
@@ -291,10 +292,10 @@ def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) 
     seconds = now_s() - started
     for name, content in files.items():
         part.store.publish(f"{book.folder}/{name}", content)
-    # As in describing, the least is what is not the machine's other work.
+    # The minimum is free of the machine's other work, as in describing.
     step_s = float(np.diff(ends).min()) if len(ends) > 1 else 0.0
-    whole, tried = (kind.fit_work(one, number, cells) for one in (book.settings, short))
-    # Where each level of a pyramid has a codebook of its own, there are steps of each.
+    whole, tried = (kind.fit_work(settings, number, cells) for settings in (book.settings, short))
+    # If each level of a pyramid has a codebook of its own, each has steps.
     levels = max(1.0, len(ends) / max(1, tried.steps))
     return FitTrial(
         name=book.encoder,
@@ -310,30 +311,32 @@ def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) 
 
 
 def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
-    """What all encodings cost, and the length of the vectors that each result is classified by."""
+    """Return the cost of all encodings, and the vector length of each result."""
     books = _books(part)
     attentive = [book for book in books if part.writes_attention(book)]
-    given = (part.store, books, attentive, part.described, part.config.encode)
-    stage = encode_stage.EncodeVideos(*given)
+    settings = (part.store, books, attentive, part.described, part.config.encode)
+    stage = encode_stage.EncodeVideos(*settings)
     videos, footer = current_rows.places_by_video(part), part.footer("encode")
     list(stage(videos.slice(0, 1)))
     started = now_s()
-    made = pa.concat_tables(stage(videos))
+    encodings = pa.concat_tables(stage(videos))
     encoded_s = now_s() - started
-    vectors, looks = [], []
+    vectors, attention = [], []
     for book in books:
         select = functools.partial(encodings_of, book=book)
         vectors.append(sink.Output(ENCODINGS, part.encodings(book), footer, select))
     for book in attentive:
         cells = part.described[book.stream].cells
         select = functools.partial(attention_of, book=book, num_cells=cells)
-        looks.append(sink.Output(ATTENTION, part.attention(book), footer, select))
+        attention.append(sink.Output(ATTENTION, part.attention(book), footer, select))
     started, store = now_s(), part.store
-    sizes = [sum(map(store.size_bytes, sink.publish(store, o, made))) for o in (vectors, looks)]
+    sizes = [
+        sum(map(store.size_bytes, sink.publish(store, o, encodings))) for o in (vectors, attention)
+    ]
     published_s = now_s() - started
     copies = len(part.codebooks) / len(books)
     frames = pc.sum(current_rows.places(part)["num_frames"]).as_py()
-    kinds = {(b.encoder, b.stream): made.schema.field(b.column).type for b in books}
+    kinds = {(b.encoder, b.stream): encodings.schema.field(b.column).type for b in books}
     dims = {}
     for name, stream in part.pairs():
         variant = part.variants[name]
@@ -342,8 +345,8 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
         dims[f"{name} {stream}"] = variant.compress.num_features if is_shorter else length
     return {
         "encode_s": copies * encoded_s / frames,
-        "publish_s": copies * published_s / made.num_rows,
-        "vector_bytes": copies * sizes[0] / made.num_rows,
+        "publish_s": copies * published_s / encodings.num_rows,
+        "vector_bytes": copies * sizes[0] / encodings.num_rows,
         "attention_bytes": copies * sizes[1] / frames,
     }, dims
 
@@ -352,8 +355,7 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _product_s(dtype: torch.dtype) -> float:
-    """Seconds of an operation in products as those that classifiers are trained with: the best of
-    some."""
+    """Return the best time of an operation, in products like those that train classifiers."""
     x = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=cuda_or_cpu())
     best = math.inf
     for _ in range(4):
@@ -364,8 +366,8 @@ def _product_s(dtype: torch.dtype) -> float:
 
 
 def _evaluate(part: Job, number: int, num_classes: int) -> float:
-    """Seconds of a video of a result's metrics, its gain over another one among them, on synthetic
-    scores."""
+    """Return the seconds of a video for a result's metrics, on synthetic scores; its gain over
+    another result is among them."""
     if not number:
         return 0.0
     draw, settings = np.random.default_rng(0), part.config.evaluate

@@ -1,7 +1,8 @@
-"""Attention as pictures (DQ appendix B, Figure 5): frames, the curve of their values, maps painted on them.
+"""Attention as pictures (DQ appendix B, Figure 5): frames, the curve of their values, and maps
+painted on them.
 
-Values are shown as multiples of the video's mean (of its frames, and of the mean cell): their own unit, that of a
-gradient's sum, says nothing to a reader.
+Values are shown as multiples of the video's mean (of its frames, and of the mean cell): their own
+unit, that of a gradient's sum, says nothing to a reader.
 
 Letters: F frames, T cells of the pyramid, n frames that are shown, h and w their height and width.
 """
@@ -18,7 +19,7 @@ from pipelines.report.records import AttentionStrip
 
 MAX_COLUMNS = 8
 WIDTH_PX = 136
-# Perceptually uniform, and light where attention is high: what was not looked at falls into the dark.
+# Perceptually uniform, light where attention is high and dark where it is low.
 _COLORS = mpl.colormaps["inferno"]
 _OPACITY = 0.6
 _QUALITY = 75
@@ -27,8 +28,8 @@ _HEIGHT, _PAD, _BEND = 84.0, 22.0, 10.0
 
 
 @dataclass(frozen=True)
-class Column:
-    """A frame that is shown, the same with its map, and where the map is highest, in words."""
+class FrameColumn:
+    """A frame of the video, the frame with its map, and the map's highest region in words."""
 
     time_s: float
     frame: bytes
@@ -37,18 +38,21 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Figure 5 of DQ for one video; the columns are as wide as each other and aligned with the curve.
+class AttentionFigure:
+    """Figure 5 of DQ for one video.
+
+    All columns have the same width and are aligned with the curve.
 
     Args:
         curve: an SVG element that takes its colours from the page.
         curve_alt: the curve in words.
-        scale: the values of the darkest and the lightest colour, in all maps; None where no map is finite.
+        scale: the values of the darkest and the lightest colour, in all maps; None where no map is
+            finite.
         num_without_value: frames of the video whose value is not finite.
         legend: the colours from dark to light, a JPEG file.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[FrameColumn, ...]
     curve: str
     curve_alt: str
     scale: tuple[float, float] | None
@@ -56,16 +60,16 @@ class Picture:
     num_without_value: int
 
 
-def picture(strip: AttentionStrip) -> Picture:
-    """At most `MAX_COLUMNS` of the strip's frames, evenly spaced."""
+def picture(strip: AttentionStrip) -> AttentionFigure:
+    """Return the figure of a strip, with at most `MAX_COLUMNS` frames, evenly spaced."""
     values, cells = _relative(strip)
     count = min(len(strip.frames), MAX_COLUMNS)
     chosen = np.linspace(0, len(strip.frames) - 1, count).round().astype(int)
     frames = [_thumbnail(strip.frames[i]) for i in chosen]
-    places = [strip.shown[i] for i in chosen]
+    frame_indices = [strip.shown[i] for i in chosen]
     maps = [
-        attention_map(cells[place], strip.levels, *frame.shape[:2])
-        for place, frame in zip(places, frames, strict=True)
+        attention_map(cells[index], strip.levels, *frame.shape[:2])
+        for index, frame in zip(frame_indices, frames, strict=True)
     ]
     finite = [m for m in maps if np.isfinite(m).all()]
     scale = (
@@ -74,22 +78,22 @@ def picture(strip: AttentionStrip) -> Picture:
         else None
     )
     columns = tuple(
-        Column(strip.times_s[place], _jpeg(frame), _jpeg(_paint(frame, m, scale)), _where(m))
-        for place, frame, m in zip(places, frames, maps, strict=True)
+        FrameColumn(strip.times_s[index], _jpeg(frame), _jpeg(_paint(frame, m, scale)), _where(m))
+        for index, frame, m in zip(frame_indices, frames, maps, strict=True)
     )
     ramp = np.tile(np.linspace(0, 1, 160), (10, 1))
     legend = _jpeg(_blend(np.full((*ramp.shape, 3), 128, np.uint8), ramp))
     line = sorted(
         (t, v) for t, v in zip(strip.times_s, values, strict=True) if isfinite(t) and isfinite(v)
     )
-    shown = [(strip.times_s[place], values[place]) for place in places]
-    return Picture(
+    shown = [(strip.times_s[index], values[index]) for index in frame_indices]
+    return AttentionFigure(
         columns, _curve(line, shown), _curve_alt(line), scale, legend, len(values) - len(line)
     )
 
 
 def _relative(strip: AttentionStrip) -> tuple[list[float], np.ndarray]:
-    """Values [F] over their mean, and cells [F, T] over the mean cell; zeros stay zeros."""
+    """Return values [F] over their mean, and cells [F, T] over the mean cell; zeros stay zeros."""
     values = strip.values.astype(np.float64)
     finite = values[np.isfinite(values)]
     unit = float(finite.mean()) if len(finite) else 0.0
@@ -101,12 +105,13 @@ def _relative(strip: AttentionStrip) -> tuple[list[float], np.ndarray]:
 def attention_map(
     cells: np.ndarray, levels: tuple[int, ...], height: int, width: int
 ) -> np.ndarray:
-    """Values [h, w] of cells [T], level after level, row by row in each.
+    """Return a map [h, w] of cells [T], which are ordered by level and row by row in each.
 
-    A cell's value is spread over the part of the frame that it covers, so that a map is as strong in all as
-    the frame's value says: a level counts in proportion to its number of cells, and the map is the mean of
-    the levels with those weights. Between the middles of cells values are interpolated linearly. The windows
-    of neighbouring cells overlap a little on the network's map; here each has its part of the frame alone.
+    A cell's value is spread over the part of the frame that it covers, so that a map is as strong
+    in all as the frame's value says: a level counts in proportion to its number of cells, and the
+    map is the mean of the levels with those weights. Between the middles of cells values are
+    interpolated linearly. The windows of neighbouring cells overlap a little on the network's map;
+    here each has its part of the frame alone.
     """
     total = np.zeros((height, width))
     if not np.isfinite(cells).all():
@@ -120,14 +125,16 @@ def attention_map(
 
 
 def _hats(num_pixels: int, side: int) -> np.ndarray:
-    """Weights [num_pixels, side] of linear interpolation between the middles of cells; rows sum to 1."""
-    place = (np.arange(num_pixels) + 0.5) * side / num_pixels - 0.5
-    place = place.clip(0, side - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(side)))
+    """Return weights [num_pixels, side] of linear interpolation between cell centres; rows sum to
+    1."""
+    position = (np.arange(num_pixels) + 0.5) * side / num_pixels - 0.5
+    position = position.clip(0, side - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(side)))
 
 
 def _paint(frame: np.ndarray, values: np.ndarray, scale: tuple[float, float] | None) -> np.ndarray:
-    """The frame in grey under the colours of its map; in grey alone where the map is not finite."""
+    """Return the frame in grey under the colours of its map; in grey alone where the map is not
+    finite."""
     if scale is None or not np.isfinite(values).all():
         return np.repeat(_grey(frame)[..., None], 3, 2).astype(np.uint8)
     low, high = scale
@@ -156,7 +163,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def _where(values: np.ndarray) -> str:
-    """Where a map is highest, in words."""
+    """Return the region in which a map is highest, in words."""
     if not np.isfinite(values).all():
         return "no values"
     if values.max() - values.min() <= 1e-9 * abs(values).max():
@@ -178,23 +185,25 @@ def _curve_alt(line: list[tuple[float, float]]) -> str:
     begin, end = f"{first:.2f}", f"{last:.2f}"
     turn = "goes" if begin == end else "rises" if last > first else "falls"
     return (
-        f"Attention over time, in multiples of the mean: {turn} from {begin} at {first_s:.1f} s to {end} at "
-        f"{last_s:.1f} s, highest at {peak_s:.1f} s ({peak:.2f}), lowest at {low_s:.1f} s "
-        f"({low:.2f})"
+        f"Attention over time, in multiples of the mean: {turn} from {begin} at {first_s:.1f} s "
+        f"to {end} at {last_s:.1f} s, highest at {peak_s:.1f} s ({peak:.2f}), lowest at "
+        f"{low_s:.1f} s ({low:.2f})"
     )
 
 
 def _curve(line: list[tuple[float, float]], shown: list[tuple[float, float]]) -> str:
-    """Frame values over true time, from the middle of the first column to the middle of the last.
+    """Return the SVG of frame values over true time, from the middle of the first column to the
+    middle of the last.
 
-    A line joins each column to its time: straight where the frames shown are evenly spaced over the video.
+    A line joins each column to its time: straight where the frames shown are evenly spaced over the
+    video.
     """
     width = _COLUMN * len(shown)
     xs = _Axis([t for t, _ in line], _COLUMN / 2, width - _COLUMN / 2)
     ys = _Axis([v for _, v in line], _HEIGHT - _PAD, _PAD)
     parts = [_leader(column, t, xs) for column, (t, _) in enumerate(shown)]
-    way = " ".join(f"{xs(t):.1f},{ys(v):.1f}" for t, v in line)
-    parts.append(f'<polyline points="{way}" style="fill:none;stroke:var(--line-0)"/>')
+    points = " ".join(f"{xs(t):.1f},{ys(v):.1f}" for t, v in line)
+    parts.append(f'<polyline points="{points}" style="fill:none;stroke:var(--line-0)"/>')
     parts += [
         f'<circle cx="{xs(t):.1f}" cy="{ys(v):.1f}" r="2.5" style="fill:var(--line-0)"/>'
         for t, v in shown
@@ -210,7 +219,8 @@ def _curve(line: list[tuple[float, float]], shown: list[tuple[float, float]]) ->
 
 
 class _Axis:
-    """Values to places from `start` to `end`; the middle where all values are equal."""
+    """A linear map of values to positions from `start` to `end`; the middle where all values are
+    equal."""
 
     def __init__(self, values: list[float], start: float, end: float) -> None:
         self.low, self.high = (min(values), max(values)) if values else (0.0, 0.0)
@@ -225,5 +235,5 @@ def _leader(column: int, time_s: float, xs: _Axis) -> str:
     if not xs.low <= time_s <= xs.high:
         return ""
     middle, at = (column + 0.5) * _COLUMN, xs(time_s)
-    way = f"{middle:.1f},0 {at:.1f},{_BEND} {at:.1f},{_HEIGHT - _BEND} {middle:.1f},{_HEIGHT}"
-    return f'<polyline points="{way}" style="fill:none;stroke:var(--rule)"/>'
+    points = f"{middle:.1f},0 {at:.1f},{_BEND} {at:.1f},{_HEIGHT - _BEND} {middle:.1f},{_HEIGHT}"
+    return f'<polyline points="{points}" style="fill:none;stroke:var(--rule)"/>'

@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 from io import StringIO
 from math import isfinite
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from pipelines.evaluate.best import Curve
 from pipelines.evaluate.results import Estimate
@@ -30,6 +31,11 @@ SETTINGS = {
     "axes.formatter.useoffset": False,
     "path.simplify_threshold": 0.3,
 }
+
+
+def settings_of(salt: str) -> dict[Any, Any]:
+    """Return matplotlib's settings for a chart; `salt` makes the identifiers of its SVG."""
+    return SETTINGS | {"svg.hashsalt": salt}
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Chart:
 def charts(
     curves: tuple[Curve, ...], *, prefix: str = "chart", shares: bool = False
 ) -> list[Chart]:
-    """One chart for each `Curve.chart`, in order of appearance.
+    """Return one chart for each `Curve.chart`, in order of appearance.
 
     Args:
         prefix: of the identifiers in the page; differs from those of the page's other charts.
@@ -71,33 +77,33 @@ def charts(
 
 
 def gains_chart(gains: list[tuple[str, Estimate]], metric: str) -> Chart:
-    """A point with its interval for each fusion, best first, and a line at 0.
+    """Return a chart with a point and its interval for each fusion, best first, and a line at 0.
 
     Args:
         gains: (name, gain with a value).
     """
     prefix = "gains-"
-    with mpl.rc_context(SETTINGS | {"svg.hashsalt": prefix}):
+    with mpl.rc_context(settings_of(prefix)):
         figure = Figure(figsize=(7.2, 0.7 + 0.27 * len(gains)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8)
-        for place, (_, gain) in enumerate(gains):
+        for row, (_, gain) in enumerate(gains):
             if gain.low is not None and gain.high is not None:
-                axes.plot((gain.low, gain.high), (place, place), color="#0102a0", linewidth=1.5)
-            axes.plot(gain.value, place, "o", color="#0102a0", markersize=4)
+                axes.plot((gain.low, gain.high), (row, row), color="#0102a0", linewidth=1.5)
+            axes.plot(cast(float, gain.value), row, "o", color="#0102a0", markersize=4)
         dress(axes, f"gain in {metric} over the best part", "")
         axes.set_yticks(range(len(gains)), [name for name, _ in gains])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", color=GRID, lw=0.8)
         svg = to_svg(figure, prefix)
-    words = "; ".join(f"{name} {gain.value:+.3f}" for name, gain in gains)
-    return Chart(f"Gain of each fusion in {metric}", svg, (), words)
+    alt = "; ".join(f"{name} {gain.value:+.3f}" for name, gain in gains)
+    return Chart(f"Gain of each fusion in {metric}", svg, (), alt)
 
 
 @dataclass(frozen=True)
 class Style:
-    """Colour as a key of `VARIABLES`, SVG dashes, width in points."""
+    """The style of a line: colour as a key of `VARIABLES`, SVG dashes, width in points."""
 
     color: str
     dashes: tuple[int, ...]
@@ -105,14 +111,14 @@ class Style:
 
 
 def style_of(index: int, count: int) -> Style:
-    """The look of line `index` of `count` in one chart."""
+    """Return the style of line `index` of `count` in a chart."""
     if count > NUM_STYLES:
         return Style("#0102a0", (), 0.7)
     return Style(f"#0102a{index % 4}", _DASHES[(index + index // 4) % 4], 1.5)
 
 
 def _chart(prefix: str, title: str, curves: list[Curve], shares: bool) -> Chart:
-    with mpl.rc_context(SETTINGS | {"svg.hashsalt": prefix}):
+    with mpl.rc_context(settings_of(prefix)):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         lines = [_draw(axes, curve, style_of(i, len(curves))) for i, curve in enumerate(curves)]
@@ -120,7 +126,7 @@ def _chart(prefix: str, title: str, curves: list[Curve], shares: bool) -> Chart:
         if shares:
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            cast(MaxNLocator, axes.xaxis.get_major_locator()).set_params(integer=True)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
         svg = to_svg(figure, prefix)
@@ -154,7 +160,7 @@ def _draw(axes: Axes, curve: Curve, style: Style) -> Line:
 
 
 def dress(axes: Axes, x_label: str, y_label: str) -> None:
-    """Labels, a grid of horizontal lines, and the page's colours."""
+    """Add labels, a grid of horizontal lines, and the page's colours to the axes."""
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     axes.tick_params(colors=INK, length=0)
@@ -164,7 +170,7 @@ def dress(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def to_svg(figure: Figure, prefix: str) -> str:
-    """The <svg> element alone: no prologue, no metadata, identifiers unique in the page."""
+    """Return the <svg> element alone: no prologue, no metadata, identifiers unique in the page."""
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
@@ -173,7 +179,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
     FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]
-    # The style sheet would hold for the whole page, and fonts are the page's.
+    # A style sheet would apply to the whole page, whose fonts are used.
     svg = re.sub(
         r"<defs>\s*<style.*?</defs>|<!--.*?-->|font-family: [^;]*;", "", svg, flags=re.DOTALL
     )

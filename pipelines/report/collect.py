@@ -1,4 +1,5 @@
-"""What the report of a run says, collected from its tables; `pipelines.report.render` renders it."""
+"""The content of a run's report, collected from its tables; `pipelines.report.render` renders
+it."""
 
 import dataclasses
 import itertools
@@ -35,7 +36,7 @@ NUM_OWN_ROWS = 10
 
 
 def publish(job: Job, evaluated: Evaluated) -> tuple[Account, Spent]:
-    """Publish report/index.html of what was evaluated."""
+    """Publish report/index.html of the evaluated results."""
     num_metrics = evaluated.metrics.num_rows
     account = Account("metrics", num_metrics, num_metrics, 0)
     counts = outcome(job, True)
@@ -47,7 +48,7 @@ def publish(job: Job, evaluated: Evaluated) -> tuple[Account, Spent]:
 def write(
     job: Job, evaluated: Evaluated, ledger: Ledger, account: Account, evaluate_s: float
 ) -> None:
-    """Publishes report/index.html."""
+    """Collect the content of report/index.html and publish the page."""
     metrics, best = evaluated.metrics, evaluated.best
     rows = metrics.to_pylist()
     top_k = min(min(job.config.evaluate.top_k, default=1), len(best.classes))
@@ -88,36 +89,38 @@ def write(
 def _results(job: Job, rows: list[dict], multi_label: bool, top_k: int) -> list[Result]:
     numbers = _by_result(rows)
     headline = headline_metric(multi_label)
-    found = []
-    for (encoder, stream, fusion), own in numbers.items():
-        first = own["all", "accuracy"]
-        mean = own.get(("mean", headline), {})
-        found.append(
+    results = []
+    for (encoder, stream, fusion), numbers_of_result in numbers.items():
+        first = numbers_of_result["all", "accuracy"]
+        mean = numbers_of_result.get(("mean", headline), {})
+        results.append(
             Result(
                 encoder=encoder,
                 stream=stream,
                 accuracy=_estimate(first),
-                top_k=_estimate(own.get(("all", f"top_{top_k}"))),
-                map=_estimate(own["all", "mAP"]),
+                top_k=_estimate(numbers_of_result.get(("all", f"top_{top_k}"))),
+                map=_estimate(numbers_of_result["all", "mAP"]),
                 num_videos=first["num_videos"],
                 output_dim=job.output_dim(encoder, stream) if fusion == SINGLE else None,
                 fold_mean=mean.get("value"),
                 fold_sd=mean.get("sd"),
                 fusion="" if fusion == SINGLE else _fusion(fusion, first["weights"]),
-                gain=_estimate(own.get(("all", f"{headline}_gain"))),
+                gain=_estimate(numbers_of_result.get(("all", f"{headline}_gain"))),
             )
         )
-    return found
+    return results
 
 
 def _by_result(rows: list[dict]) -> dict[tuple[str, str, str], dict[tuple[str, str], dict]]:
-    """{(encoder, stream, fusion): {(split, metric): row}} of the rows that are of no one class."""
-    found: dict[tuple[str, str, str], dict[tuple[str, str], dict]] = {}
+    """Return {(encoder, stream, fusion): {(split, metric): row}} of the rows without a class."""
+    rows_of_results: dict[tuple[str, str, str], dict[tuple[str, str], dict]] = {}
     for row in rows:
         if row["class"] is None:
-            own = found.setdefault((row["encoder"], row["stream"], row["fusion"]), {})
-            own[row["split"], row["metric"]] = row
-    return found
+            rows_of_result = rows_of_results.setdefault(
+                (row["encoder"], row["stream"], row["fusion"]), {}
+            )
+            rows_of_result[row["split"], row["metric"]] = row
+    return rows_of_results
 
 
 def _estimate(row: dict | None) -> Estimate:
@@ -125,7 +128,8 @@ def _estimate(row: dict | None) -> Estimate:
 
 
 def _fusion(kind: str, weights: list[float]) -> str:
-    """ "two_stream 0.40 : 0.60"; the weights only where there are few enough to read."""
+    """Return the fusion in words, "two_stream 0.40 : 0.60"; weights only if there are few enough to
+    read."""
     return f"{kind} {' : '.join(f'{w:.2f}' for w in weights)}" if len(weights) <= 4 else kind
 
 
@@ -138,52 +142,56 @@ def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[Beside
     classes = {name for labels in job.manifest["labels"].to_pylist() for name in labels}
     tested = next(iter(numbers.values()))["all", "accuracy"]["num_videos"]
     data = (
-        f"{job.manifest.num_rows:,} videos, {tested:,} of them tested, {len(classes)} classes, {job.protocol}; "
-        f"{config.describe.backbone} ({', '.join(config.describe.used_nodes)}; {job.weights.description})"
+        f"{job.manifest.num_rows:,} videos, {tested:,} of them tested, {len(classes)} classes, "
+        f"{job.protocol}; {config.describe.backbone} ({', '.join(config.describe.used_nodes)}; "
+        f"{job.weights.description})"
     )
-    found = []
+    beside_papers = []
     for table in tables:
-        own = []
+        results = []
         for key in ranked[:NUM_OWN_ROWS]:
             encoder, stream, fusion = key
             name = f"{encoder} on {stream}" + ("" if fusion == SINGLE else f" ({fusion})")
             estimates = [_estimate(numbers[key].get(("all", m))) for m in table.metrics]
-            own.append((name, tuple(estimates)))
-        found.append(BesidePaper(table, tuple(own), data))
-    return tuple(found)
+            results.append((name, tuple(estimates)))
+        beside_papers.append(BesidePaper(table, tuple(results), data))
+    return tuple(beside_papers)
 
 
 def _notes(job: Job) -> tuple[str, ...]:
     notes = []
     if job.weights.is_random:
         notes.append(
-            "The network has seeded RANDOM filters, because no trained weights were given: the numbers "
-            "show that the pipeline works, not what the method can do."
+            "The network has seeded RANDOM filters, because no trained weights were given: the "
+            "numbers show that the pipeline works, not what the method can do."
         )
     per_fold = sorted({b.encoder for b in job.codebooks if b.fold >= 0})
     if per_fold:
         notes.append(
-            f"Codebooks that use labels ({', '.join(per_fold)}) were fitted once per fold, without the "
-            "videos that the fold tests."
+            f"Codebooks that use labels ({', '.join(per_fold)}) were fitted once per fold, "
+            "without the videos that the fold tests."
         )
     once = sorted({b.encoder for b in job.codebooks if b.fold < 0})
     if once and job.num_folds > 1:
         notes.append(
-            f"Codebooks that use no labels ({', '.join(once)}) were fitted once, on descriptors of all "
-            "labelled videos; classifiers never see the videos that they are tested on."
+            f"Codebooks that use no labels ({', '.join(once)}) were fitted once, on descriptors "
+            "of all labelled videos; classifiers never see the videos that they are tested on."
         )
     notes.append(
-        "Metrics are over the tested videos of all folds together; videos that failed are not tested. Intervals "
-        f"hold the middle 95 % of {job.config.evaluate.bootstrap:,} bootstrap draws over the tested videos: how "
-        "much the choice of test videos matters, not that of training videos."
+        "Metrics are over the tested videos of all folds together; videos that failed are not "
+        f"tested. Intervals hold the middle 95 % of {job.config.evaluate.bootstrap:,} bootstrap "
+        "draws over the tested videos: how much the choice of test videos matters, not that of "
+        "training videos."
         if job.config.evaluate.bootstrap
-        else "Metrics are over the tested videos of all folds together; videos that failed are not tested."
+        else "Metrics are over the tested videos of all folds together; videos that failed are not "
+        "tested."
     )
     if job.fused:
         notes.append(
-            "The combinations of classify.fusions choose weights on the training videos of a fold alone, by "
-            "inner folds. A fusion's gain is over the part that turned out best on the tested videos, which nobody "
-            "knows before: a gain of 0 is as good as having known it."
+            "The combinations of classify.fusions choose weights on the training videos of a "
+            "fold alone, by inner folds. A fusion's gain is over the part that turned out best "
+            "on the tested videos, which nobody knows before: a gain of 0 is as good as having "
+            "known it."
         )
     if job.left_out:
         notes.append(f"Left out: {job.left_out}.")
@@ -209,23 +217,26 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
 
 
 def _data(job: Job) -> str:
-    """Where the videos are, how many, how long and how large."""
+    """Return the videos' folder, number, duration and size in words."""
     rows = job.store.read_table(job.videos, ["uri", "duration_s", "size_bytes"])
     ends = pc.min_max(rows["uri"]).as_py()
     parts = zip(ends["min"].split("/")[:-1], ends["max"].split("/"), strict=False)
     root = "/".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
     hours = (pc.sum(rows["duration_s"]).as_py() or 0.0) / 3600
-    size = (pc.sum(rows["size_bytes"]).as_py() or 0) / 1e9
-    return f"{rows.num_rows:,} videos of {root or 'several places'}, {hours:,.2f} hours, {size:,.2f} GB"
+    size_gb = (pc.sum(rows["size_bytes"]).as_py() or 0) / 1e9
+    return (
+        f"{rows.num_rows:,} videos of {root or 'several places'}, {hours:,.2f} hours, "
+        f"{size_gb:,.2f} GB"
+    )
 
 
 def _steps(
     job: Job, account: Account, evaluate_s: float, planned: dict[str, dict]
 ) -> tuple[StepFact, ...]:
     record = (job.store.read_json("run.json") or {}).get("steps", {})
-    held = ray.cluster_resources()
+    resources = ray.cluster_resources()
     now = {"seconds": evaluate_s, **dataclasses.asdict(account)}
-    now |= {"cpus": held.get("CPU", 0.0), "gpus": held.get("GPU", 0.0)}
+    now |= {"cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
     return tuple(
         dataclasses.replace(
             step_fact(name, step, job.config.cluster),
@@ -237,7 +248,7 @@ def _steps(
 
 
 def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
-    """A step of run.json, with what it cost by the prices of the configuration."""
+    """Return a step of run.json with its cost by the prices of the configuration."""
     seconds, cpus, gpus = step["seconds"], step.get("cpus"), step.get("gpus")
     if cpus is None:  # written by an earlier version
         return StepFact(name, seconds, None)
@@ -286,12 +297,12 @@ def _curves(job: Job) -> tuple[Curve, ...]:
 
 def _solved(job: Job) -> tuple[Solved, ...]:
     columns = ["form", "c", "gap", "rounds", "is_solved"]
-    found = []
+    summaries = []
     solved = [pair for pair, result in job.results.items() if "classifiers" in result.tables]
     for encoder, stream in solved:
         rows = job.store.read_table(job.classifiers(encoder, stream), columns)
         known = rows.filter(pc.is_valid(rows["gap"]))
-        found.append(
+        summaries.append(
             Solved(
                 encoder=encoder,
                 stream=stream,
@@ -304,7 +315,7 @@ def _solved(job: Job) -> tuple[Solved, ...]:
                 rounds=pc.max(known["rounds"]).as_py(),
             )
         )
-    return tuple(found)
+    return tuple(summaries)
 
 
 def _failures(job: Job) -> Failures:

@@ -1,7 +1,10 @@
-"""What the papers report, to stand beside one's own numbers: only what they print, nothing read off figures.
+"""Published numbers of the papers, for comparison.
 
-DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's points are not
-printed, so only what the text says of it is here. VU: Video Understanding with Deep Networks.
+Only printed numbers are here; nothing is read off figures.
+
+DQ: Deep Quantization (FV-VAE). Its Table 2 and Figure 4 are for UCF101, split 1; the figure's
+points are not printed, so only what the text says of it is here. VU: Video Understanding with Deep
+Networks.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ class Published:
 
 
 DQ_DATA = "UCF101 split 1, VGG-19"
-"""What DQ Table 2 and its text on 4,096 dimensions are measured on: 101 classes, 25 frames a video."""
+"""What DQ Table 2 and its text on 4,096 dimensions are measured on: 101 classes, 25 frames a
+video."""
 
 DQ_TABLE_2 = (
     Published("GA", 4096, 0.7491),
@@ -51,8 +55,8 @@ DQ_FIGURE_4A = (
 )
 DQ_FIGURE_4B = (
     'All curves have the shape of a "^" while lambda3 goes from 1 to 1e5.',
-    "With lambda3 = 0 (FV-VAE^-): 0.8191 on pool5 of VGG-19, 0.8205 on pool5 fine-tuned, 0.8505 on res5c of "
-    "ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
+    "With lambda3 = 0 (FV-VAE^-): 0.8191 on pool5 of VGG-19, 0.8205 on pool5 fine-tuned, 0.8505 "
+    "on res5c of ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
 )
 """What DQ 5.3, 5.4 and Table 3 say about what Figure 4(a) and 4(b) draw."""
 
@@ -76,7 +80,7 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class BesidePaper:
-    """A paper's table, and own results in the same metrics.
+    """A paper's table, and this run's results in the same metrics.
 
     Args:
         own: (name, an estimate for each metric), best first.
@@ -112,8 +116,9 @@ DQ_TABLE_4 = PaperTable(
         ("FV-VAE-(res5c + pool5 optical flow)", (0.942,)),
         ("FV-VAE-(res5c + pool5 optical flow) + IDT", (0.952,)),
     ),
-    "The paper takes ten crops of a frame and averages three splits; a run here takes the centre crop, and is one split "
-    "(jobs.average_splits runs and averages three). Instead of optical flow there are differences of feature maps.",
+    "The paper takes ten crops of a frame and averages three splits; a run here takes the "
+    "centre crop, and is one split (jobs.average_splits runs and averages three). Instead of "
+    "optical flow there are differences of feature maps.",
 )
 
 DQ_TABLE_5 = PaperTable(
@@ -128,8 +133,8 @@ DQ_TABLE_5 = PaperTable(
         ("FV-VAE-pool5", (0.7251, 0.8568, 0.7725)),
         ("FV-VAE-res5c", (0.7855, 0.9116, 0.8409)),
     ),
-    "Videos that can no longer be had are missing here; codebooks and classifiers are those of this run's settings. "
-    "Difference streams have no counterpart in the paper's table.",
+    "Videos that can no longer be had are missing here; codebooks and classifiers are those of "
+    "this run's settings. Difference streams have no counterpart in the paper's table.",
 )
 
 VU_TABLE_5_3 = PaperTable(
@@ -142,8 +147,9 @@ VU_TABLE_5_3 = PaperTable(
         ("ResNet-50 TSN", (0.818,)),
         ("ResNet-50 TDN", (0.837,)),
     ),
-    "The paper trains ResNet-50 end to end on the videos, and tests 25 clips in ten crops; here linear classifiers are "
-    "trained on encodings of a network that is fixed, from one frame every few seconds in one crop.",
+    "The paper trains ResNet-50 end to end on the videos, and tests 25 clips in ten crops; here "
+    "linear classifiers are trained on encodings of a network that is fixed, from one frame "
+    "every few seconds in one crop.",
 )
 
 TABLES_OF_RECIPES = {
@@ -165,7 +171,7 @@ _FEATURES = {
 
 
 def feature_of(encoder: str, uses_labels: bool) -> str | None:
-    """The row of DQ Table 2 that a registry name corresponds to; None where there is none.
+    """Return the row of DQ Table 2 that a registry name corresponds to; None where there is none.
 
     Args:
         encoder: registry name, without settings.
@@ -178,7 +184,8 @@ def feature_of(encoder: str, uses_labels: bool) -> str | None:
 
 @dataclass(frozen=True)
 class Compared:
-    """An own result, and the `feature` of DQ Table 2 to stand beside; None where there is none."""
+    """A result of this run, and the `feature` of DQ Table 2 to compare it with; None where there is
+    none."""
 
     encoder: str
     stream: str
@@ -197,7 +204,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Own results beside DQ Table 2.
+    """Results of this run beside DQ Table 2.
 
     Args:
         rows: own results, in any order.
@@ -210,11 +217,12 @@ class Comparison:
     differences: str
 
     def ordered(self) -> list[tuple[Compared | None, Published | None]]:
-        """Pairs in the order of the paper's table; last the own results that have no row there."""
+        """Return pairs in the order of the paper's table, and last the results that have no row
+        there."""
         pairs: list[tuple[Compared | None, Published | None]] = []
         for published in DQ_TABLE_2:
-            own = [row for row in self.rows if row.feature == published.feature]
-            pairs += [(row, published) for row in own or [None]]
+            matching = [row for row in self.rows if row.feature == published.feature]
+            pairs += [(row, published) for row in matching or [None]]
         return pairs + [(row, None) for row in self.rows if row.feature is None]
 
 
@@ -222,17 +230,22 @@ _HEADER = ("DQ Table 2", "D", "accuracy", "|", "own encoder", "stream", "D", "ac
 
 
 def comparison_table(comparison: Comparison) -> list[str]:
-    """Lines for a terminal: DQ Table 2 on the left, the own results on the right."""
-    rows = [_HEADER]
-    for own, published in comparison.ordered():
+    """Return lines for a terminal: DQ Table 2 on the left, this run's results on the right."""
+    rows: list[tuple[str, ...]] = [_HEADER]
+    for compared, published in comparison.ordered():
         left = (
             (published.feature, f"{published.dimension:,}", f"{published.accuracy:.4f}")
             if published
             else ("-", "-", "-")
         )
         right = (
-            (own.encoder, own.stream, _number(own.dimension, ","), _number(own.accuracy, ".4f"))
-            if own
+            (
+                compared.encoder,
+                compared.stream,
+                _number(compared.dimension, ","),
+                _number(compared.accuracy, ".4f"),
+            )
+            if compared
             else ("not run", "-", "-", "-")
         )
         rows.append((*left, "|", *right))
@@ -257,7 +270,7 @@ COMPARED = ("appearance", "positions", "global")
 
 
 def comparison(job: Job) -> Comparison:
-    """The run's single results, from METRICS."""
+    """Return the run's single results, from METRICS."""
     accuracy = {
         (row["encoder"], row["stream"]): row["value"]
         for row in job.store.read_table(job.metrics).to_pylist()
@@ -280,8 +293,8 @@ def comparison(job: Job) -> Comparison:
         data=f"{job.manifest.num_rows} videos, split {folds}; {config.describe.backbone}",
         differences=(
             f"other videos, classes and splits, {config.describe.backbone} "
-            f"({', '.join(config.describe.nodes)}; {job.weights.description}) instead of VGG-19 pool5, "
-            "codebooks of the size that this corpus carries."
+            f"({', '.join(config.describe.nodes)}; {job.weights.description}) instead of VGG-19 "
+            "pool5, codebooks of the size that this corpus carries."
         ),
     )
 
@@ -294,5 +307,5 @@ def _feature(job: Job, name: str, stream: str) -> str | None:
 
 
 def text(job: Job) -> list[str]:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     return comparison_table(comparison(job))

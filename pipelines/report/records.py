@@ -1,4 +1,7 @@
-"""What a report shows, as plain values. Numbers that do not exist are None and shown as a dash."""
+"""The content of a report as plain values.
+
+Numbers that do not exist are None and shown as a dash.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,9 +21,10 @@ from pipelines.run.ledger import Account
 class Result:
     """One row of the results: an encoder on a stream, or a late fusion of several.
 
-    Metrics are over all tested videos together; `fold_mean` and `fold_sd` are of the report's headline metric over
-    the folds. `output_dim` is D, None for a fusion; `fusion` how scores were fused and with which weights, empty
-    where they were not; `gain` by how much the fusion's headline metric is above that of the best of its parts.
+    Metrics are over all tested videos together; `fold_mean` and `fold_sd` are of the report's
+    headline metric over the folds. `output_dim` is D, None for a fusion; `fusion` how scores were
+    fused and with which weights, empty where they were not; `gain` by how much the fusion's
+    headline metric is above that of the best of its parts.
     """
 
     encoder: str
@@ -36,17 +40,19 @@ class Result:
     gain: Estimate = field(default_factory=Estimate)
 
     def headline(self, multi_label: bool) -> Estimate:
-        """The metric by which results are compared, where videos have several labels or one."""
+        """Return the metric that results are compared by, for videos with several labels or one."""
         return self.map if multi_label else self.accuracy
 
 
 @dataclass(frozen=True)
 class StepFact:
-    """One step of the data flow, and what it cost; None where it is not known, or no price is set.
+    """One step of the data flow and its cost; None where the cost is unknown, or no price is set.
 
-    core_s and gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step ended. spent: what the
-    step was bound by, and how busy each stage was, in words.
-    predicted_s: what `--plan` said before.
+    Attributes:
+        core_s, gpu_s: seconds times the CPUs, and the GPUs, that the cluster had when the step
+            ended.
+        spent: the resource that bounds the step, and how busy each stage was, in words.
+        predicted_s: seconds that `--plan` predicted.
     """
 
     name: str
@@ -60,17 +66,19 @@ class StepFact:
 
     @property
     def ratio(self) -> float | None:
-        """Measured over predicted time."""
-        known = self.seconds is not None and self.predicted_s
-        return self.seconds / self.predicted_s if known else None
+        """Measured time over predicted time."""
+        if self.seconds is None or not self.predicted_s:
+            return None
+        return self.seconds / self.predicted_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """The SVMs of an encoder on a stream, of all folds and classes, by SOLUTIONS.
+    """The SVMs of an encoder on a stream, over all folds and classes, from SOLUTIONS.
 
-    `num_trivial`: those whose training videos all have the class, or all lack it, so that nothing is solved.
-    `values_of_c` ascending; `largest_gap` and `rounds` are the largest of any SVM, None where all are trivial.
+    `num_trivial`: those whose training videos all have the class, or all lack it, so that nothing
+    is solved. `values_of_c` ascending; `largest_gap` and `rounds` are the largest of any SVM, None
+    where all are trivial.
     """
 
     encoder: str
@@ -86,7 +94,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """`ap` has no value where the class has no positive video."""
+    """The AP of a class; without a value where the class has no positive video."""
 
     label: str
     ap: Estimate
@@ -109,14 +117,15 @@ NUM_FAILURES_LISTED = 200
 
 @dataclass(frozen=True)
 class Failures:
-    """The segments that are not ok: the first of them, and the number of each (stage, status, error_type)."""
+    """The segments that are not ok: the first of them, and the number for each (stage, status,
+    error_type)."""
 
     first: tuple[Failure, ...] = ()
     counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, failures: Iterable[Failure]) -> Self:
-        """All of them, of which few are kept."""
+        """Count all failures and keep the first few."""
         first, counts = [], Counter()
         for failure in failures:
             counts[failure.stage, failure.status, failure.error_type] += 1
@@ -149,12 +158,15 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionStrip:
-    """Where an encoder looked in a video (DQ appendix B). Letters: F frames, T cells of the pyramid.
+    """Attention of an encoder in a video (DQ appendix B).
+
+    Letters: F frames, T cells of the pyramid.
 
     Args:
         times_s: [F], when each frame is shown.
         values: [F], temporal attention: the sum of the frame's cells.
-        frames: the frames that are shown, RGB uint8 [height, width, 3], cropped as the network saw them.
+        frames: the frames that are shown, RGB uint8 [height, width, 3], cropped as the network saw
+            them.
         shown: the place of each of `frames` among the F, ascending.
         cells: [F, T], spatial attention, level after level, row by row.
         levels: sides of the pyramid; T is the sum of their squares.
@@ -177,23 +189,29 @@ class AttentionStrip:
         frames, cells = len(self.times_s), sum(side * side for side in self.levels)
         if self.values.shape != (frames,) or self.cells.shape != (frames, cells):
             raise ValueError(
-                f"AttentionStrip {self.video_id!r}: expected values [{frames}] and cells [{frames}, {cells}] "
-                f"for {frames} times and levels {self.levels}, got {self.values.shape} and {self.cells.shape}"
+                f"AttentionStrip {self.video_id!r}: expected values [{frames}] and cells "
+                f"[{frames}, {cells}] for {frames} times and levels {self.levels}, got "
+                f"{self.values.shape} and {self.cells.shape}"
             )
-        places = list(self.shown)
-        if len(self.frames) != len(places) or not places or places != sorted(set(places)):
+        frame_indices = list(self.shown)
+        if (
+            len(self.frames) != len(frame_indices)
+            or not frame_indices
+            or frame_indices != sorted(set(frame_indices))
+        ):
             raise ValueError(
                 f"AttentionStrip {self.video_id!r}: expected one ascending place for each of "
-                f"{len(self.frames)} frames, and one frame at least, got {places}"
+                f"{len(self.frames)} frames, and one frame at least, got {frame_indices}"
             )
-        if places[0] < 0 or places[-1] >= frames:
+        if frame_indices[0] < 0 or frame_indices[-1] >= frames:
             raise ValueError(
-                f"AttentionStrip {self.video_id!r}: expected places from 0 to {frames - 1}, got {places}"
+                f"AttentionStrip {self.video_id!r}: expected places from 0 to {frames - 1}, got "
+                f"{frame_indices}"
             )
 
     @property
     def is_difference(self) -> bool:
-        """Whether a frame's values are of it and the sampled frame before it."""
+        """True if a frame's values are of the frame and the sampled frame before it."""
         return is_difference(self.stream)
 
 
@@ -219,7 +237,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Near:
-    """A video beside another one: `similarity` is the cosine of their vectors; `jpeg` None where it cannot be read."""
+    """A neighbour of a video.
+
+    `similarity` is the cosine of their vectors; `jpeg` is None where the video cannot be read.
+    """
 
     video_id: str
     labels: tuple[str, ...]
@@ -229,7 +250,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A tested video (similarity 1) and those whose vectors are nearest, nearest first."""
+    """A tested video (similarity 1) and its nearest videos, nearest first."""
 
     query: Near
     nearest: tuple[Near, ...]
@@ -237,7 +258,10 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class NeighbourSearch:
-    """Nearest neighbours of some videos, in the vectors of one result; `num_searched` of `num_videos` were looked at."""
+    """Nearest neighbours of some videos, by the vectors of one result.
+
+    `num_searched` of `num_videos` were compared.
+    """
 
     encoder: str
     stream: str
@@ -248,7 +272,7 @@ class NeighbourSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The content of the page.
+    """The content of the report's page.
 
     Args:
         weights: what the backbone's filters are, in words.
@@ -301,11 +325,11 @@ class Report:
         return headline_metric(self.multi_label)
 
     def value(self, result: Result) -> float | None:
-        """The headline metric of a result."""
+        """Return the headline metric of a result."""
         return self.estimate(result).value
 
     def estimate(self, result: Result) -> Estimate:
-        """The headline metric of a result, with its interval."""
+        """Return the headline metric of a result, with its interval."""
         return result.headline(self.multi_label)
 
     @property
@@ -315,9 +339,13 @@ class Report:
         return single[0] if single else None
 
     def ranked(self) -> list[Result]:
-        """The results, best first; equal ones in the order given, those without a value last."""
-        return sorted(
-            self.results,
-            key=lambda r: -1.0 if self.value(r) is None else self.value(r),
-            reverse=True,
-        )
+        """The results, best first.
+
+        Equal ones stay in their order, those without a value are last.
+        """
+
+        def value(result: Result) -> float:
+            known = self.value(result)
+            return -1.0 if known is None else known
+
+        return sorted(self.results, key=value, reverse=True)

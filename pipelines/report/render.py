@@ -33,7 +33,7 @@ class Confused:
 
 
 def render(report: Report) -> str:
-    """The page, as the text of a UTF-8 file. Equal reports give equal pages."""
+    """Return the page as the text of a UTF-8 file. Equal reports give equal pages."""
     ranked = report.ranked()
     best = ranked[0] if ranked and report.value(ranked[0]) is not None else None
     classes = _sorted_classes(report.per_class)
@@ -74,11 +74,11 @@ def render(report: Report) -> str:
 
 
 def _gains(report: Report) -> list[Chart]:
-    """The chart of the fusions' gains, the largest first; nothing where there are none."""
-    known = [result for result in report.ranked() if result.gain.value is not None]
-    known = sorted(known, key=lambda result: -result.gain.value)[:_MAX_GAINS]
-    named = [(f"{_short(r.encoder)}: {r.fusion.split(' ')[0]}", r.gain) for r in known]
-    return [gains_chart(named, report.headline)] if named else []
+    """Return the chart of the fusions' gains, the largest first; None without gains."""
+    gains = [(r, value) for r in report.ranked() if (value := r.gain.value) is not None]
+    largest = sorted(gains, key=lambda pair: -pair[1])[:_MAX_GAINS]
+    named_gains = [(f"{_short(r.encoder)}: {r.fusion.split(' ')[0]}", r.gain) for r, _ in largest]
+    return [gains_chart(named_gains, report.headline)] if named_gains else []
 
 
 def _short(name: str) -> str:
@@ -86,24 +86,27 @@ def _short(name: str) -> str:
 
 
 def _total_plan(report: Report) -> dict[str, float | None]:
-    """Of the steps that were both planned and run."""
-    both = [step for step in report.steps if step.ratio is not None]
-    predicted_s = sum(step.predicted_s for step in both)
-    measured_s = sum(step.seconds for step in both)
+    """Return predicted and measured seconds of the steps that have both."""
+    planned_and_run = [step for step in report.steps if step.ratio is not None]
+    predicted_s = sum(step.predicted_s or 0.0 for step in planned_and_run)
+    measured_s = sum(step.seconds or 0.0 for step in planned_and_run)
     return {
         "total_predicted_s": predicted_s,
-        "total_ratio": measured_s / predicted_s if both else None,
+        "total_ratio": measured_s / predicted_s if planned_and_run else None,
     }
 
 
 def _columns(report: Report) -> list[tuple[str, str]]:
-    """(name, field of a result) of the metrics, the headline first: a phone shows that one without scrolling."""
+    """Return (name, field of a result) of the metrics.
+
+    The headline comes first, where a phone shows it without scrolling.
+    """
     columns = [("accuracy", "accuracy"), (f"top-{report.top_k}", "top_k")]
     return [("mAP", "map"), *columns] if report.multi_label else [*columns, ("mAP", "map")]
 
 
 def _sorted_classes(rows: tuple[ClassRow, ...]) -> list[ClassRow]:
-    """Best AP first, classes without a value last."""
+    """Return classes by AP, best first, those without a value last."""
     return sorted(rows, key=lambda row: (row.ap.value is None, -(row.ap.value or 0), row.label))
 
 
@@ -120,5 +123,5 @@ def _most_confused(confusion: Confusion | None) -> list[Confused]:
 
 
 def _reasons(failures: Failures) -> list[tuple[tuple[str, str, str], int]]:
-    """((stage, status, error type), count), the most frequent first."""
+    """Return ((stage, status, error type), count), the most frequent first."""
     return sorted(failures.counts.items(), key=lambda item: (-item[1], item[0]))

@@ -15,7 +15,10 @@ _NONE = Markup("<span class='none' title='not available'>&ndash;</span>")
 
 @cache
 def template(name: str) -> jinja2.Template:
-    """A template beside this file: it escapes all values, and formats them with the filters below."""
+    """Return a template of this folder.
+
+    It escapes all values, and formats them with the filters below.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
         autoescape=True,
@@ -45,19 +48,19 @@ def _source(name: str) -> str:
 
 
 def _metric(value: float | None) -> str:
-    """Three decimals, as in the papers; never per cent."""
+    """Return three decimals, as in the papers; never per cent."""
     return _NONE if value is None else f"{value:.3f}"
 
 
 def _interval(estimate: Estimate) -> str:
-    """The ends, as in "0.812 to 0.934"; empty where there are none."""
+    """Return the ends, as in "0.812 to 0.934"; empty where there are none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def _gain(estimate: Estimate) -> str:
-    """With its sign and its interval, as in "+0.017 (-0.010 to 0.050)"."""
+    """Return a gain with its sign and its interval, as in "+0.017 (-0.010 to 0.050)"."""
     if estimate.value is None:
         return _NONE
     ends = _interval(estimate)
@@ -69,17 +72,17 @@ def _count(value: int | None) -> str:
 
 
 def _decimals(value: float | None) -> str:
-    """One decimal, thousands with commas."""
+    """Return one decimal, thousands with commas."""
     return _NONE if value is None else f"{value:,.1f}"
 
 
 def _ratio(value: float | None) -> str:
-    """Two decimals."""
+    """Return two decimals."""
     return _NONE if value is None else f"{value:.2f}"
 
 
 def _money(value: float) -> str:
-    """Small sums with more decimals."""
+    """Return a sum of money, small sums with more decimals."""
     return f"{value:,.2f}" if value >= 1 or not value else f"{value:.4f}"
 
 
@@ -99,7 +102,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _breakable(text: str) -> Markup:
-    """Escaped, and allowed to break after the marks that join names and paths."""
+    """Return the text escaped, with allowed breaks after the marks that join names and paths."""
     parts = re.split(r"(?<=[+/])", text)
     return Markup("<wbr>").join(escape(part) for part in parts)
 

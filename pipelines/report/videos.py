@@ -1,7 +1,8 @@
-"""The videos of a report: pictures of some, where an encoder looked in them, and which videos are near.
+"""The videos of a report: frames of some, the attention of an encoder in them, and their nearest
+videos.
 
-What is read is bounded: a few dozen videos are decoded again, each in the decoder's child process and all
-in limited time, and vectors are read one row group at a time, up to a number of bytes.
+What is read is bounded: a few dozen videos are decoded again, each in the decoder's child process
+and all in limited time, and vectors are read one row group at a time, up to a number of bytes.
 """
 
 import dataclasses
@@ -45,14 +46,15 @@ VIDEO_S = 30.0
 """For one video."""
 
 SEARCH_BYTES = 2 * 2**30
-"""Bytes of vectors that are read for nearest neighbours; of a larger table some files, evenly spread."""
+"""Bytes of vectors that are read for nearest neighbours; of a larger table some files, evenly
+spread."""
 
 ONE_FRAME = Sampling(policy="uniform", num_frames=1)
 
 
 @dataclass(frozen=True)
-class Request:
-    """Some frames of a video's first segment."""
+class FrameRequest:
+    """A request for some frames of a video's first segment."""
 
     uri: str
     num_segments: int
@@ -62,7 +64,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames [f, h, w, 3] and their places in the video; none where `missing` says why."""
+    """Frames [f, h, w, 3] and their indices in the video; without images, `missing` says why."""
 
     indices: tuple[int, ...] = ()
     images: np.ndarray | None = None
@@ -70,30 +72,33 @@ class Frames:
 
 
 def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
-    """The picked videos of the best result."""
+    """Return the picked videos of the best result with their frames."""
     rows = _videos(job, [pick.video_id for pick in best.picks])
     sampling = job.config.sampling
     frames = _read(
         job,
-        [Request(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE) for r in rows],
+        [FrameRequest(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE) for r in rows],
     )
-    looks = _attention(job, best, results)
+    attention = _attention(job, best, results)
     return tuple(
         Sample(
             video_id=row["video_id"],
             labels=tuple(row["labels"]),
             predicted=pick.predicted,
             score=pick.score,
-            jpegs=() if own.images is None else tuple(_jpeg(image) for image in own.images),
-            missing=own.missing,
-            attention=_strip(looks.get(row["video_id"]), own, job.config.describe.spp_levels),
+            jpegs=() if sampled.images is None else tuple(_jpeg(image) for image in sampled.images),
+            missing=sampled.missing,
+            attention=_strip(
+                attention.get(row["video_id"]), sampled, job.config.describe.spp_levels
+            ),
         )
-        for pick, row, own in zip(best.picks, rows, frames, strict=True)
+        for pick, row, sampled in zip(best.picks, rows, frames, strict=True)
     )
 
 
 def _attention(job: Job, best: Best, results: list[Result]) -> dict[str, pa.Table]:
-    """{picked video: its ATTENTION rows, in order of time} of the best encoder that can say where it looks.
+    """Return {picked video: its ATTENTION rows, in order of time} of the best encoder that has
+    attention.
 
     The codebook is the one that did not see the labels of the fold that tests the video.
     """
@@ -108,22 +113,23 @@ def _attention(job: Job, best: Best, results: list[Result]) -> dict[str, pa.Tabl
     for pick in best.picks:
         folder = job.attention(job.codebook(*pair, pick.fold))
         by_folder.setdefault(folder, []).append(pick.video_id)
-    found = {}
+    rows_of_video = {}
     for folder, names in by_folder.items():
         rows = job.store.read_rows(folder, None, "video_id", names)
         rows = _current(rows, job.manifest).sort_by("frame_index")
         for name in names:
-            found[name] = rows.filter(pc.equal(rows["video_id"], name))
-    return found
+            rows_of_video[name] = rows.filter(pc.equal(rows["video_id"], name))
+    return rows_of_video
 
 
 def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> AttentionStrip | None:
-    """Where an encoder looked in those frames; None where none of them has attention."""
+    """Return the attention of an encoder in those frames; None where none of them has any."""
     if rows is None:
         return None
-    places = {index: i for i, index in enumerate(rows["frame_index"].to_pylist())}
-    kept = [i for i, index in enumerate(frames.indices) if index in places]
-    if not kept:
+    rows_of_frame = {index: i for i, index in enumerate(rows["frame_index"].to_pylist())}
+    kept = [i for i, index in enumerate(frames.indices) if index in rows_of_frame]
+    images = frames.images
+    if not kept or images is None:
         return None
     return AttentionStrip(
         video_id=rows["video_id"][0].as_py(),
@@ -131,8 +137,8 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
         stream=rows["stream"][0].as_py(),
         times_s=tuple(rows["timestamp_s"].to_pylist()),
         values=rows["value"].to_numpy(),
-        frames=tuple(frames.images[i] for i in kept),
-        shown=tuple(places[frames.indices[i]] for i in kept),
+        frames=tuple(images[i] for i in kept),
+        shown=tuple(rows_of_frame[frames.indices[i]] for i in kept),
         cells=np.stack(rows["cells"].to_numpy()),
         levels=levels,
     )
@@ -142,10 +148,11 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
 
 
 def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch | None:
-    """For some tested videos, those whose vectors of the best single result have the highest cosine.
+    """Return, for some tested videos, the videos with the highest cosine by the vectors of the best
+    single result.
 
-    Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos asked for; None
-    where it has none.
+    Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos
+    asked for; None where it has none.
     """
     single = [r for r in results if not r.fusion]
     first = max(single, key=lambda result: result.headline(best.multi_label).value or 0.0)
@@ -155,11 +162,11 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
         return None
     known = job.manifest.select(["video_id", "source"])
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
-    found, num_searched = ray.get(search)
-    named = list(dict.fromkeys([*queries, *(name for rows in found for name, _ in rows)]))
-    rows = {row["video_id"]: row for row in _videos(job, named)}
-    requests = [Request(rows[name]["uri"], 1, ONE_FRAME, 1) for name in named]
-    pictures = dict(zip(named, _read(job, requests), strict=True))
+    rankings, num_searched = ray.get(search)
+    video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
+    rows = {row["video_id"]: row for row in _videos(job, video_ids)}
+    requests = [FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1) for name in video_ids]
+    pictures = dict(zip(video_ids, _read(job, requests), strict=True))
 
     def near(name: str, similarity: float) -> Near:
         image = pictures[name].images
@@ -173,7 +180,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
         num_videos=job.manifest.num_rows,
         found=tuple(
             Neighbours(near(query, 1.0), tuple(near(*pair) for pair in pairs))
-            for query, pairs in zip(queries, found, strict=True)
+            for query, pairs in zip(queries, rankings, strict=True)
         ),
     )
 
@@ -188,16 +195,18 @@ def _nearest(
 def nearest(
     store: Store, folder: str, known: pa.Table, queries: list[str], num: int = NUM_NEAREST
 ) -> tuple[list[list[tuple[str, float]]], int]:
-    """For each query its `num` nearest videos and their cosines, nearest first, and how many were looked at.
+    """Return for each query its `num` nearest videos with their cosines, nearest first; and the
+    number of videos compared.
 
     Args:
-        known: video_id and source of today's videos: vectors of files that have changed are left out.
+        known: video_id and source of today's videos: vectors of files that have changed are left
+            out.
     """
     columns = ["video_id", "source", "vector"]
     table = _current(store.read_rows(folder, columns, "video_id", queries), known)
     unit = dict(zip(table["video_id"].to_pylist(), _unit(table["vector"]), strict=True))
     width = next(iter(unit.values())).shape if unit else (1,)
-    asked = np.stack([unit.get(query, np.zeros(width, np.float32)) for query in queries])
+    query_vectors = np.stack([unit.get(query, np.zeros(width, np.float32)) for query in queries])
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
     count = 0
     for name in _spread(store, folder):
@@ -206,34 +215,35 @@ def nearest(
                 part = _current(file.read_row_group(group, columns), known)
                 names, vectors = part["video_id"].to_pylist(), _unit(part["vector"])
                 count += len(names)
-                cosines = asked @ vectors.T
-                for own, query, row in zip(best, queries, cosines.tolist(), strict=True):
-                    own += [
+                cosines = query_vectors @ vectors.T
+                for ranking, query, row in zip(best, queries, cosines.tolist(), strict=True):
+                    ranking += [
                         (c, n) for c, n in zip(row, names, strict=True) if n != query and c != 0
                     ]
-                    # Equal ones by name, so that the order of files does not matter.
-                    own[:] = heapq.nsmallest(num, own, key=lambda pair: (-pair[0], pair[1]))
-    return [[(name, cosine) for cosine, name in own] for own in best], count
+                    # Videos with equal cosines by name, so that the order of files does not matter.
+                    ranking[:] = heapq.nsmallest(num, ranking, key=lambda pair: (-pair[0], pair[1]))
+    return [[(name, cosine) for cosine, name in ranking] for ranking in best], count
 
 
 def _spread(store: Store, folder: str) -> list[str]:
-    """The files of a folder, or as many of them, evenly spread, as hold about SEARCH_BYTES."""
+    """Return files of a folder that hold about SEARCH_BYTES, evenly spread; all files of a smaller
+    folder."""
     names = store.files(folder)
-    # Files hold about as many rows each; to ask for the size of all takes long on object storage.
+    # Files have about the same size; asking for every size takes long on object storage.
     total = len(names) * store.size_bytes(names[0])
     count = max(1, int(len(names) * min(1, SEARCH_BYTES / max(1, total))))
-    return [names[place * len(names) // count] for place in range(count)]
+    return [names[index * len(names) // count] for index in range(count)]
 
 
 def _current(rows: pa.Table, known: pa.Table) -> pa.Table:
-    """Without the rows of other videos, and of files that have changed since, by their `source`."""
-    # A row group has few of all videos: only these are hashed.
+    """Return the rows of known videos whose file has not changed since, by its `source`."""
+    # A row group has few of the videos: only these are hashed.
     known = known.filter(pc.is_in(known["video_id"], rows["video_id"]))
     return rows.filter(pc.is_valid(places_of(rows, known, ("video_id", "source"))))
 
 
 def _unit(column: pa.ChunkedArray) -> np.ndarray:
-    """[n, D] of length 1; zeros stay zeros."""
+    """Return vectors [n, D] scaled to length 1; zeros stay zeros."""
     vectors = vectors_from_arrow(column).astype(np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -243,31 +253,31 @@ def _unit(column: pa.ChunkedArray) -> np.ndarray:
 
 def _videos(job: Job, video_ids: list[str]) -> list[dict]:
     columns = ["video_id", "uri", "labels", "num_segments"]
-    found = job.store.read_rows(job.videos, columns, "video_id", video_ids).to_pylist()
-    rows = {row["video_id"]: row for row in found}
+    unordered = job.store.read_rows(job.videos, columns, "video_id", video_ids).to_pylist()
+    rows = {row["video_id"]: row for row in unordered}
     return [rows[name] for name in video_ids]
 
 
-def _read(job: Job, requests: list[Request]) -> list[Frames]:
+def _read(job: Job, requests: list[FrameRequest]) -> list[Frames]:
     return ray.get(_decode.remote(requests, job.config))
 
 
 @ray.remote
-def _decode(requests: list[Request], config: Config) -> list[Frames]:
+def _decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
     return decode(requests, config)
 
 
-def decode(requests: list[Request], config: Config) -> list[Frames]:
-    """Some frames of each video, evenly spread over its first segment, in limited time."""
+def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
+    """Decode some frames of each video, evenly spread over its first segment, in limited time."""
     limits = config.decode
     limits = dataclasses.replace(limits, timeout_s=min(VIDEO_S, limits.timeout_s))
-    # Attention is that of the centre.
+    # Attention is of the centre crop.
     picture = dataclasses.replace(config.picture, views="centre")
-    found, end = [], time.monotonic() + DECODE_S
+    decoded, end = [], time.monotonic() + DECODE_S
     with IsolatedDecoder(limits) as decoder:
         for request in requests:
             if time.monotonic() > end:
-                found.append(Frames(missing=f"not read within {DECODE_S:.0f} s for all videos"))
+                decoded.append(Frames(missing=f"not read within {DECODE_S:.0f} s for all videos"))
                 continue
             try:
                 frames = decoder.call(
@@ -280,13 +290,13 @@ def decode(requests: list[Request], config: Config) -> list[Frames]:
                     limits,
                 )
             except VideoError as error:
-                found.append(Frames(missing=f"cannot be read any more ({error.error_type})"))
+                decoded.append(Frames(missing=f"cannot be read any more ({error.error_type})"))
                 continue
             count = min(request.num_frames, len(frames.images))
-            places = np.linspace(0, len(frames.images) - 1, count).astype(int)
-            indices = tuple(frames.frame_indices[places].tolist())
-            found.append(Frames(indices, frames.images[places]))
-    return found
+            positions = np.linspace(0, len(frames.images) - 1, count).astype(int)
+            indices = tuple(frames.frame_indices[positions].tolist())
+            decoded.append(Frames(indices, frames.images[positions]))
+    return decoded
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -1,10 +1,12 @@
-"""The index of a search: the encodings of one encoder and stream, compressed (VU 2.3.3), and stored with the run.
+"""The index of a search: the encodings of one encoder and stream, compressed (VU 2.3.3), and stored
+with the run.
 
     search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors   _done.json
 
-It is stored as vectors, in Parquet, and not as a file of faiss: reading one of those takes sizes and offsets out of the
-file and trusts them, which a hostile file turns into writes out of bounds. Building the faiss index of what a
-query reads takes milliseconds, and analysts can read the vectors too.
+It is stored as vectors, in Parquet, and not as a file of faiss: reading one of those takes sizes
+and offsets out of the file and trusts them, which a hostile file turns into writes out of bounds.
+Building the faiss index of what a query reads takes milliseconds, and analysts can read the vectors
+too.
 
 A query is compared with all videos, a file of them at a time: 64 MiB of vectors, of 131,072 videos.
 
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import faiss
 import numpy as np
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from encoders.codebooks.pca import Pca
 from encoders.encodings.compress import Compression, fit_whitening
 from encoders.scores.retrieval import average_precision, mean_average_precision
 from pipelines.errors import RunError
@@ -56,16 +59,19 @@ _TOGETHER = 16
 """Vectors that are compressed in one matrix product."""
 
 _COMPRESSION = "compression.safetensors"
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an index.
+    """Facts of an index.
 
-    num_left_out: encodings without a place in it: of files that have changed, or without a descriptor.
-    map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, right being those that share a label; None
-        where there is no such query.
+    Attributes:
+        num_left_out: encodings that are not in it: of files that have changed, or without a
+            descriptor.
+        map: retrieval mAP (METHODS 6) of `num_queries` labelled videos, where an answer is right if
+            it shares a label; None without such a query.
     """
 
     num_videos: int
@@ -77,23 +83,23 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An index that is complete in `folder`."""
+    """A complete index in `folder`."""
 
     store: Store
     folder: str
     facts: Facts
 
     def compress(self, vector: np.ndarray) -> np.ndarray:
-        """An encoding [D] as the index compares it, [P]."""
+        """Return an encoding [D] as the vector [P] that the index compares."""
         compression = Compression.from_bytes(self.store.read(f"{self.folder}/{_COMPRESSION}"))
         return compression.transform(torch.from_numpy(vector).float()).numpy()
 
     def video_ids(self) -> list[str]:
-        """All videos of the index, in no particular order."""
+        """Return all videos of the index, in no particular order."""
         return self.store.read_table(self.folder, ["video_id"])["video_id"].to_pylist()
 
     def vector(self, video_id: str) -> np.ndarray | None:
-        """The compressed vector [P] of a video; None where it has none."""
+        """Return the compressed vector [P] of a video; None where it has none."""
         for name in self.store.files(self.folder):
             with self.store.open_parquet(name) as file:
                 ids = file.read(columns=["video_id"])["video_id"]
@@ -101,31 +107,32 @@ class Index:
                 for group in range(file.num_row_groups if row >= 0 else 0):
                     num_rows = file.metadata.row_group(group).num_rows
                     if row < num_rows:
-                        found = file.read_row_group(group, columns=["vector"])["vector"]
-                        return vectors_from_arrow(found.slice(row, 1))[0]
+                        column = file.read_row_group(group, columns=["vector"])["vector"]
+                        return vectors_from_arrow(column.slice(row, 1))[0]
                     row -= num_rows
         return None
 
     def nearest(
         self, vector: np.ndarray, num: int, leave_out: frozenset[str]
     ) -> list[tuple[str, float]]:
-        """The `num` videos most like the compressed vector [P]: (video_id, similarity), best first."""
-        wanted = num + len(leave_out)
-        found: list[tuple[str, float]] = []
+        """Return the `num` videos most like the compressed vector [P]: (video_id, similarity), best
+        first."""
+        num_asked = num + len(leave_out)
+        scored: list[tuple[str, float]] = []
         for name in self.store.files(self.folder):
             with self.store.open_parquet(name) as file:
                 rows = file.read(columns=["video_id", "vector"])
             index = faiss.IndexFlatIP(len(vector))
             index.add(vectors_from_arrow(rows["vector"]))
-            similarity, row = index.search(vector[None], min(wanted, rows.num_rows))
+            similarity, row = index.search(vector[None], min(num_asked, rows.num_rows))
             names = rows["video_id"].take(pa.array(row[0])).to_pylist()
-            found += zip(names, similarity[0].tolist(), strict=True)
-        kept = [item for item in found if item[0] not in leave_out]
+            scored += zip(names, similarity[0].tolist(), strict=True)
+        kept = [item for item in scored if item[0] not in leave_out]
         return sorted(kept, key=lambda item: (-item[1], item[0]))[:num]
 
 
 def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
-    """The index of some encodings and the VIDEOS of a folder; it is built if it is not there.
+    """Return the index of some encodings and the VIDEOS of a folder; build it if it does not exist.
 
     Raises:
         RunError: too few encodings, or some that are not finite.
@@ -144,14 +151,14 @@ def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
 
 
 def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict:
-    """Publishes the index; returns what its mark says."""
+    """Build and publish the index; return the facts of its mark."""
     started = time.monotonic()
     labels = store.read_table(videos, ["video_id", "source", "labels"])
     rows, num_all = _rows(store, encodings.folder, labels)
     if rows.num_rows < 3:
         raise RunError(
-            f"{store.uri(encodings.folder)}: expected encodings of at least 3 of today's videos, found "
-            f"{rows.num_rows}; too few to search in"
+            f"{store.uri(encodings.folder)}: expected encodings of at least 3 of today's "
+            f"videos, found {rows.num_rows}; too few to search in"
         )
     shuffled = _permutation(rows["video_id"].to_pylist())
     try:
@@ -196,7 +203,9 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
 
 
 def _rows(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:
-    """The rows of ENCODINGS to be indexed, by video_id: video_id, source, file, group, row in it; and how many there are.
+    """Return the rows of ENCODINGS to be indexed, and their number.
+
+    Rows are ordered by video_id and have video_id, source, file, group and row in the group.
 
     Left out are those of files that have changed, by their source, and those of no descriptor.
     """
@@ -221,49 +230,54 @@ def _rows(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:
 
 
 def _permutation(video_ids: list[str]) -> np.ndarray:
-    """[N]: a pseudo-random permutation of the places of the videos, fixed by their ids."""
+    """Return a pseudo-random permutation [N] of the videos, fixed by their ids."""
     return np.argsort([hashlib.sha256(name.encode()).digest() for name in video_ids])
 
 
 def _sample(store: Store, rows: pa.Table, shuffled: np.ndarray) -> torch.Tensor:
-    """Encodings [n, D] of the first videos of a permutation, as many as `SAMPLE_BYTES` hold."""
+    """Return encodings [n, D] of the first videos of a permutation, as many as `SAMPLE_BYTES`
+    hold."""
     with store.open_parquet(rows["file"][0].as_py()) as file:
         width = file.schema_arrow.field("vector").type.list_size
-    # Three at least, whose PCA has a direction.
+    # A PCA has a direction from three vectors on.
     size = min(rows.num_rows, max(3, SAMPLE_BYTES // (4 * width)))
     chosen = rows.take(pa.array(np.sort(shuffled[:size])))
     sample = np.empty((size, width), np.float32)
-    for places, part in _vectors(store, chosen, "sample"):
-        sample[places] = part
+    for indices, part in _vectors(store, chosen, "sample"):
+        sample[indices] = part
     return torch.from_numpy(sample)
 
 
 def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.ndarray:
-    """[N, P] float32, in the order of `rows`.
+    """Return compressed vectors [N, P] float32, in the order of `rows`.
 
-    Always `_TOGETHER` at a time: with another number the last bits could differ, and how many vectors a row group holds
-    is not the same on every cluster.
+    Always `_TOGETHER` at a time: with another number the last bits could differ, and how many
+    vectors a row group holds is not the same on every cluster.
     """
-    vectors = np.empty((rows.num_rows, len(compression.map.scale)), np.float32)
+    whitening = cast(Pca, compression.map)  # by `fit_whitening`
+    vectors = np.empty((rows.num_rows, len(whitening.scale)), np.float32)
     batch = torch.zeros(_TOGETHER, compression.input_dim)
-    for places, part in _vectors(store, rows, "compress"):
+    for indices, part in _vectors(store, rows, "compress"):
         for first in range(0, len(part), _TOGETHER):
-            some = torch.from_numpy(part[first : first + _TOGETHER])
-            batch[: len(some)] = some
-            made = compression.transform(batch)[: len(some)]
-            vectors[places[first : first + len(some)]] = made.numpy()
+            rows_of_batch = torch.from_numpy(part[first : first + _TOGETHER])
+            batch[: len(rows_of_batch)] = rows_of_batch
+            compressed = compression.transform(batch)[: len(rows_of_batch)]
+            vectors[indices[first : first + len(rows_of_batch)]] = compressed.numpy()
     bad = np.flatnonzero(~np.isfinite(vectors).all(1))
     if len(bad):
         name = rows["video_id"][int(bad[0])].as_py()
         raise RunError(
-            f"search: expected finite encodings, got NaN or infinity in {len(bad)} of {len(vectors)}, such as "
-            f"that of {name!r}; python -m jobs.doctor says what to do"
+            f"search: expected finite encodings, got NaN or infinity in {len(bad)} of "
+            f"{len(vectors)}, such as that of {name!r}; python -m jobs.doctor says what to do"
         )
     return vectors
 
 
-def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places in `rows`, their encodings [n, D] float32), a row group at a time: memory does not grow with N."""
+def _vectors(store: Store, rows: pa.Table, action: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (indices into `rows`, their encodings [n, D] float32), one row group at a time.
+
+    Memory does not grow with N.
+    """
     order = pc.sort_indices(rows, [(name, "ascending") for name in ("file", "group", "row")])
     rows, order = rows.take(order), order.to_numpy()
     keys = list(zip(rows["file"].to_pylist(), rows["group"].to_pylist(), strict=True))
@@ -277,17 +291,17 @@ def _vectors(store: Store, rows: pa.Table, what: str) -> Iterator[tuple[np.ndarr
             column = file.read_row_group(group, columns=["vector"])["vector"]
         return vectors_from_arrow(column.take(pa.array(in_group[slice(*span)]))).astype(np.float32)
 
-    said = started = time.monotonic()
+    logged = started = time.monotonic()
     for span, part in zip(spans, _ahead(read, spans), strict=True):
         yield order[slice(*span)], part
-        if time.monotonic() - said > 5:
-            said = time.monotonic()
-            left_s = (said - started) * (len(keys) / span[1] - 1)
-            log.info("search: %s %d/%d, %.0f s left", what, span[1], len(keys), left_s)
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
+            left_s = (logged - started) * (len(keys) / span[1] - 1)
+            log.info("search: %s %d/%d, %.0f s left", action, span[1], len(keys), left_s)
 
 
 def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """call(item) of each item, in order; a few are under way at a time."""
+    """Yield call(item) of each item, in order; a few calls run ahead."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         yield from in_order(pool, call, items, _AHEAD)
 
@@ -296,7 +310,8 @@ def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator
 
 
 def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarray) -> np.ndarray:
-    """Average precisions of some labelled videos as queries; NaN where no other video shares a label."""
+    """Return average precisions of some labelled videos as queries; NaN where no other video shares
+    a label."""
     labels = labels.combine_chunks()
     names, parents = pc.list_flatten(labels), pc.list_parent_indices(labels).to_numpy()
     codes = names.dictionary_encode().indices.to_numpy()

@@ -1,6 +1,7 @@
-"""A search by likeness: the videos of a run nearest to one of them, or to a new video file.
+"""A search for similar videos: the videos of a run nearest to one of them, or to a new video file.
 
-No cluster: an index is read in pieces, and a new file is described and encoded by the callables that Ray runs.
+No cluster: an index is read in pieces, and a new file is described and encoded by the callables
+that Ray runs.
 """
 
 import bisect
@@ -49,7 +50,8 @@ _FACTS = ("video_id", "uri", "labels", "width_px", "height_px")
 _THUMBNAILS = Sampling(policy="uniform", num_frames=3)
 _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
-"""Most seconds for the pictures of one video, and of all; videos that take longer are shown without."""
+"""Most seconds for the pictures of one video, and of all; videos that take longer are shown
+without."""
 
 _NEIGHBOURS = 500
 """Ids before and after the place of an unknown one in which similar ones are looked for."""
@@ -57,7 +59,8 @@ _NEIGHBOURS = 500
 
 @dataclass(frozen=True)
 class _Query:
-    """A query: its compressed vector [P], what the page shows of it, and the videos that are not to be found."""
+    """A query: its compressed vector [P], its entry on the page, and the videos to leave out of the
+    answer."""
 
     vector: np.ndarray
     facts: dict
@@ -73,11 +76,12 @@ def search(
     num: int = 10,
     page: str | None = None,
 ) -> Answer:
-    """The `num` videos of the run at `out` nearest to `query`; publishes the page.
+    """Find the `num` videos of the run at `out` nearest to `query`, and publish the page.
 
     Args:
         query: a video_id of the run, or path or URI of a video file.
-        encoder, stream: of the encodings to compare; of those left open the one with the best mAP in METRICS.
+        encoder, stream: of the encodings to compare; of those left open the one with the best mAP
+            in METRICS.
         page: file or URI of the page; None: in the run's folder search/.
 
     Raises:
@@ -93,8 +97,8 @@ def search(
     encodings = run.encodings[pair]
     if not run.is_encoded(encodings):
         raise ConfigError(
-            f"--out {out}: expected complete encodings of {pair[0]} on {pair[1]}, found some missing; run the job "
-            "again, at least with --steps index,describe,fit,encode"
+            f"--out {out}: expected complete encodings of {pair[0]} on {pair[1]}, found some "
+            "missing; run the job again, at least with --steps index,describe,fit,encode"
         )
     try:
         return _answer(run, pair, query, num, page)
@@ -102,12 +106,13 @@ def search(
         raise
     except FileNotFoundError as error:
         raise RunError(
-            f"{run.store.root}: a file is gone ({error}); another job has replaced it, so search again"
+            f"{run.store.root}: a file is gone ({error}); another job has replaced it, so "
+            "search again"
         ) from error
     except OSError as error:
         raise RunError(
-            f"{run.store.root}: {error}; a search keeps its index there, and its page if --page names no other "
-            "place: give it the right to write"
+            f"{run.store.root}: {error}; a search keeps its index there, and its page if --page "
+            "names no other place: give it the right to write"
         ) from error
 
 
@@ -115,10 +120,10 @@ def _answer(run: SavedRun, pair: tuple[str, str], query: str, num: int, page: st
     encodings = run.encodings[pair]
     index = open_index(run.store, encodings, run.videos)
     asked = _query(run, pair, index, query)
-    found = index.nearest(asked.vector, num, asked.leave_out)
-    facts = _facts(run, [name for name, _ in found])
+    matches = index.nearest(asked.vector, num, asked.leave_out)
+    facts = _facts(run, [name for name, _ in matches])
     jpegs = _thumbnails([asked.facts, *facts], run.config.decode)
-    results = enumerate(zip(facts, jpegs[1:], found, strict=True), start=1)
+    results = enumerate(zip(facts, jpegs[1:], matches, strict=True), start=1)
     answer = Answer(
         encoder=pair[0],
         stream=pair[1],
@@ -134,41 +139,42 @@ def _answer(run: SavedRun, pair: tuple[str, str], query: str, num: int, page: st
 
 
 def _pair(run: SavedRun, encoder: str | None, stream: str | None) -> tuple[str, str]:
-    """The encodings that the flags name; of several those with the best mAP."""
+    """Return the (encoder, stream) that the flags name; of several the one with the best mAP."""
     if not run.encodings:
         raise ConfigError(
-            f"--out {run.store.root}: expected a run with encodings, found none; run the job with step encode"
+            f"--out {run.store.root}: expected a run with encodings, found none; run the job "
+            "with step encode"
         )
-    found = [
+    pairs = [
         pair
         for pair in run.best_first()
         if encoder in (None, pair[0]) and stream in (None, pair[1])
     ]
-    if not found:
+    if not pairs:
         known = ", ".join(f"--encoder {name} --stream {of}" for name, of in run.encodings)
-        given = f"{f'--encoder {encoder}' * bool(encoder)} {f'--stream {stream}' * bool(stream)}"
+        flags = f"{f'--encoder {encoder}' * bool(encoder)} {f'--stream {stream}' * bool(stream)}"
         raise ConfigError(
-            f"{given.strip()}: expected encodings that the run has, which are {known}"
+            f"{flags.strip()}: expected encodings that the run has, which are {known}"
         )
-    return found[0]
+    return pairs[0]
 
 
 # --- the query --------------------------------------------------------------------------------
 
 
 def _query(run: SavedRun, pair: tuple[str, str], index: Index, query: str) -> _Query:
-    """The query, as a video of the run if it has that id, else as a file."""
+    """Return the query: a video of the run if it has that id, else a file."""
     vector = index.vector(query)
     if vector is not None:
         return _Query(vector, _facts(run, [query])[0], frozenset([query]))
     columns = ["video_id", "status", "error_type", "error"]
     for row in run.store.read_rows(run.videos, columns, "video_id", [query]).to_pylist():
         raise ConfigError(
-            f"--query {query}: expected a video with an encoding; this one has none by {pair[0]} on {pair[1]} "
-            f"({_reason(run, row)})"
+            f"--query {query}: expected a video with an encoding; this one has none by "
+            f"{pair[0]} on {pair[1]} ({_reason(run, row)})"
         )
     is_uri = "://" in query
-    # Normalised, as VIDEOS has it: a file of the run is not to find itself.
+    # Normalised like the ids of VIDEOS, so that a file of the run does not find itself.
     uri = query if is_uri else os.path.abspath(os.path.expanduser(query))
     if not is_uri and not os.path.isfile(uri):
         raise ConfigError(
@@ -193,12 +199,13 @@ def _reason(run: SavedRun, row: dict) -> str:
 
 
 def _near(query: str, video_ids: list[str]) -> str:
-    """Ids like one that does not exist: those of the same file name, and those spelled alike."""
+    """Return ids like an unknown one: those with the same file name, and those with a similar
+    spelling."""
     base = posixpath.basename(query)
     same = [name for name in video_ids if base and posixpath.basename(name) == base]
     ordered = sorted(video_ids)
-    place = bisect.bisect(ordered, query)
-    pool = ordered[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+    index = bisect.bisect(ordered, query)
+    pool = ordered[max(0, index - _NEIGHBOURS) : index + _NEIGHBOURS]
     close = difflib.get_close_matches(query, pool, n=3, cutoff=0.5)
     near = list(dict.fromkeys([*sorted(same)[:3], *close]))[:3]
     if near:
@@ -207,7 +214,7 @@ def _near(query: str, video_ids: list[str]) -> str:
 
 
 def _probe(run: SavedRun, uri: str) -> pa.Table:
-    """The file as a row of VIDEOS."""
+    """Return a row of VIDEOS for the file."""
     listed = {"video_id": uri, "uri": uri, "labels": [], "group": None, "fold": -1}
     stage = ProbeVideos(run.config.sampling, run.config.decode)
     with contextlib.closing(stage.decoder):
@@ -219,7 +226,8 @@ def _probe(run: SavedRun, uri: str) -> pa.Table:
 
 
 def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarray:
-    """The encoding [D] of a file, by the run's own settings, weights and codebook, as step encode makes it.
+    """Return the encoding [D] of a file, by the run's own settings, weights and codebook, as step
+    encode computes it.
 
     As there, segments that cannot be decoded are left out, unless it is all of them.
     """
@@ -245,15 +253,15 @@ def _encode(run: SavedRun, pair: tuple[str, str], videos: pa.Table) -> np.ndarra
             encoders.add(segment, video, device)
         if not video.num_frames:
             raise ConfigError(
-                f"--query {uri}: expected descriptors of stream {stream.name}, got none; a video of one frame has no "
-                "differences, so give --stream"
+                f"--query {uri}: expected descriptors of stream {stream.name}, got none; a "
+                "video of one frame has no differences, so give --stream"
             )
         vector = pyramid.finalise(encoder, video.states[book.column])
     return vector.cpu().numpy().astype(run.config.encode.dtype)
 
 
 def _described(run: SavedRun, describe: DescribeFrames, videos: pa.Table) -> Iterator[pa.Table]:
-    """Rows of DESCRIPTORS of a file's segments, but for those that cannot be decoded.
+    """Yield rows of DESCRIPTORS of a file's segments, except those that cannot be decoded.
 
     Raises:
         ConfigError: none can be decoded.
@@ -281,7 +289,7 @@ def _described(run: SavedRun, describe: DescribeFrames, videos: pa.Table) -> Ite
 
 
 def _said(row: dict, uri: str = "") -> str:
-    """The reason of a failure, in one line and without the file's name."""
+    """Return the reason of a failure, in one line and without the file's name."""
     return " ".join(f"{row['error_type']}: {row['error'].removeprefix(f'{uri}: ')}".split())
 
 
@@ -289,7 +297,7 @@ def _said(row: dict, uri: str = "") -> str:
 
 
 def _facts(run: SavedRun, video_ids: list[str]) -> list[dict]:
-    """VIDEOS rows, in the order of the ids."""
+    """Return VIDEOS rows, in the order of the ids."""
     rows = run.store.read_rows(run.videos, list(_FACTS), "video_id", video_ids).to_pylist()
     by_id = {row["video_id"]: row for row in rows}
     return [by_id[name] for name in video_ids]
@@ -312,11 +320,12 @@ def _shown(
 
 
 def _thumbnails(videos: list[dict], decode: Decode) -> list[tuple[bytes, ...]]:
-    """Some small JPEG files of each video; none of one that cannot be decoded, or not in time."""
+    """Return some small JPEG files of each video; none for a video that cannot be decoded, or not
+    in time."""
     settings = dataclasses.replace(decode, timeout_s=min(decode.timeout_s, _THUMBNAIL_S))
     square = Picture(resize_px=_THUMBNAIL_PX, crop_px=_THUMBNAIL_PX)
     end = time.monotonic() + _ALL_THUMBNAILS_S
-    made: list[tuple[bytes, ...]] = []
+    thumbnails: list[tuple[bytes, ...]] = []
     with IsolatedDecoder(settings) as decoder:
         for video in videos:
             images = np.empty((0, 0, 0, 3), np.uint8)
@@ -324,12 +333,12 @@ def _thumbnails(videos: list[dict], decode: Decode) -> list[tuple[bytes, ...]]:
                 with contextlib.suppress(VideoError):
                     segment = (video["uri"], 0, 1, _THUMBNAILS, square, settings)
                     images = decoder.call(decode_segment, *segment).images
-            made.append(tuple(_jpeg(image, video) for image in images))
-    return made
+            thumbnails.append(tuple(_jpeg(image, video) for image in images))
+    return thumbnails
 
 
 def _jpeg(image: np.ndarray, video: dict) -> bytes:
-    """The square picture as a JPEG file of the video's own proportions, within 1:3 and 3:1."""
+    """Return the square image as a JPEG file of the video's own proportions, within 1:3 and 3:1."""
     width, height = video["width_px"] or 1, video["height_px"] or 1
     share = min(max(width / height, 1 / 3), 3.0)
     size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX / share))
@@ -343,7 +352,7 @@ def _jpeg(image: np.ndarray, video: dict) -> bytes:
 def _publish(
     run: SavedRun, encodings: Encodings, query: str, answer: Answer, page: str | None
 ) -> str:
-    """Publishes the page; returns its URI."""
+    """Publish the page and return its URI."""
     content = render(answer).encode("utf-8", "backslashreplace")
     if page is None:
         name = digest(query, encodings, run.videos, len(answer.results))

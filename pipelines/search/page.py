@@ -1,6 +1,8 @@
-"""The answer to a search: as lines for a terminal, as JSON, and as a page that needs no network and no script.
+"""The answer to a search, as lines for a terminal, as JSON, and as a page that needs no network and
+no script.
 
-Ids and labels may hold anything: the template escapes them, and a terminal gets no control characters.
+Ids and labels may hold anything: the template escapes them, and a terminal gets no control
+characters.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,10 @@ from pipelines.search.index import Facts
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A video of the answer; `rank` and `similarity` are None for the query. `jpegs` are in order of time."""
+    """A video of the answer.
+
+    `rank` and `similarity` are None for the query; `jpegs` are in order of time.
+    """
 
     video_id: str
     labels: tuple[str, ...]
@@ -39,7 +44,8 @@ class Answer:
     page: str = ""
 
     def lines(self) -> list[str]:
-        """rank, similarity, video_id, labels; then what was searched."""
+        """Return lines of rank, similarity, video_id and labels, and last a description of the
+        search."""
         rows = [("rank", "similarity", "video_id", "labels")]
         rows += [
             (
@@ -54,7 +60,8 @@ class Answer:
         table = [f"{a:>4}  {b:>10}  {c:<{width}}  {d}".rstrip() for a, b, c, d in rows]
         return [
             *table,
-            f"of {self.index.num_videos} videos, by {_visible(self.encoder)} on {self.stream}{self._quality()}",
+            f"of {self.index.num_videos} videos, by {_visible(self.encoder)} on "
+            f"{self.stream}{self._quality()}",
             f"page: {self.page}",
         ]
 
@@ -64,7 +71,7 @@ class Answer:
         return f"; retrieval mAP of {self.index.num_queries} labelled videos: {self.index.map:.3f}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the answer as plain values."""
         return {
             "query": self.query.video_id,
             "encoder": self.encoder,
@@ -86,10 +93,10 @@ class Answer:
 
 
 def render(answer: Answer) -> str:
-    """The page, as the text of a UTF-8 file. Equal answers give equal pages."""
+    """Return the page as the text of a UTF-8 file. Equal answers give equal pages."""
     return template("search/page.html.j2").render(answer=answer)
 
 
 def _visible(text: str) -> str:
-    """`text` with what a terminal would obey written out."""
+    """Return `text` with the terminal's control characters written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,8 +1,9 @@
-"""The splits of a benchmark, averaged: UCF101 and HMDB51 have three, and report the mean of their accuracies.
+"""The mean over the splits of a benchmark: UCF101 and HMDB51 have three, and report mean
+accuracies.
 
-A video has one fold in a run, and the same video is tested by several splits, so each split is a run of its own
-in the same output (`split.name`): descriptors are shared, what is fitted on training videos is not. Each leaves
-its METRICS; here they are put side by side.
+A video has one fold in a run, and the same video is tested by several splits, so each split is a
+run of its own in the same output (`split.name`): descriptors are shared, what is fitted on training
+videos is not. Each leaves its METRICS; here they are put side by side.
 """
 
 from pipelines.evaluate.results import SINGLE, mean_rows
@@ -15,15 +16,18 @@ FOLDER = "split_metrics"
 
 
 def publish(jobs: list[Job]) -> list[str]:
-    """Publishes METRICS rows of each split (split = its name) and of their means; returns lines for a terminal.
+    """Publish METRICS rows of each split (split = its name) and of their means; return lines for a
+    terminal.
 
     Args:
         jobs: finished runs that differ in `split.name` alone.
     """
     rows = []
     for job in jobs:
-        own = job.store.read_table(job.metrics).to_pylist()
-        rows += [row | {"split": job.config.split.name} for row in own if row["split"] == "all"]
+        metric_rows = job.store.read_table(job.metrics).to_pylist()
+        rows += [
+            row | {"split": job.config.split.name} for row in metric_rows if row["split"] == "all"
+        ]
     names = [job.config.split.name for job in jobs]
     protocol = f"mean of {', '.join(names)}"
     means = [
@@ -45,10 +49,10 @@ def _lines(rows: list[dict], means: list[dict], names: list[str]) -> list[str]:
         if mean["metric"] not in ("accuracy", "mAP") or mean["value"] is None:
             continue
         fusion = "" if mean["fusion"] == SINGLE else f" ({mean['fusion']})"
-        own = ", ".join(f"{n} {with_interval(values[key(mean), n])}" for n in names)
+        numbers = ", ".join(f"{n} {with_interval(values[key(mean), n])}" for n in names)
         spread = "" if mean["sd"] is None else f" +- {mean['sd']:.3f}"
         lines.append(
             f"{mean['encoder']} on {mean['stream']}{fusion}: {mean['metric']} "
-            f"{mean['value']:.3f}{spread} ({own})"
+            f"{mean['value']:.3f}{spread} ({numbers})"
         )
     return lines

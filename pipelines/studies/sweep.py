@@ -3,6 +3,8 @@
 Letters: C channels of a descriptor, D length of a vector.
 """
 
+from typing import cast
+
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
 from pipelines.run.job import Job
@@ -14,7 +16,7 @@ LAMBDA3 = (0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 
 
 def variants(config: Config, kind: str, values: tuple[float, ...] | None) -> tuple[str, ...]:
-    """The entries of encode.encoders that a sweep needs.
+    """Return the entries of encode.encoders that a sweep needs.
 
     Raises:
         ConfigError: the streams differ in width, or a dimension that no codebook has.
@@ -24,15 +26,16 @@ def variants(config: Config, kind: str, values: tuple[float, ...] | None) -> tup
     widths = _widths(config)
     if len(widths) != 1:
         raise ConfigError(
-            f"describe.streams: expected streams of one width for a sweep over dimensions, got {widths}; "
-            "sweep one of them at a time"
+            "describe.streams: expected streams of one width for a sweep over dimensions, got "
+            f"{widths}; sweep one of them at a time"
         )
     width = next(iter(widths.values()))
     names = []
     for dimension in values or DIMENSIONS:
         if dimension % (2 * width) or dimension < 2 * width:
             raise ConfigError(
-                f"--values: expected multiples of {2 * width} (twice the {width} channels), got {dimension:g}"
+                f"--values: expected multiples of {2 * width} (twice the {width} channels), got "
+                f"{dimension:g}"
             )
         rows = int(dimension) // width
         names += [
@@ -49,16 +52,16 @@ def _widths(config: Config) -> dict[str, int]:
 
 
 def publish(job: Job, kind: str, command: str) -> list[str]:
-    """Publishes report/sweep-<kind>.html; returns the table and the best value for a terminal."""
+    """Publish report/sweep-<kind>.html; return the table and the best value for a terminal."""
     points = _points(job, kind)
     best = max(points, key=lambda point: point.accuracy or 0.0)
     config = job.config
     notes = [
         f"{job.manifest.num_rows} videos, split {job.split} into {job.num_folds} fold(s); "
-        f"{config.describe.backbone} {', '.join(config.describe.nodes)}, {job.weights.description}; "
-        f"linear SVMs, {config.classify.words}.",
-        "The paper's numbers are for UCF101, split 1, with VGG-19 pool5: other videos, classes and network. "
-        "Shapes can be compared, heights cannot.",
+        f"{config.describe.backbone} {', '.join(config.describe.nodes)}, "
+        f"{job.weights.description}; linear SVMs, {config.classify.words}.",
+        "The paper's numbers are for UCF101, split 1, with VGG-19 pool5: other videos, classes "
+        "and network. Shapes can be compared, heights cannot.",
     ]
     if job.num_folds > 1:
         notes.append(
@@ -92,7 +95,7 @@ def _points(job: Job, kind: str) -> list[SweepPoint]:
     for name, stream in job.pairs():
         variant = job.variants[name]
         text = name.partition("@")[2]
-        dimension = job.output_dim(name, stream)
+        dimension = cast(int, job.output_dim(name, stream))  # None for fusions alone
         folds = [numbers.get((name, stream, f"fold:{fold}", "accuracy")) for fold in job.folds]
         points.append(
             SweepPoint(

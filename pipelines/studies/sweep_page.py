@@ -1,10 +1,10 @@
-"""The page of a sweep: the curves of DQ Figure 4 on one's own data, beside what the paper states.
+"""The page of a sweep: the curves of DQ Figure 4 on the user's data, beside the paper's statements.
 
 The page needs no network and no script; all text is escaped by its template.
 """
 
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log2, log10, sqrt
+from math import ceil, floor, isfinite, log2, log10, nan, sqrt
 from statistics import stdev
 
 import matplotlib as mpl
@@ -15,10 +15,10 @@ from pipelines.report import papers
 from pipelines.report.charts import (
     INK,
     NUM_STYLES,
-    SETTINGS,
     VARIABLES,
     Style,
     dress,
+    settings_of,
     style_of,
     to_svg,
 )
@@ -30,7 +30,7 @@ PARAMETERS = ("D", "lambda3")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPoint:
-    """One setting of an encoder on a stream, and what came of it.
+    """The result of one setting of an encoder on a stream.
 
     Args:
         parameter: what was swept, out of `PARAMETERS`: D, the length of the vector, or lambda3, the
@@ -87,20 +87,21 @@ _HEADER = ("encoder", "stream", "parameter", "value", "D", "accuracy", "std. err
 
 
 def text_table(sweep: Sweep) -> list[str]:
-    """Lines for a terminal: a header, then one line a point."""
+    """Return lines for a terminal: a header, then one line a point."""
     rows = [_HEADER, *(_row(point) for point in sorted_points(sweep))]
     return aligned(rows, left=range(3))
 
 
 def sorted_points(sweep: Sweep) -> list[SweepPoint]:
-    """By parameter, encoder, stream and value."""
+    """Return points by parameter, encoder, stream and value."""
     return sorted(
         sweep.points, key=lambda p: (PARAMETERS.index(p.parameter), p.encoder, p.stream, p.value)
     )
 
 
 def standard_error(point: SweepPoint) -> float | None:
-    """Of the mean over folds: s / sqrt(k), s with k - 1; None for fewer than 2 folds."""
+    """Return the standard error of the mean over folds, s / sqrt(k), s with k - 1; None for fewer
+    than 2 folds."""
     if len(point.fold_values) < 2:
         return None
     return stdev(point.fold_values) / sqrt(len(point.fold_values))
@@ -126,7 +127,8 @@ def _number(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of a legend: a mark, as a path around (0, 0), with or without a line, filled or not."""
+    """An entry of a legend: a mark, as a path around (0, 0), with or without a line, filled or
+    not."""
 
     name: str
     path: str
@@ -136,8 +138,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """One pair of axes, and what the paper states about the curves that it draws there."""
+class SweepChart:
+    """One pair of axes, and the paper's statements about the curves in it."""
 
     title: str
     svg: str
@@ -157,7 +159,7 @@ class _Reference:
 
 
 def render_sweep(sweep: Sweep) -> str:
-    """The page, as the text of a UTF-8 file. Equal sweeps give equal pages."""
+    """Return the page as the text of a UTF-8 file. Equal sweeps give equal pages."""
     charts = []
     for parameter in PARAMETERS:
         points = [point for point in sorted_points(sweep) if point.parameter == parameter]
@@ -183,14 +185,15 @@ _FEATURE_MARKS = {"FV-VAE": "o", "VLAD": "s", "FV": "^", "FV-VAE^-": "D"}
 _OTHER_MARK = "v"
 
 
-def _chart(parameter: str, points: list[SweepPoint]) -> Chart:
-    """Lines of accuracy, one an encoder and stream, and the published points as hollow marks."""
+def _chart(parameter: str, points: list[SweepPoint]) -> SweepChart:
+    """Draw lines of accuracy, one for each encoder and stream, and the published points as hollow
+    marks."""
     drawn = [point for point in points if point.accuracy is not None]
     lines: dict[str, list[SweepPoint]] = {}
     for point in drawn:
         lines.setdefault(f"{point.encoder} on {point.stream}", []).append(point)
     axis = _DimensionAxis(drawn) if parameter == "D" else _Lambda3Axis(drawn)
-    with mpl.rc_context(SETTINGS | {"svg.hashsalt": parameter}):
+    with mpl.rc_context(settings_of(parameter)):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         axes = figure.add_subplot()
         dress(axes, axis.label, "accuracy")
@@ -203,10 +206,12 @@ def _chart(parameter: str, points: list[SweepPoint]) -> Chart:
             entries.append(_draw(axes, axis, name, line, style, shift))
         entries += [_draw_reference(axes, reference) for reference in axis.references]
         svg = to_svg(figure, prefix=f"{parameter}-")
-    said = "; ".join(f"{name}: {_in_words(line)}" for name, line in lines.items())
+    summary = "; ".join(f"{name}: {_in_words(line)}" for name, line in lines.items())
     published = "; ".join(reference.name for reference in axis.references)
-    alt = f"Accuracy against {axis.label}. {said or 'No values'}. Marks of the paper: {published}"
-    return Chart(axis.title, svg, alt, tuple(entries), axis.facts)
+    alt = (
+        f"Accuracy against {axis.label}. {summary or 'No values'}. Marks of the paper: {published}"
+    )
+    return SweepChart(axis.title, svg, alt, tuple(entries), axis.facts)
 
 
 class _DimensionAxis:
@@ -227,8 +232,8 @@ class _DimensionAxis:
     )
 
     def __init__(self, points: list[SweepPoint]) -> None:
-        places = [12.0, 17.0, *(log2(point.value) for point in points)]
-        self._powers = range(floor(min(places)), ceil(max(places)) + 1)
+        positions = [12.0, 17.0, *(log2(point.value) for point in points)]
+        self._powers = range(floor(min(positions)), ceil(max(positions)) + 1)
 
     def place(self, value: float) -> float:
         return log2(value)
@@ -239,15 +244,16 @@ class _DimensionAxis:
 
 
 class _Lambda3Axis:
-    """lambda3 in powers of 10, from 1 to 1e5 or as far as the points go, and 0 apart on the left."""
+    """lambda3 in powers of 10, from 1 to 1e5 or as far as the points go, and 0 apart on the
+    left."""
 
     title = "Accuracy against the weight of the class loss"
     label = "lambda3"
     facts = papers.DQ_FIGURE_4B
 
     def __init__(self, points: list[SweepPoint]) -> None:
-        places = [0.0, 5.0, *(log10(point.value) for point in points if point.value)]
-        self._powers = range(floor(min(places)), ceil(max(places)) + 1)
+        positions = [0.0, 5.0, *(log10(point.value) for point in points if point.value)]
+        self._powers = range(floor(min(positions)), ceil(max(positions)) + 1)
         self._zero = self._powers[0] - 1.0
         self.references = tuple(
             _Reference(
@@ -283,7 +289,7 @@ def _draw(
     for part in (apart, [p for p in line if p not in apart]):
         axes.errorbar(
             [axis.place(p.value) + shift for p in part],
-            [p.accuracy for p in part],
+            [_accuracy(p) for p in part],
             yerr=[standard_error(p) or 0.0 for p in part],
             color=style.color,
             linewidth=style.width,
@@ -311,8 +317,13 @@ def _draw_reference(axes: Axes, reference: _Reference) -> Entry:
     )
 
 
+def _accuracy(point: SweepPoint) -> float:
+    """Return the accuracy of a point that is drawn; nan where nothing was tested."""
+    return nan if point.accuracy is None else point.accuracy
+
+
 def _in_words(line: list[SweepPoint]) -> str:
-    best = max(line, key=lambda point: point.accuracy)
+    best = max(line, key=_accuracy)
     first, last = line[0], line[-1]
     return (
         f"{first.accuracy:.3f} at {first.value:,.10g}, {last.accuracy:.3f} at {last.value:,.10g}, "

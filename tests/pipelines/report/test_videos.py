@@ -11,7 +11,7 @@ from pipelines.evaluate.results import ScoreMatrix
 from pipelines.report import videos as report_videos
 from pipelines.report.collect import step_fact
 from pipelines.report.papers import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
-from pipelines.report.videos import ONE_FRAME, Request, decode, nearest
+from pipelines.report.videos import ONE_FRAME, FrameRequest, decode, nearest
 from pipelines.run.ledger import Account
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES
@@ -82,10 +82,12 @@ def test_frames_of_a_video_and_why_there_are_none(data: Path, tmp_path: Path) ->
     (tmp_path / "empty.mp4").write_bytes(b"")
     config = Config().with_settings(["picture.resize_px=48", "picture.crop_px=32"])
     requests = [
-        Request(str(videos[0]), 1, config.with_settings(["sampling.policy=uniform"]).sampling, 3),
-        Request(str(tmp_path / "gone.mp4"), 1, ONE_FRAME, 1),
-        Request(str(tmp_path / "empty.mp4"), 1, ONE_FRAME, 1),
-        Request(str(videos[0]), 1, ONE_FRAME, 1),
+        FrameRequest(
+            str(videos[0]), 1, config.with_settings(["sampling.policy=uniform"]).sampling, 3
+        ),
+        FrameRequest(str(tmp_path / "gone.mp4"), 1, ONE_FRAME, 1),
+        FrameRequest(str(tmp_path / "empty.mp4"), 1, ONE_FRAME, 1),
+        FrameRequest(str(videos[0]), 1, ONE_FRAME, 1),
     ]
     three, gone, empty, one = decode(requests, config)
     assert three.images.shape == (3, 32, 32, 3)
@@ -98,7 +100,7 @@ def test_frames_of_a_video_and_why_there_are_none(data: Path, tmp_path: Path) ->
 
 def test_pictures_take_limited_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_videos, "DECODE_S", -1.0)
-    (found,) = decode([Request("any", 1, ONE_FRAME, 1)], Config())
+    (found,) = decode([FrameRequest("any", 1, ONE_FRAME, 1)], Config())
     assert found.images is None
     assert "not read within" in found.missing
 
