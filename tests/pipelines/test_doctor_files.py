@@ -149,6 +149,13 @@ def test_run_json(run: Path) -> None:
     assert "lacks config" in examine.examine(Store(str(run))).findings[0].found
 
 
+def test_a_configuration_of_another_version(run: Path) -> None:
+    write_json(run, "run.json", lambda record: record["config"].update(later={"x": 1}))
+    report = examine.examine(Store(str(run)))
+    assert [(f.check, f.severity) for f in report.findings] == [("run.version", "warning")]
+    assert "later" in report.findings[0].found
+
+
 @pytest.mark.parametrize(
     ("key", "name", "value"),
     [
