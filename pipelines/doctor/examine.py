@@ -156,15 +156,18 @@ def _ask(run: Run, check: Check, query: Query) -> Iterator[Finding]:
         return
     if not run.is_whole(*query.whole.split()):
         return
-    columns = run.database.execute(f"SELECT * FROM ({query.sql}) LIMIT 0").description
-    names = {name for name, *_ in columns}
-    example = "example" if "example" in names else "file"
-    order = "(file, row)" if "row" in names else "file"
-    groups = run.database.execute(
+    execute = run.database.execute
+    ((num_rows,),) = execute(f"CREATE OR REPLACE TEMP TABLE odd AS {query.sql}").fetchall()
+    if not num_rows:
+        return
+    columns = {row[0] for row in execute("DESCRIBE odd").fetchall()}
+    example = "example" if "example" in columns else "file"
+    order = "(file, row)" if "row" in columns else "file"
+    groups = execute(
         f"""
         SELECT folder, found, count(*), arg_min({example}, {order}, {EXAMPLES}),
             list_sort(list(DISTINCT file))[:{EXAMPLES + 1}]
-        FROM ({query.sql}) GROUP BY ALL ORDER BY ALL"""
+        FROM odd GROUP BY ALL ORDER BY ALL"""
     ).fetchall()
     for folder, found, count, examples, files in groups:
         command = advice.command(run, query.remake, folder, files)

@@ -7,9 +7,8 @@ import json
 from functools import cached_property
 
 from pipelines.run.combination import Combination
-from pipelines.run.saved import config_from_json
 from pipelines.run.steps import STEPS
-from pipelines.settings.config import Config, digest
+from pipelines.settings.config import Config, config_from_json, digest
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 

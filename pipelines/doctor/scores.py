@@ -42,7 +42,8 @@ def read_results(run: Run, inspect: Callable[[], None]) -> None:
         rows += [*numbers, *gain_rows(matrix, numbers, best_part, settings)]
     columns = (*METRICS.key, "value")
     values = ((*(row[name] for name in columns), place) for place, row in enumerate(rows))
-    run.database.insert("expected", values)
+    if not run.record.config_error:
+        run.database.insert("expected", values)
 
 
 def _settings(run: Run) -> Evaluate:
