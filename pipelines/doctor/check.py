@@ -22,7 +22,7 @@ from importlib import resources
 from typing import Literal, cast, get_args
 
 Severity = Literal["error", "warning", "note"]
-"""error: a reader gets wrong or missing rows. warning: odd, but no row is wrong. note: good to know."""
+"""error: a reader gets wrong or missing rows. warning: odd, no row is wrong. note: good to know."""
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 

@@ -3,9 +3,9 @@
 Files are read by the project's store, so DuckDB needs none of its extensions, which it would have
 to download.
 
-Each table of KEPT has, beside its columns there: folder (its name in run.json), file, row (in the
-file; of ATTENTION that of the first frame), key (its key columns as text) and example (the text
-that names the row for people). `vectors` has a row for each of their vectors, with its facts, and
+Each table of KEPT has, beside its columns of _COLUMNS: folder (its name in run.json), file, row (in the
+file; of ATTENTION that of the first frame), key (as text, with what tells versions apart) and
+example (the text that names the row for people). `vectors` has a row for each of their vectors, with its facts, and
 `row_keys` one for each row but those of SCORES. `tables.sql` has the other tables.
 """
 
@@ -22,58 +22,35 @@ from pipelines.doctor.check import sql_text
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
 from pipelines.storage.columns import Table
-from pipelines.storage.tables import (
-    ATTENTION,
-    CURVES,
-    DESCRIPTORS,
-    ENCODINGS,
-    FAILURES,
-    FUSIONS,
-    METRICS,
-    SAMPLES,
-    SCORES,
-    SEGMENTS,
-    SOLUTIONS,
-    VIDEOS,
-)
+from pipelines.storage.tables import ATTENTION, SCORES, TABLES
 
 MEMORY_LIMIT = "1GB"
 """Most memory of DuckDB; the rest is in a temporary folder, some 150 bytes a row."""
 
 _ENCODED = "video_id, source, encoder, stream, fold"
 
-KEPT = {
-    VIDEOS: "video_id, source, labels, fold, num_segments",
-    SEGMENTS: "segment_id, video_id, source, segment, num_segments",
-    DESCRIPTORS: "segment_id, video_id, source, status, attempts, num_frames, num_missing, "
+_COLUMNS = {
+    "videos": "video_id, source, labels, fold, num_segments",
+    "segments": "segment_id, video_id, source, segment, num_segments",
+    "descriptors": "segment_id, video_id, source, status, attempts, num_frames, num_missing, "
     "error_type, len(frame_indices) AS num_indices, len(timestamps_s) AS num_times, vectors",
-    FAILURES: "segment_id, video_id, source, status, attempts, num_missing",
-    SAMPLES: "video_id, frame, vectors",
-    CURVES: ", ".join(CURVES.key),
-    ENCODINGS: f"{_ENCODED}, num_descriptors, vectors",
+    "failures": "segment_id, video_id, source, status, attempts, num_missing",
+    "samples": "video_id, frame, vectors",
+    "encodings": f"{_ENCODED}, num_descriptors, vectors",
     # One row for each video of a file in place of its frames. A value is the sum of its cells in
     # double precision, rounded once to float32, which is 6e-8 of it.
-    ATTENTION: f"{_ENCODED}, min(frame_index) AS frame_index, count(*) AS num_rows, "
-    "count(DISTINCT frame_index) AS num_frames, "
+    "attention": f"{_ENCODED}, count(*) AS num_rows, count(DISTINCT frame_index) AS num_frames, "
     "bool_and(isfinite(value) AND isfinite(timestamp_s)) AS is_finite, "
     "bool_or(isfinite(value) AND abs(value - vectors[1].total) "
     "> 1e-6 * sqrt(vectors[1].length) * vectors[1].norm) AS is_no_sum, "
     "[arg_min(vectors[1], vectors[1].is_finite)] AS vectors",
-    SCORES: "video_id, encoder, stream, fold, label, is_true, score",
-    SOLUTIONS: ", ".join(SOLUTIONS.key),
-    FUSIONS: ", ".join(FUSIONS.key),
-    METRICS: ", ".join(f'"{name}"' for name in (*METRICS.key, "value")),
+    "scores": "video_id, encoder, stream, fold, label, is_true, score",
+    "metrics": 'encoder, stream, fusion, split, metric, "class", value',
 }
-"""{table: its columns in the database, as SQL over its rows}; SCORES of one result at a time."""
+"""{table: its columns in the database, as SQL over its rows}; of other tables these are the keys."""
 
-_VERSIONS = {
-    SEGMENTS: "source",
-    DESCRIPTORS: "source",
-    FAILURES: "source, attempts",
-    ENCODINGS: "source",
-    ATTENTION: "source",
-}
-"""Columns that tell rows of a key apart: of a file that has changed, or was tried again."""
+KEPT = [table for table in TABLES if table.name not in ("search", "frames")]
+"""The tables in the database; SCORES of one result at a time."""
 
 _FILES_TOGETHER, _ROWS_TOGETHER = 64, 10_000
 """Files of tables and other rows inserted together: it takes milliseconds, however few they are."""
@@ -99,18 +76,12 @@ class Database:
         self._rows: dict[str, list[tuple]] = defaultdict(list)
         for table in KEPT:
             self._create(table)
-        views = [
-            f"SELECT folder, file, row, example, concat_ws(', ', key, {_VERSIONS.get(table, 'NULL')})"
-            f" AS key FROM {table.name}"
-            for table in KEPT
-            if table is not SCORES
-        ]
-        self.db.execute(f"CREATE VIEW row_keys AS {' UNION ALL '.join(views)}")
-        views = [
-            f"SELECT folder, file, row, example, unnest(vectors, recursive := true) FROM {table}"
-            for table in ("descriptors", "samples", "encodings", "attention")
-        ]
-        self.db.execute(f"CREATE VIEW vectors AS {' UNION ALL '.join(views)}")
+        self._union("row_keys", "key", [table.name for table in KEPT if table is not SCORES])
+        self._union(
+            "vectors",
+            "unnest(vectors, recursive := true)",
+            [table.name for table in KEPT if table.vectors],
+        )
         self.db.execute(sql_text("tables.sql"))
 
     def _create(self, table: Table) -> None:
@@ -118,13 +89,20 @@ class Database:
         self.db.register("arrived", located(empty, "", "", 0))
         self.db.execute(f"CREATE TABLE all_{table.name} AS {_selection(table)}")
         self.db.unregister("arrived")
-        names = [f'"{name}"' for name in table.key]
-        if table is ATTENTION:
-            names.remove('"frame_index"')
+        columns = self.db.execute(f"DESCRIBE all_{table.name}").fetchall()
+        # Of a file that has changed, or a segment that was tried again, a key has several rows.
+        names = dict.fromkeys(
+            [*table.key, *(() if table.name == "videos" else ("source", "attempts"))]
+        )
+        known = [f'"{name}"' for name in names if name in {column for column, *_ in columns}]
         self.db.execute(
-            f"CREATE VIEW {table.name} AS SELECT *, concat_ws(', ', {', '.join(names)}) AS key, "
+            f"CREATE VIEW {table.name} AS SELECT *, concat_ws(', ', {', '.join(known)}) AS key, "
             f"key || ' in ' || file AS example FROM all_{table.name}"
         )
+
+    def _union(self, name: str, columns: str, tables: list[str]) -> None:
+        parts = [f"SELECT folder, file, row, example, {columns} FROM {table}" for table in tables]
+        self.db.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(parts)}")
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +175,8 @@ def located(rows: pa.Table, folder: str, file: str, start: int) -> pa.Table:
 
 
 def _selection(table: Table) -> str:
+    columns = _COLUMNS.get(table.name, ", ".join(table.key))
     if table is ATTENTION:
         grouped = f"GROUP BY folder, file, {_ENCODED}"
-        return f"SELECT folder, file, min(row) AS row, {KEPT[table]} FROM arrived {grouped}"
-    return f"SELECT folder, file, row, {KEPT[table]} FROM arrived"
+        return f"SELECT folder, file, min(row) AS row, {columns} FROM arrived {grouped}"
+    return f"SELECT folder, file, row, {columns} FROM arrived"

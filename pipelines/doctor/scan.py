@@ -4,6 +4,7 @@ In memory are the list of files, the facts of the files that are inserted togeth
 may hold. SCORES are read later, result by result: see `scores.py`.
 """
 
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -264,11 +265,9 @@ def has_unit_length(config: Config, encoder: str) -> bool:
 def misfit(table: Table, schema: pa.Schema) -> str:
     """Return how a file's schema differs from the declared one; "" where it does not."""
     declared = list(table.schema())
-    for place, expected in enumerate(declared):
-        column = schema.field(place) if place < len(schema) else None
+    for expected, column in itertools.zip_longest(declared, list(schema)[: len(declared)]):
         if column is None or not expected.equals(column):
-            got = f"{column.name}: {_type(column)}" if column else "nothing"
-            return f"expected column {expected.name}: {_type(expected)}, got {got}"
+            return f"expected column {_text(expected)}, got {_text(column) if column else 'none'}"
     vectors = schema.names[len(declared) :]
     names = [vector.name for vector in table.vectors]
     if names != ["<stream>"] and vectors != names:
@@ -282,8 +281,8 @@ def misfit(table: Table, schema: pa.Schema) -> str:
     return ""
 
 
-def _type(column: pa.Field) -> str:
-    return f"{column.type}{'' if column.nullable else ' not null'}"
+def _text(column: pa.Field) -> str:
+    return f"{column.name}: {column.type}{'' if column.nullable else ' not null'}"
 
 
 def _footer(parquet: pq.ParquetFile, folder: str, file: str) -> Iterator[tuple]:

@@ -91,9 +91,10 @@ def _matrix(run: Run, blank: ScoreMatrix, inspect: Callable[[], None]) -> ScoreM
     for batch in database.stream("SELECT video, class, score FROM known_scores"):
         values[batch["video"].to_numpy(), batch["class"].to_numpy()] = batch["score"].to_numpy()
         num_rows += batch.num_rows
-    there = ~np.isnan(values).any(1) & (len(blank.classes) > 0)
+    there = np.asarray(~np.isnan(values).any(1) & (len(blank.classes) > 0))
     described = database.column("SELECT is_described FROM tested ORDER BY video")
-    must = ~np.isnan(values).all(1) if None in described else np.array(described, bool)
+    scored = np.asarray(~np.isnan(values).all(1))
+    must = scored if None in described else np.array(described, bool)
     is_complete = num_rows == np.isfinite(values).sum() and there[must].all() and there.any()
     if not (run.is_whole(folder.key) and is_complete):
         return None
