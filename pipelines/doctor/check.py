@@ -10,10 +10,10 @@ Each file is a list of checks, each with its queries. A query selects what shoul
     SELECT folder, file, row, example, 'a sentence for people' AS found FROM ...;
 
 `row` and `example` may be left out, and # in the sentence stands for the number of rows. With
-`remake` the advice is a command after which the job makes these again: the `files` that the rows are
-in, their `folder`, or what is `missing` beside it; `delete` only removes the files. Queries after
-`-- of: scores` are asked for each result, while its rows are in the table `scores`. Such lines count
-for all queries up to the next check. Any other comment is a reason.
+`remake` the advice is a command after which the job makes these again: the `files` that the rows
+are in, their `folder`, or what is `missing` beside it; `delete` only removes the files. Queries
+after `-- of: scores` are asked for each result, while its rows are in the table `scores`. Such
+lines count for all queries up to the next check. Any other comment is a reason.
 """
 
 import re

@@ -3,10 +3,10 @@
 Files are read by the project's store, so DuckDB needs none of its extensions, which it would have
 to download.
 
-Each table of KEPT has, beside its columns of _COLUMNS: folder (its name in run.json), file, row (in the
-file; of ATTENTION that of the first frame), key (as text, with what tells versions apart) and
-example (the text that names the row for people). `vectors` has a row for each of their vectors, with its facts, and
-`row_keys` one for each row but those of SCORES. `tables.sql` has the other tables.
+Each table of KEPT has, beside its columns of _COLUMNS: folder (its name in run.json), file, row (in
+the file; of ATTENTION that of the first frame), key (as text, with what tells versions apart) and
+example (the text that names the row for people). `vectors` has their vectors' facts, and `row_keys`
+a row for each of theirs but those of SCORES. `tables.sql` has the other tables.
 """
 
 import tempfile
@@ -47,7 +47,7 @@ _COLUMNS = {
     "scores": "video_id, encoder, stream, fold, label, is_true, score",
     "metrics": 'encoder, stream, fusion, split, metric, "class", value',
 }
-"""{table: its columns in the database, as SQL over its rows}; of other tables these are the keys."""
+"""{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
 KEPT = [table for table in TABLES if table.name not in ("search", "frames")]
 """The tables in the database; SCORES of one result at a time."""
@@ -91,9 +91,8 @@ class Database:
         self.db.unregister("arrived")
         columns = self.db.execute(f"DESCRIBE all_{table.name}").fetchall()
         # Of a file that has changed, or a segment that was tried again, a key has several rows.
-        names = dict.fromkeys(
-            [*table.key, *(() if table.name == "videos" else ("source", "attempts"))]
-        )
+        versions = ("source", "attempts") if table.name != "videos" else ()
+        names = dict.fromkeys([*table.key, *versions])
         known = [f'"{name}"' for name in names if name in {column for column, *_ in columns}]
         self.db.execute(
             f"CREATE VIEW {table.name} AS SELECT *, concat_ws(', ', {', '.join(known)}) AS key, "

@@ -15,7 +15,8 @@ FROM run_json WHERE config_error != '';
 SELECT folder, '' AS file,
     folder || ' has no files, but step ' || step || ' is recorded as done' AS found
 FROM folders JOIN steps USING (step)
-WHERE is_recorded AND table_name NOT IN ('samples', 'curves') AND folder NOT IN (SELECT folder FROM files);
+WHERE is_recorded AND table_name NOT IN ('samples', 'curves')
+    AND folder NOT IN (SELECT folder FROM files);
 
 -- warning run.mark: steps that are recorded as done have their marks and their report
 -- do: {again}: it makes what is missing of the step, and its mark
@@ -46,7 +47,7 @@ FROM files JOIN errors USING (file) WHERE kind = 'unreadable';
 SELECT folder, file, file || ': ' || error AS example, '# files are not ' || table_name AS found
 FROM files JOIN errors USING (file) JOIN folders USING (folder) WHERE kind = 'misfit';
 
--- error file.footer: footers say what made a file, and all files of a folder say the same of what names it
+-- error file.footer: footers say what made a file, the same in all files of a folder
 SELECT folder, file, file || ': lacks ' || entry AS example,
     '# entries of footers are missing' AS found
 FROM expected_footers JOIN files USING (folder) ANTI JOIN footers USING (file, entry)
@@ -87,7 +88,8 @@ WHERE parse_filename(file)[1] = '.' OR starts_with(file, 'train/')
 SELECT '' AS folder, old.folder AS file, '# folders of other settings or inputs, '
     || format('{:,}', (sum(num_bytes) OVER ())::BIGINT) || ' bytes' AS found
 FROM (SELECT folder, sum(num_bytes) AS num_bytes FROM listing GROUP BY ALL) AS old
-WHERE contains(folder, '/') AND folder NOT IN (SELECT path FROM folders WHERE table_name != 'curves')
+WHERE contains(folder, '/')
+    AND folder NOT IN (SELECT path FROM folders WHERE table_name != 'curves')
     AND split_part(folder, '/', 1) IN (SELECT split_part(path, '/', 1) FROM folders)
     AND split_part(folder, '/', 1) != 'samples'
     AND (NOT starts_with(folder, 'codebooks/')
@@ -105,11 +107,11 @@ SELECT folder, file, error AS found FROM errors JOIN listing USING (file) WHERE 
 SELECT folder, file, name || ' in ' || file AS example, '# tensors hold NaN or infinity' AS found
 FROM tensors JOIN listing USING (file) WHERE NOT is_finite;
 
--- error tensors.missing: codebooks of today's encodings are there, and what was published with today's scores
+-- error tensors.missing: codebooks of today's encodings, and what comes with scores, are there
 -- do: restore them, or delete the marks of the steps fit and classify and {again}
 SELECT 'codebooks' AS folder, digest AS file, '# codebooks that encodings name are gone' AS found
-FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS
-    (FROM listing WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/codebook.safetensors'));
+FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS (FROM listing
+    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/codebook.safetensors'));
 -- Results of which run.json names no such table have none of it.
 SELECT folder, file, '# files that were published with the scores are gone' AS found
 FROM (SELECT files.folder, beside.path || '/' || replace(unnest(
@@ -132,7 +134,7 @@ SELECT DISTINCT '' AS folder, folder AS file, '# codebooks or samples have no ma
 FROM listing WHERE split_part(folder, '/', 1) IN ('codebooks', 'samples')
     AND folder || '/_done.json' NOT IN (SELECT file FROM listing);
 
--- error vectors.width: vectors have the width and type that the configuration and their classifiers want
+-- error vectors.width: vectors are as the configuration and their classifiers want them
 SELECT folder, file, format('{} is {} wide, expected {}', name, columns.width,
     if(name = 'cells', cells, streams.width)) AS found
 FROM columns JOIN folders USING (folder)

@@ -30,13 +30,13 @@ class Record:
         self._values: dict = {}
         try:
             values = json.loads(store.read("run.json"))
-            for name in ("steps", "tables", "config"):
-                values[name]
+            if missing := [name for name in ("steps", "tables", "config") if name not in values]:
+                raise KeyError(*missing)
             self._values = values
         except FileNotFoundError:
             self.error = "run.json is missing"
         except KeyError as error:
-            self.error = f"run.json lacks {error.args[0]}"
+            self.error = f"run.json lacks {', '.join(error.args)}"
         except StorageError:
             raise
         except (OSError, ValueError, TypeError) as error:
@@ -65,8 +65,7 @@ class Record:
 
         Results of other makers than the run's encoders come last.
         """
-        names = [key.partition("/")[2].rpartition("-") for key in self._keys("scores")]
-        known = {(encoder, stream) for encoder, _, stream in names}
+        known = {split_key(key)[:2] for key in self._keys("scores")}
         known -= {combination.pair for combination in self.combinations}
         order = [
             (encoder, stream["name"])
@@ -109,7 +108,7 @@ class Record:
             keys = [
                 key
                 for result in dict.fromkeys(results)
-                for key in sorted(keys, key=fold_of)
+                for key in sorted(keys, key=split_key)
                 if key.partition("/fold-")[0] == result
             ]
         return [self.tables[key] for key in keys if key in self.tables]
@@ -118,7 +117,8 @@ class Record:
         return [key for key in self.tables if key.partition("/")[0] == table]
 
 
-def fold_of(key: str) -> int:
-    """Return K of a name TABLE/ENCODER-STREAM/fold-K of run.json; -1 where it has no fold."""
-    text = key.rpartition("/fold-")[2]
-    return int(text) if text.isdigit() else -1
+def split_key(key: str) -> tuple[str, str, int]:
+    """Return encoder, stream and K of TABLE/ENCODER-STREAM/fold-K; K is -1 without a fold."""
+    result, _, fold = key.partition("/")[2].partition("/fold-")
+    encoder, _, stream = result.rpartition("-")
+    return encoder, stream, int(fold or -1)

@@ -10,11 +10,12 @@ SELECT *, '# videos have two rows of one frame' AS found FROM attention WHERE nu
 FROM (SELECT *, '# rows have the key of another one' AS found FROM scores)
 QUALIFY row_number() OVER (PARTITION BY video_id, encoder, stream, label ORDER BY file, row) > 1;
 
--- error orphans.rows: SEGMENTS, FAILURES, SCORES and METRICS have rows of known videos and results only
+-- error orphans.rows: every row of today's tables is of a known video and result
 -- whole: videos segments
 SELECT *, '# rows of no video' AS found FROM segments ANTI JOIN videos USING (video_id, source);
 -- whole: segments
-SELECT *, '# rows of no segment' AS found FROM failures ANTI JOIN segments USING (segment_id, source);
+SELECT *, '# rows of no segment' AS found
+FROM failures ANTI JOIN segments USING (segment_id, source);
 -- whole:
 SELECT *, '# rows of another codebook' AS found
 FROM encodings ANTI JOIN folders USING (folder, encoder, stream, fold);
@@ -43,7 +44,8 @@ SELECT *, '# rows' AS found FROM attention ANTI JOIN videos USING (video_id, sou
 -- done: index
 -- whole: videos segments
 SELECT *, '# videos have not num_segments rows in SEGMENTS' AS found
-FROM videos LEFT JOIN (SELECT video_id, count(DISTINCT segment_id) AS num FROM segments GROUP BY ALL)
+FROM videos LEFT JOIN
+    (SELECT video_id, count(DISTINCT segment_id) AS num FROM segments GROUP BY ALL)
     USING (video_id)
 WHERE num_segments != coalesce(num, 0);
 SELECT *, '# rows whose segment or num_segments is not the video''s' AS found
@@ -52,7 +54,7 @@ FROM segments LEFT JOIN
     USING (video_id)
 WHERE num_segments != num OR segment < 0 OR segment >= num_segments;
 
--- error counts.descriptors: planned = ok + partial + failed: every planned segment has a row in DESCRIPTORS
+-- error counts.descriptors: every planned segment is ok, partial or failed in DESCRIPTORS
 -- do: delete the mark _done-*.json of the folder and {again}: the missing segments are described
 -- done: describe
 -- whole: videos segments descriptors
@@ -72,11 +74,13 @@ SELECT *, '# rows with status failed or partial without error_type, or ok with o
 FROM descriptors WHERE (status = 'ok') != (error_type IS NULL);
 SELECT *, '# rows with status ok and missing frames, or partial and none' AS found
 FROM descriptors WHERE status != 'failed' AND (status = 'ok') != (num_missing = 0);
-SELECT *, '# rows with null in ' || stream || ' though not failed, or not null though failed' AS found
+SELECT *, '# rows with null in ' || stream || ' though not failed, or not null though failed'
+    AS found
 FROM stream_rows WHERE (length IS NULL) != (status = 'failed');
 -- Of source frames, a video that is too short for the window has none. Of sampled frames, the first
 -- ones of a video are in no window; a segment that follows another has one for each.
-SELECT *, '# rows with another number of descriptors in ' || stream || ' than its frames have' AS found
+SELECT *, '# rows with another number of descriptors in ' || stream || ' than its frames have'
+    AS found
 FROM stream_rows
 WHERE CASE WHEN size IS NULL THEN length % greatest(num_frames, 1) != 0
     WHEN has_gap THEN length NOT IN (0, size * num_frames)
@@ -97,7 +101,7 @@ FROM failures SEMI JOIN segments USING (segment_id, source)
     ANTI JOIN (FROM last_attempts WHERE status IN ('partial', 'failed'))
     USING (segment_id, source, status, attempts, num_missing);
 
--- error counts.encodings: a video with a described segment has a row per codebook, and no other video has
+-- error counts.encodings: a video has a row per codebook if a segment of it is described
 -- done: encode
 -- whole: videos segments descriptors
 -- remake: missing

@@ -4,7 +4,6 @@ In memory are the list of files, the facts of the files that are inserted togeth
 may hold. SCORES are read later, result by result: see `scores.py`.
 """
 
-import itertools
 import json
 import time
 from collections import defaultdict
@@ -17,7 +16,8 @@ import pyarrow.parquet as pq
 from encoders.settings import UNIT_LENGTH
 from pipelines.doctor.database import KEPT, Database, located
 from pipelines.doctor.progress import Progress
-from pipelines.doctor.record import Record, fold_of
+from pipelines.doctor.record import Record, split_key
+from pipelines.doctor.schemas import misfit, vector_columns
 from pipelines.doctor.tensors import read_tensors
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
@@ -49,12 +49,6 @@ class Folder(NamedTuple):
     table: Table
     path: str
     files: tuple[str, ...]
-
-    @property
-    def result(self) -> tuple[str, str]:
-        """Encoder and stream of a key TABLE/ENCODER-STREAM[/fold-K]."""
-        encoder, _, stream = self.key.partition("/")[2].partition("/fold-")[0].rpartition("-")
-        return encoder, stream
 
 
 class Run:
@@ -102,13 +96,9 @@ class Run:
         return self.record.is_recorded(step) or is_marked
 
     def is_whole(self, *keys: str) -> bool:
-        """Return whether these folders have files, and all were read: no row of theirs is unseen."""
+        """Return whether these folders have files, and every one of them was read."""
         every = [self.folders[key].files if key in self.folders else () for key in keys]
         return all(files and self.damaged.isdisjoint(files) for files in every)
-
-    def usable(self, folder: Folder) -> list[str]:
-        """Return the files of a folder with nothing wrong so far."""
-        return [file for file in folder.files if file not in self.damaged]
 
     def add_rows(self, folder: Folder, file: str) -> str:
         """Add the rows of a file to the database; none where one cannot be read.
@@ -183,13 +173,12 @@ class Run:
         yield LOCK, f"{who}, last heartbeat {age_s:.0f} s ago{ended}"
 
     def _folder(self, folder: Folder) -> tuple:
-        vectors = (False, None)
-        if folder.table is ENCODINGS and not self.record.config_error:
+        table, (encoder, stream, fold), vectors = folder.table, split_key(folder.key), (False, None)
+        if table is ENCODINGS and not self.record.config_error:
             config = self.record.config
             kind = encoding_type(1, config.encode.dtype).value_type
-            vectors = (has_unit_length(config, folder.result[0]), str(kind))
-        table, fold = folder.table, fold_of(folder.key)
-        return folder.key, folder.path, table.name, table.step, *folder.result, fold, *vectors
+            vectors = (has_unit_length(config, encoder), str(kind))
+        return folder.key, folder.path, table.name, table.step, encoder, stream, fold, *vectors
 
     def _read(self) -> None:
         every = [name for folder in self.folders.values() for name in folder.files]
@@ -204,10 +193,9 @@ class Run:
         for name in self.tensors:
             self._read_tensors(name)
             progress.add(self.sizes[name])
-        books = [path for path in self.by_folder if path.startswith("codebooks/")]
-        for path in books:
-            if f"{path}/{DONE}" in self.sizes:
-                self._read_codebook(path)
+        for name in self.sizes:
+            if name.startswith("codebooks/") and name.endswith(f"/{DONE}"):
+                self._read_mark(name)
 
     def _read_file(self, folder: Folder, file: str) -> None:
         """Read footer and schema, and of all but SCORES the rows."""
@@ -222,7 +210,8 @@ class Run:
             if text := misfit(folder.table, schema):
                 self._note(file, "misfit", text)
             else:
-                self.database.insert("columns", _vector_columns(schema, folder, file))
+                widths = vector_columns(folder.table, schema)
+                self.database.insert("columns", ((folder.key, file, *width) for width in widths))
                 if folder.table in KEPT and folder.table is not SCORES:
                     keys_name = self.add_rows(folder, file)
         self.database.insert("files", [(folder.key, file, num_rows, keys_name)])
@@ -235,14 +224,13 @@ class Run:
         else:
             self.database.insert("tensors", ((name, *tensor) for tensor in tensors))
 
-    def _read_codebook(self, path: str) -> None:
-        mark = f"{path}/{DONE}"
+    def _read_mark(self, mark: str) -> None:
         try:
             digest = json.loads(self.store.read(mark)).get(f"{PROVENANCE}codebook")
         except _BAD_JSON as error:
             self._note(mark, "mark", error)
         else:
-            self.database.insert("codebooks", [(path, digest)])
+            self.database.insert("codebooks", [(_parent(mark), digest)])
 
     def _note(self, file: str, kind: str, error: Exception | str) -> None:
         """Keep an error in a line; of the storage nobody knows whether the file is damaged."""
@@ -262,39 +250,10 @@ def has_unit_length(config: Config, encoder: str) -> bool:
         return False
 
 
-def misfit(table: Table, schema: pa.Schema) -> str:
-    """Return how a file's schema differs from the declared one; "" where it does not."""
-    declared = list(table.schema())
-    for expected, column in itertools.zip_longest(declared, list(schema)[: len(declared)]):
-        if column is None or not expected.equals(column):
-            return f"expected column {_text(expected)}, got {_text(column) if column else 'none'}"
-    vectors = schema.names[len(declared) :]
-    names = [vector.name for vector in table.vectors]
-    if names != ["<stream>"] and vectors != names:
-        return f"expected vector columns {names}, got {vectors}"
-    is_list = any(vector.is_list for vector in table.vectors)
-    for name in vectors:
-        kind = schema.field(name).type
-        inner = kind.value_type if is_list and pa.types.is_list(kind) else kind
-        if pa.types.is_list(kind) != is_list or not pa.types.is_fixed_size_list(inner):
-            return f"{name}: expected a column of vectors, got {kind}"
-    return ""
-
-
-def _text(column: pa.Field) -> str:
-    return f"{column.name}: {column.type}{'' if column.nullable else ' not null'}"
-
-
 def _footer(parquet: pq.ParquetFile, folder: str, file: str) -> Iterator[tuple]:
     for entry, value in footer_of(parquet).items():
         if entry.startswith(PROVENANCE):
             yield folder, file, entry.removeprefix(PROVENANCE), value
-
-
-def _vector_columns(schema: pa.Schema, folder: Folder, file: str) -> Iterator[tuple]:
-    for column in list(schema)[len(folder.table.columns) :]:
-        kind = column.type if pa.types.is_fixed_size_list(column.type) else column.type.value_type
-        yield folder.key, file, column.name, kind.list_size, str(kind.value_type)
 
 
 def _stream(facts: dict) -> tuple:

@@ -82,8 +82,9 @@ def _matrix(run: Run, blank: ScoreMatrix, inspect: Callable[[], None]) -> ScoreM
         return None
     database = run.database
     database.execute("TRUNCATE all_scores; TRUNCATE result")
-    for file in run.usable(folder):
-        run.add_rows(folder, file)
+    for file in folder.files:
+        if file not in run.damaged:
+            run.add_rows(folder, file)
     database.flush(SCORES)
     database.insert("result", [(folder.key, run.is_whole(folder.key))])
     inspect()

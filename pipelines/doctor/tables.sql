@@ -5,8 +5,8 @@
 CREATE TABLE run_json (error VARCHAR, config_error VARCHAR, has_labels BOOLEAN);
 CREATE TABLE locks (file VARCHAR, holder VARCHAR);
 CREATE TABLE listing (file VARCHAR, folder VARCHAR, num_bytes BIGINT);
--- What is wrong with a file: kind is unreadable, misfit (of the schema), tensors, mark (of a codebook)
--- or unanswered (by the storage: nobody knows whether it is damaged).
+-- What is wrong with a file: kind is unreadable, misfit (of the schema), tensors, mark (of a
+-- codebook) or unanswered (by the storage: nobody knows whether it is damaged).
 CREATE TABLE errors (file VARCHAR, kind VARCHAR, error VARCHAR);
 
 -- Steps, the marks and pages that a finished one leaves, and the streams that run.json names.
