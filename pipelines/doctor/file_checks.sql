@@ -151,7 +151,8 @@ SELECT folder, file, '# files have vectors of another type than encode.dtype' AS
 FROM columns JOIN folders USING (folder) WHERE type != vector_type;
 -- Classifiers that compress vectors first want another width.
 SELECT folders.folder, tensors.file, '# classifiers want vectors of another width' AS found
-FROM folders JOIN folders AS solutions ON (solutions.table_name, solutions.encoder, solutions.stream)
+FROM folders JOIN folders AS solutions
+        ON (solutions.table_name, solutions.encoder, solutions.stream)
         = ('solutions', folders.encoder, folders.stream)
     JOIN tensors ON starts_with(tensors.file, solutions.path || '/')
 WHERE folders.table_name = 'encodings' AND tensors.name = 'weights'
