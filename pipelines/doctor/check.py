@@ -1,108 +1,93 @@
-"""A check of the doctor, a problem that it finds, and the shell command after which it is gone."""
+"""The doctor's checks, read from SQL files.
 
-import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
+Each file is a list of checks, each with its queries. A query selects what should not be:
 
-from pipelines.doctor.scan import EXAMPLES, Folder, Run
-from pipelines.storage.store import DONE
+    -- error ID: a sentence that is true of a sound run
+    -- do: what to do where it is not, in as many such lines as it takes
+    -- done: a step; before that is done, what the query looks for may be missing
+    -- whole: tables; where a file of theirs could not be read, rows of it may be missing
+    -- remake: files
+    SELECT folder, file, row, example, 'a sentence for people' AS found FROM ...;
+
+`row` and `example` may be left out, and # in the sentence stands for the number of rows. With
+`remake` the advice is a command after which the job makes these again: the `files` that the rows
+are in, their `folder`, or what is `missing` beside it; `delete` only removes the files. Queries
+after `-- of: scores` are asked for each result, while its rows are in the table `scores`. Such
+lines count for all queries up to the next check. Any other comment is a reason.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Literal, cast, get_args
 
 Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""error: a reader gets wrong or missing rows. warning: odd, no row is wrong. note: good to know."""
 
-AGAIN = "run the job's command again"
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+EXAMPLES = 5
+"""Most examples that a problem has."""
+
 BY_HAND = (
     "the job does not write this: find out who changed the files; delete the folder and run the "
     "job's command again to have it made anew"
 )
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What a check found in one place; `advice` where there is an exact command."""
-
-    where: str
-    found: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
-    advice: str = ""
-
-    @classmethod
-    def of(cls, where: str, found: str, items: Sequence[str], advice: str = "") -> Self:
-        """One problem with some files or rows, the first of which are its examples."""
-        return cls(where, found, len(items), tuple(items[:EXAMPLES]), advice)
-
-
-Find = Callable[[Run], Iterable[Problem]]
+_CHECK = re.compile(r"-- (error|warning|note) ([\w.]+): (.*)")
+_SETTING = re.compile(r"-- (do|done|whole|remake|of): ?(.*)")
 
 
 @dataclass(frozen=True)
+class Query:
+    """A query with the lines before it, see the docstring of this module."""
+
+    sql: str = ""
+    done: str = ""
+    whole: str = ""
+    remake: str = ""
+    of: str = ""
+
+
+@dataclass
 class Check:
-    """One check: what holds in a sound run, and what to do where it does not.
-
-    error: a reader gets wrong or missing rows. warning: odd, but no row is wrong. note: good to
-    know.
-    """
+    """A sentence that is true of a sound run, and queries for what contradicts it."""
 
     id: str
     severity: Severity
     meaning: str
-    advice: str
-    find: Find
+    advice: str = ""
+    queries: list[Query] = field(default_factory=list)
 
 
-def check(
-    checks: list[Check], name: str, severity: Severity, meaning: str, advice: str = BY_HAND
-) -> Callable[[Find], Find]:
-    """Decorator that adds a function to the list of checks, as the one with the id `name`."""
-
-    def add(find: Find) -> Find:
-        checks.append(Check(name, severity, meaning, advice, find))
-        return find
-
-    return add
+def sql_text(name: str) -> str:
+    """Return the text of a SQL file of this folder."""
+    return resources.files("pipelines.doctor").joinpath(name).read_text()
 
 
-THEN = "   # then run the job's command again"
+def read_checks(name: str) -> list[Check]:
+    """Return the checks of a SQL file, in its order."""
+    checks: list[Check] = []
+    query, lines = Query(), []
+    for line in sql_text(name).splitlines():
+        if match := _CHECK.fullmatch(line):
+            severity, check_id, meaning = match.groups()
+            checks.append(Check(check_id, cast(Severity, severity), meaning))
+            query = Query()
+        elif match := _SETTING.fullmatch(line):
+            key, value = match.groups()
+            if key == "do":
+                value = value.replace("{again}", "run the job's command again")
+                checks[-1].advice = f"{checks[-1].advice} {value}".lstrip()
+            else:
+                query = replace(query, **{key: value})
+        elif not line.startswith("--"):
+            lines.append(line)
+            if line.endswith(";"):
+                sql = "\n".join(lines).rstrip(";")
+                checks[-1].queries.append(replace(query, sql=sql))
+                lines.clear()
+    return checks
 
 
-def remake(run: Run, folder: Folder, files: list[str]) -> str:
-    """The command after which the job makes these files again."""
-    table, _, name = folder.key.partition("/")
-    # Videos whose encodings are visible are not encoded again; nor are folds trained whose scores
-    # are visible.
-    first = {"attention": "encodings", "solutions": "scores", "fusions": "scores"}.get(table)
-    if first:
-        made = run.tables.get(f"{first}/{name}", folder.name)
-        return delete_command(run, [f"{folder.name}/", f"{made}/"]) + THEN
-    marks = run.marks_in(folder.name)
-    if not marks and folder.key in run.tables:
-        marks = [mark for mark in run.marks(folder.table.step)[:1] if mark in run.sizes]
-    some = [*files, *marks] if len(files) <= EXAMPLES else [f"{folder.name}/", *marks]
-    return delete_command(run, some) + THEN
-
-
-def remake_tensors(run: Run, name: str) -> str:
-    """As `remake`, of a file of codebooks, classifiers or weights."""
-    root, _, rest = name.partition("/")
-    folder = rest.rpartition("/")[0]
-    scores = rest.replace("compression-", "fold-").removesuffix(".safetensors")
-    others = {
-        "codebooks": [f"{root}/{folder}/{DONE}"],
-        "classifiers": [f"scores/{folder}/{DONE}", f"scores/{scores}.parquet"],
-    }.get(root, [])
-    return delete_command(run, [name, *(other for other in others if other in run.sizes)]) + THEN
-
-
-def delete_command(run: Run, names: list[str]) -> str:
-    """A shell command that removes files of the run, and folders where a name ends with /."""
-    if run.store.is_local:
-        return shlex.join(["rm", "-rf", *(run.store.path(name) for name in names)])
-    if not run.store.root.startswith("s3://"):
-        return f"delete {' '.join(shlex.quote(run.store.uri(name)) for name in names)}"
-    commands = []
-    for name in names:
-        whole = ["--recursive"] if name.endswith("/") else []
-        commands.append(shlex.join(["aws", "s3", "rm", *whole, run.store.uri(name)]))
-    return "; ".join(commands)
+CHECKS = (*read_checks("file_checks.sql"), *read_checks("row_checks.sql"))

@@ -1,43 +1,27 @@
-"""Checks of a finished or unfinished run: are its tables what they say, and do they agree?
+"""Examination of a finished or unfinished run: are its tables what they say, and do they agree?
 
-Nothing is changed. `CHECKS` is the list of all checks; each is a function that yields a problem per
-place. Neither Ray nor torch is needed.
+Nothing is changed. Neither Ray nor torch is needed.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from pipelines.doctor import file_checks, row_checks, score_checks, tensor_checks, vector_checks
-from pipelines.doctor.check import SEVERITIES, Check, Problem, Severity
-from pipelines.doctor.gather import Rows
-from pipelines.doctor.queries import prepare
-from pipelines.doctor.scan import EXAMPLES, Run
-from pipelines.storage.store import Store
-
-
-def _unanswered(run: Run) -> list[Problem]:
-    if not run.unanswered:
-        return []
-    count, texts = len(run.unanswered), tuple(dict.fromkeys(run.unanswered.values()))
-    return [Problem("", f"{count} files were not given", count, texts[:EXAMPLES])]
-
-
-CHECKS: tuple[Check, ...] = (
-    *file_checks.CHECKS,
-    *tensor_checks.CHECKS,
-    *row_checks.CHECKS,
-    *vector_checks.CHECKS,
-    *score_checks.CHECKS,
-    Check(
-        "storage.answer",
-        "error",
-        "the storage gives every file that it lists",
-        "delete nothing, nobody knows whether these files are damaged; ask again when the storage "
-        "answers, or with the rights and credentials that it wants",
-        # The last: until here files are read.
-        _unanswered,
-    ),
+from pipelines.doctor import advice, scores
+from pipelines.doctor.check import (
+    BY_HAND,
+    CHECKS,
+    EXAMPLES,
+    SEVERITIES,
+    Check,
+    Query,
+    Severity,
+    sql_text,
 )
+from pipelines.doctor.database import Database
+from pipelines.doctor.scan import Run
+from pipelines.run.versions import FORMAT_VERSION
+from pipelines.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -52,6 +36,19 @@ class Finding:
     count: int
     examples: tuple[str, ...]
     advice: str
+
+    def lines(self) -> list[str]:
+        """Return the finding for people."""
+        more = self.count - len(self.examples)
+        return [
+            f"{self.severity.upper()} {self.check} {self.where}".rstrip(),
+            f"    expected  {self.meaning}",
+            f"    found     {self.found}",
+            *(f"              {example}" for example in self.examples),
+            *([f"              and {more} more"] if self.examples and more > 0 else []),
+            f"    do        {self.advice}",
+            "",
+        ]
 
 
 @dataclass(frozen=True)
@@ -80,39 +77,29 @@ class Report:
         return bool(self.of("error"))
 
     def to_json(self) -> dict:
-        """Plain values, with the number of findings of each severity."""
+        """Return plain values, with the number of findings of each severity."""
         return asdict(self) | {f"num_{name}s": len(self.of(name)) for name in SEVERITIES}
 
     def lines(self) -> list[str]:
-        """The report for people."""
-        lines = []
-        for finding in self.findings:
-            place = f" {finding.where}" if finding.where else ""
-            lines.append(f"{finding.severity.upper()} {finding.check}{place}")
-            lines.append(f"    expected  {finding.meaning}")
-            lines.append(f"    found     {finding.found}")
-            lines += [f"              {example}" for example in finding.examples]
-            if finding.count > len(finding.examples) > 0:
-                lines.append(f"              and {finding.count - len(finding.examples)} more")
-            lines += [f"    do        {finding.advice}", ""]
-        lines += [
-            f"not counted, because of files that cannot be read: {f}" for f in self.not_counted
-        ]
+        """Return the report for people."""
+        lines = [line for finding in self.findings for line in finding.lines()]
+        unread = "not counted, because of files that cannot be read"
+        lines += [f"{unread}: {folder}" for folder in self.not_counted]
         if self.segments:
             text = "segments: {planned} planned = {ok} ok + {partial} partial + {failed} failed"
             lines.append(text.format(**self.segments))
-        bad: list[Severity] = [name for name in SEVERITIES[:2] if self.of(name)]
-        said = ", ".join(f"{len(self.of(name))} {name}(s)" for name in bad) or "no problem found"
-        how = "; vectors were not read (--quick)" if self.is_quick else ""
+        counts = {name: len(self.of(name)) for name in SEVERITIES[:2]}
+        summary = ", ".join(f"{count} {name}(s)" for name, count in counts.items() if count)
         lines.append(
-            f"{said}: {self.num_files:,} files, {self.num_rows:,} rows checked "
-            f"in {self.seconds:.1f} s{how}"
+            f"{summary or 'no problem found'}: {self.num_files:,} files, {self.num_rows:,} rows "
+            f"checked in {self.seconds:.1f} s"
+            f"{'; vectors were not read (--quick)' if self.is_quick else ''}"
         )
         return lines
 
 
 def examine(store: Store, quick: bool = False) -> Report:
-    """Reads a run and checks it.
+    """Read a run and check it.
 
     Args:
         quick: no vectors are read, and of codebooks and classifiers the headers only.
@@ -122,45 +109,85 @@ def examine(store: Store, quick: bool = False) -> Report:
         StorageError: the storage does not answer when it is asked for what the run is.
     """
     started = time.monotonic()
-    with Rows() as rows:
-        run = Run(store, rows, quick)
-        prepare(run)
-        # Before the checks: only then all files that cannot be read are known.
-        score_checks.read_results(run)
-        findings = [
-            Finding(
-                c.id,
-                c.severity,
-                c.meaning,
-                p.where,
-                p.found,
-                p.count,
-                p.examples,
-                p.advice or c.advice,
-            )
-            for c in CHECKS
-            for p in c.find(run)
-        ]
-        segments = _ledger(run)
-    folders = run.all_folders()
+    with Database() as database:
+        run = Run(store, database, quick)
+        findings, segments = _findings(run), _segments(run)
+        num_files, num_rows = database.execute(
+            "SELECT count(*), coalesce(sum(num_rows), 0)::BIGINT FROM files"
+        ).fetchall()[0]
     return Report(
         out=store.root,
         is_quick=quick,
-        findings=tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
+        findings=tuple(findings),
         segments=segments,
-        not_counted=tuple(folder.name for folder in folders if not folder.is_whole),
-        num_files=sum(len(folder.files) for folder in folders) + len(run.tensors),
-        num_rows=sum(folder.num_rows for folder in folders),
+        not_counted=tuple(
+            folder.path
+            for folder in run.folders.values()
+            if not run.damaged.isdisjoint(folder.files)
+        ),
+        num_files=num_files + len(run.tensors),
+        num_rows=num_rows,
         seconds=time.monotonic() - started,
     )
 
 
-def _ledger(run: Run) -> dict[str, int]:
-    if not run.has_rows("segments", "descriptors"):
-        return {}
-    found = run.rows.db.execute(
-        "SELECT status, count(*) FROM last_attempts GROUP BY ALL"
+def _findings(run: Run) -> list[Finding]:
+    """Ask all queries; return what they find, the worst first."""
+    findings: list[Finding] = []
+
+    def ask(of: str) -> None:
+        for check in CHECKS:
+            for query in check.queries:
+                if query.of == of:
+                    findings.extend(_ask(run, check, query))
+
+    run.database.execute(f"SET VARIABLE format_version = '{FORMAT_VERSION}'")
+    run.database.execute(sql_text("derived.sql"))
+    scores.read_results(run, lambda: ask("scores"))
+    # Now all files that cannot be read are known.
+    ask("")
+    order = [check.id for check in CHECKS]
+    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), order.index(f.check)))
+
+
+def _ask(run: Run, check: Check, query: Query) -> Iterator[Finding]:
+    """Yield a finding for each folder and kind of row that a query selects."""
+    if query.done and not run.is_done(query.done):
+        return
+    if not run.is_whole(*query.whole.split()):
+        return
+    execute = run.database.execute
+    ((num_rows,),) = execute(f"CREATE OR REPLACE TEMP TABLE odd AS {query.sql}").fetchall()
+    if not num_rows:
+        return
+    columns = {row[0] for row in execute("DESCRIBE odd").fetchall()}
+    example = "example" if "example" in columns else "file"
+    order = "(file, row)" if "row" in columns else "file"
+    groups = execute(
+        f"""
+        SELECT folder, found, count(*), arg_min({example}, {order}, {EXAMPLES}),
+            list_sort(list(DISTINCT file))[:{EXAMPLES + 1}]
+        FROM odd GROUP BY ALL ORDER BY ALL"""
     ).fetchall()
-    counts = dict(found)
+    for folder, found, count, examples, files in groups:
+        command = advice.command(run, query.remake, folder, files)
+        yield Finding(
+            check=check.id,
+            severity=check.severity,
+            meaning=check.meaning,
+            where=run.folders[folder].path if folder in run.folders else folder,
+            found=found.replace("#", f"{count}"),
+            count=count,
+            examples=tuple(filter(None, examples)),
+            advice=command or check.advice or BY_HAND,
+        )
+
+
+def _segments(run: Run) -> dict[str, int]:
+    if not run.is_whole("segments", "descriptors"):
+        return {}
+    query = "SELECT status, count(*) FROM last_attempts GROUP BY ALL"
+    counts = dict(run.database.execute(query).fetchall())
     by_status = {name: counts.get(name, 0) for name in ("ok", "partial", "failed")}
-    return {"planned": run.by_key["segments"].num_rows} | by_status
+    (planned,) = run.database.column("SELECT count(*) FROM segments")
+    return {"planned": planned} | by_status

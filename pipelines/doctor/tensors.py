@@ -2,49 +2,38 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
-from pipelines.doctor.gather import is_not_finite
-from pipelines.storage.retries import StorageError
+from pipelines.doctor.vectors import is_not_finite
 from pipelines.storage.store import Store
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-_CHUNK_BYTES = 16 * 2**20
+_PIECE_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """A safetensors file: shapes by name, and what is wrong with the file or its values."""
+def read_tensors(
+    store: Store, name: str, num_bytes: int, header_only: bool
+) -> Iterator[tuple[str, int | None, bool]]:
+    """Yield name, width (None where it is no matrix) and `is_finite` of each tensor of a file.
 
-    name: str
-    shapes: dict[str, tuple[int, ...]]
-    error: str = ""
-    not_finite: tuple[str, ...] = ()
-
-
-def read_tensors(store: Store, name: str, num_bytes: int, header_only: bool) -> Tensors:
-    """What a file holds, read in pieces.
+    Args:
+        header_only: read no values, and take them for finite.
 
     Raises:
         StorageError: the storage does not answer.
+        OSError, ValueError, KeyError, TypeError: the file is damaged.
     """
-    try:
-        with store.open(name) as file:
-            entries, start = _header(file, num_bytes)
-            shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
-            odd = () if header_only else tuple(_not_finite(file, start, entries))
-    except StorageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Tensors(name, {}, f"{type(error).__name__}: {error}".splitlines()[0][:200])
-    return Tensors(name, shapes, "", odd)
+    with store.open(name) as file:
+        entries, start = _header(file, num_bytes)
+        for key, entry in entries.items():
+            width = entry["shape"][1] if len(entry["shape"]) == 2 else None
+            yield key, width, header_only or _is_finite(file, start, entry)
 
 
 def _header(file: BinaryIO, num_bytes: int) -> tuple[dict[str, dict], int]:
-    """The tensors' entries, and where their bytes begin.
+    """Return the tensors' entries, and where their bytes begin.
 
     Raises:
         ValueError: the file does not hold what its header says.
@@ -60,15 +49,11 @@ def _header(file: BinaryIO, num_bytes: int) -> tuple[dict[str, dict], int]:
     return entries, 8 + size
 
 
-def _not_finite(file: BinaryIO, start: int, entries: dict[str, dict]) -> Iterator[str]:
-    for key, entry in entries.items():
-        kind = _DTYPES.get(entry["dtype"])
-        if kind is None:
-            continue
-        first, last = entry["data_offsets"]
-        file.seek(start + first)
-        for place in range(first, last, _CHUNK_BYTES):
-            data = file.read(min(_CHUNK_BYTES, last - place))
-            if is_not_finite(np.frombuffer(data, kind)).any():
-                yield key
-                break
+def _is_finite(file: BinaryIO, start: int, entry: dict) -> bool:
+    kind = _DTYPES.get(entry["dtype"])
+    if kind is None:
+        return True
+    first, last = entry["data_offsets"]
+    file.seek(start + first)
+    pieces = (min(_PIECE_BYTES, last - place) for place in range(first, last, _PIECE_BYTES))
+    return not any(is_not_finite(np.frombuffer(file.read(n), kind)).any() for n in pieces)

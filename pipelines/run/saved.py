@@ -4,13 +4,13 @@ import functools
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from encoders.encodings.base import CODEBOOK
 from pipelines.errors import ConfigError
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
-from pipelines.settings.config import Config, without_what_went
+from pipelines.settings.config import Config, config_from_json
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
@@ -134,14 +134,3 @@ class SavedRun:
         raise ConfigError(
             f"{self.store.uri(folder)}: expected files with {entry} in their footer, found none; run the job again"
         )
-
-
-def config_from_json(plain: dict[str, Any]) -> Config:
-    """The inverse of `Config.to_json`. What an older version did not write has its default.
-
-    Raises:
-        ValueError: a section, field or value that this version does not know.
-    """
-    known = without_what_went(plain)
-    sections = {name: values for name, values in known.items() if name != "recipe"}
-    return Config(recipe=plain["recipe"]).with_values(sections)

@@ -246,6 +246,17 @@ def without_what_went(plain: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def config_from_json(plain: dict[str, Any]) -> Config:
+    """Return the configuration that `Config.to_json` wrote. What an older version lacks has its default.
+
+    Raises:
+        ValueError: a section, field or value that this version does not know.
+    """
+    known = without_what_went(plain)
+    sections = {name: values for name, values in known.items() if name != "recipe"}
+    return Config(recipe=plain["recipe"]).with_values(sections)
+
+
 def digest(*parts: object) -> str:
     """Twelve hex digits that name whatever was made from these JSON-able parts and records."""
 

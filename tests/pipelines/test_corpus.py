@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from jobs import demo, search
 from jobs.fcvid_encode import main
-from pipelines.doctor import examine, scan
-from pipelines.doctor.gather import Rows
+from pipelines.doctor import examine
+from pipelines.doctor.record import Record
 from pipelines.fit import step as fit_step
 from pipelines.run import ledger
 from pipelines.storage.store import Store
@@ -365,8 +365,7 @@ def test_an_interrupted_sample_is_drawn_again(
     monkeypatch.setattr("pipelines.corpus.run", lambda job, *_: jobs.append(job) or NOTHING)
     monkeypatch.setattr("pipelines.corpus.closing_lines", lambda *_: [])
     assert run(data, finished) == 0
-    with Rows() as kept:
-        seen_by_doctor = scan.Run(jobs[0].store, kept)
+    seen_by_doctor = Record(jobs[0].store)
     for step in ("index", "describe", "encode", "classify", "evaluate"):
         assert seen_by_doctor.marks(step) == jobs[0].marks(step)
     folder = jobs[0].sample(STREAMS[0])

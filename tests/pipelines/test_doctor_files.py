@@ -125,8 +125,8 @@ def test_marks_and_report(run: Path) -> None:
     (run / "report" / "index.html").unlink()
     report = examine.examine(Store(str(run)))
     assert [(f.check, f.where) for f in report.findings] == [
-        ("run.mark", TABLES[AVE_SCORES]),
         ("run.mark", "report"),
+        ("run.mark", TABLES[AVE_SCORES]),
     ]
 
 
@@ -147,6 +147,13 @@ def test_run_json(run: Path) -> None:
     write = (run / "run.json").write_text
     write('{"steps": {}, "tables": {}}')
     assert "lacks config" in examine.examine(Store(str(run))).findings[0].found
+
+
+def test_a_configuration_of_another_version(run: Path) -> None:
+    write_json(run, "run.json", lambda record: record["config"].update(later={"x": 1}))
+    report = examine.examine(Store(str(run)))
+    assert [(f.check, f.severity) for f in report.findings] == [("run.version", "warning")]
+    assert "later" in report.findings[0].found
 
 
 @pytest.mark.parametrize(

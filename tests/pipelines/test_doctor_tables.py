@@ -3,14 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.doctor import examine, queries
-from pipelines.settings.config import digest
+from pipelines.doctor import examine
+from pipelines.doctor.scan import has_unit_length
+from pipelines.settings.config import Config, digest
 from pipelines.storage.store import Store
 from tests.pipelines.doctor import run as doctor_run
 from tests.pipelines.doctor.edits import (
@@ -173,18 +173,19 @@ def test_a_stream_is_as_wide_as_the_run_says(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "run_wide", "expected"),
+    ("encoder", "run_wide", "expected"),
     [
-        ("encodings/ave-s", "signed_sqrt_l2", True),
-        ("encodings/ave-s", "signed_sqrt", False),
-        ("encodings/ave-s", "none", False),
-        ("encodings/ave@normalisation=signed_sqrt-s/fold-1", "signed_sqrt_l2", False),
-        ("encodings/ave@temporal_pyramid=1/2:normalisation=none-s", "l2", False),
-        ("encodings/fv_vae@lambda3=0:normalisation=l2-s", "none", True),
+        ("ave", "signed_sqrt_l2", True),
+        ("ave", "signed_sqrt", False),
+        ("ave", "none", False),
+        ("ave@normalisation=signed_sqrt", "signed_sqrt_l2", False),
+        ("ave@temporal_pyramid=1/2:normalisation=none", "l2", False),
+        ("fv_vae@lambda3=0:normalisation=l2", "none", True),
+        ("network", "l2", False),
     ],
 )
 def test_lengths_are_checked_where_vectors_are_normalised_to_1(
-    key: str, run_wide: str, expected: bool
+    encoder: str, run_wide: str, expected: bool
 ) -> None:
-    run = SimpleNamespace(setting=lambda *_: run_wide)
-    assert queries.has_unit_length(run, key) == expected
+    config = Config().with_settings([f"encode.normalisation={run_wide}"])
+    assert has_unit_length(config, encoder) == expected

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.doctor import examine, gather
-from pipelines.doctor.gather import Rows, facts, file_facts
+from pipelines.doctor import database, examine
+from pipelines.doctor.check import CHECKS
+from pipelines.doctor.database import Database, located
+from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
 from pipelines.storage.store import Store
 from pipelines.storage.tables import SEGMENTS
@@ -73,12 +75,19 @@ def test_where_no_run_is(tmp_path: Path, name: str) -> None:
 
 
 def test_ids_and_severities_are_known() -> None:
-    ids = [check.id for check in examine.CHECKS]
+    ids = [check.id for check in CHECKS]
     assert len(ids) == len(set(ids))
-    assert {check.severity for check in examine.CHECKS} == set(examine.SEVERITIES)
+    assert {check.severity for check in CHECKS} == set(examine.SEVERITIES)
     tested = {*ROW_EDITS, *CODEBOOK_DAMAGE, "counts.segments", "file.unreadable", "file.name"}
-    tested |= {"run.folder", "run.mark", "run.unfinished", "run.record", "file.footer"}
-    tested |= {"file.revisions", "file.leftover", "folder.older", "run.lock", "storage.answer"}
+    tested |= {"run.folder", "run.mark", "run.unfinished", "run.record", "run.version"}
+    tested |= {
+        "file.footer",
+        "file.revisions",
+        "file.leftover",
+        "folder.older",
+        "run.lock",
+        "storage.answer",
+    }
     assert set(ids) == tested
 
 
@@ -97,7 +106,7 @@ def test_object_storage(sound_run: Path, s3_bucket: str) -> None:
 
 def test_duckdb_downloads_nothing() -> None:
     """Its own reader of object storage is an extension that it would fetch."""
-    with Rows() as rows:
+    with Database() as rows:
         names = ("autoinstall_known_extensions", "autoload_known_extensions")
         values = [f"current_setting('{name}')" for name in names]
         assert rows.db.execute(f"SELECT {', '.join(values)}").fetchall() == [(False, False)]
@@ -126,7 +135,7 @@ def test_row_groups_are_read_one_at_a_time(
 def test_rows_that_do_not_fit_into_memory_are_kept_on_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gather, "MEMORY_LIMIT", "40MB")
+    monkeypatch.setattr(database, "MEMORY_LIMIT", "40MB")
     num_files, num_rows = 60, 5000
 
     def files() -> Iterator[pa.Table]:
@@ -135,10 +144,13 @@ def test_rows_that_do_not_fit_into_memory_are_kept_on_disk(
             columns = {"segment_id": ids, "video_id": ids, "source": ids}
             columns |= {name: np.zeros(num_rows, np.int32) for name in ("segment", "num_segments")}
             rows = pa.table(columns, schema=SEGMENTS.schema())
-            yield file_facts(SEGMENTS, [facts(SEGMENTS, rows)], "segments", f"{file}.parquet")
+            facts = with_facts(rows, len(SEGMENTS.columns))
+            yield located(facts, "segments", f"{file}.parquet", 0)
 
-    with Rows() as rows:
-        rows.add(SEGMENTS, files())
+    with Database() as rows:
+        for file in files():
+            rows.add(SEGMENTS, file)
+        rows.flush(SEGMENTS)
         query = "SELECT count(DISTINCT segment_id), count(DISTINCT example) FROM segments"
         assert rows.db.execute(query).fetchall() == [(num_files * num_rows,) * 2]
         used = "SELECT sum(memory_usage_bytes), sum(temporary_storage_bytes) FROM duckdb_memory()"
@@ -149,5 +161,5 @@ def test_rows_that_do_not_fit_into_memory_are_kept_on_disk(
 
 def test_without_room_for_rows_the_error_says_what_to_do() -> None:
     little = "SET memory_limit = '20MB'; SET max_temp_directory_size = '0B';"
-    with pytest.raises(ConfigError, match=r"expected room for .* set TMPDIR"), Rows() as rows:
+    with pytest.raises(ConfigError, match=r"expected room for .* set TMPDIR"), Database() as rows:
         rows.db.execute(f"{little} SELECT list(range) FROM range(10_000_000)")

@@ -8,8 +8,8 @@ import pytest
 from encoders.settings import FV_VAE_PRESETS
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.run.saved import SavedRun, config_from_json
-from pipelines.settings.config import Config
+from pipelines.run.saved import SavedRun
+from pipelines.settings.config import Config, config_from_json
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
 from tests.pipelines.doctor import run as doctor_run

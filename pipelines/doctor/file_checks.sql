@@ -1,0 +1,167 @@
+-- Checks of files: run.json, folders, marks, Parquet files, footers, codebooks and classifiers.
+-- `check.py` says how this file is read, `tables.sql` has the tables.
+
+-- error run.record: run.json can be read
+-- do: {again}: it writes run.json anew
+SELECT 'run.json' AS folder, '' AS file, error AS found FROM run_json WHERE error != '';
+
+-- warning run.version: this version understands the configuration in run.json
+-- do: ask the version that made the run; this one checks little that depends on settings
+SELECT 'run.json' AS folder, '' AS file, config_error AS found
+FROM run_json WHERE config_error != '';
+
+-- error run.folder: the folders of steps that are recorded as done are there
+-- do: restore them, or {again}: it makes what is missing
+SELECT folder, '' AS file,
+    folder || ' has no files, but step ' || step || ' is recorded as done' AS found
+FROM folders JOIN steps USING (step)
+WHERE is_recorded AND table_name NOT IN ('samples', 'curves')
+    AND folder NOT IN (SELECT folder FROM files);
+
+-- warning run.mark: steps that are recorded as done have their marks and their report
+-- do: {again}: it makes what is missing of the step, and its mark
+SELECT folder, file, 'step ' || step || ' is recorded as done, but its mark is missing' AS found
+FROM marks JOIN steps USING (step) ANTI JOIN listing USING (file)
+WHERE is_recorded AND (folder IN (SELECT folder FROM listing) OR folder = 'report');
+
+-- note run.unfinished: every step is done for the settings of the last run
+-- do: {again} to finish; the counts of a step that is not done are not checked
+SELECT 'run.json' AS folder, '' AS file,
+    'not done for today''s settings: ' || string_agg(step, ', ' ORDER BY place) AS found
+FROM steps, run_json
+WHERE NOT is_done AND (has_labels OR NOT needs_labels) AND error = '' AND config_error = ''
+HAVING count(*) > 0;
+
+-- note run.lock: no run is under way
+-- do: where it is alive, ask again when it has ended: what it is writing may look incomplete. Where
+-- do: it is dead, {again} with --take-over
+SELECT file AS folder, file, holder AS found FROM locks;
+
+-- error file.unreadable: every visible Parquet file can be read
+-- remake: files
+SELECT folder, file, file || ': ' || error AS example, '# files cannot be read' AS found
+FROM files JOIN errors USING (file) WHERE kind = 'unreadable';
+
+-- error file.schema: columns, types and order are the declared ones
+-- remake: files
+SELECT folder, file, file || ': ' || error AS example, '# files are not ' || table_name AS found
+FROM files JOIN errors USING (file) JOIN folders USING (folder) WHERE kind = 'misfit';
+
+-- error file.footer: footers say what made a file, the same in all files of a folder
+SELECT folder, file, file || ': lacks ' || entry AS example,
+    '# entries of footers are missing' AS found
+FROM expected_footers JOIN files USING (folder) ANTI JOIN footers USING (file, entry)
+    ANTI JOIN errors USING (file);
+SELECT folder, file, '# entries of footers are of another maker' AS found,
+    format('{}: {}: expected ''{}'', got ''{}''', file, entry, expected.value, footers.value)
+        AS example
+FROM footers JOIN expected_footers AS expected USING (folder, entry)
+WHERE footers.value != expected.value;
+
+-- warning file.name: the name of a file follows from the keys inside
+-- do: rows were copied, dropped or added after they were written, or another tool wrote the file;
+-- do: readers do not mind, but a task that is tried again would write its rows a second time
+SELECT folder, file, file || ': expected ' || keys_name AS example,
+    '# names do not follow from the keys inside' AS found
+FROM files WHERE keys_name NOT IN ('', parse_filename(file));
+
+-- note file.revisions: one code revision and one configuration made all files
+-- do: nothing, where the run went on after a change on purpose; else delete the older files
+SELECT 'footers' AS folder, value AS file, value || ': ' || count(*) || ' files' AS example,
+    if(entry = 'code', '# code revisions', '# configurations') || ' made files' AS found
+FROM footers WHERE entry IN ('code', 'config')
+GROUP BY entry, value QUALIFY count(*) OVER (PARTITION BY entry) > 1;
+
+-- note file.leftover: no hidden, temporary or empty files
+-- do: a killed run leaves them and readers pass over them: delete them when no run is under way
+-- remake: delete
+SELECT '' AS folder, file, '# hidden, temporary or empty files, '
+    || format('{:,}', (sum(num_bytes) OVER ())::BIGINT) || ' bytes' AS found
+FROM listing
+WHERE parse_filename(file)[1] = '.' OR starts_with(file, 'train/')
+    OR (parse_filename(file)[1] = '_' AND NOT starts_with(parse_filename(file), '_done'))
+    OR (num_bytes = 0 AND NOT ends_with(file, '.parquet'));
+
+-- note folder.older: no folders of older settings or inputs
+-- do: kept, so that going back to a setting is free; delete them to save room
+-- Codebooks are told by what today's encodings say, so only where these are done.
+SELECT '' AS folder, old.folder AS file, '# folders of other settings or inputs, '
+    || format('{:,}', (sum(num_bytes) OVER ())::BIGINT) || ' bytes' AS found
+FROM (SELECT folder, sum(num_bytes) AS num_bytes FROM listing GROUP BY ALL) AS old
+WHERE contains(folder, '/')
+    AND folder NOT IN (SELECT path FROM folders WHERE table_name != 'curves')
+    AND split_part(folder, '/', 1) IN (SELECT split_part(path, '/', 1) FROM folders)
+    AND split_part(folder, '/', 1) != 'samples'
+    AND (NOT starts_with(folder, 'codebooks/')
+        OR ((SELECT is_done FROM steps WHERE step = 'encode')
+            AND (SELECT count(*) FROM folders WHERE table_name = 'encodings')
+                = (SELECT count(DISTINCT folder) FROM files WHERE starts_with(folder, 'encodings/'))
+            AND parse_filename(folder) NOT IN (FROM used_codebooks)));
+
+-- error tensors.unreadable: headers of safetensors files can be read, and the files are whole
+-- remake: files
+SELECT folder, file, error AS found FROM errors JOIN listing USING (file) WHERE kind = 'tensors';
+
+-- error tensors.not_finite: codebooks, classifiers and weights hold no NaN or infinity
+-- remake: files
+SELECT folder, file, name || ' in ' || file AS example, '# tensors hold NaN or infinity' AS found
+FROM tensors JOIN listing USING (file) WHERE NOT is_finite;
+
+-- error tensors.missing: codebooks of today's encodings, and what comes with scores, are there
+-- do: restore them, or delete the marks of the steps fit and classify and {again}
+SELECT 'codebooks' AS folder, digest AS file, '# codebooks that encodings name are gone' AS found
+FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS (FROM listing
+    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/codebook.safetensors'));
+-- Results of which run.json names no such table have none of it.
+SELECT folder, file, '# files that were published with the scores are gone' AS found
+FROM (SELECT files.folder, beside.path || '/' || replace(unnest(
+        if(beside.table_name = 'fusions', ['fold-#.parquet'],
+            ['fold-#.safetensors', 'solutions-#.parquet'])),
+        '#', parse_filename(file, true)[6:]) AS file
+      FROM files JOIN folders USING (folder) JOIN folders AS beside
+          ON (beside.encoder, beside.stream) = (folders.encoder, folders.stream)
+      WHERE folders.table_name = 'scores' AND beside.table_name IN ('solutions', 'fusions'))
+ANTI JOIN listing USING (file);
+
+-- error codebook.digest: a codebook is the one that its folder names
+SELECT folder, folder AS file, '_done.json is of codebook ' || coalesce(digest, 'null') AS found
+FROM codebooks WHERE digest IS DISTINCT FROM parse_filename(folder);
+SELECT folder, file, error AS found FROM errors JOIN listing USING (file) WHERE kind = 'mark';
+
+-- note folder.unfinished: codebooks and samples are finished
+-- do: {again}: it makes them anew
+SELECT DISTINCT '' AS folder, folder AS file, '# codebooks or samples have no mark' AS found
+FROM listing WHERE split_part(folder, '/', 1) IN ('codebooks', 'samples')
+    AND folder || '/_done.json' NOT IN (SELECT file FROM listing);
+
+-- error vectors.width: vectors are as the configuration and their classifiers want them
+SELECT folder, file, format('{} is {} wide, expected {}', name, columns.width,
+    if(name = 'cells', cells, streams.width)) AS found
+FROM columns JOIN folders USING (folder)
+    JOIN streams ON streams.stream = if(name = 'cells', folders.stream, name)
+WHERE table_name IN ('descriptors', 'attention')
+    AND columns.width != if(name = 'cells', cells, streams.width);
+SELECT folder, file, '# files have wider vectors than others of the folder' AS found
+FROM columns QUALIFY width != min(width) OVER (PARTITION BY folder, name);
+SELECT files.folder, file, stream || ' in ' || file AS example,
+    '# streams of the configuration are missing' AS found
+FROM files CROSS JOIN streams ANTI JOIN errors USING (file)
+WHERE folder = 'descriptors' AND (file, stream) NOT IN (SELECT (file, name) FROM columns);
+SELECT folder, file, '# files have vectors of another type than encode.dtype' AS found
+FROM columns JOIN folders USING (folder) WHERE type != vector_type;
+-- Classifiers that compress vectors first want another width.
+SELECT folders.folder, tensors.file, '# classifiers want vectors of another width' AS found
+FROM folders JOIN folders AS solutions
+        ON (solutions.table_name, solutions.encoder, solutions.stream)
+        = ('solutions', folders.encoder, folders.stream)
+    JOIN tensors ON starts_with(tensors.file, solutions.path || '/')
+WHERE folders.table_name = 'encodings' AND tensors.name = 'weights'
+    AND (folders.fold < 0 OR contains(file, format('/fold-{:05d}.', folders.fold)))
+    AND tensors.width != (SELECT min(width) FROM columns WHERE columns.folder = folders.folder)
+    AND NOT EXISTS (FROM listing WHERE starts_with(file, solutions.path || '/compression-'));
+
+-- error storage.answer: the storage gives every file that it lists
+-- do: delete nothing, nobody knows whether these files are damaged; ask again when the storage
+-- do: answers, or with the rights and credentials that it wants
+SELECT DISTINCT '' AS folder, file, error AS example, '# files were not given' AS found
+FROM errors WHERE kind = 'unanswered';
