@@ -1,7 +1,7 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
 # make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
 # make test-cluster    tests on clusters of their own (jobs, autoscaling, several nodes): half an hour on two busy cores
-# make check   lint and format;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
+# make check   lint, format and types;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 		$(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(LABELS),--labels "$(LABELS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 # By name: files of few long tests would else come last, alone.
-test: test-unit
+test: check test-unit
 	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(VENV)/installed
@@ -33,6 +33,7 @@ test-cluster: $(VENV)/installed
 check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
