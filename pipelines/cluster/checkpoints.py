@@ -1,7 +1,7 @@
-"""What is kept of a training under way: plain tensors in the run's folder `train`, read without unpickling.
+"""Checkpoints of a training: plain tensors in the run's folder `train`, read without unpickling.
 
-Not Ray Train's checkpoints: for these all workers of a run wait for each other, and here teams of them fit different
-codebooks.
+Not Ray Train's checkpoints: for these all workers of a run wait for each other, and here teams of
+them fit different codebooks.
 """
 
 import io
@@ -29,31 +29,33 @@ class Checkpoints:
     last: float = field(default_factory=time.monotonic)
 
     def of(self, book: Codebook) -> tuple[dict | None, list[dict]]:
-        """The state of an interrupted fit of this codebook, or None; and the rows of CURVES up to it.
+        """Return the state of an interrupted fit of this codebook or None, and the rows of CURVES
+        up to it.
 
         Raises:
-            RuntimeError: the workers of the team have read different ones; they have to start again.
+            RuntimeError: the workers of the team have read different ones; they have to start
+                again.
         """
         name = self._name(book)
-        found = self.team.agree(self.team.rank == 0 and self.store.exists(name))
-        data = self.store.read(name) if found else b""
+        exists = self.team.agree(self.team.rank == 0 and self.store.exists(name))
+        data = self.store.read(name) if exists else b""
         number = float(zlib.crc32(data))
         if self.team.agree(number) != number:
             raise RuntimeError(f"{name}: it was written while worker {self.team.rank} read it")
         if not data:
             return None, []
-        kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return kept["fit"], kept["curves"]
+        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return checkpoint["fit"], checkpoint["curves"]
 
     def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
-        """Keeps a state when the last one is old, by the clock of the team's first worker."""
+        """Save a state when the last one is old, by the clock of the team's first worker."""
         if not self.team.agree(time.monotonic() - self.last > self.every_s):
             return
         self.last = time.monotonic()
-        kept = {"fit": state(), "curves": curves}
+        checkpoint = {"fit": state(), "curves": curves}
         if self.team.rank == 0:
             packed = io.BytesIO()
-            torch.save(kept, packed)
+            torch.save(checkpoint, packed)
             self.store.publish(self._name(book), packed.getvalue())
 
     @staticmethod

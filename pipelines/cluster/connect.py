@@ -1,4 +1,4 @@
-"""Connecting to Ray, and how a step's actor pools share what the cluster has, or may grow to (docs/autoscaling.md)."""
+"""Connection to a Ray cluster, or the start of one here (docs/autoscaling.md)."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def connect(address: str | None, settings: Cluster) -> None:
-    """Joins the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
+    """Join the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
 
     Raises:
         ConfigError: the cluster has no CPU, and no setting says that it grows.
@@ -37,12 +37,14 @@ def connect(address: str | None, settings: Cluster) -> None:
     else:
         if not doors.are_closed():
             raise RuntimeError(
-                "cluster.connect: expected pipelines.cluster.doors.close() before Ray is imported, because a cluster of this "
-                "process's own would listen on all addresses of the machine, got none"
+                "cluster.connect: expected pipelines.cluster.doors.close() before Ray is imported, "
+                "because a cluster of this process's own would listen on all addresses of the "
+                "machine, got none"
             )
         # It watches for nodes that a cloud takes away: one process more, and this node stays.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # An idle process that has loaded torch can serve the next step, which follows in seconds; Ray's default is 1 s.
+        # An idle process that has loaded torch can serve the next step, which follows in seconds;
+        # Ray's default is 1 s.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
         ray.init(
             address="local",
@@ -65,28 +67,28 @@ def connect(address: str | None, settings: Cluster) -> None:
         context.execution_no_progress_timeout_s += settings.node_wait_s
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(settings.node_wait_s))
         return
-    found = ray.cluster_resources()
-    if not found.get("CPU"):
+    resources = ray.cluster_resources()
+    if not resources.get("CPU"):
         raise ConfigError(
-            "cluster.max_cpus: expected what the cluster may grow to, because it has no CPU now, got 0; give "
-            "cluster.max_gpus as well where it may have GPUs"
+            "cluster.max_cpus: expected what the cluster may grow to, because it has no CPU now, "
+            "got 0; give cluster.max_gpus as well where it may have GPUs"
         )
     if address:
         # Ray does not say whether an autoscaler is at work.
         log.info(
-            "cluster: %g CPUs and %g GPUs, taken for all there will be; where it grows, give cluster.max_cpus and "
-            "cluster.max_gpus",
-            found["CPU"],
-            found.get("GPU", 0),
+            "cluster: %g CPUs and %g GPUs, taken for all there will be; where it grows, give "
+            "cluster.max_cpus and cluster.max_gpus",
+            resources["CPU"],
+            resources.get("GPU", 0),
         )
 
 
 def stalled(settings: Cluster) -> str:
-    """What to say of a step that Ray Data has ended because nothing was done."""
+    """Return a message about a step that Ray Data has ended because nothing was done."""
     waited, names = settings.no_progress_timeout_s, "cluster.no_progress_timeout_s"
     if settings.grows:
         waited, names = waited + settings.node_wait_s, f"cluster.node_wait_s + {names}"
     return (
-        f"nothing was done for {names} = {waited} s; expected nodes that hold what the actors need, see `ray status`; what "
-        "is finished is kept, the same command goes on from there"
+        f"nothing was done for {names} = {waited} s; expected nodes that hold what the actors "
+        "need, see `ray status`; what is finished is kept, the same command goes on from there"
     )

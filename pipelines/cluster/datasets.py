@@ -1,4 +1,6 @@
-"""Ray Data for the steps: the rows of a table in blocks, through pools of actors, into other tables."""
+"""Ray Data for the steps: the rows of a table in blocks, through pools of actors, into other
+tables.
+"""
 
 from collections.abc import Iterator
 
@@ -19,14 +21,18 @@ from pipelines.settings.config import Config
 from pipelines.storage.tables import ROWS_PER_FILE
 
 SEGMENTS_PER_FILE = ROWS_PER_FILE["descriptors"]
-"""Fewest rows of a file of DESCRIPTORS, tens of megabytes of a network's last layer; also the most of a decoding task."""
+"""Fewest rows of a file of DESCRIPTORS, tens of megabytes of a network's last layer; also the most
+of a decoding task.
+"""
 
 BATCHES_PER_TASK = 8
 """Most batches of videos in an encoding task."""
 
 
 def dataset(rows: pa.Table, rows_per_block: int) -> Dataset:
-    """Blocks of that many rows: few spread the work evenly, and a lost task costs little."""
+    """Return a dataset of blocks of so many rows: small blocks spread the work, and a lost task
+    costs little.
+    """
     parts = [rows.slice(i, rows_per_block) for i in range(0, max(1, rows.num_rows), rows_per_block)]
     return ray.data.from_arrow([part.combine_chunks() for part in parts])
 
@@ -38,7 +44,7 @@ def describing(
     decoder: tuple[type, tuple],
     network: tuple[type, tuple],
 ) -> Dataset:
-    """Segments to rows of DESCRIPTORS, through the decoders and the networks.
+    """Map segments to rows of DESCRIPTORS, by the decoders and the networks.
 
     Args:
         decoder, network: the two stages, each a class and its constructor's arguments.
@@ -61,7 +67,9 @@ def describing(
 
 
 class Chain:
-    """Two stages, each a class and its constructor's arguments, in one actor: nothing is copied between processes."""
+    """Two stages, each a class and its constructor's arguments, in one actor: nothing is copied
+    between processes.
+    """
 
     def __init__(self, first: tuple[type, tuple], second: tuple[type, tuple]) -> None:
         self.first, self.second = (kind(*arguments) for kind, arguments in (first, second))
@@ -72,21 +80,23 @@ class Chain:
 
 
 def segments_at_a_time(total: int, num_decoders: int) -> int:
-    """Segments of a decoding task: few, so that work is spread evenly and the network soon has some; more where there are
-    many segments, because each task costs milliseconds."""
+    """Return the segments of a decoding task: few, so that work is spread evenly and the network
+    starts soon; more where there are many segments, because each task costs milliseconds.
+    """
     return min(SEGMENTS_PER_FILE, max(4, total // (64 * num_decoders)))
 
 
 def batches_at_a_time(total: int, num_encoders: int) -> int:
-    """Batches of videos in an encoding task: many hide the wait at its start, when nothing was read ahead; few spread the
-    work evenly."""
+    """Return the batches of videos in an encoding task: many hide the wait at its start, when
+    nothing was read ahead; few spread the work evenly.
+    """
     return min(BATCHES_PER_TASK, max(1, total // (8 * num_encoders)))
 
 
 def progress_line(
     job: Job, step: str, total: int, pools: dict[tuple[str, ...], cluster_pools.Pool]
 ) -> ProgressLine:
-    """The progress line of a step, which also warns where its pools stay too small.
+    """Return the progress line of a step, which also warns where its pools stay too small.
 
     Args:
         total: rows that the step has to do.
@@ -98,7 +108,7 @@ def progress_line(
 def write_tables(
     job: Job, line: ProgressLine, data: Dataset, outputs: list[sink.Output], *, rows_per_file: int
 ) -> Spent:
-    """Runs the pipeline into its tables, with a progress line.
+    """Run the pipeline into its tables, with a progress line.
 
     Raises:
         RunError: an actor says that the step cannot go on, or nothing has been done for too long.

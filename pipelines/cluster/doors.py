@@ -1,4 +1,4 @@
-"""The doors of a Ray cluster that is started here: which addresses it listens on, and who may come in.
+"""The doors of a Ray cluster that is started here: its addresses, and access to them.
 
 Ray reads these variables when it is imported, so nothing here imports it.
 """
@@ -13,10 +13,11 @@ MADE = "VIDEO_FISHER_OWN_TOKEN"
 def close() -> None:
     """Keep a cluster of one's own to this machine and this run; call it before Ray is imported.
 
-    Ray 2.60 listens on all addresses of the machine even where the node's address is 127.0.0.1: it replaces that one
-    by an address that others reach. Without clusters of several machines, which Ray forbids by this variable where
-    they are not supported, it keeps 127.0.0.1 and listens there alone. Other users of the machine are kept out by a
-    random token, which is nowhere but in the environment of the run's own processes.
+    Ray 2.60 listens on all addresses of the machine even where the node's address is 127.0.0.1: it
+    replaces that one by an address that others reach. Without clusters of several machines, which
+    Ray forbids by this variable where they are not supported, it keeps 127.0.0.1 and listens there
+    alone. Other users of the machine are kept out by a random token, which is nowhere but in the
+    environment of the run's own processes.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,4 +1,4 @@
-"""A worker's watch: which stage of a step it was busy with, and how long. Needs no Ray."""
+"""A worker's watch: the time that it was busy with each stage of a step. Needs no Ray."""
 
 import functools
 import os
@@ -15,38 +15,46 @@ class StepCounter:
     """A step at the run's counter.
 
     Args:
-        actor: the handle of a `pipelines.cluster.progress.Counter`. step: name, planned rows, and when it began.
+        actor: the handle of a `pipelines.cluster.progress.Counter`. step: name, planned rows, and
+            when it began.
     """
 
     actor: Any
     step: tuple[str, int, float]
 
-    def tell(self, what: str, *details: object) -> Any:
-        """A reference to what that method of the step's `pipelines.cluster.progress.Tally` returns."""
-        return self.actor.tell.remote(self.step, what, *details)
+    def tell(self, method: str, *details: object) -> Any:
+        """Call a method of the step's `pipelines.cluster.progress.Tally`; return a reference to its
+        result.
+        """
+        return self.actor.tell.remote(self.step, method, *details)
 
 
 @dataclass(frozen=True)
 class Meter:
-    """`with meter("decode"):` tells the step's counter how long that took; without a counter, nothing."""
+    """A stopwatch: `with meter("decode"):` tells the step's counter how long that took, if there is
+    one.
+    """
 
     counter: StepCounter | None = None
 
     def joined(self, stage: str) -> None:
-        """An actor of the stage is there, whether it has work or not."""
+        """Report that an actor of the stage is there, with or without work."""
         if self.counter is not None:
             self.counter.tell("joined", stage, socket.gethostname(), os.getpid())
 
     def done(self, counts: dict[str, int]) -> None:
-        """Rows by status are finished. Returns when the counter has that, and what this worker told it before.
+        """Report finished rows by status.
 
-        Not by ray.get: Ray lends the CPU of a task that waits there, and starts a process for the next one.
+        Return when the counter has this and all earlier reports of this worker.
+
+        Not by ray.get: Ray lends the CPU of a task that waits there, and starts a process for the
+        next one.
         """
         if self.counter is not None:
             self.counter.tell("add", counts).future().result()
 
     def fail(self, error: str) -> None:
-        """The step cannot go on, for a reason that the user should read."""
+        """Report that the step cannot go on, with the reason for the user."""
         if self.counter is not None:
             self.counter.tell("fail", error)
 
@@ -65,7 +73,9 @@ SILENT = Meter()
 
 
 class Sums:
-    """As a meter, but tells once, by `tell`, what many short pieces of work took: each telling costs a message."""
+    """A meter of many short pieces of work, which `tell` reports together: each report costs a
+    message.
+    """
 
     def __init__(self, meter: Meter) -> None:
         self.meter, self.began = meter, 0.0
@@ -80,12 +90,12 @@ class Sums:
             self.add(stage, began, time.perf_counter() - start)
 
     def add(self, stage: str, began: float, seconds: float) -> None:
-        """Work that began at a time.time()."""
+        """Add work that began at a time.time()."""
         self.began = self.began or began
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + seconds
 
     def tell(self) -> None:
-        """Tells the counter, and begins anew."""
+        """Report the sums to the counter, and begin anew."""
         if self.meter.counter is not None:
             for stage, busy_s in self.busy_s.items():
                 self.meter.counter.tell("worked", stage, _worker(), self.began, busy_s)

@@ -1,8 +1,10 @@
-"""Pools of actors: sizes, what each actor holds, and warnings of pools that do not grow (docs/autoscaling.md)."""
+"""Pools of actors: sizes, resources of each actor, and warnings of pools that do not grow
+(docs/autoscaling.md).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -11,47 +13,55 @@ from pipelines.settings.sections import Cluster
 
 
 def here() -> NodeAffinitySchedulingStrategy:
-    """The driver's node: an actor keeps its node from being idle, even one without CPUs."""
+    """Return an option that places an actor on the driver's node: an actor keeps its node from
+    being idle, even one without CPUs.
+    """
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def capacity(settings: Cluster) -> dict[str, float]:
-    """CPU and GPU that a step may count on: what a growing cluster may grow to, else what there is now."""
+    """Return the CPUs and GPUs that a step may count on: the limit of a growing cluster, else those
+    of now.
+    """
     if settings.grows:
-        return {"CPU": settings.max_cpus, "GPU": settings.max_gpus}
-    return ray.cluster_resources()
+        limits: dict[str, float] = {"CPU": settings.max_cpus, "GPU": settings.max_gpus}
+        return limits
+    # Ray declares whole numbers; shares of a CPU are none.
+    return cast(dict[str, float], ray.cluster_resources())
 
 
 def memory_options(num_bytes: float) -> dict[str, int]:
-    """The memory to reserve for a task, so that Ray places no more of them on a node than fit.
+    """Return the memory to reserve for a task, so that Ray places no more of them on a node than
+    fit.
 
-    Capped at the memory of the largest node, because Ray waits forever for a node that has more; none where no node is known yet.
+    Capped at the memory of the largest node, because Ray waits forever for a node that has more;
+    none where no node is known yet.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Resources"].get("CPU")]
     largest = max((resources.get("memory", 0) for resources in nodes), default=0)
-    wanted = int(min(largest, num_bytes))
-    return {"memory": wanted} if wanted else {}
+    reserved = int(min(largest, num_bytes))
+    return {"memory": reserved} if reserved else {}
 
 
 def cpus_of_a_worker(workers: int, use_gpu: bool) -> int:
-    """The most CPUs that each of so many workers can have on the nodes there are, with one CPU left over: a worker does
-    not span nodes. At least 1, whether there is room or not.
+    """Return the most CPUs that each of so many workers can have on today's nodes, with one CPU
+    left over: a worker does not span nodes. At least 1, whether there is room or not.
 
     Args:
         use_gpu: each worker holds a GPU as well.
     """
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = sorted((int(of.get("CPU", 0)), int(of.get("GPU", 0))) for of in found)
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = sorted((int(of.get("CPU", 0)), int(of.get("GPU", 0))) for of in alive)
     if not nodes:
         return 1
     most, gpus = nodes.pop()
     nodes.append((most - 1, gpus))
 
-    def places(share: int) -> int:
+    def num_workers(share: int) -> int:
         return sum(min(cpus // share, gpus if use_gpu else cpus) for cpus, gpus in nodes)
 
     shares = range(max(cpus for cpus, _ in nodes), 0, -1)
-    return next((share for share in shares if places(share) >= workers), 1)
+    return next((share for share in shares if num_workers(share) >= workers), 1)
 
 
 MANY_CPUS = 16
@@ -63,15 +73,20 @@ DESCRIBER_SEGMENTS = 16
 
 
 CPU_ROWS, GPU_ROWS = 64, 1024
-"""Videos or segments that keep an actor with a CPU or a GPU busy about as long as its node takes to start."""
+"""Videos or segments that keep an actor with a CPU or a GPU busy about as long as its node takes to
+start.
+"""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of actors: how many, and what each holds. `num_threads` is for torch on the CPU.
+    """A pool of actors: their number, and the resources of each.
+
+    `num_threads` is for torch on the CPU.
 
     Attributes:
-        rows: how many are worth one more actor; 0: the size stays as it is, however little work there is.
+        rows: how many are worth one more actor; 0: the size stays as it is, however little work
+            there is.
     """
 
     size: int
@@ -81,14 +96,16 @@ class Pool:
     rows: int = 0
 
     def fitting(self, rows: int) -> Self:
-        """The pool with no more actors than so many videos or segments are worth."""
+        """Return the pool with no more actors than so many videos or segments are worth."""
         return replace(self, size=max(1, min(self.size, rows // self.rows))) if self.rows else self
 
     def options(self, batch_size: int | None) -> dict:
-        """Keyword arguments for `Dataset.map_batches`; without a batch size a batch is a block.
+        """Return keyword arguments for `Dataset.map_batches`; without a batch size a batch is a
+        block.
 
-        The size is fixed: all actors are asked for at once, work begins with the first, and they end when no input is
-        left. With a lower and an upper bound Ray Data would add actors one by one, and end some while work only begins.
+        The size is fixed: all actors are asked for at once, work begins with the first, and they
+        end when no input is left. With a lower and an upper bound Ray Data would add actors one by
+        one, and end some while work only begins.
         """
         from ray.data import ActorPoolStrategy
 
@@ -114,24 +131,26 @@ class Pools:
 
     @property
     def read(self) -> Pool:
-        """The pool of stages that only read tables: they hold no GPU."""
+        """Return the pool of stages that only read tables: they hold no GPU."""
         return self.decode if self.encode.num_gpus else self.encode
 
     def fitting(self, segments: int) -> Self:
-        """The pools with no more actors than so many segments are worth."""
+        """Return the pools with no more actors than so many segments are worth."""
         return replace(
             self, decode=self.decode.fitting(segments), describe=self.describe.fitting(segments)
         )
 
 
 def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools:
-    """Sizes from the configuration, or from the cluster: decoders take the CPUs that the network leaves.
+    """Return the pools, sized by the configuration or the cluster: decoders take the CPUs that the
+    network leaves.
 
-    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is the cost: there are
-    describers for all cores, and a quarter as many decoders, which the describers' queue holds back (docs/performance.md
-    has what else was tried). A describer has one thread, because threads of torch wait for each other by spinning:
-    where another process has a core for a moment, two of them took ten times as long as one. On large machines it has
-    four, to save memory, and the decoders have cores of their own.
+    On GPUs each describer has one, and every other CPU decodes. Without GPUs the forward pass is
+    the cost: there are describers for all cores, and a quarter as many decoders, which the
+    describers' queue holds back (docs/performance.md has what else was tried). A describer has one
+    thread, because threads of torch wait for each other by spinning: where another process has a
+    core for a moment, two of them took ten times as long as one. On large machines it has four, to
+    save memory, and the decoders have cores of their own.
 
     Args:
         resources: CPU and GPU of a cluster that is planned for; None asks the one that is joined.
@@ -165,10 +184,13 @@ def pools(settings: Cluster, resources: dict[str, float] | None = None) -> Pools
 
 
 def _growing(settings: Cluster, cpus: int, gpus: int) -> Pools:
-    """The pools of a cluster whose nodes come and go. Each actor holds all that it uses: the autoscaler counts only that.
+    """Return the pools of a cluster whose nodes come and go.
 
-    The cluster may never become as large as the settings allow, so no stage may wait for what another one holds: a stage
-    that works beside the decoders holds a GPU and no CPU, or decodes for itself, and writing holds nothing.
+    Each actor reserves all that it uses: the autoscaler counts only that.
+
+    The cluster may never become as large as the settings allow, so no stage may wait for what
+    another one holds: a stage that works beside the decoders holds a GPU and no CPU, or decodes for
+    itself, and writing holds nothing.
     """
     together = settings.placement == "together" or not gpus
     describers = settings.num_describers or gpus or cpus
@@ -188,12 +210,16 @@ def _growing(settings: Cluster, cpus: int, gpus: int) -> Pools:
 
 
 BUSY = 0.5
-"""Part of their time that a pool's actors are at work, from which on work waits for more of them."""
+"""Part of their time that a pool's actors are at work, from which on work waits for more of
+them.
+"""
 
 
 @dataclass
 class _Short:
-    """Since when a pool has been too small, what its actors had worked by then, and when to say it next."""
+    """A pool that is too small: since when, the work of its actors by then, and the time of the
+    next warning.
+    """
 
     since_s: float
     busy_s: float
@@ -201,7 +227,8 @@ class _Short:
 
 
 class Growth:
-    """Watches the pools of a step: a warning after `warning_s`, and then each time after twice as long.
+    """A watch over the pools of a step: it warns after `warning_s`, then after twice as long, and
+    so on.
 
     Args:
         pools: {stages that an actor of the pool does: the pool}; the last stage names it.
@@ -214,7 +241,7 @@ class Growth:
     def warnings(
         self, now_s: float, left: int, have: Mapping[str, int], busy_s: Mapping[str, float]
     ) -> list[str]:
-        """What is to be said now.
+        """Return the warnings that are due now.
 
         Args:
             now_s: of a clock that never goes back.
@@ -234,7 +261,8 @@ class Growth:
             if waited_s < short.next_s:
                 continue
             if number and busy - short.busy_s < BUSY * number * waited_s:
-                # Those that are there suffice so far. From now on, not from the next call: work is told of in lumps.
+                # Those that are there suffice so far. From now on, not from the next call: work is
+                # told of in lumps.
                 self.short[name] = _Short(now_s, busy, self.warning_s)
                 continue
             short.next_s *= 2
@@ -243,11 +271,12 @@ class Growth:
 
 
 def _text(name: str, pool: Pool, number: int, waited_s: float, left: int) -> str:
-    held = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
-    each = " and ".join(f"{amount:g} {kind}" for kind, amount in held.items() if amount)
+    amounts = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
+    needs = " and ".join(f"{amount:g} {kind}" for kind, amount in amounts.items() if amount)
     goes_on = "work goes on with these" if number else "nothing is done until there is one"
     return (
-        f"the pool of {name} has had {number} of {pool.size} actors for {waited_s:.0f} s, {left} rows are left; each actor "
-        f"needs {each}. Expected nodes to come: see `ray status`, max_workers of the autoscaler, the quota and the spot "
-        f"capacity of the cloud, and whether a node of the cluster has that much; {goes_on}"
+        f"the pool of {name} has had {number} of {pool.size} actors for {waited_s:.0f} s, {left} "
+        f"rows are left; each actor needs {needs}. Expected nodes to come: see `ray status`, "
+        "max_workers of the autoscaler, the quota and the spot capacity of the cloud, and whether "
+        f"a node of the cluster has that much; {goes_on}"
     )

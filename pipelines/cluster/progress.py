@@ -1,16 +1,18 @@
-"""What a step shows while it works, and what it says at its end about its time.
+"""Progress of a step: its line while it works, and its account of time at the end.
 
-Workers tell the run's one Counter which rows they finished, and how long they were busy with which stage. From this
-come the progress line, the metrics that Ray exports for Prometheus, and what the step was bound by.
+Workers tell the run's one Counter which rows they finished, and how long they were busy with which
+stage. From this come the progress line, the metrics that Ray exports for Prometheus, and what the
+step was bound by.
 """
 
 import functools
 import logging
 import threading
 import time
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import ray
+from ray.actor import ActorHandle
 from ray.util import metrics
 
 from pipelines.cluster.meter import Meter, StepCounter
@@ -24,9 +26,11 @@ INTERVAL_S = 5.0
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Counter:
-    """Has a tally for each step of a run, and exports them all: a process for each step would be one more to start.
+    """A tally for each step of a run, all exported by one process: one for each step would be one
+    more to start.
 
-    Where its process is lost it starts again from 0: only the progress line is wrong then, no task fails.
+    Where its process is lost it starts again from 0: only the progress line is wrong then, no task
+    fails.
     """
 
     def __init__(self) -> None:
@@ -45,8 +49,8 @@ class Counter:
             f"{name}_workers", "workers of a stage", tag_keys=("step", "stage")
         )
 
-    def tell(self, step: tuple[str, int, float], what: str, *details: object) -> object:
-        """Calls a method of the tally of a step.
+    def tell(self, step: tuple[str, int, float], method: str, *details: object) -> object:
+        """Call a method of the tally of a step.
 
         Args:
             step: its name, its planned rows, and when it began.
@@ -54,10 +58,12 @@ class Counter:
         if step not in self.tallies:
             self.tallies[step] = Tally(self, *step)
             self._show_planned(step[0])
-        return getattr(self.tallies[step], what)(*details)
+        return getattr(self.tallies[step], method)(*details)
 
     def show_again(self, tally: "Tally") -> None:
-        """Ray drops a gauge that was not set for 20 s; the progress line asks more often."""
+        """Set the gauges again: Ray drops one that was not set for 20 s; the progress line calls
+        this more often.
+        """
         self._show_planned(tally.name)
         for stage, workers in tally.first.items():
             self.workers.set(len(workers), tally.tags | {"stage": stage})
@@ -69,7 +75,7 @@ class Counter:
 
 
 class Tally:
-    """Counts rows of a step by status and the workers' seconds by stage, and passes on what they have to say.
+    """Counts of a step's rows by status and the workers' seconds by stage, and their messages.
 
     Args:
         shown: exports what is counted.
@@ -95,11 +101,11 @@ class Tally:
         self.actors.setdefault(stage, set()).add((host, pid))
 
     def present(self) -> dict[str, set[tuple[str, int]]]:
-        """{stage: host and process of each actor that has started}."""
+        """Return {stage: host and process of each actor that has started}."""
         return self.actors
 
     def worked(self, stage: str, worker: str, began: float, busy_s: float) -> None:
-        """One piece of work of a worker, which began at a time.time()."""
+        """Count a piece of work of a worker, which began at a time.time()."""
         workers = self.first.setdefault(stage, {})
         if worker not in workers:
             workers[worker] = began
@@ -136,13 +142,14 @@ class Tally:
 
 
 @functools.cache
-def _counter(node_id: str, job_id: str) -> ray.actor.ActorHandle:
-    """The one of this driver, on its node."""
-    return Counter.options(scheduling_strategy=here()).remote()
+def _counter(node_id: str, job_id: str) -> ActorHandle:
+    """Return the counter of this driver, on its node."""
+    return cast(ActorHandle, Counter.options(scheduling_strategy=here()).remote())
 
 
 class ProgressLine(threading.Thread):
-    """Logs done / total, rate, time left and busy stages of a step every few seconds; a context manager.
+    """A context manager that logs done / total, rate, time left and busy stages of a step every few
+    seconds.
 
     Args:
         growth: the pools to warn of while they are too small.
@@ -171,10 +178,10 @@ class ProgressLine(threading.Thread):
         self.stopped.set()
         self.join()
         if kind is None:
-            *_, self.spent = ray.get(self.counter.tell("get"))
+            *_counts, self.spent = ray.get(self.counter.tell("get"))
 
     def failure(self) -> str:
-        """Why the step cannot go on, as one of its workers said; "" where none did."""
+        """Return why the step cannot go on, as a worker reported; "" where none did."""
         return ray.get(self.counter.tell("failure"))
 
     def run(self) -> None:
@@ -194,7 +201,7 @@ class ProgressLine(threading.Thread):
 
 
 def _alive(actors: dict[str, set[tuple[str, int]]]) -> dict[str, int]:
-    """The number of actors by stage, less those of nodes that are gone."""
+    """Return the number of actors by stage, less those of nodes that are gone."""
     up, down = (
         {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] == alive}
         for alive in (True, False)
@@ -203,11 +210,11 @@ def _alive(actors: dict[str, set[tuple[str, int]]]) -> dict[str, int]:
 
 
 def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:
-    """Such as `describe 120/960, 12.5/s, 67 s left (2 failed)`."""
-    done = sum(counts.values())
-    text = f"{step} {done}/{total}"
-    if done:
-        rate = done / elapsed_s
-        text += f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+    """Return the line, such as `describe 120/960, 12.5/s, 67 s left (2 failed)`."""
+    num_done = sum(counts.values())
+    text = f"{step} {num_done}/{total}"
+    if num_done:
+        rate = num_done / elapsed_s
+        text += f", {rate:.1f}/s, {(total - num_done) / rate:.0f} s left"
     odd = [f"{number} {status}" for status, number in sorted(counts.items()) if status != "ok"]
     return text + (f" ({', '.join(odd)})" if odd else "")

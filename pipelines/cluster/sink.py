@@ -1,7 +1,8 @@
-"""The only way rows get into a table from Ray: one finished file per write task.
+"""The sink that writes rows from Ray into tables: one finished file per write task.
 
-The name of a file derives from the keys of its rows, so a task that is tried again replaces its own file
-with the same rows. `pending` is the other half of resuming: the plan without what visible files hold.
+The name of a file derives from the keys of its rows, so a task that is tried again replaces its own
+file with the same rows. `pending` is the other half of resuming: the plan without what visible
+files hold.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,8 +24,8 @@ from pipelines.storage.store import Store
 class Output:
     """One table that a sink writes: `select` makes its rows out of the rows that arrive.
 
-    `visible` are the videos whose rows a killed run has published here already, but not in every other
-    output: they arrive again, and must not be written twice.
+    `visible` are the videos whose rows a killed run has published here already, but not in every
+    other output: they arrive again, and must not be written twice.
     """
 
     table: Table
@@ -35,7 +36,7 @@ class Output:
 
 
 class TableSink(Datasink):
-    """Publishes the rows that arrive as Parquet files of one or several tables.
+    """A sink of Ray Data that publishes rows as Parquet files of one or several tables.
 
     The outputs are published in their order, so rows are finished when the last one is visible.
 
@@ -68,7 +69,7 @@ class TableSink(Datasink):
         return rows.num_rows
 
     def _write(self, blocks: Iterable[Block]) -> pa.Table | None:
-        """The rows, published; None where there were none."""
+        """Publish the rows; return None where there were none."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         filled = [table for table in tables if table.num_rows]
         if not filled:
@@ -78,7 +79,7 @@ class TableSink(Datasink):
         return rows
 
     def on_write_complete(self, write_result: WriteResult[int]) -> None:
-        """Nothing to commit: each file was finished when it became visible."""
+        """Do nothing: each file was finished when it became visible."""
 
 
 def publish(store: Store, outputs: list[Output], rows: pa.Table) -> list[str]:
@@ -101,21 +102,23 @@ def _without(rows: pa.Table, videos: frozenset[str]) -> pa.Table:
 
 
 def in_key_order(table: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """The table by its key; nothing is copied where it is so already."""
+    """Return the table in the order of its key; a table in that order is not copied."""
     order = pc.sort_indices(table.select(key), [(name, "ascending") for name in key])
     in_order = np.array_equal(order.to_numpy(), np.arange(table.num_rows))
     return table if in_order else table.take(order)
 
 
 def pending(plan: pa.Table, store: Store, folder: str, key: tuple[str, ...]) -> pa.Table:
-    """The rows of `plan` whose key is in no visible file of `folder`."""
+    """Return the rows of `plan` whose key is in no visible file of `folder`."""
     if not store.files(folder):
         return plan
     return plan.filter(pc.is_null(places_of(plan, store.read_table(folder, list(key)), key)))
 
 
 def visible_videos(rows: pa.Table, store: Store, folder: str) -> frozenset[str]:
-    """Those videos of `rows` that have rows of their present source in visible files of `folder`."""
+    """Return the videos of `rows` that have rows of their present source in visible files of
+    `folder`.
+    """
     left = pending(rows, store, folder, ("video_id", "source"))
     return frozenset(rows["video_id"].to_pylist()) - frozenset(left["video_id"].to_pylist())
 

@@ -1,12 +1,13 @@
-"""Who fits which codebook: the workers of one Ray Train run in teams, each with a codebook of its own at a time.
+"""Teams of the workers of one Ray Train run, each with a codebook of its own at a time.
 
-A codebook is the same bits however many teams there are: within a team its workers add up their sums, and nothing
-passes between teams.
+A codebook is the same bits however many teams there are: within a team its workers add up their
+sums, and nothing passes between teams.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import cast
 
 import ray
 import ray.train.torch
@@ -24,23 +25,24 @@ TEAM_BYTES = 2**26
 
 
 def teams_at_once(
-    settings: Fit, sample_bytes: Sequence[float], places: float, memory: float = inf
+    settings: Fit, sample_bytes: Sequence[float], num_devices: float, memory: float = inf
 ) -> int:
-    """How many codebooks are fitted at once.
+    """Return the number of codebooks that are fitted at once.
 
     Args:
-        sample_bytes: of each codebook's sample. places: CPUs, or GPUs, for a worker each. memory: bytes for all workers.
+        sample_bytes: of each codebook's sample. num_devices: CPUs, or GPUs, for a worker each.
+            memory: bytes for all workers.
     """
     size = settings.num_workers
     team_bytes = size * FIT_WORKER_BYTES + 2 * max(sample_bytes)
-    room = min(places // size, memory // team_bytes)
+    room = min(num_devices // size, memory // team_bytes)
     pays = sum(sample_bytes) // TEAM_BYTES
     return min(len(sample_bytes), settings.codebooks_at_once or max(1, int(min(room, pays))))
 
 
 @dataclass(frozen=True)
 class Team:
-    """Workers that fit a codebook together, as one of them sees it.
+    """A team of workers that fit a codebook together, as one of them sees it.
 
     Attributes:
         number: which team. rank, size: which worker of the team, of how many.
@@ -54,18 +56,20 @@ class Team:
 
     @classmethod
     def of(cls, size: int) -> "Team":
-        """This worker's, where each team has `size` workers. All workers call it together."""
+        """Return this worker's team of `size` workers. All workers call it together."""
         context = ray.train.get_context()
         rank, workers = context.get_world_rank(), context.get_world_size()
-        number, own, group = rank // size, rank % size, None
+        number, own_rank, group = rank // size, rank % size, None
         if 1 < size < workers:
             # Each process takes part in making every group.
             firsts = range(0, workers, size)
-            group = [dist.new_group(list(range(i, i + size))) for i in firsts][number]
-        return cls(number, own, size, group)
+            groups = [dist.new_group(list(range(i, i + size))) for i in firsts]
+            # The stub also knows the group of a process that is not a member.
+            group = cast(dist.ProcessGroup, groups[number])
+        return cls(number, own_rank, size, group)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over the team, on the tensor's own device."""
+        """Return the sum over the team, on the tensor's own device."""
         if self.size == 1:
             return tensor
         # nccl reduces tensors of its own device only; the caller's device comes back.
@@ -74,15 +78,15 @@ class Team:
         return total.to(tensor.device)
 
     def agree(self, number: float) -> float:
-        """What the team's first worker has: all must take the same steps."""
-        own = number if self.rank == 0 else 0.0
-        return self.all_reduce(torch.tensor(own, dtype=torch.float64)).item()
+        """Return the number of the team's first worker: all must take the same steps."""
+        value = number if self.rank == 0 else 0.0
+        return self.all_reduce(torch.tensor(value, dtype=torch.float64)).item()
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Dealer:
-    """Deals codebooks out to teams, in their order, but those on one sample to one team while others have something
-    else to do: a team that reads no new sample loses no time.
+    """A dealer of codebooks to teams, in their order, but those on one sample to one team while
+    others have something else to do: a team that reads no new sample loses no time.
 
     Where its process is lost it deals all out again; a team skips what is finished.
 
@@ -96,26 +100,29 @@ class Dealer:
         self.held: dict[int, int] = {}
 
     def begin(self, team: int) -> None:
-        """A team starts, perhaps again after its workers were lost: what it had is to be done."""
+        """Start a team, perhaps again after its workers were lost: its codebook is then to be
+        fitted again.
+        """
         if team in self.held:
             self.left = sorted([*self.left, self.held.pop(team)])
 
     def stop(self) -> None:
-        """No more: the run has failed."""
+        """Deal out no more: the run has failed."""
         self.left = []
 
     def take(self, team: int) -> int | None:
-        """The place of the team's next codebook; None where none is left."""
+        """Return the index of the team's next codebook; None where none is left."""
         last = self.held.pop(team, None)
         if not self.left:
             return None
-        own = self.samples[last] if last is not None else ""
-        others = {self.samples[place] for place in self.held.values()}
+        own_sample = self.samples[last] if last is not None else ""
+        other_samples = {self.samples[task] for task in self.held.values()}
 
-        def wish(place: int) -> int:
-            return 0 if self.samples[place] == own else 1 + (self.samples[place] in others)
+        def wish(task: int) -> int:
+            sample = self.samples[task]
+            return 0 if sample == own_sample else 1 + (sample in other_samples)
 
-        place = min(self.left, key=wish)
-        self.left.remove(place)
-        self.held[team] = place
-        return place
+        task = min(self.left, key=wish)
+        self.left.remove(task)
+        self.held[team] = task
+        return task

@@ -1,4 +1,4 @@
-"""Ray Train runs: started aside, ended by hand like all else, their errors told in one line."""
+"""Ray Train runs: started in a thread, ended by Ctrl-C like all else, with errors in one line."""
 
 import os
 import threading
@@ -16,7 +16,9 @@ from pipelines.run.ledger import Spent
 from pipelines.storage.retries import StorageError
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook takes."""
+"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook
+takes.
+"""
 
 
 def run_training(
@@ -29,17 +31,18 @@ def run_training(
     workers: int,
     threads: int | None = None,
 ) -> Spent:
-    """One Ray Train run, with a progress line.
+    """Do one Ray Train run, with a progress line.
 
     Args:
-        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added. `final`: the errors
-            that would come again, ValueError where it is not there.
+        setting: what `loop` is given, with `store` and `config`; `counter` and `meter` are added.
+            `final`: the errors that would come again, ValueError where it is not there.
         total: how many results `loop` counts.
-        threads: CPUs of a worker, and so its threads; None: all that its node can give it, or one where nodes come and
-            go, since it is not known how large these are.
+        threads: CPUs of a worker, and so its threads; None: all that its node can give it, or one
+            where nodes come and go, since it is not known how large these are.
 
     Raises:
-        RunError: `loop` raised one of the final errors. After any other Ray Train starts the workers again.
+        RunError: `loop` raised one of the final errors. After any other Ray Train starts the
+            workers again.
     """
     store, config = setting["store"], setting["config"]
     # Ray Train reads it on the driver, and hands it to its controller.
@@ -77,10 +80,11 @@ def run_training(
 
 
 def _aside(function: Callable[[], object]) -> None:
-    """function() in a thread of its own, which Ctrl-C leaves behind: the process, or whoever caught it, ends its work.
+    """Call function() in a thread, which Ctrl-C leaves behind: the process, or the one that caught
+    it, ends its work.
 
-    In the main thread Ray Train takes SIGINT and keeps it: the process would end without a word, with a code of its own,
-    and `pipelines.run.lock` would not learn that the main thread has heard.
+    In the main thread Ray Train takes SIGINT and keeps it: the process would end without a word,
+    with a code of its own, and `pipelines.run.lock` would not learn that the main thread has heard.
     """
     ended: Future[None] = Future()
 
@@ -97,7 +101,7 @@ def _aside(function: Callable[[], object]) -> None:
 
 
 def _guarded(setting: dict) -> None:
-    """The train loop: runs on each Ray Train worker."""
+    """Run the train loop on a Ray Train worker."""
     setting["meter"].joined(setting["step"])
     try:
         setting["loop"](setting)

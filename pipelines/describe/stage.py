@@ -1,12 +1,11 @@
-"""The Ray callable that turns frames into descriptors, and what it makes.
+"""The Ray callable that turns frames into descriptors.
 
-Arrow table in, Arrow table out, one object per actor; an ordinary class that works without Ray. The only stage
-that loads the network, and with it torchvision, whose import takes as long as torch's.
+Arrow table in, Arrow table out, one object per actor; an ordinary class that works without Ray. The
+only stage that loads the network, and with it torchvision, whose import takes as long as torch's.
 """
 
 import dataclasses
 import functools
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def described_streams(config: Config) -> dict[str, Stream]:
-    """{column of DESCRIPTORS: what it holds}.
+    """Return {column of DESCRIPTORS: its stream}.
 
     Raises:
         ConfigError: the network has no such node, or does not take such pictures or stacks of flow.
@@ -54,12 +53,13 @@ def described_streams(config: Config) -> dict[str, Stream]:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
-            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: {error}"
+            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: "
+            f"{error}"
         ) from error
 
 
 def nodes_of(streams: dict[str, Stream]) -> dict[FlowWindow | None, tuple[str, ...]]:
-    """What the network is run on, None being pictures, and the nodes that it must give of each."""
+    """Return the inputs of the network (None: pictures), and the nodes to compute of each."""
     inputs = dict.fromkeys(stream.flow for stream in streams.values())
     return {
         flow: tuple(dict.fromkeys(s.node for s in streams.values() if s.flow == flow))
@@ -68,32 +68,37 @@ def nodes_of(streams: dict[str, Stream]) -> dict[FlowWindow | None, tuple[str, .
 
 
 def channels_of(flow: FlowWindow | None) -> int:
-    """Input channels of the network; it is that of pictures where a flow is single."""
+    """Return the input channels of the network; a single flow goes through that of pictures."""
     return max(COLOURS, flow.num_channels if flow else COLOURS)
 
 
 CPU_FRAMES = 4
-"""Of a forward pass on a CPU: so few that activations stay in its caches and the allocator keeps their memory."""
+"""Of a forward pass on a CPU: so few that activations stay in its caches and the allocator keeps
+their memory.
+"""
 
 MOST_FRAMES = 256
 """Of a forward pass on a GPU: more make it no faster."""
 
 
 def precision(name: str, on: str) -> torch.dtype:
-    """The dtype of the forward pass by describe.precision, on cuda or cpu."""
+    """Return the dtype of the forward pass by describe.precision, on cuda or cpu."""
     if name == "auto":
         return torch.float32 if on == "cpu" else torch.bfloat16
     return getattr(torch, name)
 
 
 MAPS_BYTES = 64 * 2**20
-"""Of a node: where more maps are held, descriptors are made of them at once, of so many at a time. Early layers give
-gigabytes a segment; deep ones of a whole segment are less, and described together."""
+"""Of a node: where more maps are held, descriptors are made of them at once, of so many at a time.
+
+Early layers give gigabytes a segment; deep ones of a whole segment are less, and described
+together.
+"""
 
 
 class DescribeFrames:
-    """Frames of several segments to DESCRIPTORS rows: one forward pass serves all nodes and streams of the pictures,
-    and one those of each kind of optical flow.
+    """A mapper of several segments' frames to DESCRIPTORS rows: one forward pass serves all nodes
+    and streams of the pictures, and one those of each kind of optical flow.
 
     Args:
         weights: gives the network's, as `backbones.load_model` takes them. None: random filters,
@@ -120,12 +125,14 @@ class DescribeFrames:
             cut = functools.partial(load.cut, name, load.load_model(name, weights()))
         else:
             cut = functools.partial(load.random_part, name)
-        found = nodes_of(self.streams)
+        nodes_by_flow = nodes_of(self.streams)
         self.backbones = {
             flow: self._ready(cut(nodes, self.device, channels_of(flow)))
-            for flow, nodes in found.items()
+            for flow, nodes in nodes_by_flow.items()
         }
-        self.batch_frames = self.settings.batch_frames or min(map(self._fitting_frames, found))
+        self.batch_frames = self.settings.batch_frames or min(
+            map(self._fitting_frames, nodes_by_flow)
+        )
 
     def _ready(self, backbone: load.Backbone) -> load.Backbone:
         network = backbone.network.to(precision(self.settings.precision, self.device))
@@ -137,8 +144,8 @@ class DescribeFrames:
         with self.meter("describe"):
             if self.device != "cpu":
                 return self._rows(batch)
-            # Segment by segment: the last bits depend on the size of a forward pass, and must not depend on how
-            # segments were dealt out. Fewer maps are held, too.
+            # Segment by segment: the last bits depend on the size of a forward pass, and must not
+            # depend on how segments were dealt out. Fewer maps are held, too.
             return pa.concat_tables(self._rows(batch.slice(i, 1)) for i in range(len(batch)))
 
     def _rows(self, batch: pa.Table) -> pa.Table:
@@ -149,20 +156,20 @@ class DescribeFrames:
         inputs = {flow: self._inputs(batch, flow) for flow in self.backbones}
         starts = {flow: np.cumsum([0, *map(len, parts)]) for flow, parts in inputs.items()}
         read = [self._places(row) for row in batch["places"].to_pylist()]
-        made, ends = {}, {}
+        outputs, ends = {}, {}
         for name, stream in self.streams.items():
-            own = [places[stream.window] for places in read]
-            ends[name] = np.cumsum([len(places) for places in own])
-            first = np.repeat(starts[stream.flow][:-1], [len(places) for places in own])
-            made[name] = _Descriptors(stream, np.concatenate(own) + first[:, None])
+            windows = [indices[stream.window] for indices in read]
+            ends[name] = np.cumsum([len(indices) for indices in windows])
+            first = np.repeat(starts[stream.flow][:-1], [len(indices) for indices in windows])
+            outputs[name] = _Descriptors(stream, np.concatenate(windows) + first[:, None])
         for flow, images in inputs.items():
-            self._describe(np.concatenate(images), flow, list(made.values()))
+            self._describe(np.concatenate(images), flow, list(outputs.values()))
         table = batch.drop_columns(["images", "num_images", "places", "flows"])
         frames = pc.list_value_length(batch["frame_indices"])
         table = table.append_column("num_frames", frames.cast(pa.int32()))
         failed = [status == "failed" for status in batch["status"].to_pylist()]
         for name, stream in self.streams.items():
-            parts = np.split(made[name].rows, ends[name][:-1])
+            parts = np.split(outputs[name].rows, ends[name][:-1])
             columns = [
                 None if is_failed else part.reshape(-1, stream.width)
                 for part, is_failed in zip(parts, failed, strict=True)
@@ -173,39 +180,46 @@ class DescribeFrames:
         return table.select(schema.names).cast(schema)
 
     def _describe(
-        self, images: np.ndarray, flow: FlowWindow | None, made: list["_Descriptors"]
+        self, images: np.ndarray, flow: FlowWindow | None, outputs: list["_Descriptors"]
     ) -> None:
-        """Fills in what is made of these images, those of all segments. Maps are held as long as a window needs them."""
+        """Fill in the descriptors of these images, of all segments.
+
+        Maps are held as long as a window needs them.
+        """
         if not len(images):
             return
         for view, pictures in enumerate(self._views(images, flow)):
             nodes = {
                 node: _Maps(
-                    [m for m in made if (m.stream.node, m.stream.flow) == (node, flow)], view
+                    [d for d in outputs if (d.stream.node, d.stream.flow) == (node, flow)], view
                 )
                 for node in self.backbones[flow].nodes
             }
             for part in pictures.split(self.batch_frames):
                 for node, maps in self._forward(part, flow).items():
                     nodes[node].add(maps)
-            for held in nodes.values():
-                held.describe()
+            for node_maps in nodes.values():
+                node_maps.describe()
 
     def _places(self, flat: list[list[int]]) -> dict[Window, np.ndarray]:
-        """What each window reads for the segment's frames, places among its images [k, num_read]; of a failed one nothing."""
+        """Return the images that each window reads for the segment's frames, [k, num_read] indices;
+        none of a failed one.
+        """
         return {
-            window: np.array(places, np.int64).reshape(-1, window.num_read)
-            for window, places in itertools.zip_longest(self.settings.windows, flat, fillvalue=[])
+            window: np.array(indices, np.int64).reshape(-1, window.num_read)
+            for window, indices in zip(
+                self.settings.windows, flat or [[]] * len(self.settings.windows), strict=True
+            )
         }
 
     def _inputs(self, batch: pa.Table, flow: FlowWindow | None) -> list[np.ndarray]:
-        """uint8 [u, side, side, c] of each segment: its pictures, or its stacks of flow."""
+        """Return uint8 [u, side, side, c] of each segment: its pictures, or its stacks of flow."""
         side, channels = self.picture.decoded_px, flow.num_channels if flow else COLOURS
         values = batch["images"]
         if flow:
-            place = [w for w in self.settings.windows if isinstance(w, FlowWindow)].index(flow)
+            index = [w for w in self.settings.windows if isinstance(w, FlowWindow)].index(flow)
             failed = pa.scalar(b"", pa.large_binary())
-            values = [row[place] if len(row) else failed for row in batch["flows"]]
+            values = [row[index] if len(row) else failed for row in batch["flows"]]
         buffers = (np.frombuffer(value.as_buffer(), np.uint8) for value in values)
         return [buffer.reshape(-1, side, side, channels) for buffer in buffers]
 
@@ -218,8 +232,8 @@ class DescribeFrames:
         count = len(images)
         if self.settings.compile and count < self.batch_frames:
             # Another size would be compiled anew.
-            rest = images.new_zeros(self.batch_frames - count, *images.shape[1:])
-            images = torch.cat([images, rest])
+            padding = images.new_zeros(self.batch_frames - count, *images.shape[1:])
+            images = torch.cat([images, padding])
         return {node: maps[:count] for node, maps in self._run(images, flow).items()}
 
     def _run(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
@@ -227,7 +241,9 @@ class DescribeFrames:
         return backbone.flow_maps(images) if flow else backbone.maps(images)
 
     def _fitting_frames(self, flow: FlowWindow | None) -> int:
-        """Frames of a forward pass that take half of the GPU's free memory, at most MOST_FRAMES."""
+        """Return the number of frames in a forward pass that take half of the GPU's free memory, at
+        most MOST_FRAMES.
+        """
         if self.device == "cpu":
             return CPU_FRAMES
         size = self.picture.crop_px
@@ -235,43 +251,43 @@ class DescribeFrames:
         trial = torch.zeros(8, size, size, channels, dtype=torch.uint8)
         self._run(trial, flow)
         torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         self._run(trial, flow)
-        frame_bytes = (torch.cuda.max_memory_allocated() - held) / len(trial)
+        frame_bytes = (torch.cuda.max_memory_allocated() - allocated) / len(trial)
         free_bytes, _ = torch.cuda.mem_get_info()
         return max(1, min(MOST_FRAMES, int(free_bytes / 2 / frame_bytes)))
 
 
 class _Descriptors:
-    """What becomes of one stream, for all segments of a call.
+    """The descriptors of one stream, for all segments of a call.
 
     Args:
-        places: int64 [k, n], what each window reads, in places among the images of all segments.
+        indices: int64 [k, n], the images that each window reads, among those of all segments.
 
     Attributes:
         rows: float16 [k, V, T, C] of V views.
-        starts, stops: int64 [k]: window i and those after it read no image before starts[i], window i and those
-            before it none from stops[i] on.
+        starts, stops: int64 [k]: window i and those after it read no image before starts[i], window
+            i and those before it none from stops[i] on.
     """
 
-    def __init__(self, stream: Stream, places: np.ndarray) -> None:
-        self.stream, self.places = stream, places
-        self.rows = np.empty((len(places), stream.views, stream.cells, stream.width), np.float16)
-        self.starts = np.minimum.accumulate(places.min(1)[::-1])[::-1]
-        self.stops = np.maximum.accumulate(places.max(1)) + 1
+    def __init__(self, stream: Stream, indices: np.ndarray) -> None:
+        self.stream, self.indices = stream, indices
+        self.rows = np.empty((len(indices), stream.views, stream.cells, stream.width), np.float16)
+        self.starts = np.minimum.accumulate(indices.min(1)[::-1])[::-1]
+        self.stops = np.maximum.accumulate(indices.max(1)) + 1
 
 
 class _Maps:
     """One view's maps of a node, from when they come until no window reads them any more."""
 
-    def __init__(self, made: list[_Descriptors], view: int) -> None:
-        self.made, self.view = made, view
-        self.done = [0] * len(made)
+    def __init__(self, outputs: list[_Descriptors], view: int) -> None:
+        self.outputs, self.view = outputs, view
+        self.done = [0] * len(outputs)
         self.start, self.stop, self.most = 0, 0, 1
         self.parts: list[torch.Tensor] = []
 
     def add(self, maps: torch.Tensor) -> None:
-        """Takes the maps [f, C, h, w] of the next images; makes descriptors where many are held."""
+        """Take the maps [f, C, h, w] of the next images; make descriptors where many are held."""
         self.parts.append(maps)
         self.stop += len(maps)
         self.most = max(1, MAPS_BYTES // maps[0].nbytes)
@@ -279,31 +295,31 @@ class _Maps:
             self.describe()
 
     def describe(self) -> None:
-        """Makes what all maps have come for, and lets go of those that nothing more reads."""
-        needed = [self._describe(own, i) for i, own in enumerate(self.made)]
+        """Make the descriptors whose maps have all come, and drop maps that nothing more reads."""
+        needed = [self._describe(output, i) for i, output in enumerate(self.outputs)]
         if (first := min(needed)) > self.start:
             # A copy: a part of a tensor would keep all of it.
             self.parts = [self._between(first, self.stop)] if first < self.stop else []
             self.start = first
 
-    def _describe(self, own: _Descriptors, i: int) -> int:
-        """Makes those of one stream; returns the first image from which on it needs all."""
-        ready = np.searchsorted(own.stops, self.stop, side="right")
+    def _describe(self, output: _Descriptors, i: int) -> int:
+        """Make the descriptors of one stream; return the first image from which on it needs all."""
+        ready = int(np.searchsorted(output.stops, self.stop, side="right"))
         while (first := self.done[i]) < ready:
-            start = own.starts[first]
-            near = np.searchsorted(own.stops, start + self.most, side="right")
+            start = output.starts[first]
+            near = int(np.searchsorted(output.stops, start + self.most, side="right"))
             end = min(max(near, first + 1), ready)
-            maps = self._between(start, own.stops[end - 1])
-            places = torch.from_numpy(own.places[first:end] - start).to(maps.device)
-            rows = own.stream.describe(maps, places)
-            own.rows[first:end, self.view] = rows.half().cpu().numpy()
+            maps = self._between(start, output.stops[end - 1])
+            indices = torch.from_numpy(output.indices[first:end] - start).to(maps.device)
+            rows = output.stream.describe(maps, indices)
+            output.rows[first:end, self.view] = rows.half().cpu().numpy()
             self.done[i] = end
-        return min([self.stop, *own.starts[ready : ready + 1]])
+        return min([self.stop, *output.starts[ready : ready + 1]])
 
     def _between(self, start: int, stop: int) -> torch.Tensor:
-        """A copy of the maps of images start to stop - 1."""
-        found, place = [], self.start
+        """Return a copy of the maps of images start to stop - 1."""
+        parts, start_of_part = [], self.start
         for part in self.parts:
-            found.append(part[max(0, start - place) : max(0, stop - place)])
-            place += len(part)
-        return torch.cat([part for part in found if len(part)])
+            parts.append(part[max(0, start - start_of_part) : max(0, stop - start_of_part)])
+            start_of_part += len(part)
+        return torch.cat([part for part in parts if len(part)])

@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def describe(job: Job) -> tuple[Account, Spent]:
-    """DESCRIPTORS: frames are decoded once, and all streams of all nodes written together."""
+    """Publish DESCRIPTORS: frames are decoded once, and all streams of all nodes written
+    together.
+    """
     job.weights.keep(job.store)
     plan = current_rows.segment_plan(job)
     rows = current_rows.to_describe(job, plan)
@@ -53,7 +55,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
 
 
 def _write_failures(job: Job, plan: pa.Table) -> Account:
-    """FAILURES: the rows of DESCRIPTORS that are not ok."""
+    """Publish FAILURES: the rows of DESCRIPTORS that are not ok."""
     columns = [column.name for column in FAILURES.columns]
     rows = current_rows.current(plan, job.store.read_table(job.descriptors, columns))
     bad = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("segment_id")

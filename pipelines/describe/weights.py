@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import cast
 
 from encoders.backbones import load as backbones_load
 from pipelines.errors import ConfigError
@@ -18,7 +19,8 @@ class Weights:
     """Weights by identity; `load` fetches them.
 
     Attributes:
-        identity: equal for equal weights: a published file's name, which holds its hash, or a sha256.
+        identity: equal for equal weights: a published file's name, which holds its hash, or a
+            sha256.
         description: for the report.
         is_random: seeded random filters instead of trained ones.
     """
@@ -30,16 +32,16 @@ class Weights:
 
     @property
     def is_at_hand(self) -> bool:
-        """Whether these are trained weights that `resolve` has read."""
+        """Return whether these are trained weights that `resolve` has read."""
         return not self.is_random and not _is_published(self.settings.weights)
 
     @property
     def file(self) -> str:
-        """The file of a run that keeps them."""
+        """Return the file of a run that keeps the weights."""
         return weights_file(self.identity)
 
     def load(self) -> bytes:
-        """safetensors bytes, checked against the network.
+        """Return safetensors bytes, checked against the network.
 
         Raises:
             ConfigError: they cannot be had, or do not fit the network.
@@ -58,14 +60,16 @@ class Weights:
         return data
 
     def keep(self, store: Store) -> None:
-        """Puts the weights into the run, unless they are there; here they are not needed any more."""
+        """Put the weights into the run, unless they are there, and drop them here."""
         if not store.exists(self.file):
             store.publish(self.file, self.load())
         _read.cache_clear()
 
 
 def resolve(settings: Describe) -> Weights:
-    """The weights that the settings name; checks names and files, downloads nothing.
+    """Return the weights that the settings name.
+
+    Names and files are checked, nothing is downloaded.
 
     Raises:
         ConfigError: an unknown network, node or weights, or a file that cannot be read.
@@ -103,9 +107,9 @@ def _read(source: str) -> bytes:
     refuse_credentials("describe.weights", source)
     try:
         fs, path = filesystem(source)
-        return fs.cat_file(path)
+        return cast(bytes, fs.cat_file(path))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
-            f"describe.weights: cannot read {source!r} ({type(error).__name__}: {error}); expected a "
-            "file or URI of a state dict, or the name of published weights"
+            f"describe.weights: cannot read {source!r} ({type(error).__name__}: {error}); expected "
+            "a file or URI of a state dict, or the name of published weights"
         ) from error

@@ -1,4 +1,4 @@
-"""The Ray callables that read stored descriptors: to samples for codebooks, to encodings of videos.
+"""The Ray callable that turns stored descriptors into encodings of videos.
 
 Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
-    """The encoder, from the files of the codebook's folder."""
+    """Load the encoder from the files of the codebook's folder."""
     names = store.files(book.folder, ".safetensors")
     files = {name.rsplit("/", 1)[-1]: store.read(name) for name in names}
     encoder = encoder_from_bytes(files[CODEBOOK])
@@ -38,17 +38,20 @@ def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
 
 
 GPU_READERS = 8
-"""Threads that read for a GPU: what it encodes in a moment takes one thread several times as long to fetch and unpack
-(docs/scale.md). A CPU has one, which waits for the storage while the actor computes."""
+"""eads that read for a GPU: what it encodes in a moment takes one thread several times as long
+to fetch and unpack (docs/scale.md). A CPU has one, which waits for the storage while the actor
+computes.
+"""
 
 
 class EncodeVideos:
-    """Videos, with the places of their segments, to one vector per codebook; a segment is read once for all streams,
-    while those before it are encoded.
+    """apper of videos, with the rows of their segments, to one vector per codebook; a segment is
+    read once for all streams, while those before it are encoded.
 
-    Gives batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector column for each codebook;
-    of each stream S S/num_descriptors. For codebooks in `attentive` also the attention of each frame's cells, and for their streams
-    the frames' places in the video as S/frame_indices and S/timestamps_s.
+    Gives batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector
+    column for each codebook; of each stream S S/num_descriptors. For codebooks in `attentive` also
+    the attention of each frame's cells, and for their streams the frames' places in the video as
+    S/frame_indices and S/timestamps_s.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class EncodeVideos:
 
     @torch.inference_mode()
     def _rows(self, videos: pa.Table, segments: Iterator[pa.Table]) -> pa.Table:
-        """Of some videos, whose segments come next."""
+        """Return the rows of some videos, whose segments come next."""
         spent = Sums(self.meter)
         with logs.naming(log, "encode", videos):
             made = [self._video(row, segments, spent) for row in videos.to_pylist()]
@@ -112,8 +115,11 @@ class EncodeVideos:
         return table
 
     def _video(self, row: dict, segments: Iterator[pa.Table], spent: Sums) -> list["VideoSums"]:
-        """The sums over the segments, of each stream. Each segment is encoded alone: what stands beside it in a
-        batch, and so how work was dealt out or went on after a crash, must not change its last bits."""
+        """urn the sums over the segments, of each stream.
+
+        Each segment is encoded alone: what stands beside it in a batch, and so how work was dealt
+        out or went on after a crash, must not change its last bits.
+        """
         with spent("read"):
             span_s = self._span_s(row["files"], row["rows"])
         made = [VideoSums(span_s=span_s) for _ in self.streams]
@@ -127,7 +133,7 @@ class EncodeVideos:
         return made
 
     def _span_s(self, files: list[str], rows: list[int]) -> tuple[float, float]:
-        """As `span_s`; not read where no video is cut in time."""
+        """Return `span_s` of a video; times are not read where no video is cut in time."""
         if self.times is None:
             return NO_SPAN_S
         return span_s(self.times.read(*place) for place in zip(files, rows, strict=True))
@@ -135,9 +141,10 @@ class EncodeVideos:
 
 @dataclass
 class VideoSums:
-    """What the segments of a video have added up to in one stream.
+    """The sums of a video's segments in one stream.
 
-    span_s: when its first and last frame are shown. states: by column, those of `TemporalPyramid`'s intervals.
+    span_s: when its first and last frame are shown. states: by column, those of `TemporalPyramid`'s
+    intervals.
     """
 
     span_s: tuple[float, float] = NO_SPAN_S
@@ -150,8 +157,9 @@ class VideoSums:
 
 @dataclass(frozen=True)
 class StreamEncoders:
-    """The encoders of one stream, by column, and how each cuts a video in time; of those in `attentive` attention is
-    wanted."""
+    """encoders of one stream, by column, and the temporal cuts of each; of those in `attentive`
+    attention is wanted.
+    """
 
     stream: Stream
     encoders: dict[str, Encoder]
@@ -159,7 +167,7 @@ class StreamEncoders:
     attentive: list[str] = field(default_factory=list)
 
     def add(self, segment: pa.Table, video: VideoSums, on: str) -> None:
-        """Adds one row of DESCRIPTORS to what there is of its video."""
+        """Add one row of DESCRIPTORS to the sums of its video."""
         frames = torch.from_numpy(stored_frames(segment, self.stream).copy()).to(on)
         times_s = _times_s(segment, len(frames))
         first_s, last_s = video.span_s
@@ -171,18 +179,20 @@ class StreamEncoders:
                 [a + b for a, b in zip(known, states, strict=True)] if known else states
             )
         for name in self.attentive:
-            # Of the first view, the centre: that is the picture that a reader sees, and views overlap.
+            # Of the first view, the centre: that is the picture that a reader sees, and views
+            # overlap.
             centre = frames[:, : self.stream.cells]
             cells = self.encoders[name].attention(centre).float().cpu().numpy()
             video.attention.setdefault(name, []).append(cells.reshape(-1))
         if self.attentive and len(frames):
-            # A stream has the last frames of a segment: the first of a video may lie in no window of it.
+            # A stream has the last frames of a segment: the first of a video may lie in no window
+            # of it.
             video.frame_indices += segment["frame_indices"][0].as_py()[-len(frames) :]
             video.timestamps_s += times_s.tolist()
         video.num_frames += len(frames)
 
     def columns(self, videos: list[VideoSums], dtype: str) -> dict[str, pa.Array]:
-        """What `EncodeVideos` returns of this stream."""
+        """Return the columns of this stream in a table of `EncodeVideos`."""
         name = self.stream.name
         lengths = [video.num_frames * self.stream.num_descriptors for video in videos]
         columns = {f"{name}/num_descriptors": pa.array(lengths, pa.int64())}

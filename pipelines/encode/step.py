@@ -17,7 +17,7 @@ from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
 
 
 def encode(job: Job) -> tuple[Account, Spent]:
-    """ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
+    """lish ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
     videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
     described = names(videos)
 
@@ -40,7 +40,7 @@ def encode(job: Job) -> tuple[Account, Spent]:
 
 
 def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:
-    """The encodings that are not visible yet, of some codebooks.
+    """Publish the encodings of some codebooks that are not visible yet.
 
     Args:
         visible: the codebooks, with the videos whose encodings by them are.

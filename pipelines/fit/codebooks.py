@@ -1,8 +1,8 @@
 """All codebooks of a recipe in one Ray Train run: its fixed cost of some 20 s is paid once.
 
-Teams of workers (`pipelines.cluster.teams`) keep a sample's frames in memory and fit one codebook after another. What is
-finished is published at once, and a run that is started again skips it; a codebook that was under way goes on
-from its last checkpoint.
+Teams of workers (`pipelines.cluster.teams`) keep a sample's frames in memory and fit one codebook
+after another. What is finished is published at once, and a run that is started again skips it; a
+codebook that was under way goes on from its last checkpoint.
 """
 
 import logging
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.train
+import ray.train.torch
 import torch
+from ray.actor import ActorHandle
 
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import num_cells
@@ -43,10 +44,10 @@ FEW_DESCRIPTORS = 100
 
 @dataclass(frozen=True)
 class Task:
-    """One codebook to fit: on which sample, on which videos of it, with which labels.
+    """A codebook to fit: its sample, the videos of it that it may see, and their labels.
 
-    labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted on.
-    groups: {video_id: its group}, empty where no groups are held out.
+    labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted
+    on. groups: {video_id: its group}, empty where no groups are held out.
     """
 
     codebook: Codebook
@@ -60,7 +61,7 @@ class Task:
 def fit_codebooks(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream], name: str
 ) -> Spent:
-    """Fits and publishes every task's codebook; returns where the time went.
+    """Fit and publish every task's codebook; return where the time went.
 
     Raises:
         RunError: the descriptors do not suffice for a codebook; says which and what to do.
@@ -88,7 +89,7 @@ def fit_codebooks(
 def publish_unfitted(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> None:
-    """The codebooks of encoders that learn nothing: the shape of the descriptors is enough.
+    """Publish the codebooks of encoders that learn nothing: the shape of the descriptors is enough.
 
     Raises:
         RunError: an encoder's settings do not go with the descriptors.
@@ -108,7 +109,9 @@ def publish_unfitted(
 
 
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
-    """How many codebooks are fitted at once, on what the cluster has now: no node is started for more than one."""
+    """urn the number of codebooks fitted at once on today's cluster: no node is started for more
+    than one.
+    """
     there = ray.cluster_resources()
     sizes = {
         name: sum(map(store.size_bytes, store.files(name))) for name in {t.sample for t in tasks}
@@ -121,7 +124,9 @@ def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
 def scarcities(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> list[str]:
-    """A line for each codebook with few descriptors for its size, and what to set; one for all folds of an encoder."""
+    """urn a line for each codebook with few descriptors for its size, and what to set; one for
+    all folds of an encoder.
+    """
     samples = {
         name: store.read_table(name, ["video_id"])["video_id"] for name in {t.sample for t in tasks}
     }
@@ -143,15 +148,16 @@ def scarcities(
         number = stream.views * cells * (pc.sum(own).as_py() or 0)
         if number < FEW_DESCRIPTORS * size:
             lines[book.encoder, book.stream] = (
-                f"{book.encoder} on {book.stream}: {number:,} descriptors for {book.base}.{field_name} = {size}, less "
-                f"than {FEW_DESCRIPTORS} each; raise fit.num_frames (now {config.fit.num_frames}) where videos have "
-                f"more frames, or lower {book.base}.{field_name}"
+                f"{book.encoder} on {book.stream}: {number:,} descriptors for "
+                f"{book.base}.{field_name} = {size}, less than {FEW_DESCRIPTORS} each; raise "
+                f"fit.num_frames (now {config.fit.num_frames}) where videos have more frames, or "
+                f"lower {book.base}.{field_name}"
             )
     return list(lines.values())
 
 
 def _worker(setting: dict) -> None:
-    """Where a codebook fails for good, the other teams begin none any more."""
+    """Fit codebooks on a worker. Once one fails for good, the other teams begin none any more."""
     try:
         _fit_all(setting)
     except ValueError:
@@ -185,8 +191,8 @@ def _fit_all(setting: dict) -> None:
             meter.done({"ok": 1})
 
 
-def _dealt(tasks: list[Task], dealer: ray.actor.ActorHandle | None, team: Team) -> Iterator[Task]:
-    """The tasks of a team: all, where nobody deals them out."""
+def _dealt(tasks: list[Task], dealer: ActorHandle | None, team: Team) -> Iterator[Task]:
+    """Yield the tasks of a team: all, where nobody deals them out."""
     if not dealer:
         yield from tasks
         return
@@ -208,7 +214,7 @@ def publish(
     curves: list[dict],
     seconds: float,
 ) -> None:
-    """What a fit has made, CURVES where there are some, and last the mark that all is there."""
+    """lish the files of a fit, CURVES where there are some, and last the mark that all is there."""
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:
@@ -221,10 +227,11 @@ def publish(
 def _read_share(
     store: Store, sample: str, stream: Stream, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
-    """This worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
+    """Return this worker's frames [f, T, C] and the video of each; whole videos, dealt out in turn.
 
-    A view of a frame counts as a frame. The frames are a float16 file that is mapped into memory: a sample may be larger than it. The file has
-    no name any more when this returns, and goes with the worker.
+    A view of a frame counts as a frame. The frames are a float16 file that is mapped into memory: a
+    sample may be larger than it. The file has no name any more when this returns, and goes with the
+    worker.
     """
     keys = store.read_table(sample, ["video_id", "frame"])
     videos = np.array(keys["video_id"].to_pylist(), object)
@@ -289,7 +296,9 @@ def fit_sample(
 
 
 def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
-    """The group of each video, numbered in the order of the videos; one without a group is its own."""
+    """urn the group number of each video, in the order of the videos; one without a group is its
+    own.
+    """
     if not task.groups:
         return None
     # A video's name may be a group's too.

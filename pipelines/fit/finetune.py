@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job trains, and where it goes.
+    """A job of training, and the folders it writes.
 
     Attributes:
         stream: the appearance stream that the FV-VAE is trained on.
@@ -51,7 +51,7 @@ class Plan:
 
     @functools.cached_property
     def frames(self) -> str:
-        """The folder of FRAMES."""
+        """Return the folder of FRAMES."""
         job = self.job
         pairs = zip(
             job.manifest["video_id"].to_pylist(), job.manifest["source"].to_pylist(), strict=True
@@ -63,7 +63,7 @@ class Plan:
 
     @functools.cached_property
     def folder(self) -> str:
-        """The folder of the new weights, the codebook and the curves."""
+        """Return the folder of the new weights, the codebook and the curves."""
         config = self.job.config
         describe = (config.describe.backbone, config.describe.scaling, config.describe.spp_levels)
         made_by = (self.job.weights.identity, config.fv_vae, config.finetune)
@@ -86,25 +86,26 @@ class Plan:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that cannot be trained end to end.
+    """Refuse settings that cannot be trained end to end.
 
     Raises:
         ConfigError: no class loss, or not one node with an appearance stream.
     """
     if config.fv_vae.lambda3 == 0:
         raise ConfigError(
-            "fv_vae.lambda3: expected more than 0, got 0; without the class loss the backbone learns to "
-            "give all frames the descriptors that are easiest to reconstruct"
+            "fv_vae.lambda3: expected more than 0, got 0; without the class loss the backbone "
+            "learns to give all frames the descriptors that are easiest to reconstruct"
         )
     if config.fv_vae.pca_components:
         raise ConfigError(
-            f"fv_vae.pca_components: expected 0, got {config.fv_vae.pca_components}; a PCA is fitted on "
-            "descriptors that stay as they are"
+            f"fv_vae.pca_components: expected 0, got {config.fv_vae.pca_components}; a PCA is "
+            "fitted on descriptors that stay as they are"
         )
     if config.fv_vae.is_spatial:
         raise ConfigError(
-            "fv_vae.position_weight, fv_vae.levels, fv_vae.per_level: expected none, because one network is trained on "
-            f"the descriptors as they are, got {config.fv_vae.position_weight:g}, {config.fv_vae.levels} and "
+            "fv_vae.position_weight, fv_vae.levels, fv_vae.per_level: expected none, because one "
+            "network is trained on the descriptors as they are, got "
+            f"{config.fv_vae.position_weight:g}, {config.fv_vae.levels} and "
             f"{config.fv_vae.per_level}"
         )
     nodes = config.describe.used_nodes
@@ -115,30 +116,31 @@ def check(config: Config) -> None:
     ):
         raise ConfigError(
             f"describe.nodes = {','.join(nodes)} and describe.streams = "
-            f"{','.join(config.describe.streams)}: expected one node of the network, and appearance among the streams; "
-            "one FV-VAE is trained, on the descriptors of one node"
+            f"{','.join(config.describe.streams)}: expected one node of the network, and "
+            "appearance among the streams; one FV-VAE is trained, on the descriptors of one node"
         )
 
 
 def plan(job: Job) -> Plan:
-    """What is to be trained for this job.
+    """Return the training of this job.
 
     Raises:
-        ConfigError: no labels, several folds, a node without extent or with nothing to train, or too few
-            videos.
+        ConfigError: no labels, several folds, a node without extent or with nothing to train, or
+            too few videos.
     """
     if job.num_folds != 1:
         split = f"{job.num_folds} folds ({job.split})" if job.num_folds else "no labels"
         raise ConfigError(
-            f"split.kind: expected one split into training and test videos, got {split}; each fold would "
-            "need a network of its own, and with it descriptors of its own: set split.kind=given or "
-            "split.kind=random, and give --labels"
+            f"split.kind: expected one split into training and test videos, got {split}; each fold "
+            "would need a network of its own, and with it descriptors of its own: set "
+            "split.kind=given or split.kind=random, and give --labels"
         )
     streams = [s for s in job.described.values() if s.name.endswith("_appearance")]
     if not streams:
         raise ConfigError(
-            f"describe.nodes: expected a node with maps, got {','.join(job.config.describe.nodes)}, which "
-            "gives one vector a frame; name an earlier node"
+            "describe.nodes: expected a node with maps, got "
+            f"{','.join(job.config.describe.nodes)}, which gives one vector a frame; name an "
+            "earlier node"
         )
     labels = dict(
         zip(job.manifest["video_id"].to_pylist(), job.manifest["labels"].to_pylist(), strict=True)
@@ -147,8 +149,8 @@ def plan(job: Job) -> Plan:
     workers = job.config.fit.num_workers
     if len(training) < workers:
         raise ConfigError(
-            f"fit.num_workers: expected at most the {len(training)} training videos, got {workers}; each "
-            "worker needs a video of its own"
+            f"fit.num_workers: expected at most the {len(training)} training videos, got "
+            f"{workers}; each worker needs a video of its own"
         )
     node, trained_from = streams[0].node, job.config.finetune.trainable_from
     try:
@@ -159,7 +161,9 @@ def plan(job: Job) -> Plan:
 
 
 def train(todo: Plan) -> None:
-    """FRAMES, then one Ray Train run; what is there already is kept. The cluster must be connected.
+    """lish FRAMES, then train in one Ray Train run; finished parts are kept.
+
+    The cluster must be connected.
 
     Raises:
         RunError: no pictures, or a training that cannot go on.
@@ -172,13 +176,15 @@ def train(todo: Plan) -> None:
 
 
 def failed_fraction(todo: Plan) -> float:
-    """The share of the training videos' segments that gave no picture."""
+    """Return the share of the training videos' segments that gave no picture."""
     status = todo.job.store.read_table(todo.frames, ["status"])["status"]
     return (pc.sum(pc.equal(status, "failed")).as_py() or 0) / max(1, len(status))
 
 
 class KeepFrames:
-    """Decoded segments to FRAMES rows with at most `most` frames each, drawn with the seed."""
+    """apper of decoded segments to FRAMES rows with at most `most` frames each, drawn with the
+    seed.
+    """
 
     def __init__(self, crop_px: int, most: int, seed: int) -> None:
         self.crop_px, self.most, self.seed = crop_px, most, seed
@@ -202,7 +208,7 @@ class KeepFrames:
 
 
 def _decode(todo: Plan) -> None:
-    """FRAMES: about finetune.num_frames pictures of the training videos."""
+    """Publish FRAMES: about finetune.num_frames pictures of the training videos."""
     job, config = todo.job, todo.job.config
     if job.store.exists(f"{todo.frames}/{DONE}"):
         return
@@ -234,8 +240,9 @@ def _check_pictures(todo: Plan) -> None:
     if found < workers:
         reasons = sorted({error or "no frames" for error in rows.filter(bad)["error"].to_pylist()})
         raise RunError(
-            f"finetune: expected pictures of at least {workers} training videos, one for each worker, got "
-            f"{found} of {len(todo.labels)}; the others failed: {'; '.join(reasons[:3])}"
+            f"finetune: expected pictures of at least {workers} training videos, one for each "
+            f"worker, got {found} of {len(todo.labels)}; the others failed: "
+            f"{'; '.join(reasons[:3])}"
         )
 
 

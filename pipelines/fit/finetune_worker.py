@@ -1,4 +1,6 @@
-"""The Ray Train side of the end-to-end training: pictures and labels to new weights, with checkpoints."""
+"""Ray Train side of the end-to-end training: pictures and labels to new weights, with
+checkpoints.
+"""
 
 import functools
 import tempfile
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
-import ray.train
+import ray.train.torch
 import torch
 
 from encoders.descriptors.streams import Stream, appearance
@@ -26,7 +28,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """What the workers train.
+    """The task and inputs of the training workers.
 
     Attributes:
         task: the FV-VAE, the folder of FRAMES, and the labels of the videos in it.
@@ -44,7 +46,7 @@ class Training:
 
 
 def start(training: Training) -> None:
-    """One Ray Train run, which goes on from its last checkpoint where a worker is lost.
+    """Do one Ray Train run, which goes on from its last checkpoint where a worker is lost.
 
     Raises:
         RunError: the network cannot be trained with these pictures or settings.
@@ -94,7 +96,8 @@ def _fit(setting: dict) -> None:
 def read_share(
     store: Store, frames: str, crop_px: int, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
-    """This worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole videos, in turn.
+    """urn this worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole
+    videos, in turn.
 
     The pictures are a file that is mapped into memory, and has no name any more when this returns.
     """

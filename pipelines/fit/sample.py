@@ -14,11 +14,13 @@ from pipelines.storage.tables import SAMPLES
 
 
 class SampleFrames:
-    """Places of segments (file and row of DESCRIPTORS) to video_id, frame and a column of descriptors per stream.
+    """apper of segments (file and row of DESCRIPTORS) to video_id, frame and a column of
+    descriptors per stream.
 
-    A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample does not
-    depend on files, order or workers. A stream that has nothing of a frame, as a difference of the first, is null there.
-    Descriptors are read of row groups in which a frame is drawn: of a large corpus a small part.
+    A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample
+    does not depend on files, order or workers. A stream that has nothing of a frame, as a
+    difference of the first, is null there. Descriptors are read of row groups in which a frame is
+    drawn: of a large corpus a small part.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class SampleFrames:
             row = self.reader.read(*where)
             for name, stream in self.streams.items():
                 frames = stored_frames(row, stream)
-                # A stream has the last frames of a segment: the first of a video may lie in no window of it.
+                # A stream has the last frames of a segment: the first of a video may lie in no
+                # window of it.
                 late = len(indices) - len(frames)
                 kept[name] += [frames[k - late] if k >= late else None for k in drawn]
         table = pa.Table.from_pylist(rows, schema=SAMPLES.schema())

@@ -18,7 +18,9 @@ from pipelines.storage.tables import ROWS_PER_FILE, SAMPLES
 
 
 def fit(job: Job) -> tuple[Account, Spent]:
-    """Codebooks: a seeded sample of training frames per stream, then one Ray Train run for all that learn from it."""
+    """lish codebooks: a seeded sample of training frames per stream, then one Ray Train run for
+    all that learn from it.
+    """
     tasks = fit_tasks(job)
     # Variants may share a codebook. One that is there already is skipped by the workers, but their
     # start is not free.
@@ -42,7 +44,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
 
 
 def fit_tasks(job: Job) -> list[codebooks.Task]:
-    """A task for each codebook: which videos it may see, and which labels."""
+    """Return a task for each codebook: the videos that it may see, and their labels."""
     return [
         codebooks.Task(
             codebook=book,
@@ -57,7 +59,9 @@ def fit_tasks(job: Job) -> list[codebooks.Task]:
 
 
 def _sample(job: Job) -> Spent:
-    """SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same ones for all streams."""
+    """lish SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same
+    for all streams.
+    """
     streams = list(dict.fromkeys(book.stream for book in job.learning))
     streams = [s for s in streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
     if not streams:
@@ -100,8 +104,9 @@ def _sample(job: Job) -> Spent:
     empty = [stream for stream in streams if not job.store.files(job.sample(stream))]
     if empty:
         raise RunError(
-            f"fit: expected descriptors of {', '.join(empty)}, found none: no training video has the two frames or more "
-            "that one is of; leave it out of describe.streams, give it a shorter gap, or sample more frames"
+            f"fit: expected descriptors of {', '.join(empty)}, found none: no training video has "
+            "the two frames or more that one is of; leave it out of describe.streams, give it a "
+            "shorter gap, or sample more frames"
         )
     for stream in streams:
         facts = {"rate": rate, "num_frames": num_frames}

@@ -1,7 +1,8 @@
-"""Which published rows count today: of the planned videos and segments, of their present files, by their last attempt.
+"""Current rows of the tables: of planned videos and segments, of their present files, by their last
+attempt.
 
-Tables keep the rows of files that have changed, of other videos and of earlier attempts; the steps read past them
-through here.
+Tables keep the rows of files that have changed, of other videos and of earlier attempts; the steps
+read past them through here.
 """
 
 import numpy as np
@@ -21,7 +22,9 @@ ROWS_AT_A_TIME = 10_000
 
 
 def known_videos(job: Job) -> pa.Table:
-    """VIDEOS rows of an earlier index whose files have not changed, with today's labels and plan."""
+    """Return VIDEOS rows of an earlier index whose files have not changed, with today's labels and
+    plan.
+    """
     empty = VIDEOS.schema().empty_table()
     folders = [f for f in job.older("videos") if job.store.files(f)]
     if not folders:
@@ -39,17 +42,20 @@ def known_videos(job: Job) -> pa.Table:
             facts.slice(start, ROWS_AT_A_TIME).select(stages.FACTS).to_pylist(),
             strict=True,
         )
-        found = [(row, VideoFacts(**fact)) for row, fact in pairs]
+        facts_of_rows = [(row, VideoFacts(**fact)) for row, fact in pairs]
         sampling = job.config.sampling
         planned = [
-            stages.videos_row(row, fact, num_segments(fact, sampling)) for row, fact in found
+            stages.videos_row(row, fact, num_segments(fact, sampling))
+            for row, fact in facts_of_rows
         ]
         parts.append(VIDEOS.build(planned))
     return pa.concat_tables(parts).combine_chunks()
 
 
 def segment_plan(job: Job) -> pa.Table:
-    """SEGMENTS with what decoding needs of VIDEOS, and which attempt this is."""
+    """Return SEGMENTS with the columns of VIDEOS that decoding needs, and the number of the
+    attempt.
+    """
     columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
     plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
@@ -58,24 +64,26 @@ def segment_plan(job: Job) -> pa.Table:
 
 
 def to_describe(job: Job, plan: pa.Table) -> pa.Table:
-    """The segments without a row; after `--retry-failed` also those that it has not tried again yet.
+    """Return the segments without a row; after `--retry-failed` also those not yet tried again.
 
-    These have its decoder in a column `decoder`, which is empty for segments of videos that are new here.
+    These have its decoder in a column `decoder`, which is empty for segments of videos that are new
+    here.
     """
     if not job.store.files(job.descriptors):
         return plan
     columns = ["segment_id", "video_id", "source", "status", "attempts"]
     rows = current(plan, job.store.read_table(job.descriptors, columns))
     tried = pc.greater(rows["attempts"], job.retries.passes)
-    done = rows.filter(pc.or_(pc.equal(rows["status"], "ok"), tried))
-    left = plan.filter(pc.invert(pc.is_in(plan["segment_id"], done["segment_id"])))
+    described = rows.filter(pc.or_(pc.equal(rows["status"], "ok"), tried))
+    left = plan.filter(pc.invert(pc.is_in(plan["segment_id"], described["segment_id"])))
     again = pc.is_in(left["video_id"], rows["video_id"])
     return left.append_column("decoder", pc.if_else(again, job.retries.decoder, ""))
 
 
 def current(plan: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows that the plan asks for, each once, by its last attempt: not of other videos, nor of a file
-    that has changed."""
+    """Return the rows that the plan asks for, each once, by its last attempt: not of other videos,
+    nor of a file that has changed.
+    """
     key = ["segment_id", "source"]
     rows = rows.join(plan.select(key), key, join_type="inner")
     rows = rows.sort_by([("segment_id", "ascending"), ("attempts", "descending")])
@@ -85,7 +93,9 @@ def current(plan: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def places(job: Job) -> pa.Table:
-    """Where the described segments are: segment_id, video_id, source, segment, file, row."""
+    """Return the rows of DESCRIPTORS that are described: segment_id, video_id, source, segment,
+    file, row.
+    """
     columns = ["segment_id", "video_id", "source", "segment", "num_frames", "status", "attempts"]
 
     def read(name: str) -> pa.Table:
@@ -96,12 +106,14 @@ def places(job: Job) -> pa.Table:
 
     rows = job.store.gather(read, job.store.files(job.descriptors))
     plan = job.store.read_table(job.segments, ["segment_id", "source"])
-    places = current(plan, rows)
-    return places.filter(pc.not_equal(places["status"], "failed")).sort_by("segment_id")
+    described = current(plan, rows)
+    return described.filter(pc.not_equal(described["status"], "failed")).sort_by("segment_id")
 
 
 def places_by_video(job: Job) -> pa.Table:
-    """video_id, source, files and rows (of its segments, in order of time), by file for locality."""
+    """Return video_id, source, files and rows (of its segments, in order of time), by file for
+    locality.
+    """
     grouped = places(job).group_by(["video_id", "source"], use_threads=False)
     table = grouped.aggregate([("file", "list"), ("row", "list"), ("file", "min")])
     table = table.rename_columns(["video_id", "source", "files", "rows", "first"])
@@ -111,19 +123,19 @@ def places_by_video(job: Job) -> pa.Table:
 
 
 def outcome(job: Job, did_work: bool) -> Outcome:
-    """The count of segments by status; all zero before they are described."""
+    """Return the count of segments by status; all zero before they are described."""
     counts = {"ok": 0, "partial": 0, "failed": 0}
     planned = 0
     if job.is_complete("index"):
         plan = job.store.read_table(job.segments, ["segment_id", "source"])
         planned = plan.num_rows
         if job.store.files(job.descriptors):
-            done = current(
+            described = current(
                 plan,
                 job.store.read_table(
                     job.descriptors, ["segment_id", "source", "status", "attempts"]
                 ),
             )
-            for item in pc.value_counts(done["status"]).to_pylist():
+            for item in pc.value_counts(described["status"]).to_pylist():
                 counts[item["values"]] = item["counts"]
     return Outcome(did_work, planned, **counts)

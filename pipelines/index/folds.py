@@ -1,4 +1,7 @@
-"""Which fold tests each video, by the labels file's own split, by groups or at random. Needs no cluster."""
+"""Assignment of videos to folds, by the split of the labels file, by groups or at random.
+
+Needs no cluster.
+"""
 
 import collections
 
@@ -10,13 +13,15 @@ from pipelines.settings.sections import Split
 
 
 def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table, str, int]:
-    """`videos` with a column fold (the fold that tests it, -1: always training), the kind and the number.
+    """Return `videos` with a column fold (the fold that tests it, -1: always training), kind and
+    number.
 
-    Fold k trains on every labelled video whose fold is not k. Videos without label are never trained
-    or tested on, and those that a given split does not use are left without label.
+    Fold k trains on every labelled video whose fold is not k. Videos without label are never
+    trained or tested on, and those that a given split does not use are left without label.
 
     Raises:
-        ConfigError: the kind needs a column that the labels lack, or a fold could not train or test.
+        ConfigError: the kind needs a column that the labels lack, or a fold could not train or
+            test.
     """
     labels = videos["labels"].to_pylist()
     groups, splits = videos["group"].to_pylist(), videos["split"].to_pylist()
@@ -25,8 +30,8 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
         kind = "given" if any(splits) else "group_kfold" if any(groups) else "random"
     if kind == "given" and "unused" in splits:
         labels = [n if s != "unused" else [] for n, s in zip(labels, splits, strict=True)]
-        place = videos.column_names.index("labels")
-        videos = videos.set_column(place, "labels", pa.array(labels, pa.list_(pa.string())))
+        index = videos.column_names.index("labels")
+        videos = videos.set_column(index, "labels", pa.array(labels, pa.list_(pa.string())))
     use = np.array([bool(names) for names in labels])
     fold = np.full(len(labels), -1, np.int32)
     if not use.any():
@@ -62,19 +67,23 @@ def _need(values: list, chosen: np.ndarray, column: str, kind: str) -> None:
 
 
 def _random_test(units: np.ndarray, first: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """0 for test, -1 for training; whole units; class by class, so that each class is on both sides."""
+    """Return 0 for test, -1 for training; whole units; class by class, so that each class is on
+    both sides.
+    """
     rng = np.random.default_rng(seed)
     test: dict[str, bool] = {}
     for name in np.unique(first):
         fresh = [unit for unit in dict.fromkeys(units[first == name]) if unit not in test]
         rng.shuffle(fresh)
-        for place, unit in enumerate(fresh):
-            test[unit] = place < round(len(fresh) * fraction)
+        for index, unit in enumerate(fresh):
+            test[unit] = index < round(len(fresh) * fraction)
     return np.array([0 if test[unit] else -1 for unit in units], np.int32)
 
 
 def group_folds(units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    """The fold of each video, [N], from its group, [N]: whole groups, in folds of about the same size."""
+    """Return the fold of each video, [N], from its group, [N]: whole groups, in folds of similar
+    size.
+    """
     # sklearn takes a second to import, and only this kind of split needs it.
     from sklearn.model_selection import GroupKFold
 
@@ -98,12 +107,12 @@ def _check_folds(
         for name in labels[i]:
             tested_in[name].add(int(fold[i]))
     # A class is trained on in every fold but the one that tests all its videos.
-    lost = collections.Counter(next(iter(own)) for own in tested_in.values() if len(own) == 1)
+    lost = collections.Counter(next(iter(folds)) for folds in tested_in.values() if len(folds) == 1)
     tests = collections.Counter(fold[chosen].tolist())
     for number in range(num_folds):
         num_classes = len(tested_in) - lost[number]
         if num_classes < 2 or not tests[number]:
             raise ConfigError(
-                f"split.kind={kind}: fold {number} of {num_folds} has {num_classes} classes to train "
-                f"on and {tests[number]} videos to test; at least 2 and 1 are needed"
+                f"split.kind={kind}: fold {number} of {num_folds} has {num_classes} classes to "
+                f"train on and {tests[number]} videos to test; at least 2 and 1 are needed"
             )

@@ -13,7 +13,9 @@ from pipelines.settings.sections import Manifest
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels file says, each a dictionary by path; `group` and `split` are None without such a column."""
+    """The content of a labels file, each a dictionary by path; `group` and `split` are None without
+    such a column.
+    """
 
     labels: dict[str, list[str]]
     group: dict[str, str] | None
@@ -21,13 +23,17 @@ class Labels:
 
 
 def read_labels(labels: str, split: str = "") -> Labels:
-    """A CSV or Parquet file with columns path, label[, group][, split]; a video with several labels has several rows.
+    """Read a CSV or Parquet file with columns path, label[, group][, split].
+
+    A video with several labels has several rows.
 
     Args:
-        split: name of the column with the split, which must then exist; empty: the column `split`, if there is one.
+        split: name of the column with the split, which must then exist; empty: the column `split`,
+            if there is one.
 
     Raises:
-        ConfigError: no such file, a missing column, an empty cell, or rows of one path with different groups or splits.
+        ConfigError: no such file, a missing column, an empty cell, or rows of one path with
+            different groups or splits.
     """
     table = read_user_table("--labels", labels)
     for column in ("path", "label"):
@@ -38,13 +44,13 @@ def read_labels(labels: str, split: str = "") -> Labels:
             )
     paths = texts("--labels", labels, table, "path").to_pylist()
     names = _shared(texts("--labels", labels, table, "label"))
-    found: dict[str, list[str]] = {}
+    labels_of: dict[str, list[str]] = {}
     for row, (path, name) in enumerate(zip(paths, names, strict=True), start=2):
         if not path or not name:
             raise ConfigError(f"--labels {labels}: row {row} has no {'label' if path else 'path'}")
-        known = found.setdefault(path, [name])
-        if name not in known:
-            bisect.insort(known, name)
+        classes = labels_of.setdefault(path, [name])
+        if name not in classes:
+            bisect.insort(classes, name)
     if split and split not in table.column_names:
         raise ConfigError(
             f"split.name={split}: expected a column {split!r} in --labels {labels}, got "
@@ -55,20 +61,21 @@ def read_labels(labels: str, split: str = "") -> Labels:
     for path, value in (splits or {}).items():
         if value not in ("train", "test", "unused"):
             raise ConfigError(
-                f"--labels {labels}: expected {column} train, test or unused, got {value!r} for {path}"
+                f"--labels {labels}: expected {column} train, test or unused, got {value!r} for "
+                f"{path}"
             )
     return Labels(
-        labels=found,
+        labels=labels_of,
         group=_one_per_path(labels, table, "group", paths),
         split=splits,
     )
 
 
 def _shared(column: pa.ChunkedArray) -> list[str | None]:
-    """The texts of a column, equal ones as one object: a million rows have few labels."""
+    """Return the texts of a column, equal ones as one object: a million rows have few labels."""
     encoded = column.combine_chunks().dictionary_encode()
     texts = [*encoded.dictionary.to_pylist(), None]
-    return [texts[place] for place in encoded.indices.fill_null(len(texts) - 1).to_numpy()]
+    return [texts[index] for index in encoded.indices.fill_null(len(texts) - 1).to_numpy()]
 
 
 def _one_per_path(
@@ -89,24 +96,25 @@ def _one_per_path(
 
 
 def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Table:
-    """`videos` with three more columns: labels (empty where there are none), group and split (null where there are none).
+    """Return `videos` with three more columns: labels (empty where there are none), group and split
+    (null where there are none).
 
     Raises:
         ConfigError: videos without labels or labels without videos, unless the settings allow them.
     """
     paths = videos["path"].to_pylist()
     if labels is None:
-        known, group, split = {}, None, None
+        labels_of, group, split = {}, None, None
     else:
-        known, group, split = labels.labels, labels.group, labels.split
-        _match_errors(set(paths), set(known), settings)
+        labels_of, group, split = labels.labels, labels.group, labels.split
+        _match_errors(set(paths), set(labels_of), settings)
         if settings.unlabelled == "skip":
-            videos = videos.filter(pa.array([path in known for path in paths]))
+            videos = videos.filter(pa.array([path in labels_of for path in paths]))
             paths = videos["path"].to_pylist()
     if not paths:
         raise ConfigError("--labels: no video has a label; are the paths relative to --videos?")
     for name, column in (
-        ("labels", pa.array([known.get(p, []) for p in paths], pa.list_(pa.string()))),
+        ("labels", pa.array([labels_of.get(p, []) for p in paths], pa.list_(pa.string()))),
         ("group", pa.array([(group or {}).get(p) for p in paths], pa.string())),
         ("split", pa.array([(split or {}).get(p) for p in paths], pa.string())),
     ):
@@ -125,18 +133,20 @@ def _match_errors(videos: set[str], labelled: set[str], settings: Manifest) -> N
     if unlabelled and settings.unlabelled == "error":
         raise ConfigError(
             f"--labels: {len(unlabelled)} of {len(videos)} videos have no label, such as "
-            f"{some(unlabelled)}. To leave them out: --set manifest.unlabelled=skip; to encode them "
-            "without label: --set manifest.unlabelled=encode"
+            f"{some(unlabelled)}. To leave them out: --set manifest.unlabelled=skip; to encode "
+            "them without label: --set manifest.unlabelled=encode"
         )
 
 
 def _spelling(missing: list[str], unlabelled: list[str]) -> str:
-    """A hint where names look the same, but one has its accents in one character and the other in two; else empty."""
-    there = {unicodedata.normalize("NFC", name) for name in unlabelled}
-    same = [name for name in missing if unicodedata.normalize("NFC", name) in there]
+    """Return a hint where names look the same, but one has its accents in one character and the
+    other in two; else empty.
+    """
+    normalised = {unicodedata.normalize("NFC", name) for name in unlabelled}
+    same = [name for name in missing if unicodedata.normalize("NFC", name) in normalised]
     if not same:
         return ""
     return (
-        f". {len(same)} of them, such as {same[0][:200]!a}, are there in another Unicode form (NFC, NFD): "
-        "write the labels as the files are named"
+        f". {len(same)} of them, such as {same[0][:200]!a}, are there in another Unicode form "
+        "(NFC, NFD): write the labels as the files are named"
     )

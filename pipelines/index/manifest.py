@@ -1,10 +1,14 @@
-"""The files that `--videos` names, one row for each video. What is wrong with them shows here, before there is a cluster."""
+"""The files that `--videos` names, one row for each video.
+
+Errors in them show here, before there is a cluster.
+"""
 
 import collections
 import logging
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -45,26 +49,31 @@ _OTHERS = (
     ".ini",
 )
 NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OTHERS))
-"""Suffixes of files that stand beside videos. A file with any other suffix is tried, and its row says what it was."""
+"""Suffixes of files that stand beside videos.
+
+A file with any other suffix is tried, and its row says what it was.
+"""
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Suffixes of files that may hold videos, but are not unpacked: a warning says so."""
 
 
 def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
-    """Columns path, uri, size_bytes and modified of all videos, sorted by path.
+    """Return columns path, uri, size_bytes and modified of all videos, sorted by path.
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
-    relative paths start at the manifest's folder. In a folder, links are not followed, names that begin with a dot
-    are left out, and whatever is not a regular file that can be read is passed over; one warning tells of them all.
+    relative paths start at the manifest's folder. In a folder, links are not followed, names that
+    begin with a dot are left out, and whatever is not a regular file that can be read is passed
+    over; one warning tells of them all.
 
     Args:
         out: the output of the run, which is left out where it lies in the folder.
-        look: look at each file that a manifest names. Without, sizes are 0, and missing files are not noticed.
+        look: look at each file that a manifest names. Without, sizes are 0, and missing files are
+            not noticed.
 
     Raises:
-        ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the manifest has no
-            column `path`.
+        ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the
+            manifest has no column `path`.
     """
     with using("--videos", videos):
         return _list_videos(videos, out, look)
@@ -75,33 +84,40 @@ def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
     is_local = isinstance(fs, LocalFileSystem)
     if not root or (is_local and root == "/"):
         raise ConfigError(
-            f"--videos {videos}: expected the folder or bucket that holds the videos, got the root of a file system; "
-            "name the folder, such as /data/videos or s3://bucket/videos"
+            f"--videos {videos}: expected the folder or bucket that holds the videos, got the root "
+            "of a file system; name the folder, such as /data/videos or s3://bucket/videos"
         )
     if videos.lower().endswith((".csv", ".parquet")):
         return _from_manifest(videos, fs, root, look)
     skipped: dict[str, list[str]] = {}
     if fs.isdir(root):
         base = root.rstrip("/")
-        found = _walk(base, skipped) if is_local else fs.find(root, detail=True)
+        files = _walk(base, skipped) if is_local else _infos(fs.find(root, detail=True))
     elif fs.exists(root):
-        base, found = root.rpartition("/")[0], {root: fs.info(root)}
+        base, files = root.rpartition("/")[0], {root: fs.info(root)}
     elif any(mark in root for mark in "*?["):
         base = root[: min(root.find(m) for m in "*?[" if m in root)].rpartition("/")[0]
-        found = fs.glob(root, detail=True)
+        files = _infos(fs.glob(root, detail=True))
     else:
         raise ConfigError(
             f"--videos {videos}: expected a folder, glob, file or manifest; nothing is there"
         )
-    own = _place_below(fs, base, out) if out else None
-    rows = _rows_of_files(videos, fs, base, found, skipped, own)
+    out_prefix = _prefix_below(fs, base, out) if out else None
+    rows = _rows_of_files(videos, fs, base, files, skipped, out_prefix)
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
     return pa.Table.from_pylist(rows, schema=_LISTED)
 
 
-def _place_below(fs: fsspec.AbstractFileSystem, base: str, out: str) -> str | None:
-    """The output folder as paths below `base` begin, with a slash at its end; None where it is not below it."""
+def _infos(listing: Any) -> dict[str, dict]:
+    # fsspec declares lists of names as well; with `detail` they are {path: info}.
+    return listing
+
+
+def _prefix_below(fs: fsspec.AbstractFileSystem, base: str, out: str) -> str | None:
+    """Return the prefix of the output folder's paths below `base`, with a slash at its end; None if
+    it is elsewhere.
+    """
     out_fs, path = user_filesystem("--out", out)
     if type(out_fs) is not type(fs):
         return None
@@ -112,15 +128,16 @@ def _place_below(fs: fsspec.AbstractFileSystem, base: str, out: str) -> str | No
 
 
 def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
-    """{path: info as fsspec gives it} of the files below a local folder.
+    """Return {path: info as fsspec gives it} of the files below a local folder.
 
-    fsspec's own `find` is silent about folders that it cannot list; here they are added to `skipped`.
+    fsspec's own `find` is silent about folders that it cannot list; here they are added to
+    `skipped`.
     """
 
     def cannot(error: OSError) -> None:
         skipped.setdefault("folder that cannot be read", []).append(str(error.filename))
 
-    found = {}
+    files = {}
     for folder, folders, names in os.walk(base, onerror=cannot):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
@@ -129,10 +146,10 @@ def _walk(base: str, skipped: dict[str, list[str]]) -> dict[str, dict]:
         for name in names:
             path = os.path.join(folder, name)
             try:
-                found[path] = _local_info(os.lstat(path))
+                files[path] = _local_info(os.lstat(path))
             except OSError:
                 skipped.setdefault("file that is gone or cannot be read", []).append(path)
-    return found
+    return files
 
 
 _TYPES = {
@@ -146,29 +163,33 @@ _TYPES = {
 }
 
 
-def _local_info(found: os.stat_result) -> dict:
-    kind = _TYPES.get(stat.S_IFMT(found.st_mode), "other")
-    return {"type": kind, "size": found.st_size, "mtime": found.st_mtime}
+def _local_info(status: os.stat_result) -> dict:
+    kind = _TYPES.get(stat.S_IFMT(status.st_mode), "other")
+    return {"type": kind, "size": status.st_size, "mtime": status.st_mtime}
 
 
 def _rows_of_files(
     videos: str,
     fs: fsspec.AbstractFileSystem,
     base: str,
-    found: dict[str, dict],
+    files: dict[str, dict],
     skipped: dict[str, list[str]],
-    own: str | None,
+    out_prefix: str | None,
 ) -> list[dict]:
-    """The rows of the videos among the files.
+    """Return the rows of the videos among the files.
 
     Args:
-        own: as `_place_below`.
+        out_prefix: of the output folder's paths, as `_prefix_below` gives it.
     """
     rows, companions = [], collections.Counter()
-    for path, info in sorted(found.items()):
+    for path, info in sorted(files.items()):
         relative = path[len(base) :].lstrip("/")
         suffix = os.path.splitext(path)[1].lower()
-        if _is_hidden(relative) or _is_marker(relative) or (own and relative.startswith(own)):
+        if (
+            _is_hidden(relative)
+            or _is_marker(relative)
+            or (out_prefix and relative.startswith(out_prefix))
+        ):
             continue
         if odd := _oddity(fs, path, info):
             skipped.setdefault(odd, []).append(relative)
@@ -190,12 +211,12 @@ def _is_hidden(relative: str) -> bool:
 
 
 def _is_marker(relative: str) -> bool:
-    """Whether an object stands for a folder, as consoles and Hadoop make them."""
+    """Return whether an object stands for a folder, as consoles and Hadoop make them."""
     return relative == "" or relative.endswith(("/", "_$folder$"))
 
 
 def _oddity(fs: fsspec.AbstractFileSystem, path: str, info: dict) -> str:
-    """Why a file is passed over with a warning; empty where there is no reason to."""
+    """Return why a file is passed over with a warning; empty where there is no reason."""
     if info.get("islink"):
         return "link"
     if info["type"] != "file":
@@ -215,7 +236,9 @@ _AMBIGUOUS = "name with :: or ?versionId=, which cannot be opened"
 
 
 def _is_ambiguous(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Whether a URI of the path means something else: fsspec chains file systems by ::, and s3fs takes a version."""
+    """Return whether a URI of the path means something else: fsspec chains file systems by ::, and
+    s3fs takes a version.
+    """
     return not isinstance(fs, LocalFileSystem) and ("::" in path or "?versionId=" in path)
 
 
@@ -287,8 +310,8 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     missing = [name for name, row in zip(names, looks, strict=True) if row is None]
     if missing:
         raise ConfigError(
-            f"--videos {videos}: {len(missing)} files do not exist, such as {some(missing)}; paths are "
-            f"relative to {base}"
+            f"--videos {videos}: {len(missing)} files do not exist, such as {some(missing)}; paths "
+            f"are relative to {base}"
         )
     skipped: dict[str, list[str]] = {}
     for name, row in zip(names, looks, strict=True):
@@ -305,9 +328,13 @@ _LOOKS_AT_ONCE = 16
 
 
 def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
-    """The absolute path or URI of a file that a manifest names. A local path loses its `..`, as in `filesystem`."""
+    """Return the absolute path or URI of a file that a manifest names.
+
+    A local path loses its `..`, as in `filesystem`.
+    """
     if "://" in name:
-        # Finding the filesystem of a URI takes a quarter of a millisecond, and a manifest may name millions.
+        # Finding the filesystem of a URI takes a quarter of a millisecond, and a manifest may name
+        # millions.
         if name.startswith(("file://", "local://")):
             return user_filesystem("--videos", name)[1]
         refuse_credentials("--videos", name)
@@ -319,7 +346,8 @@ def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
 
 
 def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | None:
-    """The row of a file that a manifest names, why it has none, or None where there is no such file.
+    """Return the row of a file that a manifest names, the reason for none, or None without such a
+    file.
 
     A link is followed, because the manifest names it.
     """

@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def index(job: Job) -> tuple[Account, Spent]:
-    """VIDEOS and SEGMENTS: headers are probed; what is known of an unchanged file is kept."""
-    known = current_rows.known_videos(job)
-    fresh = job.manifest.filter(pc.invert(pc.is_in(job.manifest["video_id"], known["video_id"])))
+    """Publish VIDEOS and SEGMENTS: headers are probed, and rows of unchanged files kept."""
+    unchanged = current_rows.known_videos(job)
+    fresh = job.manifest.filter(
+        pc.invert(pc.is_in(job.manifest["video_id"], unchanged["video_id"]))
+    )
     log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
     rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
     outputs = [
@@ -33,7 +35,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
-    _publish_known(job, known, outputs)
+    _publish_known(job, unchanged, outputs)
     pool = pools.pools(job.config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
     data = dataset(rows, 64).map_batches(
@@ -50,10 +52,10 @@ def index(job: Job) -> tuple[Account, Spent]:
     return account, spent
 
 
-def _publish_known(job: Job, known: pa.Table, outputs: list[sink.Output]) -> None:
-    """Rows of `known` that a killed run of these inputs has not published, into each output."""
+def _publish_known(job: Job, unchanged: pa.Table, outputs: list[sink.Output]) -> None:
+    """Publish into each output the rows of unchanged files that a killed run has not published."""
     for output in outputs:
-        rows = sink.pending(known, job.store, output.folder, ("video_id",))
+        rows = sink.pending(unchanged, job.store, output.folder, ("video_id",))
         if rows.num_rows:
             table = output.select(rows)
             name = file_name(table, output.table.key)

@@ -1,11 +1,13 @@
-"""What a user names by a flag, and the CSV and Parquet files among it: the manifest of videos, and the labels."""
+"""Files that a user names by a flag, and their tables in CSV or Parquet: the manifest of videos,
+and the labels.
+"""
 
 import collections
 import csv
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import fsspec
 import pyarrow as pa
@@ -24,7 +26,7 @@ _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
 
 @contextmanager
 def using(flag: str, name: str, action: str = "read it") -> Iterator[None]:
-    """Makes one message of what goes wrong with the file, folder or URI that a user gave to a flag.
+    """Turn errors of the file, folder or URI that a user gave to a flag into one message.
 
     Raises:
         ConfigError: it cannot be right.
@@ -39,16 +41,17 @@ def using(flag: str, name: str, action: str = "read it") -> Iterator[None]:
         package = type(cause).__module__.partition(".")[0]
         if not isinstance(cause, _ERRORS) and package not in _CLIENTS:
             raise
-        what = redact(f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})")
-        if may_pass(cause):
+        failure = redact(f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})")
+        if isinstance(cause, Exception) and may_pass(cause):
             raise RunError(
-                f"{what}; check the endpoint, or run the same command again when the storage answers"
+                f"{failure}; check the endpoint, or run the same command again when the storage "
+                "answers"
             ) from error
-        raise ConfigError(f"{what}; check the name, the rights and the credentials") from error
+        raise ConfigError(f"{failure}; check the name, the rights and the credentials") from error
 
 
 def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """`pipelines.storage.filesystems.filesystem` of what a user gave to a flag.
+    """Return `pipelines.storage.filesystems.filesystem` of a URI that a user gave to a flag.
 
     Raises:
         ConfigError: it is empty, the URI holds credentials, or nothing here reads its protocol.
@@ -62,22 +65,25 @@ def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str
 
 
 def read_user_table(flag: str, name: str) -> pa.Table:
-    """The table in the file `name` (a path or URI), Parquet by its suffix, else CSV with all cells as text.
+    """Read the table in the file `name` (a path or URI), Parquet by its suffix, else CSV with all
+    cells as text.
 
     Raises:
-        ConfigError: no such file, it cannot be read, it is no table, or two of its columns have one name.
+        ConfigError: no such file, it cannot be read, it is no table, or two of its columns have one
+            name.
     """
     fs, path = user_filesystem(flag, name)
     with using(flag, name):
         try:
-            data = fs.cat_file(path)
+            data = cast(bytes, fs.cat_file(path))
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ConfigError(f"{flag} {name}: no such file") from error
     try:
         table = pq.read_table(io.BytesIO(data)) if _is_parquet(name) else _read_csv(data)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{flag} {name}: expected text in UTF-8, got another encoding: {error}; save it as UTF-8"
+            f"{flag} {name}: expected text in UTF-8, got another encoding: {error}; save it as "
+            "UTF-8"
         ) from error
     except (pa.ArrowException, csv.Error, OSError) as error:
         raise ConfigError(f"{flag} {name}: not a readable table: {error}") from error
@@ -92,10 +98,13 @@ def _is_parquet(name: str) -> bool:
 
 
 def _read_csv(data: bytes) -> pa.Table:
-    """All cells as text, unchanged; an empty one is null. UTF-8, or UTF-16 where the file begins with its mark."""
+    """Read all cells as text, unchanged; an empty one is null.
+
+    UTF-8, or UTF-16 where the file begins with its mark.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         data = data.decode("utf-16").encode()
-    first_line = re.match(r"[\r\n]*([^\r\n]*)", data.decode("utf-8-sig"))[1]
+    first_line = data.decode("utf-8-sig").lstrip("\r\n").partition("\n")[0].partition("\r")[0]
     header = next(csv.reader([first_line.strip()]), [])
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(header, pa.string()),
@@ -108,7 +117,8 @@ def _read_csv(data: bytes) -> pa.Table:
 
 
 def texts(flag: str, name: str, table: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column of the table in the file `name` as text; Parquet may hold numbers, categories or bytes.
+    """Return a column of the table in the file `name` as text; Parquet may hold numbers, categories
+    or bytes.
 
     Raises:
         ConfigError: its cells are no text.
@@ -122,5 +132,5 @@ def texts(flag: str, name: str, table: pa.Table, column: str) -> pa.ChunkedArray
 
 
 def some(names: list[str]) -> list[str]:
-    """The first names, as an error message shows them."""
+    """Return the first names, as an error message shows them."""
     return [name[:200] for name in names[:3]]

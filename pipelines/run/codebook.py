@@ -1,4 +1,7 @@
-"""A codebook's name and place, and the rows of the tables made with it. No torch: write tasks need none."""
+"""A codebook's name and folder, and the rows of the tables made with it.
+
+No torch: write tasks need none.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,14 +18,15 @@ from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
 
 @dataclass(frozen=True)
 class Codebook:
-    """A fitted encoder: what names its encodings, where it is, and the settings it is used with.
+    """A fitted encoder: the name of its encodings, its folder, and its settings.
 
     Attributes:
         encoder: its name in encode.encoders, without what concerns the classifier alone.
         base: the registry key.
         fold: the fold that it was fitted without; -1 where it was fitted once for all folds.
         settings: the encoder's section of the configuration, as its variant has it.
-        digest: of what `fit` depends on. Codebooks that differ in nothing of it are one, in one folder.
+        digest: of what `fit` depends on. Codebooks that differ in nothing of it are one, in one
+            folder.
     """
 
     encoder: str
@@ -36,7 +40,7 @@ class Codebook:
 
     @classmethod
     def of(cls, variant: Variant, stream: str, fold: int, digest: str) -> Self:
-        """That of an entry of encode.encoders on a stream."""
+        """Return the codebook of an entry of encode.encoders on a stream."""
         return cls(
             encoder=variant.codebook,
             base=variant.base,
@@ -58,26 +62,26 @@ class Codebook:
 
     @property
     def column(self) -> str:
-        """Its column in what `EncodeVideos` returns."""
+        """Return its column in a table of `EncodeVideos`."""
         return f"{self.encoder}/{self.digest}"
 
 
 def sample_of(rows: pa.Table, stream: str) -> pa.Table:
-    """The SAMPLES rows of one stream, out of what `SampleFrames` returns."""
+    """Return the SAMPLES rows of one stream, from a table of `SampleFrames`."""
     # Chosen first: the other streams would be copied too.
     rows = rows.select([*SAMPLES.schema().names, stream])
     return rows.filter(pc.is_valid(rows[stream])).rename_columns({stream: "descriptors"})
 
 
 def encodings_of(rows: pa.Table, book: Codebook) -> pa.Table:
-    """The ENCODINGS rows of one codebook, out of what `EncodeVideos` returns."""
+    """Return the ENCODINGS rows of one codebook, from a table of `EncodeVideos`."""
     kind = rows.schema.field(book.column).type
     columns = _named(rows, book) | {"vector": rows[book.column]}
     return ENCODINGS.from_columns(columns, vector=kind)
 
 
 def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
-    """The ATTENTION rows of one codebook, one per frame, out of what `EncodeVideos` returns."""
+    """Return the ATTENTION rows of one codebook, one per frame, from a table of `EncodeVideos`."""
     indices, times = (rows[f"{book.stream}/{name}"] for name in ("frame_indices", "timestamps_s"))
     lengths = [len(values) for values in indices]
     video = pa.array(np.repeat(np.arange(rows.num_rows), lengths))
@@ -97,7 +101,7 @@ def attention_of(rows: pa.Table, book: Codebook, num_cells: int) -> pa.Table:
 
 
 def _named(rows: pa.Table, book: Codebook) -> dict[str, pa.ChunkedArray | pa.Array]:
-    """The columns that both tables share."""
+    """Return the columns that both tables share."""
     count = rows.num_rows
     return {
         "video_id": rows["video_id"],

@@ -1,5 +1,6 @@
-"""Which encoders and streams are fused, by which rule: results that classifiers of their own, or scores that
-were held out, are made for (encoders/svm/kernel_sum.py, encoders/svm/inner_folds.py).
+"""Combinations of encoders and streams, and the rule of each: results that classifiers of their
+own, or scores that were held out, are made for (encoders/svm/kernel_sum.py,
+encoders/svm/inner_folds.py).
 
 Needs neither Ray nor torch, so that the doctor knows a run's combinations too.
 """
@@ -18,23 +19,29 @@ DEFAULT_RULE = "late_weighted"
 
 
 def sums_kernels(rule: str) -> bool:
-    """Whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the parts."""
+    """Return whether a rule trains SVMs on a sum of kernels; the others fuse the scores of the
+    parts.
+    """
     return rule == "kernel_sum"
 
 
 def chooses(rule: str) -> bool:
-    """Whether a rule chooses something for each fold, by scores of its training videos that were held out."""
+    """Return whether a rule chooses something for each fold, by scores of held-out training
+    videos.
+    """
     return rule == "late_weighted"
 
 
 def version(rule: str) -> int:
-    """What distinguishes results of a rule from those that it gave before."""
+    """Return the mark that tells a rule's results from those of an earlier version."""
     return WEIGHTING if rule == "late_weighted" else 1
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A fused result. In SCORES and METRICS `encoder` is the encoder, or the name of the group, and `stream` the rule.
+    """A fused result.
+
+    In SCORES and METRICS `encoder` is the encoder or the name of the group, `stream` the rule.
 
     Attributes:
         parts: (encoder, stream) of the results that are fused, in their order.
@@ -55,11 +62,14 @@ def combinations(
     *,
     on_gram: bool = True,
 ) -> tuple[Combination, ...]:
-    """Every combination that the settings name, group by group; none of fewer than two parts.
+    """Return every combination that the settings name, group by group; none of fewer than two
+    parts.
 
     Args:
-        pairs: (encoder, stream) of all single results. Those of local descriptors are in the groups `encoders` and `all`.
-        on_gram: whether SVMs are solved on Gram matrices, without which the rule `auto` fuses nothing.
+        pairs: (encoder, stream) of all single results. Those of local descriptors are in the groups
+            `encoders` and `all`.
+        on_gram: whether SVMs are solved on Gram matrices, without which the rule `auto` fuses
+            nothing.
 
     Raises:
         ConfigError: a group has the name of an encoder, or fewer than two results.
@@ -79,17 +89,17 @@ def combinations(
         elif group == "all":
             groups["all"] = local if len(encoders) > 1 else ()
         else:
-            wanted = patterns.split("+")
+            globs = patterns.split("+")
             groups[name] = tuple(
                 pair
                 for pair in pairs
-                if any(fnmatch.fnmatchcase("-".join(pair), pattern) for pattern in wanted)
+                if any(fnmatch.fnmatchcase("-".join(pair), pattern) for pattern in globs)
             )
             if len(groups[name]) < 2 or name in {encoder for encoder, _ in pairs}:
-                known = ", ".join("-".join(pair) for pair in pairs)
+                results = ", ".join("-".join(pair) for pair in pairs)
                 raise ConfigError(
-                    f"classify.fusion_groups={group}: expected a name that no encoder has, and patterns of two "
-                    f"results or more; there are {known}"
+                    f"classify.fusion_groups={group}: expected a name that no encoder has, and "
+                    f"patterns of two results or more; there are {results}"
                 )
     return tuple(
         Combination(name, rule, parts)

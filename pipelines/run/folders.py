@@ -1,15 +1,16 @@
-"""Folders of a run, each named by a digest of what produced what is in it.
+"""Folders of a run, each named by a digest of what produced its content.
 
 A changed setting never mixes with old output, and recomputes only what depends on it:
 
     plan.json   run.json   retries.json   left_out.json   weights/
     videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
     samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
-    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...   fusions/...
-    metrics/<digest>/   split_metrics/   report/index.html
+    encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
+    fusions/...   metrics/<digest>/   split_metrics/   report/index.html
 
-Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index), frames/<digest>/ and
-finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of what is being trained (pipelines.cluster.checkpoints).
+Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
+frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
+what is being trained (pipelines.cluster.checkpoints).
 
 A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
 """
@@ -36,26 +37,32 @@ OF_RESULTS = ("scores", "classifiers", "fusions")
 
 
 class Folders(Inputs):
-    """Names of all that a run makes, relative to its root."""
+    """Names of all files and folders that a run makes, relative to its root."""
 
     # --- what is made -------------------------------------------------------------------------
 
     @functools.cached_property
     def combinations(self) -> tuple[Combination, ...]:
-        """The results that are fused of others and have SCORES of their own."""
+        """Return the results that are fused of others and have SCORES of their own."""
         return self._combined(on_gram=not self._why_no_gram)
 
     @property
     def left_out(self) -> str:
-        """Which combinations of the rule `auto` there are not, and why; "" where none is missing."""
-        missing = [one for one in self._combined(on_gram=True) if one not in self.combinations]
+        """Return the missing combinations of the rule `auto`, and the reason; "" where none is
+        missing.
+        """
+        missing = [
+            combination
+            for combination in self._combined(on_gram=True)
+            if combination not in self.combinations
+        ]
         if not missing:
             return ""
-        names = ", ".join("-".join(one.pair) for one in missing)
+        names = ", ".join("-".join(combination.pair) for combination in missing)
         return f"{names}, without a Gram matrix: {self._why_no_gram}"
 
     def leave_out(self, reason: str) -> None:
-        """From now on there are no combinations by the rule `auto`, also when the run is resumed."""
+        """Leave out combinations by the rule `auto` from now on, also when the run is resumed."""
         self.no_gram[self._singles_digest] = reason
         self.store.publish_json(LEFT_OUT, self.no_gram)
         self._forget("combinations", "results")
@@ -64,20 +71,21 @@ class Folders(Inputs):
         return combinations(self.pairs(), self.config.classify, on_gram=on_gram)
 
     def _forget(self, *names: str) -> None:
-        """Cached properties are computed again when they are asked for next."""
+        """Forget cached properties, which are then computed again."""
         for name in names:
             self.__dict__.pop(name, None)
 
     @property
     def _why_no_gram(self) -> str:
-        """Empty while nothing is known that keeps results from having Gram matrices."""
+        """Return the reason why there are no Gram matrices; empty while none is known."""
         if self.config.classify.form == "primal":
             return "classify.form says so"
         return self.no_gram.get(self._singles_digest, "") if self.no_gram else ""
 
     @functools.cached_property
     def results(self) -> dict[tuple[str, str], Result]:
-        """{(encoder, stream): result} of all that publish SCORES: of each maker its single ones, then those fused of them.
+        """Return {(encoder, stream): result} of all that publish SCORES: of each maker the single
+        ones, then the fused.
 
         Raises:
             ValueError: two makers have results of one name.
@@ -90,7 +98,9 @@ class Folders(Inputs):
         return named
 
     def classified(self) -> list[Result]:
-        """Return the results of linear SVMs: every encoder on the streams that it reads, then their combinations."""
+        """Return the results of linear SVMs: every encoder on its streams, then their
+        combinations.
+        """
         singles = [
             Result(*pair, self._single_digest(*pair), tables=("classifiers",))
             for pair in self.pairs()
@@ -99,11 +109,15 @@ class Folders(Inputs):
             result.pair: f"{folder_name(*result.pair)}/{result.made_by}" for result in singles
         }
         fused = []
-        for one in self.combinations:
-            parts = [made_by[part] for part in one.parts]
-            own = digest(one.stream, version(one.stream), parts, self.config.run.seed)
-            tables = ("classifiers", "fusions") if sums_kernels(one.stream) else ("fusions",)
-            fused.append(Result(*one.pair, own, one.parts, tables))
+        for combination in self.combinations:
+            parts = [made_by[part] for part in combination.parts]
+            own_digest = digest(
+                combination.stream, version(combination.stream), parts, self.config.run.seed
+            )
+            tables = (
+                ("classifiers", "fusions") if sums_kernels(combination.stream) else ("fusions",)
+            )
+            fused.append(Result(*combination.pair, own_digest, combination.parts, tables))
         return [*singles, *fused]
 
     def scored(self) -> list[tuple[str, str]]:
@@ -112,17 +126,19 @@ class Folders(Inputs):
 
     @property
     def singles(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of the results that are not fused of others."""
+        """Return (encoder, stream) of the results that are not fused of others."""
         return [pair for pair, result in self.results.items() if not result.parts]
 
     @property
     def fused(self) -> list[Result]:
-        """The results that are fused of others and have SCORES of their own."""
+        """Return the results that are fused of others and have SCORES of their own."""
         return [result for result in self.results.values() if result.parts]
 
     @functools.cached_property
     def codebooks(self) -> list[Codebook]:
-        """All codebooks, each once; one per fold where they use labels and there is more than one fold."""
+        """Return all codebooks, each once; one per fold where they use labels and there is more
+        than one fold.
+        """
         return list(
             dict.fromkeys(
                 self._codebook(self.variants[name], stream, fold)
@@ -133,11 +149,11 @@ class Folders(Inputs):
 
     @property
     def learning(self) -> list[Codebook]:
-        """The codebooks that are fitted on descriptors."""
+        """Return the codebooks that are fitted on descriptors."""
         return [book for book in self.codebooks if ENCODERS[book.base].learns]
 
     def codebook(self, encoder: str, stream: str, fold: int) -> Codebook:
-        """The codebook whose encodings the classifier of this fold may use."""
+        """Return the codebook whose encodings the classifier of this fold may use."""
         variant = self.variants[encoder]
         folds = self._codebook_folds(variant)
         return self._codebook(variant, stream, fold if fold in folds else -1)
@@ -208,7 +224,7 @@ class Folders(Inputs):
         return [getattr(self, table)]
 
     def tables(self) -> dict[str, str]:
-        """{table, or table/encoder-stream: its folder}, for readers."""
+        """Return {table, or table/encoder-stream: its folder}, for readers."""
         named = {
             "videos": self.videos,
             "segments": self.segments,
@@ -240,7 +256,7 @@ class Folders(Inputs):
         return [f for parent in parents for f in self.store.folders(parent) if f not in current]
 
     def output_dim(self, encoder: str, stream: str) -> int | None:
-        """D of the encodings of a pair; None for a fusion."""
+        """Return D of the encodings of a pair; None for a fusion."""
         if (encoder, stream) not in self.pairs():
             return None
         folder = self.encodings(self.codebook(encoder, stream, self.folds[0]))
@@ -272,7 +288,9 @@ class Folders(Inputs):
 
     @functools.cached_property
     def _described_digest(self) -> str:
-        """As the descriptors', and which of today's segments are not whole: a retry may change that."""
+        """Return the descriptors' digest with the segments that are not whole: a retry may change
+        them.
+        """
         if not self.store.files(self.failures):
             return self._descriptors_digest
         columns = ["segment_id", "source", "status", "num_missing"]
@@ -306,7 +324,9 @@ class Folders(Inputs):
 
     @property
     def _groups_digest(self) -> str:
-        """Early stopping holds out whole groups; other codebooks do not depend on them."""
+        """Return a digest of the groups, which early stopping holds out; other codebooks do not
+        depend on them.
+        """
         return digest(sorted(self.groups.items()))
 
     def _scores_folder(self, encoder: str, stream: str) -> str:
@@ -333,7 +353,7 @@ class Folders(Inputs):
         evaluate, seed = digested(self.config.evaluate), self.config.run.seed
         if self.config.evaluate.fusions == Evaluate().fusions:
             # METRICS of before had one more fusion by default: they count, and keep its name here.
-            evaluate |= {"fusions": (*self.config.evaluate.fusions, "chosen")}
+            evaluate = (evaluate or {}) | {"fusions": (*self.config.evaluate.fusions, "chosen")}
         settings = (evaluate, self.config.recipe, seed, self.protocol)
         return digest(scores, settings, NUMBERS)
 
@@ -344,5 +364,7 @@ def weights_file(identity: str) -> str:
 
 
 def folder_name(encoder: str, stream: str) -> str:
-    """A folder for an encoder's or variant's results: readers take name=value for a partition."""
+    """Return a folder name for the results of an encoder or variant: readers take name=value for a
+    partition.
+    """
     return re.sub("[^0-9A-Za-z_.-]+", "_", f"{encoder}-{stream}")

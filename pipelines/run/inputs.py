@@ -1,4 +1,4 @@
-"""A run's inputs: videos, labels, settings, and the results that they ask for."""
+"""Inputs of a run: videos, labels, settings, and the results that they ask for."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ RETRIES = "retries.json"
 """The fields of `Retries`."""
 
 LEFT_OUT = "left_out.json"
-"""{digest of the single results: why their vectors had no Gram matrix}, so that a resumed run on other nodes fuses what the
-first one did."""
+"""{digest of the single results: why their vectors had no Gram matrix}, so that a resumed run on
+other nodes fuses what the first one did.
+"""
 
 
 class Weights(Protocol):
-    """The backbone's weights, as a run needs them: see `pipelines.describe.weights.Weights`, which loads torchvision."""
+    """The backbone's weights, as a run needs them.
+
+    `pipelines.describe.weights.Weights` is one; it loads torchvision.
+    """
 
     @property
     def identity(self) -> str: ...
@@ -43,7 +47,9 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Retries:
-    """Passes of `--retry-failed`, and the decoder of one that is not finished ("": the usual one)."""
+    """Passes of `--retry-failed`, and the decoder of one that is not finished ("": the usual
+    one).
+    """
 
     passes: int = 0
     decoder: str = ""
@@ -51,7 +57,7 @@ class Retries:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Everything that a run is made from.
+    """The videos, labels, settings and weights of a run.
 
     Attributes:
         manifest: video_id, uri, labels, group, fold, size_bytes, source; one row per video.
@@ -73,11 +79,13 @@ class Inputs:
 
     @functools.cached_property
     def variants(self) -> dict[str, Variant]:
-        """The entries of encode.encoders by name."""
+        """Return the entries of encode.encoders by name."""
         return {name: self.config.variant(name) for name in self.config.encode.encoders}
 
     def pairs(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all single results, in the order of the report: every encoder on the streams that it reads."""
+        """Return (encoder, stream) of all single results, in the order of the report: every encoder
+        on its streams.
+        """
         return [
             (variant.name, stream.name)
             for stream in self.described.values()
@@ -87,36 +95,39 @@ class Inputs:
 
     @property
     def streams(self) -> list[str]:
-        """The streams that are encoded: columns of DESCRIPTORS."""
+        """Return the streams that are encoded: columns of DESCRIPTORS."""
         return list(dict.fromkeys(stream for _, stream in self.pairs()))
 
     @property
     def local_streams(self) -> list[str]:
-        """The streams of local descriptors: only their scores are fused."""
+        """Return the streams of local descriptors: only their scores are fused."""
         return [name for name in self.streams if is_local(name)]
 
     @property
     def protocol(self) -> str:
-        """How videos are split, in words: kind, the column of the labels if one is named, folds."""
+        """Return the split in words: kind, the column of the labels if one is named, folds."""
         named = f" by {self.config.split.name}" if self.config.split.name else ""
         return f"{self.split}{named}, {self.num_folds} fold{'' if self.num_folds == 1 else 's'}"
 
     @property
     def folds(self) -> list[int]:
-        """The folds that classifiers are trained for."""
+        """Return the folds that classifiers are trained for."""
         return list(range(self.num_folds))
 
     def _codebook_folds(self, variant: Variant) -> list[int]:
         return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
 
     def writes_attention(self, book: Codebook) -> bool:
-        """Whether ATTENTION has rows of this codebook: it can say where it looks, and on a pyramid."""
+        """Return whether ATTENTION has rows of this codebook: it has attention, on a spatial
+        pyramid.
+        """
         kind = self.described[book.stream].kind
-        wanted = self.config.encode.attention and kind in ("appearance", "difference")
-        return wanted and ENCODERS[book.base].has_attention
+        is_asked = self.config.encode.attention and kind in ("appearance", "difference")
+        return is_asked and ENCODERS[book.base].has_attention
 
     def training_videos(self, fold: int | None) -> frozenset[str]:
-        """Videos that a codebook may see: those that train in `fold`; -1 or None: in any fold.
+        """Return the videos that a codebook may see: those that train in `fold`; -1 or None: in any
+        fold.
 
         Without labels all videos train.
         """
@@ -128,32 +139,32 @@ class Inputs:
                 use = pc.greater(pc.list_value_length(manifest["labels"]), 0)
             if self.num_folds and left_out is not None:
                 use = pc.and_(use, pc.not_equal(manifest["fold"], left_out))
-            kept = zip(every, use.to_pylist(), strict=True)
-            self._training[left_out] = frozenset(video for video, trains in kept if trains)
+            uses = zip(every, use.to_pylist(), strict=True)
+            self._training[left_out] = frozenset(video for video, trains in uses if trains)
         return self._training[left_out]
 
     @functools.cached_property
     def _video_ids(self) -> list[str]:
-        """Each text once, however many sets it is in."""
+        """Return the ids of the videos; sets share these texts."""
         return self.manifest["video_id"].to_pylist()
 
     @functools.cached_property
     def _training(self) -> dict[int | None, frozenset[str]]:
-        """By the fold that is left out."""
+        """Return the sets of training videos by the fold that is left out."""
         return {}
 
     def labels_for(self, book: Codebook) -> dict[str, list[str]]:
-        """{video: labels} of the codebook's videos where it uses labels, else nothing."""
+        """Return {video: labels} of the codebook's videos where it uses labels, else nothing."""
         return self._labels(book.fold) if book.settings.uses_labels else {}
 
     @functools.cached_property
     def groups(self) -> dict[str, str]:
-        """{video: its group}, of videos that have one."""
+        """Return {video: its group} of the videos that have one."""
         pairs = zip(self._video_ids, self.manifest["group"].to_pylist(), strict=True)
         return {video: group for video, group in pairs if group is not None}
 
     def groups_for(self, book: Codebook) -> dict[str, str]:
-        """`groups` where fitting the codebook holds some out, else nothing."""
+        """Return `groups` where fitting the codebook holds some out, else nothing."""
         return self.groups if book.settings.holds_out else {}
 
     def _labels(self, fold: int) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""A run: what its steps ask for, and the marks that say what is complete."""
+"""A run: the inputs and folders of its steps, and the marks of complete ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class Job(Folders):
         return all(self.store.exists(mark) for mark in self.marks(step))
 
     def digest(self, step: str) -> str:
-        """Twelve hex digits for what a step makes."""
+        """Return twelve hex digits for the product of a step."""
         return digest(step, self.marks(step))
 
     def finish(self, step: str) -> None:
-        """Marks a step as complete, and removes what it replaces where that is cheap to make again."""
+        """Mark a step as complete, and remove what it replaces where that is cheap to make
+        again.
+        """
         if step == "describe":
             # What follows is named by which segments are whole.
             self._forget("_described_digest", "codebooks", "combinations", "results")
@@ -47,15 +49,17 @@ class Job(Folders):
                     self.store.delete_folder(folder)
 
     def unmark(self, folder: str) -> None:
-        """Says of a folder that it is complete for nobody, before rows are published there.
+        """Remove the marks of a folder, before rows are published there.
 
-        Their files are named by ids alone: those of a file that has changed may replace rows that other inputs count on.
+        Their files are named by ids alone: those of a file that has changed may replace rows that
+        other inputs count on.
         """
         for mark in self.store.marks(folder):
             self.store.delete(mark)
 
     def _split_of(self, folder: str) -> str | None:
-        """The named split that a folder was made for, "" where it has no name; None where the folder does not say.
+        """Return the named split that a folder was made for, "" where it has no name, None where it
+        is unknown.
 
         Results of one named split stay while another one is run.
         """
@@ -65,7 +69,7 @@ class Job(Folders):
         return None
 
     def footer(self, step: str) -> dict[str, str]:
-        """Provenance for the footer of every file of a step."""
+        """Return the provenance for the footer of every file of a step."""
         config = self.config
         return {
             "video_fisher.format": FORMAT_VERSION,
@@ -73,7 +77,9 @@ class Job(Folders):
             "video_fisher.recipe": config.recipe,
             "video_fisher.config": digest(config),
             "video_fisher.weights": self.weights.identity,
-            "video_fisher.backbone": f"{config.describe.backbone} {','.join(config.describe.used_nodes)}",
+            "video_fisher.backbone": (
+                f"{config.describe.backbone} {','.join(config.describe.used_nodes)}"
+            ),
             "video_fisher.decoder": config.decode.decoder,
             "video_fisher.sampling": repr(config.sampling),
             "video_fisher.split": config.split.name,

@@ -1,5 +1,6 @@
-"""What a step was to do and what became of it (planned = done + failed, or the step has failed), and where its time
-went."""
+"""Accounts of a step: planned work and its outcome (planned = done + failed, or the step has
+failed), and where its time went.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Set
@@ -27,7 +28,7 @@ class Account:
 def settle(
     step: str, unit: str, planned: Set[str], done: Set[str], failed: Set[str] = frozenset()
 ) -> Account:
-    """The account of a step from the names of its units; what is not planned does not count.
+    """Return the account of a step from the names of its units; unplanned ones do not count.
 
     Raises:
         RunError: something planned is neither done nor failed; it says what.
@@ -37,8 +38,8 @@ def settle(
     if missing := sorted(planned - done - failed):
         raise RunError(
             f"{step}: {len(missing)} of {len(planned)} planned {unit} are neither done nor failed: "
-            f"{', '.join(missing[:NUM_NAMED])}{', ...' if len(missing) > NUM_NAMED else ''}; give the same "
-            "command again, which does what is missing"
+            f"{', '.join(missing[:NUM_NAMED])}{', ...' if len(missing) > NUM_NAMED else ''}; give "
+            "the same command again, which does what is missing"
         )
     return Account(unit, len(planned), len(done), len(failed))
 
@@ -55,12 +56,13 @@ BOUND = {
 
 @dataclass(frozen=True)
 class Stage:
-    """What the workers of one stage of a step did.
+    """The work of one stage of a step.
 
     Attributes:
         workers: processes that had work.
         busy_s: seconds that they were at work, all together.
-        start_s: seconds from the beginning of the step to a worker's first work, the mean of the workers.
+        start_s: seconds from the beginning of the step to a worker's first work, the mean of the
+            workers.
         waited_s: seconds since the first work of any stage in which they had none, all together.
     """
 
@@ -72,7 +74,9 @@ class Stage:
 
     @property
     def share(self) -> float:
-        """Part of the time since the first work of any stage that the workers were busy."""
+        """Return the share of the time since the first work of any stage that the workers were
+        busy.
+        """
         total = self.busy_s + self.waited_s
         return self.busy_s / total if total else 0.0
 
@@ -83,7 +87,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Spent:
-    """Where the seconds of a step went: start_s until any stage had work, then working_s in the stages."""
+    """The seconds of a step: start_s until any stage had work, then working_s in the stages."""
 
     start_s: float
     stages: tuple[Stage, ...]
@@ -91,7 +95,7 @@ class Spent:
     on_gpu: bool = False
 
     def bound_by(self, seconds: float) -> str:
-        """What would have to be faster for the step to be; "" where no worker said anything."""
+        """Return the bottleneck of the step; "" where no worker reported anything."""
         if not self.stages:
             return ""
         if self.start_s > seconds / 2:
@@ -102,23 +106,25 @@ class Spent:
         return BOUND.get(name, f"{name}-bound")
 
     def record(self, seconds: float) -> dict:
-        """For run.json."""
+        """Return a record for run.json."""
         stages = [dataclasses.asdict(s) | {"busy_share": round(s.share, 4)} for s in self.stages]
         for stage in stages:
             stage |= {k: round(v, 3) for k, v in stage.items() if k.endswith("_s")}
-        found = {"start_s": round(self.start_s, 3), "stages": stages}
-        return {"bound_by": self.bound_by(seconds)} | found if stages else {}
+        times = {"start_s": round(self.start_s, 3), "stages": stages}
+        return {"bound_by": self.bound_by(seconds)} | times if stages else {}
 
     @classmethod
     def of_record(cls, step: dict) -> Self:
-        """The inverse of `record`; empty where the step says nothing."""
+        """Read a record of `record`; empty where the step has none."""
         names = [field.name for field in dataclasses.fields(Stage)]
         stages = [Stage(*(stage[name] for name in names)) for stage in step.get("stages", ())]
         on_gpu = step.get("bound_by") == "GPU-bound"
         return cls(step.get("start_s", 0.0), tuple(stages), on_gpu=on_gpu)
 
     def words(self, seconds: float) -> str:
-        """Such as `decode-bound: decode 0.97 busy, describe 0.41 busy, 9 s until the first work`."""
+        """Return words such as `decode-bound: decode 0.97 busy, describe 0.41 busy, 9 s until the
+        first work`.
+        """
         if not self.stages:
             return ""
         stages = ", ".join(map(str, self.stages))
@@ -126,14 +132,14 @@ class Spent:
 
 
 def merged(parts: Iterable[Spent]) -> Spent:
-    """Of a step that had several passes one after the other."""
+    """Merge the times of a step's passes, which ran one after the other."""
     parts = [part for part in parts if part.stages]
     working_s = sum(part.working_s for part in parts)
-    found: dict[str, list[Stage]] = {}
+    stages_by_name: dict[str, list[Stage]] = {}
     for stage in (stage for part in parts for stage in part.stages):
-        found.setdefault(stage.name, []).append(stage)
+        stages_by_name.setdefault(stage.name, []).append(stage)
     stages = []
-    for name, same in found.items():
+    for name, same in stages_by_name.items():
         workers, busy_s = max(stage.workers for stage in same), sum(stage.busy_s for stage in same)
         start_s = sum(stage.start_s for stage in same) / len(same)
         # In a pass that has no such stage its workers wait as well.
@@ -145,7 +151,7 @@ def merged(parts: Iterable[Spent]) -> Spent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run says at its end. `planned` = ok + partial + failed, in segments."""
+    """The counts that a run reports at its end. `planned` = ok + partial + failed, in segments."""
 
     did_work: bool
     planned: int

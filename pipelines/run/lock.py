@@ -26,7 +26,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -70,11 +70,11 @@ class LockLostError(RunError):
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lock says.
+    """The content of a lock.
 
     Attributes:
-        pids: where process ids mean the same: a boot of a kernel and a process namespace of it; empty
-            where the system does not say.
+        pids: where process ids mean the same: a boot of a kernel and a process namespace of it;
+            empty where the system does not say.
         pid_started: tells a process from a later one of the same id.
         command: what the user typed.
         submission_id: of the Ray job whose driver it is; empty for none.
@@ -111,7 +111,10 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether this is a process of this machine that has ended. False where that cannot be told."""
+        """Return whether this is a process of this machine that has ended.
+
+        False where that cannot be told.
+        """
         if not self.pids or self.pids != _pids() or self.pid < 1:
             return False
         try:
@@ -206,7 +209,7 @@ class RunLock:
             raise self._lost_error(self._taken_by) from error
 
     def check(self) -> None:
-        """Returns while the lock is ours: asks the storage.
+        """Ask the storage whether the lock is still ours; return if so.
 
         Raises:
             LockLostError: another run has taken it over, or somebody removed it.
@@ -223,10 +226,11 @@ class RunLock:
             self._sigint(number, frame)
 
     def _interrupt_main_thread(self) -> None:
-        # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits. And again:
-        # nor does a signal that arrives just before the call begins to wait. Another handler would not say that it noticed.
+        # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits. And
+        # again: nor does a signal that arrives just before the call begins to wait. Another handler
+        # would not say that it noticed.
         while True:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
             is_ours = signal.getsignal(signal.SIGINT) == self._interrupted
             if not is_ours or self._noticed.wait(_INTERRUPT_AGAIN_S):
                 return
@@ -260,7 +264,7 @@ class RunLock:
             log.warning("%s: not removed: %s", self._store.uri(LOCK), error)
 
     def _other(self) -> str:
-        """Return whose the lock is; empty while it is ours."""
+        """Return the holder's description; empty while the lock is ours."""
         content = self._read()
         holder = Holder.of(content) if content is not None else None
         if holder is None:
@@ -274,13 +278,13 @@ class RunLock:
             return None
 
     def _publish(self) -> None:
-        now = replace(self.holder, heartbeat=time.time())
-        self._store.publish(LOCK, now.to_json())
+        holder = replace(self.holder, heartbeat=time.time())
+        self._store.publish(LOCK, holder.to_json())
 
     def _lost_error(self, taken_by: str) -> LockLostError:
         return LockLostError(
-            f"{self._store.uri(LOCK)}: this run has lost its lock: {taken_by}; it stops here, and what "
-            "it has finished is kept"
+            f"{self._store.uri(LOCK)}: this run has lost its lock: {taken_by}; it stops here, and "
+            "what it has finished is kept"
         )
 
     # --- taking it ----------------------------------------------------------------------------
@@ -327,9 +331,9 @@ class RunLock:
         if self._stands_still(content, _WATCH_BEATS * beat_s):
             return f"no heartbeat for a long time: {whose}"
         again = self._read()
-        now = Holder.of(again) if again is not None else None
-        if holder and now and now.token == holder.token:
-            raise self._locked(now)
+        current = Holder.of(again) if again is not None else None
+        if holder and current and current.token == holder.token:
+            raise self._locked(current)
         return ""
 
     def _stands_still(self, content: bytes, seconds: float) -> bool:
@@ -344,8 +348,9 @@ class RunLock:
 
     def _locked(self, holder: Holder) -> LockedError:
         return LockedError(
-            f"{self._store.uri(LOCK)}: expected no other run in this folder, got {_who(holder)}. Wait for "
-            "it or take another --out; if it is surely dead, run the same command with --take-over"
+            f"{self._store.uri(LOCK)}: expected no other run in this folder, got {_who(holder)}. "
+            "Wait for it or take another --out; if it is surely dead, run the same command with "
+            "--take-over"
         )
 
 
@@ -375,7 +380,10 @@ def _utc(seconds: float) -> str:
 
 
 def _pids() -> str:
-    """Equal for two processes that see each other's ids. Containers of one machine may not."""
+    """Return a text that is equal for processes that see each other's ids.
+
+    Containers of one machine may not.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -384,9 +392,12 @@ def _pids() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since boot; empty where it has ended or the system does not say."""
+    """Return when a process began, in ticks since boot; empty where it has ended or the system does
+    not say.
+    """
     try:
-        # The name, in brackets, may hold anything; state is the first field after it, start the 20th.
+        # The name, in brackets, may hold anything; state is the first field after it, start the
+        # 20th.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

@@ -1,7 +1,8 @@
 """Results of a run: a result is whatever publishes SCORES.
 
-Evaluation, late fusion, the report, the doctor and the plan know SCORES alone. A new maker of results is one file, with
-a function that lists its results and one that publishes them, and one entry in MAKERS.
+Evaluation, late fusion, the report, the doctor and the plan know SCORES alone. A new maker of
+results is one file, with a function that lists its results and one that publishes them, and one
+entry in MAKERS.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Result:
         stream: beside it, what it is made from; of a fused result the rule.
         made_by: a digest of all that its SCORES depend on, which names its folders.
         parts: (encoder, stream) of the results that it is fused of; none of a single result.
-        tables: other tables with a folder of this result, out of `pipelines.run.folders.OF_RESULTS`.
+        tables: other tables with a folder of this result, out of
+            `pipelines.run.folders.OF_RESULTS`.
     """
 
     encoder: str
@@ -42,9 +44,11 @@ class Maker:
     """A kind of results.
 
     Attributes:
-        results: lists the results of a run (its `pipelines.run.folders.Folders`), in the order of the report.
-        publishes: `module:function` that publishes SCORES of those results of a Job that are not complete, and returns
-            where the time went; loaded when its turn comes, with torch and Ray.
+        results: lists the results of a run (its `pipelines.run.folders.Folders`), in the order of
+            the report.
+        publishes: `module:function` that publishes SCORES of those results of a Job that are not
+            complete, and returns where the time went; loaded when its turn comes, with torch and
+            Ray.
     """
 
     results: Callable[..., Iterable[Result]]

@@ -1,4 +1,6 @@
-"""Records of a run beside its tables: run.json, plan.json, and how long an unfinished step has taken."""
+"""Records of a run beside its tables: run.json, plan.json, and how long an unfinished step has
+taken.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def write(
     seconds: float,
     resources: dict[str, float],
 ) -> None:
-    """Writes what a step did into run.json, with the whole configuration and today's folders.
+    """Write the account of a step into run.json, with the whole configuration and today's folders.
 
     Args:
         spent: where the time of its workers went.
@@ -59,18 +61,20 @@ def write(
 
 
 def describe_again(job: Job) -> None:
-    """Makes run.json that of this configuration, after another one was run in between."""
+    """Describe this configuration in run.json again, after another one was run in between."""
     job.store.publish_json("run.json", _record(job) | _description(job))
 
 
 def is_described(job: Job) -> bool:
-    """Whether run.json has this configuration, and today's folders."""
+    """Return whether run.json has this configuration, and today's folders."""
     record, mine = _record(job), json.loads(json.dumps(_description(job)))
     return all(record.get(name) == mine[name] for name in ("config", "tables"))
 
 
 def is_reported(job: Job) -> bool:
-    """Whether the report is of this run's METRICS: there is one page, of what was evaluated last."""
+    """Return whether the report is of this run's METRICS: there is one page, of what was evaluated
+    last.
+    """
     step = _record(job)["steps"].get("evaluate", {})
     return step.get("digest") == job.digest("evaluate")
 
@@ -80,7 +84,7 @@ def _record(job: Job) -> dict:
 
 
 def _description(job: Job) -> dict:
-    """What run.json says beside the steps."""
+    """Return the content of run.json beside the steps."""
     return {
         "format": FORMAT_VERSION,
         "code": code_revision(),
@@ -89,17 +93,19 @@ def _description(job: Job) -> dict:
         "weights": job.weights.description,
         "streams": [dataclasses.asdict(stream) for stream in job.described.values()],
         "tables": job.tables(),
-        "combinations": [dataclasses.asdict(one) for one in job.combinations],
+        "combinations": [dataclasses.asdict(combination) for combination in job.combinations],
     }
 
 
 def configuration(config: Config) -> str:
-    """A digest of what decides how much work a run is: not of the cluster it is done on."""
+    """Return a digest of the settings that decide the amount of work, without those of the
+    cluster.
+    """
     return digest(dataclasses.replace(config, cluster=Cluster(), plan=Plan()))
 
 
 def predicted(job: Job) -> dict:
-    """What PLAN holds; empty where there is none of this configuration and number of videos."""
+    """Return the content of PLAN; empty where it has another configuration or number of videos."""
     try:
         record = job.store.read_json(PLAN)
     except ValueError:
@@ -107,13 +113,15 @@ def predicted(job: Job) -> dict:
         record = None
     if not isinstance(record, dict):
         return {}
-    wanted = (configuration(job.config), job.manifest.num_rows)
-    found = (record.get("configuration"), record.get("counts", {}).get("videos"))
-    return record if found == wanted else {}
+    expected = (configuration(job.config), job.manifest.num_rows)
+    actual = (record.get("configuration"), record.get("counts", {}).get("videos"))
+    return record if actual == expected else {}
 
 
 class StepTime:
-    """A context manager around a step. It notes the time so far in FILE, also where the step ends in an error.
+    """A context manager around a step.
+
+    It notes the time so far in FILE, also where the step ends in an error.
 
     Args:
         digest: of the step; a note of another one does not count.
@@ -127,9 +135,9 @@ class StepTime:
         self._thread = threading.Thread(target=self._note_often, name=FILE, daemon=True)
 
     def __enter__(self) -> Self:
-        found = self._store.read_json(FILE) or {}
-        same = {name: found.get(name) for name in self._key} == self._key
-        self.earlier_s: float = found["seconds"] if same else 0.0
+        note = self._store.read_json(FILE) or {}
+        same = {name: note.get(name) for name in self._key} == self._key
+        self.earlier_s: float = note["seconds"] if same else 0.0
         self._started = time.monotonic()
         self._thread.start()
         return self
@@ -147,7 +155,7 @@ class StepTime:
             self._note()
 
     def forget(self) -> None:
-        """Removes the note: the step is finished, and its time is in run.json."""
+        """Remove the note: the step is finished, and its time is in run.json."""
         self._store.delete(FILE)
 
     def _note_often(self) -> None:

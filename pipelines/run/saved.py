@@ -14,14 +14,16 @@ from pipelines.settings.config import Config, config_from_json
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
-# A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no number alone, as a
-# fold is.
+# A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no
+# number alone, as a fold is.
 _ENCODINGS = re.compile(r"encodings/(?P<encoder>.+)-(?P<stream>\w+_\w+)(/fold-(?P<fold>\d+))?")
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """The ENCODINGS of one codebook: `encoder` as the table has it, without what concerns classifiers alone."""
+    """The ENCODINGS of one codebook: `encoder` as the table has it, without what concerns
+    classifiers alone.
+    """
 
     encoder: str
     stream: str
@@ -39,7 +41,7 @@ class SavedRun:
 
     @classmethod
     def open(cls, out: str) -> Self:
-        """The run at the URI `out`.
+        """Open the run at the URI `out`.
 
         Raises:
             ConfigError: there is none, or its run.json was written by other code.
@@ -53,45 +55,48 @@ class SavedRun:
             raise ConfigError(f"--out {out}: {error}") from error
         if record is None:
             raise ConfigError(
-                f"--out {out}: expected a run with its run.json, found none; give the folder that was the "
-                "job's --out"
+                f"--out {out}: expected a run with its run.json, found none; give the folder that "
+                "was the job's --out"
             )
         try:
             return cls(store, config_from_json(record["config"]), dict(record["tables"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"{store.uri('run.json')}: expected what this version writes, got {error}; run the job again "
-                "with this version, or search with the version that made the run"
+                f"{store.uri('run.json')}: expected what this version writes, got {error}; run the "
+                "job again with this version, or search with the version that made the run"
             ) from error
 
     @functools.cached_property
     def encodings(self) -> dict[tuple[str, str], Encodings]:
-        """{(encoder, stream): its encodings}, in the order of encode.encoders, streams by name.
+        """Return {(encoder, stream): its encodings}, in the order of encode.encoders, streams by
+        name.
 
         Of a codebook that was fitted once per fold they are those of the first fold.
         """
-        known: dict[tuple[str, str], Encodings] = {}
+        by_pair: dict[tuple[str, str], Encodings] = {}
         for key, folder in sorted(self.tables.items()):
             if match := _ENCODINGS.fullmatch(key):
                 pair, fold = (match["encoder"], match["stream"]), int(match["fold"] or -1)
-                if pair not in known or fold < known[pair].fold:
-                    known[pair] = Encodings(*pair, fold, folder)
-        streams = sorted({stream for _, stream in known})
+                if pair not in by_pair or fold < by_pair[pair].fold:
+                    by_pair[pair] = Encodings(*pair, fold, folder)
+        streams = sorted({stream for _, stream in by_pair})
         variants = [self.config.variant(name) for name in self.config.encode.encoders]
         return {
-            (variant.name, stream): known[variant.codebook, stream]
+            (variant.name, stream): by_pair[variant.codebook, stream]
             for variant in variants
             for stream in streams
-            if (variant.codebook, stream) in known
+            if (variant.codebook, stream) in by_pair
         }
 
     @property
     def videos(self) -> str:
-        """The folder of VIDEOS."""
+        """Return the folder of VIDEOS."""
         return self.tables["videos"]
 
     def best_first(self) -> list[tuple[str, str]]:
-        """The pairs of `encodings` by their mAP in METRICS; those without one last, in their order."""
+        """Return the pairs of `encodings` by their mAP in METRICS; those without one last, in their
+        order.
+        """
         value = {}
         if self.store.files(self.tables["metrics"]):
             for row in self.store.read_table(self.tables["metrics"]).to_pylist():
@@ -100,12 +105,12 @@ class SavedRun:
         return sorted(self.encodings, key=lambda pair: -value.get(pair, -1.0))
 
     def is_encoded(self, encodings: Encodings) -> bool:
-        """Whether they are complete for today's VIDEOS."""
+        """Return whether the encodings are complete for today's VIDEOS."""
         videos = self.videos.rpartition("/")[2]
         return self.store.exists(f"{encodings.folder}/_done-{videos}.json")
 
     def codebook(self, pair: tuple[str, str]) -> Codebook:
-        """The codebook that made the encodings of a pair, by what their footer says.
+        """Return the codebook that made the encodings of a pair, by their footer.
 
         Raises:
             ConfigError: it is not there any more.
@@ -115,22 +120,24 @@ class SavedRun:
         book = Codebook.of(variant, encodings.stream, encodings.fold, fitted)
         if not self.store.exists(f"{book.folder}/{CODEBOOK}"):
             raise ConfigError(
-                f"{self.store.uri(book.folder)}: expected the codebook of {pair[0]} on {pair[1]}, found none; a new "
-                "file cannot be encoded without it, so run the job again with step fit"
+                f"{self.store.uri(book.folder)}: expected the codebook of {pair[0]} on {pair[1]}, "
+                "found none; a new file cannot be encoded without it, so run the job again with "
+                "step fit"
             )
         return book
 
     @property
     def weights(self) -> str:
-        """The file of the weights that DESCRIPTORS were made with."""
+        """Return the file of the weights that DESCRIPTORS were made with."""
         identity = self._footer(self.tables["descriptors"], "video_fisher.weights")
         return weights_file(identity)
 
     def _footer(self, folder: str, entry: str) -> str:
-        """An entry of the footers of a table's files: all have the same."""
+        """Return an entry of the footers of a table's files, which are equal."""
         for name in self.store.files(folder)[:1]:
-            if found := self.store.footer(name).get(entry):
-                return found
+            if value := self.store.footer(name).get(entry):
+                return value
         raise ConfigError(
-            f"{self.store.uri(folder)}: expected files with {entry} in their footer, found none; run the job again"
+            f"{self.store.uri(folder)}: expected files with {entry} in their footer, found "
+            "none; run the job again"
         )

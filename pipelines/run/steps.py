@@ -1,4 +1,6 @@
-"""The steps of a run, each declared once: the runner, the doctor, the plan, the progress and the docs read this table.
+"""The steps of a run, each declared once.
+
+The runner, the doctor, the plan, the progress and the docs read this table.
 
 A new step is one file with a function of a `Job`, and one entry here.
 """
@@ -23,10 +25,13 @@ class Step:
         runs: `module:function` that does the step for a Job; see `function`.
         tables: what it publishes.
         marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
-        mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is complete for.
+        mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is
+            complete for.
         page: a folder with a page of the whole run, marked by the digest of what the page shows.
-        folders: gives, of a `pipelines.run.folders.Folders`, {table: folder} of tables that it does not name itself.
-        replaces: tables whose other folders a finished step removes, where that is cheap to make again.
+        folders: gives, of a `pipelines.run.folders.Folders`, {table: folder} of tables that it does
+            not name itself.
+        replaces: tables whose other folders a finished step removes, where that is cheap to make
+            again.
         needs_labels: it has nothing to do on videos without labels.
     """
 
@@ -40,7 +45,7 @@ class Step:
     needs_labels: bool = False
 
     def function(self) -> Callable[..., tuple[Account, Spent]]:
-        """Load the function that does the step: torch and Ray come with it, and flags are checked before them."""
+        """Load the function that does the step, with torch and Ray; flags are checked before."""
         module, _, name = self.runs.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -48,8 +53,8 @@ class Step:
         """Return the files that exist when the step is complete.
 
         Args:
-            folders: gives the folders of a table in the order of the run: a Job has them of its settings, the doctor of
-                run.json. Only those that are needed are asked for.
+            folders: gives the folders of a table in the order of the run: a Job has them of its
+                settings, the doctor of run.json. Only those that are needed are asked for.
         """
         name = self.mark
         if "{videos}" in name:

@@ -1,4 +1,4 @@
-"""Which code made a file."""
+"""The code revision that made a file."""
 
 import functools
 import subprocess
@@ -10,18 +10,18 @@ from pipelines.ray_job import submission
 
 @functools.cache
 def code_revision() -> str:
-    """The version, and the git revision where this is a checkout.
+    """Return the version, and the git revision where this is a checkout.
 
     What a Ray job uploads is none: there it is what the submitter says (`jobs.submit`).
     """
-    if known := submission().code:
-        return known
+    if shipped := submission().code:
+        return shipped
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        git = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return __version__
-    return f"{__version__} {found.stdout.strip()}"
+    return f"{__version__} {git.stdout.strip()}"
 
 
 FORMAT_VERSION = "1"
@@ -32,4 +32,6 @@ NUMBERS = 2
 
 
 WEIGHTING = 3
-"""Of `encoders.svm.inner_folds.weights_by_loss`: raised when it changes, so that folds weighted before and after are not mixed."""
+"""Of `encoders.svm.inner_folds.weights_by_loss`: raised when it changes, so that folds weighted
+before and after are not mixed.
+"""

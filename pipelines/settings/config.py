@@ -1,7 +1,8 @@
-"""The one frozen configuration of a run: all sections, what its encoders' names mean, and digests of it.
+"""The frozen configuration of a run: its sections, the meaning of encoders' names, and digests.
 
-A wrong value is a ValueError that says which field, what was expected and what was got; `with_settings` makes it the user's
-ConfigError. No torch and no Ray here, so that mistakes show at once.
+A wrong value is a ValueError that says which field, what was expected and what was got;
+`with_settings` makes it the user's ConfigError. No torch and no Ray here, so that mistakes show at
+once.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ _OF_ENCODE = ("temporal_pyramid", "normalisation")
 
 @dataclass(frozen=True)
 class Variant:
-    """One entry of encode.encoders: what is fitted, and what the classifier is given.
+    """An entry of encode.encoders: the codebook that is fitted, and the vector for the classifier.
 
     Attributes:
         name: as in encode.encoders; names results.
@@ -70,13 +71,15 @@ class Variant:
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the codebook depends on labels, and so must be fitted without the test fold."""
+        """Return whether the codebook depends on labels, and so must be fitted without the test
+        fold.
+        """
         return self.settings.uses_labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a run is made from except its inputs and its output URI; every field is checked."""
+    """The settings of a run, without its inputs and its output URI; every field is checked."""
 
     recipe: str = "fcvid"
     manifest: Manifest = field(default_factory=Manifest)
@@ -130,17 +133,19 @@ class Config:
 
     @classmethod
     def sections(cls) -> list[str]:
-        """The names of the sections."""
+        """Return the names of the sections."""
         return [f.name for f in dataclasses.fields(cls) if f.name != "recipe"]
 
     def variant(self, name: str) -> Variant:
-        """What a name of encode.encoders means: an encoder with settings of its own.
+        """Return the meaning of a name in encode.encoders: an encoder with settings of its own.
 
-        `base@field=value:field=value` changes fields of the section `base`, lists written with / ; fields
-        that begin with `compress.` change that section, `temporal_pyramid` and `normalisation` are those of section `encode`.
+        `base@field=value:field=value` changes fields of the section `base`, lists written with / ;
+        fields that begin with `compress.` change that section, `temporal_pyramid` and
+        `normalisation` are those of section `encode`.
 
         Raises:
-            ValueError: no such encoder, malformed, or a field or value that the section does not have.
+            ValueError: no such encoder, malformed, or a field or value that the section does not
+                have.
         """
         base, parts = split_entry(name)
         if base not in ENCODERS:
@@ -148,8 +153,8 @@ class Config:
                 f"encode.encoders: expected some of {sorted(ENCODERS)}, got {base!r}"
                 f"{near(base, ENCODERS, '')}"
             )
-        own = getattr(self, base) if base in self.sections() else EncoderSettings()
-        records = {base: own, "encode": self.encode, "compress": self.compress}
+        defaults = getattr(self, base) if base in self.sections() else EncoderSettings()
+        records = {base: defaults, "encode": self.encode, "compress": self.compress}
         changes: dict[str, dict[str, object]] = {section: {} for section in records}
         fitted = []
         try:
@@ -162,21 +167,24 @@ class Config:
                 changes[section][field_name] = value
                 if section != "compress":
                     fitted.append(f"{path}={text}")
-            made = {name: changed(records[name], name, values) for name, values in changes.items()}
+            updated = {
+                name: changed(records[name], name, values) for name, values in changes.items()
+            }
         except ValueError as error:
             raise ValueError(f"encode.encoders: {name}: {error}") from error
         return Variant(
             name=name,
             base=base,
             codebook=f"{base}@{':'.join(fitted)}" if fitted else base,
-            settings=made[base],
-            temporal_pyramid=made["encode"].temporal_pyramid,
-            normalisation=made["encode"].normalisation,
-            compress=made["compress"],
+            settings=updated[base],
+            temporal_pyramid=updated["encode"].temporal_pyramid,
+            normalisation=updated["encode"].normalisation,
+            compress=updated["compress"],
         )
 
     def with_settings(self, settings: Sequence[str]) -> Self:
-        """This configuration after `section.field=value` (or fv_vae=PRESET) settings, in their order.
+        """Return this configuration after `section.field=value` (or fv_vae=PRESET) settings, in
+        their order.
 
         The values of a section are checked together, so their order does not matter.
 
@@ -202,11 +210,12 @@ class Config:
             return dataclasses.replace(self, **records)
 
     def with_values(self, plain: Mapping[str, Any]) -> Self:
-        """This configuration with the values of {section: {field: value}}, as `to_json` gives them; of fv_vae a
-        preset's name may stand for all its fields.
+        """Return this configuration with the values of {section: {field: value}}, as `to_json`
+        gives them; of fv_vae a preset's name may stand for all its fields.
 
         Raises:
-            ValueError: a section, field or value that this version does not know, or that is out of range.
+            ValueError: a section, field or value that this version does not know, or that is out of
+                range.
         """
         records: dict[str, Any] = {}
         for section, values in plain.items():
@@ -225,7 +234,7 @@ class Config:
         return getattr(self, name)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for run.json and file footers."""
+        """Return plain values, for run.json and file footers."""
         return dataclasses.asdict(self)
 
 
@@ -233,21 +242,25 @@ WENT = {
     ("evaluate", "fusions"): {"chosen"},
     ("classify", "fusions"): {"early", "kernel_weighted", "kernel_selected", "calibrated"},
 }
-"""{(section, field): values of a list that earlier versions knew}: rules of fusing that were no better (docs/fusion.md)."""
+"""{(section, field): values of a list that earlier versions knew}: rules of fusing that were no
+better (docs/fusion.md).
+"""
 
 
 def without_what_went(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration in a run.json, of this version or an earlier one, without the values in WENT."""
-    found = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
+    """Return the configuration in a run.json of any version, without the values in WENT."""
+    result = {name: dict(v) if isinstance(v, Mapping) else v for name, v in plain.items()}
     for (section, name), values in WENT.items():
-        record = found.get(section)
+        record = result.get(section)
         if isinstance(record, dict) and isinstance(record.get(name), list):
             record[name] = [value for value in record[name] if value not in values]
-    return found
+    return result
 
 
 def config_from_json(plain: dict[str, Any]) -> Config:
-    """Return the configuration that `Config.to_json` wrote. What an older version lacks has its default.
+    """Return the configuration that `Config.to_json` wrote.
+
+    A field that an older version did not write has its default.
 
     Raises:
         ValueError: a section, field or value that this version does not know.
@@ -258,7 +271,7 @@ def config_from_json(plain: dict[str, Any]) -> Config:
 
 
 def digest(*parts: object) -> str:
-    """Twelve hex digits that name whatever was made from these JSON-able parts and records."""
+    """Return twelve hex digits that name the product of these JSON-able parts and records."""
 
     def plain(value: Any) -> object:
         is_record = hasattr(value, "__dataclass_fields__")
@@ -273,7 +286,7 @@ def _preset(section: str, text: str) -> FvVaeSettings:
         raise ValueError("expected section.field=value, got no field")
     if text not in FV_VAE_PRESETS:
         raise ValueError(
-            f"fv_vae: expected one of {sorted(FV_VAE_PRESETS)}, got {text!r}"
-            f"{near(text, FV_VAE_PRESETS, '')}"
+            f"fv_vae: expected one of {sorted(FV_VAE_PRESETS)}, got "
+            f"{text!r}{near(text, FV_VAE_PRESETS, '')}"
         )
     return FV_VAE_PRESETS[text]

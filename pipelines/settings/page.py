@@ -1,4 +1,7 @@
-"""docs/settings.md, from the fields of the configuration: `python -m pipelines.settings.page > docs/settings.md`."""
+"""The page docs/settings.md, from the fields of the configuration.
+
+`python -m pipelines.settings.page > docs/settings.md` makes it.
+"""
 
 import dataclasses
 import types
@@ -16,11 +19,13 @@ _HEAD = """\
 
 Made by `python -m pipelines.settings.page > docs/settings.md`: change the fields, not this page.
 
-`--set section.field=value` changes one setting, lists are written with commas; `--config FILE` takes YAML or JSON of
-{section: {field: value}}, or the run.json of a run, under the `--set`. `--recipe` says what the others start from: the
-defaults below are those of a setting that a recipe leaves alone.
+`--set section.field=value` changes one setting, lists are written with commas; `--config FILE`
+takes YAML or JSON of {section: {field: value}}, or the run.json of a run, under the `--set`.
+`--recipe` says what the others start from: the defaults below are those of a setting that a recipe
+leaves alone.
 
-Numbers are finite. Whole numbers are at most 2^31 - 1, seconds at most 10^9, memory at most 2^50 bytes.
+Numbers are finite. Whole numbers are at most 2^31 - 1, seconds at most 10^9, memory at most 2^50
+bytes.
 
 What "changes results" says:
 """
@@ -38,7 +43,7 @@ _COLUMNS = ("setting", "type", "default", "bound", "unit", "changes results", "m
 
 
 def page() -> str:
-    """The text of docs/settings.md."""
+    """Return the text of docs/settings.md."""
     lines = [_HEAD, *(f"- {name}: {meaning}" for name, meaning in _CHANGES.items())]
     config = Config()
     for section in config.sections():
@@ -84,21 +89,21 @@ def _table(section: str, record: Any, skipped: tuple[str, ...] = ()) -> Iterator
 
 
 def _presets() -> Iterator[str]:
-    """What `--set fv_vae=NAME` sets."""
+    """Return the lines of the presets that `--set fv_vae=NAME` takes."""
     yield "Presets, taken with `--set fv_vae=NAME`; the section starts as `paper`:"
     yield ""
     for name, preset in FV_VAE_PRESETS.items():
-        own = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+        values = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
         changed = [
-            f"{f.name}={_text(own[f.name])}"
+            f"{f.name}={_text(values[f.name])}"
             for f in dataclasses.fields(preset)
-            if own[f.name] != f.default
+            if values[f.name] != f.default
         ]
-        yield f"- `{name}`: {', '.join(f'`{one}`' for one in changed)}"
+        yield f"- `{name}`: {', '.join(f'`{setting}`' for setting in changed)}"
 
 
 def _streams() -> Iterator[str]:
-    """Fields of the entries of describe.streams, those that all kinds have once."""
+    """Return the lines of the fields of describe.streams; shared fields stand once."""
     shared = tuple(field.name for field in dataclasses.fields(StreamSpec))
     yield (
         "Fields of an entry of `describe.streams`, written `kind@field=value:field=value`, "
@@ -115,7 +120,7 @@ def _streams() -> Iterator[str]:
 
 
 def _marks(kind: Any) -> Iterator[object]:
-    """Rules and units of an annotated type, and of what it is made of."""
+    """Return rules and units of an annotated type and of the types in it."""
     if typing.get_origin(kind) is Annotated:
         inner, *marks = typing.get_args(kind)
         yield from _marks(inner)
@@ -126,7 +131,7 @@ def _marks(kind: Any) -> Iterator[object]:
 
 
 def _kind(kind: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _kind(arguments[0])
@@ -142,7 +147,7 @@ def _kind(kind: Any) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as --set takes it."""
+    """Return a value as --set takes it."""
     if isinstance(value, tuple):
         return ",".join(_text(part) for part in value)
     return str(value).lower() if isinstance(value, bool | types.NoneType) else str(value)

@@ -51,7 +51,7 @@ def activitynet() -> Config:
 
 
 def weizmann() -> Config:
-    """Some dozens to hundreds of short clips in groups: 25 frames, SqueezeNet, small codebooks."""
+    """Dozens to hundreds of short clips in groups: 25 frames, SqueezeNet, small codebooks."""
     return Config(
         recipe="weizmann",
         sampling=Sampling(policy="uniform", num_frames=25),
@@ -65,13 +65,15 @@ def weizmann() -> Config:
 
 
 def actions() -> Config:
-    """Small sets of short clips that differ in how somebody moves: what docs/accuracy.md found best.
+    """Small sets of short clips that differ in how somebody moves: what docs/accuracy.md found
+    best.
 
-    Two kinds of motion, differences and optical flow, each at the last layer and at an early one (VU 5.3.2), beside
-    appearance. Differences are parts of what there is to see, so that what does not move stays small. Whole pictures, for
-    what happens at an edge, and their mirror images. AVE is of the maxima over whole maps, wherever they are. The result
-    to take is FV-VAE's `late_weighted`: its five streams, with weights chosen on training videos. The other encoders are
-    there to compare with, and `all` is every encoder on every stream. Needs the extra `flow`.
+    Two kinds of motion, differences and optical flow, each at the last layer and at an early one
+    (VU 5.3.2), beside appearance. Differences are parts of what there is to see, so that what does
+    not move stays small. Whole pictures, for what happens at an edge, and their mirror images. AVE
+    is of the maxima over whole maps, wherever they are. The result to take is FV-VAE's
+    `late_weighted`: its five streams, with weights chosen on training videos. The other encoders
+    are there to compare with, and `all` is every encoder on every stream. Needs the extra `flow`.
     """
     small = weizmann()
     early = "nodes=features.5:gap_s=0.08"
@@ -101,7 +103,9 @@ def actions() -> Config:
 
 
 def compare_encoders() -> Config:
-    """The runs of DQ Table 2 on a small corpus: single frames, every encoding, FV-VAE with class loss."""
+    """The runs of DQ Table 2 on a small corpus: single frames, every encoding, FV-VAE with class
+    loss.
+    """
     small = weizmann()
     return dataclasses.replace(
         small,
@@ -126,7 +130,7 @@ def compare_encoders() -> Config:
 
 
 def demo() -> Config:
-    """As `weizmann`, smaller: it must be done in minutes on two cores."""
+    """A smaller `weizmann`: it must be done in minutes on two cores."""
     return dataclasses.replace(
         weizmann(),
         recipe="demo",
@@ -151,7 +155,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 
 def recipe(name: str) -> Config:
-    """The configuration of a named recipe.
+    """Return the configuration of a named recipe.
 
     Raises:
         ConfigError: no such recipe.

@@ -1,7 +1,8 @@
-"""The sections of a run's configuration, whose fields say themselves what they may be (`encoders.fields`).
+"""The sections of a run's configuration; each field declares its own bounds (`encoders.fields`).
 
-pydantic checks them wherever one is made. Sections of the encoders are in encoders/settings.py. No torch and no Ray here,
-so that mistakes show at once. docs/settings.md is made of them by `python -m pipelines.settings.page`.
+pydantic checks them wherever one is made. Sections of the encoders are in encoders/settings.py. No
+torch and no Ray here, so that mistakes show at once. docs/settings.md is made of them by `python -m
+pipelines.settings.page`.
 """
 
 import re
@@ -59,7 +60,7 @@ FusionGroup = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Record):
-    """What to do where videos and labels do not match."""
+    """The treatment of videos and labels that do not match."""
 
     unlabelled: Literal["error", "skip", "encode"] = setting(
         "error",
@@ -73,7 +74,10 @@ class Manifest(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Record):
-    """Which videos train and which test (METHODS 4). Digests hold the folds that it comes to."""
+    """The split into training and test videos (METHODS 4).
+
+    Digests hold the folds that it comes to.
+    """
 
     kind: Literal["auto", "given", "random", "leave_one_group_out", "group_kfold"] = setting(
         "auto",
@@ -86,8 +90,9 @@ class Split(Record):
     )
     name: FileName = setting(
         "",
-        'The split column, of `given`; empty is "split". Benchmarks with several splits have a column for each '
-        "(jobs/average_splits.py).",
+        'The split column, of `given`; empty is "split". Benchmarks with several splits have a '
+        "column for "
+        "each (jobs/average_splits.py).",
         Changes.CONTENT,
     )
     test_fraction: Annotated[float, Rule("0 < x < 1", lambda x: 0 < x < 1)] = setting(
@@ -108,7 +113,10 @@ class Split(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Record):
-    """Which frames of a video are described (METHODS 1). Each policy reads only its own fields."""
+    """The choice of frames that are described (METHODS 1).
+
+    Each policy reads only its own fields.
+    """
 
     policy: Literal["uniform", "interval", "fps", "segments", "keyframes"] = setting(
         "interval",
@@ -138,8 +146,9 @@ class Sampling(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Picture(Record):
-    """What a decoded frame becomes: resize_px x resize_px (aspect ratio not kept, as VU 5.4.1), then the
-    centre crop_px x crop_px."""
+    """Resizing and cropping of a decoded frame: resize_px x resize_px (aspect ratio not kept, as VU
+    5.4.1), then the centre crop_px x crop_px.
+    """
 
     resize_px: Pixels = setting(256, "Side of the resized frame.")
     crop_px: Pixels = setting(224, "Side of what is cut out of it.")
@@ -151,7 +160,7 @@ class Picture(Record):
 
     @property
     def decoded_px(self) -> int:
-        """A side of what is kept of a decoded frame: its centre, of which all views are cut."""
+        """Return the side of the centre of a decoded frame, from which all views are cut."""
         return self.resize_px if self.views == "ten" else self.crop_px
 
     def __post_init__(self) -> None:
@@ -170,7 +179,8 @@ class Decode(Record):
     decoder: Literal["pyav", "decord"] = setting("pyav", "The library that decodes.")
     timeout_s: Seconds = setting(
         120.0,
-        "For a whole segment; its optical flow gets time of its own (`pipelines.video.flow.limit_s`).",
+        "For a whole segment; its optical flow gets time of its own "
+        "(`pipelines.video.flow.limit_s`).",
         Changes.NOTHING,
     )
     frame_timeout_s: Seconds = setting(
@@ -184,7 +194,7 @@ class Decode(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(Record):
-    """The network and how its maps become descriptors."""
+    """The network, and the pooling of its maps to descriptors."""
 
     backbone: str = setting("vgg19", "The network, by its name in torchvision, or timm:NAME.")
     nodes: Annotated[tuple[str, ...], ONE_OR_MORE] = setting(
@@ -231,18 +241,20 @@ class Describe(Record):
 
     @property
     def specs(self) -> tuple[tuple[str, StreamSpec], ...]:
-        """Kind and fields of each entry of `streams`."""
+        """Return kind and fields of each entry of `streams`."""
         return tuple(_spec(entry) for entry in self.streams)
 
     @property
     def used_nodes(self) -> tuple[str, ...]:
-        """The nodes of all streams, as named."""
+        """Return the nodes of all streams, as named."""
         nodes = (node for _, spec in self.specs for node in spec.nodes or self.nodes)
         return tuple(dict.fromkeys(nodes))
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """What frames are decoded for: the sampled ones, and those that the streams read beside them."""
+        """Return the windows of frames to decode: the sampled frames, and their neighbours that
+        streams read.
+        """
         return tuple(dict.fromkeys((FRAME, *(spec.window for _, spec in self.specs))))
 
     def __post_init__(self) -> None:
@@ -291,7 +303,7 @@ class Fit(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(Record):
-    """Which encodings are made of every stream, and how their vectors are stored."""
+    """The encodings of every stream, and the storage of their vectors."""
 
     encoders: Annotated[tuple[str, ...], ONE_OR_MORE] = setting(
         ("ave", "vlad", "gmm_fv", "fv_vae"),
@@ -379,7 +391,7 @@ class Classify(Record):
 
     @property
     def words(self) -> str:
-        """For a page: what the classifiers minimise."""
+        """Return the objective of the classifiers in words, for a page."""
         c = " or ".join(f"{c:g}" for c in self.c)
         balanced = ", classes balanced" if self.class_weight == "balanced" else ""
         return f"C = {c}, {self.loss}{balanced}"
@@ -422,7 +434,7 @@ class Evaluate(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Record):
-    """What belongs to the run as a whole."""
+    """Settings of the run as a whole."""
 
     seed: Annotated[int, between(0, 2**32 - 1)] = setting(0, "Of all that is drawn.")
     max_failed_fraction: Annotated[float, between(0, 1)] = setting(
@@ -488,7 +500,7 @@ class Cluster(Record):
 
     @property
     def grows(self) -> bool:
-        """Whether nodes come and go while the run works."""
+        """Return whether nodes come and go while the run works."""
         return self.max_cpus > 0
 
     def __post_init__(self) -> None:
@@ -502,7 +514,7 @@ class Cluster(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Record):
-    """What `--plan` plans for; a run reads none of it."""
+    """The cluster that `--plan` plans for; a run reads none of it."""
 
     num_cpus: CountOrZero = setting(
         0,

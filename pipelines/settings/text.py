@@ -1,7 +1,9 @@
-"""Settings as text and as plain values: `section.field=value` of --set, `name@field=value:field=value` of variants and
-streams, and mappings of files, which pydantic checks against the fields of the records.
+"""Settings as text and as plain values: `section.field=value` of --set,
+`name@field=value:field=value` of variants and streams, and mappings of files, which pydantic checks
+against the fields of the records.
 
-An error is a ValueError that says which field, what was expected and what was got; who gave it is the caller's to say.
+An error is a ValueError that says which field, what was expected and what was got; who gave it is
+the caller's to say.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ _EXPECTED = {
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
-    """Section, field and value of `section.field=value`; of `section=value` the field is "".
+    """Return section, field and value of `section.field=value`; of `section=value` the field is "".
 
     Raises:
         ValueError: neither.
@@ -41,13 +43,15 @@ def split_setting(setting: str) -> tuple[str, str, str]:
 
 
 def split_entry(entry: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """Name and fields of `name@field=value:field=value`, each field as str.partition("=") gives it."""
+    """Return name and fields of `name@field=value:field=value`, each field as str.partition("=")
+    gives it.
+    """
     name, _, text = entry.partition("@")
     return name, [part.partition("=") for part in text.split(":")] if text else []
 
 
 def parsed(record: Any, section: str, name: str, text: str) -> Any:
-    """The plain value that a text gives a field, for `changed`; lists are written with commas, None as none.
+    """Return the plain value of a field's text, for `changed`. Lists have commas; None is "none".
 
     Raises:
         ValueError: there is no such field, or a flag is neither true nor false.
@@ -57,7 +61,7 @@ def parsed(record: Any, section: str, name: str, text: str) -> Any:
     kinds = (kind, *typing.get_args(kind))
     if type(None) in kinds and text.lower() == "none":
         return None
-    if any(typing.get_origin(one) is tuple for one in kinds):
+    if any(typing.get_origin(member) is tuple for member in kinds):
         return [part.strip() for part in text.split(",") if part]
     if kind is bool:
         # pydantic takes yes and 1 too.
@@ -68,7 +72,7 @@ def parsed(record: Any, section: str, name: str, text: str) -> Any:
 
 
 def changed(record: T, section: str, values: Mapping[str, Any]) -> T:
-    """The record with other values of some fields, all of it checked.
+    """Return the record with other values of some fields, all of it checked.
 
     Raises:
         ValueError: the first that is wrong, as `section.field: expected ..., got ...`.
@@ -88,10 +92,12 @@ def _require_field(record: Any, section: str, name: str) -> None:
 
 
 def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """The end of a message about an unknown name: those like it; without any `otherwise`, or all that there are."""
-    found = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-    if found:
-        return f"; did you mean {' or '.join(found)}?"
+    """Return the end of a message about an unknown name: similar names, else `otherwise`, or all
+    names.
+    """
+    similar = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if similar:
+        return f"; did you mean {' or '.join(similar)}?"
     return f"; there are {', '.join(known) or 'none'}" if otherwise is None else otherwise
 
 
@@ -101,14 +107,14 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 def _message(section: str, error: Mapping[str, Any]) -> str:
-    """What is wrong with a field, or with several together, of an error of pydantic."""
+    """Return the reason why pydantic refused a field, or several fields together."""
     names = [part for part in error["loc"] if isinstance(part, str)]
-    where, got = ".".join((section, *names)), error["input"]
+    where, value = ".".join((section, *names)), error["input"]
     if error["type"] == "value_error":
-        said = error["ctx"]["error"]
-        return f"{where}: {said}" if names else f"{where}.{said}"
+        reason = error["ctx"]["error"]
+        return f"{where}: {reason}" if names else f"{where}.{reason}"
     if error["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"{where}: expected one of {known}, got {got!r}{near(got, known, '')}"
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"{where}: expected one of {choices}, got {value!r}{near(value, choices, '')}"
     expected = _EXPECTED.get(error["type"].partition("_")[0], error["msg"])
-    return f"{where}: expected {expected}, got {got!r}"
+    return f"{where}: expected {expected}, got {value!r}"

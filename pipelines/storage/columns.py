@@ -1,4 +1,4 @@
-"""Columns and their Arrow types: how a table is declared, built, and read as arrays."""
+"""Columns and their Arrow types: declaration of a table, its rows, and their arrays."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `nullable` columns may be missing where the meaning says so."""
+    """A column; a `nullable` one may be null where its meaning says so."""
 
     name: str
     type: pa.DataType
@@ -32,7 +32,7 @@ class VectorColumn:
 
     @property
     def is_list(self) -> bool:
-        """Whether a row holds any number of vectors, not one."""
+        """Return whether a row holds any number of vectors, not one."""
         return self.type.startswith("list of ")
 
 
@@ -55,16 +55,17 @@ class Table:
     vectors: tuple[VectorColumn, ...] = ()
 
     def schema(self, **vectors: pa.DataType) -> pa.Schema:
-        """The Arrow schema, with the vector columns of this file appended (name=type)."""
+        """Return the Arrow schema, with the vector columns of this file appended (name=type)."""
         fields = [pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns]
         fields += [pa.field(name, kind, nullable=True) for name, kind in vectors.items()]
         return pa.schema(fields)
 
     def build(self, rows: list[dict], **vectors: pa.DataType) -> pa.Table:
-        """Rows (a dict each) as a table of exactly this schema.
+        """Return rows, each a dict, as a table of exactly this schema.
 
         Raises:
-            ValueError: a row lacks a column, has one that is not declared, or a null where none may be.
+            ValueError: a row lacks a column, has one that is not declared, or a null where none may
+                be.
         """
         schema = self.schema(**vectors)
         for row in rows[:1]:
@@ -84,13 +85,16 @@ class Table:
     def from_columns(
         self, columns: Mapping[str, pa.Array | pa.ChunkedArray], **vectors: pa.DataType
     ) -> pa.Table:
-        """Columns by name, in any order and with others among them, as a table of exactly this schema."""
+        """Return a table of exactly this schema.
+
+        `columns` may have any order, and others among them.
+        """
         schema = self.schema(**vectors)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def file_name(rows: pa.Table, key: tuple[str, ...]) -> str:
-    """A name made from the keys of the rows, so that the same rows always have the same name."""
+    """Return a file name made from the keys of the rows: the same rows always get the same name."""
     sha = hashlib.sha256()
     for column in key:
         for value in rows[column].to_pylist():
@@ -99,7 +103,7 @@ def file_name(rows: pa.Table, key: tuple[str, ...]) -> str:
 
 
 def places_of(rows: pa.Table, table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
-    """For each of some rows the first row of `table` with the same key; null where there is none."""
+    """Return for each of `rows` the first row of `table` with its key; null where there is none."""
     return pc.index_in(_joined(rows, key), value_set=_joined(table, key))
 
 
@@ -109,35 +113,43 @@ def _joined(table: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
 
 
 def descriptor_type(width: int) -> pa.DataType:
-    """A stream's column: the descriptors of a segment, frame by frame, each [width] float16."""
+    """Return the type of a stream's column: a segment's descriptors, frame by frame, each
+    [width] float16.
+    """
     return pa.list_(pa.field("element", _fixed(pa.float16(), width)))
 
 
 def encoding_type(dim: int, dtype: str) -> pa.DataType:
-    """The vector column of ENCODINGS."""
+    """Return the type of the vector column of ENCODINGS."""
     return _fixed(pa.float16() if dtype == "float16" else pa.float32(), dim)
 
 
 def attention_type(num_cells: int) -> pa.DataType:
-    """The column `cells` of ATTENTION: spatial attention, in the order of the pyramid."""
+    """Return the type of column `cells` of ATTENTION: spatial attention, in the order of the
+    pyramid.
+    """
     return _fixed(pa.float32(), num_cells)
 
 
 def _fixed(kind: pa.DataType, size: int) -> pa.DataType:
-    # Parquet calls the items "element"; the same name in memory makes a read table equal the written.
+    # Parquet calls the items "element"; the same name in memory makes a read table equal the
+    # written.
     return pa.list_(pa.field("element", kind), size)
 
 
 def numbers_to_arrow(values: np.ndarray) -> pa.Array:
-    """All values of a contiguous array, without a copy: pa.array takes those of half precision one by one."""
+    """Return all values of a contiguous array without a copy: pa.array takes float16 one by one."""
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values)])
 
 
 def descriptors_to_arrow(per_row: list[np.ndarray | None], width: int) -> pa.Array:
-    """Arrays [n, width] (None: null) as one column of `descriptor_type(width)`, without copies per row."""
-    kept = [rows for rows in per_row if rows is not None]
-    flat = np.concatenate(kept).astype(np.float16) if kept else np.empty((0, width), np.float16)
+    """Return arrays [n, width] (None: null) as a column of `descriptor_type(width)`.
+
+    Rows are not copied one by one.
+    """
+    valid = [rows for rows in per_row if rows is not None]
+    flat = np.concatenate(valid).astype(np.float16) if valid else np.empty((0, width), np.float16)
     lengths = [0 if rows is None else len(rows) for rows in per_row]
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     kind = descriptor_type(width)
@@ -147,7 +159,7 @@ def descriptors_to_arrow(per_row: list[np.ndarray | None], width: int) -> pa.Arr
 
 
 def descriptors_from_arrow(row: pa.ListScalar) -> np.ndarray | None:
-    """One value of a stream's column as [n, width] float16; None for null."""
+    """Return a value of a stream's column as [n, width] float16; None for null."""
     if not row.is_valid:
         return None
     inner = row.values
@@ -157,7 +169,7 @@ def descriptors_from_arrow(row: pa.ListScalar) -> np.ndarray | None:
 
 
 def vectors_from_arrow(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A fixed-size list column without nulls as [rows, dim]."""
+    """Return a fixed-size list column without nulls as [rows, dim]."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [
         c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks if len(c)

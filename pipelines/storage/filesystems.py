@@ -1,6 +1,7 @@
 """URIs to filesystems. Imports fsspec alone: the decoder's child process uses it too."""
 
 import os
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -10,13 +11,13 @@ REQUESTS = 4
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path in it, with retries, and without a cache of listings.
+    """Return the filesystem of a URI and the path in it; it retries, and caches no listings.
 
-    The path of a local file is absolute and without `..`, whatever folder it is named from. Links stay as they are
-    named: they may be the stable name of a folder that moves.
+    The path of a local file is absolute and without `..`, whatever folder it is named from. Links
+    stay as they are named: they may be the stable name of a folder that moves.
     """
     protocol = uri.partition("://")[0]
-    options = {}
+    options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):
         retries = {"mode": "standard", "total_max_attempts": REQUESTS}
         options = {"config_kwargs": {"retries": retries}}

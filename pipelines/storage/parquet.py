@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 
 def footer_of(file: pq.ParquetFile) -> dict[str, str]:
-    """As `Store.footer`, of a file that is open."""
+    """Return the footer of an open file, as `Store.footer` does."""
     metadata = file.metadata.metadata or {}
     return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
 
@@ -18,7 +18,8 @@ def write_parquet(
     footer: dict[str, str],
     rows_per_group: int | None = None,
 ) -> None:
-    """zstd; byte-stream split for float32 vectors; row groups of about 16 MiB, or of so many rows.
+    """Write zstd, byte-stream split for float32 vectors, row groups of about 16 MiB or of so many
+    rows.
 
     Row groups are small because a reader fetches single videos. float16 stays plain: DuckDB cannot
     read it byte-stream split.
@@ -30,13 +31,14 @@ def write_parquet(
         for field in table.schema
         if pa.types.is_fixed_size_list(field.type) and field.type.value_type == pa.float32()
     }
+    # The stub of pyarrow knows bool alone; names of columns are taken, too.
     dictionary = [f.name for f in table.schema if pa.types.is_string(f.type)]
     pq.write_table(
         table,
         sink,
         compression="zstd",
         write_page_checksum=True,
-        use_dictionary=dictionary,
+        use_dictionary=dictionary,  # pyright: ignore[reportArgumentType]
         column_encoding=split or None,
         row_group_size=rows_per_group or max(1, (16 * 2**20) // row_bytes),
     )

@@ -10,10 +10,12 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 TOGETHER = 2
-"""Most neighbouring rows of a file that a thread reads in one go: often they are in one row group. More would make the first
-rows wait longer."""
+"""Most neighbouring rows of a file that a thread reads in one go: often they are in one row group.
 
-_Place = tuple[str, int]
+More would make the first rows wait longer.
+"""
+
+_RowRef = tuple[str, int]
 """A file and a row of it."""
 
 
@@ -24,7 +26,10 @@ _Result = TypeVar("_Result")
 def in_order(
     pool: ThreadPoolExecutor, call: Callable[[_Item], _Result], items: Iterable[_Item], window: int
 ) -> Iterator[_Result]:
-    """call(item) of each item, in their order, by the threads of a pool; `window` calls are waiting or at work at a time."""
+    """Yield call(item) of each item in order.
+
+    At most `window` calls wait or run in the pool at a time.
+    """
     items = iter(items)
     waiting = deque(pool.submit(call, item) for item in itertools.islice(items, window))
     try:
@@ -39,7 +44,7 @@ def in_order(
 
 
 class Reader(Protocol):
-    """Reads single rows; may keep what it has read last."""
+    """A reader of single rows; it may keep what it has read last."""
 
     def read(self, name: str, row: int) -> pa.Table: ...
 
@@ -56,20 +61,20 @@ class ReadAhead:
     def __init__(self, reader: Callable[[], Reader], num_threads: int) -> None:
         self.reader, self.num_threads = reader, num_threads
         self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
-        self.own = threading.local()
+        self.local = threading.local()
 
-    def __call__(self, places: Iterable[_Place]) -> Iterator[pa.Table]:
-        """Each place's row; an error of reading it comes in its place."""
-        runs = (list(run) for _, run in itertools.groupby(places, _neighbours))
+    def __call__(self, row_refs: Iterable[_RowRef]) -> Iterator[pa.Table]:
+        """Yield the row of each reference, in order; an error of reading it comes in its turn."""
+        runs = (list(run) for _, run in itertools.groupby(row_refs, _neighbours))
         for rows in in_order(self.pool, self._read, runs, self.num_threads + 1):
             yield from rows
 
-    def _read(self, run: list[_Place]) -> list[pa.Table]:
-        if not hasattr(self.own, "reader"):
-            self.own.reader = self.reader()
-        return [self.own.reader.read(*place) for place in run]
+    def _read(self, run: list[_RowRef]) -> list[pa.Table]:
+        if not hasattr(self.local, "reader"):
+            self.local.reader = self.reader()
+        return [self.local.reader.read(*row_ref) for row_ref in run]
 
 
-def _neighbours(place: _Place) -> _Place:
-    """The same for places that are read together."""
-    return place[0], place[1] // TOGETHER
+def _neighbours(row_ref: _RowRef) -> _RowRef:
+    """Return a key that is the same for rows that are read together."""
+    return row_ref[0], row_ref[1] // TOGETHER

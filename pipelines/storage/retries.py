@@ -16,17 +16,20 @@ _PASSING = (
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
 )
-"""Errors that may be gone at the next try: s3fs says EBUSY for 503, EREMOTEIO for 500, EIO for the unknown."""
+"""Errors that may be gone at the next try: s3fs says EBUSY for 503, EREMOTEIO for 500, EIO for the
+unknown.
+"""
 
 
 class StorageError(RunError, OSError):
-    """Object storage failed; the message says at which object, how, and how often it was tried."""
+    """An error of object storage; the message names object, error and number of tries."""
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error of object storage may be gone at the next try."""
+    """Return whether an error of object storage may be gone at the next try."""
     if isinstance(error, (TimeoutError, ConnectionError)) or _code(error) == "NoSuchUpload":
-        # An upload in parts is not known once its end or its abort was carried out and the answer lost.
+        # An upload in parts is not known once its end or its abort was carried out and the answer
+        # lost.
         return True
     if isinstance(error, OSError):
         return error.errno in _PASSING
@@ -40,6 +43,6 @@ def may_pass(error: Exception) -> bool:
 
 
 def _code(error: Exception) -> str:
-    """The error code that S3 gave, empty where there is none."""
+    """Return the error code that S3 gave, empty where there is none."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code", "")

@@ -1,11 +1,12 @@
 """One URI in, files out: a local folder, s3://, gs:// or whatever else fsspec opens.
 
-A visible file is a finished file: `publish` writes under a hidden name and renames (local), or completes
-one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
+A visible file is a finished file: `publish` writes under a hidden name and renames (local), or
+completes one upload (object storage). Nothing is appended to, and nothing is ever unpickled.
 
-Object storage fails now and then. The client repeats requests that got no answer, 429 or 5xx, and reads that were
-cut short; `Store` repeats what the client gave up on. Both wait longer each time, with jitter.
-Credentials and endpoint come from where the client looks (AWS_ENDPOINT_URL, AWS_PROFILE, ...), never from a URI.
+Object storage fails now and then. The client repeats requests that got no answer, 429 or 5xx, and
+reads that were cut short; `Store` repeats what the client gave up on. Both wait longer each time,
+with jitter. Credentials and endpoint come from where the client looks (AWS_ENDPOINT_URL,
+AWS_PROFILE, ...), never from a URI.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import fsspec
 import pyarrow as pa
@@ -49,7 +50,9 @@ _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Names of the hidden files of `publish`."""
 
 _FILES_AT_ONCE = 32
-"""Files of object storage that are read at a time: a request takes tens of milliseconds, most of it waiting."""
+"""Files of object storage that are read at a time: a request takes tens of milliseconds, most of it
+waiting.
+"""
 
 _FILES_TOGETHER = 128
 """Files whose tables are concatenated before more are read."""
@@ -65,7 +68,10 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 
 @dataclass(frozen=True)
 class Store:
-    """A folder at `root`. Names are relative to it, with forward slashes. Cheap to send to workers."""
+    """A folder at `root`.
+
+    Names are relative to it, with forward slashes. Cheap to send to workers.
+    """
 
     root: str
 
@@ -87,21 +93,21 @@ class Store:
         return isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """`name` as the filesystem calls it."""
+        """Return `name` as the filesystem calls it."""
         return f"{self._where[1]}/{name}" if name else self._where[1]
 
     def uri(self, name: str) -> str:
-        """`name` as a user would give it to DuckDB or pandas."""
+        """Return `name` as a user would give it to DuckDB or pandas."""
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
         return self._tried("look for", name, lambda: self.fs.exists(self.path(name)))
 
     def read(self, name: str) -> bytes:
-        return self._tried("read", name, lambda: self.fs.cat_file(self.path(name)))
+        return cast(bytes, self._tried("read", name, lambda: self.fs.cat_file(self.path(name))))
 
     def publish(self, name: str, data: bytes) -> None:
-        """Makes `name` hold `data`: readers see the old file or the whole new one."""
+        """Make `name` hold `data`: readers see the old file or the whole new one."""
         final = self.path(name)
         if not self.is_local:
             self._tried("write", name, lambda: self.fs.pipe_file(final, data))
@@ -110,7 +116,8 @@ class Store:
             os.replace(hidden, final)
 
     def create(self, name: str, data: bytes) -> None:
-        """As `publish`, but only if there is no file `name`: of any number of processes that try at once, one can.
+        """Publish `name` only where there is no such file: of all processes that try at once, one
+        succeeds.
 
         Object storage needs conditional writes (If-None-Match) for that.
 
@@ -146,7 +153,7 @@ class Store:
             raise
 
     def delete(self, name: str) -> None:
-        """Removes a file; it is no error where it is gone already."""
+        """Remove a file; it is no error if it is gone already."""
         with contextlib.suppress(FileNotFoundError):
             self._tried("remove", name, lambda: self.fs.rm_file(self.path(name)))
 
@@ -154,7 +161,7 @@ class Store:
         self.publish(name, json.dumps(value, indent=1, sort_keys=True).encode())
 
     def read_json(self, name: str) -> dict | None:
-        """The JSON file, or None where there is none."""
+        """Return the content of the JSON file, or None where there is no file."""
         try:
             return json.loads(self.read(name))
         except FileNotFoundError:
@@ -167,23 +174,23 @@ class Store:
         footer: dict[str, str],
         rows_per_group: int | None = None,
     ) -> None:
-        """One Parquet file; `footer` goes into its key-value metadata, beside the schema."""
+        """Publish a Parquet file; `footer` goes into its key-value metadata, beside the schema."""
         buffer = io.BytesIO()
         write_parquet(table, buffer, footer, rows_per_group)
         self.publish(name, buffer.getvalue())
 
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
-        """Names of the finished files in `folder`, sorted; none where it does not exist."""
+        """Return the names of the finished files in `folder`, sorted; none without the folder."""
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
         return sorted(f"{folder}/{name}" for name in names if is_visible(name, suffix))
 
     def marks(self, folder: str) -> list[str]:
-        """Names of the files in `folder` that say it is complete, sorted."""
+        """Return the names of the files in `folder` that say it is complete, sorted."""
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
         return sorted(f"{folder}/{name}" for name in names if name.startswith("_done"))
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in `folder`, sorted; none where it does not exist."""
+        """Return the names of the folders in `folder`, sorted; none where it does not exist."""
         entries = [e["name"].rstrip("/") for e in self._list(folder) if e["type"] == "directory"]
         return sorted(f"{folder}/{entry.rsplit('/', 1)[-1]}" for entry in entries)
 
@@ -195,7 +202,7 @@ class Store:
             return []
 
     def delete_folder(self, name: str) -> None:
-        """Removes a folder with all in it; it is no error where it is gone already.
+        """Remove a folder with all in it; it is no error if it is gone already.
 
         Raises:
             StorageError: something in it is still there.
@@ -207,21 +214,24 @@ class Store:
         self.fs.rm(path, recursive=True)
         if self.is_local:
             return
-        # s3fs passes over what the storage refuses of a deletion of many; of a single one it says why.
+        # s3fs passes over what the storage refuses of a deletion of many; of a single one it says
+        # why.
         for left in self.fs.find(path):
             try:
                 self.fs.rm_file(left)
             except PermissionError as error:
                 raise PermissionError(
-                    f"{left}: {error}; expected the right to delete it (s3:DeleteObject or storage.objects.delete), and no "
-                    "lock or hold on it"
+                    f"{left}: {error}; expected the right to delete it (s3:DeleteObject or "
+                    "storage.objects.delete), and no lock or hold on it"
                 ) from error
 
     def sweep(self, before: float) -> int:
-        """Removes what killed writers left: hidden files last changed before that time. Returns how many.
+        """Remove hidden files of killed writers, last changed before that time.
 
-        For a run that holds the lock, because only then nobody else is writing. Unfinished uploads to
-        object storage are invisible; a lifecycle rule of the bucket ends them.
+        Return their number.
+
+        For a run that holds the lock, because only then nobody else is writing. Unfinished uploads
+        to object storage are invisible; a lifecycle rule of the bucket ends them.
 
         Args:
             before: seconds since 1970.
@@ -239,11 +249,16 @@ class Store:
         return removed
 
     def open(self, name: str) -> BinaryIO:
-        """The file for reading; of object storage only the ranges that are read are fetched, with retries."""
-        return self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
+        """Open the file for reading.
+
+        Of object storage only the ranges that are read are fetched.
+        """
+        return cast(
+            BinaryIO, self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
+        )
 
     def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
-        """The file, opened for reading columns and row groups in ranges.
+        """Open the file for reading columns and row groups in ranges.
 
         Args:
             verify: compare pages with their checksums.
@@ -251,20 +266,20 @@ class Store:
         return pq.ParquetFile(self.open(name), pre_buffer=True, page_checksum_verification=verify)
 
     def footer(self, name: str) -> dict[str, str]:
-        """What `publish_table` was given as the footer of a Parquet file."""
+        """Return the footer that `publish_table` wrote into a Parquet file."""
         with self.open_parquet(name) as file:
             return footer_of(file)
 
     def size_bytes(self, name: str) -> int:
-        return self._tried("look for", name, lambda: self.fs.size(self.path(name)))
+        return cast(int, self._tried("look for", name, lambda: self.fs.size(self.path(name))))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of the file."""
+        """Return bytes [start, end) of the file."""
         read = functools.partial(self.fs.cat_file, self.path(name), start=start, end=end)
-        return self._tried("read", name, read)
+        return cast(bytes, self._tried("read", name, read))
 
     def _tried(self, action: str, name: str, call: Callable[[], T]) -> T:
-        """What `call` returns; on object storage it is called again where its error may pass.
+        """Return call(); on object storage it is repeated while its error may pass.
 
         Raises:
             StorageError: it failed too often, or in a way that does not pass.
@@ -281,14 +296,14 @@ class Store:
                     raise
                 seconds = time.monotonic() - started
                 if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
-                    what = redact(f"{type(error).__name__}: {error}")
+                    reason = redact(f"{type(error).__name__}: {error}")
                     raise StorageError(
-                        f"{redact(self.uri(name))}: cannot {action} it: {what}; tried {tries} times in "
-                        f"{seconds:.0f} s, with up to {REQUESTS} requests each; run the same command again "
-                        "when the storage answers"
+                        f"{redact(self.uri(name))}: cannot {action} it: {reason}; tried {tries} "
+                        f"times in {seconds:.0f} s, with up to {REQUESTS} requests each; run the "
+                        "same command again when the storage answers"
                         if may_pass(error)
-                        else f"{redact(self.uri(name))}: cannot {action} it: {what}; check the name, the "
-                        "rights and the credentials"
+                        else f"{redact(self.uri(name))}: cannot {action} it: {reason}; check "
+                        "the name, the rights and the credentials"
                     ) from error
                 log.debug("%s: %s failed: %s", self.uri(name), action, error)
                 longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries)
@@ -296,7 +311,7 @@ class Store:
                 time.sleep(random.uniform(0, longest))
 
     def read_table(self, folder: str, columns: list[str] | None = None) -> pa.Table:
-        """The named columns of all finished files of `folder`, in order of file name.
+        """Return the named columns of all finished files of `folder`, in order of file name.
 
         Raises:
             FileNotFoundError: the folder has no finished file.
@@ -309,7 +324,7 @@ class Store:
         return self.gather(read, self._files_of(folder))
 
     def gather(self, read: Callable[[str], pa.Table], names: list[str]) -> pa.Table:
-        """The tables that `read` gives for some files, one below the other.
+        """Read a table of each file, and return them one below the other.
 
         Some at a time are concatenated: a table takes kilobytes, however few rows it has.
         """
@@ -322,7 +337,7 @@ class Store:
         return pa.concat_tables(parts)
 
     def distinct(self, folder: str, column: str) -> frozenset[str]:
-        """The values of a column of all finished files of `folder`; no rows are kept."""
+        """Return the distinct values of a column over all finished files of `folder`."""
 
         def read(name: str) -> set[str]:
             batches = self.batches(name, [column])
@@ -331,24 +346,26 @@ class Store:
         return frozenset().union(*self.each(read, self.files(folder)))
 
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
-        """What `read` gives for each file, in their order; from object storage many files are read at a time."""
+        """Return read(name) of each file, in order; of object storage many files are read at a
+        time.
+        """
         if self.is_local or len(names) < 2:
             return [read(name) for name in names]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             return list(pool.map(read, names))
 
     def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of a file, some at a time."""
+        """Yield the rows of a file, in batches."""
         with self.open_parquet(name) as file:
             yield from file.iter_batches(columns=columns)
 
     def read_rows(
         self, folder: str, columns: list[str] | None, key: str, values: list[str]
     ) -> pa.Table:
-        """The rows of all finished files of `folder` whose column `key` is one of some values.
+        """Return the rows of all finished files of `folder` whose `key` is one of `values`.
 
-        Of each file the column `key` is read first, then the row groups that hold such a row. Statistics would rule out
-        nearly none: files hold videos in the order of hashes.
+        Of each file the column `key` is read first, then the row groups that hold such a row.
+        Statistics would rule out nearly none: files hold videos in the order of hashes.
 
         Raises:
             FileNotFoundError: the folder has no finished file.
@@ -357,21 +374,21 @@ class Store:
         def read(name: str) -> pa.Table:
             with self.open_parquet(name) as file:
                 schema = file.schema_arrow
-                wanted = pa.array(values, schema.field(key).type)
-                is_wanted = pc.is_in(file.read([key])[key], wanted)
+                selected = pa.array(values, schema.field(key).type)
+                is_selected = pc.is_in(file.read([key])[key], selected)
                 parts, start = [schema.empty_table().select(columns or schema.names)], 0
                 for group in range(file.num_row_groups):
-                    own = is_wanted.slice(start, file.metadata.row_group(group).num_rows)
-                    start += len(own)
-                    if pc.any(own).as_py():
-                        rows = file.read_row_group(group, columns).filter(own)
+                    mask = is_selected.slice(start, file.metadata.row_group(group).num_rows)
+                    start += len(mask)
+                    if pc.any(mask).as_py():
+                        rows = file.read_row_group(group, columns).filter(mask)
                         parts.append(rows.select(parts[0].column_names))
             return pa.concat_tables(parts).replace_schema_metadata(None)
 
         return self.gather(read, self._files_of(folder))
 
     def _files_of(self, folder: str) -> list[str]:
-        """As `files`.
+        """Return the finished files of `folder`.
 
         Raises:
             FileNotFoundError: there is none.
@@ -385,11 +402,11 @@ class Store:
 
 
 class _Ranges(io.RawIOBase):
-    """A file of object storage, where each read is one ranged request. (s3fs's own file reads 50 MB ahead.)"""
+    """A file of object storage; each read is one ranged request (s3fs's own reads 50 MB ahead)."""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
-        self._size, self._place = store.size_bytes(name), 0
+        self._size, self._position = store.size_bytes(name), 0
 
     def readable(self) -> bool:
         return True
@@ -398,30 +415,30 @@ class _Ranges(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = start + offset
-        return self._place
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        end = self._size if size < 0 else min(self._size, self._place + size)
-        if end <= self._place:
+        end = self._size if size < 0 else min(self._size, self._position + size)
+        if end <= self._position:
             return b""
-        data = self._store.read_range(self._name, self._place, end)
-        self._place = end
+        data = self._store.read_range(self._name, self._position, end)
+        self._position = end
         return data
 
 
 def is_visible(name: str, suffix: str = ".parquet") -> bool:
-    """Whether readers take a file for a finished one: the names of others begin with . or _"""
+    """Return whether a file is a finished one: the names of others begin with . or _"""
     return name.endswith(suffix) and name.rpartition("/")[2][0] not in "._"
 
 
 @contextlib.contextmanager
 def _hidden(final: str, data: bytes) -> Iterator[str]:
-    """A hidden file beside `final` that holds `data`, gone afterwards."""
+    """Yield a hidden file beside `final` that holds `data`, gone afterwards."""
     folder, base = os.path.split(final)
     os.makedirs(folder, exist_ok=True)
     hidden = os.path.join(folder, f".{base}.{secrets.token_hex(4)}.part")

@@ -1,8 +1,8 @@
-"""Every table of a run, declared once: the step that writes it, its files, columns, Arrow types, units, meaning and key.
+"""Every table of a run, declared once: its step, files, columns, Arrow types, units and key.
 
-All types are plain Arrow types, so that DuckDB, pandas and Polars open the files without Ray. A vector
-column is a list of fixed-size lists (descriptors) or one fixed-size list (encodings); its width is part
-of the schema of a file, never of the table.
+All types are plain Arrow types, so that DuckDB, pandas and Polars open the files without Ray. A
+vector column is a list of fixed-size lists (descriptors) or one fixed-size list (encodings); its
+width is part of the schema of a file, never of the table.
 """
 
 import pyarrow as pa
@@ -75,9 +75,10 @@ DESCRIPTORS = Table(
     "descriptors",
     "describe",
     "descriptors/*/*.parquet",
-    "One row per segment; one column per stream with the descriptors of its frames. Rows of a file "
-    "that has changed since stay: join SEGMENTS on segment_id and source. A segment that failed and was "
-    "tried again (--retry-failed) has a row for each time: the one with most attempts counts",
+    "One row per segment; one column per stream with the descriptors of its frames. Rows of a "
+    "file that has changed since stay: join SEGMENTS on segment_id and source. A segment that "
+    "failed and was tried again (--retry-failed) has a row for each time: the one with most "
+    "attempts counts",
     ("segment_id", "attempts"),
     (
         Column("segment_id", pa.string(), "key of SEGMENTS"),
@@ -103,10 +104,11 @@ DESCRIPTORS = Table(
         VectorColumn(
             "<stream>",
             "list of float16[C]",
-            "one column per stream, such as pool5_appearance: the descriptors, frame by frame, each frame "
-            "view by view (picture.views), each view cell by cell of the pyramid; null if failed. It holds the last "
-            "frames of the row: a difference of sampled frames has none for the first frame of a video, one of source "
-            "frames none where the video is shorter than its gap",
+            "one column per stream, such as pool5_appearance: the descriptors, frame by frame, "
+            "each frame view by view (picture.views), each view cell by cell of the pyramid; null "
+            "if failed. It holds the last frames of the row: a difference of sampled frames has "
+            "none for the first frame of a video, one of source frames none where the video is "
+            "shorter than its gap",
         ),
     ),
 )
@@ -152,7 +154,8 @@ CURVES = Table(
         Column(
             "quantity",
             pa.string(),
-            "of fv_vae: total, reconstruction, regularisation, classification; of gmm_fv: mean_log_likelihood",
+            "of fv_vae: total, reconstruction, regularisation, classification; of gmm_fv: "
+            "mean_log_likelihood",
         ),
         Column("step", pa.int64(), "training step or EM iteration"),
         Column("value", pa.float64(), "nats, the mean over descriptors"),
@@ -163,8 +166,8 @@ ENCODINGS = Table(
     "encodings",
     "encode",
     "encodings/<encoder>-<stream>/*/*.parquet",
-    "One row per video and encoder: the normalised vector of the whole video. Rows of a file that has "
-    "changed since stay: join VIDEOS on video_id and source",
+    "One row per video and encoder: the normalised vector of the whole video. Rows of a file that "
+    "has changed since stay: join VIDEOS on video_id and source",
     ("video_id", "encoder", "stream", "fold"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -183,8 +186,9 @@ SEARCH = Table(
     "search",
     "search",
     "search/<encoder>-<stream>/*/*.parquet",
-    "One row per video: its vector as `jobs.search` compares it, after PCA with whitening (VU 2.3.3). A folder "
-    "is made by the first search of an encoder and stream, and again when videos or encodings have changed",
+    "One row per video: its vector as `jobs.search` compares it, after PCA with whitening (VU "
+    "2.3.3). A folder is made by the first search of an encoder and stream, and again when videos "
+    "or encodings have changed",
     ("video_id", "encoder", "stream", "fold"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -204,8 +208,8 @@ ATTENTION = Table(
     "attention",
     "encode",
     "attention/<encoder>-<stream>/*/*.parquet",
-    "One row per frame: how much each cell of the pyramid counts in the encoding (DQ appendix B). Rows of a "
-    "file that has changed since stay: join VIDEOS on video_id and source",
+    "One row per frame: how much each cell of the pyramid counts in the encoding (DQ appendix B). "
+    "Rows of a file that has changed since stay: join VIDEOS on video_id and source",
     ("video_id", "encoder", "stream", "fold", "frame_index"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -218,7 +222,8 @@ ATTENTION = Table(
         Column(
             "value",
             pa.float32(),
-            "temporal attention: the sum of the cells; without a unit, to be compared within a video",
+            "temporal attention: the sum of the cells; without a unit, to be compared within a "
+            "video",
         ),
     ),
     (
@@ -246,8 +251,8 @@ FRAMES = Table(
         Column(
             "pictures",
             pa.large_binary(),
-            "RGB, uint8 [frames, crop_px, crop_px, 3]: not compressed, because the network is to be "
-            "trained on exactly the pixels that it will describe",
+            "RGB, uint8 [frames, crop_px, crop_px, 3]: not compressed, because the network is to "
+            "be trained on exactly the pixels that it will describe",
         ),
     ),
 )
@@ -268,8 +273,8 @@ SCORES = Table(
         Column(
             "score",
             pa.float64(),
-            "the higher, the likelier the class; of an SVM the signed distance from the class's hyperplane, w x + b; not "
-            "calibrated, without a unit",
+            "the higher, the likelier the class; of an SVM the signed distance from the class's "
+            "hyperplane, w x + b; not calibrated, without a unit",
         ),
     ),
 )
@@ -293,7 +298,8 @@ SOLUTIONS = Table(
         Column(
             "primal",
             pa.float64(),
-            "objective of the published weights; null where all training videos have the class, or none",
+            "objective of the published weights; null where all training videos have the class, "
+            "or none",
             nullable=True,
         ),
         Column("dual", pa.float64(), "a lower bound of any weights' objective", nullable=True),
@@ -313,8 +319,8 @@ FUSIONS = Table(
     "fusions",
     "classify",
     "fusions/<encoder>-<stream>/*/*.parquet",
-    "One row per fused result with SCORES of its own, fold and part: what the part counts, chosen on the fold's training "
-    "videos alone",
+    "One row per fused result with SCORES of its own, fold and part: what the part counts, chosen "
+    "on the fold's training videos alone",
     ("encoder", "stream", "fold", "part_encoder", "part_stream"),
     (
         Column("encoder", pa.string(), "as in SCORES: the encoder, or the name of the group"),
@@ -349,33 +355,35 @@ METRICS = Table(
         Column(
             "fusion",
             pa.string(),
-            "none, or how scores were fused: given (weights of the configuration, else equal ones), two_stream "
-            "(appearance 1, motion 1.5, which is differences, rank pooling and flow, each in equal shares of its streams; after L1 "
-            "normalisation; VU 5.3.3), "
-            "chosen (weights that are best on the other folds); or the rule of a combination (classify.fusions), whose encoder and stream are "
-            "those of its SCORES",
+            "none, or how scores were fused: given (weights of the configuration, else equal "
+            "ones), two_stream (appearance 1, motion 1.5, which is differences, rank pooling and "
+            "flow, each in equal shares of its streams; after L1 normalisation; VU 5.3.3), chosen "
+            "(weights that are best on the other folds); or the rule of a combination "
+            "(classify.fusions), whose encoder and stream are those of its SCORES",
         ),
         Column(
             "weights",
             pa.list_(pa.field("element", pa.float64())),
-            "of the fused parts, encoder by encoder and stream by stream, sum 1; where folds have different "
-            "ones, their mean over videos (split all) or over folds (split mean)",
+            "of the fused parts, encoder by encoder and stream by stream, sum 1; where folds have "
+            "different ones, their mean over videos (split all) or over folds (split mean)",
             nullable=True,
         ),
         Column("protocol", pa.string(), "how videos were split: kind, column of the labels, folds"),
         Column(
             "split",
             pa.string(),
-            "all (tested videos of all folds together), fold:k, mean (over the folds), or the name of a split",
+            "all (tested videos of all folds together), fold:k, mean (over the folds), or the "
+            "name of a split",
         ),
         Column(
             "metric",
             pa.string(),
             "accuracy (Hit@1), top_K (Hit@K: one of the video's classes is among the first K), "
-            "balanced_accuracy, AP (all points), AP_11 (11-point interpolated, VOC 2007), and mAP and mAP_11, "
-            "their means over the classes with a positive; of a fusion also accuracy_gain and mAP_gain, the number less "
-            "that of its part with the highest accuracy (with several labels a video: mAP), with intervals of the "
-            "same draws for both",
+            "balanced_accuracy, AP (all points), AP_11 (11-point interpolated, VOC 2007), and mAP "
+            "and mAP_11, their means over the classes with a positive; of a fusion also "
+            "accuracy_gain and mAP_gain, the number less that of its part with the highest "
+            "accuracy (with several labels a video: mAP), with intervals of the same draws for "
+            "both",
         ),
         Column("class", pa.string(), "class of an AP", nullable=True),
         Column("value", pa.float64(), "null where a class has no positive", nullable=True),

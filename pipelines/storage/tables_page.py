@@ -1,6 +1,7 @@
-"""Makes docs/tables.md: every table, from its declaration in `pipelines.storage.tables`.
+"""The page docs/tables.md: every table, from its declaration in `pipelines.storage.tables`.
 
-`python -m pipelines.storage.tables_page > docs/tables.md` makes it again; a test holds the file against this.
+`python -m pipelines.storage.tables_page > docs/tables.md` makes it again; a test holds the file
+against this.
 """
 
 import sys
@@ -96,20 +97,23 @@ _HEAD = """\
 
 # Tables
 
-Every table of a run, as `pipelines/storage/tables.py` declares it. Files are Parquet (zstd), of plain Arrow types: DuckDB, pandas and Polars open them without
-Ray. [analysts.md](analysts.md) has questions and their answers in all three.
+Every table of a run, as `pipelines/storage/tables.py` declares it. Files are Parquet (zstd), of
+plain Arrow types: DuckDB, pandas and Polars open them without Ray. [analysts.md](analysts.md) has
+questions and their answers in all three.
 
-`*` in a path is a digest of what made the folder. Folders of earlier settings may stay beside today's; `run.json` names today's under `tables`,
-such as `"encodings/fv_vae-pool5_appearance": "encodings/fv_vae-pool5_appearance/1f0c..."`. Names that begin with `_` or `.` are no data. The footer of a
-file says what made it: recipe, configuration digest, weights, decoder, sampling and code revision.
+`*` in a path is a digest of what made the folder. Folders of earlier settings may stay beside
+today's; `run.json` names today's under `tables`, such as `"encodings/fv_vae-pool5_appearance":
+"encodings/fv_vae-pool5_appearance/1f0c..."`. Names that begin with `_` or `.` are no data. The
+footer of a file says what made it: recipe, configuration digest, weights, decoder, sampling and
+code revision.
 
-The width of a vector is part of a file's schema: C channels of a descriptor, D values of an encoding, P of a compressed one, T cells of the spatial
-pyramid.
+The width of a vector is part of a file's schema: C channels of a descriptor, D values of an
+encoding, P of a compressed one, T cells of the spatial pyramid.
 """
 
 
 def render() -> str:
-    """The page, as Markdown."""
+    """Return the page, as Markdown."""
     links = ", ".join(f"[{table.name.upper()}](#{table.name})" for table in TABLES)
     return "\n".join([_HEAD, f"{links}.", *(_section(table) for table in TABLES)])
 
@@ -150,8 +154,8 @@ def _type(kind: pa.DataType) -> str:
 
 
 def _unit(name: str) -> str:
-    found = (unit for ending, unit in _UNITS.items() if name.endswith(ending))
-    return "count" if name.startswith("num_") else next(found, "")
+    units = (unit for ending, unit in _UNITS.items() if name.endswith(ending))
+    return "count" if name.startswith("num_") else next(units, "")
 
 
 def _cell(text: str) -> str:

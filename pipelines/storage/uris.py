@@ -7,9 +7,11 @@ from pipelines.errors import ConfigError
 
 
 def absolute_uri(uri: str) -> str:
-    """Local paths made absolute and without `..`, because workers run in other folders; other URIs as they are."""
-    scheme, _, place = uri.rpartition("://")
-    refuse_empty("--out", place.strip("/") if scheme else uri)
+    """Make a local path absolute and without `..`, as workers run in other folders; keep other
+    URIs.
+    """
+    scheme, _, path = uri.rpartition("://")
+    refuse_empty("--out", path.strip("/") if scheme else uri)
     refuse_credentials("--out", uri)
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
@@ -17,14 +19,15 @@ def absolute_uri(uri: str) -> str:
 
 
 def refuse_empty(where: str, uri: str) -> None:
-    """Refuses an empty name, which would mean the current folder.
+    """Refuse an empty name, which would mean the current folder.
 
     Raises:
         ConfigError: it is empty.
     """
     if not uri.strip():
         raise ConfigError(
-            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not set?"
+            f"{where}: expected a path or URI, got an empty one; is a variable of the shell not "
+            "set?"
         )
 
 
@@ -38,19 +41,19 @@ _SECRETS = re.compile(
 
 
 def redact(text: str) -> str:
-    """`text` with the credentials of the URIs in it left out."""
-    return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
+    """Return `text` without the credentials of the URIs in it."""
+    return _SECRETS.sub(lambda match: f"{match['name'] or ''}***", text)
 
 
 def refuse_credentials(where: str, uri: str) -> None:
-    """Refuses a URI that holds credentials: it would be written into tables and logs.
+    """Refuse a URI that holds credentials: it would be written into tables and logs.
 
     Raises:
         ConfigError: it does.
     """
     if "://" in uri and _SECRETS.search(uri):
         raise ConfigError(
-            f"{where} {redact(uri)}: expected a URI without credentials, got some; give them by the "
-            "environment or the configuration of the storage's client (such as AWS_ACCESS_KEY_ID, "
-            "AWS_PROFILE or the role of the machine)"
+            f"{where} {redact(uri)}: expected a URI without credentials, got some; give them by "
+            "the environment or the configuration of the storage's client (such as "
+            "AWS_ACCESS_KEY_ID, AWS_PROFILE or the role of the machine)"
         )

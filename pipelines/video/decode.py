@@ -1,8 +1,9 @@
-"""A segment of a video in, its sampled frames as pictures out.
+"""Decoding of a segment of a video: its sampled frames as pictures.
 
-Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks one; where it fails, the other is
-not tried. A frame is the right picture or missing: a neighbour is never taken for it, and damage that the
-decoder notices is not concealed (decoders of VP8 and VP6 notice little, decord nothing: docs/decoders.md).
+Two decoders behind one function: PyAV (FFmpeg) and decord. `decode.decoder` picks one; where it
+fails, the other is not tried. A frame is the right picture or missing: a neighbour is never taken
+for it, and damage that the decoder notices is not concealed (decoders of VP8 and VP6 notice little,
+decord nothing: docs/decoders.md).
 """
 
 import os
@@ -32,18 +33,21 @@ class SegmentFrames:
     """The frames of one segment.
 
     Attributes:
-        images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the windows read,
-            each once, in order of time. These are the segment's own sampled frames, sampled frames before its first
-            one, and neighbours of all these in the source: results do not depend on where the video was cut.
+        images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the
+            windows read, each once, in order of time. These are the segment's own sampled frames,
+            sampled frames before its first one, and neighbours of all these in the source: results
+            do not depend on where the video was cut.
         image_indices: int64 [u], places among the frames of the video in order of display.
         frame_indices: int64 [m], those of the segment's own sampled frames.
         timestamps_s: float64 [m], when each is shown, after the first frame of the video.
-        places: {window: int64 [k, num_frames]}, places in `images` of the frames that the window reads for each of
-            the last k of the m frames. k < m where a window of sampled frames would begin before the video's first
-            frame or with a lost one; k = 0 where the video is too short. For optical flow [k, 1], places in `flows`.
-        flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of `pipelines.video.flow`. The
-            pictures that it was computed on are not in `images`.
-        num_missing: wanted frames that are not among the m, because they or frames read with them do not decode.
+        places: {window: int64 [k, num_frames]}, places in `images` of the frames that the window
+            reads for each of the last k of the m frames. k < m where a window of sampled frames
+            would begin before the video's first frame or with a lost one; k = 0 where the video is
+            too short. For optical flow [k, 1], places in `flows`.
+        flows: {window of optical flow: uint8 [k, decoded_px, decoded_px, 2L]}, levels of
+            `pipelines.video.flow`. The pictures that it was computed on are not in `images`.
+        num_missing: wanted frames that are not among the m, because they or frames read with them
+            do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
     """
@@ -86,7 +90,7 @@ class SegmentFrames:
             raise ValueError(f"{self.num_missing} frames missing, error_type {self.error_type}")
 
     def require(self, size_px: int, windows: tuple[Window, ...]) -> None:
-        """Check that these are frames of a size, for some windows.
+        """Check the size of the frames, and their windows.
 
         Raises:
             VideoError: crashed, they are not: the decoder's process is damaged.
@@ -127,13 +131,14 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """{ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why the others do not.
+        """urn {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
+        the others do not.
 
         Size and crop are those of the `Picture` that the video was opened with.
         """
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
 
 
 DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
@@ -148,7 +153,8 @@ def decode_segment(
     decode: Decode,
     windows: tuple[Window, ...] = (FRAME,),
 ) -> SegmentFrames:
-    """Segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with what `windows` read.
+    """ode segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with
+    what `windows` read.
 
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
@@ -200,7 +206,8 @@ def _segment_frames(
 ) -> SegmentFrames:
     complete = np.isin(plan.wanted, list(images))
     for frames in plan.partners.values():
-        # All streams have the same frames: one whose neighbours are lost is missing from every stream.
+        # All streams have the same frames: one whose neighbours are lost is missing from every
+        # stream.
         complete[: len(frames)] &= np.isin(frames, list(images)).all(1)
     own = plan.wanted[complete]
     num_lost = len(plan.wanted) - len(own)
@@ -247,7 +254,9 @@ def _segment_frames(
 
 
 def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for the last k of `own`."""
+    """urn ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for
+    the last k of `sampled`.
+    """
     reach = window.num_frames - 1
     near = before[np.isin(before, plan.before[-reach:])] if reach else before[:0]
     frames = np.concatenate([near, own])
@@ -258,7 +267,7 @@ def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndar
 
 @dataclass(frozen=True)
 class _Key:
-    """What tells a video from another. state: of a local file, which may be replaced between two calls."""
+    """The identity of a video. state: of a local file, which may be replaced between two calls."""
 
     uri: str
     state: tuple[int, ...]
@@ -275,7 +284,9 @@ class _Opened:
         self._video: Video | None = None
 
     def video(self, choose: Choose) -> Video:
-        """It in its decoder. decord's is opened anew for each segment: it may keep traces of what it met."""
+        """urn the video in its decoder. decord's is opened anew for each segment: it may keep
+        traces of what it met.
+        """
         if not isinstance(self._video, PyAvVideo):
             self._close_video()
             key = self.key
@@ -284,7 +295,7 @@ class _Opened:
         return self._video
 
     def close(self) -> None:
-        """Closes the file. A copy has no name, so it is gone then, or with the process."""
+        """Close the file. A copy has no name, so it is gone then, or with the process."""
         self._close_video()
         self._files.close()
 
@@ -300,7 +311,7 @@ _kept: _Opened | None = None
 
 @contextmanager
 def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
-    """The video, which stays open for the next segment unless this is the last one or fails."""
+    """ld the video, which stays open for the next segment unless this is the last one or fails."""
     global _kept
     with reading(uri):
         key = _Key(uri, _state(uri), picture, decode)
@@ -327,8 +338,9 @@ def _state(uri: str) -> tuple[int, ...]:
 
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """The path of a local file; of any other an unlinked local copy, because the timestamps take
-    one pass over the whole file and the pictures others."""
+    """urn the path of a local file; of any other an unlinked local copy, because the timestamps
+    take one pass over the whole file and the pictures others.
+    """
     if (path := local_path(uri)) is not None:
         yield path
         return

@@ -2,10 +2,10 @@
 
 decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
 
-It is used only where its list of the frames (number, times, key frames) is that of the packets. Where
-they differ it gives wrong pictures without a word: after an edit list, the frame five places on; in
-HEVC with open groups of pictures it counts key frames in order of the file, and after a seek gives
-neighbours. docs/decoders.md names the clips.
+It is used only where its list of the frames (number, times, key frames) is that of the packets.
+Where they differ it gives wrong pictures without a word: after an edit list, the frame five places
+on; in HEVC with open groups of pictures it counts key frames in order of the file, and after a seek
+gives neighbours. docs/decoders.md names the clips.
 """
 
 import re
@@ -24,12 +24,13 @@ _TIME_TOLERANCE = 2.0**-20
 
 
 class DecordVideo:
-    """`pipelines.video.decode.Video` by decord, on one thread. It decodes no frame before it is asked for, so it
-    needs no `choose`.
+    """pelines.video.decode.Video` by decord, on one thread.
+
+    It decodes no frame before it is asked for, so it needs no `choose`.
 
     Raises:
-        VideoError: as `pipelines.video.header.open_stream`, and unsupported where decord refuses the file or
-            would give the wrong frames of it.
+        VideoError: as `pipelines.video.header.open_stream`, and unsupported where decord refuses
+            the file or would give the wrong frames of it.
     """
 
     name = "decord"
@@ -78,7 +79,9 @@ class DecordVideo:
             raise VideoError("unsupported", text)
 
     def _difference(self) -> str:
-        """How decord's list of the frames differs from that of the packets; "" where it does not."""
+        """urn the difference of decord's list of frames from that of the packets; "" where there
+        is none.
+        """
         num_frames = len(self._reader)
         if num_frames != len(self.timestamps_s):
             return f"it lists {num_frames} frames, the packets {len(self.timestamps_s)}"
@@ -91,11 +94,11 @@ class DecordVideo:
         return ""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         del self._reader
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """See `pipelines.video.decode.Video`."""
+        """Decode pictures as `pipelines.video.decode.Video` says."""
         images, reason = {}, ""
         crop = slice(self._margin, self._margin + self._crop_px)
         for ordinal in ordinals:
@@ -110,5 +113,5 @@ class DecordVideo:
 
 
 def _reason(error: Exception) -> str:
-    """decord's message without the times of day and the lines of its source."""
+    """Return decord's message without the times of day and the lines of its source."""
     return re.sub(r"\[[\d:]+\] \S+ ", "", str(error).splitlines()[0])

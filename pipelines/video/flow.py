@@ -1,6 +1,7 @@
-"""Optical flow, and the pictures that a network of pictures takes it in as (VU 3.3.4, 5.3.3; METHODS 7).
+"""Optical flow, and its coding as pictures for a network (VU 3.3.4, 5.3.3; METHODS 7).
 
-By OpenCV (the optional extra `flow`). Letters: h, w a picture's height and width, L the flows of a stack.
+By OpenCV (the optional extra `flow`). Letters: h, w a picture's height and width, L the flows of a
+stack.
 """
 
 import functools
@@ -15,44 +16,49 @@ from pipelines.errors import ConfigError
 from pipelines.video import watch
 
 _PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
-"""Seconds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
+"""onds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
 
 _MARGIN = 4.0
 """Older processors take twice as long, and so do cores that share their units."""
 
 
 def require_opencv() -> None:
-    """Does nothing where flow can be computed.
+    """Check that flow can be computed.
 
     Raises:
-        ConfigError: the extra `flow` is not installed, or another package of OpenCV hides its modules.
+        ConfigError: the extra `flow` is not installed, or another package of OpenCV hides its
+            modules.
     """
     try:
         cv2 = _opencv()
     except ImportError as error:
         raise ConfigError(
-            "describe.streams: flow expects the package opencv-contrib-python-headless, which is not "
-            f"installed or does not load ({error}); install video-fisher[flow]"
+            "describe.streams: flow expects the package opencv-contrib-python-headless, which is "
+            f"not installed or does not load ({error}); install video-fisher[flow]"
         ) from error
     if not hasattr(cv2, "optflow"):
         raise ConfigError(
-            f"describe.streams: flow expects OpenCV with its contributed modules, got OpenCV {cv2.__version__} "
-            "without cv2.optflow; uninstall opencv-python and its like, and install video-fisher[flow]"
+            "describe.streams: flow expects OpenCV with its contributed modules, got OpenCV "
+            f"{cv2.__version__} without cv2.optflow; uninstall opencv-python and its like, and "
+            "install video-fisher[flow]"
         )
 
 
 def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarray:
-    """float32 [h, w, 2]: by how many px what is at (x, y) in `before` moves to the right and down until `after`.
+    """urn float32 [h, w, 2]: the px by which the point (x, y) in `before` moves right and down
+    until `after`.
 
     Args:
         before, after: uint8 [h, w], grey.
-        method: dis (dense inverse search, medium preset) or tvl1 (VU 5.4.2's algorithm and library, on the CPU).
+        method: dis (dense inverse search, medium preset) or tvl1 (VU 5.4.2's algorithm and library,
+            on the CPU).
     """
     return _engine(method).calc(before, after, None)
 
 
 def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
-    """uint8 of flow in px: cut off at -bound_px and bound_px, which become 0 and 255; 0 px becomes 128.
+    """urn uint8 of flow in px: cut off at -bound_px and bound_px, which become 0 and 255; 0 px
+    becomes 128.
 
     VU 3.3.4 with bound_px = 40. A level is 2 bound_px / 255 wide: 0.31 px there.
     """
@@ -64,8 +70,8 @@ def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
 def stacks(
     images: dict[int, np.ndarray], frames: np.ndarray, window: FlowWindow, crop_px: int
 ) -> np.ndarray:
-    """uint8 [m, crop_px, crop_px, 2L]: for each of m frames the levels of its L flows, u and v in turn, in order of
-    time, of the centre of the pictures that they were computed on.
+    """urn uint8 [m, crop_px, crop_px, 2L]: for each of m frames the levels of its L flows, u and
+    v in turn, in order of time, of the centre of the pictures that they were computed on.
 
     Args:
         images: {ordinal: uint8 [h, w, 3]}, of one size, with every ordinal in `frames`.
@@ -87,7 +93,8 @@ def stacks(
 
 
 def limit_s(windows: tuple[Window, ...], num_frames: int, side_px: int) -> float:
-    """Seconds within which the flow of a segment is expected; 0 where no window is of flow.
+    """urn the seconds within which the flow of a segment is expected; 0 where no window is of
+    flow.
 
     Args:
         num_frames: the most that are sampled of a segment.
@@ -99,19 +106,19 @@ def limit_s(windows: tuple[Window, ...], num_frames: int, side_px: int) -> float
 
 
 def centre(image: np.ndarray, crop_px: int) -> np.ndarray:
-    """The centre [crop_px, crop_px, ...] of an image [h, w, ...]."""
+    """Return the centre [crop_px, crop_px, ...] of an image [h, w, ...]."""
     top, left = ((side - crop_px) // 2 for side in image.shape[:2])
     return image[top : top + crop_px, left : left + crop_px]
 
 
 def opencv_version() -> str:
-    """Such as 5.0.0."""
+    """Return the version, such as 5.0.0."""
     return _opencv().__version__
 
 
 @functools.cache
 def _opencv() -> ModuleType:
-    """Not loaded at the top: it is optional, and few processes need it."""
+    """Load OpenCV. Not at the top: it is optional, and few processes need it."""
     import cv2
 
     # One thread, as all decoding: the processes share the machine's cores.
@@ -122,7 +129,7 @@ def _opencv() -> ModuleType:
 
 @functools.cache
 def _engine(method: str) -> Any:
-    """OpenCV's object for a method. It keeps its buffers for the next call."""
+    """Return OpenCV's object for a method. It keeps its buffers for the next call."""
     cv2 = _opencv()
     engines = {
         "dis": lambda: cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_MEDIUM),

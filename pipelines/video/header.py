@@ -1,8 +1,9 @@
-"""What the header of a video says, and VideoError, the only error that a video may cause.
+"""The header of a video, and VideoError, the only error that a video may cause.
 
-The video stream of a file is the one that FFmpeg calls best (`av_find_best_stream`): one that is marked as default;
-of several the one with most frames, counted up to five, in what opening the file reads; then the one of the highest bit
-rate; then the first. Where that is cover art (an attached picture), the file holds no video.
+The video stream of a file is the one that FFmpeg calls best (`av_find_best_stream`): one that is
+marked as default; of several the one with most frames, counted up to five, in what opening the file
+reads; then the one of the highest bit rate; then the first. Where that is cover art (an attached
+picture), the file holds no video.
 """
 
 import errno
@@ -55,15 +56,18 @@ _ROTATION_PACKETS = 64
 _MAX_INT = 2**31 - 1
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 
-# What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only that a
-# frame is too large is logged alone: `decode_packet` finds it there.
+# What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only
+# that a frame is too large is logged alone: `decode_packet` finds it there.
 av.logging.set_level(av.logging.ERROR)
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class VideoError(Exception):
-    """A video cannot be read, in part or at all. Becomes a row, never the end of a job."""
+    """error of a video that cannot be read, in part or at all.
+
+    Becomes a row, never the end of a job.
+    """
 
     def __init__(self, error_type: ErrorType, message: str) -> None:
         super().__init__(error_type, message)
@@ -96,7 +100,8 @@ class VideoFacts:
 
 
 def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
-    """The header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://, memory://).
+    """d the header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://,
+    memory://).
 
     Reads the header and the packets up to the first frame, which carries the rotation.
 
@@ -129,7 +134,9 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[str | BinaryIO]:
-    """What FFmpeg opens: the path of a local file, else a file object that reads ahead a little."""
+    """urn a source for FFmpeg: the path of a local file, else a file object that reads ahead a
+    little.
+    """
     if (path := local_path(uri)) is not None:
         yield path
         return
@@ -138,7 +145,7 @@ def open_source(uri: str) -> Iterator[str | BinaryIO]:
 
 
 def local_path(uri: str) -> str | None:
-    """The absolute path of a local URI, None of any other."""
+    """Return the absolute path of a local URI, None of any other."""
     if "://" not in uri:
         # Absolute, because FFmpeg takes "a:b.mp4" for a protocol named a.
         return os.path.abspath(uri)
@@ -148,7 +155,7 @@ def local_path(uri: str) -> str | None:
 
 @contextmanager
 def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
-    """The file object that fsspec gives for `uri`."""
+    """Return the file object that fsspec gives for `uri`."""
     files, path = filesystem(uri)
     with reading(uri):
         try:
@@ -164,7 +171,7 @@ def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryI
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Turns what storage raises into VideoError."""
+    """Turn errors of storage into VideoError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -179,10 +186,10 @@ def reading(uri: str) -> Iterator[None]:
 def open_stream(
     source: str | BinaryIO, uri: str, max_frame_px: int = Decode.max_frame_px
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its best video stream, with a decoder that uses one thread.
+    """Open the container and its best video stream, with a decoder that uses one thread.
 
-    Frames of more than max_frame_px are refused before there is memory for them: by the header now, by
-    `decode_packet` later.
+    Frames of more than max_frame_px are refused before there is memory for them: by the header now,
+    by `decode_packet` later.
 
     Raises:
         VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream, unsupported or
@@ -215,14 +222,17 @@ def open_stream(
         context.thread_type, context.thread_count = "NONE", 1
         if context.width * context.height > max_frame_px:
             num_px = context.width * context.height
-            text = f"{context.width}x{context.height} = {num_px} pixels, at most {max_frame_px} are decoded"
+            text = (
+                f"{context.width}x{context.height} = {num_px} pixels, at most {max_frame_px} are "
+                "decoded"
+            )
             raise VideoError("frame_too_large", f"{uri}: {text}; raise decode.max_frame_px")
         context.options = options
         yield container, stream
 
 
 def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
-    """The frames that come out when `packet` goes in (None: the last ones).
+    """Return the frames that come out when `packet` goes in (None: the last ones).
 
     Raises:
         VideoError: frame_too_large, where the header said less.
@@ -247,9 +257,9 @@ def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[Vid
 
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """Signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is shown at
-    (a x + c y, b x + d y), y downwards. None where there is none or it turns by no multiple of 90
-    degrees.
+    """urn the signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is
+    shown at (a x + c y, b x + d y), y downwards. None where there is none or it turns by no
+    multiple of 90 degrees.
     """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
@@ -262,7 +272,7 @@ def display_matrix(frame: VideoFrame) -> np.ndarray | None:
 
 
 def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
-    """Degrees counter-clockwise by which players turn the frame."""
+    """Return the degrees counter-clockwise by which players turn the frame."""
     return frame.rotation % 360 if display_matrix(frame) is not None else 0
 
 

@@ -6,7 +6,8 @@ trusted, for it has parsed a hostile file: it may stop in the middle of an answe
 rubbish, fork or close its end. Both directions speak `pipelines.video.messages`, which makes
 nothing but values of the types that are declared.
 
-No process pool of a library: docs/decoders.md says which were tried, and what each does not survive.
+No process pool of a library: docs/decoders.md says which were tried, and what each does not
+survive.
 """
 
 import contextlib
@@ -41,23 +42,25 @@ _EXIT_S = 5.0
 """How long a child that closed its end may take to be gone by itself, and a killed one at all."""
 
 _POLL_S = 0.1
-"""How often the parent looks whether a silent child still lives: a process that it forked may keep the pipe open."""
+""" often the parent looks whether a silent child still lives: a process that it forked may keep
+the pipe open.
+"""
 
 _MAX_MESSAGE = 2000
 _RESERVE_BYTES = 2**30
-"""Address space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
+"""ress space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
 
 _BUFFER_BYTES = 2**20
 _Result = TypeVar("_Result")
 
 
 class IsolatedDecoder:
-    """Runs functions such as `probe` and `decode_segment` in one child process.
+    """A decoder that runs functions such as `probe` and `decode_segment` in one child process.
 
     decode.timeout_s bounds a call, decode.frame_timeout_s the time between two signs of life in it
-    (`pipelines.video.watch`); decode.memory_bytes bounds what the calls allocate on top of what the child
-    holds when it has started (on Linux; other systems set no such limit). One call at a time: not for
-    several threads. Use as a context manager, or close it.
+    (`pipelines.video.watch`); decode.memory_bytes bounds what the calls allocate on top of what the
+    child holds when it has started (on Linux; other systems set no such limit). One call at a time:
+    not for several threads. Use as a context manager, or close it.
 
     Args:
         flow_s: what a call may take for optical flow, on top of decode.timeout_s.
@@ -114,7 +117,7 @@ class IsolatedDecoder:
         return self._decode.timeout_s + self._flow_s
 
     def close(self) -> None:
-        """Ends the child and what it forked, whatever they are doing."""
+        """End the child and its children, whatever they are doing."""
         if self._child is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -132,15 +135,17 @@ class IsolatedDecoder:
         self.close()
 
     def _is_waiting(self) -> bool:
-        """Whether a child can take a call: it lives, and has sent nothing that was not asked for."""
+        """Return whether a child can take a call: it lives, and has sent nothing unasked."""
         if self._child is None or self._child.poll() is not None or self._has_grown():
             return False
         return not select.select([self._pipe], [], [], 0)[0]
 
     def _has_grown(self) -> bool:
-        """Whether earlier calls have left half of memory_bytes behind: the next gets another child.
+        """urn whether earlier calls have left half of memory_bytes behind: the next gets another
+        child.
 
-        The parent looks, because a child that ended itself could be gone just when it is sent a call.
+        The parent looks, because a child that ended itself could be gone just when it is sent a
+        call.
         """
         if sys.platform != "linux":
             return False
@@ -172,7 +177,8 @@ class IsolatedDecoder:
         except (EOFError, OSError, messages.MessageError):
             self.close()
             raise RuntimeError(
-                f"the decoder process did not start within {_START_S:g} s; its output says why: {code}"
+                f"the decoder process did not start within {_START_S:g} s; its output says why: "
+                f"{code}"
             ) from None
 
     def _send(self, parts: list[bytes | memoryview], end: float) -> None:
@@ -204,7 +210,7 @@ class IsolatedDecoder:
         return content
 
     def _death(self) -> VideoError:
-        """Why the child that closed its end of the pipe is gone."""
+        """Return why the child that closed its end of the pipe is gone."""
         try:
             exit_code = self._child.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
@@ -239,7 +245,7 @@ def _types(function: Callable) -> dict[str, Any]:
 
 
 def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_bytes: int) -> None:
-    """The child: answers calls until the parent closes its end of the pipe, or is gone."""
+    """Answer calls in the child until the parent closes its end of the pipe, or is gone."""
     # Loaded now, so that calls are quick, and memory_bytes comes on top of what this takes.
     import pipelines.video.decode  # noqa: F401
 
@@ -268,7 +274,7 @@ def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_by
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Limits this process to that much more than it holds now."""
+    """Limit this process to that much more memory than it has now."""
     # No core dumps: a crash becomes a row, and a copy of its memory would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
@@ -284,7 +290,7 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 def _next_request(requests: BinaryIO) -> tuple[Any, list[np.ndarray]] | None:
-    """The parent's next call; None when it has closed the pipe or is gone."""
+    """Return the parent's next call; None when it has closed the pipe or is gone."""
 
     def read(size: int) -> memoryview:
         content = requests.read(size)
@@ -298,7 +304,7 @@ def _next_request(requests: BinaryIO) -> tuple[Any, list[np.ndarray]] | None:
 
 
 def _end_session() -> NoReturn:
-    """Ends this process and what it forked."""
+    """End this process and its children."""
     os.killpg(os.getsid(0), signal.SIGKILL)
     raise SystemExit
 
@@ -339,7 +345,7 @@ def _failure(error_type: str, message: str) -> list[bytes | memoryview]:
 
 
 def _as_text(message: str) -> str:
-    """A message that any table can hold: names of files may hold bytes that are no text."""
+    """Return a message that any table can hold: names of files may hold bytes that are no text."""
     return _cut(message).encode("utf-8", "backslashreplace").decode()
 
 
@@ -348,12 +354,12 @@ def _cut(message: str) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Type and message, also of an exception whose message cannot be made."""
+    """Return type and message, also of an exception whose message cannot be made."""
     return traceback.format_exception_only(error)[-1].strip()
 
 
 def status_bytes(name: str, process: int | str = "self") -> int:
-    """A size in /proc/PROCESS/status (Linux), such as VmData or VmHWM.
+    """Return a size in /proc/PROCESS/status (Linux), such as VmData or VmHWM.
 
     Raises:
         OSError: the process has ended.
@@ -366,7 +372,7 @@ def status_bytes(name: str, process: int | str = "self") -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held; 0 where the system does not say."""
+    """Return the most memory that this process ever had; 0 where the system does not say."""
     return status_bytes("VmHWM") if sys.platform == "linux" else 0
 
 

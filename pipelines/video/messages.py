@@ -34,7 +34,7 @@ _INT_BITS = 64
 
 
 class MessageError(ValueError):
-    """The message is not of the expected form."""
+    """An error of a message that is not of the expected form."""
 
 
 def pack(value: object) -> list[bytes | memoryview]:

@@ -1,8 +1,8 @@
-"""The packets of one video stream: listed in one pass without decoding, then given again in spans.
+"""The packets of one video stream: listed in one pass without decoding, then read again in spans.
 
 Packets of a small stream are kept, so that its file is opened and read once. A longer file is read
-again, with a seek where much lies between two spans. Where a seek leads to packets that were not listed so, the
-file is read in order.
+again, with a seek where much lies between two spans. Where a seek leads to packets that were not
+listed so, the file is read in order.
 """
 
 import itertools
@@ -36,13 +36,14 @@ _VP8_SHOW_FRAME = 0x10
 
 @dataclass(frozen=True)
 class Packets:
-    """What the n packets of a stream say, in order of the file. Numbers only.
+    """Numbers of the n packets of a stream, in order of the file.
 
     Attributes:
-        tick: int64 [n], when the packet's frame is first shown, in units of time_base; NO_TICK: unknown.
+        tick: int64 [n], when the packet's frame is first shown, in units of time_base; NO_TICK:
+            unknown.
         is_key, is_shown: bool [n].
-        mark: int64 [n, 4], what a packet is known by when it is read again: display time, decoding time,
-            place in the file, size.
+        mark: int64 [n, 4], what a packet is known by when it is read again: display time, decoding
+            time, place in the file, size.
     """
 
     tick: np.ndarray
@@ -52,7 +53,7 @@ class Packets:
 
 
 class PacketReader:
-    """The best video stream of a file, open. Close it, or leave that to its end.
+    """A reader of the best video stream of a file. Close it, or leave that to its end.
 
     Raises:
         VideoError: as `pipelines.video.header.open_stream`.
@@ -71,11 +72,11 @@ class PacketReader:
 
     @property
     def context(self) -> VideoCodecContext:
-        """The decoder."""
+        """Return the decoder."""
         return self.stream.codec_context
 
     def reopen(self) -> None:
-        """Starts again from nothing: a decoder keeps traces of what it met."""
+        """Start again from nothing: a decoder keeps traces of earlier packets."""
         self.close()
         self.container, self.stream = self._file.enter_context(self._open())
         self._demuxed = packets(self.container, self.stream)
@@ -85,7 +86,7 @@ class PacketReader:
         self._file.close()
 
     def scan(self) -> Packets:
-        """All packets. One pass over the file."""
+        """List all packets in one pass over the file."""
         is_vp8 = self.context.name == "vp8"
         ticks, marks = array("q"), array("q")
         keys, shown = bytearray(), bytearray()
@@ -112,7 +113,7 @@ class PacketReader:
         return self._listed
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
-        """The packets first..last, counted in order of the file from 0.
+        """Yield the packets first..last, counted in order of the file from 0.
 
         Ends early where the file, after a seek, does not give what was listed: it is then read in
         order from its start the next time.
@@ -133,7 +134,7 @@ class PacketReader:
                 return
 
     def _go_to(self, first: int) -> None:
-        """Makes the next packet `first` or one before it."""
+        """Seek so that the next packet is `first` or one before it."""
         sizes = self._listed.mark[self._next : first, 3]
         if self._next <= first and sizes.sum() < SEEK_BYTES:
             return
@@ -144,7 +145,7 @@ class PacketReader:
             self.reopen()
 
     def _seek(self, first: int) -> bool:
-        """Whether a seek led to a listed packet that is `first` or before it."""
+        """Return whether a seek led to a listed packet that is `first` or before it."""
         # Some containers are indexed by display time, others by decoding time, which is no later.
         return any(self._seek_time(tick, first) for tick in self._listed.mark[first, :2].tolist())
 
@@ -172,7 +173,7 @@ class PacketReader:
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of the stream. One that cannot be read ends the file."""
+    """Yield the packets of the stream. One that cannot be read ends the file."""
     try:
         for packet in container.demux(stream):
             watch.alive()

@@ -1,11 +1,12 @@
 """Frames through PyAV: choose by the timestamps of all packets, then decode only what is needed.
 
 Packets are listed without decoding. To reach a frame, decoding starts at the last packet before it
-that the file marks as a key frame. The spans of packets that this takes are joined where they overlap,
-so that the file's distance between key frames decides: one span from start to end where key frames are
-rare, one per group of samples or per sample where they are frequent. Within a span, frames that no other
-one is predicted from are passed over, where their codec says which these are. Frames that cannot be
-decoded so are tried again with every frame of the span, then with every frame from the start of the file.
+that the file marks as a key frame. The spans of packets that this takes are joined where they
+overlap, so that the file's distance between key frames decides: one span from start to end where
+key frames are rare, one per group of samples or per sample where they are frequent. Within a span,
+frames that no other one is predicted from are passed over, where their codec says which these are.
+Frames that cannot be decoded so are tried again with every frame of the span, then with every frame
+from the start of the file.
 """
 
 import itertools
@@ -39,9 +40,10 @@ _MAX_REORDERED = 16
 """Most frames that a decoder holds back to bring them into the order of display (H.264, HEVC)."""
 
 _MARKS_UNREFERENCED = ("h264", "mpeg1video", "mpeg2video")
-"""Codecs that mark the frames which no other one is predicted from, and whose decoders can pass these
-over. Not HEVC, whose mark excludes only the frames of the same temporal layer, nor VP8, where such a
-frame may change how the next one is read."""
+"""ecs that mark the frames which no other one is predicted from, and whose decoders can pass
+these over. Not HEVC, whose mark excludes only the frames of the same temporal layer, nor VP8, where
+such a frame may change how the next one is read.
+"""
 
 Choose = Callable[[np.ndarray, float, np.ndarray], list[int]]
 """Ordinals of the frames to take from a video of these timestamps_s, end_s and is_key."""
@@ -58,8 +60,8 @@ class _Listing:
     Attributes:
         ticks: int64 [n], ascending, each once: when a frame is first shown, in units of time_base.
         is_key: bool [n].
-        first, last: int64 [n], the packets to decode for a frame, counted in order of the file; `last`
-            is the frame's own.
+        first, last: int64 [n], the packets to decode for a frame, counted in order of the file;
+            `last` is the frame's own.
     """
 
     ticks: np.ndarray
@@ -72,8 +74,8 @@ class PyAvVideo:
     """`pipelines.video.decode.Video` by PyAV, on one thread.
 
     Args:
-        choose: which frames `pictures` will be asked for. A file that must be decoded to be listed calls it
-            with a guess of its listing, to keep these frames while it is decoded.
+        choose: which frames `pictures` will be asked for. A file that must be decoded to be listed
+            calls it with a guess of its listing, to keep these frames while it is decoded.
 
     Attributes:
         is_listed_by_decoding: the packets do not say which frames are shown when.
@@ -117,11 +119,11 @@ class PyAvVideo:
         self.is_key = self._listing.is_key
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._reader.close()
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """See `pipelines.video.decode.Video`."""
+        """Decode pictures as `pipelines.video.decode.Video` says."""
         images = {ordinal: self._early[ordinal] for ordinal in ordinals if ordinal in self._early}
         reason = ""
         for can_skip, from_start in ((True, False), (False, False), (False, True)):
@@ -138,13 +140,13 @@ class PyAvVideo:
         return images, reason
 
     def _times(self, ticks: np.ndarray) -> tuple[np.ndarray, float]:
-        """timestamps_s and end_s."""
+        """Return timestamps_s and end_s."""
         start = ticks[0] if len(ticks) else 0
         timestamps_s = (ticks - start) * self._time_base.numerator / self._time_base.denominator
         return timestamps_s, end_of(timestamps_s, float(self._fps) if self._fps else None)
 
     def _list_decoded(self, guess: frozenset[int]) -> _Listing:
-        """The listing by decoding all packets.
+        """Return the listing by decoding all packets.
 
         The frames that are about to be asked for, if `guess` is right, are taken on the way, which
         saves decoding them once more.
@@ -193,11 +195,12 @@ class PyAvVideo:
     def _decoded(
         self, runs: list[tuple[int, int]], needed: frozenset[int]
     ) -> Iterator[tuple[int, VideoFrame | None, str]]:
-        """(tick, frame, flaw) of what the decoder gives for the packets of `runs`; "" is no flaw.
+        """ld (tick, frame, flaw) of each frame from the decoder for the packets of `runs`; "" is
+        no flaw.
 
-        After lost data all frames up to the next key frame have a flaw: they may be wrong without the
-        decoder saying so. Ticks are those of the packets or, where the file is listed by decoding, of
-        the moment of decoding.
+        After lost data all frames up to the next key frame have a flaw: they may be wrong without
+        the decoder saying so. Ticks are those of the packets or, where the file is listed by
+        decoding, of the moment of decoding.
 
         Args:
             needed: the ticks of the frames that are wanted, where others that nothing is predicted
@@ -232,7 +235,7 @@ class PyAvVideo:
     def _decoded_after(
         self, tick: int, frame: VideoFrame | None, images: dict[int, np.ndarray]
     ) -> list[int]:
-        """Of the frames shown so far those that may have been predicted from a damaged `frame`.
+        """Return the frames shown so far that may have been predicted from a damaged `frame`.
 
         A frame that is shown before another one can be decoded after it.
         """
@@ -259,7 +262,9 @@ class PyAvVideo:
 
 
 def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
-    """The image [h, w] or [h, w, 3] as players show it; `signs` as from `pipelines.video.header.display_matrix`."""
+    """urn the image [h, w] or [h, w, 3] as players show it; `signs` are of
+    `pipelines.video.header.display_matrix`.
+    """
     if signs is None:
         return image
     (a, b), (c, d) = signs
@@ -267,7 +272,7 @@ def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
 
 
 def _list_shown(packets: Packets) -> _Listing:
-    """The listing by what the packets say."""
+    """Return the listing by the packets' numbers."""
     # The last of equal ones, so that both have been decoded when the frame is.
     own = np.flatnonzero(packets.is_shown)[::-1]
     unique, place = np.unique(packets.tick[own], return_index=True)
@@ -277,8 +282,9 @@ def _list_shown(packets: Packets) -> _Listing:
 
 
 def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
-    """ticks and is_key of AVI with B-frames, which are right for most files: each packet that is not empty holds
-    one frame, shown when the next one is decoded."""
+    """urn ticks and is_key of AVI with B-frames, which are right for most files: each packet
+    that is not empty holds one frame, shown when the next one is decoded.
+    """
     _, decoded, _, size = packets.mark.T
     holds = size > 1
     ticks = decoded[holds]
@@ -286,13 +292,14 @@ def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tells_frames_apart(packets: Packets) -> bool:
-    """Whether each packet has a display time of its own, which its frame carries."""
+    """Return whether each packet has a display time of its own, which its frame carries."""
     shown = packets.mark[:, 0]
     return bool((shown != NO_TICK).all()) and len(np.unique(shown)) == len(shown)
 
 
 def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
-    """For each packet the last key packet that is neither read nor shown after it; else packet 0.
+    """urn for each packet the last key packet that is neither read nor shown after it; else
+    packet 0.
 
     A frame that is read after a key frame but shown before it may need what comes before that.
     """
@@ -305,7 +312,7 @@ def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> n
 
 
 def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
-    """The spans of packets first..last, joined where they overlap, in order of the file."""
+    """Return the spans of packets first..last, joined where they overlap, in order of the file."""
     runs: list[tuple[int, int]] = []
     for start, stop in sorted(zip(first.tolist(), last.tolist(), strict=True)):
         if runs and start <= runs[-1][1]:
@@ -318,7 +325,9 @@ def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
 def _decode_packet(
     context: VideoCodecContext, packet: Packet | None
 ) -> tuple[list[VideoFrame], str]:
-    """The frames that come out when `packet` goes in (None: the last ones), or the complaint."""
+    """urn the frames that come out when `packet` goes in (None: the last ones), or the
+    complaint.
+    """
     if packet is not None and packet.is_corrupt:
         return [], "a packet is incomplete"
     try:
@@ -330,10 +339,10 @@ def _decode_packet(
 
 
 def _start_flaw(packet: Packet, index: int) -> str:
-    """What is wrong with decoding from `packet` until the decoder itself reports a key frame.
+    """Return the flaw of decoding from `packet` until the decoder itself reports a key frame.
 
-    The key frame before an edit list's first frame is decoded but not given out. Nothing tells whether
-    that went well, so the file is believed.
+    The key frame before an edit list's first frame is decoded but not given out. Nothing tells
+    whether that went well, so the file is believed.
     """
     if packet.is_keyframe and (index == 0 or packet.is_discard):
         return ""

@@ -1,4 +1,4 @@
-"""Which frames of a video are described (METHODS 1), and how they are cut into segments.
+"""The sampling of a video's frames (METHODS 1), and their segments.
 
 Letters: n frames shown, D seconds of video, t a time in seconds after the first frame is shown.
 
@@ -33,14 +33,15 @@ _TICK_S = 1e-6
 
 @dataclass(frozen=True)
 class SegmentPlan:
-    """Ordinals (places among the n shown frames) of one segment.
+    """The ordinals (positions among the n shown frames) of one segment.
 
     Attributes:
         wanted: int64 [m], m <= 64, the segment's own frames, in order of time.
-        before: int64 [b], the sampled frames before the first of `wanted`, as many as the longest window of
-            sampled frames reads; fewer in the first segment, none where `wanted` is empty.
-        partners: {window of source frames: int64 [m, num_frames]}, what it reads for each of `wanted`;
-            [0, num_frames] where the video is too short for it.
+        before: int64 [b], the sampled frames before the first of `wanted`, as many as the longest
+            window of sampled frames reads; fewer in the first segment, none where `wanted` is
+            empty.
+        partners: {window of source frames: int64 [m, num_frames]}, what it reads for each of
+            `wanted`; [0, num_frames] where the video is too short for it.
         num_unplanned: sampled frames that no planned segment takes; 0 but for the last segment.
     """
 
@@ -51,13 +52,13 @@ class SegmentPlan:
 
     @property
     def ordinals(self) -> list[int]:
-        """Of the frames to decode, ascending, each once."""
+        """Return the ordinals of the frames to decode, ascending, each once."""
         read = [self.before, self.wanted, *(frames.ravel() for frames in self.partners.values())]
         return np.unique(np.concatenate(read)).tolist()
 
 
 def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
-    """Segments to plan for a video, at least 1, from its header alone.
+    """Return the number of segments to plan for a video, at least 1, from its header alone.
 
     The real frames decide later: a video shorter than its header leaves the last segments empty,
     and frames beyond the plan are reported as missing by the last one.
@@ -66,7 +67,7 @@ def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
 
 
 def segment_frames(sampling: Sampling) -> int:
-    """The most sampled frames that a segment has, whatever the video."""
+    """Return the most sampled frames that a segment of any video has."""
     return min(SEGMENT_FRAMES, _planned_frames(MAX_DURATION_S, sampling))
 
 
@@ -89,7 +90,7 @@ def _planned_frames(duration_s: float | None, sampling: Sampling) -> int:
 def sample_frames(
     sampling: Sampling, timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray
 ) -> np.ndarray:
-    """Ordinals of the sampled frames of a whole video: int64, ascending, each once.
+    """Return the ordinals of the sampled frames of a whole video: int64, ascending, each once.
 
     Args:
         timestamps_s: float64 [n], ascending, the first is 0: when each frame is first shown.
@@ -116,7 +117,9 @@ def sample_frames(
 
 
 def end_of(timestamps_s: np.ndarray, fps: float | None) -> float:
-    """D of a video: its last frame is shown as long as frames usually are (containers seldom know)."""
+    """urn D of a video: its last frame is shown as long as frames usually are (containers seldom
+    know).
+    """
     if len(timestamps_s) > 1:
         return float(timestamps_s[-1] + np.median(np.diff(timestamps_s)))
     return 1 / fps if len(timestamps_s) and fps else 0.0
@@ -129,7 +132,9 @@ def plan_segment(
     timestamps_s: np.ndarray,
     windows: tuple[Window, ...] = (FRAME,),
 ) -> SegmentPlan:
-    """The part of a video's sampled `ordinals` that segment `segment` of `num_segments` decodes."""
+    """urn the part of a video's sampled `ordinals` that segment `segment` of `num_segments`
+    decodes.
+    """
     start = segment * SEGMENT_FRAMES
     wanted = ordinals[start : start + SEGMENT_FRAMES]
     is_last = segment == num_segments - 1
@@ -147,14 +152,16 @@ def plan_segment(
 
 
 def window_frames(window: Window, ordinals: np.ndarray, timestamps_s: np.ndarray) -> np.ndarray:
-    """Ordinals int64 [m, num_frames] of the source frames that `window` reads for each sampled frame.
+    """urn ordinals int64 [m, num_frames] of the source frames that `window` reads for each
+    sampled frame.
 
-    The last is the sampled frame itself. Near the start of the video, where the window would begin before
-    the first frame, all of it is moved to where it begins with that: each sampled frame has one, and all
-    lie inside the video. A video that is shorter than the window gives [0, num_frames].
+    The last is the sampled frame itself. Near the start of the video, where the window would begin
+    before the first frame, all of it is moved to where it begins with that: each sampled frame has
+    one, and all lie inside the video. A video that is shorter than the window gives [0,
+    num_frames].
 
-    With `gap_s` the others are those shown nearest to the times `gap_s`, 2 `gap_s`, ... before the last one's,
-    and earlier than it.
+    With `gap_s` the others are those shown nearest to the times `gap_s`, 2 `gap_s`, ... before the
+    last one's, and earlier than it.
     """
     back = np.arange(window.num_frames - 1, -1, -1)
     if window.gap:
@@ -173,7 +180,7 @@ def window_frames(window: Window, ordinals: np.ndarray, timestamps_s: np.ndarray
 
 
 def _targets(sampling: Sampling, end_s: float) -> np.ndarray:
-    """Times, in seconds, at which frames are wanted."""
+    """Return the times, in seconds, at which frames are sampled."""
     if sampling.policy in ("uniform", "segments"):
         return (np.arange(sampling.num_frames) + 0.5) * end_s / sampling.num_frames
     if sampling.policy == "fps":
@@ -182,7 +189,7 @@ def _targets(sampling: Sampling, end_s: float) -> np.ndarray:
 
 
 def _every(step_s: float, end_s: float) -> np.ndarray:
-    """0, step, 2 step, ... below end_s; 0 in any case."""
+    """Return 0, step, 2 step, ... below end_s; 0 in any case."""
     return np.arange(max(1, math.ceil((end_s - _TICK_S) / step_s))) * step_s
 
 
@@ -192,8 +199,9 @@ def _shown_at(timestamps_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
 
 
 def _nearest(times_s: np.ndarray, targets_s: np.ndarray, tolerance_s: float) -> np.ndarray:
-    """Places in the ascending `times_s` of those nearest to a target, the earlier one of two, and no
-    farther from it than `tolerance_s`."""
+    """urn the indices in the ascending `times_s` of those nearest to a target, the earlier one
+    of two, and no farther from it than `tolerance_s`.
+    """
     if len(times_s) == 0:
         return np.empty(0, np.int64)
     middles_s = (times_s[1:] + times_s[:-1]) / 2

@@ -1,7 +1,7 @@
 """The Ray callables that touch videos: headers and frames, both through a child that can be killed.
 
-Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray. No torch
-here: a node may run many of these. A row that fails is returned with its reason.
+Arrow table in, Arrow table out, one object per actor; ordinary classes that work without Ray. No
+torch here: a node may run many of these. A row that fails is returned with its reason.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ _FRAMES = pa.schema(
 
 
 class ProbeVideos:
-    """Manifest rows to VIDEOS rows, from headers."""
+    """A mapper of manifest rows to VIDEOS rows, from headers."""
 
     def __init__(self, sampling: Sampling, decode: Decode, meter: Meter = SILENT) -> None:
         logs.configure()
@@ -82,7 +82,7 @@ class ProbeVideos:
 
 
 def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
-    """A VIDEOS row with status ok, of a manifest row and what its header says."""
+    """Return a VIDEOS row with status ok, of a manifest row and its header."""
     return {
         **row,
         **{name: getattr(facts, name, None) for name in FACTS},
@@ -95,7 +95,7 @@ def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
 
 
 def plan_segments(videos: pa.Table) -> pa.Table:
-    """SEGMENTS rows of VIDEOS rows."""
+    """Return the SEGMENTS rows of VIDEOS rows."""
     counts = videos["num_segments"].to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -112,7 +112,8 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 
 
 class DecodeSegments:
-    """SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable child.
+    """apper of SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable
+    child.
 
     A row's column `decoder`, if it is there and not empty, stands before that of the settings.
 
@@ -157,7 +158,7 @@ class DecodeSegments:
         spent.tell()
 
     def _row(self, row: dict) -> tuple[dict, float]:
-        """The row, and how many of its seconds were reading from object storage."""
+        """Return the row, and the seconds of it that were reading from object storage."""
         base = {
             "segment_id": row["segment_id"],
             "video_id": row["video_id"],
@@ -208,7 +209,7 @@ class DecodeSegments:
 
 
 def _tell(row: dict) -> None:
-    """Writes to the log of this node why a row is not ok."""
+    """Log on this node why a row is not ok."""
     reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
     logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
 

@@ -1,4 +1,4 @@
-"""Signs of life of a decoder, so that a step that hangs is ended by the kernel, even in C.
+"""Signs of life of a decoder: the kernel ends a step that hangs, even in C.
 
 A sign is due at least every decode.frame_timeout_s: with each packet read, each frame decoded, each
 block copied. The timer is the process's own, hence it also ends a child whose parent is gone. In
@@ -16,7 +16,7 @@ _end = 0.0
 
 
 def begin(step_s: float, call_s: float) -> None:
-    """From now on SIGALRM ends this process `step_s` seconds after its last sign of life, and in any
+    """Let SIGALRM end this process `step_s` seconds after its last sign of life, and in any
     case `call_s` seconds from now."""
     global _step_s, _end
     _step_s, _end = step_s, time.monotonic() + call_s
@@ -24,14 +24,14 @@ def begin(step_s: float, call_s: float) -> None:
 
 
 def alive() -> None:
-    """A sign of life."""
+    """Give a sign of life."""
     if _step_s:
         left_s = min(_step_s, _end - time.monotonic())
         signal.setitimer(signal.ITIMER_REAL, max(left_s, _SMALLEST_S))
 
 
 def end() -> None:
-    """Ends what `begin` began."""
+    """End the watch that `begin` began."""
     global _step_s
     _step_s = 0.0
     signal.setitimer(signal.ITIMER_REAL, 0)
