@@ -38,14 +38,14 @@ def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
 
 
 GPU_READERS = 8
-"""eads that read for a GPU: what it encodes in a moment takes one thread several times as long
+"""Threads that read for a GPU: what it encodes in a moment takes one thread several times as long
 to fetch and unpack (docs/scale.md). A CPU has one, which waits for the storage while the actor
 computes.
 """
 
 
 class EncodeVideos:
-    """apper of videos, with the rows of their segments, to one vector per codebook; a segment is
+    """A mapper of videos, with the rows of their segments, to one vector per codebook; a segment is
     read once for all streams, while those before it are encoded.
 
     Gives batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector
@@ -115,7 +115,7 @@ class EncodeVideos:
         return table
 
     def _video(self, row: dict, segments: Iterator[pa.Table], spent: Sums) -> list["VideoSums"]:
-        """urn the sums over the segments, of each stream.
+        """Return the sums over the segments, of each stream.
 
         Each segment is encoded alone: what stands beside it in a batch, and so how work was dealt
         out or went on after a crash, must not change its last bits.
@@ -157,7 +157,7 @@ class VideoSums:
 
 @dataclass(frozen=True)
 class StreamEncoders:
-    """encoders of one stream, by column, and the temporal cuts of each; of those in `attentive`
+    """The encoders of one stream, by column, and the temporal cuts of each; of those in `attentive`
     attention is wanted.
     """
 

@@ -109,7 +109,7 @@ def publish_unfitted(
 
 
 def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
-    """urn the number of codebooks fitted at once on today's cluster: no node is started for more
+    """Return the number of codebooks fitted at once on today's cluster: no node is started for more
     than one.
     """
     there = ray.cluster_resources()
@@ -124,7 +124,7 @@ def num_teams(tasks: list[Task], store: Store, config: Config) -> int:
 def scarcities(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> list[str]:
-    """urn a line for each codebook with few descriptors for its size, and what to set; one for
+    """Return a line for each codebook with few descriptors for its size, and what to set; one for
     all folds of an encoder.
     """
     samples = {
@@ -214,7 +214,7 @@ def publish(
     curves: list[dict],
     seconds: float,
 ) -> None:
-    """lish the files of a fit, CURVES where there are some, and last the mark that all is there."""
+    """Publish the files of a fit, CURVES where there are some, and last the mark that all is there."""
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:
@@ -296,7 +296,7 @@ def fit_sample(
 
 
 def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
-    """urn the group number of each video, in the order of the videos; one without a group is its
+    """Return the group number of each video, in the order of the videos; one without a group is its
     own.
     """
     if not task.groups:

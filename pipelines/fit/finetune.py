@@ -161,7 +161,7 @@ def plan(job: Job) -> Plan:
 
 
 def train(todo: Plan) -> None:
-    """lish FRAMES, then train in one Ray Train run; finished parts are kept.
+    """Publish FRAMES, then train in one Ray Train run; finished parts are kept.
 
     The cluster must be connected.
 
@@ -182,7 +182,7 @@ def failed_fraction(todo: Plan) -> float:
 
 
 class KeepFrames:
-    """apper of decoded segments to FRAMES rows with at most `most` frames each, drawn with the
+    """A mapper of decoded segments to FRAMES rows with at most `most` frames each, drawn with the
     seed.
     """
 

@@ -1,4 +1,4 @@
-"""Ray Train side of the end-to-end training: pictures and labels to new weights, with
+"""The Ray Train side of the end-to-end training: pictures and labels to new weights, with
 checkpoints.
 """
 
@@ -96,7 +96,7 @@ def _fit(setting: dict) -> None:
 def read_share(
     store: Store, frames: str, crop_px: int, team: Team
 ) -> tuple[torch.Tensor, list[str]]:
-    """urn this worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole
+    """Return this worker's pictures uint8 [f, crop_px, crop_px, 3] and the video of each; whole
     videos, in turn.
 
     The pictures are a file that is mapped into memory, and has no name any more when this returns.

@@ -14,7 +14,7 @@ from pipelines.storage.tables import SAMPLES
 
 
 class SampleFrames:
-    """apper of segments (file and row of DESCRIPTORS) to video_id, frame and a column of
+    """A mapper of segments (file and row of DESCRIPTORS) to video_id, frame and a column of
     descriptors per stream.
 
     A frame is kept where a number drawn for (seed, video, frame) is below `rate`, so the sample

@@ -18,7 +18,7 @@ from pipelines.storage.tables import ROWS_PER_FILE, SAMPLES
 
 
 def fit(job: Job) -> tuple[Account, Spent]:
-    """lish codebooks: a seeded sample of training frames per stream, then one Ray Train run for
+    """Publish codebooks: a seeded sample of training frames per stream, then one Ray Train run for
     all that learn from it.
     """
     tasks = fit_tasks(job)
@@ -59,7 +59,7 @@ def fit_tasks(job: Job) -> list[codebooks.Task]:
 
 
 def _sample(job: Job) -> Spent:
-    """lish SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same
+    """Publish SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same
     for all streams.
     """
     streams = list(dict.fromkeys(book.stream for book in job.learning))

@@ -131,7 +131,7 @@ class Video(Protocol):
     is_key: np.ndarray
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """urn {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
+        """Return {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
         the others do not.
 
         Size and crop are those of the `Picture` that the video was opened with.
@@ -153,7 +153,7 @@ def decode_segment(
     decode: Decode,
     windows: tuple[Window, ...] = (FRAME,),
 ) -> SegmentFrames:
-    """ode segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with
+    """Decode segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with
     what `windows` read.
 
     Raises:
@@ -254,7 +254,7 @@ def _segment_frames(
 
 
 def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """urn ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for
+    """Return ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for
     the last k of `sampled`.
     """
     reach = window.num_frames - 1
@@ -284,7 +284,7 @@ class _Opened:
         self._video: Video | None = None
 
     def video(self, choose: Choose) -> Video:
-        """urn the video in its decoder. decord's is opened anew for each segment: it may keep
+        """Return the video in its decoder. decord's is opened anew for each segment: it may keep
         traces of what it met.
         """
         if not isinstance(self._video, PyAvVideo):
@@ -311,7 +311,7 @@ _kept: _Opened | None = None
 
 @contextmanager
 def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
-    """ld the video, which stays open for the next segment unless this is the last one or fails."""
+    """Yield the video, which stays open for the next segment unless this is the last one or fails."""
     global _kept
     with reading(uri):
         key = _Key(uri, _state(uri), picture, decode)
@@ -338,7 +338,7 @@ def _state(uri: str) -> tuple[int, ...]:
 
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """urn the path of a local file; of any other an unlinked local copy, because the timestamps
+    """Return the path of a local file; of any other an unlinked local copy, because the timestamps
     take one pass over the whole file and the pictures others.
     """
     if (path := local_path(uri)) is not None:

@@ -24,7 +24,7 @@ _TIME_TOLERANCE = 2.0**-20
 
 
 class DecordVideo:
-    """pelines.video.decode.Video` by decord, on one thread.
+    """`pipelines.video.decode.Video` by decord, on one thread.
 
     It decodes no frame before it is asked for, so it needs no `choose`.
 
@@ -79,7 +79,7 @@ class DecordVideo:
             raise VideoError("unsupported", text)
 
     def _difference(self) -> str:
-        """urn the difference of decord's list of frames from that of the packets; "" where there
+        """Return the difference of decord's list of frames from that of the packets; "" where there
         is none.
         """
         num_frames = len(self._reader)

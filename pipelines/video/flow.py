@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError
 from pipelines.video import watch
 
 _PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
-"""onds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
+"""Seconds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
 
 _MARGIN = 4.0
 """Older processors take twice as long, and so do cores that share their units."""
@@ -45,7 +45,7 @@ def require_opencv() -> None:
 
 
 def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarray:
-    """urn float32 [h, w, 2]: the px by which the point (x, y) in `before` moves right and down
+    """Return float32 [h, w, 2]: the px by which the point (x, y) in `before` moves right and down
     until `after`.
 
     Args:
@@ -57,7 +57,7 @@ def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarr
 
 
 def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
-    """urn uint8 of flow in px: cut off at -bound_px and bound_px, which become 0 and 255; 0 px
+    """Return uint8 of flow in px: cut off at -bound_px and bound_px, which become 0 and 255; 0 px
     becomes 128.
 
     VU 3.3.4 with bound_px = 40. A level is 2 bound_px / 255 wide: 0.31 px there.
@@ -70,7 +70,7 @@ def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:
 def stacks(
     images: dict[int, np.ndarray], frames: np.ndarray, window: FlowWindow, crop_px: int
 ) -> np.ndarray:
-    """urn uint8 [m, crop_px, crop_px, 2L]: for each of m frames the levels of its L flows, u and
+    """Return uint8 [m, crop_px, crop_px, 2L]: for each of m frames the levels of its L flows, u and
     v in turn, in order of time, of the centre of the pictures that they were computed on.
 
     Args:
@@ -93,7 +93,7 @@ def stacks(
 
 
 def limit_s(windows: tuple[Window, ...], num_frames: int, side_px: int) -> float:
-    """urn the seconds within which the flow of a segment is expected; 0 where no window is of
+    """Return the seconds within which the flow of a segment is expected; 0 where no window is of
     flow.
 
     Args:

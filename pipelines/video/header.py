@@ -64,7 +64,7 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class VideoError(Exception):
-    """error of a video that cannot be read, in part or at all.
+    """An error of a video that cannot be read, in part or at all.
 
     Becomes a row, never the end of a job.
     """
@@ -100,7 +100,7 @@ class VideoFacts:
 
 
 def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
-    """d the header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://,
+    """Read the header of the video at `uri`: a local path, or whatever fsspec opens (s3://, gs://,
     memory://).
 
     Reads the header and the packets up to the first frame, which carries the rotation.
@@ -134,7 +134,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[str | BinaryIO]:
-    """urn a source for FFmpeg: the path of a local file, else a file object that reads ahead a
+    """Return a source for FFmpeg: the path of a local file, else a file object that reads ahead a
     little.
     """
     if (path := local_path(uri)) is not None:
@@ -257,7 +257,7 @@ def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[Vid
 
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """urn the signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is
+    """Return the signs [2, 2] of the frame's display matrix [[a, b], [c, d]]: a pixel at (x, y) is
     shown at (a x + c y, b x + d y), y downwards. None where there is none or it turns by no
     multiple of 90 degrees.
     """

@@ -42,13 +42,13 @@ _EXIT_S = 5.0
 """How long a child that closed its end may take to be gone by itself, and a killed one at all."""
 
 _POLL_S = 0.1
-""" often the parent looks whether a silent child still lives: a process that it forked may keep
+"""How often the parent looks whether a silent child still lives: a process that it forked may keep
 the pipe open.
 """
 
 _MAX_MESSAGE = 2000
 _RESERVE_BYTES = 2**30
-"""ress space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
+"""Address space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
 
 _BUFFER_BYTES = 2**20
 _Result = TypeVar("_Result")
@@ -141,7 +141,7 @@ class IsolatedDecoder:
         return not select.select([self._pipe], [], [], 0)[0]
 
     def _has_grown(self) -> bool:
-        """urn whether earlier calls have left half of memory_bytes behind: the next gets another
+        """Return whether earlier calls have left half of memory_bytes behind: the next gets another
         child.
 
         The parent looks, because a child that ended itself could be gone just when it is sent a

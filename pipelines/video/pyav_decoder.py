@@ -40,7 +40,7 @@ _MAX_REORDERED = 16
 """Most frames that a decoder holds back to bring them into the order of display (H.264, HEVC)."""
 
 _MARKS_UNREFERENCED = ("h264", "mpeg1video", "mpeg2video")
-"""ecs that mark the frames which no other one is predicted from, and whose decoders can pass
+"""Codecs that mark the frames which no other one is predicted from, and whose decoders can pass
 these over. Not HEVC, whose mark excludes only the frames of the same temporal layer, nor VP8, where
 such a frame may change how the next one is read.
 """
@@ -195,7 +195,7 @@ class PyAvVideo:
     def _decoded(
         self, runs: list[tuple[int, int]], needed: frozenset[int]
     ) -> Iterator[tuple[int, VideoFrame | None, str]]:
-        """ld (tick, frame, flaw) of each frame from the decoder for the packets of `runs`; "" is
+        """Yield (tick, frame, flaw) of each frame from the decoder for the packets of `runs`; "" is
         no flaw.
 
         After lost data all frames up to the next key frame have a flaw: they may be wrong without
@@ -262,7 +262,7 @@ class PyAvVideo:
 
 
 def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
-    """urn the image [h, w] or [h, w, 3] as players show it; `signs` are of
+    """Return the image [h, w] or [h, w, 3] as players show it; `signs` are of
     `pipelines.video.header.display_matrix`.
     """
     if signs is None:
@@ -282,7 +282,7 @@ def _list_shown(packets: Packets) -> _Listing:
 
 
 def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
-    """urn ticks and is_key of AVI with B-frames, which are right for most files: each packet
+    """Return ticks and is_key of AVI with B-frames, which are right for most files: each packet
     that is not empty holds one frame, shown when the next one is decoded.
     """
     _, decoded, _, size = packets.mark.T
@@ -298,7 +298,7 @@ def _tells_frames_apart(packets: Packets) -> bool:
 
 
 def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
-    """urn for each packet the last key packet that is neither read nor shown after it; else
+    """Return for each packet the last key packet that is neither read nor shown after it; else
     packet 0.
 
     A frame that is read after a key frame but shown before it may need what comes before that.
@@ -325,7 +325,7 @@ def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
 def _decode_packet(
     context: VideoCodecContext, packet: Packet | None
 ) -> tuple[list[VideoFrame], str]:
-    """urn the frames that come out when `packet` goes in (None: the last ones), or the
+    """Return the frames that come out when `packet` goes in (None: the last ones), or the
     complaint.
     """
     if packet is not None and packet.is_corrupt:

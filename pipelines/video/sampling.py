@@ -117,7 +117,7 @@ def sample_frames(
 
 
 def end_of(timestamps_s: np.ndarray, fps: float | None) -> float:
-    """urn D of a video: its last frame is shown as long as frames usually are (containers seldom
+    """Return D of a video: its last frame is shown as long as frames usually are (containers seldom
     know).
     """
     if len(timestamps_s) > 1:
@@ -132,7 +132,7 @@ def plan_segment(
     timestamps_s: np.ndarray,
     windows: tuple[Window, ...] = (FRAME,),
 ) -> SegmentPlan:
-    """urn the part of a video's sampled `ordinals` that segment `segment` of `num_segments`
+    """Return the part of a video's sampled `ordinals` that segment `segment` of `num_segments`
     decodes.
     """
     start = segment * SEGMENT_FRAMES
@@ -152,7 +152,7 @@ def plan_segment(
 
 
 def window_frames(window: Window, ordinals: np.ndarray, timestamps_s: np.ndarray) -> np.ndarray:
-    """urn ordinals int64 [m, num_frames] of the source frames that `window` reads for each
+    """Return ordinals int64 [m, num_frames] of the source frames that `window` reads for each
     sampled frame.
 
     The last is the sampled frame itself. Near the start of the video, where the window would begin
@@ -199,7 +199,7 @@ def _shown_at(timestamps_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
 
 
 def _nearest(times_s: np.ndarray, targets_s: np.ndarray, tolerance_s: float) -> np.ndarray:
-    """urn the indices in the ascending `times_s` of those nearest to a target, the earlier one
+    """Return the indices in the ascending `times_s` of those nearest to a target, the earlier one
     of two, and no farther from it than `tolerance_s`.
     """
     if len(times_s) == 0:

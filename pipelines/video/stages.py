@@ -112,7 +112,7 @@ def plan_segments(videos: pa.Table) -> pa.Table:
 
 
 class DecodeSegments:
-    """apper of SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable
+    """A mapper of SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable
     child.
 
     A row's column `decoder`, if it is there and not empty, stands before that of the settings.
