@@ -31,7 +31,7 @@ class Measured:
 
 
 @dataclass
-class Part:
+class Numbers:
     """What one table shows.
 
     Attributes:
@@ -67,7 +67,7 @@ def settings_of(config: Config) -> dict[str, object]:
     }
 
 
-def read(file: Path | None, wanted: dict[str, Config]) -> dict[str, Part]:
+def read(file: Path | None, wanted: dict[str, Config]) -> dict[str, Numbers]:
     """The parts of a file of numbers; empty ones where it has none, is not there, or none is named.
 
     Args:
@@ -78,14 +78,14 @@ def read(file: Path | None, wanted: dict[str, Config]) -> dict[str, Part]:
     """
     try:
         records = json.loads(file.read_text()) if file and file.exists() else {}
-        parts = {name: Part.of(record) for name, record in records.get("parts", {}).items()}
+        parts = {name: Numbers.of(record) for name, record in records.get("parts", {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ConfigError(
             f"--json {file}: expected numbers of this command, got {error!r}; name another file"
         ) from None
     for name, config in wanted.items():
         settings = settings_of(config)
-        part = parts.setdefault(name, Part(settings))
+        part = parts.setdefault(name, Numbers(settings))
         other = [key for key in settings | part.config if settings.get(key) != part.config.get(key)]
         if other:
             raise ConfigError(
@@ -95,7 +95,7 @@ def read(file: Path | None, wanted: dict[str, Config]) -> dict[str, Part]:
     return parts
 
 
-def write(file: Path | None, parts: dict[str, Part], about: dict) -> None:
+def write(file: Path | None, parts: dict[str, Numbers], about: dict) -> None:
     """All numbers, whole or not at all; nothing where no file is named."""
     if file is None:
         return
@@ -105,7 +105,7 @@ def write(file: Path | None, parts: dict[str, Part], about: dict) -> None:
     beside.replace(file)
 
 
-def recipe_lines(part: Part) -> list[str]:
+def recipe_lines(part: Numbers) -> list[str]:
     """A Markdown table of the recipe's results, one column a set and their mean, the best first; results that are not
     of all sets come last and have none."""
     values = {name: {one.name: one for one in own} for name, own in part.sets.items()}
@@ -123,7 +123,7 @@ def recipe_lines(part: Part) -> list[str]:
     return [*lines, "", f"All steps of a run, one after the other: {took}."]
 
 
-def switch_lines(part: Part, order: Sequence[str]) -> list[str]:
+def switch_lines(part: Numbers, order: Sequence[str]) -> list[str]:
     """A Markdown table of switches, with the gain over what each changes.
 
     Args:

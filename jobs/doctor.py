@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if report.has_errors else 0
 
 
-def _write(file: str, report: examine.Report) -> None:
+def _write(file: str, report: examine.Examination) -> None:
     try:
         Path(file).write_text(json.dumps(report.to_json(), indent=1))
     except OSError as error:

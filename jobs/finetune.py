@@ -19,7 +19,7 @@ from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
 
 if TYPE_CHECKING:
-    from pipelines.fit.finetune import Plan
+    from pipelines.fit.finetune import FinetuneJob
 
 log = logging.getLogger("video_fisher")
 
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return _exit_code(todo, config)
 
 
-def _print(arguments: argparse.Namespace, todo: Plan) -> None:
+def _print(arguments: argparse.Namespace, todo: FinetuneJob) -> None:
     uri = todo.job.store.uri
     log.info("weights and codebook: %s", uri(todo.folder))
     kept = [
@@ -98,7 +98,7 @@ def _print(arguments: argparse.Namespace, todo: Plan) -> None:
     print(f"python -m jobs.fcvid_encode {shlex.join(flags)}")
 
 
-def _exit_code(todo: Plan, config: Config) -> int:
+def _exit_code(todo: FinetuneJob, config: Config) -> int:
     from pipelines.fit import finetune
 
     failed, limit = finetune.failed_fraction(todo), config.run.max_failed_fraction

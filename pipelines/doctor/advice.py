@@ -3,7 +3,7 @@
 import shlex
 
 from pipelines.doctor.check import EXAMPLES
-from pipelines.doctor.scan import Run
+from pipelines.doctor.scan import Scan
 from pipelines.run.lock import LOCK
 from pipelines.storage.store import DONE
 
@@ -13,7 +13,7 @@ _MADE_WITH = {"attention": "encodings", "solutions": "scores", "fusions": "score
 THEN = "   # then run the job's command again"
 
 
-def command(run: Run, remake: str, folder: str, files: list[str]) -> str:
+def command(run: Scan, remake: str, folder: str, files: list[str]) -> str:
     """Return what removes the files of a problem, and the marks that say that they are there.
 
     "" where the advice of the check is better.
@@ -44,7 +44,7 @@ def command(run: Run, remake: str, folder: str, files: list[str]) -> str:
     return delete(run, names) + THEN if names else ""
 
 
-def delete(run: Run, names: list[str]) -> str:
+def delete(run: Scan, names: list[str]) -> str:
     """Return a command that removes files of the run, and folders where a name ends with /."""
     if run.store.is_local:
         return shlex.join(["rm", "-rf", *(run.store.path(name) for name in names)])

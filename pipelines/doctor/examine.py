@@ -19,7 +19,7 @@ from pipelines.doctor.check import (
     sql_text,
 )
 from pipelines.doctor.database import Database
-from pipelines.doctor.scan import Run
+from pipelines.doctor.scan import Scan
 from pipelines.run.versions import FORMAT_VERSION
 from pipelines.storage.store import Store
 
@@ -52,7 +52,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Examination:
     """All findings, the worst first.
 
     Attributes:
@@ -98,7 +98,7 @@ class Report:
         return lines
 
 
-def examine(store: Store, quick: bool = False) -> Report:
+def examine(store: Store, quick: bool = False) -> Examination:
     """Read a run and check it.
 
     Args:
@@ -110,12 +110,12 @@ def examine(store: Store, quick: bool = False) -> Report:
     """
     started = time.monotonic()
     with Database() as database:
-        run = Run(store, database, quick)
+        run = Scan(store, database, quick)
         findings, segments = _findings(run), _segments(run)
         num_files, num_rows = database.execute(
             "SELECT count(*), coalesce(sum(num_rows), 0)::BIGINT FROM files"
         ).fetchall()[0]
-    return Report(
+    return Examination(
         out=store.root,
         is_quick=quick,
         findings=tuple(findings),
@@ -131,7 +131,7 @@ def examine(store: Store, quick: bool = False) -> Report:
     )
 
 
-def _findings(run: Run) -> list[Finding]:
+def _findings(run: Scan) -> list[Finding]:
     """Ask all queries; return what they find, the worst first."""
     findings: list[Finding] = []
 
@@ -150,7 +150,7 @@ def _findings(run: Run) -> list[Finding]:
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), order.index(f.check)))
 
 
-def _ask(run: Run, check: Check, query: Query) -> Iterator[Finding]:
+def _ask(run: Scan, check: Check, query: Query) -> Iterator[Finding]:
     """Yield a finding for each folder and kind of row that a query selects."""
     if query.done and not run.is_done(query.done):
         return
@@ -183,7 +183,7 @@ def _ask(run: Run, check: Check, query: Query) -> Iterator[Finding]:
         )
 
 
-def _segments(run: Run) -> dict[str, int]:
+def _segments(run: Scan) -> dict[str, int]:
     if not run.is_whole("segments", "descriptors"):
         return {}
     query = "SELECT status, count(*) FROM last_attempts GROUP BY ALL"

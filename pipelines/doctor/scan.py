@@ -51,7 +51,7 @@ class Folder(NamedTuple):
     files: tuple[str, ...]
 
 
-class Run:
+class Scan:
     """A run's run.json, files and tables.
 
     Args:

@@ -11,13 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from encoders.stream_specs import is_local
-from pipelines.doctor.scan import Run
+from pipelines.doctor.scan import Scan
 from pipelines.evaluate.results import SINGLE, ScoreMatrix, gain_rows, metric_rows, results
 from pipelines.settings.sections import Evaluate
 from pipelines.storage.tables import METRICS, SCORES
 
 
-def read_results(run: Run, inspect: Callable[[], None]) -> None:
+def read_results(run: Scan, inspect: Callable[[], None]) -> None:
     """Pass over SCORES once, and fill the table `expected`.
 
     Args:
@@ -46,7 +46,7 @@ def read_results(run: Run, inspect: Callable[[], None]) -> None:
         run.database.insert("expected", values)
 
 
-def _settings(run: Run) -> Evaluate:
+def _settings(run: Scan) -> Evaluate:
     """Return the section evaluate of the run, without intervals."""
     settings = replace(run.record.config.evaluate, bootstrap=0)
     local = {stream for _, stream in run.record.pairs if is_local(stream)}
@@ -54,7 +54,7 @@ def _settings(run: Run) -> Evaluate:
     return settings if is_known else replace(settings, stream_weights=())
 
 
-def _blank(run: Run) -> ScoreMatrix:
+def _blank(run: Scan) -> ScoreMatrix:
     """Return a result of all tested videos without scores."""
     database = run.database
     ids = database.column("SELECT video_id FROM tested ORDER BY video")
@@ -75,7 +75,7 @@ def _blank(run: Run) -> ScoreMatrix:
     )
 
 
-def _matrix(run: Run, blank: ScoreMatrix, inspect: Callable[[], None]) -> ScoreMatrix | None:
+def _matrix(run: Scan, blank: ScoreMatrix, inspect: Callable[[], None]) -> ScoreMatrix | None:
     """Read and inspect the scores of a result; None where some are missing, twice or not finite."""
     folder = run.folders.get(f"scores/{blank.encoder}-{blank.stream}")
     if folder is None or not folder.files:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class FinetuneJob:
     """A job of training, and the folders it writes.
 
     Attributes:
@@ -121,7 +121,7 @@ def check(config: Config) -> None:
         )
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Job) -> FinetuneJob:
     """Return the training of this job.
 
     Raises:
@@ -157,10 +157,10 @@ def plan(job: Job) -> Plan:
         trainable(job.config.describe.backbone, node, trained_from, job.config.picture.crop_px)
     except ValueError as error:
         raise ConfigError(f"finetune.trainable_from={trained_from}: {error}") from error
-    return Plan(job, streams[0], training)
+    return FinetuneJob(job, streams[0], training)
 
 
-def train(todo: Plan) -> None:
+def train(todo: FinetuneJob) -> None:
     """Publish FRAMES, then train in one Ray Train run; finished parts are kept.
 
     The cluster must be connected.
@@ -175,7 +175,7 @@ def train(todo: Plan) -> None:
     _train(todo)
 
 
-def failed_fraction(todo: Plan) -> float:
+def failed_fraction(todo: FinetuneJob) -> float:
     """Return the share of the training videos' segments that gave no picture."""
     status = todo.job.store.read_table(todo.frames, ["status"])["status"]
     return (pc.sum(pc.equal(status, "failed")).as_py() or 0) / max(1, len(status))
@@ -207,7 +207,7 @@ class KeepFrames:
         return hashlib.sha256(f"{self.seed}\n{row['video_id']}\n{index}".encode()).digest()
 
 
-def _decode(todo: Plan) -> None:
+def _decode(todo: FinetuneJob) -> None:
     """Publish FRAMES: about finetune.num_frames pictures of the training videos."""
     job, config = todo.job, todo.job.config
     if job.store.exists(f"{todo.frames}/{DONE}"):
@@ -232,7 +232,7 @@ def _decode(todo: Plan) -> None:
     job.store.publish_json(f"{todo.frames}/{DONE}", {"frames_per_segment": most})
 
 
-def _check_pictures(todo: Plan) -> None:
+def _check_pictures(todo: FinetuneJob) -> None:
     rows = todo.job.store.read_table(todo.frames, ["video_id", "frame_indices", "error"])
     bad = pc.equal(pc.list_value_length(rows["frame_indices"]), 0)
     found = len(set(rows.filter(pc.invert(bad))["video_id"].to_pylist()))
@@ -246,7 +246,7 @@ def _check_pictures(todo: Plan) -> None:
         )
 
 
-def _train(todo: Plan) -> None:
+def _train(todo: FinetuneJob) -> None:
     config = todo.job.config
     name = todo.folder.rpartition("/")[2]
     book = Codebook.of(config.variant("fv_vae"), todo.stream.name, fold=-1, digest=name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy_numbers, accuracy_run
-from benchmarks.accuracy_numbers import Measured, Part, between_marks, recipe_lines, switch_lines
+from benchmarks.accuracy_numbers import Measured, Numbers, between_marks, recipe_lines, switch_lines
 from pipelines.errors import ConfigError
 from pipelines.settings.recipes import recipe
 
@@ -22,7 +22,7 @@ def named(one: Measured, name: str) -> Measured:
 
 
 def test_a_line_has_a_gain_for_each_set_and_a_verdict() -> None:
-    lines = switch_lines(Part({}, {"a": [UP], "b": [DOWN]}), ["x"])
+    lines = switch_lines(Numbers({}, {"a": [UP], "b": [DOWN]}), ["x"])
     assert lines == [
         "| switch | a | b | helps |",
         "|---|---|---|---|",
@@ -37,12 +37,12 @@ def test_a_line_has_a_gain_for_each_set_and_a_verdict() -> None:
 )
 def test_verdicts(found: list[Measured], verdict: str) -> None:
     sets = {f"{place}": [one] for place, one in enumerate(found)}
-    assert switch_lines(Part({}, sets), ["x"])[-1].endswith(f"| {verdict} |")
+    assert switch_lines(Numbers({}, sets), ["x"])[-1].endswith(f"| {verdict} |")
 
 
 def test_what_is_not_measured_on_all_sets_has_empty_cells_and_no_verdict() -> None:
     sets = {"a": [UP, named(UP, "y")], "b": [DOWN]}
-    lines = switch_lines(Part({}, sets), ["z", "y", "x"])
+    lines = switch_lines(Numbers({}, sets), ["z", "y", "x"])
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| y", "| x"], "in the order asked for"
     assert lines[2].endswith("+0.200] |  |  |")
 
@@ -52,7 +52,7 @@ def test_the_recipe_table_has_the_best_result_first() -> None:
         "a": [UP, named(DOWN, "y"), named(UP, "z")],
         "b": [named(DOWN, "y"), named(DOWN, "z")],
     }
-    rows = recipe_lines(Part({}, sets, {"a": 90.0, "b": 6.0}))
+    rows = recipe_lines(Numbers({}, sets, {"a": 90.0, "b": 6.0}))
     assert [row.split(" | ")[0] for row in rows[2:5]] == ["| z", "| y", "| x"]
     assert rows[2].endswith(" | 0.500 [0.400, 0.600] | 0.700 |")
     assert rows[4] == "| x | 0.900 [0.800, 1.000] |  |  |", "no mean of some sets"
