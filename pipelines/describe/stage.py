@@ -6,8 +6,10 @@ only stage that loads the network, and with it torchvision, whose import takes a
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -205,10 +207,12 @@ class DescribeFrames:
         """Return the images that each window reads for the segment's frames, [k, num_read] indices;
         none of a failed one.
         """
+        # A failed segment has no lists. Any: the filler never stands for a window.
+        none = cast(Any, [])
         return {
             window: np.array(indices, np.int64).reshape(-1, window.num_read)
-            for window, indices in zip(
-                self.settings.windows, flat or [[]] * len(self.settings.windows), strict=True
+            for window, indices in itertools.zip_longest(
+                self.settings.windows, flat, fillvalue=none
             )
         }
 

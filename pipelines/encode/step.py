@@ -17,7 +17,7 @@ from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
 
 
 def encode(job: Job) -> tuple[Account, Spent]:
-    """Publish ENCODINGS and ATTENTION: one pass over DESCRIPTORS serves all streams and codebooks."""
+    """Publish ENCODINGS and ATTENTION: one pass over DESCRIPTORS for all streams and codebooks."""
     videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
     described = names(videos)
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -199,8 +200,11 @@ def _dealt(tasks: list[Task], dealer: ActorHandle | None, team: Team) -> Iterato
     if team.rank == 0:
         ray.get(dealer.begin.remote(team.number))
     while True:
-        place = ray.get(dealer.take.remote(team.number)) if team.rank == 0 else None
-        number = int(team.agree(-1 if place is None else place))
+        index = None
+        if team.rank == 0:
+            # The methods of an actor's handle have no types.
+            index = cast("int | None", ray.get(dealer.take.remote(team.number)))
+        number = int(team.agree(-1 if index is None else index))
         if number < 0:
             return
         yield tasks[number]
@@ -214,7 +218,7 @@ def publish(
     curves: list[dict],
     seconds: float,
 ) -> None:
-    """Publish the files of a fit, CURVES where there are some, and last the mark that all is there."""
+    """Publish the files of a fit, CURVES if there are any, and last the mark that all is there."""
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:

@@ -80,7 +80,10 @@ class SegmentFrames:
         ):
             _require_form(name, array, dtype, shape)
         for window, places in self.places.items():
-            num_read = len(self.flows[window]) if window in self.flows else len(self.images)
+            if isinstance(window, FlowWindow) and window in self.flows:
+                num_read = len(self.flows[window])
+            else:
+                num_read = len(self.images)
             is_inside = not places.size or 0 <= places.min() <= places.max() < num_read
             if len(places) > num_frames or not is_inside:
                 raise ValueError(
@@ -136,6 +139,7 @@ class Video(Protocol):
 
         Size and crop are those of the `Picture` that the video was opened with.
         """
+        ...
 
     def close(self) -> None:
         """Close the file."""
@@ -180,8 +184,8 @@ def decode_segment(
             raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
         plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
         images, reason = video.pictures(plan.ordinals)
-    found = _segment_frames(uri, video, plan, windows, images, reason, size_px)
-    return replace(found, read_s=read_s)
+    frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
+    return replace(frames, read_s=read_s)
 
 
 def _no_key_frame(sampling: Sampling, video: Video) -> str:
@@ -209,9 +213,9 @@ def _segment_frames(
         # All streams have the same frames: one whose neighbours are lost is missing from every
         # stream.
         complete[: len(frames)] &= np.isin(frames, list(images)).all(1)
-    own = plan.wanted[complete]
-    num_lost = len(plan.wanted) - len(own)
-    if num_lost and not len(own):
+    sampled = plan.wanted[complete]
+    num_lost = len(plan.wanted) - len(sampled)
+    if num_lost and not len(sampled):
         raise VideoError("damaged", f"{uri}: none of {num_lost} wanted frames decodes: {reason}")
     errors: list[tuple[ErrorType, str]] = []
     if num_lost:
@@ -228,20 +232,22 @@ def _segment_frames(
     }
     for window in windows:
         if window.is_sampled:
-            read[window] = _sampled(window, plan, before, own)
+            read[window] = _sampled(window, plan, before, sampled)
     moving = {w: read.pop(w) for w in windows if isinstance(w, FlowWindow)}
-    shown = np.unique(np.concatenate([before, own, *(frames.ravel() for frames in read.values())]))
+    shown = np.unique(
+        np.concatenate([before, sampled, *(frames.ravel() for frames in read.values())])
+    )
     stacked = np.empty((len(shown), size_px, size_px, 3), np.uint8)
-    for place, ordinal in enumerate(shown.tolist()):
-        stacked[place] = flow.centre(images[ordinal], size_px)
-    places = {window: np.searchsorted(shown, frames) for window, frames in read.items()}
-    places |= {window: np.arange(len(frames))[:, None] for window, frames in moving.items()}
+    for index, ordinal in enumerate(shown.tolist()):
+        stacked[index] = flow.centre(images[ordinal], size_px)
+    indices = {window: np.searchsorted(shown, frames) for window, frames in read.items()}
+    indices |= {window: np.arange(len(frames))[:, None] for window, frames in moving.items()}
     return SegmentFrames(
         images=stacked,
         image_indices=shown,
-        frame_indices=own,
-        timestamps_s=video.timestamps_s[own],
-        places=places,
+        frame_indices=sampled,
+        timestamps_s=video.timestamps_s[sampled],
+        places=indices,
         flows={w: flow.stacks(images, frames, w, size_px) for w, frames in moving.items()},
         num_missing=num_lost + plan.num_unplanned,
         error_type=errors[0][0] if errors else None,
@@ -253,13 +259,15 @@ def _segment_frames(
     )
 
 
-def _sampled(window: Window, plan: SegmentPlan, before: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _sampled(
+    window: Window, plan: SegmentPlan, before: np.ndarray, sampled: np.ndarray
+) -> np.ndarray:
     """Return ordinals [k, num_frames] of the neighbouring sampled frames that `window` reads for
     the last k of `sampled`.
     """
     reach = window.num_frames - 1
     near = before[np.isin(before, plan.before[-reach:])] if reach else before[:0]
-    frames = np.concatenate([near, own])
+    frames = np.concatenate([near, sampled])
     if len(frames) <= reach:
         return np.empty((0, window.num_frames), np.int64)
     return np.lib.stride_tricks.sliding_window_view(frames, window.num_frames)
@@ -287,12 +295,14 @@ class _Opened:
         """Return the video in its decoder. decord's is opened anew for each segment: it may keep
         traces of what it met.
         """
-        if not isinstance(self._video, PyAvVideo):
-            self._close_video()
-            key = self.key
-            kind = DECODERS[key.decode.decoder]
-            self._video = kind(self.source, key.uri, key.picture, key.decode, choose)
-        return self._video
+        if isinstance(self._video, PyAvVideo):
+            return self._video
+        self._close_video()
+        key = self.key
+        kind = DECODERS[key.decode.decoder]
+        video: Video = kind(self.source, key.uri, key.picture, key.decode, choose)
+        self._video = video
+        return video
 
     def close(self) -> None:
         """Close the file. A copy has no name, so it is gone then, or with the process."""
@@ -311,7 +321,7 @@ _kept: _Opened | None = None
 
 @contextmanager
 def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
-    """Yield the video, which stays open for the next segment unless this is the last one or fails."""
+    """Yield the video. It stays open for the next segment unless this is the last one or fails."""
     global _kept
     with reading(uri):
         key = _Key(uri, _state(uri), picture, decode)
@@ -332,13 +342,13 @@ def _state(uri: str) -> tuple[int, ...]:
     path = local_path(uri)
     if path is None:
         return ()
-    found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager
 def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """Return the path of a local file; of any other an unlinked local copy, because the timestamps
+    """Yield the path of a local file; of any other an unlinked local copy, because the timestamps
     take one pass over the whole file and the pictures others.
     """
     if (path := local_path(uri)) is not None:

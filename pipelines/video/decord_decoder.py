@@ -3,9 +3,9 @@
 decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
 
 It is used only where its list of the frames (number, times, key frames) is that of the packets.
-Where they differ it gives wrong pictures without a word: after an edit list, the frame five places
-on; in HEVC with open groups of pictures it counts key frames in order of the file, and after a seek
-gives neighbours. docs/decoders.md names the clips.
+Where they differ it gives wrong pictures without a word: after an edit list, the fifth frame after
+the right one; in HEVC with open groups of pictures it counts key frames in order of the file, and
+after a seek gives neighbours. docs/decoders.md names the clips.
 """
 
 import re
@@ -54,11 +54,12 @@ class DecordVideo:
         )
         # Not at the top: there is no decord for other machines, and it is slow to load.
         import decord
+        from decord._ffi.base import DECORDError, DECORDLimitReachedError
 
         watch.alive()
         decord.logging.set_level(decord.logging.QUIET)
         self.version = decord.__version__
-        self._errors = (decord.DECORDError, decord._ffi.base.DECORDLimitReachedError)
+        self._errors = (DECORDError, DECORDLimitReachedError)
         self._crop_px = picture.decoded_px
         self._margin = (picture.resize_px - picture.decoded_px) // 2
         size = picture.resize_px
@@ -69,7 +70,8 @@ class DecordVideo:
                 height=size,
                 num_threads=1,
                 # Fail rather than put a neighbour in the place of a frame that does not decode.
-                fault_tol=1e-9,
+                # decord has no types; its default is the int -1, but a ratio is taken too.
+                fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
             )
         except (*self._errors, RuntimeError) as error:
             text = f"{uri}: decord refuses it; set decode.decoder = pyav: {_reason(error)}"
@@ -85,7 +87,8 @@ class DecordVideo:
         num_frames = len(self._reader)
         if num_frames != len(self.timestamps_s):
             return f"it lists {num_frames} frames, the packets {len(self.timestamps_s)}"
-        times_s = np.float64(self._reader.get_frame_timestamp(range(num_frames))[:, 0])
+        spans_s = np.asarray(self._reader.get_frame_timestamp(range(num_frames)), np.float64)
+        times_s = spans_s[:, 0]
         distance_s = np.abs(times_s - times_s[:1] - self.timestamps_s)
         if not (distance_s <= _TIME_TOLERANCE * (1 + np.abs(times_s))).all():
             return "it lists other times than the packets"

@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError
 from pipelines.video import watch
 
 _PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
-"""Seconds of an unloaded core for the flow between two pictures of 256 x 256 px (docs/streams.md)."""
+"""Seconds of an unloaded core for the flow of two pictures of 256 x 256 px (docs/streams.md)."""
 
 _MARGIN = 4.0
 """Older processors take twice as long, and so do cores that share their units."""
@@ -82,13 +82,14 @@ def stacks(
     # Stacks of frames that follow each other overlap: a flow of both is computed once.
     known: dict[tuple[int, int], np.ndarray] = {}
     for row, ordinals in enumerate(frames.tolist()):
-        for place, pair in enumerate(itertools.pairwise(ordinals)):
-            levels = known.get(pair)
+        for index, (before, after) in enumerate(itertools.pairwise(ordinals)):
+            levels = known.get((before, after))
             if levels is None:
                 watch.alive()
-                flow = flow_between(*map(grey, pair), window.method)
-                levels = known[pair] = to_levels(centre(flow, crop_px), window.bound_px)
-            stacked[row, ..., 2 * place : 2 * place + 2] = levels
+                flow = flow_between(grey(before), grey(after), window.method)
+                levels = to_levels(centre(flow, crop_px), window.bound_px)
+                known[before, after] = levels
+            stacked[row, ..., 2 * index : 2 * index + 2] = levels
     return stacked
 
 

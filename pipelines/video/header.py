@@ -15,11 +15,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal, cast, get_args
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -71,7 +73,7 @@ class VideoError(Exception):
 
     def __init__(self, error_type: ErrorType, message: str) -> None:
         super().__init__(error_type, message)
-        self.error_type = error_type
+        self.error_type: ErrorType = error_type
         self.message = message
 
     def __str__(self) -> str:
@@ -134,7 +136,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[str | BinaryIO]:
-    """Return a source for FFmpeg: the path of a local file, else a file object that reads ahead a
+    """Yield a source for FFmpeg: the path of a local file, else a file object that reads ahead a
     little.
     """
     if (path := local_path(uri)) is not None:
@@ -155,7 +157,7 @@ def local_path(uri: str) -> str | None:
 
 @contextmanager
 def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
-    """Return the file object that fsspec gives for `uri`."""
+    """Yield the file object that fsspec gives for `uri`."""
     files, path = filesystem(uri)
     with reading(uri):
         try:
@@ -166,7 +168,8 @@ def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryI
             # Such as botocore's: every storage library has errors of its own.
             raise VideoError("unreadable", f"{uri}: {type(error).__name__}: {error}") from error
         with file:
-            yield file
+            # fsspec's files are binary ones, but no subclasses of BinaryIO.
+            yield cast(BinaryIO, file)
 
 
 @contextmanager
@@ -201,10 +204,10 @@ def open_stream(
         try:
             if not isinstance(source, str):
                 source.seek(0)
-            container = av.open(source, metadata_errors="replace", options=options)
+            container = av.open(source, "r", metadata_errors="replace", options=options)
         except MemoryError:
             raise
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             if isinstance(error, OSError):
                 raise
             if _is_empty(source):
@@ -213,7 +216,7 @@ def open_stream(
     with container:
         watch.alive()
         stream = container.streams.best("video")
-        if stream is None or stream.disposition & Disposition.attached_pic:
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise VideoError("no_video_stream", f"{uri}: holds no video stream")
         context = stream.codec_context
         if context is None:
@@ -236,12 +239,12 @@ def decode_packet(context: VideoCodecContext, packet: Packet | None) -> list[Vid
 
     Raises:
         VideoError: frame_too_large, where the header said less.
-        av.FFmpegError: the packet does not decode.
+        FFmpegError: the packet does not decode.
     """
     with av.logging.Capture() as remarks:
         try:
             return context.decode(packet)
-        except av.FFmpegError:
+        except FFmpegError:
             for _, _, remark in remarks:
                 size = _REFUSED_SIZE.match(remark)
                 if size and (num_px := int(size[1]) * int(size[2])) > 0:
@@ -273,7 +276,10 @@ def display_matrix(frame: VideoFrame) -> np.ndarray | None:
 
 def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
     """Return the degrees counter-clockwise by which players turn the frame."""
-    return frame.rotation % 360 if display_matrix(frame) is not None else 0
+    if display_matrix(frame) is None:
+        return 0
+    # Such a matrix turns by a multiple of 90 degrees.
+    return cast(Literal[0, 90, 180, 270], frame.rotation % 360)
 
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
@@ -281,7 +287,7 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
         for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
             for frame in decode_packet(stream.codec_context, packet if packet.size else None):
                 return frame
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
     return None

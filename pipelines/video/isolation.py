@@ -28,7 +28,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn, Self, TypeVar
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -48,10 +48,17 @@ the pipe open.
 
 _MAX_MESSAGE = 2000
 _RESERVE_BYTES = 2**30
-"""Address space that libraries reserve and never touch (heaps of threads), on top of memory_bytes."""
+"""Address space that libraries reserve and never touch (heaps of threads), beside memory_bytes."""
 
 _BUFFER_BYTES = 2**20
 _Result = TypeVar("_Result")
+
+
+class _Child(NamedTuple):
+    """A decoder process, and the parent's end of the pipe to it."""
+
+    process: subprocess.Popen
+    pipe: socket.socket
 
 
 class IsolatedDecoder:
@@ -68,8 +75,7 @@ class IsolatedDecoder:
 
     def __init__(self, decode: Decode, flow_s: float = 0.0) -> None:
         self._decode, self._flow_s = decode, flow_s
-        self._child: subprocess.Popen | None = None
-        self._pipe: socket.socket | None = None
+        self._child: _Child | None = None
         self._start_bytes = 0
 
     def call(self, function: Callable[..., _Result], *args: object) -> _Result:
@@ -113,6 +119,25 @@ class IsolatedDecoder:
         return VideoError("timeout", text)
 
     @property
+    def _running(self) -> _Child:
+        """The child that a call is on its way to.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self._child is None:
+            raise RuntimeError("the decoder has no child process; start it before it is asked")
+        return self._child
+
+    @property
+    def _process(self) -> subprocess.Popen:
+        return self._running.process
+
+    @property
+    def _pipe(self) -> socket.socket:
+        return self._running.pipe
+
+    @property
     def _call_s(self) -> float:
         return self._decode.timeout_s + self._flow_s
 
@@ -120,12 +145,13 @@ class IsolatedDecoder:
         """End the child and its children, whatever they are doing."""
         if self._child is None:
             return
+        process, pipe = self._child
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # The child leads a session of its own.
-            os.killpg(self._child.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(_EXIT_S)
-        self._pipe.close()
+            process.wait(_EXIT_S)
+        pipe.close()
         self._child = None
 
     def __enter__(self) -> Self:
@@ -136,7 +162,7 @@ class IsolatedDecoder:
 
     def _is_waiting(self) -> bool:
         """Return whether a child can take a call: it lives, and has sent nothing unasked."""
-        if self._child is None or self._child.poll() is not None or self._has_grown():
+        if self._child is None or self._process.poll() is not None or self._has_grown():
             return False
         return not select.select([self._pipe], [], [], 0)[0]
 
@@ -150,19 +176,19 @@ class IsolatedDecoder:
         if sys.platform != "linux":
             return False
         try:
-            now = status_bytes("VmData", self._child.pid)
+            now = status_bytes("VmData", self._process.pid)
         except OSError:
             return True
         return now >= self._start_bytes + self._decode.memory_bytes // 2
 
     def _start(self) -> None:
         self.close()
-        self._pipe, childs = socket.socketpair()
+        pipe, childs = socket.socketpair()
         limits = (self._decode.frame_timeout_s, self._call_s, self._decode.memory_bytes)
         code = f"from pipelines.video.isolation import serve; serve({childs.fileno()}, *{limits!r})"
         with childs:
             childs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            self._child = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 pass_fds=[childs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -170,10 +196,11 @@ class IsolatedDecoder:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
             )
+        self._child = _Child(process, pipe)
         try:
             self._receive(time.monotonic() + _START_S)
             if sys.platform == "linux":
-                self._start_bytes = status_bytes("VmData", self._child.pid)
+                self._start_bytes = status_bytes("VmData", process.pid)
         except (EOFError, OSError, messages.MessageError):
             self.close()
             raise RuntimeError(
@@ -201,7 +228,8 @@ class IsolatedDecoder:
             try:
                 received = self._pipe.recv_into(rest)
             except TimeoutError:
-                if self._child.poll() is not None and not select.select([self._pipe], [], [], 0)[0]:
+                is_gone = self._process.poll() is not None
+                if is_gone and not select.select([self._pipe], [], [], 0)[0]:
                     raise EOFError from None
                 continue
             if received == 0:
@@ -212,7 +240,7 @@ class IsolatedDecoder:
     def _death(self) -> VideoError:
         """Return why the child that closed its end of the pipe is gone."""
         try:
-            exit_code = self._child.wait(_EXIT_S)
+            exit_code = self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             exit_code = None
         self.close()

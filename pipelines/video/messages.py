@@ -197,8 +197,8 @@ def _mapping(value: Any, expected: Any, arrays: list[np.ndarray]) -> dict:
 
 def _numbers(value: Any, expected: Any, arrays: list[np.ndarray]) -> np.ndarray:
     match value:
-        case {"array": int(place)} if 0 <= place < len(arrays):
-            return arrays[place]
+        case {"array": int(index)} if 0 <= index < len(arrays):
+            return arrays[index]
     raise _wrong(value, expected)
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-import av
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
@@ -63,7 +63,7 @@ class PacketReader:
         self._open = partial(open_stream, source, uri, decode.max_frame_px)
         self._keep_bytes = min(KEPT_BYTES, decode.memory_bytes // 8)
         self._file = ExitStack()
-        self._listed: Packets | None = None
+        self._scanned: Packets | None = None
         self._kept: list[Packet] | None = []
         self._can_seek = True
         self.container: InputContainer
@@ -72,8 +72,19 @@ class PacketReader:
 
     @property
     def context(self) -> VideoCodecContext:
-        """Return the decoder."""
+        """The decoder."""
         return self.stream.codec_context
+
+    @property
+    def _listed(self) -> Packets:
+        """The packets that `scan` listed.
+
+        Raises:
+            RuntimeError: there was no `scan`.
+        """
+        if self._scanned is None:
+            raise RuntimeError("packets are read before they are listed; call scan first")
+        return self._scanned
 
     def reopen(self) -> None:
         """Start again from nothing: a decoder keeps traces of earlier packets."""
@@ -83,6 +94,7 @@ class PacketReader:
         self._next, self._is_checked = 0, False
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def scan(self) -> Packets:
@@ -104,13 +116,13 @@ class PacketReader:
             if self._kept is not None:
                 self._kept.append(packet)
         self._next = len(ticks)
-        self._listed = Packets(
+        self._scanned = Packets(
             tick=np.array(ticks, np.int64),
             is_key=np.array(keys, bool),
             is_shown=np.array(shown, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
         )
-        return self._listed
+        return self._scanned
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
         """Yield the packets first..last, counted in order of the file from 0.
@@ -123,14 +135,14 @@ class PacketReader:
             return
         self._go_to(first)
         for packet in self._demuxed:
-            place = self._next
+            index = self._next
             self._next += 1
-            if self._is_checked and not self._is_listed(packet, place):
+            if self._is_checked and not self._is_listed(packet, index):
                 self._can_seek, self._next = False, len(self._listed.tick)
                 return
-            if place >= first:
+            if index >= first:
                 yield packet
-            if place >= last:
+            if index >= last:
                 return
 
     def _go_to(self, first: int) -> None:
@@ -154,22 +166,22 @@ class PacketReader:
             self.container.seek(tick, stream=self.stream)
         except MemoryError:
             raise
-        except av.FFmpegError:
+        except FFmpegError:
             return False
         demuxed = packets(self.container, self.stream)
         packet = next(demuxed, None)
         if packet is None:
             return False
-        places = np.flatnonzero((self._listed.mark == _mark(packet)).all(axis=1))
-        if len(places) != 1 or places[0] > first:
+        indices = np.flatnonzero((self._listed.mark == _mark(packet)).all(axis=1))
+        if len(indices) != 1 or indices[0] > first:
             return False
         self._demuxed = itertools.chain([packet], demuxed)
-        self._next, self._is_checked = int(places[0]), True
+        self._next, self._is_checked = int(indices[0]), True
         return True
 
-    def _is_listed(self, packet: Packet, place: int) -> bool:
+    def _is_listed(self, packet: Packet, index: int) -> bool:
         marks = self._listed.mark
-        return place < len(marks) and tuple(marks[place].tolist()) == _mark(packet)
+        return index < len(marks) and tuple(marks[index].tolist()) == _mark(packet)
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -181,12 +193,13 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
                 yield packet
     except (MemoryError, OSError):
         raise
-    except av.FFmpegError:
+    except FFmpegError:
         return
 
 
 def _mark(packet: Packet) -> tuple[int, int, int, int]:
-    return tuple(
-        NO_TICK if number is None else number
-        for number in (packet.pts, packet.dts, packet.pos, packet.size)
-    )
+    return _known(packet.pts), _known(packet.dts), _known(packet.pos), packet.size
+
+
+def _known(number: int | None) -> int:
+    return NO_TICK if number is None else number

@@ -12,14 +12,17 @@ from the start of the file.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video.header import VideoError, decode_packet, display_matrix
@@ -96,7 +99,7 @@ class PyAvVideo:
         self._reader = PacketReader(source, uri, decode)
         self._is_fresh = True
         stream = self._reader.stream
-        self._time_base, self._fps = stream.time_base, stream.average_rate
+        self._time_base, self._fps = _time_base(stream), stream.average_rate
         # AVI stores no display times. With B-frames its packets say neither when nor whether
         # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
         self.is_listed_by_decoding = (
@@ -159,7 +162,7 @@ class PyAvVideo:
             frames.setdefault(tick, frame is not None and bool(frame.key_frame))
             is_sound &= not flaw and tick > before
             before = tick
-            if is_sound and len(frames) - 1 in guess:
+            if is_sound and frame is not None and len(frames) - 1 in guess:
                 taken[len(frames) - 1] = self._image(scaler, frame)
         if is_sound:
             self._early = taken
@@ -170,12 +173,12 @@ class PyAvVideo:
     def _decode(
         self, runs: list[tuple[int, int]], ordinals: list[int], can_skip: bool
     ) -> tuple[dict[int, np.ndarray], str]:
-        wanted = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
+        ordinal_of = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
         images: dict[int, np.ndarray] = {}
         reasons = ["the decoder gives no such frame"]
         num_spare = _MAX_REORDERED
         scaler = VideoReformatter()
-        needed = frozenset(wanted) if can_skip else frozenset()
+        needed = frozenset(ordinal_of) if can_skip else frozenset()
         for tick, frame, flaw in self._decoded(runs, needed):
             if can_skip and frame is not None and frame.interlaced_frame:
                 # Of two fields in packets of their own the second one would be passed over.
@@ -184,9 +187,9 @@ class PyAvVideo:
                 reasons.append(flaw)
                 for ordinal in self._decoded_after(tick, frame, images):
                     del images[ordinal]
-            elif tick in wanted:
-                images[wanted[tick]] = self._image(scaler, frame)
-            if len(images) == len(wanted):
+            elif frame is not None and tick in ordinal_of:
+                images[ordinal_of[tick]] = self._image(scaler, frame)
+            if len(images) == len(ordinal_of):
                 num_spare -= 1
                 if num_spare < 0:
                     break
@@ -212,16 +215,16 @@ class PyAvVideo:
         context, by_order = self._reader.context, self.is_listed_by_decoding
         tick, flaw = NO_TICK, ""
         for first, last in runs:
-            place = first
+            index = first
             for packet in itertools.chain(self._reader.read(first, last), [None]):
-                if place == first:
+                if index == first:
                     if packet is None:
                         break
-                    flaw = _start_flaw(packet, place)
+                    flaw = _start_flaw(packet, index)
                 if needed and packet is not None:
-                    is_needed = int(self._packets.tick[place]) in needed
+                    is_needed = int(self._packets.tick[index]) in needed
                     context.skip_frame = "DEFAULT" if is_needed else "NONREF"
-                place += 1
+                index += 1
                 frames, error = _decode_packet(context, packet)
                 for frame in frames:
                     flaw = _frame_flaw(frame, flaw)
@@ -241,6 +244,8 @@ class PyAvVideo:
         """
         if frame is None or not frame.is_corrupt:
             return []
+        if tick == NO_TICK:
+            raise RuntimeError("the decoder gives a damaged frame without a time")
         damaged = int(np.searchsorted(self._listing.ticks, tick))
         if self.is_listed_by_decoding:
             return [ordinal for ordinal in images if ordinal > damaged - _MAX_REORDERED]
@@ -255,7 +260,9 @@ class PyAvVideo:
         signs = display_matrix(frame)
         image = np.empty((crop, crop, 3), np.uint8)
         for channel, plane in zip((1, 2, 0), scaled.planes, strict=True):
-            rows = np.frombuffer(plane, np.uint8).reshape(size, plane.line_size)[:, :size]
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(size, plane.line_size)[
+                :, :size
+            ]
             turned = orient(rows, signs)
             image[..., channel] = turned[margin : margin + crop, margin : margin + crop]
         return image
@@ -274,9 +281,9 @@ def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
 def _list_shown(packets: Packets) -> _Listing:
     """Return the listing by the packets' numbers."""
     # The last of equal ones, so that both have been decoded when the frame is.
-    own = np.flatnonzero(packets.is_shown)[::-1]
-    unique, place = np.unique(packets.tick[own], return_index=True)
-    last = own[place]
+    shown = np.flatnonzero(packets.is_shown)[::-1]
+    unique, first_of_equal = np.unique(packets.tick[shown], return_index=True)
+    last = shown[first_of_equal]
     is_key = packets.is_key
     return _Listing(unique, is_key[last], _key_packets(packets.tick, is_key, last), last)
 
@@ -305,10 +312,10 @@ def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> n
     """
     keys = np.flatnonzero(is_key)
     keys = np.concatenate([[0], keys[keys > 0]])
-    found = np.searchsorted(keys, packets, side="right") - 1
-    while len(late := np.flatnonzero((found > 0) & (tick[keys[found]] > tick[packets]))):
-        found[late] -= 1
-    return keys[found]
+    index = np.searchsorted(keys, packets, side="right") - 1
+    while len(late := np.flatnonzero((index > 0) & (tick[keys[index]] > tick[packets]))):
+        index[late] -= 1
+    return keys[index]
 
 
 def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
@@ -334,8 +341,8 @@ def _decode_packet(
         return decode_packet(context, packet), ""
     except MemoryError:
         raise
-    except (av.FFmpegError, VideoError) as error:
-        return [], str(error) if isinstance(error, VideoError) else error.strerror
+    except (FFmpegError, VideoError) as error:
+        return [], str(error) if isinstance(error, VideoError) else error.strerror or ""
 
 
 def _start_flaw(packet: Packet, index: int) -> str:
@@ -349,6 +356,17 @@ def _start_flaw(packet: Packet, index: int) -> str:
     return "no key frame comes before it"
 
 
+def _time_base(stream: VideoStream) -> Fraction:
+    """Return the seconds of a tick.
+
+    Raises:
+        RuntimeError: FFmpeg does not know it, although it sets one for every stream.
+    """
+    if stream.time_base is None:
+        raise RuntimeError("FFmpeg gives no time base of the video stream")
+    return stream.time_base
+
+
 def _frame_flaw(frame: VideoFrame, before: str) -> str:
     if frame.is_corrupt:
         return "the decoder met damaged data"
@@ -357,6 +375,7 @@ def _frame_flaw(frame: VideoFrame, before: str) -> str:
 
 def _tick(frame: VideoFrame, before: int, by_order: bool) -> int:
     if not by_order:
-        return frame.dts if frame.pts is None else frame.pts
+        tick = frame.dts if frame.pts is None else frame.pts
+        return NO_TICK if tick is None else tick
     # The last frames come out when no packet goes in, and carry no time.
     return before + 1 if frame.dts is None else frame.dts

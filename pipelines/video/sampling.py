@@ -136,14 +136,14 @@ def plan_segment(
     decodes.
     """
     start = segment * SEGMENT_FRAMES
-    wanted = ordinals[start : start + SEGMENT_FRAMES]
+    sampled = ordinals[start : start + SEGMENT_FRAMES]
     is_last = segment == num_segments - 1
     reach = max(window.num_frames - 1 for window in windows if window.is_sampled)
     return SegmentPlan(
-        wanted=wanted,
-        before=ordinals[max(0, start - reach) : start] if len(wanted) else wanted,
+        wanted=sampled,
+        before=ordinals[max(0, start - reach) : start] if len(sampled) else sampled,
         partners={
-            window: window_frames(window, wanted, timestamps_s)
+            window: window_frames(window, sampled, timestamps_s)
             for window in windows
             if not window.is_sampled
         },
@@ -194,8 +194,8 @@ def _every(step_s: float, end_s: float) -> np.ndarray:
 
 
 def _shown_at(timestamps_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
-    place = np.searchsorted(timestamps_s, targets_s + _TICK_S, side="right") - 1
-    return place.clip(0)
+    ordinals = np.searchsorted(timestamps_s, targets_s + _TICK_S, side="right") - 1
+    return ordinals.clip(0)
 
 
 def _nearest(times_s: np.ndarray, targets_s: np.ndarray, tolerance_s: float) -> np.ndarray:

@@ -98,13 +98,13 @@ def plan_segments(videos: pa.Table) -> pa.Table:
     """Return the SEGMENTS rows of VIDEOS rows."""
     counts = videos["num_segments"].to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    segment = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     video_id = videos["video_id"].take(row)
-    ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), place, strict=True)]
+    ids = [f"{name}#{k:05d}" for name, k in zip(video_id.to_pylist(), segment, strict=True)]
     columns = {
         "segment_id": pa.array(ids, pa.string()),
         "video_id": video_id,
-        "segment": pa.array(place, pa.int32()),
+        "segment": pa.array(segment, pa.int32()),
         "num_segments": pa.array(counts[row], pa.int32()),
         "source": videos["source"].take(row),
     }
@@ -146,10 +146,10 @@ class DecodeSegments:
         spent = Sums(self.meter)
         for row in segments.to_pylist():
             began, started = time.time(), time.perf_counter()
-            found, read_s = self._row(row)
-            if found["status"] != "ok":
-                _tell(found)
-            frames = pa.Table.from_pylist([found], schema=_FRAMES)
+            decoded, read_s = self._row(row)
+            if decoded["status"] != "ok":
+                _tell(decoded)
+            frames = pa.Table.from_pylist([decoded], schema=_FRAMES)
             seconds = time.perf_counter() - started
             if read_s:
                 spent.add("read", began, read_s)
@@ -190,7 +190,7 @@ class DecodeSegments:
             seconds = time.perf_counter() - started
             return base | _no_frames() | failed | {"decode_s": seconds}, 0.0
         partial = frames.num_missing > 0
-        found = base | {
+        decoded = base | {
             "num_missing": frames.num_missing,
             "frame_indices": frames.frame_indices.tolist(),
             "timestamps_s": frames.timestamps_s.tolist(),
@@ -203,9 +203,9 @@ class DecodeSegments:
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
-            "flows": [frames.flows[w].tobytes() for w in self.windows if w in frames.flows],
+            "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
-        return found, frames.read_s
+        return decoded, frames.read_s
 
 
 def _tell(row: dict) -> None:
