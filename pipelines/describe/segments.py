@@ -58,7 +58,7 @@ class SegmentReader:
         """Return row `row` of file `name`, as a table of one row.
 
         Args:
-            columns: instead of those that it reads else.
+            columns: to read instead of the reader's own.
         """
         columns = columns or self.columns
         if name != self.name:

@@ -75,12 +75,12 @@ def channels_of(flow: FlowWindow | None) -> int:
 
 
 CPU_FRAMES = 4
-"""Of a forward pass on a CPU: so few that activations stay in its caches and the allocator keeps
-their memory.
+"""Frames of a forward pass on a CPU: so few that activations stay in its caches and the allocator
+keeps their memory.
 """
 
 MOST_FRAMES = 256
-"""Of a forward pass on a GPU: more make it no faster."""
+"""Most frames of a forward pass on a GPU: more make it no faster."""
 
 
 def precision(name: str, on: str) -> torch.dtype:
@@ -91,7 +91,8 @@ def precision(name: str, on: str) -> torch.dtype:
 
 
 MAPS_BYTES = 64 * 2**20
-"""Of a node: where more maps are held, descriptors are made of them at once, of so many at a time.
+"""Size of a node's maps in memory from which on descriptors are made of them at once, in parts of
+this size.
 
 Early layers give gigabytes a segment; deep ones of a whole segment are less, and described
 together.

@@ -48,7 +48,7 @@ class EncodeVideos:
     """A mapper of videos, with the rows of their segments, to one vector per codebook; a segment is
     read once for all streams, while those before it are encoded.
 
-    Gives batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector
+    Yields batch_videos rows at a time: video_id, source and, named by `Codebook.column`, a vector
     column for each codebook; of each stream S S/num_descriptors. For codebooks in `attentive` also
     the attention of each frame's cells, and for their streams the frames' places in the video as
     S/frame_indices and S/timestamps_s.
@@ -143,8 +143,8 @@ class EncodeVideos:
 class VideoSums:
     """The sums of a video's segments in one stream.
 
-    span_s: when its first and last frame are shown. states: by column, those of `TemporalPyramid`'s
-    intervals.
+    span_s: the times of its first and last frame. states: by column, the state of each interval of
+    `TemporalPyramid`.
     """
 
     span_s: tuple[float, float] = NO_SPAN_S
@@ -157,8 +157,8 @@ class VideoSums:
 
 @dataclass(frozen=True)
 class StreamEncoders:
-    """The encoders of one stream, by column, and the temporal cuts of each; of those in `attentive`
-    attention is wanted.
+    """The encoders of one stream, by column, and the temporal cuts of each; those in `attentive`
+    give the attention too.
     """
 
     stream: Stream

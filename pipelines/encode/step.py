@@ -43,7 +43,7 @@ def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: 
     """Publish the encodings of some codebooks that are not visible yet.
 
     Args:
-        visible: the codebooks, with the videos whose encodings by them are.
+        visible: the codebooks to encode by, each with the videos whose encodings are visible.
     """
     books = list(visible)
     done = frozenset.intersection(*visible.values())

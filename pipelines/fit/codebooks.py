@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 FEW_DESCRIPTORS = 100
-"""For each centroid, component or latent: one that is fitted to fewer is fitted to noise."""
+"""Least descriptors for each centroid, component or latent: one with fewer is fitted to noise."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def fit_codebooks(
 def publish_unfitted(
     tasks: list[Task], store: Store, config: Config, streams: dict[str, Stream]
 ) -> None:
-    """Publish the codebooks of encoders that learn nothing: the shape of the descriptors is enough.
+    """Publish the codebooks of encoders that learn nothing: these need only the descriptors' shape.
 
     Raises:
         RunError: an encoder's settings do not go with the descriptors.

@@ -179,7 +179,7 @@ def _rows_of_files(
     """Return the rows of the videos among the files.
 
     Args:
-        out_prefix: of the output folder's paths, as `_prefix_below` gives it.
+        out_prefix: the start of the output folder's paths, as `_prefix_below` gives it.
     """
     rows, companions = [], collections.Counter()
     for path, info in sorted(files.items()):

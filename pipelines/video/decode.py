@@ -25,7 +25,7 @@ from pipelines.video.pyav_decoder import Choose, PyAvVideo
 from pipelines.video.sampling import SegmentPlan, plan_segment, sample_frames
 
 COPY_BYTES = 8 * 2**20
-"""Of a request when a video is copied."""
+"""Size of a request when a video is copied."""
 
 
 @dataclass(frozen=True)

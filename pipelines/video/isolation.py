@@ -39,10 +39,10 @@ from pipelines.video.header import ERROR_TYPES, ErrorType, VideoError
 _START_S = 120.0
 _ORPHAN_GRACE_S = 2.0
 _EXIT_S = 5.0
-"""How long a child that closed its end may take to be gone by itself, and a killed one at all."""
+"""Longest time until a child that closed its end, or was killed, is gone."""
 
 _POLL_S = 0.1
-"""How often the parent looks whether a silent child still lives: a process that it forked may keep
+"""Time between two looks at whether a silent child still lives: a process that it forked may keep
 the pipe open.
 """
 

@@ -6,7 +6,7 @@ Nothing in a message can run code.
     header: {"value": VALUE, "arrays": [[dtype, shape], ...]}
 
 Lists, tuples and sets are lists, a mapping is a list of pairs, a record an object of its fields,
-an array {"array": its place}. The reader says which type it expects, down to the fields of records,
+an array {"array": its index}. The reader says which type it expects, down to the fields of records,
 and makes nothing else: so a message may come from a process that has parsed a hostile file.
 """
 
@@ -87,7 +87,7 @@ def receive(read: Callable[[int], memoryview], max_bytes: int) -> tuple[object, 
         raise MessageError(f"its header is no JSON: {error}") from None
     match header:
         case {"value": value, "arrays": [*described]}:
-            forms = [_form(one) for one in described]
+            forms = [_form(form) for form in described]
         case _:
             raise MessageError("its header names no value and arrays")
     total_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in forms)
