@@ -31,7 +31,7 @@ EVALUATE_EVERY = 25
 """Steps of an FV-VAE's training between two evaluations of held-out frames."""
 
 UNIT_LENGTH = ("signed_sqrt_l2", "l2")
-"""Those of `encoders.encodings.normalise.NORMALISATIONS` that give vectors of length 1."""
+"""Names in `encoders.encodings.normalise.NORMALISATIONS` that give vectors of length 1."""
 
 Side = Annotated[int, at_least(1), COUNTABLE]
 """Cells along a side of a level of the spatial pyramid."""

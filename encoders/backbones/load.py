@@ -322,7 +322,7 @@ def cut(
 def random_part(
     network: str, nodes: tuple[str, ...], device: str, num_channels: int = COLOURS
 ) -> Backbone:
-    """As `cut`, with random filters, to learn how long a forward pass takes.
+    """Return `cut` with random filters, to measure the time of a forward pass.
 
     What lies behind the deepest node, often the largest part of a network, gets no memory.
     """

@@ -111,7 +111,7 @@ class Columns:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Objectives:
-    """How near J columns are to their solutions.
+    """Primal and dual objectives of J columns, which say how near they are to their solutions.
 
     Attributes:
         primal, dual: [J] float64, NaN for one-sided columns.

@@ -41,7 +41,7 @@ from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store
 
 Scored = dict[str, list[ray.ObjectRef]]
-"""What `_scores_of` gives, by the fold's file of SCORES: several combinations have the same
+"""Results of `_scores_of`, by the fold's file of SCORES: several combinations have the same
 parts."""
 
 

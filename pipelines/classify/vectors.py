@@ -30,8 +30,8 @@ from pipelines.run.job import Job
 from pipelines.storage.store import Store
 
 READ_TASK_BYTES = 2**25
-"""Of vectors that one task reads. Ray keeps what a task returns in the driver where it is less than
-100 kB, so a task for each file of short vectors would bring them all there."""
+"""Bytes of vectors that one task reads. Ray keeps what a task returns in the driver where it is
+less than 100 kB, so a task for each file of short vectors would bring them all there."""
 
 FILES_AT_ONCE = 8
 """Threads of a task that reads files: an object store takes as long for one as for several."""
@@ -173,7 +173,7 @@ def _join(rows: list[np.ndarray], *parts: np.ndarray) -> tuple[np.ndarray, list[
 
 
 _Fitted = SeededMaclaurin | tuple[np.ndarray, ...]
-"""What a compression consists of; of a PCA arrays, which the tasks of a node share in the object
+"""Parts of a compression; of a PCA arrays, which the tasks of a node share in the object
 store."""
 
 

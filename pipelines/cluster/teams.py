@@ -21,7 +21,7 @@ FIT_WORKER_BYTES = 2 * 2**30
 """Memory of a process that fits codebooks, beside twice its share of the sample."""
 
 TEAM_BYTES = 2**26
-"""Of samples to fit codebooks on: less takes a team no longer than its processes take to start."""
+"""Bytes of samples to fit codebooks on: less takes a team no longer than its start."""
 
 
 def teams_at_once(

@@ -16,9 +16,8 @@ from pipelines.run.ledger import Spent
 from pipelines.storage.retries import StorageError
 
 POLL_S = "0.25"
-"""How often Ray Train looks at its workers: its default of 2 s is as long as a small codebook
-takes.
-"""
+"""Seconds between two looks of Ray Train at its workers: its default of 2 s is as long as a
+small codebook takes."""
 
 
 def run_training(

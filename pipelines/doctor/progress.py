@@ -1,4 +1,4 @@
-"""How far the doctor is."""
+"""Progress of the doctor, for the terminal."""
 
 import sys
 import time

@@ -39,7 +39,8 @@ UNNAMED = {"samples": SAMPLES, "codebooks": CURVES}
 
 _BAD_PARQUET = (OSError, ValueError, pa.ArrowException)
 _BAD_JSON = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""What reading a damaged file raises. A StorageError is an OSError too, but says nothing of it."""
+"""Errors that reading a damaged file raises. A StorageError is an OSError too, but says nothing
+of the file."""
 
 
 class Folder(NamedTuple):

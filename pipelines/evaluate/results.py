@@ -18,7 +18,7 @@ from encoders.stream_specs import is_difference, is_local
 from pipelines.settings.sections import Evaluate
 
 SINGLE = "none"
-"""What METRICS calls the fusion of a result that is none."""
+"""Name in METRICS for the fusion of a result that is not fused."""
 
 
 @dataclass(frozen=True)

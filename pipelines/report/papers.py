@@ -24,7 +24,7 @@ class Published:
 
 
 DQ_DATA = "UCF101 split 1, VGG-19"
-"""What DQ Table 2 and its text on 4,096 dimensions are measured on: 101 classes, 25 frames a
+"""Data of DQ Table 2 and of its text on 4,096 dimensions: 101 classes, 25 frames a
 video."""
 
 DQ_TABLE_2 = (
@@ -58,7 +58,7 @@ DQ_FIGURE_4B = (
     "With lambda3 = 0 (FV-VAE^-): 0.8191 on pool5 of VGG-19, 0.8205 on pool5 fine-tuned, 0.8505 "
     "on res5c of ResNet-152. With class loss: 0.8345, 0.8213 and 0.8633.",
 )
-"""What DQ 5.3, 5.4 and Table 3 say about what Figure 4(a) and 4(b) draw."""
+"""Text of DQ 5.3, 5.4 and Table 3 on Figures 4(a) and 4(b)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pipelines.run.versions import WEIGHTING
 from pipelines.settings.sections import Classify
 
 DEFAULT_RULE = "late_weighted"
-"""What `auto` means where there is a Gram matrix."""
+"""Meaning of `auto` where there is a Gram matrix."""
 
 
 def sums_kernels(rule: str) -> bool:

@@ -48,7 +48,7 @@ _STALE_BEATS = 9
 """Renewals that a holder may miss: storage may be away for some minutes."""
 
 _WATCH_BEATS = 2.5
-"""How long a stale lock is watched before it is taken over."""
+"""Seconds that a stale lock is watched before it is taken over."""
 
 _FIRST_BEAT_S = 1.0
 """Until a run that has taken over looks whether another one has, too."""

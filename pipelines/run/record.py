@@ -23,7 +23,7 @@ from pipelines.storage.store import Store
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-"""What `--plan` leaves in a run's folder, for the report of the run."""
+"""Record that `--plan` leaves in a run's folder, for the report of the run."""
 
 FILE = "step_time.json"
 """Only there while a step is unfinished."""

@@ -28,10 +28,10 @@ FORMAT_VERSION = "1"
 
 
 NUMBERS = 2
-"""Of METRICS: raised when the same scores give other numbers, so that a run computes them again."""
+"""Version of METRICS: raised when the same scores give other numbers, so that a run computes
+them again."""
 
 
 WEIGHTING = 3
-"""Of `encoders.svm.inner_folds.weights_by_loss`: raised when it changes, so that folds weighted
-before and after are not mixed.
-"""
+"""Version of `encoders.svm.inner_folds.weights_by_loss`: raised when it changes, so that folds
+weighted before and after are not mixed."""

@@ -46,7 +46,7 @@ NUM_FEATURES = 128
 """P where N allows it (VU 2.3.3)."""
 
 SAMPLE_BYTES = 2**30
-"""Of the encodings that the PCA is fitted on: 2,048 vectors of D = 131,072."""
+"""Bytes of the encodings that the PCA is fitted on: 2,048 vectors of D = 131,072."""
 
 ROWS_PER_FILE, ROWS_PER_GROUP = 2**17, 2**10
 NUM_QUERIES = 100

@@ -12,7 +12,7 @@ from pipelines.run.job import Job
 from pipelines.storage.tables import METRICS
 
 FOLDER = "split_metrics"
-"""Where the METRICS of all splits and their means are, under the name of the splits."""
+"""Folder of the METRICS of all splits and their means, under the name of the splits."""
 
 
 def publish(jobs: list[Job]) -> list[str]:
