@@ -183,12 +183,12 @@ class _Table(BaseModel, extra="forbid"):
 
 
 def read_prices(source: str) -> Prices:
-    """Return the table in a TOML file or URI; pipelines/prices.toml for "".
+    """Return the table in a TOML file or URI; pipelines/plan/prices.toml for "".
 
     Raises:
-        ConfigError: no such file, no TOML, or an entry that is not as in pipelines/prices.toml.
+        ConfigError: no such file, no TOML, or an entry that is not as in pipelines/plan/prices.toml.
     """
-    where = f"plan.prices={source}" if source else "pipelines/prices.toml"
+    where = f"plan.prices={source}" if source else "pipelines/plan/prices.toml"
     try:
         if source:
             files, path = filesystem(source)
@@ -201,7 +201,7 @@ def read_prices(source: str) -> Prices:
         raise ConfigError(f"{where}: {_words(error)}") from error
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(
-            f"{where}: expected a TOML file as pipelines/prices.toml, got {type(error).__name__}: "
+            f"{where}: expected a TOML file as pipelines/plan/prices.toml, got {type(error).__name__}: "
             f"{error}"
         ) from error
     gpus = (gpu.model_copy(update={"name": name}) for name, gpu in table.gpus.items())

@@ -524,7 +524,7 @@ class Plan(Record):
     num_gpus: CountOrZero = setting(0, "GPUs of the cluster.", Changes.NOTHING)
     gpu: str = setting("l4", "The kind of those GPUs, as in the price table.", Changes.NOTHING)
     prices: str = setting(
-        "", "Another price table, laid out as pipelines/prices.toml.", Changes.NOTHING
+        "", "Another price table, laid out as pipelines/plan/prices.toml.", Changes.NOTHING
     )
     probe_s: Seconds = setting(
         20.0, "About how long videos and encoders are tried for.", Changes.NOTHING
