@@ -186,7 +186,7 @@ def read_prices(source: str) -> Prices:
     """Return the table in a TOML file or URI; pipelines/plan/prices.toml for "".
 
     Raises:
-        ConfigError: no such file, no TOML, or an entry that is not as in pipelines/plan/prices.toml.
+        ConfigError: no such file, no TOML, or an entry unlike those of prices.toml.
     """
     where = f"plan.prices={source}" if source else "pipelines/plan/prices.toml"
     try:
@@ -201,8 +201,8 @@ def read_prices(source: str) -> Prices:
         raise ConfigError(f"{where}: {_words(error)}") from error
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(
-            f"{where}: expected a TOML file as pipelines/plan/prices.toml, got {type(error).__name__}: "
-            f"{error}"
+            f"{where}: expected a TOML file as pipelines/plan/prices.toml, got "
+            f"{type(error).__name__}: {error}"
         ) from error
     gpus = (gpu.model_copy(update={"name": name}) for name, gpu in table.gpus.items())
     machines = (
