@@ -189,7 +189,9 @@ def simulate(setting: Setting, costs: Costs, trials: Trials) -> Outcome:
 def gpu_cost() -> Costs:
     """What a GPU is taken to reach."""
     fast, slow = (GPU.float32_tflops * share for share in reversed(GPU.share))
-    source = f"assumed: pipelines/plan/prices.toml, {slow:.3g} to {fast:.3g}; no GPU has run this yet"
+    source = (
+        f"assumed: pipelines/plan/prices.toml, {slow:.3g} to {fast:.3g}; no GPU has run this yet"
+    )
     return {f"{GPU.name}, TFLOP/s reached": Cost(1e-12 / GPU.seconds(1).value, source)}
 
 

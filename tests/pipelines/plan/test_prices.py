@@ -46,7 +46,11 @@ def test_seconds_of_a_gpu_are_operations_over_its_share_of_the_peak() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[gpus]", "[gpus", "expected a TOML file as pipelines/plan/prices.toml, got TOMLDecodeError"),
+        (
+            "[gpus]",
+            "[gpus",
+            "expected a TOML file as pipelines/plan/prices.toml, got TOMLDecodeError",
+        ),
         (
             "10.0",
             '"fast"',
