@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[3]
 
 RUN = """
 import json, sys
-from pipelines import doors
+from pipelines.cluster import doors
 doors.close()
-from pipelines import cluster
+from pipelines.cluster import connect
 from pipelines.settings.sections import Cluster
-cluster.connect(None, Cluster())
+connect.connect(None, Cluster())
 import ray
 import psutil
 
