@@ -1,6 +1,10 @@
 """Fixtures of all tests: the data folder, and the one local Ray cluster of this test process."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +42,26 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """A bucket on a moto server in this process, which the environment names as the S3 endpoint."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+    """A bucket on a moto server, which the environment names as the S3 endpoint.
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
+    The server is a process of its own: other tests of moto empty all buckets of their process.
+    """
+    import boto3
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None, "the moto server has ended"
+            assert time.monotonic() < deadline, "the moto server does not answer"
+            time.sleep(0.1)
     names = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -55,7 +72,8 @@ def s3_bucket() -> Iterator[str]:
     os.environ.update(names)
     boto3.client("s3").create_bucket(Bucket="bucket")
     yield "s3://bucket"
-    server.stop()
+    server.terminate()
+    server.wait()
     for name, value in before.items():
         if value is None:
             os.environ.pop(name)
