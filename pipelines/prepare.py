@@ -25,7 +25,7 @@ from pipelines.index.manifest import list_videos
 from pipelines.index.user_tables import using
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
-from pipelines.run.steps import NEED_LABELS, STEPS
+from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
@@ -187,11 +187,12 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
 def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
     """Return the videos of the job, the kind of split and the number of folds."""
     config, limit = inputs.config, inputs.limit
-    if labels is None and any(step in NEED_LABELS for step in inputs.steps):
+    need_labels = [name for name, step in STEPS.items() if step.needs_labels]
+    if labels is None and any(step in need_labels for step in inputs.steps):
         raise ConfigError(
-            f"--labels: steps {' and '.join(NEED_LABELS)} need labels (CSV: "
+            f"--labels: steps {' and '.join(need_labels)} need labels (CSV: "
             "path,label[,group][,split]); without labels use --steps "
-            f"{','.join(n for n in STEPS if n not in NEED_LABELS)}"
+            f"{','.join(n for n in STEPS if n not in need_labels)}"
         )
     rows = match(listed, labels, config.manifest)
     if limit is not None and limit < rows.num_rows:

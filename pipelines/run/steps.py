@@ -114,6 +114,3 @@ STEPS: dict[str, Step] = {
     ),
 }
 """By the name that `--steps` takes, in the order of the data flow."""
-
-NEED_LABELS = tuple(name for name, step in STEPS.items() if step.needs_labels)
-"""Names of the steps that have nothing to do on videos without labels."""

@@ -5,10 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import flags
+from pipelines import flags, prepare
+from pipelines.errors import ConfigError
 from pipelines.run.job import Job
 from pipelines.run.saved import SavedRun
-from pipelines.run.steps import NEED_LABELS, STEPS
+from pipelines.run.steps import STEPS
+from pipelines.settings.config import Config
 from pipelines.storage.store import DONE, Store
 from tests.pipelines.run.examples import example
 
@@ -91,8 +93,12 @@ def test_a_saved_run_names_its_folders(name: str, job: Job) -> None:
     assert marked == "codebooks" or {*job.current(marked)} <= {*saved.tables.values()}
 
 
-def test_it_says_whether_it_needs_labels(name: str) -> None:
-    assert STEPS[name].needs_labels == (name in NEED_LABELS or name not in _SIX)
-
-
-_SIX = ("index", "describe", "fit", "encode", "classify", "evaluate")
+def test_without_labels_it_is_refused_where_it_needs_them(name: str) -> None:
+    listed = pa.table({"path": ["a.mp4"], "uri": ["a.mp4"], "size_bytes": [1], "modified": ["x"]})
+    inputs = prepare.Inputs(videos="v", labels=None, out="o", config=Config(), steps=(name,))
+    if STEPS[name].needs_labels:
+        with pytest.raises(ConfigError, match=rf"--labels: steps .*\b{name}\b.* need labels"):
+            prepare._manifest(listed, None, inputs)
+    else:
+        rows, split, num_folds = prepare._manifest(listed, None, inputs)
+        assert (rows.num_rows, split, num_folds) == (1, "none", 0)
