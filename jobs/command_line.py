@@ -18,6 +18,7 @@ from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES
+from pipelines.storage.uris import refuse_credentials
 
 if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
     from pipelines.run.job import Job
@@ -135,6 +136,8 @@ def configuration(arguments: argparse.Namespace, first: Sequence[str] = ()) -> C
     Raises:
         ConfigError: a flag that cannot be right.
     """
+    for name in ("videos", "labels", "out", "config", "address"):
+        refuse_credentials(f"--{name}", getattr(arguments, name, None) or "")
     flags.parse_steps(arguments.steps)
     flags.check_limit(arguments.limit)
     return flags.configuration(
@@ -192,6 +195,7 @@ def before_ray(arguments: argparse.Namespace) -> tuple[str | None, ray_job.Submi
     To be called before Ray is imported, which reads the environment that is set here.
     """
     address = arguments.address or os.environ.get("RAY_ADDRESS")
+    refuse_credentials("--address", address or "")
     if not address:
         doors.close()
     # Ray's C++ side prints a harmless error for every actor pool.

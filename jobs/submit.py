@@ -16,6 +16,7 @@ import sys
 from jobs import command_line, fcvid_encode
 from pipelines import flags
 from pipelines.errors import ConfigError
+from pipelines.storage.uris import refuse_credentials
 
 JOB = "jobs/fcvid_encode.py"
 ADDRESS = "http://127.0.0.1:8265"
@@ -79,6 +80,7 @@ def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
     command_line.refuse_relative_paths(job)
     if job.config is None:  # a file may lie on the cluster alone
         command_line.configuration(job)
+    refuse_credentials("--address", arguments.address)
     if not arguments.address.startswith(("http://", "https://")):
         raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
     for name in ("attempts", "pending_timeout_s", "head_timeout_s"):

@@ -3,19 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-class ConfigError(ValueError):
-    """A setting or an input that cannot be right.
-
-    The message is meant for the user as it stands.
-    """
+from pipelines.credentials import redact
 
 
-class RunError(Exception):
-    """A run that cannot go on because of its videos.
+class _UserError(Exception):
+    """An error whose message is meant for the user as it stands; credentials are left out of it."""
 
-    The message is meant for the user as it stands.
-    """
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class ConfigError(_UserError, ValueError):
+    """A setting or an input that cannot be right."""
+
+
+class RunError(_UserError):
+    """A run that cannot go on because of its videos."""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ settings.
 No torch and no Ray here, so that mistakes show at once.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, without_what_went
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.settings.text import near
+from pipelines.storage.uris import refuse_credentials
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -121,6 +123,9 @@ def configuration(
     with _in(file):
         config = config.with_values(plain)
     config = config.with_settings(settings)
+    for section, fields in dataclasses.asdict(config).items():
+        for field, value in fields.items() if isinstance(fields, dict) else ():
+            refuse_credentials(f"{section}.{field}", value if isinstance(value, str) else "")
     if not config.plan.prices:
         read_prices("").gpu(config.plan.gpu)
     return config

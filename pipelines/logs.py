@@ -7,9 +7,13 @@ of Ray's session. A line that concerns a video names it, and the segment if ther
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from pipelines.credentials import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,10 +28,23 @@ def configure() -> None:
     Does nothing the second time.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(_FORMAT, _DATE, defaults={"about": ""}))
+    handler.setFormatter(_Formatter(_FORMAT, _DATE, defaults={"about": ""}))
+    sys.excepthook = _report
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("video_fisher", "jobs", "pipelines", "encoders"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """Lines without credentials, also in the text of an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _report(*error: Any) -> None:
+    """Print the traceback of an error that nothing expected, without credentials."""
+    print(redact("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
 
 
 def of_video(log: logging.Logger, row: dict[str, Any]) -> logging.LoggerAdapter:

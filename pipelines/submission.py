@@ -41,7 +41,6 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.logs import one_line
 from pipelines.ray_job import CODE, REPLACES
 from pipelines.run.versions import code_revision
-from pipelines.storage.uris import redact
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +192,7 @@ class Submitter:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.request, self._say, self._sleep = request, say, sleep
-        self._address, self._pending_s = redact(request.address), request.pending_timeout_s
+        self._address, self._pending_s = request.address, request.pending_timeout_s
         self._lost: list[str] = []
 
     def run(self) -> int:

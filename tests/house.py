@@ -42,6 +42,7 @@ ROOMS = {
     "pipelines.text_table": "columns for a terminal",
     "pipelines.logs": "what users and log files are told",
     "pipelines.errors": "errors of the user, and of a run",
+    "pipelines.credentials": "secrets in URIs, left out of what is shown",
     "encoders.registry": "every encoder by name",
     "encoders.svm": "one-vs-rest linear classifiers",
     "encoders.scores": "metrics, intervals, fusion of scores",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import ConfigError, RunError
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.retries import StorageError, may_pass
-from pipelines.storage.uris import redact, refuse_credentials, refuse_empty
+from pipelines.storage.uris import refuse_credentials, refuse_empty
 
 _ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
 _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
@@ -41,7 +41,7 @@ def using(flag: str, name: str, action: str = "read it") -> Iterator[None]:
         package = type(cause).__module__.partition(".")[0]
         if not isinstance(cause, _ERRORS) and package not in _CLIENTS:
             raise
-        failure = redact(f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})")
+        failure = f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})"
         if isinstance(cause, Exception) and may_pass(cause):
             raise RunError(
                 f"{failure}; check the endpoint, or run the same command again when the storage "

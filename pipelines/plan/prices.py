@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pipelines.errors import ConfigError
 from pipelines.settings.text import near
 from pipelines.storage.filesystems import filesystem
+from pipelines.storage.uris import refuse_credentials
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def read_prices(source: str) -> Prices:
     Raises:
         ConfigError: no such file, no TOML, or an entry unlike those of prices.toml.
     """
+    refuse_credentials("plan.prices", source)
     where = f"plan.prices={source}" if source else "pipelines/plan/prices.toml"
     try:
         if source:

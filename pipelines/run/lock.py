@@ -30,10 +30,10 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pipelines.credentials import redact
 from pipelines.errors import ConfigError, RunError
 from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.storage.store import Store
-from pipelines.storage.uris import redact
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,6 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.storage.filesystems import REQUESTS, filesystem
 from pipelines.storage.parquet import footer_of, write_parquet
 from pipelines.storage.retries import StorageError, _code, may_pass
-from pipelines.storage.uris import redact
 
 log = logging.getLogger(__name__)
 
@@ -296,13 +295,13 @@ class Store:
                     raise
                 seconds = time.monotonic() - started
                 if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
-                    reason = redact(f"{type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
                     raise StorageError(
-                        f"{redact(self.uri(name))}: cannot {action} it: {reason}; tried {tries} "
+                        f"{self.uri(name)}: cannot {action} it: {reason}; tried {tries} "
                         f"times in {seconds:.0f} s, with up to {REQUESTS} requests each; run the "
                         "same command again when the storage answers"
                         if may_pass(error)
-                        else f"{redact(self.uri(name))}: cannot {action} it: {reason}; check "
+                        else f"{self.uri(name)}: cannot {action} it: {reason}; check "
                         "the name, the rights and the credentials"
                     ) from error
                 log.debug("%s: %s failed: %s", self.uri(name), action, error)

@@ -1,8 +1,8 @@
 """URIs of folders and files: made absolute, and kept free of credentials."""
 
 import os
-import re
 
+from pipelines.credentials import has_credentials
 from pipelines.errors import ConfigError
 
 
@@ -31,29 +31,15 @@ def refuse_empty(where: str, uri: str) -> None:
         )
 
 
-_SECRETS = re.compile(
-    r"(?P<user>(?<=://)[^/@\s]+:[^/@\s]*(?=@))"
-    r"|(?P<name>[?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|"
-    r"sig|token|access_token|key|secret|password)=)[^&;\s'\"]*",
-    re.IGNORECASE,
-)
-"""user:password@ and the signatures of signed URLs (S3, GCS, Azure)."""
-
-
-def redact(text: str) -> str:
-    """Return `text` without the credentials of the URIs in it."""
-    return _SECRETS.sub(lambda match: f"{match['name'] or ''}***", text)
-
-
 def refuse_credentials(where: str, uri: str) -> None:
     """Refuse a URI that holds credentials: it would be written into tables and logs.
 
     Raises:
         ConfigError: it does.
     """
-    if "://" in uri and _SECRETS.search(uri):
+    if has_credentials(uri):
         raise ConfigError(
-            f"{where} {redact(uri)}: expected a URI without credentials, got some; give them by "
-            "the environment or the configuration of the storage's client (such as "
-            "AWS_ACCESS_KEY_ID, AWS_PROFILE or the role of the machine)"
+            f"{where} {uri}: expected a URI without credentials, got some; give them by "
+            "the environment or the configuration of the client (such as AWS_ACCESS_KEY_ID, "
+            "AWS_PROFILE or the role of the machine; RAY_AUTH_TOKEN for a cluster)"
         )

@@ -19,7 +19,6 @@ from pipelines.cluster.meter import SILENT, Meter, Sums
 from pipelines.errors import ConfigError
 from pipelines.settings.sections import Decode, Picture, Sampling
 from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
-from pipelines.storage.uris import redact
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
 from pipelines.video.header import VideoError, VideoFacts, probe
@@ -210,7 +209,7 @@ class DecodeSegments:
 
 def _tell(row: dict) -> None:
     """Log on this node why a row is not ok."""
-    reason = logs.one_line(redact(f"{row['error_type']}: {row['error']}"))
+    reason = logs.one_line(f"{row['error_type']}: {row['error']}")
     logs.of_video(log, row).warning("%s %s: %s", row["stage"], row["status"], reason)
 
 
