@@ -36,8 +36,14 @@ def limits(config: dict) -> dict[str, int]:
 
 def kuberay(name: str) -> tuple[dict, dict]:
     """The service account and the RayCluster or RayJob."""
-    account, custom = yaml.safe_load_all((ROOT / name).read_text())
+    account, _, custom = yaml.safe_load_all((ROOT / name).read_text())
     return account, custom
+
+
+def network_policy(name: str) -> dict:
+    """Who reaches the pods of a manifest, and whom they reach."""
+    _, policy, _ = yaml.safe_load_all((ROOT / name).read_text())
+    return policy
 
 
 def ray_cluster(name: str) -> dict:

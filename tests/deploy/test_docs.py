@@ -55,7 +55,7 @@ def test_ray_knows_the_command(line: str) -> None:
     context = group.make_context("ray", words, resilient_parsing=False)
     for name in ("cluster_config_file", "working_dir"):
         if given := context.params.get(name):
-            assert (ROOT / given).exists() or given == "gcp.yaml"
+            assert (ROOT / given).exists() or given in ("aws.yaml", "gcp.yaml")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tests.deploy.files import (
     job_settings,
     kuberay,
     launcher,
+    network_policy,
     pod,
     ray_cluster,
     workers,
@@ -47,7 +48,7 @@ CUSTOM = {
         "workerGroupSpecs": "list[WorkerGroupSpec]",
     },
     "AuthOptions": {"mode": "str"},
-    "AutoscalerOptions": {"idleTimeoutSeconds": "int"},
+    "AutoscalerOptions": {"idleTimeoutSeconds": "int", "securityContext": "V1SecurityContext"},
     "HeadGroupSpec": {"rayStartParams": "dict(str, str)", "template": "V1PodTemplateSpec"},
     "WorkerGroupSpec": {
         "groupName": "str",
@@ -68,6 +69,7 @@ GIB = 2**30
 def test_kubernetes_and_kuberay_know_every_field(name: str) -> None:
     account, custom = kuberay(name)
     assert list(_differences(account, "V1ServiceAccount")) == []
+    assert list(_differences(network_policy(name), "V1NetworkPolicy")) == []
     assert custom["apiVersion"] == "ray.io/v1"
     assert list(_differences(custom, custom["kind"])) == []
 
@@ -92,10 +94,48 @@ def test_mistakes_would_be_noticed(change, message: str) -> None:
     assert message in next(_differences(spec, "RayClusterSpec"))
 
 
+def groups_with_head(name: str) -> list[dict]:
+    spec = ray_cluster(name)
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_pods_have_no_right_of_the_node(name: str) -> None:
+    least = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert ray_cluster(name)["autoscalerOptions"]["securityContext"] == least
+    for group in groups_with_head(name):
+        assert pod(group)["securityContext"] == least
+        user = group["template"]["spec"]["securityContext"]
+        assert user["runAsNonRoot"] is True
+        assert user["seccompProfile"] == {"type": "RuntimeDefault"}
+        dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+        assert f"--uid {user['runAsUser']} ray" in dockerfile
+    for group in ray_cluster(name)["workerGroupSpecs"]:
+        # They parse files of strangers.
+        assert group["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_nobody_reaches_the_pods_but_their_cluster_and_its_operator(name: str) -> None:
+    policy = network_policy(name)["spec"]
+    labels = policy["podSelector"]["matchLabels"]
+    for group in groups_with_head(name):
+        assert group["template"]["metadata"]["labels"] == labels
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    inside, dashboard = policy["ingress"]
+    assert inside == {"from": [{"podSelector": {"matchLabels": labels}}]}
+    assert dashboard["ports"] == [{"port": 8265}]
+    assert all("podSelector" in peer for peer in dashboard["from"])
+    # Without `to` a rule lets out to everywhere, and then on these ports alone.
+    everywhere = [rule["ports"] for rule in policy["egress"] if "to" not in rule]
+    assert {port["port"] for ports in everywhere for port in ports} == {53, 443, 6443}
+
+
 def test_both_manifests_have_the_same_cluster() -> None:
     cluster, job = KUBERAY
     assert ray_cluster(cluster) == ray_cluster(job)
     assert kuberay(cluster)[0] == kuberay(job)[0]
+    assert network_policy(cluster) == network_policy(job)
 
 
 def test_the_shape_is_that_of_the_launcher() -> None:

@@ -7,6 +7,7 @@ import copy
 import gzip
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from importlib import resources
@@ -212,7 +213,10 @@ def test_the_head_is_on_demand_and_the_workers_are_spot() -> None:
 
 @pytest.mark.slow
 def test_the_launcher_starts_these_machines(
-    tmp_path: Path, published: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    published: dict[str, dict],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """What `ray up` and the autoscaler ask of AWS, asked of a simulated one."""
     # The simulation takes seconds to write them all down.
@@ -224,7 +228,17 @@ def test_the_launcher_starts_these_machines(
         iam = boto3.client("iam")
         for role in ("video-fisher-head", "video-fisher-worker"):
             iam.create_instance_profile(InstanceProfileName=role)
-        config = _bootstrap_config(launcher("cluster.yaml"), no_config_cache=True)
+        # Not the launcher's own group, which lets in ssh from the whole world.
+        with pytest.raises(AssertionError):
+            _bootstrap_config(launcher("cluster.yaml"), no_config_cache=True)
+        assert "to any of the configured SecurityGroupIds" in capsys.readouterr().err
+        access = runpy.run_path(str(ROOT / "deploy" / "aws_access.py"))
+        group = access["make_group"](boto3.client("ec2", "us-east-1"), "203.0.113.7/32")
+        asked = launcher("cluster.yaml")
+        for node in asked["available_node_types"].values():
+            assert node["node_config"]["SecurityGroupIds"] == ["SECURITY_GROUP"]
+            node["node_config"]["SecurityGroupIds"] = [group]
+        config = _bootstrap_config(asked, no_config_cache=True)
         provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
         for name, node in config["available_node_types"].items():
             tags = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, "of": name}
@@ -241,6 +255,7 @@ def test_the_launcher_starts_these_machines(
     for name, machine in started.items():
         node = wanted[name]
         assert machine["InstanceType"] == node["node_config"]["InstanceType"]
+        assert [g["GroupId"] for g in machine["SecurityGroups"]] == [group]
         assert machine["ImageId"] == node["node_config"]["ImageId"]
         profile = machine["IamInstanceProfile"]["Arn"].rpartition("/")[2]
         assert profile == node["node_config"]["IamInstanceProfile"]["Name"]
@@ -283,6 +298,19 @@ def test_compute_engine_would_notice_a_mistake(
     change(node)
     [found] = _differences(node, {"$ref": "Instance"}, schemas)
     assert message in found
+
+
+def test_googles_machines_have_accounts_and_a_network_of_their_own() -> None:
+    config = launcher("deploy/gcp.yaml")
+    script = (ROOT / "deploy" / "gcp_access.sh").read_text()
+    region = config["provider"]["region"]
+    assert f"region={region} " in script
+    for name, node in config["available_node_types"].items():
+        [account] = node["node_config"]["serviceAccounts"]
+        role = "video-fisher-head" if name == "head" else "video-fisher"
+        assert account["email"] == f"{role}@PROJECT.iam.gserviceaccount.com"
+        [card] = node["node_config"]["networkInterfaces"]
+        assert card["subnetwork"] == f"projects/PROJECT/regions/{region}/subnetworks/video-fisher"
 
 
 def test_googles_workers_are_spot_and_have_a_local_disk() -> None:

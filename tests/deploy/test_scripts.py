@@ -151,3 +151,66 @@ def test_the_local_disk_is_made_and_mounted(
     assert (target / "tmp").is_dir()
     assert (target / "spill").is_dir()
     assert ("no local NVMe disk" in done.stderr) == (not expected and not mounted)
+
+
+# --- gcp_access.sh ---------------------------------------------------------------------------------
+
+ACCESS = str(ROOT / "deploy" / "gcp_access.sh")
+
+
+def gcloud(
+    tmp_path: Path, there: str, *arguments: str
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run the script with a gcloud that knows of what matches `there`; and what it was asked to change."""
+    log = tmp_path / "log"
+    program(
+        tmp_path,
+        "gcloud",
+        f'case "$*" in *" describe "*) [[ "$*" =~ {there} ]] ;; *) echo "$@" >>{log} ;; esac',
+    )
+    done = subprocess.run(
+        ["bash", ACCESS, *arguments],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done, log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize("there", ["nothing", "."])
+def test_google_lets_in_ssh_from_one_address_and_machines_to_two_buckets(
+    tmp_path: Path, there: str
+) -> None:
+    done, asked = gcloud(tmp_path, there, "mine", "my-videos", "my-runs", "203.0.113.7/32")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("--quiet --project mine ") for line in asked)
+    made = [line for line in asked if " create " in line]
+    assert len(made) == (6 if there == "nothing" else 0)
+    [ssh] = [line for line in asked if "firewall-rules" in line and "-ssh " in line]
+    assert ssh.endswith("--source-ranges 203.0.113.7/32")
+    bindings = [line for line in asked if "storage buckets" in line]
+    assert {line.split()[6] for line in bindings} == {"gs://my-videos", "gs://my-runs"}
+    assert len(bindings) == 4
+    project = [line for line in asked if "projects add-iam-policy-binding" in line]
+    assert ["storage" in line for line in project] == [False]
+    [acts_as] = [line for line in asked if "iam.serviceAccountUser" in line]
+    assert "service-accounts add-iam-policy-binding video-fisher@mine" in acts_as
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine"], "expected PROJECT VIDEOS_BUCKET RUNS_BUCKET SSH_FROM, got 1 arguments"),
+        (["mine", "v", "r", "0.0.0.0/0"], "the whole world"),
+        (["mine", "v", "r", "203.0.113.7"], "expected addresses such as 203.0.113.7/32"),
+    ],
+)
+def test_google_is_asked_nothing_after_a_wrong_argument(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done, asked = gcloud(tmp_path, "nothing", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert asked == []

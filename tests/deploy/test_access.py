@@ -16,7 +16,7 @@ from s3fs import S3FileSystem
 from pipelines.storage.store import Store
 from tests.deploy.files import ROOT, launcher
 
-ROLES = runpy.run_path(str(ROOT / "deploy" / "aws_roles.py"))
+ROLES = runpy.run_path(str(ROOT / "deploy" / "aws_access.py"))
 
 HEAD, WORKER = "video-fisher-head", "video-fisher-worker"
 
@@ -63,7 +63,7 @@ def fresh_clients() -> Iterator[None]:
 
 
 def make() -> None:
-    ROLES["main"](["--videos", "my-videos", "--runs", "my-runs"])
+    ROLES["main"](["--videos", "my-videos", "--runs", "my-runs", "--ssh-from", "203.0.113.7/32"])
 
 
 def become(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +155,36 @@ def test_the_head_ends_machines_of_this_cluster_alone() -> None:
     assert image.startswith(f"resolve:ssm:{prefix}")
 
 
+def test_ssh_comes_from_one_address_and_machines_reach_each_other(
+    aws: str, capsys: pytest.CaptureFixture
+) -> None:
+    ec2 = boto3.client("ec2", "us-east-1")
+    make()
+    group = capsys.readouterr().out.strip()
+    # As the launcher's own group would be.
+    world = {
+        "IpProtocol": "tcp",
+        "FromPort": 22,
+        "ToPort": 22,
+        "IpRanges": [{"CidrIp": "0.0.0.0/0"}],
+    }
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[world])
+    make()  # again: the rules are put as they are to be
+    assert capsys.readouterr().out.strip() == group
+    [found] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    inside, ssh = sorted(found["IpPermissions"], key=lambda rule: rule["IpProtocol"])
+    assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == [group]
+    assert inside["IpRanges"] == []
+    assert [r["CidrIp"] for r in ssh["IpRanges"]] == ["203.0.113.7/32"]
+    assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--videos", "v-v"], "expected --videos and --runs, or --delete"),
+        (["--videos", "v-v"], "expected --videos, --runs and --ssh-from, or --delete"),
+        (["--ssh-from", "0.0.0.0/0"], "got 0.0.0.0/0, the whole world"),
+        (["--ssh-from", "here"], "expected addresses such as 203.0.113.7/32, got 'here'"),
         (["--videos", "s3://v/x", "--runs", "r"], "without s3:// and folders, got 's3://v/x'"),
     ],
 )
