@@ -1,7 +1,10 @@
 """The labels of videos: read from the user's file, and matched with the videos that were listed."""
 
 import bisect
+import logging
+import os
 import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,6 +12,8 @@ import pyarrow as pa
 from pipelines.errors import ConfigError
 from pipelines.index.user_tables import read_user_table, some, texts
 from pipelines.settings.sections import Manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Labels:
 def read_labels(labels: str, split: str = "") -> Labels:
     """Read a CSV or Parquet file with columns path, label[, group][, split].
 
-    A video with several labels has several rows.
+    A video with several labels has several rows. Blanks at the ends of a cell are no part of it,
+    but for paths; classes that differ by case or blanks alone are warned of.
 
     Args:
         split: name of the column with the split, which must then exist; empty: the column `split`,
@@ -51,6 +57,7 @@ def read_labels(labels: str, split: str = "") -> Labels:
         classes = labels_of.setdefault(path, [name])
         if name not in classes:
             bisect.insort(classes, name)
+    _report_alike(labels, {name for classes in labels_of.values() for name in classes})
     if split and split not in table.column_names:
         raise ConfigError(
             f"split.name={split}: expected a column {split!r} in --labels {labels}, got "
@@ -71,10 +78,30 @@ def read_labels(labels: str, split: str = "") -> Labels:
     )
 
 
+def _report_alike(labels: str, classes: set[str]) -> None:
+    """Warn of classes that differ by case or blanks alone: they may be one class."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(classes):
+        alike[" ".join(name.casefold().split())].append(name)
+    several = [names for names in alike.values() if len(names) > 1]
+    if several:
+        log.warning(
+            "--labels %s: %d classes differ by case or blanks alone, and count as several: %s",
+            labels,
+            sum(map(len, several)),
+            "; ".join(" and ".join(map(repr, names)) for names in several[:5]),
+        )
+
+
 def _shared(column: pa.ChunkedArray) -> list[str | None]:
-    """Return the texts of a column, equal ones as one object: a million rows have few labels."""
+    """Return the texts of a column without blanks at their ends, None for empty ones.
+
+    Equal ones are one object: a million rows have few labels.
+    """
     encoded = column.combine_chunks().dictionary_encode()
-    texts = [*encoded.dictionary.to_pylist(), None]
+    stripped = {t: t.strip() or None for t in encoded.dictionary.to_pylist()}
+    once = {t: t for t in stripped.values()}
+    texts = [*(once[t] for t in stripped.values()), None]
     return [texts[index] for index in encoded.indices.fill_null(len(texts) - 1).to_numpy()]
 
 
@@ -106,6 +133,7 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
     if labels is None:
         labels_of, group, split = {}, None, None
     else:
+        labels = _respelled(videos, labels)
         labels_of, group, split = labels.labels, labels.group, labels.split
         _match_errors(set(paths), set(labels_of), settings)
         if settings.unlabelled == "skip":
@@ -120,6 +148,45 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
     ):
         videos = videos.append_column(name, column)
     return videos
+
+
+def _respelled(videos: pa.Table, labels: Labels) -> Labels:
+    """Return the labels by the paths of the videos, where they spell the same file in another way,
+    such as `./a.mp4` or the absolute path of `a.mp4`.
+
+    Raises:
+        ConfigError: two spellings of a file have different groups or splits.
+    """
+    paths = set(videos["path"].to_pylist())
+    others = [name for name in labels.labels if name not in paths]
+    if not others:
+        return labels
+    path_of = {_plain(path): path for path in sorted(paths, reverse=True)}
+    path_of |= dict(zip(videos["uri"].to_pylist(), videos["path"].to_pylist(), strict=True))
+    path_of = {name: path_of[_plain(name)] for name in others if _plain(name) in path_of}
+    labels_of: dict[str, list[str]] = {}
+    for name, classes in labels.labels.items():
+        path = path_of.get(name, name)
+        labels_of[path] = sorted({*labels_of.get(path, []), *classes})
+    return Labels(labels_of, _by_path(labels.group, path_of), _by_path(labels.split, path_of))
+
+
+def _plain(name: str) -> str:
+    return name if "://" in name else os.path.normpath(name)
+
+
+def _by_path(values: dict[str, str] | None, path_of: dict[str, str]) -> dict[str, str] | None:
+    if values is None:
+        return None
+    merged: dict[str, str] = {}
+    for name, value in values.items():
+        path = path_of.get(name, name)
+        if merged.setdefault(path, value) != value:
+            raise ConfigError(
+                f"--labels: {name} and {path} are the same file, and have {value} and "
+                f"{merged[path]}; give it one row"
+            )
+    return merged
 
 
 def _match_errors(videos: set[str], labelled: set[str], settings: Manifest) -> None:

@@ -34,7 +34,20 @@ _TEXTS = (
     ".pdf",
 )
 _ARRAYS = (".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_PICTURES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+)
+_OF_CAMERAS = (".thm", ".lrv")
+"""Thumbnails, and small copies of the videos beside them."""
 _OTHERS = (
     ".py",
     ".sh",
@@ -48,7 +61,7 @@ _OTHERS = (
     ".db",
     ".ini",
 )
-NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OTHERS))
+NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OF_CAMERAS, *_OTHERS))
 """Suffixes of files that stand beside videos.
 
 A file with any other suffix is tried, and its row says what it was.
@@ -105,7 +118,8 @@ def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
     out_prefix = _prefix_below(fs, base, out) if out else None
     rows = _rows_of_files(videos, fs, base, files, skipped, out_prefix)
     if not rows:
-        raise ConfigError(f"--videos {videos}: expected videos, found none")
+        links = f"; {_LINKS}" if "link" in skipped else ""
+        raise ConfigError(f"--videos {videos}: expected videos, found none{links}")
     return pa.Table.from_pylist(rows, schema=_LISTED)
 
 
@@ -250,6 +264,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
+_LINKS = (
+    "links are not followed in a folder; a manifest follows them: --videos FILE.csv with a column "
+    "path that names them"
+)
+
+
 def _warn(videos: str, skipped: dict[str, list[str]]) -> None:
     if not skipped:
         return
@@ -258,7 +278,8 @@ def _warn(videos: str, skipped: dict[str, list[str]]) -> None:
         for kind, paths in sorted(skipped.items())
     )
     total = sum(len(paths) for paths in skipped.values())
-    log.warning("%s: passed over %d entries: %s", videos, total, kinds)
+    hint = f"; {_LINKS}" if "link" in skipped else ""
+    log.warning("%s: passed over %d entries: %s%s", videos, total, kinds, hint)
 
 
 _LISTED = pa.schema(
@@ -289,16 +310,15 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     column = texts("--videos", videos, table, "path").to_pylist()
     if not all(column):
         raise ConfigError(f"--videos {videos}: a row has no path")
-    names = sorted(set(column))
+    names, uris = _once(fs, base, column)
     if len(names) < len(column):
         log.warning(
-            "%s: %d of %d rows repeat a path and count once",
+            "%s: %d of %d rows repeat a file and count once",
             videos,
             len(column) - len(names),
             len(column),
         )
     if not look:
-        uris = [_resolve(fs, base, name) for name in names]
         unknown = pa.nulls(len(names), pa.string())
         sizes = pa.repeat(pa.scalar(0, pa.int64()), len(names))
         return pa.Table.from_arrays(
@@ -327,6 +347,21 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
 _LOOKS_AT_ONCE = 16
 
 
+def _once(
+    fs: fsspec.AbstractFileSystem, base: str, names: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return each file of a manifest once: its name, sorted, and its path or URI.
+
+    Of several spellings of a file, such as `a.mp4`, `./a.mp4` and its absolute path, the shortest
+    is its name.
+    """
+    name_of: dict[str, str] = {}
+    for name in sorted(set(names), key=lambda name: (len(name), name)):
+        name_of.setdefault(_resolve(fs, base, name), name)
+    pairs = sorted((name, uri) for uri, name in name_of.items())
+    return [name for name, _ in pairs], [uri for _, uri in pairs]
+
+
 def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
     """Return the absolute path or URI of a file that a manifest names.
 
@@ -342,7 +377,7 @@ def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:
     full = name if name.startswith("/") else f"{base}/{name}"
     if name.startswith("/") or isinstance(fs, LocalFileSystem):
         return os.path.normpath(full)
-    return fs.unstrip_protocol(full)
+    return fs.unstrip_protocol(f"{base}/{name.removeprefix('./')}")
 
 
 def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | None:
@@ -353,7 +388,7 @@ def _look(fs: fsspec.AbstractFileSystem, base: str, name: str) -> dict | str | N
     """
     uri = _resolve(fs, base, name)
     if "://" in uri:
-        path = f"{base}/{name}"
+        path = f"{base}/{name.removeprefix('./')}"
         if "://" in name:
             fs, path = user_filesystem("--videos", name)
         with using("--videos", name):

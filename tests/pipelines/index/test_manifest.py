@@ -309,8 +309,8 @@ def test_a_manifest_may_name_links_but_no_pipes(
     os.mkfifo(tmp_path / "pipe.mp4")
     names = ["a.mp4", "link.mp4", "pipe.mp4", "folder", "a.mp4", "folder/../a.mp4"]
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
-    assert paths(list_videos(f"{tmp_path}/list.csv")) == ["a.mp4", "folder/../a.mp4", "link.mp4"]
-    assert "1 of 6 rows repeat a path" in caplog.text
+    assert paths(list_videos(f"{tmp_path}/list.csv")) == ["a.mp4", "link.mp4"]
+    assert "2 of 6 rows repeat a file" in caplog.text
     assert "1 x folder, such as 'folder'; 1 x pipe, such as 'pipe.mp4'" in caplog.text
 
 
@@ -363,3 +363,47 @@ def test_credentials_in_uris_are_refused_and_not_repeated(tmp_path: Path, uri: s
             call()
         assert "secret" not in str(said.value)
         assert "s3cret" not in str(said.value)
+
+
+def test_a_file_under_three_spellings_is_one_video(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "b.mp4").write_bytes(b"x")
+    manifest = tmp_path / "videos.csv"
+    manifest.write_text(f"path\n./a.mp4\n{tmp_path}/a.mp4\na.mp4\n{tmp_path}/b.mp4\n")
+    listed = list_videos(str(manifest))
+    assert sorted(listed["uri"].to_pylist()) == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+    assert "a.mp4" in listed["path"].to_pylist()
+    assert "2 of 4 rows repeat a file and count once" in caplog.text
+    assert list_videos(str(manifest), look=False)["path"].equals(listed["path"])
+
+
+def test_an_object_under_three_spellings_is_one_video(s3_bucket: str) -> None:
+    store = Store(f"{s3_bucket}/spelled")
+    store.publish("a.mp4", b"x")
+    store.publish("videos.csv", f"path\n./a.mp4\n{s3_bucket}/spelled/a.mp4\na.mp4\n".encode())
+    listed = list_videos(f"{s3_bucket}/spelled/videos.csv")
+    assert listed["path"].to_pylist() == ["a.mp4"]
+    assert listed["uri"].to_pylist() == [f"{s3_bucket}/spelled/a.mp4"]
+
+
+def test_a_folder_of_links_names_the_manifest_that_follows_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp4").write_bytes(b"x")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "a.mp4").symlink_to(tmp_path / "real" / "a.mp4")
+    with pytest.raises(ConfigError, match="found none; links are not followed in a folder; a mani"):
+        list_videos(str(links))
+    (links / "b.mp4").write_bytes(b"x")
+    assert list_videos(str(links))["path"].to_pylist() == ["b.mp4"]
+    assert "a manifest follows them: --videos FILE.csv" in caplog.text
+
+
+def test_what_cameras_leave_beside_videos_is_no_video(tmp_path: Path) -> None:
+    for name in ("GX010001.MP4", "GX010001.THM", "GL010001.LRV", "IMG_1.HEIC", "IMG_2.avif"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list_videos(str(tmp_path))["path"].to_pylist() == ["GX010001.MP4"]
