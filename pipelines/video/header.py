@@ -44,6 +44,8 @@ ErrorType = Literal[
     "no_frames",  # the header is fine, but no frame follows it
     "damaged",  # wanted frames could not be decoded
     "longer_than_planned",  # frames lie beyond what the header promised
+    "changed",  # another file than the one that was planned
+    "not_finite",  # the network gave NaN or infinity
     "timeout",
     "crashed",
     "out_of_memory",

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from encoders.backbones import load
@@ -98,6 +99,28 @@ def described(store: Store, decoded: tuple[pa.Table, list[pa.Table]]) -> pa.Tabl
         lambda: store.read("weights.safetensors"), CONFIG, STREAMS, num_threads=1
     )
     return stage(pa.concat_tables(decoded[1]))
+
+
+def test_a_segment_whose_descriptors_are_no_numbers_fails_by_name_and_alone(
+    decoded: tuple[pa.Table, list[pa.Table]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """First filters so strong that float16 cannot hold what they make of any picture but a grey one."""
+    state = safetensors.torch.load(load.random_filters("squeezenet1_0", 0))
+    state["features.0.weight"] *= 1e7
+    weights = load.pack(state)
+    bright, plain = decoded[1][:2]
+    grey = bytes((124, 116, 104)) * (len(plain["images"][0].as_py()) // 3)
+    images = pa.array([grey], pa.large_binary())
+    plain = plain.set_column(plain.column_names.index("images"), "images", images)
+    stage = DescribeFrames(lambda: weights, CONFIG, STREAMS, num_threads=1)
+    failed, whole = stage(pa.concat_tables([bright, plain])).to_pylist()
+    reason = [failed[name] for name in ("status", "stage", "error_type", "num_frames")]
+    assert reason == ["failed", "describe", "not_finite", 0]
+    assert GLOBAL in failed["error"] and failed[APPEARANCE] is None
+    assert failed["frame_indices"] == failed["timestamps_s"] == []
+    assert (whole["status"], whole["num_frames"]) == ("ok", 26)
+    assert np.isfinite(np.array(whole[GLOBAL], np.float16)).all()
+    assert "segment=big_buck_bunny_0_30.webm#00000" in vars(caplog.records[-1])["about"]
 
 
 def test_every_planned_segment_has_a_row(
