@@ -80,19 +80,18 @@ def encoder_from_bytes(data: bytes) -> Encoder:
     Raises:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
     """
-    import safetensors.torch
-
     from encoders.encodings.base import header_of
     from encoders.encodings.spatial import Spatial
+    from encoders.tensor_files import load_tensors
 
-    header = header_of(data)
+    tensors, header = load_tensors(data), header_of(data)
     name = header.get("name")
     if name not in (*ENCODERS, Spatial.name):
         raise ValueError(
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
-    tensors, settings = safetensors.torch.load(data), header["settings"]
+    settings = header["settings"]
     if name == Spatial.name:
         # The registry imports Spatial, which therefore cannot look its parts up there.
         return Spatial.build(tensors, settings, ENCODERS[settings["kind"]])

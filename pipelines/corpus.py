@@ -87,6 +87,7 @@ def run(
             connect.connect(address, job.config.cluster)
             did_work = True
         check()
+        job.repair(name)
         with StepTime(job.store, name, job.digest(name)) as timed:
             account, spent = STEPS[name].function()(job)
             job.finish(name)
@@ -105,11 +106,11 @@ def run(
 def is_due(job: Job, step: str, *, restore: bool) -> bool:
     """Return whether a step is to run.
 
-    It is not complete, or, with `restore`, it is the last one and the report is another
-    configuration's.
+    It is not complete, files of it are gone or damaged, or, with `restore`, it is the last one and
+    the report is another configuration's.
     """
     is_stale = restore and step == "evaluate" and not record.is_reported(job)
-    return is_stale or not job.is_complete(step)
+    return is_stale or not job.is_sound(step)
 
 
 def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str]:

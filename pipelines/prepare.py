@@ -114,7 +114,7 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
         raise ConfigError(
             f"--retry-failed: expected steps index and describe, got {','.join(steps)}; add them"
         )
-    if not job.is_complete("describe"):
+    if not job.is_sound("describe"):
         log.info("--retry-failed: describe is not finished yet, and goes on first")
         return job
     rows = job.store.read_table(job.failures, ["video_id"])
@@ -229,9 +229,9 @@ def _store(out: str) -> Store:
 
 def _check_steps(job: Job, steps: tuple[str, ...]) -> None:
     for earlier in itertools.takewhile(lambda name: name != steps[0], STEPS):
-        if not job.is_complete(earlier):
+        if not job.is_sound(earlier):
             raise ConfigError(
-                f"--steps {','.join(steps)}: step {earlier} is not complete in {job.store.root} "
-                "for these inputs and settings; run it first, or use --steps "
-                f"{earlier},{','.join(steps)}"
+                f"--steps {','.join(steps)}: step {earlier} is not complete in {job.store.root}, "
+                "or files of it are gone or damaged, for these inputs and settings; run it first, "
+                f"or use --steps {earlier},{','.join(steps)}"
             )

@@ -55,6 +55,7 @@ ROOMS = {
     "encoders.settings": "a record for each encoder",
     "encoders.fields": "fields of settings that say themselves what they may be",
     "encoders.tensor_files": "tensors in files",
+    "encoders.seal": "a digest inside a file",
 }
 """Rooms from the top down, with what one finds there: imports point from an earlier one to a later one."""
 

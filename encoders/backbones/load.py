@@ -24,6 +24,7 @@ from encoders.backbones.stages import stages
 from encoders.backbones.timm_family import Timm
 from encoders.backbones.torchvision_family import Torchvision
 from encoders.stream_specs import INPUT, STAGES
+from encoders.tensor_files import load_tensors, sealed
 
 FAMILIES: dict[str, Family] = {
     "": Torchvision(),
@@ -259,7 +260,7 @@ def load_file(data: bytes, name: str) -> bytes:
     """
     try:
         if name.endswith(".safetensors"):
-            return pack(safetensors.torch.load(data))
+            return pack(load_tensors(data))
         return pack(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:
         raise WeightsError(
@@ -360,7 +361,7 @@ def load_model(network: str, weights: bytes) -> nn.Module:
     model = family.loadable(family_name)
     state = {
         key: value.float() if value.is_floating_point() else value
-        for key, value in safetensors.torch.load(weights).items()
+        for key, value in load_tensors(weights).items()
     }
     try:
         model.load_state_dict(family.fitting(state), assign=True)
@@ -374,9 +375,10 @@ def load_model(network: str, weights: bytes) -> nn.Module:
 def pack(state: dict[str, Tensor]) -> bytes:
     """Return a state dict as safetensors bytes, as `build` takes it."""
     # A copy of each, because safetensors refuses tensors that share memory.
-    return safetensors.torch.save(
-        {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
-    )
+    copies = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
+    }
+    return sealed(safetensors.torch.save(copies))
 
 
 def _family(network: str) -> tuple[Family, str]:

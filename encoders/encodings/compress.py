@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from encoders.codebooks.pca import NEGLIGIBLE_VARIANCE, Pca, add_gram
 from encoders.encodings.normalise import l2
 from encoders.encodings.random_maps import SeededMaclaurin
 from encoders.settings import CompressSettings
-from encoders.tensor_files import metadata_of, save_tensors
+from encoders.tensor_files import load_tensors, metadata_of, save_tensors
 
 BLOCK_VALUES = 2**24
 """Values of training vectors per float64 chunk: 128 MiB."""
@@ -64,14 +63,14 @@ class Compression:
         Raises:
             ValueError: the file holds no compression.
         """
-        metadata = metadata_of(data)
+        tensors, metadata = load_tensors(data), metadata_of(data)
         if "compression" not in metadata:
             raise ValueError(
                 f"compression file: expected an entry 'compression', got {sorted(metadata)}; "
                 "was the file written by `Compression.to_bytes`?"
             )
         seeded = json.loads(metadata["compression"])
-        pca = Pca.from_tensors(safetensors.torch.load(data))
+        pca = Pca.from_tensors(tensors)
         return cls(pca or SeededMaclaurin(**seeded))
 
 

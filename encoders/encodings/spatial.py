@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import num_cells
 from encoders.encodings.base import CODEBOOK, Encoder, State, header_of
 from encoders.settings import UNIT_LENGTH, EncoderSettings
+from encoders.tensor_files import load_tensors, save_tensors
 
 POSITIONS = "places"
 """Name of the positions' tensor in codebook files."""
@@ -214,8 +214,8 @@ class Spatial(Encoder):
         files = [part.files() for part in self.parts]
         kind = type(self.parts[0])
         merged = {
-            name: safetensors.torch.save(
-                _joined([safetensors.torch.load(part_files[name]) for part_files in files])
+            name: save_tensors(
+                _joined([load_tensors(part_files[name]) for part_files in files]), "parts", {}
             )
             for name in files[0].keys() - {CODEBOOK}
         }
@@ -225,15 +225,13 @@ class Spatial(Encoder):
 
     def with_files(self, files: dict[str, bytes], settings: EncoderSettings) -> Self:
         """Return these parts, each with its share of the other files."""
-        joined = {
-            name: safetensors.torch.load(data) for name, data in files.items() if name != CODEBOOK
-        }
+        joined = {name: load_tensors(data) for name, data in files.items() if name != CODEBOOK}
         part_settings = _part_settings(settings)
         return self._with_parts(
             [
                 part.with_files(
                     {
-                        name: safetensors.torch.save(_split(tensors, k))
+                        name: save_tensors(_split(tensors, k), "part", {})
                         for name, tensors in joined.items()
                     },
                     part_settings,
@@ -380,7 +378,7 @@ def _to_files(saved: dict[str, Tensor]) -> dict[str, bytes]:
 
 
 def _built(kind: type[Encoder], data: bytes) -> Encoder:
-    return kind.build(safetensors.torch.load(data), header_of(data)["settings"])
+    return kind.build(load_tensors(data), header_of(data)["settings"])
 
 
 def _loaded(kind: type[Encoder], files: dict[str, bytes], settings: EncoderSettings) -> Encoder:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +20,7 @@ from encoders.fv_vae.information import INFORMATION, Information, choose, estima
 from encoders.fv_vae.network import FvVaeNet
 from encoders.fv_vae.training import fit_fv_vae, random_frames, with_steps
 from encoders.settings import FvVaeSettings
+from encoders.tensor_files import load_tensors, save_tensors
 
 INFORMATION_FILE = "information.safetensors"
 
@@ -174,14 +174,12 @@ class FvVae(Encoder):
             )
         return {
             CODEBOOK: self.with_information(None).to_bytes(),
-            INFORMATION_FILE: safetensors.torch.save(
-                {name: value.contiguous() for name, value in self.statistics.items()}
-            ),
+            INFORMATION_FILE: save_tensors(self.statistics, "information", {}),
         }
 
     def with_files(self, files: dict[str, bytes], settings: FvVaeSettings) -> Self:
         """Return this network with the information that `settings` name."""
-        statistics = safetensors.torch.load(files[INFORMATION_FILE])
+        statistics = load_tensors(files[INFORMATION_FILE])
         loaded = self.with_information(choose(statistics, settings))
         loaded.statistics = statistics
         return loaded

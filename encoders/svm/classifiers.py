@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.svm.columns import Columns, Objectives, best_length, one_sided, unsolved
 from encoders.svm.gram import Gram, Solution, block_rows, solve
-from encoders.tensor_files import metadata_of, save_tensors
+from encoders.tensor_files import load_tensors, metadata_of, save_tensors
 
 REFINEMENTS = 3
 """Most refinement solves after rounding errors in the Gram matrix (see `fit_weights`)."""
@@ -60,8 +59,8 @@ class LinearClassifier:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Load a classifier that `to_bytes` wrote."""
+        tensors = {name: tensor.numpy() for name, tensor in load_tensors(data).items()}
         header = json.loads(metadata_of(data)["classifier"])
-        tensors = safetensors.numpy.load(data)
         return cls(tensors["weights"], tensors["bias"], tuple(header["classes"]))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from encoders.settings import CompressSettings
+from pipelines.run.combination import sums_kernels
 from pipelines.run.job import Job
 
 INNER_FOLDS = 3
@@ -18,7 +19,7 @@ CHOICE_TOLERANCE = 1e-3
 class FoldSet:
     """Folds of an encoder and stream whose classifiers have the same vectors, and where results go.
 
-    `todo` are those without SCORES. Finished folds stay among `folds`: a run that goes on solves
+    `todo` are those that lack a file. Finished folds stay among `folds`: a run that goes on solves
     the same ones together as one that was not killed, and so gets the same bits.
 
     A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are
@@ -41,14 +42,22 @@ class FoldSet:
     def name(self) -> str:
         return f"{self.encoder}-{self.stream}"
 
+    def files(self, fold: int) -> list[str]:
+        """Return the names of all files of a finished fold."""
+        names = [self.scores_file(fold)]
+        if not self.parts or sums_kernels(self.stream):
+            names += [f"{self.classifiers}/fold-{fold:05d}.safetensors", self.solutions_file(fold)]
+        if self.compress.kind != "none":
+            names.append(f"{self.classifiers}/compression-{fold:05d}.safetensors")
+        if self.parts:
+            names.append(f"{self.fusions}/fold-{fold:05d}.parquet")
+        return names
+
     def solutions_file(self, fold: int) -> str:
         return f"{self.classifiers}/solutions-{fold:05d}.parquet"
 
     def scores_file(self, fold: int) -> str:
-        """Return the name of the fold's SCORES.
-
-        It is published last: a fold that has it is finished.
-        """
+        """Return the name of the fold's SCORES, which are published last."""
         return f"{self.scores}/fold-{fold:05d}.parquet"
 
     @property
@@ -136,7 +145,9 @@ def fused_fold_sets(job: Job) -> list[FoldSet]:
 def _unfinished(job: Job, all_fold_sets: list[FoldSet]) -> list[FoldSet]:
     unfinished = []
     for fold_set in all_fold_sets:
-        todo = tuple(f for f in fold_set.folds if not job.store.exists(fold_set.scores_file(f)))
+        folders = (fold_set.scores, fold_set.classifiers, fold_set.fusions)
+        there = {name for folder in filter(None, folders) for name in job.store.sizes(folder)}
+        todo = tuple(fold for fold in fold_set.folds if not there.issuperset(fold_set.files(fold)))
         if todo:
             unfinished.append(dataclasses.replace(fold_set, todo=todo))
     return unfinished

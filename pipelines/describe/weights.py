@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import cast
 
 from encoders.backbones import load as backbones_load
+from encoders.tensor_files import metadata_of, sealed
 from pipelines.errors import ConfigError
 from pipelines.run.folders import weights_file
 from pipelines.settings.sections import Describe
 from pipelines.storage.filesystems import filesystem
+from pipelines.storage.marks import damage
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
+
+IDENTITY = "weights"
+"""Entry of a kept file's metadata with the identity of the weights."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,14 @@ class Weights:
     def is_at_hand(self) -> bool:
         """Return whether these are trained weights that `resolve` has read."""
         return not self.is_random and not _is_published(self.settings.weights)
+
+    def _are(self, data: bytes) -> bool:
+        """Return whether a file holds these weights; one of before seals says it by its name
+        alone.
+        """
+        if damage(self.file, data):
+            return False
+        return metadata_of(data).get(IDENTITY, self.identity) == self.identity
 
     @property
     def file(self) -> str:
@@ -60,9 +73,12 @@ class Weights:
         return data
 
     def keep(self, store: Store) -> None:
-        """Put the weights into the run, unless they are there, and drop them here."""
-        if not store.exists(self.file):
-            store.publish(self.file, self.load())
+        """Put the weights into the run, unless they are there, and drop them here.
+
+        Those that are there are trusted by what is in them, not by their name alone.
+        """
+        if not (store.exists(self.file) and self._are(store.read(self.file))):
+            store.publish(self.file, sealed(self.load(), **{IDENTITY: self.identity}))
         _read.cache_clear()
 
 

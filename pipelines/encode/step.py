@@ -22,7 +22,10 @@ def encode(job: Job) -> tuple[Account, Spent]:
     described = names(videos)
 
     def visible(book: codebook.Codebook) -> frozenset[str]:
-        return sink.visible_videos(videos, job.store, job.encodings(book))
+        there = sink.visible_videos(videos, job.store, job.encodings(book))
+        if not job.writes_attention(book):
+            return there
+        return there & sink.visible_videos(videos, job.store, job.attention(book))
 
     books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
     # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
@@ -32,7 +35,6 @@ def encode(job: Job) -> tuple[Account, Spent]:
         done |= {book: visible(book) for book in missing}
     for book in books:
         settle(f"encode {book.name}", "videos", described, done[book])
-        job.store.publish_json(job.encodings_mark(book), job.footer("encode"))
     planned = job.manifest.num_rows
     number = len(job.codebooks)
     done = videos.num_rows * number
@@ -81,8 +83,8 @@ def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: 
             job.encodings(book),
             job.footer("encode") | {"video_fisher.codebook": book.digest},
             functools.partial(codebook.encodings_of, book=book),
-            already - done,
+            sink.visible_videos(rows, job.store, job.encodings(book)),
         )
-        for book, already in visible.items()
+        for book in books
     ]
     return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["encodings"])

@@ -92,6 +92,8 @@ def evaluate(job: Job) -> Evaluated:
     footer = job.footer("evaluate")
     if job.left_out:
         footer["video_fisher.left_out"] = job.left_out
+    # They may be there, and only the page is another run's.
+    job.unmark(job.metrics)
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, footer)
     return Evaluated(table, facts, line.spent, started)
 

@@ -33,6 +33,7 @@ from pipelines.run.codebook import Codebook
 from pipelines.run.ledger import Spent
 from pipelines.settings.config import Config
 from pipelines.storage.columns import descriptors_from_arrow
+from pipelines.storage.marks import Contents, publish_mark
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import CURVES
 
@@ -218,14 +219,18 @@ def publish(
     curves: list[dict],
     seconds: float,
 ) -> None:
-    """Publish the files of a fit, CURVES if there are any, and last the mark that all is there."""
+    """Publish the files of a fit, CURVES if there are any, and last the mark that all is there.
+
+    With what was fitted on a sample, that must be there too.
+    """
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:
         store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves), task.footer)
-    store.publish_json(
-        f"{folder}/{DONE}", {"seconds": seconds, "videos": len(task.videos), **task.footer}
-    )
+    sample_mark = f"{task.sample}/{DONE}"
+    contents = Contents((folder,), (sample_mark,) if store.exists(sample_mark) else ())
+    facts = {"seconds": seconds, "videos": len(task.videos), **task.footer}
+    publish_mark(store, f"{folder}/{DONE}", facts, contents)
 
 
 def _read_share(

@@ -13,6 +13,7 @@ from pipelines.index import current_rows
 from pipelines.run import codebook
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent, merged, settle
+from pipelines.storage.marks import Contents, publish_mark
 from pipelines.storage.store import DONE
 from pipelines.storage.tables import ROWS_PER_FILE, SAMPLES
 
@@ -110,5 +111,6 @@ def _sample(job: Job) -> Spent:
         )
     for stream in streams:
         facts = {"rate": rate, "num_frames": num_frames}
-        job.store.publish_json(f"{job.sample(stream)}/{DONE}", facts)
+        folder = job.sample(stream)
+        publish_mark(job.store, f"{folder}/{DONE}", facts, Contents((folder,)))
     return spent

@@ -20,25 +20,26 @@ log = logging.getLogger(__name__)
 def index(job: Job) -> tuple[Account, Spent]:
     """Publish VIDEOS and SEGMENTS: headers are probed, and rows of unchanged files kept."""
     unchanged = current_rows.known_videos(job)
-    fresh = job.manifest.filter(
-        pc.invert(pc.is_in(job.manifest["video_id"], unchanged["video_id"]))
-    )
+    if job.store.files(job.videos):
+        # Their segments may be gone.
+        there = _without(job.store.read_table(job.videos), unchanged)
+        unchanged = pa.concat_tables([unchanged, there.cast(unchanged.schema)])
+    fresh = _without(job.manifest, unchanged)
     log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
-    rows = sink.pending(fresh, job.store, job.videos, ("video_id",))
     outputs = [
         sink.Output(
             SEGMENTS,
             job.segments,
             job.footer("index"),
             stages.plan_segments,
-            sink.visible_videos(rows, job.store, job.segments),
+            sink.visible_videos(fresh, job.store, job.segments),
         ),
         sink.Output(VIDEOS, job.videos, job.footer("index")),
     ]
     _publish_known(job, unchanged, outputs)
-    pool = pools.pools(job.config.cluster).decode.fitting(rows.num_rows)
-    line = progress_line(job, "index", rows.num_rows, {("probe",): pool})
-    data = dataset(rows, 64).map_batches(
+    pool = pools.pools(job.config.cluster).decode.fitting(fresh.num_rows)
+    line = progress_line(job, "index", fresh.num_rows, {("probe",): pool})
+    data = dataset(fresh, 64).map_batches(
         stages.ProbeVideos,
         fn_constructor_args=(job.config.sampling, job.config.decode, line.meter),
         **pool.options(batch_size=64),
@@ -52,8 +53,12 @@ def index(job: Job) -> tuple[Account, Spent]:
     return account, spent
 
 
+def _without(rows: pa.Table, videos: pa.Table) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows["video_id"], videos["video_id"])))
+
+
 def _publish_known(job: Job, unchanged: pa.Table, outputs: list[sink.Output]) -> None:
-    """Publish into each output the rows of unchanged files that a killed run has not published."""
+    """Publish into each output the rows of known videos that it does not have."""
     for output in outputs:
         rows = sink.pending(unchanged, job.store, output.folder, ("video_id",))
         if rows.num_rows:

@@ -8,6 +8,7 @@ import time
 import pyarrow.compute as pc
 import ray
 
+from encoders.seal import BLANK, ENTRY, seal
 from pipelines.evaluate.best import Best, Curve
 from pipelines.evaluate.results import SINGLE, Estimate, headline_metric
 from pipelines.evaluate.step import Evaluated
@@ -83,7 +84,9 @@ def write(
         planned_for=planned.get("cluster", ""),
         provenance=job.footer("evaluate") | {"tables": job.store.root},
     )
-    job.store.publish(job.report, render(report).encode())
+    place = f'<head>\n<meta name="{ENTRY}" content="{BLANK}">'
+    page = render(report).replace("<head>", place, 1)
+    job.store.publish(job.report, seal(page.encode()))
 
 
 def _results(job: Job, rows: list[dict], multi_label: bool, top_k: int) -> list[Result]:

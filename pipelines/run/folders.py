@@ -27,10 +27,11 @@ from pipelines.run.codebook import Codebook
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
 from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.makers import MAKERS, Result
-from pipelines.run.steps import STEPS
+from pipelines.run.steps import PAGE, STEPS
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
 from pipelines.settings.sections import Evaluate
+from pipelines.storage.marks import Contents, damage
 
 OF_RESULTS = ("scores", "classifiers", "fusions")
 """Tables with a folder for each result."""
@@ -208,7 +209,7 @@ class Folders(Inputs):
     def metrics(self) -> str:
         return f"metrics/{self._metrics_digest}"
 
-    report = "report/index.html"
+    report = PAGE
 
     def current(self, table: str) -> list[str]:
         """Return today's folders of a table, or of the codebooks, in the order of the run."""
@@ -247,6 +248,28 @@ class Folders(Inputs):
             if self.writes_attention(book):
                 named[f"attention/{name}"] = self.attention(book)
         return named
+
+    def contents(self, step: str) -> dict[str, Contents]:
+        """Return {mark of a step: what it is for}: the folders of its tables for one result, and
+        files beside them.
+        """
+        named, declared = self.tables(), STEPS[step]
+        tables = [table.name for table in declared.tables]
+        contents = {}
+        for mark in declared.marks(self.current):
+            folder = mark.rpartition("/")[0]
+            if declared.page.startswith(f"{folder}/"):
+                contents[mark] = Contents((), (declared.page,))
+                continue
+            results = {key.partition("/")[2] for key, path in named.items() if path == folder}
+            parts = ((*key.partition("/"), path) for key, path in named.items())
+            found = [
+                path for table, _, result, path in parts if table in tables and result in results
+            ]
+            contents[mark] = Contents(
+                tuple(dict.fromkeys([folder, *found])), tuple(declared.beside(self))
+            )
+        return contents
 
     def older(self, table: str) -> list[str]:
         """Return folders of `table` that other inputs or settings made, of today's results."""
@@ -291,7 +314,9 @@ class Folders(Inputs):
         """Return the descriptors' digest with the segments that are not whole: a retry may change
         them.
         """
-        if not self.store.files(self.failures):
+        # Damaged ones are no better than none: `describe` writes them anew, and this is forgotten.
+        files = self.store.files(self.failures)
+        if not files or any(damage(name, self.store.read(name)) for name in files):
             return self._descriptors_digest
         columns = ["segment_id", "source", "status", "num_missing"]
         rows = self.store.read_table(self.failures, columns).to_pylist()

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 
 from pipelines.run.folders import Folders
 from pipelines.run.inputs import RETRIES
 from pipelines.run.steps import STEPS
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import digest
+from pipelines.storage import marks
+from pipelines.storage.marks import Fault, damage, publish_mark
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 128 * 2**20
+"""So much of the files of a step is looked into before it is left alone: a moment on a disk, and
+seconds on object storage. Larger files show damage when they are read, and to the doctor.
+"""
 
 
 class Job(Folders):
@@ -25,9 +36,57 @@ class Job(Folders):
         """Return whether every output of a step, for these inputs and settings, is there."""
         return all(self.store.exists(mark) for mark in self.marks(step))
 
+    def is_sound(self, step: str) -> bool:
+        """Return whether a step is complete, and its files are as its marks say."""
+        return self.is_complete(step) and not self.faults(step)
+
     def digest(self, step: str) -> str:
         """Return twelve hex digits for the product of a step."""
         return digest(step, self.marks(step))
+
+    def faults(self, step: str) -> list[Fault]:
+        """Return which files of a step are not as its marks say.
+
+        Seen from a listing are all that are gone, of another size, or of no step; inside are seen
+        the smallest of MOST_BYTES together and those of the doctor's note, each once.
+        """
+        sizes = functools.cache(self.store.sizes)
+        faults: list[Fault] = []
+        mark_of: dict[str, tuple[str, int]] = {}
+        for mark, contents in self.contents(step).items():
+            checked = marks.check(self.store, mark, contents, sizes)
+            faults += checked.faults
+            mark_of |= {name: (mark, size) for name, size in checked.left.items()}
+        noted = marks.noted(self.store)
+        names, total = [], 0
+        for name in sorted(mark_of, key=lambda name: mark_of[name][1]):
+            total += mark_of[name][1]
+            if name not in self._seen and (total <= MOST_BYTES or name in noted):
+                names.append(name)
+        found = self.store.each(lambda name: damage(name, self.store.read(name)), names)
+        odd = {name: text for name, text in zip(names, found, strict=True) if text}
+        self._seen.update(names - odd.keys())
+        return faults + [Fault(mark_of[n][0], n, text, is_there=True) for n, text in odd.items()]
+
+    @functools.cached_property
+    def _seen(self) -> set[str]:
+        """Return the files that this process has seen to be whole."""
+        return set()
+
+    def repair(self, step: str) -> None:
+        """Remove what is not as the marks of a step say, and those marks: the step makes it
+        again.
+        """
+        faults = self.faults(step)
+        for fault in faults:
+            log.warning(
+                "%s: %s: %s; it is made again", step, self.store.uri(fault.file), fault.found
+            )
+            if fault.is_there:
+                self.store.delete(fault.file)
+            self.store.delete(fault.mark)
+        if left := set(marks.noted(self.store)):
+            marks.note(self.store, left - {fault.file for fault in faults})
 
     def finish(self, step: str) -> None:
         """Mark a step as complete, and remove what it replaces where that is cheap to make
@@ -40,9 +99,9 @@ class Job(Folders):
                 # Before the mark: a killed run comes here again.
                 passed = dataclasses.replace(self.retries, decoder="")
                 self.store.publish_json(RETRIES, dataclasses.asdict(passed))
-        for mark in self.marks(step):
+        for mark, contents in self.contents(step).items():
             if not self.store.exists(mark):
-                self.store.publish_json(mark, self.footer(step))
+                publish_mark(self.store, mark, self.footer(step), contents)
         for table in STEPS[step].replaces:
             for folder in self.older(table):
                 if self._split_of(folder) in (None, self.config.split.name):

@@ -27,7 +27,9 @@ class Step:
         marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
         mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is
             complete for.
-        page: a folder with a page of the whole run, marked by the digest of what the page shows.
+        page: a page of the whole run, marked in its folder by the digest of what the page shows.
+        beside: gives, of a `pipelines.run.folders.Folders`, files that a mark is for beside folders
+            of the step's tables.
         folders: gives, of a `pipelines.run.folders.Folders`, {table: folder} of tables that it does
             not name itself.
         replaces: tables whose other folders a finished step removes, where that is cheap to make
@@ -40,6 +42,7 @@ class Step:
     marked: str
     mark: str = DONE
     page: str = ""
+    beside: Callable[..., Sequence[str]] = lambda run: ()
     folders: Callable[..., dict[str, str]] = lambda run: {}
     replaces: tuple[str, ...] = ()
     needs_labels: bool = False
@@ -61,14 +64,17 @@ class Step:
             name = name.format(videos=_digest_of(folders("videos")[0]))
         marked = folders(self.marked)
         pages = marked if self.page else ()
+        home = self.page.rpartition("/")[0]
         return [f"{folder}/{name}" for folder in marked] + [
-            f"{self.page}/_done-{_digest_of(folder)}.json" for folder in pages
+            f"{home}/_done-{_digest_of(folder)}.json" for folder in pages
         ]
 
 
 def _digest_of(folder: str) -> str:
     return folder.rpartition("/")[2]
 
+
+PAGE = "report/index.html"
 
 FOR_VIDEOS = "_done-{videos}.json"
 
@@ -84,6 +90,7 @@ STEPS: dict[str, Step] = {
         tables=(tables.DESCRIPTORS, tables.FAILURES),
         marked="descriptors",
         mark=FOR_VIDEOS,
+        beside=lambda run: [run.weights.file],
         replaces=("failures",),
     ),
     "fit": Step(
@@ -108,7 +115,7 @@ STEPS: dict[str, Step] = {
         "pipelines.corpus:evaluate",
         tables=(tables.METRICS,),
         marked="metrics",
-        page="report",
+        page=PAGE,
         replaces=("metrics",),
         needs_labels=True,
     ),

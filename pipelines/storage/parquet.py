@@ -5,25 +5,26 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from encoders.seal import BLANK, ENTRY, seal
+
 
 def footer_of(file: pq.ParquetFile) -> dict[str, str]:
     """Return the footer of an open file, as `Store.footer` does."""
     metadata = file.metadata.metadata or {}
-    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
+    names = {name.decode(): value.decode() for name, value in metadata.items()}
+    return {name: value for name, value in names.items() if name not in ("ARROW:schema", ENTRY)}
 
 
 def write_parquet(
-    table: pa.Table,
-    sink: io.BytesIO,
-    footer: dict[str, str],
-    rows_per_group: int | None = None,
-) -> None:
-    """Write zstd, byte-stream split for float32 vectors, row groups of about 16 MiB or of so many
-    rows.
+    table: pa.Table, footer: dict[str, str], rows_per_group: int | None = None
+) -> bytes:
+    """Return a sealed file: zstd, byte-stream split for float32 vectors, row groups of about
+    16 MiB or of so many rows.
 
     Row groups are small because a reader fetches single videos. float16 stays plain: DuckDB cannot
     read it byte-stream split.
     """
+    footer = {name: value for name, value in footer.items() if name != ENTRY}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     split = {
@@ -33,12 +34,16 @@ def write_parquet(
     }
     # The stub of pyarrow knows bool alone; names of columns are taken, too.
     dictionary = [f.name for f in table.schema if pa.types.is_string(f.type)]
-    pq.write_table(
-        table,
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
         sink,
+        table.schema,
         compression="zstd",
         write_page_checksum=True,
         use_dictionary=dictionary,  # pyright: ignore[reportArgumentType]
         column_encoding=split or None,
-        row_group_size=rows_per_group or max(1, (16 * 2**20) // row_bytes),
-    )
+    ) as writer:
+        writer.write_table(table, rows_per_group or max(1, (16 * 2**20) // row_bytes))
+        # Not with the schema, which is written a second time in base64.
+        writer.add_key_value_metadata({ENTRY: BLANK})
+    return seal(sink.getvalue())

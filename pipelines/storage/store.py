@@ -174,14 +174,18 @@ class Store:
         rows_per_group: int | None = None,
     ) -> None:
         """Publish a Parquet file; `footer` goes into its key-value metadata, beside the schema."""
-        buffer = io.BytesIO()
-        write_parquet(table, buffer, footer, rows_per_group)
-        self.publish(name, buffer.getvalue())
+        self.publish(name, write_parquet(table, footer, rows_per_group))
 
     def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
         """Return the names of the finished files in `folder`, sorted; none without the folder."""
         names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
         return sorted(f"{folder}/{name}" for name in names if is_visible(name, suffix))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return {name: bytes} of the files in `folder`, marks too, but not of hidden ones."""
+        files = [entry for entry in self._list(folder) if entry["type"] == "file"]
+        sizes = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
+        return {f"{folder}/{name}": n for name, n in sizes.items() if name[:1] not in ("", ".")}
 
     def marks(self, folder: str) -> list[str]:
         """Return the names of the files in `folder` that say it is complete, sorted."""

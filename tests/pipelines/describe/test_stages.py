@@ -116,7 +116,8 @@ def test_a_segment_whose_descriptors_are_no_numbers_fails_by_name_and_alone(
     failed, whole = stage(pa.concat_tables([bright, plain])).to_pylist()
     reason = [failed[name] for name in ("status", "stage", "error_type", "num_frames")]
     assert reason == ["failed", "describe", "not_finite", 0]
-    assert GLOBAL in failed["error"] and failed[APPEARANCE] is None
+    assert GLOBAL in failed["error"]
+    assert failed[APPEARANCE] is None
     assert failed["frame_indices"] == failed["timestamps_s"] == []
     assert (whole["status"], whole["num_frames"]) == ("ok", 26)
     assert np.isfinite(np.array(whole[GLOBAL], np.float16)).all()
