@@ -1,8 +1,9 @@
 """Check the tables of a run for consistency and explain the findings.
 
 `python -m jobs.doctor --out URI` reads the folder of a run, local or s3://, and changes nothing in
-it. Exit codes: 0 no errors, 1 errors found, 2 there is no run, its storage does not answer, or the
-flags are wrong. What is kept of the rows and does not fit into a gigabyte is in TMPDIR meanwhile.
+it; where files are damaged, it leaves a note of them, which the job's next run reads. Exit codes: 0
+no errors, 1 errors found, 2 there is no run, its storage does not answer, or the flags are wrong.
+What is kept of the rows and does not fit into a gigabyte is in TMPDIR meanwhile.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--quick",
         action="store_true",
-        help="read no vectors, and of codebooks and classifiers the headers only",
+        help="read no vectors, and no codebooks and classifiers",
     )
     return out
 

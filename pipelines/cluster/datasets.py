@@ -126,5 +126,9 @@ def write_tables(
             raise RunError(f"{line.step}: {reason}") from error
         if isinstance(error, ExecutionTimeoutError):
             raise RunError(f"{line.step}: {connect.stalled(settings)}") from error
+        cause: BaseException | None = error
+        while cause := getattr(cause, "cause", None) or cause.__cause__:
+            if isinstance(cause, RunError):
+                raise cause from error
         raise
     return line.spent

@@ -1,6 +1,7 @@
 """Examination of a finished or unfinished run: are its tables what they say, and do they agree?
 
-Nothing is changed. Neither Ray nor torch is needed.
+Nothing is changed but a note of what is damaged, which the next run reads. Neither Ray nor torch is
+needed.
 """
 
 import time
@@ -102,7 +103,7 @@ def examine(store: Store, quick: bool = False) -> Examination:
     """Read a run and check it.
 
     Args:
-        quick: no vectors are read, and of codebooks and classifiers the headers only.
+        quick: no vectors are read, and no codebooks and classifiers.
 
     Raises:
         ConfigError: there is no run, or it cannot be listed.
@@ -112,6 +113,8 @@ def examine(store: Store, quick: bool = False) -> Examination:
     with Database() as database:
         run = Scan(store, database, quick)
         findings, segments = _findings(run), _segments(run)
+        if not quick:
+            run.write_note()
         num_files, num_rows = database.execute(
             "SELECT count(*), coalesce(sum(num_rows), 0)::BIGINT FROM files"
         ).fetchall()[0]

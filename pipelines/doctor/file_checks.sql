@@ -37,10 +37,11 @@ HAVING count(*) > 0;
 -- do: it is dead, {again} with --take-over
 SELECT file AS folder, file, holder AS found FROM locks;
 
--- error file.unreadable: every visible Parquet file can be read
--- remake: files
-SELECT folder, file, file || ': ' || error AS example, '# files cannot be read' AS found
-FROM files JOIN errors USING (file) WHERE kind = 'unreadable';
+-- error file.damaged: every file is as it was written, and as the mark of its folder lists it
+-- do: {again}: it removes what is damaged or of no step, and makes what is missing
+SELECT coalesce(files.folder, regexp_replace(file, '/[^/]*$', '')) AS folder, file,
+    file || ': ' || error AS example, '# files are gone, damaged or of no step' AS found
+FROM errors LEFT JOIN files USING (file) WHERE kind = 'damaged';
 
 -- error file.schema: columns, types and order are the declared ones
 -- remake: files
@@ -98,35 +99,16 @@ WHERE contains(folder, '/')
                 = (SELECT count(DISTINCT folder) FROM files WHERE starts_with(folder, 'encodings/'))
             AND parse_filename(folder) NOT IN (FROM used_codebooks)));
 
--- error tensors.unreadable: headers of safetensors files can be read, and the files are whole
--- remake: files
-SELECT folder, file, error AS found FROM errors JOIN listing USING (file) WHERE kind = 'tensors';
-
 -- error tensors.not_finite: codebooks, classifiers and weights hold no NaN or infinity
 -- remake: files
 SELECT folder, file, name || ' in ' || file AS example, '# tensors hold NaN or infinity' AS found
 FROM tensors JOIN listing USING (file) WHERE NOT is_finite;
 
--- error tensors.missing: codebooks of today's encodings, and what comes with scores, are there
--- do: restore them, or delete the marks of the steps fit and classify and {again}
+-- error codebook.missing: codebooks of today's encodings are there
+-- do: {again}: it fits them anew
 SELECT 'codebooks' AS folder, digest AS file, '# codebooks that encodings name are gone' AS found
 FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS (FROM listing
-    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/codebook.safetensors'));
--- Results of which run.json names no such table have none of it.
-SELECT folder, file, '# files that were published with the scores are gone' AS found
-FROM (SELECT files.folder, beside.path || '/' || replace(unnest(
-        if(beside.table_name = 'fusions', ['fold-#.parquet'],
-            ['fold-#.safetensors', 'solutions-#.parquet'])),
-        '#', parse_filename(file, true)[6:]) AS file
-      FROM files JOIN folders USING (folder) JOIN folders AS beside
-          ON (beside.encoder, beside.stream) = (folders.encoder, folders.stream)
-      WHERE folders.table_name = 'scores' AND beside.table_name IN ('solutions', 'fusions'))
-ANTI JOIN listing USING (file);
-
--- error codebook.digest: a codebook is the one that its folder names
-SELECT folder, folder AS file, '_done.json is of codebook ' || coalesce(digest, 'null') AS found
-FROM codebooks WHERE digest IS DISTINCT FROM parse_filename(folder);
-SELECT folder, file, error AS found FROM errors JOIN listing USING (file) WHERE kind = 'mark';
+    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/'));
 
 -- note folder.unfinished: codebooks and samples are finished
 -- do: {again}: it makes them anew

@@ -1,10 +1,10 @@
-"""A run's files, read once, one row group at a time, into the tables of the database.
+"""A run's files, each read once, one after the other, into the tables of the database.
 
-In memory are the list of files, the facts of the files that are inserted together, and what DuckDB
-may hold. SCORES are read later, result by result: see `scores.py`.
+In memory are the list of files, one of them, the facts of the files that are inserted together, and
+what DuckDB may hold. SCORES are read later, result by result: see `scores.py`.
 """
 
-import json
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,17 +13,19 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from encoders.seal import DamagedError
 from encoders.settings import UNIT_LENGTH
 from pipelines.doctor.database import KEPT, Database, located
 from pipelines.doctor.progress import Progress
 from pipelines.doctor.record import Record, split_key
 from pipelines.doctor.schemas import misfit, vector_columns
-from pipelines.doctor.tensors import read_tensors
+from pipelines.doctor.tensors import tensors_in
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
 from pipelines.run.lock import LOCK, Holder
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
+from pipelines.storage import marks
 from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
@@ -37,8 +39,7 @@ BY_NAME = {table.name: table for table in TABLES}
 UNNAMED = {"samples": SAMPLES, "codebooks": CURVES}
 """Tables whose folders run.json does not name, by the folder that they are in."""
 
-_BAD_PARQUET = (OSError, ValueError, pa.ArrowException)
-_BAD_JSON = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_BAD = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """Errors that reading a damaged file raises. A StorageError is an OSError too, but says nothing
 of the file."""
 
@@ -57,7 +58,7 @@ class Scan:
 
     Args:
         database: gets all but the SCORES.
-        quick: no vectors are read, and of codebooks, classifiers and weights the headers only.
+        quick: no vectors are read, and no codebooks, classifiers and weights.
 
     Attributes:
         sizes: {file: bytes} of every file.
@@ -88,6 +89,7 @@ class Scan:
         self.tensors = [name for name in sorted(self.sizes) if is_visible(name, ".safetensors")]
         self.damaged: set[str] = set()
         self._describe()
+        self._check_marks()
         self._read()
 
     def is_done(self, step: str) -> bool:
@@ -101,7 +103,7 @@ class Scan:
         every = [self.folders[key].files if key in self.folders else () for key in keys]
         return all(files and self.damaged.isdisjoint(files) for files in every)
 
-    def add_rows(self, folder: Folder, file: str) -> str:
+    def add_rows(self, folder: Folder, file: str, parquet: pq.ParquetFile | None = None) -> str:
         """Add the rows of a file to the database; none where one cannot be read.
 
         Returns:
@@ -110,7 +112,7 @@ class Scan:
         declared = folder.table.schema().names
         parts, keys, num_rows = [], [], 0
         try:
-            with self.store.open_parquet(file, verify=True) as parquet:
+            with parquet or self._open(file) as parquet:
                 for group in range(parquet.num_row_groups):
                     rows = parquet.read_row_group(group, declared if self.quick else None)
                     rows.validate(full=True)
@@ -118,13 +120,21 @@ class Scan:
                     parts.append(located(facts, folder.key, file, num_rows))
                     keys.append(rows.select(folder.table.key))
                     num_rows += rows.num_rows
-        except _BAD_PARQUET as error:
-            self._note(file, "unreadable", error)
+        except _BAD as error:
+            self._note(file, "damaged", error)
             return ""
         if parts:
             self.database.add(folder.table, pa.concat_tables(parts))
         is_named = parts and folder.table in NAMED_BY_KEYS
         return file_name(pa.concat_tables(keys), folder.table.key) if is_named else ""
+
+    def write_note(self) -> None:
+        """Tell the next run which files are damaged: it looks into small ones alone.
+
+        Where that is refused, the files are to be removed by hand, as the findings name them.
+        """
+        with contextlib.suppress(OSError):
+            marks.note(self.store, self.damaged & self.sizes.keys())
 
     def _find_folders(self) -> Iterator[Folder]:
         tables = self.record.tables.items()
@@ -152,9 +162,9 @@ class Scan:
             ),
         )
         for name, step in STEPS.items():
-            pages = [f"{step.page}/index.html"] if step.page else []
-            marks = [*record.marks(name), *pages]
-            insert("marks", ((name, mark, _parent(mark)) for mark in marks))
+            pages = [step.page] if step.page else []
+            names = [*record.marks(name), *pages]
+            insert("marks", ((name, mark, _parent(mark)) for mark in names))
         insert("streams", (_stream(stream) for stream in record.streams))
         insert("folders", (self._folder(folder) for folder in self.folders.values()))
 
@@ -181,9 +191,28 @@ class Scan:
             vectors = (has_unit_length(config, encoder), str(kind))
         return folder.key, folder.path, table.name, table.step, encoder, stream, fold, *vectors
 
+    def _check_marks(self) -> None:
+        """Compare the marks of today's steps, codebooks and samples with the listing."""
+        names = {mark for step in STEPS for mark in self.record.marks(step)}
+        names |= {n for n in self.sizes if n.endswith(f"/{DONE}") and n.split("/")[0] in UNNAMED}
+        for mark in sorted(names & self.sizes.keys()):
+            try:
+                checked = marks.check(self.store, mark, marks.Contents(), self._sizes)
+            except StorageError as error:
+                self._note(mark, "unanswered", error)
+            else:
+                for fault in checked.faults:
+                    if fault.file not in self.damaged:
+                        self._note(fault.file, "damaged", fault.found)
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        return {name: self.sizes[name] for name in self.by_folder.get(folder, ())}
+
     def _read(self) -> None:
+        pages = [step.page for step in STEPS.values() if step.page in self.sizes]
+        others = [] if self.quick else [*self.tensors, *pages]
         every = [name for folder in self.folders.values() for name in folder.files]
-        progress = Progress(sum(self.sizes[name] for name in [*every, *self.tensors]))
+        progress = Progress(sum(self.sizes[name] for name in [*every, *others]))
         for table in TABLES:
             for folder in self.folders.values():
                 if folder.table is table:
@@ -191,54 +220,66 @@ class Scan:
                         self._read_file(folder, file)
                         progress.add(self.sizes[file])
             self.database.flush(table)
-        for name in self.tensors:
-            self._read_tensors(name)
+        for name in others:
+            self._read_other(name)
             progress.add(self.sizes[name])
-        for name in self.sizes:
-            if name.startswith("codebooks/") and name.endswith(f"/{DONE}"):
-                self._read_mark(name)
+
+    def _open(self, file: str) -> pq.ParquetFile:
+        """Open a file that is whole; of object storage it is fetched in one piece, once."""
+        if self.quick:
+            return self.store.open_parquet(file)
+        return pq.ParquetFile(pa.BufferReader(self._whole(file)))
+
+    def _whole(self, file: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            DamagedError: they are not those that were written.
+        """
+        data = self.store.read(file)
+        if found := marks.damage(file, data):
+            raise DamagedError(found)
+        return data
 
     def _read_file(self, folder: Folder, file: str) -> None:
         """Read footer and schema, and of all but SCORES the rows."""
         num_rows, keys_name = 0, ""
         try:
-            with self.store.open_parquet(file, verify=True) as parquet:
-                schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
-                self.database.insert("footers", _footer(parquet, folder.key, file))
-        except _BAD_PARQUET as error:
-            self._note(file, "unreadable", error)
-        else:
+            parquet = None if file in self.damaged else self._open(file)
+        except _BAD as error:
+            self._note(file, "damaged", error)
+            parquet = None
+        if parquet:
+            schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            self.database.insert("footers", _footer(parquet, folder.key, file))
             if text := misfit(folder.table, schema):
                 self._note(file, "misfit", text)
             else:
                 widths = vector_columns(folder.table, schema)
                 self.database.insert("columns", ((folder.key, file, *width) for width in widths))
                 if folder.table in KEPT and folder.table is not SCORES:
-                    keys_name = self.add_rows(folder, file)
+                    keys_name = self.add_rows(folder, file, parquet)
         self.database.insert("files", [(folder.key, file, num_rows, keys_name)])
 
-    def _read_tensors(self, name: str) -> None:
+    def _read_other(self, name: str) -> None:
+        """Read a file of tensors, or the page."""
+        if name in self.damaged:
+            return
         try:
-            tensors = list(read_tensors(self.store, name, self.sizes[name], self.quick))
-        except _BAD_JSON as error:
-            self._note(name, "tensors", error)
+            data = self._whole(name)
+            tensors = list(tensors_in(data)) if name in self.tensors else []
+        except _BAD as error:
+            self._note(name, "damaged", error)
         else:
             self.database.insert("tensors", ((name, *tensor) for tensor in tensors))
-
-    def _read_mark(self, mark: str) -> None:
-        try:
-            digest = json.loads(self.store.read(mark)).get(f"{PROVENANCE}codebook")
-        except _BAD_JSON as error:
-            self._note(mark, "mark", error)
-        else:
-            self.database.insert("codebooks", [(_parent(mark), digest)])
 
     def _note(self, file: str, kind: str, error: Exception | str) -> None:
         """Keep an error in a line; of the storage nobody knows whether the file is damaged."""
         self.damaged.add(file)
         if isinstance(error, Exception):
             kind = "unanswered" if isinstance(error, StorageError) else kind
-            error = f"{type(error).__name__}: {error}".splitlines()[0]
+            named = "" if isinstance(error, DamagedError) else f"{type(error).__name__}: "
+            error = f"{named}{error}".splitlines()[0]
         self.database.insert("errors", [(file, kind, error[:200])])
 
 

@@ -5,8 +5,8 @@
 CREATE TABLE run_json (error VARCHAR, config_error VARCHAR, has_labels BOOLEAN);
 CREATE TABLE locks (file VARCHAR, holder VARCHAR);
 CREATE TABLE listing (file VARCHAR, folder VARCHAR, num_bytes BIGINT);
--- What is wrong with a file: kind is unreadable, misfit (of the schema), tensors, mark (of a
--- codebook) or unanswered (by the storage: nobody knows whether it is damaged).
+-- What is wrong with a file: kind is damaged (also gone, or of no step), misfit (of the schema) or
+-- unanswered (by the storage: nobody knows whether it is damaged).
 CREATE TABLE errors (file VARCHAR, kind VARCHAR, error VARCHAR);
 
 -- Steps, the marks and pages that a finished one leaves, and the streams that run.json names.
@@ -27,6 +27,5 @@ CREATE TABLE footers (folder VARCHAR, file VARCHAR, entry VARCHAR, value VARCHAR
 CREATE VIEW whole_folders AS
     SELECT folder FROM files LEFT JOIN errors USING (file) GROUP BY ALL HAVING count(error) = 0;
 
--- Tensors of safetensors files (width is null of those that are no matrix), marks of codebooks.
+-- Tensors of safetensors files; width is null of those that are no matrix.
 CREATE TABLE tensors (file VARCHAR, name VARCHAR, width BIGINT, is_finite BOOLEAN);
-CREATE TABLE codebooks (folder VARCHAR, digest VARCHAR);

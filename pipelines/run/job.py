@@ -52,21 +52,21 @@ class Job(Folders):
         """
         sizes = functools.cache(self.store.sizes)
         faults: list[Fault] = []
-        mark_of: dict[str, tuple[str, int]] = {}
+        left: dict[str, tuple[str, int]] = {}
         for mark, contents in self.contents(step).items():
             checked = marks.check(self.store, mark, contents, sizes)
             faults += checked.faults
-            mark_of |= {name: (mark, size) for name, size in checked.left.items()}
+            left |= checked.left
         noted = marks.noted(self.store)
         names, total = [], 0
-        for name in sorted(mark_of, key=lambda name: mark_of[name][1]):
-            total += mark_of[name][1]
+        for name, (_, size) in sorted(left.items(), key=lambda item: item[1][1]):
+            total += size
             if name not in self._seen and (total <= MOST_BYTES or name in noted):
                 names.append(name)
         found = self.store.each(lambda name: damage(name, self.store.read(name)), names)
         odd = {name: text for name, text in zip(names, found, strict=True) if text}
-        self._seen.update(names - odd.keys())
-        return faults + [Fault(mark_of[n][0], n, text, is_there=True) for n, text in odd.items()]
+        self._seen.update(set(names) - odd.keys())
+        return faults + [Fault(left[n][0], n, text, is_there=True) for n, text in odd.items()]
 
     @functools.cached_property
     def _seen(self) -> set[str]:

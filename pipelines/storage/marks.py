@@ -51,8 +51,7 @@ class Contents:
 def publish_mark(store: Store, mark: str, facts: dict, contents: Contents) -> None:
     """Publish a mark of folders as they are, with facts for whoever reads it.
 
-    Other marks and the page beside the folders have no size in it: they are written again for
-    themselves.
+    Other marks and the page have no size in it: they are written again for themselves.
     """
     files: dict[str, int | None] = {
         name: None if name.endswith((".json", ".html")) else store.size_bytes(name)
@@ -66,10 +65,10 @@ def publish_mark(store: Store, mark: str, facts: dict, contents: Contents) -> No
 
 @dataclass
 class Checked:
-    """What a listing shows, and {name: bytes} of the files whose content is left to see."""
+    """What a listing shows, and the files whose content is left to see: {name: (mark, bytes)}."""
 
     faults: list[Fault] = field(default_factory=list)
-    left: dict[str, int] = field(default_factory=dict)
+    left: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def blame(self, mark: str, name: str, found: str, *, is_there: bool = False) -> None:
         self.faults.append(Fault(mark, name, found, is_there))
@@ -95,7 +94,7 @@ def check(store: Store, mark: str, expected: Contents, sizes: Sizes) -> Checked:
         return checked
     for folder in expected.folders:
         there = _visible(sizes(folder))
-        checked.left |= there
+        checked.left |= {name: (mark, size) for name, size in there.items()}
         if value is not None and not there:
             checked.blame(mark, folder, GONE)
     for name in expected.files:
@@ -122,7 +121,7 @@ def _check_listed(checked: Checked, store: Store, mark: str, value: dict, sizes:
             checked.faults += inside.faults
             checked.left |= inside.left
         else:
-            checked.left[name] = there
+            checked.left[name] = (mark, there)
 
 
 GONE = "it is gone"

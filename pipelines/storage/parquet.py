@@ -1,11 +1,60 @@
 """Parquet files: their encodings and footers."""
 
+import contextlib
 import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from encoders.seal import BLANK, ENTRY, seal
+from encoders.seal import BLANK, ENTRY, DamagedError, seal
+from pipelines.errors import RunError
+
+
+class DamagedFileError(RunError, DamagedError):
+    """An error of a Parquet file whose bytes are not those that were written."""
+
+
+class CheckedFile(pq.ParquetFile):
+    """A Parquet file whose pages are compared with their checksums when they are read.
+
+    Args:
+        where: its address, for people.
+    """
+
+    def __init__(self, source: BinaryIO, where: str) -> None:
+        self._where = where
+        with self._told():
+            super().__init__(source, pre_buffer=True, page_checksum_verification=True)
+
+    def read(self, *args: Any, **named: Any) -> pa.Table:
+        """Read as the class above does."""
+        with self._told():
+            return super().read(*args, **named)
+
+    def read_row_group(self, *args: Any, **named: Any) -> pa.Table:
+        """Read as the class above does."""
+        with self._told():
+            return super().read_row_group(*args, **named)
+
+    def iter_batches(self, *args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+        """Read as the class above does."""
+        with self._told():
+            yield from super().iter_batches(*args, **named)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            if isinstance(error, (RunError, FileNotFoundError)):
+                raise
+            raise DamagedFileError(
+                f"{self._where}: expected the bytes that were written, got others "
+                f"({str(error).splitlines()[0][:200]}); `python -m jobs.doctor --out OUT` notes "
+                "which files are damaged, and then the same command makes them again"
+            ) from error
 
 
 def footer_of(file: pq.ParquetFile) -> dict[str, str]:

@@ -28,11 +28,10 @@ from typing import BinaryIO, TypeVar, cast
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.storage.filesystems import REQUESTS, filesystem
-from pipelines.storage.parquet import footer_of, write_parquet
+from pipelines.storage.parquet import CheckedFile, footer_of, write_parquet
 from pipelines.storage.retries import StorageError, _code, may_pass
 
 log = logging.getLogger(__name__)
@@ -260,13 +259,13 @@ class Store:
             BinaryIO, self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
         )
 
-    def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
+    def open_parquet(self, name: str) -> CheckedFile:
         """Open the file for reading columns and row groups in ranges.
 
-        Args:
-            verify: compare pages with their checksums.
+        Raises:
+            DamagedFileError: it is damaged, or a part of it that is read later.
         """
-        return pq.ParquetFile(self.open(name), pre_buffer=True, page_checksum_verification=verify)
+        return CheckedFile(self.open(name), redact(self.uri(name)))
 
     def footer(self, name: str) -> dict[str, str]:
         """Return the footer that `publish_table` wrote into a Parquet file."""

@@ -41,13 +41,13 @@ def test_errors_are_explained_worst_first(
     assert main(["--out", str(run), "--json", str(tmp_path / "report.json"), "--quick"]) == 1
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0] == f"ERROR file.unreadable {doctor_run.TABLES['videos']}"
-    assert out.index("ERROR file.unreadable") < out.index("NOTE file.leftover")
-    assert f"rm -rf {file}" in out
+    assert lines[0] == f"ERROR file.damaged {doctor_run.TABLES['videos']}"
+    assert out.index("ERROR file.damaged") < out.index("NOTE file.leftover")
+    assert f"{file.name}: ArrowInvalid" in out
     assert "1 error(s): " in lines[-1]
     assert "--quick" in lines[-1]
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [f["check"] for f in report["findings"]] == ["file.unreadable", "file.leftover"]
+    assert [f["check"] for f in report["findings"]] == ["file.damaged", "file.leftover"]
     assert (report["num_errors"], report["num_warnings"], report["num_notes"]) == (1, 0, 1)
     assert report["is_quick"] is True
 

@@ -216,7 +216,7 @@ def cut_tensors(run: Path) -> None:
 
 
 CODEBOOK_DAMAGE = {
-    "tensors.unreadable": [break_header, cut_tensors],
+    "file.damaged": [break_header, cut_tensors],
     "tensors.not_finite": [
         lambda run: publish_tensors(
             run,
@@ -226,17 +226,9 @@ CODEBOOK_DAMAGE = {
         ),
         lambda run: publish_tensors(run, "weights/w.safetensors", a=np.array([np.nan], np.float32)),
     ],
-    "codebook.digest": [
-        lambda run: write_json(
-            run, f"{CODEBOOK}/_done.json", lambda mark: mark.update({"video_fisher.codebook": "x"})
-        )
-    ],
     "folder.unfinished": [lambda run: (run / CODEBOOK / "_done.json").unlink()],
-    "tensors.missing": [
+    "codebook.missing": [
         lambda run: shutil.rmtree(run / CODEBOOK),
-        lambda run: (run / CLASSIFIERS / "fold-00001.safetensors").unlink(),
-        lambda run: (run / CLASSIFIERS / "solutions-00001.parquet").unlink(),
-        lambda run: (run / TABLES["fusions/ave-late_weighted"] / "fold-00001.parquet").unlink(),
     ],
     "vectors.width": [
         lambda run: publish_tensors(

@@ -358,7 +358,7 @@ def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
     folder = TABLES["metrics"]
     store.publish_table(f"{folder}/metrics.parquet", METRICS.build(rows), footer("evaluate"))
     store.publish_json(f"{folder}/{DONE}", {})
-    store.publish("report/index.html", b"<html>")
+    store.publish("report/index.html", b"<html></html>")
     store.publish_json(f"report/_done-{folder.rpartition('/')[2]}.json", {})
 
 

@@ -61,7 +61,7 @@ def test_a_quick_look_sees_keys_but_no_vectors(run: Path) -> None:
     assert found(run) == {"vectors.not_finite", "tensors.not_finite"}
     edit(run, "descriptors", add_row())
     truncate(file_of(run, "segments"))
-    assert found(run, quick=True) == {"keys.duplicate", "file.unreadable"}
+    assert found(run, quick=True) == {"keys.duplicate", "file.damaged"}
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file", "other"])
@@ -78,7 +78,7 @@ def test_ids_and_severities_are_known() -> None:
     ids = [check.id for check in CHECKS]
     assert len(ids) == len(set(ids))
     assert {check.severity for check in CHECKS} == set(examine.SEVERITIES)
-    tested = {*ROW_EDITS, *CODEBOOK_DAMAGE, "counts.segments", "file.unreadable", "file.name"}
+    tested = {*ROW_EDITS, *CODEBOOK_DAMAGE, "counts.segments", "file.damaged", "file.name"}
     tested |= {"run.folder", "run.mark", "run.unfinished", "run.record", "run.version"}
     tested |= {
         "file.footer",
@@ -98,8 +98,12 @@ def test_object_storage(sound_run: Path, s3_bucket: str) -> None:
     name = store.files(TABLES["videos"])[0]
     store.publish(name, store.read(name)[:-50])
     (finding,) = examine.examine(store).findings
-    assert finding.check == "file.unreadable"
-    assert finding.advice.startswith(f"aws s3 rm {s3_bucket}/doctor/videos/")
+    assert finding.check == "file.damaged"
+    assert finding.advice.startswith("run the job's command again")
+    assert store.read_json("damaged.json") == {"files": [name]}
+    store.delete(name)
+    findings = examine.examine(store).findings
+    assert [finding.check for finding in findings] == ["run.folder"]
     with pytest.raises(ConfigError, match="found none"):
         examine.examine(Store(f"{s3_bucket}/nowhere"))
 

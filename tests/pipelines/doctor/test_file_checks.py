@@ -27,10 +27,12 @@ from tests.pipelines.doctor.edits import (
     footer_with,
     found,
     garble,
+    nan_in,
+    put,
     truncate,
     write_json,
 )
-from tests.pipelines.doctor.run import TABLES
+from tests.pipelines.doctor.run import STREAMS, TABLES
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_an_unreadable_file_is_found_alone(run: Path, key: str, damage: Callable
     name = file_of(run, key).relative_to(run)
     damage(file_of(run, key))
     report = examine.examine(Store(str(run)))
-    assert [finding.check for finding in report.findings] == ["file.unreadable"]
+    assert [finding.check for finding in report.findings] == ["file.damaged"]
     assert str(name) in report.findings[0].examples[0]
     assert report.not_counted == (TABLES[key],)
 
@@ -94,12 +96,12 @@ def test_text_that_is_none_is_unreadable(run: Path) -> None:
         return table.set_column(place, table.schema.field("uri"), text)
 
     edit(run, "videos", garbled)
-    assert found(run) == {"file.unreadable"}
+    assert found(run) == {"file.damaged"}
 
 
 def test_an_empty_visible_file_is_an_error(run: Path) -> None:
     (run / TABLES["descriptors"] / "0.parquet").touch()
-    assert found(run) == {"file.unreadable"}
+    assert found(run) == {"file.damaged"}
 
 
 def test_a_renamed_file_is_a_warning(run: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_configuration_of_another_version(run: Path) -> None:
 def test_provenance_that_contradicts(run: Path, key: str, name: str, value: str) -> None:
     edit(run, key, lambda table: table, footer=footer_with(**{name: value}))
     assert found(run) >= {"file.footer"}
-    assert found(run) <= {"file.footer", "tensors.missing"}
+    assert found(run) <= {"file.footer", "codebook.missing"}
 
 
 def test_provenance_that_is_missing(run: Path) -> None:
@@ -235,8 +237,7 @@ def test_codebooks_and_classifiers(run: Path, check: str, damage: Callable) -> N
 
 def test_the_advice_makes_the_job_see_what_is_missing(run: Path) -> None:
     """Pasted, it removes the file and the mark that says that the folder is complete."""
-    file = file_of(run, "descriptors")
-    truncate(file)
+    file = edit(run, "descriptors", put(STREAMS[1], nan_in))
     advice = examine.examine(Store(str(run))).findings[0].advice
     subprocess.run(advice, shell=True, check=True)
     assert not file.exists()

@@ -130,7 +130,7 @@ def test_a_copied_file(run: Path, key: str) -> None:
 def test_a_copied_file_of_scores(run: Path) -> None:
     copy_file(run, AVE_SCORES)
     assert "keys.duplicate" in found(run)
-    assert found(run) <= {"keys.duplicate", "tensors.missing"}
+    assert found(run) <= {"keys.duplicate", "codebook.missing"}
 
 
 def test_a_run_under_way_may_lack_rows(run: Path) -> None:
