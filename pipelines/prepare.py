@@ -4,7 +4,6 @@ All errors of flags and inputs show here, without a cluster.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import secrets
@@ -27,6 +26,7 @@ from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
+from pipelines.storage.source import source_of
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 from pipelines.video import flow
@@ -206,7 +206,7 @@ def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[
         again = dataclasses.replace(config.split, kind="group_kfold" if has_groups else "random")
         rows, split, num_folds = assign_folds(training, again, config.run.seed)
     sources = [
-        hashlib.sha256(repr(row).encode()).hexdigest()[:16]
+        source_of(*row)
         for row in zip(
             *(rows[c].to_pylist() for c in ("uri", "size_bytes", "modified")), strict=True
         )

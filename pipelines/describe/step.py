@@ -38,7 +38,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
         watched = {stages: pools.decode, ("describe",): pools.describe}
     line = progress_line(job, "describe", rows.num_rows, watched)
     windows = config.describe.windows
-    decoding = (config.sampling, config.picture, config.decode, line.meter, windows)
+    decoding = (config.sampling, config.picture, config.decode, line.meter, windows, True)
     weights = SharedFile.of(job.store, job.weights.file)
     network = (weights, config, job.described, pools.describe.num_threads)
     data = describing(

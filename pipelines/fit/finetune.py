@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
 from encoders.fv_vae.end_to_end import trainable
-from encoders.stream_specs import INPUT, STAGES
+from encoders.stream_specs import FRAME, INPUT, STAGES
 from pipelines.cluster import datasets, pools, sink
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.errors import ConfigError, RunError
@@ -220,7 +220,7 @@ def _decode(todo: FinetuneJob) -> None:
     pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
     line = datasets.progress_line(job, "frames", rows.num_rows, {("read", "decode"): pool})
     centre = dataclasses.replace(config.picture, views="centre")
-    decoding = (config.sampling, centre, config.decode, line.meter)
+    decoding = (config.sampling, centre, config.decode, line.meter, (FRAME,), True)
     keeping = (config.picture.crop_px, most, config.run.seed)
     data = datasets.dataset(rows, 4).map_batches(
         datasets.Chain,

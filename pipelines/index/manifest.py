@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
+from pipelines.storage.source import modified
 from pipelines.storage.uris import refuse_credentials
 
 log = logging.getLogger(__name__)
@@ -293,12 +294,11 @@ _LISTED = pa.schema(
 
 
 def _row(relative: str, uri: str, info: dict) -> dict:
-    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified")
     return {
         "path": relative,
         "uri": uri.removeprefix("file://"),
         "size_bytes": info["size"],
-        "modified": None if changed is None else str(changed),
+        "modified": modified(info),
     }
 
 

@@ -18,6 +18,7 @@ from pipelines import logs
 from pipelines.cluster.meter import SILENT, Meter, Sums
 from pipelines.errors import ConfigError
 from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.source import source_now
 from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
@@ -118,6 +119,7 @@ class DecodeSegments:
 
     Args:
         windows: what the streams read (config.Describe.windows).
+        compares: fail a row whose file is not the planned one any more, by its `source`.
     """
 
     def __init__(
@@ -127,10 +129,11 @@ class DecodeSegments:
         decode: Decode,
         meter: Meter = SILENT,
         windows: tuple[Window, ...] = (FRAME,),
+        compares: bool = False,
     ) -> None:
         logs.configure()
         self.sampling, self.picture, self.settings = sampling, picture, decode
-        self.meter, self.windows = meter, windows
+        self.meter, self.windows, self.compares = meter, windows, compares
         if any(isinstance(window, FlowWindow) for window in windows):
             try:
                 require_opencv()
@@ -184,6 +187,8 @@ class DecodeSegments:
                 self.windows,
             )
             frames.require(self.picture.decoded_px, self.windows)
+            if self.compares:
+                _require_source(row)
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
             seconds = time.perf_counter() - started
@@ -205,6 +210,20 @@ class DecodeSegments:
             "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
         return decoded, frames.read_s
+
+
+def _require_source(row: dict) -> None:
+    """Check, after the last byte was read, that the file is still the planned one.
+
+    Raises:
+        VideoError: it was replaced, or is gone.
+    """
+    if source_now(row["uri"]) != row["source"]:
+        raise VideoError(
+            "changed",
+            f"{row['uri']}: expected the file that was planned, got one of another size or time of "
+            "change; give the same command again, which plans the new one",
+        )
 
 
 def _tell(row: dict) -> None:
