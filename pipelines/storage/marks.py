@@ -54,7 +54,7 @@ def publish_mark(store: Store, mark: str, facts: dict, contents: Contents) -> No
     Other marks and the page have no size in it: they are written again for themselves.
     """
     files: dict[str, int | None] = {
-        name: None if name.endswith((".json", ".html")) else store.size_bytes(name)
+        name: None if name.endswith((".json", ".html")) else store.sizes(_parent(name)).get(name)
         for name in contents.files
     }
     for folder in contents.folders:

@@ -24,6 +24,6 @@ def example(root: str, *settings: str, videos: int = 6) -> Job:
         "fold": pa.array([n // 2 % 2 for n in range(videos)], pa.int32()),
     }
     config = Config().with_settings(["encode.encoders=ave,vlad", *settings])
-    weights = SimpleNamespace(identity="w", description="w")
+    weights = SimpleNamespace(identity="w", description="w", file="weights/w.safetensors")
     described = {stream.name: stream for stream in STREAMS}
     return Job(Store(root), config, pa.table(columns), "given", 2, weights, described)

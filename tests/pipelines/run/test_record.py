@@ -70,8 +70,11 @@ class Recorded(SimpleNamespace):
         config = SimpleNamespace(cluster=None)
         super().__init__(store=Store(str(root)), config=config, digest=lambda step: "d1")
 
-    def is_complete(self, step: str) -> bool:
+    def is_sound(self, step: str) -> bool:
         return False
+
+    def repair(self, step: str) -> None:
+        """Find nothing to remove."""
 
     def finish(self, step: str) -> None:
         """Leave no mark."""
