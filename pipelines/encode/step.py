@@ -12,8 +12,10 @@ from pipelines.index import current_rows
 from pipelines.run import codebook
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent, settle
-from pipelines.storage.columns import names
+from pipelines.storage.columns import names, places_of
 from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
+
+_OF_FILE = ("video_id", "source")
 
 
 def encode(job: Job) -> tuple[Account, Spent]:
@@ -23,9 +25,7 @@ def encode(job: Job) -> tuple[Account, Spent]:
 
     def visible(book: codebook.Codebook) -> frozenset[str]:
         there = sink.visible_videos(videos, job.store, job.encodings(book))
-        if not job.writes_attention(book):
-            return there
-        return there & sink.visible_videos(videos, job.store, job.attention(book))
+        return there - _without_attention(job, book, videos) if there else there
 
     books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
     # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
@@ -39,6 +39,16 @@ def encode(job: Job) -> tuple[Account, Spent]:
     number = len(job.codebooks)
     done = videos.num_rows * number
     return Account("encodings", planned * number, done, planned * number - done), spent
+
+
+def _without_attention(job: Job, book: codebook.Codebook, videos: pa.Table) -> frozenset[str]:
+    """Return the encoded videos whose rows of ATTENTION are gone, though they have descriptors."""
+    if not job.writes_attention(book):
+        return frozenset()
+    rows = job.store.read_table(job.encodings(book), ["video_id", "source", "num_descriptors"])
+    rows = rows.filter(pc.greater(rows["num_descriptors"], 0))
+    lost = sink.pending(rows, job.store, job.attention(book), _OF_FILE)
+    return names(lost.filter(pc.is_valid(places_of(lost, videos, _OF_FILE))))
 
 
 def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:

@@ -80,7 +80,17 @@ def is_reported(job: Job) -> bool:
 
 
 def _record(job: Job) -> dict:
-    return job.store.read_json("run.json") or {"steps": {}}
+    """Return run.json; without steps where there is none, or somebody has damaged it."""
+    try:
+        record = job.store.read_json("run.json")
+    except ValueError as error:
+        log.warning(
+            "%s: expected JSON, got %s; it is written anew, without the times of earlier steps",
+            job.store.uri("run.json"),
+            error,
+        )
+        record = None
+    return record if isinstance(record, dict) and "steps" in record else {"steps": {}}
 
 
 def _description(job: Job) -> dict:

@@ -37,7 +37,7 @@ def job(root: Path, num_videos: int, encoders: str = "vlad", retries: Retries | 
         "fold": pa.array([-1 if n < 2 else 0 for n in range(num_videos)], pa.int32()),
     }
     config = Config().with_settings([f"encode.encoders={encoders}"])
-    weights = SimpleNamespace(identity="w", description="w")
+    weights = SimpleNamespace(identity="w", description="w", file="weights/w.json")
     made_from = (config, pa.table(columns), "given", 1, weights, {STREAM.name: STREAM})
     return Job(Store(str(root)), *made_from, retries or Retries())
 
@@ -79,7 +79,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def stand_in(name: str, one: Job) -> tuple[Account, Spent]:
         ran.append(name)
+        if name == "evaluate":
+            one.store.publish(one.report, b"</html>")
         if name == "describe":
+            one.store.publish(one.weights.file, b"{}")
             names = [f"{v}#00000" for v in one.manifest["video_id"].to_pylist() if v == "v4"]
             columns = {"source": "s", "status": "failed", "num_missing": 0}
             rows = pa.table(
@@ -133,7 +136,8 @@ def test_new_labels_encode_only_what_depends_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = job(tmp_path, 4, "vlad,ave,fv_vae@lambda3=1")
-    videos = pa.table({"video_id": [f"v{n}" for n in range(4)], "source": ["s"] * 4})
+    named = {"video_id": [f"v{n}" for n in range(4)], "source": ["s"] * 4}
+    videos = pa.table(named | {"num_descriptors": [7] * 4})
     monkeypatch.setattr(current_rows, "places_by_video", lambda _: videos)
     vlad, ave, fv_vae = one.codebooks
 
@@ -148,9 +152,11 @@ def test_new_labels_encode_only_what_depends_on_them(
         asked.update(visible)
         publish(ave, videos.slice(3))
         publish(fv_vae, videos)
+        one.store.publish_table(f"{one.attention(fv_vae)}/x.parquet", videos, {})
         return Spent(0.0, ())
 
     monkeypatch.setattr(encode_step, "_encode", encode)
     encode_step.encode(one)
+    one.finish("encode")
     assert asked == {ave: {"v0", "v1", "v2"}, fv_vae: frozenset()}
     assert one.is_complete("encode")

@@ -15,7 +15,7 @@ import torch
 
 from encoders.backbones import load
 from pipelines.describe import weights
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, RunError
 from pipelines.run.lock import LOCK, RunLock
 from pipelines.settings.sections import Describe
 from pipelines.storage.retries import StorageError
@@ -145,7 +145,7 @@ def test_planted_tables_are_errors_not_code(tmp_path: Path, kind: str) -> None:
     store.publish("t/x.parquet", data)
     store.publish("run.json", data)
     store.publish(LOCK, data)
-    with pytest.raises(pa.ArrowInvalid):
+    with pytest.raises(RunError, match="expected the bytes that were written"):
         store.read_table("t")
     with pytest.raises((json.JSONDecodeError, UnicodeDecodeError)):
         store.read_json("run.json")

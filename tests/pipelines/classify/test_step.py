@@ -54,7 +54,7 @@ def make_job(root: Path, *settings: str, num_folds: int = 3, broken: tuple[int, 
             "fold": pa.array(np.minimum(folds, num_folds - 1), pa.int32()),
         }
     )
-    weights = SimpleNamespace(identity="none", description="none")
+    weights = SimpleNamespace(identity="none", description="none", file="weights/w.json")
     stream = Stream("pool5_appearance", "pool5", "appearance", 50, DIM)
     job = Job(
         Store(str(root)), config, manifest, "given", num_folds, weights, {stream.name: stream}
@@ -156,7 +156,15 @@ def test_targets_are_one_column_per_class() -> None:
 def test_a_finished_fold_is_no_work(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     assert [fold_set.folds for fold_set in fold_sets(job)] == [(0, 1, 2)]
-    job.store.publish(fold_sets(job)[0].scores_file(1), b"")
+    names = fold_sets(job)[0].files(1)
+    assert names[0] == fold_sets(job)[0].scores_file(1)
+    for lacking in names:
+        for name in names:
+            job.store.publish(name, b"")
+        assert [fold_set.todo for fold_set in fold_sets(job)] == [(0, 2)]
+        job.store.delete(lacking)
+        assert [fold_set.todo for fold_set in fold_sets(job)] == [(0, 1, 2)]
+    job.store.publish(names[-1], b"")
     assert [(fold_set.folds, fold_set.todo) for fold_set in fold_sets(job)] == [((0, 1, 2), (0, 2))]
 
 

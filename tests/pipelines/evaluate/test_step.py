@@ -46,7 +46,7 @@ def make_job(root: Path, *settings: str, num_folds: int = 3, several: bool = Fal
         }
     )
     streams = {name: Stream(name, "n", name[2:], 50, 8) for name in STREAMS}
-    weights = SimpleNamespace(identity="none", description="none")
+    weights = SimpleNamespace(identity="none", description="none", file="weights/w.json")
     job = Job(Store(str(root)), config, manifest, "given", num_folds, weights, streams)
     for seed, pair in enumerate(job.pairs()):
         _publish_scores(job, pair, np.random.default_rng(seed))

@@ -62,7 +62,7 @@ def job(config: Config) -> Job:
         "group": names,
         "fold": pa.array([n % 2 for n in range(6)], pa.int32()),
     }
-    weights = SimpleNamespace(identity="w", description="w")
+    weights = SimpleNamespace(identity="w", description="w", file="weights/w.json")
     described = {stream.name: stream for stream in STREAMS}
     return Job(Store("nowhere"), config, pa.table(columns), "given", 2, weights, described)
 

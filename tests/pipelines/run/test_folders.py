@@ -117,6 +117,19 @@ def test_a_setting_that_changes_no_result_is_in_run_json_and_renders_no_report(
     assert other.store.read_json("run.json")["config"]["decode"]["timeout_s"] == 9
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_run_json_is_written_anew(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    one = job(str(tmp_path))
+    run(one, monkeypatch)
+    one.store.publish("run.json", damage)
+    assert not record.is_described(one)
+    run(one, monkeypatch)
+    assert record.is_described(one)
+    assert run(one, monkeypatch) == []
+
+
 def test_numbers_of_another_protocol_are_in_another_folder(tmp_path) -> None:
     first, other = (job(str(tmp_path), split=kind) for kind in ("given", "leave_one_group_out"))
     assert scores(first) == scores(other)
