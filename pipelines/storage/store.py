@@ -265,7 +265,7 @@ class Store:
         Raises:
             DamagedFileError: it is damaged, or a part of it that is read later.
         """
-        return CheckedFile(self.open(name), redact(self.uri(name)))
+        return CheckedFile(self.open(name), self.uri(name))
 
     def footer(self, name: str) -> dict[str, str]:
         """Return the footer that `publish_table` wrote into a Parquet file."""
