@@ -50,13 +50,13 @@ class Job(Folders):
         Seen from a listing are all that are gone, of another size, or of no step; inside are seen
         the smallest of MOST_BYTES together and those of the doctor's note, each once.
         """
-        sizes = functools.cache(self.store.sizes)
-        faults: list[Fault] = []
-        left: dict[str, tuple[str, int]] = {}
-        for mark, contents in self.contents(step).items():
-            checked = marks.check(self.store, mark, contents, sizes)
-            faults += checked.faults
-            left |= checked.left
+        sizes, contents = functools.cache(self.store.sizes), self.contents(step)
+        checked = self.store.each(
+            lambda mark: marks.check(self.store, mark, contents[mark], sizes), list(contents)
+        )
+        # Several codebooks may need the same sample.
+        faults = list(dict.fromkeys(fault for one in checked for fault in one.faults))
+        left = {name: where for one in checked for name, where in one.left.items()}
         noted = marks.noted(self.store)
         names, total = [], 0
         for name, (_, size) in sorted(left.items(), key=lambda item: item[1][1]):
