@@ -79,12 +79,16 @@ class Job(Folders):
         """
         faults = self.faults(step)
         for fault in faults:
-            log.warning(
-                "%s: %s: %s; it is made again", step, self.store.uri(fault.file), fault.found
-            )
+            log.warning("%s: %s: %s", step, self.store.uri(fault.file), fault.found)
             if fault.is_there:
                 self.store.delete(fault.file)
             self.store.delete(fault.mark)
+        if faults:
+            log.warning(
+                "%s: files that are damaged or of no step are removed, and what the step lacks is "
+                "made again",
+                step,
+            )
         if left := set(marks.noted(self.store)):
             marks.note(self.store, left - {fault.file for fault in faults})
 

@@ -22,7 +22,7 @@ from tests.pipelines.damage import (
     written,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 SMALL = (
     "sampling.num_frames=3",
