@@ -137,7 +137,10 @@ def test_every_kind_of_file_comes_back_alone(
 ) -> None:
     before = written(run)
     odd = DAMAGE[damage](file_of(run, kind)).relative_to(run)
-    assert str(odd) in named(run)
+    # Of a codebook without a mark the doctor names the folder: it is unfinished.
+    assert str(odd.parent if (kind, damage) == ("mark of a codebook", "deleted") else odd) in named(
+        run
+    )
     assert_mended(run, finished, command)
     changed = {
         name.partition("/")[0] for name, when in written(run).items() if before.get(name) != when
