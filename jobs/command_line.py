@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import flags, logs, ray_job
 from pipelines.cluster import doors
-from pipelines.errors import ConfigError, RunError
+from pipelines.errors import ConfigError, user_error
 from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
@@ -166,12 +166,12 @@ def guarded(job: Callable[[], int]) -> int:
             raise
         print(STOPPED, file=sys.stderr)
         return 128 + signal.SIGTERM
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        known = user_error(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return 2 if isinstance(known, ConfigError) else 1
 
 
 def _terminate(*_: object) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-import secrets
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
+from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
 from pipelines.video import flow
 
@@ -216,14 +216,10 @@ def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[
 
 
 def _store(out: str) -> Store:
-    """Return the store of a run, after a test: a file was written and removed, and files can be
-    listed."""
+    """Return the store of a run, after a trial of it."""
     store = Store(absolute_uri(out))
-    trial = f".try.{secrets.token_hex(4)}.part"
     with using("--out", out, "write there"):
-        store.publish(trial, b"")
-        store.delete(trial)
-        store.folders("")
+        try_out(store)
     return store
 
 

@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import platform
 import random
 import re
 import secrets
@@ -33,7 +34,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.storage.filesystems import REQUESTS, filesystem
 from pipelines.storage.parquet import footer_of, write_parquet
-from pipelines.storage.retries import StorageError, _code, may_pass
+from pipelines.storage.retries import StorageError, code, is_damage, may_pass, to_do
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +108,11 @@ class Store:
 
     def publish(self, name: str, data: bytes) -> None:
         """Make `name` hold `data`: readers see the old file or the whole new one."""
-        final = self.path(name)
+        self._tried("write", name, lambda: self._publish(self.path(name), data))
+
+    def _publish(self, final: str, data: bytes) -> None:
         if not self.is_local:
-            self._tried("write", name, lambda: self.fs.pipe_file(final, data))
+            self.fs.pipe_file(final, data)
             return
         with _hidden(final, data) as hidden:
             os.replace(hidden, final)
@@ -147,7 +150,7 @@ class Store:
             self.fs.pipe_file(final, data, mode="create")
         except OSError as error:
             # Not every object storage says which condition failed, as s3fs expects of it.
-            if _code(error) == "PreconditionFailed":
+            if code(error) == "PreconditionFailed":
                 raise FileExistsError(final) from error
             raise
 
@@ -252,8 +255,10 @@ class Store:
 
         Of object storage only the ranges that are read are fetched.
         """
+        if not self.is_local:
+            return cast(BinaryIO, _Ranges(self, name))
         return cast(
-            BinaryIO, self.fs.open(self.path(name), "rb") if self.is_local else _Ranges(self, name)
+            BinaryIO, self._tried("read", name, lambda: self.fs.open(self.path(name), "rb"))
         )
 
     def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
@@ -283,26 +288,30 @@ class Store:
         Raises:
             StorageError: it failed too often, or in a way that does not pass.
         """
-        if self.is_local:
-            return call()
         started, tries = time.monotonic(), 0
         while True:
             tries += 1
             try:
                 return call()
             except Exception as error:
-                if isinstance(error, (FileNotFoundError, FileExistsError)) and not may_pass(error):
+                passes = not self.is_local and may_pass(error)
+                if isinstance(error, (FileNotFoundError, FileExistsError)) and not passes:
+                    raise
+                if self.is_local and not isinstance(error, OSError):
                     raise
                 seconds = time.monotonic() - started
-                if not may_pass(error) or tries == _TRIES or seconds > _PATIENCE_S:
-                    reason = f"{type(error).__name__}: {error}"
+                if not passes or tries == _TRIES or seconds > _PATIENCE_S:
+                    again = (
+                        f"; tried {tries} times in {seconds:.0f} s, with up to {REQUESTS} requests "
+                        "each; run the same command again when the storage answers"
+                    )
+                    advice = ""
+                    if not passes or is_damage(error):
+                        advice = f"; {to_do(error, on_disk=self.is_local)}"
+                    where = f" (on {platform.node()})" if self.is_local else ""
                     raise StorageError(
-                        f"{self.uri(name)}: cannot {action} it: {reason}; tried {tries} "
-                        f"times in {seconds:.0f} s, with up to {REQUESTS} requests each; run the "
-                        "same command again when the storage answers"
-                        if may_pass(error)
-                        else f"{self.uri(name)}: cannot {action} it: {reason}; check "
-                        "the name, the rights and the credentials"
+                        f"{self.uri(name)}{where}: cannot {action} it: {type(error).__name__}: "
+                        f"{error}{advice}{again if passes else ''}"
                     ) from error
                 log.debug("%s: %s failed: %s", self.uri(name), action, error)
                 longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries)
