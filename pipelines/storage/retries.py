@@ -79,8 +79,9 @@ def to_do(error: Exception, *, on_disk: bool) -> str:
     """Return what to do about an error that stays."""
     if is_damage(error):
         return (
-            "what came is not what the checksum is of: the object or the line is damaged, or the "
-            "storage gives wrong checksums (docs/faults.md, Object storage)"
+            "what came has not the checksum that was given with it: the object or the line is "
+            "damaged; or the storage gives wrong checksums, which it is not asked for with "
+            "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
         )
     if on_disk and isinstance(error, OSError) and error.errno in _TO_DO:
         return _TO_DO[error.errno]
