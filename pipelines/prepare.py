@@ -80,7 +80,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         num_folds,
         resolved_weights,
         streams,
-        Retries(**retries),
+        _retries(store, retries),
         no_gram,
     )
     _check_pairs(job)
@@ -126,6 +126,16 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
     retries = Retries(job.retries.passes + 1, decoder)
     job.store.publish_json(RETRIES, dataclasses.asdict(retries))
     return dataclasses.replace(job, retries=retries)
+
+
+def _retries(store: Store, record: dict) -> Retries:
+    try:
+        return Retries(int(record.get("passes", 0)), str(record.get("decoder", "")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{store.uri(RETRIES)}: expected the number of passes of --retry-failed, got {record}; "
+            "give back the file that the job wrote"
+        ) from error
 
 
 def _check_pairs(job: Job) -> None:

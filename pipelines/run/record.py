@@ -15,6 +15,7 @@ from typing import Self
 
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent
+from pipelines.run.saved import read_record
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import Config, digest
 from pipelines.settings.sections import Cluster, Plan
@@ -80,7 +81,7 @@ def is_reported(job: Job) -> bool:
 
 
 def _record(job: Job) -> dict:
-    return job.store.read_json("run.json") or {"steps": {}}
+    return read_record(job.store) or {"steps": {}}
 
 
 def _description(job: Job) -> dict:
@@ -135,9 +136,13 @@ class StepTime:
         self._thread = threading.Thread(target=self._note_often, name=FILE, daemon=True)
 
     def __enter__(self) -> Self:
-        note = self._store.read_json(FILE) or {}
-        same = {name: note.get(name) for name in self._key} == self._key
-        self.earlier_s: float = note["seconds"] if same else 0.0
+        try:
+            note = self._store.read_json(FILE) or {}
+            same = {name: note.get(name) for name in self._key} == self._key
+            self.earlier_s = float(note["seconds"]) if same else 0.0
+        except (ValueError, TypeError, KeyError):
+            # Somebody edited it; only a time is lost.
+            self.earlier_s = 0.0
         self._started = time.monotonic()
         self._thread.start()
         return self

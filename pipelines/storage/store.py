@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.errors import ConfigError
 from pipelines.storage.filesystems import REQUESTS, filesystem
 from pipelines.storage.parquet import footer_of, write_parquet
 from pipelines.storage.retries import StorageError, code, is_damage, may_pass, to_do
@@ -163,11 +164,23 @@ class Store:
         self.publish(name, json.dumps(value, indent=1, sort_keys=True).encode())
 
     def read_json(self, name: str) -> dict | None:
-        """Return the content of the JSON file, or None where there is no file."""
+        """Return the content of the JSON file, or None where there is no file.
+
+        Raises:
+            ConfigError: it is no JSON object.
+        """
         try:
-            return json.loads(self.read(name))
+            value = json.loads(self.read(name))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            value = error
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{self.uri(name)}: expected a JSON object, got {str(value)[:200]}; move the file "
+                "away, and the job writes it again"
+            )
+        return value
 
     def publish_table(
         self,
