@@ -24,6 +24,7 @@ from pipelines.errors import ConfigError
 from pipelines.run.lock import LOCK, Holder
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
+from pipelines.storage import compaction
 from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
@@ -135,8 +136,19 @@ class Scan:
                 named.append((f"{UNNAMED[root].name}/{path}", UNNAMED[root], path))
         for key, table, path in named:
             if table:
-                files = tuple(name for name in self.by_folder.get(path, []) if is_visible(name))
-                yield Folder(key, table, path, files)
+                yield Folder(key, table, path, self._files(path))
+
+    def _files(self, path: str) -> tuple[str, ...]:
+        """Return the files of a table, without the copies of a compaction that was not finished."""
+        there = [name for name in self.by_folder.get(path, []) if is_visible(name)]
+        plan = f"{path}/{compaction.PLAN}"
+        if plan not in self.sizes:
+            return tuple(there)
+        try:
+            return tuple(compaction.without_copies(self.store, path, there))
+        except _BAD_PARQUET as error:
+            self._note(plan, "unreadable", error)
+            return tuple(there)
 
     def _describe(self) -> None:
         """Fill the tables that need no file but run.json and the lock."""
