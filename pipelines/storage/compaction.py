@@ -9,6 +9,7 @@ The plan follows from the rows alone, not from the files they are in: a run that
 ends with the files of one that was not.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -29,6 +30,8 @@ def plan(
     store: Store, folder: str, key: tuple[str, ...], sized_by: tuple[str, float], least: int
 ) -> pa.Table | None:
     """Return file, row and new file of each row of the small files; None where they are few enough.
+
+    Of rows that are there twice, as a killed run may leave them, the second has no new file.
 
     Args:
         key: names a row, together with its `source`.
@@ -52,33 +55,34 @@ def plan(
     rows = rows.append_column("bytes", pa.array(units * unit_bytes))
     sizes = rows.group_by("file").aggregate([("bytes", "sum")])
     small = sizes.filter(pc.less(sizes["bytes_sum"], FILE_BYTES / 2))["file"]
-    rows = _in_order(rows.filter(pc.is_in(rows["file"], small.combine_chunks())), key)
-    total = pc.sum(rows["bytes"]).as_py() or 0.0
-    number = min(max(math.ceil(total / FILE_BYTES), least), rows.num_rows)
+    rows = rows.filter(pc.is_in(rows["file"], small.combine_chunks()))
+    rows = rows.sort_by([(name, "ascending") for name in [*key, "source", "file"]])
+    is_first = _are_first(rows, [*key, "source"])
+    once = rows.filter(pa.array(is_first))
+    num_bytes = once["bytes"].to_numpy()
+    number = min(max(math.ceil(num_bytes.sum() / FILE_BYTES), least), once.num_rows)
     if len(small) <= number:
         return None
-    before = np.cumsum(rows["bytes"].to_numpy()) - rows["bytes"].to_numpy()
-    part = np.minimum(number - 1, before * number // max(total, 1.0)).astype(int)
-    starts = np.searchsorted(part, range(number))
-    new = []
-    for start, end in zip(starts, [*starts[1:], rows.num_rows], strict=True):
-        if end > start:
-            new += [f"{folder}/{file_name(rows.slice(start, end - start), key)}"] * (end - start)
+    before = np.cumsum(num_bytes) - num_bytes
+    part = np.minimum(number - 1, before * number // max(num_bytes.sum(), 1.0)).astype(int)
+    starts = [*np.searchsorted(part, range(number)), once.num_rows]
+    new = np.full(rows.num_rows, None, object)
+    new[is_first] = [
+        name
+        for start, end in itertools.pairwise(starts)
+        for name in [f"{folder}/{file_name(once.slice(start, end - start), key)}"] * (end - start)
+    ]
     return rows.select(["file", "row"]).append_column("new", pa.array(new, pa.string()))
 
 
-def _in_order(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Return the rows by their key, each once: a compaction may have copied some already."""
-    names = [*key, "source"]
-    rows = rows.sort_by([(name, "ascending") for name in [*names, "file"]])
-    if not rows.num_rows:
-        return rows
-    is_first = np.zeros(rows.num_rows, bool)
-    is_first[0] = True
+def _are_first(rows: pa.Table, names: list[str]) -> np.ndarray:
+    """Return which rows differ in one of these columns from the row before."""
+    is_first = np.ones(rows.num_rows, bool)
+    is_first[1:] = False
     for name in names:
         column = rows[name].combine_chunks()
         is_first[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
-    return rows.filter(pa.array(is_first))
+    return is_first
 
 
 def compact(
@@ -105,7 +109,7 @@ def _execute(
     store: Store, folder: str, planned: pa.Table, write_all: Callable[[list[pa.Table]], object]
 ) -> None:
     there = set(store.files(folder))
-    new = [name for name in planned["new"].unique().to_pylist() if name not in there]
+    new = [name for name in _names(planned, "new") if name not in there]
     write_all([planned.filter(pc.equal(planned["new"], name)) for name in new])
     store.each(store.delete, copied(planned, store.files(folder)))
     store.delete(f"{folder}/{PLAN}")
@@ -116,9 +120,8 @@ def _publish(store: Store, folder: str, planned: pa.Table) -> None:
 
     Names are made of ids: such a file is of videos that have changed since.
     """
-    for name in set(planned["new"].to_pylist()) & set(store.files(folder)):
-        if name not in set(planned["file"].to_pylist()):
-            store.delete(name)
+    for name in (_names(planned, "new") & set(store.files(folder))) - _names(planned, "file"):
+        store.delete(name)
     store.publish_table(f"{folder}/{PLAN}", planned, {})
 
 
@@ -154,6 +157,10 @@ def without_copies(store: Store, folder: str, there: Sequence[str]) -> list[str]
 
 def copied(planned: pa.Table, there: Sequence[str]) -> list[str]:
     """Return the files of `there` whose rows are, or are to be, in other files."""
-    old, new = (set(planned[name].to_pylist()) for name in ("file", "new"))
+    old, new = _names(planned, "file"), _names(planned, "new")
     copies = old - new if new <= set(there) else new - old
     return [name for name in there if name in copies]
+
+
+def _names(planned: pa.Table, column: str) -> set[str]:
+    return set(planned[column].unique().drop_null().to_pylist())
