@@ -1,9 +1,34 @@
 """Parquet files: their encodings and footers."""
 
 import io
+import os
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+_TAIL_BYTES = 8192
+"""Bytes of the end of a file that are read first: footers of 40 columns and some row groups are
+shorter. Arrow itself reads 64 KB, of which a run that goes on with 62,500 files has 4 GB.
+"""
+
+
+def metadata_of(file: BinaryIO) -> pq.FileMetaData:
+    """Return the metadata of an open file.
+
+    Raises:
+        pyarrow.ArrowInvalid: it is no Parquet file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - _TAIL_BYTES)
+    file.seek(start)
+    tail = file.read(size - start)
+    # The footer, its length in four bytes, and the magic bytes.
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < length <= size:
+        file.seek(size - length)
+        tail = file.read(length)
+    return pq.read_metadata(pa.BufferReader(tail[-length:]))
 
 
 def footer_of(file: pq.ParquetFile) -> dict[str, str]:

@@ -34,7 +34,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
 from pipelines.storage.filesystems import REQUESTS, filesystem
-from pipelines.storage.parquet import footer_of, write_parquet
+from pipelines.storage.parquet import footer_of, metadata_of, write_parquet
 from pipelines.storage.retries import StorageError, code, is_damage, may_pass, to_do
 
 log = logging.getLogger(__name__)
@@ -280,7 +280,13 @@ class Store:
         Args:
             verify: compare pages with their checksums.
         """
-        return pq.ParquetFile(self.open(name), pre_buffer=True, page_checksum_verification=verify)
+        file = self.open(name)
+        return pq.ParquetFile(
+            file,
+            metadata=metadata_of(file),
+            pre_buffer=True,
+            page_checksum_verification=verify,
+        )
 
     def footer(self, name: str) -> dict[str, str]:
         """Return the footer that `publish_table` wrote into a Parquet file."""

@@ -107,7 +107,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def assert_one_message(done: subprocess.CompletedProcess, *words: str) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) < 40
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
     for word in words:
