@@ -293,7 +293,8 @@ _LISTED = pa.schema(
 
 
 def _row(relative: str, uri: str, info: dict) -> dict:
-    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified")
+    names = ("ETag", "mtime", "LastModified", "etag", "last_modified")
+    changed = next((info[name] for name in names if info.get(name)), None)
     return {
         "path": relative,
         "uri": uri.removeprefix("file://"),

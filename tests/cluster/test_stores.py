@@ -14,7 +14,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines.errors import ConfigError
+from pipelines.errors import RunError
+from pipelines.index.manifest import list_videos
 from pipelines.prepare import _store
 from pipelines.run.lock import LOCK, LockedError, LockLostError, RunLock
 from pipelines.storage.store import Store
@@ -101,6 +102,18 @@ def test_a_job_that_is_killed_in_fit_ends_as_on_a_disk(
     assert not Store(out).exists("train")
 
 
+def test_a_video_that_is_replaced_is_seen(storage: Storage) -> None:
+    store, found = Store(f"{storage.uri}/videos"), []
+    for data in (b"one", b"two"):
+        store.publish("a.avi", data)
+        (row,) = list_videos(store.root).to_pylist()
+        found.append(row)
+        assert Store(store.root).fs.cat_file(row["uri"]) == data
+    assert found[0]["size_bytes"] == found[1]["size_bytes"] == 3
+    assert None not in (found[0]["modified"], found[1]["modified"])
+    assert found[0]["modified"] != found[1]["modified"]
+
+
 def test_the_trial_warns_of_storage_that_creates_twice(
     storage: Storage, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +167,6 @@ def test_storage_whose_ranges_have_wrong_checksums_is_refused_and_named(
         pytest.skip("rclone alone gives such checksums")
     monkeypatch.delenv("AWS_RESPONSE_CHECKSUM_VALIDATION")
     _forget_clients(storage)
-    with pytest.raises(ConfigError, match=r"a ranged read failed: .*checksum.*docs/faults.md"):
+    with pytest.raises(RunError, match=r"a ranged read failed: .*AWS_RESPONSE_CHECKSUM_VALIDATION"):
         _store(f"{storage.uri}/tried")
     _forget_clients(storage)
