@@ -135,10 +135,15 @@ def _go_on(folder: str) -> dict[str, float]:
         descriptors="descriptors/d",
         retries=Retries(),
     )
-    before, began = _bytes_read(), time.perf_counter()
+    before, began, worked = _bytes_read(), time.perf_counter(), time.process_time()
     plan = current_rows.segment_plan(job)
     left = current_rows.to_describe(job, plan).num_rows
-    return {"left": left, "s": time.perf_counter() - began, "bytes": _bytes_read() - before}
+    return {
+        "left": left,
+        "s": time.perf_counter() - began,
+        "cpu_s": time.process_time() - worked,
+        "bytes": _bytes_read() - before,
+    }
 
 
 def _bytes_read() -> int:

@@ -270,9 +270,8 @@ class Store:
         """
         if not self.is_local:
             return cast(BinaryIO, _Ranges(self, name))
-        return cast(
-            BinaryIO, self._tried("read", name, lambda: self.fs.open(self.path(name), "rb"))
-        )
+        # Not fsspec's file, which takes a quarter longer where files are small and many.
+        return self._tried("read", name, lambda: open(self.path(name), "rb"))
 
     def open_parquet(self, name: str, verify: bool = False) -> pq.ParquetFile:
         """Open the file for reading columns and row groups in ranges.
