@@ -1,6 +1,7 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
 # make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
 # make test-cluster    tests on clusters of their own (jobs, autoscaling, several nodes): half an hour on two busy cores
+# make servers    object storage for these tests: s3rver and Azurite, with npm
 # make check   lint, format and types;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ UPGRADE ?=
 # Dozens of processes run the same code: each would compile it anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-unit test-cluster check format lock clean
+.PHONY: demo test test-unit test-cluster servers check format lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
@@ -30,6 +31,10 @@ test-unit: $(VENV)/installed
 test-cluster: $(VENV)/installed
 	$(BIN)/python -m pytest -m cluster
 
+# Object storage of others, for tests/cluster/test_stores.py; rclone comes with the Python packages.
+servers: $(VENV)/installed
+	npm install --no-audit --no-fund --prefix $(VENV)/servers s3rver@3.7.1 azurite@3.37.0
+
 check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +46,7 @@ format: $(VENV)/installed
 
 lock: $(VENV)/installed
 	$(BIN)/pip install --disable-pip-version-check -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra timm --extra flow --extra aws --extra gcp -o requirements.lock $(UPGRADE) \
+	$(BIN)/uv pip compile pyproject.toml --extra timm --extra flow --extra aws --extra gcp --extra azure -o requirements.lock $(UPGRADE) \
 		--python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-python-downloads \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' >/dev/null
 

@@ -64,7 +64,7 @@ def driver(few: int, many: int) -> Callable[[Options], list[Row]]:
 
 
 def _rows(few: int, many: int) -> list[Row]:
-    sides = {count: _in_a_process(_run, count) for count in (few, many)}
+    sides = {count: in_a_process(_run, count) for count in (few, many)}
     return [
         at_most(
             f"private memory of the driver, {what}: growth in bytes a segment",
@@ -81,7 +81,7 @@ def _rows(few: int, many: int) -> list[Row]:
     ]
 
 
-def _in_a_process(side: Callable, *arguments: object) -> dict:
+def in_a_process(side: Callable, *arguments: object) -> dict:
     # What is freed goes back to the system, and each thread takes no heap of its own: the process then has what it holds.
     os.environ |= {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     context = multiprocessing.get_context("spawn")

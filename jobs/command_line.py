@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import flags, logs, ray_job
 from pipelines.cluster import doors
-from pipelines.errors import ConfigError, RunError
+from pipelines.errors import ConfigError, user_error
 from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
 log = logging.getLogger("video_fisher")
 
 STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
+
+
+_RAY_ADDS = "\nFailed to "
 
 
 def summary(docstring: str | None) -> str | None:
@@ -156,22 +160,39 @@ def guarded(job: Callable[[], int]) -> int:
     """
     logs.configure()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # Ignored under nohup, which is to outlive the terminal.
+        signal.signal(signal.SIGHUP, _hang_up)
     try:
         return job()
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return 128 + signal.SIGINT
+    except _HungUp:
+        # The terminal, and with it the error stream, may be gone.
+        with contextlib.suppress(OSError):
+            print(STOPPED, file=sys.stderr, flush=True)
+        return 128 + signal.SIGHUP
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
         print(STOPPED, file=sys.stderr)
         return 128 + signal.SIGTERM
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        known = user_error(error)
+        if known is None:
+            raise
+        # Ray Data adds how it could be told to try again, which a step would not outlive.
+        print(f"error: {str(known).partition(_RAY_ADDS)[0]}", file=sys.stderr)
+        return 2 if isinstance(known, ConfigError) else 1
+
+
+class _HungUp(SystemExit):
+    """The terminal of the job has gone (SIGHUP)."""
+
+
+def _hang_up(*_: object) -> None:
+    raise _HungUp
 
 
 def _terminate(*_: object) -> None:

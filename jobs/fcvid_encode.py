@@ -2,7 +2,8 @@
 
 The FCVID protocol (VU 5.4.1) is the default recipe; the others differ only in their configuration.
 Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too
-many segments failed, 130 and 143 it was stopped (Ctrl-C; `ray job stop`, SIGTERM).
+many segments failed, 129, 130 and 143 it was stopped (the terminal was closed; Ctrl-C; `ray job
+stop`, SIGTERM).
 """
 
 import argparse

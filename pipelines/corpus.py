@@ -12,6 +12,7 @@ import ray
 
 from pipelines.classify import step as classify_step
 from pipelines.cluster import connect
+from pipelines.cluster.broadcast import MemoryWatch
 from pipelines.describe import step as describe_step
 from pipelines.encode import step as encode_step
 from pipelines.evaluate import step as evaluate_step
@@ -88,7 +89,7 @@ def run(
             did_work = True
         check()
         job.repair(name)
-        with StepTime(job.store, name, job.digest(name)) as timed:
+        with MemoryWatch(name), StepTime(job.store, name, job.digest(name)) as timed:
             account, spent = STEPS[name].function()(job)
             job.finish(name)
         log.info("%s: done in %.0f s, %s", name, timed.own_s, account)

@@ -21,6 +21,26 @@ class RunError(_UserError):
     """A run that cannot go on because of its videos."""
 
 
+def user_error(error: Exception) -> ConfigError | RunError | None:
+    """Return the error for the user that another one comes of, None where there is none.
+
+    Ray hands on what its tasks, Ray Data and Ray Train raise inside errors of its own, whose
+    message is the traceback of a worker.
+    """
+    waiting: list[object] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, Exception):
+            continue
+        inner = [getattr(found, name, None) for name in ("cause", "controller_failure")]
+        # Ray's own are of the class of their cause too.
+        if isinstance(found, (ConfigError, RunError)) and inner[0] is None:
+            return found
+        failures = getattr(found, "worker_failures", {})
+        waiting += [*inner, *failures.values(), found.__cause__, found.__context__]
+    return None
+
+
 @contextmanager
 def at_setting(settings: str) -> Iterator[None]:
     """Turn a ValueError inside into a ConfigError that names the settings."""

@@ -6,7 +6,6 @@ All errors of flags and inputs show here, without a cluster.
 import dataclasses
 import itertools
 import logging
-import secrets
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.source import source_of
 from pipelines.storage.store import Store
+from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
 from pipelines.video import flow
 
@@ -80,7 +80,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         num_folds,
         resolved_weights,
         streams,
-        Retries(**retries),
+        _retries(store, retries),
         no_gram,
     )
     _check_pairs(job)
@@ -126,6 +126,16 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
     retries = Retries(job.retries.passes + 1, decoder)
     job.store.publish_json(RETRIES, dataclasses.asdict(retries))
     return dataclasses.replace(job, retries=retries)
+
+
+def _retries(store: Store, record: dict) -> Retries:
+    try:
+        return Retries(int(record.get("passes", 0)), str(record.get("decoder", "")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{store.uri(RETRIES)}: expected the number of passes of --retry-failed, got {record}; "
+            "give back the file that the job wrote"
+        ) from error
 
 
 def _check_pairs(job: Job) -> None:
@@ -216,14 +226,10 @@ def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[
 
 
 def _store(out: str) -> Store:
-    """Return the store of a run, after a test: a file was written and removed, and files can be
-    listed."""
+    """Return the store of a run, after a trial of it."""
     store = Store(absolute_uri(out))
-    trial = f".try.{secrets.token_hex(4)}.part"
     with using("--out", out, "write there"):
-        store.publish(trial, b"")
-        store.delete(trial)
-        store.folders("")
+        try_out(store)
     return store
 
 

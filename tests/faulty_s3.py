@@ -34,6 +34,7 @@ class FaultyS3:
         rates: {kind of fault: its probability per request}; may be changed at any time.
 
     Attributes:
+        closed: objects whose key has this in it cannot be written; empty: all can.
         kept: objects whose key has this in it cannot be deleted; empty: all can.
         faults: how often each kind was injected.
         requests: how often each method arrived.
@@ -43,7 +44,7 @@ class FaultyS3:
     def __init__(self, upstream: str, rates: dict[str, float], seed: int = 0) -> None:
         self.upstream, self.rates = urllib.parse.urlsplit(upstream).netloc, rates
         self.delay_s = 0.3
-        self.kept = ""
+        self.kept = self.closed = ""
         self.faults: collections.Counter[str] = collections.Counter()
         self.requests: collections.Counter[str] = collections.Counter()
         self.paths: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -101,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "delay":
             time.sleep(self.faulty.delay_s)
+        if self.faulty.closed and self.command == "PUT" and self.faulty.closed in self.path:
+            text = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            self._answer(403, {"Content-Type": "application/xml"}, text.encode())
+            return
         if self.faulty.kept and self._is_kept(body):
             return
         status, headers, data = self._pass_on(body)

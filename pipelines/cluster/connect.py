@@ -55,9 +55,10 @@ def connect(address: str | None, settings: Cluster) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray's C++ handler prints a stack before it calls ours: set again, ours is called alone.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    # Ray Data warns of progress bars and of CPUs that are busy for a moment; what fails is raised.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray Data warns of progress bars and of CPUs that are busy for a moment; what fails is raised,
+    # and need not be told with its traceback as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -12,12 +12,16 @@ from ray.exceptions import RayError
 
 from pipelines.cluster import connect, sink
 from pipelines.cluster import pools as cluster_pools
+from pipelines.cluster.broadcast import task_errors
 from pipelines.cluster.pools import Growth
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
 from pipelines.run.job import Job
 from pipelines.run.ledger import Spent
 from pipelines.settings.config import Config
+from pipelines.storage import compaction
+from pipelines.storage.columns import Table
+from pipelines.storage.store import Store
 from pipelines.storage.tables import ROWS_PER_FILE
 
 SEGMENTS_PER_FILE = ROWS_PER_FILE["descriptors"]
@@ -132,3 +136,33 @@ def write_tables(
                 raise cause from error
         raise
     return line.spent
+
+
+def compact(job: Job, table: Table, folder: str, sized_by: tuple[str, float]) -> None:
+    """Put the rows of the small files of a folder into few large ones, at least one for each node.
+
+    To be called when all rows are there, and before the folder is marked as complete.
+
+    Args:
+        sized_by: see `pipelines.storage.compaction.plan`.
+    """
+    store = job.store
+
+    def replan() -> pa.Table | None:
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        planned = compaction.plan(store, folder, table.key, sized_by, nodes)
+        if planned is not None:
+            # Marks of other videos' runs may name the files that go.
+            job.unmark(folder)
+        return planned
+
+    def write_all(parts: list[pa.Table]) -> None:
+        with task_errors(f"compaction of {folder}"):
+            ray.get([_write_compacted.remote(store, part) for part in parts])
+
+    compaction.compact(store, folder, replan, write_all)
+
+
+@ray.remote(max_retries=3)
+def _write_compacted(store: Store, part: pa.Table) -> None:
+    compaction.write(store, part)

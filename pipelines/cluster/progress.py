@@ -60,6 +60,10 @@ class Counter:
             self._show_planned(step[0])
         return getattr(self.tallies[step], method)(*details)
 
+    def num_done(self) -> int:
+        """Return the rows that all steps together have done."""
+        return sum(sum(tally.counts.values()) for tally in self.tallies.values())
+
     def show_again(self, tally: "Tally") -> None:
         """Set the gauges again: Ray drops one that was not set for 20 s; the progress line calls
         this more often.
@@ -141,9 +145,14 @@ class Tally:
         return Spent(max(0.0, start - self.began), tuple(stages), working_s)
 
 
+def counter() -> ActorHandle:
+    """Return the counter of this driver, on its node."""
+    driver = ray.get_runtime_context()
+    return _counter(driver.get_node_id(), driver.get_job_id())
+
+
 @functools.cache
 def _counter(node_id: str, job_id: str) -> ActorHandle:
-    """Return the counter of this driver, on its node."""
     return cast(ActorHandle, Counter.options(scheduling_strategy=here()).remote())
 
 
@@ -162,9 +171,7 @@ class ProgressLine(threading.Thread):
     def __init__(self, step: str, total: int, growth: Growth | None = None) -> None:
         super().__init__(daemon=True)
         self.step, self.total, self.growth = step, total, growth
-        driver = ray.get_runtime_context()
-        actor = _counter(driver.get_node_id(), driver.get_job_id())
-        self.counter = StepCounter(actor, (step, total, time.time()))
+        self.counter = StepCounter(counter(), (step, total, time.time()))
         self.meter = Meter(self.counter)
         self.started = time.monotonic()
         self.stopped = threading.Event()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import ray.train
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines.cluster import checkpoints, pools
@@ -66,7 +68,10 @@ def run_training(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=store.uri(checkpoints.FOLDER),
+            # Ray Train's own notes, of which nothing is read again: the checkpoints are ours, and
+            # go through our store (`pipelines.cluster.checkpoints`).
+            storage_path="/ray_train",
+            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
             failure_config=ray.train.FailureConfig(max_failures=3),
         ),
     )

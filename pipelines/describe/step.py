@@ -9,7 +9,13 @@ import pyarrow.compute as pc
 from pipelines.cluster import pools as cluster_pools
 from pipelines.cluster import sink
 from pipelines.cluster.broadcast import SharedFile
-from pipelines.cluster.datasets import SEGMENTS_PER_FILE, describing, progress_line, write_tables
+from pipelines.cluster.datasets import (
+    SEGMENTS_PER_FILE,
+    compact,
+    describing,
+    progress_line,
+    write_tables,
+)
 from pipelines.describe import stage
 from pipelines.index import current_rows
 from pipelines.run.job import Job
@@ -51,6 +57,10 @@ def describe(job: Job) -> tuple[Account, Spent]:
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
     spent = write_tables(job, line, data, outputs, rows_per_file=SEGMENTS_PER_FILE)
     account = _write_failures(job, plan)
+    frame_bytes = sum(
+        2.0 * stream.cells * stream.views * stream.width for stream in job.described.values()
+    )
+    compact(job, DESCRIPTORS, job.descriptors, ("num_frames", frame_bytes))
     return account, dataclasses.replace(spent, on_gpu=pools.describe.num_gpus > 0)
 
 

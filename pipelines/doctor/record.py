@@ -7,6 +7,7 @@ import json
 from functools import cached_property
 
 from pipelines.run.combination import Combination
+from pipelines.run.saved import malformed
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, config_from_json, digest
 from pipelines.storage.retries import StorageError
@@ -30,13 +31,12 @@ class Record:
         self._values: dict = {}
         try:
             values = json.loads(store.read("run.json"))
-            if missing := [name for name in ("steps", "tables", "config") if name not in values]:
-                raise KeyError(*missing)
-            self._values = values
+            if reason := malformed(values):
+                self.error = f"run.json {reason}"
+            else:
+                self._values = values
         except FileNotFoundError:
             self.error = "run.json is missing"
-        except KeyError as error:
-            self.error = f"run.json lacks {', '.join(error.args)}"
         except StorageError:
             raise
         except (OSError, ValueError, TypeError) as error:

@@ -25,7 +25,7 @@ from pipelines.errors import ConfigError
 from pipelines.run.lock import LOCK, Holder
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
-from pipelines.storage import marks
+from pipelines.storage import compaction, marks
 from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
@@ -85,9 +85,9 @@ class Scan:
         for name in sorted(self.sizes):
             self.by_folder[_parent(name)].append(name)
         self.record = Record(store)
+        self.damaged: set[str] = set()
         self.folders = {folder.key: folder for folder in self._find_folders()}
         self.tensors = [name for name in sorted(self.sizes) if is_visible(name, ".safetensors")]
-        self.damaged: set[str] = set()
         self._describe()
         self._check_marks()
         self._read()
@@ -145,8 +145,19 @@ class Scan:
                 named.append((f"{UNNAMED[root].name}/{path}", UNNAMED[root], path))
         for key, table, path in named:
             if table:
-                files = tuple(name for name in self.by_folder.get(path, []) if is_visible(name))
-                yield Folder(key, table, path, files)
+                yield Folder(key, table, path, self._files(path))
+
+    def _files(self, path: str) -> tuple[str, ...]:
+        """Return the files of a table, without the copies of a compaction that was not finished."""
+        there = [name for name in self.by_folder.get(path, []) if is_visible(name)]
+        plan = f"{path}/{compaction.PLAN}"
+        if plan not in self.sizes:
+            return tuple(there)
+        try:
+            return tuple(compaction.without_copies(self.store, path, there))
+        except _BAD as error:
+            self._note(plan, "damaged", error)
+            return tuple(there)
 
     def _describe(self) -> None:
         """Fill the tables that need no file but run.json and the lock."""

@@ -6,7 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.cluster import pools, sink
-from pipelines.cluster.datasets import batches_at_a_time, dataset, progress_line, write_tables
+from pipelines.cluster.datasets import (
+    batches_at_a_time,
+    compact,
+    dataset,
+    progress_line,
+    write_tables,
+)
 from pipelines.encode import stage
 from pipelines.index import current_rows
 from pipelines.run import codebook
@@ -35,6 +41,7 @@ def encode(job: Job) -> tuple[Account, Spent]:
         done |= {book: visible(book) for book in missing}
     for book in books:
         settle(f"encode {book.name}", "videos", described, done[book])
+        _compact(job, book)
     planned = job.manifest.num_rows
     number = len(job.codebooks)
     done = videos.num_rows * number
@@ -49,6 +56,20 @@ def _without_attention(job: Job, book: codebook.Codebook, videos: pa.Table) -> f
     rows = rows.filter(pc.greater(rows["num_descriptors"], 0))
     lost = sink.pending(rows, job.store, job.attention(book), _OF_FILE)
     return names(lost.filter(pc.is_valid(places_of(lost, videos, _OF_FILE))))
+
+
+def _compact(job: Job, book: codebook.Codebook) -> None:
+    """Put the encodings of a codebook into large files. ATTENTION, with a row for each frame, stays
+    as it is: the plan would have more rows than a driver should hold.
+    """
+    folder = job.encodings(book)
+    names = job.store.files(folder)
+    if not names:
+        return
+    with job.store.open_parquet(names[0]) as file:
+        vector = file.schema_arrow.field("vector").type
+    vector_bytes = vector.list_size * vector.value_type.bit_width / 8
+    compact(job, ENCODINGS, folder, ("", vector_bytes))
 
 
 def _encode(job: Job, visible: dict[codebook.Codebook, frozenset[str]], videos: pa.Table) -> Spent:

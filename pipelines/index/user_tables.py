@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import ConfigError, RunError
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.retries import StorageError, may_pass
-from pipelines.storage.uris import refuse_credentials, refuse_empty
+from pipelines.storage.uris import refuse_credentials, refuse_empty, refuse_memory
 
 _ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
 _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
@@ -41,13 +41,17 @@ def using(flag: str, name: str, action: str = "read it") -> Iterator[None]:
         package = type(cause).__module__.partition(".")[0]
         if not isinstance(cause, _ERRORS) and package not in _CLIENTS:
             raise
-        failure = f"{flag} {name}: cannot {action} ({type(cause).__name__}: {cause})"
-        if isinstance(cause, Exception) and may_pass(cause):
-            raise RunError(
-                f"{failure}; check the endpoint, or run the same command again when the storage "
-                "answers"
-            ) from error
-        raise ConfigError(f"{failure}; check the name, the rights and the credentials") from error
+        passes = isinstance(cause, Exception) and may_pass(cause)
+        advice = (
+            "check the endpoint, or run the same command again when the storage answers"
+            if passes
+            else "check the name, the rights and the credentials"
+        )
+        said = f" ({type(cause).__name__}: {cause}); {advice}"
+        if isinstance(error, StorageError):
+            said = f": {error}"
+        kind = RunError if passes else ConfigError
+        raise kind(f"{flag} {name}: cannot {action}{said}") from error
 
 
 def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -57,6 +61,7 @@ def user_filesystem(flag: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str
         ConfigError: it is empty, the URI holds credentials, or nothing here reads its protocol.
     """
     refuse_empty(flag, uri)
+    refuse_memory(flag, uri)
     refuse_credentials(flag, uri)
     try:
         return filesystem(uri)

@@ -29,6 +29,7 @@ from pipelines.report.videos import neighbours, samples
 from pipelines.run.job import Job
 from pipelines.run.ledger import Account, Spent
 from pipelines.run.record import predicted
+from pipelines.run.saved import read_record
 from pipelines.run.steps import STEPS
 from pipelines.settings.sections import Cluster
 
@@ -236,7 +237,7 @@ def _data(job: Job) -> str:
 def _steps(
     job: Job, account: Account, evaluate_s: float, planned: dict[str, dict]
 ) -> tuple[StepFact, ...]:
-    record = (job.store.read_json("run.json") or {}).get("steps", {})
+    record = (read_record(job.store) or {}).get("steps", {})
     resources = ray.cluster_resources()
     now = {"seconds": evaluate_s, **dataclasses.asdict(account)}
     now |= {"cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}

@@ -1,19 +1,22 @@
 """One run at a time in an output folder: `run.lock` says who holds it.
 
-The lock is a small JSON file that is created where none is, which local disks and object storage do
-for one of any number that try (`Store.create`). Its holder renews the time in it, the heartbeat. A
-run that finds a lock
+The lock is a small JSON file that is created where none is, which local disks and most object
+storage do for one of any number that try (`Store.create`). Its holder renews the time in it, the
+heartbeat. A run that finds a lock
 
     refuses           where the heartbeat is fresh,
     takes it over     where its process is gone, which is seen at once on the same machine; where it
                       is the driver of a Ray job that this one replaces (`jobs/submit.py`); where a
                       while of watching shows no heartbeat; where the user says so.
 
-A run whose lock is another's stops: at its next heartbeat, or at the next `check`. So of two that
-take over the same lock in the same moment, one stops a second later. Until then both write, and do
-no harm: every file of a run is whole, and named by what it holds.
+A run whose lock is another's stops: at its next heartbeat, or at the next `check`; the first
+heartbeat is a second after the lock was taken. So of two that take over the same lock in the same
+moment, one stops a second later; and of two that start at once on storage that lets both create
+the lock. Until then both write, and do no harm: every file of a run is whole, and named by what it
+holds.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -42,19 +45,18 @@ LOCK = "run.lock"
 HEARTBEAT_S = 20.0
 """Between two renewals."""
 
-_MAX_HEARTBEAT_S = 3600.0
+_WATCH_BEATS = 2.5
+"""Heartbeats that a stale lock is watched before it is taken over."""
+
+_FIRST_BEAT_S = 1.0
+"""Until a run looks whether another one has taken the lock in the same moment."""
+
+_INTERRUPT_AGAIN_S = 1.0
 
 _STALE_BEATS = 9
 """Renewals that a holder may miss: storage may be away for some minutes."""
 
-_WATCH_BEATS = 2.5
-"""Seconds that a stale lock is watched before it is taken over."""
-
-_FIRST_BEAT_S = 1.0
-"""Until a run that has taken over looks whether another one has, too."""
-
-_INTERRUPT_AGAIN_S = 1.0
-
+_MAX_HEARTBEAT_S = 3600.0
 
 _Time = Annotated[float, Field(ge=0, le=4e9)]
 """Seconds since 1970: to the year 2096."""
@@ -93,19 +95,25 @@ class Holder:
     heartbeat_s: Annotated[float, Field(gt=0, le=_MAX_HEARTBEAT_S)]
     submission_id: str = ""
 
+    @classmethod
+    def here(cls, command: str, heartbeat_s: float, submission_id: str) -> Self:
+        """Describe this process."""
+        pid, now = os.getpid(), time.time()
+        return cls(
+            *(secrets.token_hex(16), platform.node(), _pids(), pid, _started(pid)),
+            *(redact(command), now, now, heartbeat_s, submission_id),
+        )
+
     def to_json(self) -> bytes:
-        """Return the lock file, with times repeated in words for people who open it."""
-        words = {
-            "started_utc": _utc(self.started),
-            "heartbeat_utc": _utc(self.heartbeat),
-        }
+        """Return the lock file, with the time of the heartbeat in words for people who open it."""
+        words = {"heartbeat_utc": _utc(self.heartbeat)}
         return json.dumps(asdict(self) | words, indent=1).encode()
 
     @classmethod
-    def of(cls, data: bytes) -> "Holder | None":
-        """Return the holder, or None where the file is damaged."""
+    def of(cls, data: bytes | None) -> "Holder | None":
+        """Return the holder, or None where the file is damaged or is not there."""
         try:
-            return _HOLDER.validate_json(data)
+            return None if data is None else _HOLDER.validate_json(data)
         except ValidationError:
             return None
 
@@ -124,6 +132,20 @@ class Holder:
         except PermissionError:
             return False
         return _started(self.pid) != self.pid_started
+
+    @property
+    def is_fresh(self) -> bool:
+        """Return whether its last heartbeat is near this machine's time; clocks may differ."""
+        return abs(time.time() - self.heartbeat) < _STALE_BEATS * self.heartbeat_s
+
+    def __str__(self) -> str:
+        age_s = time.time() - self.heartbeat
+        dead = age_s > _STALE_BEATS * self.heartbeat_s or self.is_gone
+        return (
+            f"process {self.pid} on {self.host} ({self.command}), which holds the lock since "
+            f"{_utc(self.started)}; last heartbeat {age_s:.0f} s ago by the clock here"
+            + (", so it looks dead" if dead else "")
+        )
 
 
 _HOLDER = TypeAdapter(Holder)
@@ -157,30 +179,18 @@ class RunLock:
     ) -> None:
         self._store, self._take_over = store, take_over
         self._replaces = submission.replaces
-        now = time.time()
-        self.holder = Holder(
-            token=secrets.token_hex(16),
-            host=platform.node(),
-            pids=_pids(),
-            pid=os.getpid(),
-            pid_started=_started(os.getpid()),
-            command=redact(command),
-            started=now,
-            heartbeat=now,
-            heartbeat_s=heartbeat_s,
-            submission_id=submission.id,
-        )
-        self._first_beat_s = heartbeat_s
+        self.holder = Holder.here(command, heartbeat_s, submission.id)
         self._stop, self._noticed = threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self._sigint: Any = None
         self._taken_by = ""
-        self._thread = threading.Thread(target=self._beat, name="run.lock", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=LOCK, daemon=True)
 
     def __enter__(self) -> Self:
         self._acquire()
         handler = signal.getsignal(signal.SIGINT)
-        if _in_main_thread() and (callable(handler) or handler is signal.SIG_IGN):
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and (callable(handler) or handler is signal.SIG_IGN):
             self._sigint = handler
             signal.signal(signal.SIGINT, self._interrupted)
         self._thread.start()
@@ -206,7 +216,7 @@ class RunLock:
             if self._sigint is not None:
                 signal.signal(signal.SIGINT, self._sigint)
         if self._taken_by and (error is None or isinstance(error, KeyboardInterrupt)):
-            raise self._lost_error(self._taken_by) from error
+            raise self._lost(self._taken_by) from error
 
     def check(self) -> None:
         """Ask the storage whether the lock is still ours; return if so.
@@ -215,15 +225,26 @@ class RunLock:
             LockLostError: another run has taken it over, or somebody removed it.
         """
         if taken_by := self._taken_by or self._other():
-            raise self._lost_error(taken_by)
+            raise self._lost(taken_by)
 
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if self._taken_by and not self._noticed.is_set():
-            # Also where SIGINT is ignored, as for what a script starts in the background.
-            self._noticed.set()
-            raise KeyboardInterrupt
-        if callable(self._sigint):
-            self._sigint(number, frame)
+    def _beat(self) -> None:
+        wait_s = min(_FIRST_BEAT_S, self.holder.heartbeat_s)
+        while not self._stop.wait(wait_s):
+            wait_s = self.holder.heartbeat_s
+            try:
+                other = self._other()
+                if not other:
+                    self._publish()
+                    continue
+            except Exception as error:  # noqa: BLE001 (a storage that is away may come back)
+                log.warning("%s: no heartbeat: %s", self._uri, error)
+                continue
+            with self._ending:
+                if not self._stop.is_set():
+                    self._taken_by = other
+                    log.error("%s", self._lost(other))
+                    self._interrupt_main_thread()
+            return
 
     def _interrupt_main_thread(self) -> None:
         # A real signal, as of Ctrl-C: `_thread.interrupt_main` does not end a call that waits. And
@@ -235,41 +256,31 @@ class RunLock:
             if not is_ours or self._noticed.wait(_INTERRUPT_AGAIN_S):
                 return
 
-    # --- while it is held ---------------------------------------------------------------------
-
-    def _beat(self) -> None:
-        wait_s = self._first_beat_s
-        while not self._stop.wait(wait_s):
-            wait_s = self.holder.heartbeat_s
-            try:
-                other = self._other()
-                if not other:
-                    self._publish()
-                    continue
-            except Exception as error:  # noqa: BLE001 (a storage that is away may come back)
-                log.warning("%s: no heartbeat: %s", self._store.uri(LOCK), error)
-                continue
-            with self._ending:
-                if not self._stop.is_set():
-                    self._taken_by = other
-                    log.error("%s", self._lost_error(other))
-                    self._interrupt_main_thread()
-            return
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self._taken_by and not self._noticed.is_set():
+            # Also where SIGINT is ignored, as for what a script starts in the background.
+            self._noticed.set()
+            raise KeyboardInterrupt
+        if callable(self._sigint):
+            self._sigint(number, frame)
 
     def _release(self) -> None:
         try:
             if not self._taken_by and not self._other():
                 self._store.delete(LOCK)
         except Exception as error:  # noqa: BLE001 (what the run did counts; others take over)
-            log.warning("%s: not removed: %s", self._store.uri(LOCK), error)
+            log.warning("%s: not removed: %s", self._uri, error)
 
     def _other(self) -> str:
         """Return the holder's description; empty while the lock is ours."""
-        content = self._read()
-        holder = Holder.of(content) if content is not None else None
+        holder = Holder.of(self._read())
         if holder is None:
             return "somebody removed or damaged it"
-        return "" if holder.token == self.holder.token else f"{_who(holder)} took it over"
+        return "" if holder.token == self.holder.token else f"{holder} took it over"
+
+    @property
+    def _uri(self) -> str:
+        return self._store.uri(LOCK)
 
     def _read(self) -> bytes | None:
         try:
@@ -277,17 +288,17 @@ class RunLock:
         except FileNotFoundError:
             return None
 
+    def _content(self) -> bytes:
+        return replace(self.holder, heartbeat=time.time()).to_json()
+
     def _publish(self) -> None:
-        holder = replace(self.holder, heartbeat=time.time())
-        self._store.publish(LOCK, holder.to_json())
+        self._store.publish(LOCK, self._content())
 
-    def _lost_error(self, taken_by: str) -> LockLostError:
+    def _lost(self, taken_by: str) -> LockLostError:
         return LockLostError(
-            f"{self._store.uri(LOCK)}: this run has lost its lock: {taken_by}; it stops here, and "
-            "what it has finished is kept"
+            f"{self._uri}: this run has lost its lock: {taken_by}; it stops here, and what it has "
+            "finished is kept"
         )
-
-    # --- taking it ----------------------------------------------------------------------------
 
     def _acquire(self) -> None:
         """Create the lock or take it over.
@@ -296,18 +307,17 @@ class RunLock:
             LockedError: another run holds it.
         """
         while True:
-            try:
-                self._store.create(LOCK, self.holder.to_json())
-                return
-            except FileExistsError:
-                content = self._read()
+            content = self._read()
             if content is None:
+                # Looked at before: not every storage refuses to create what is there.
+                with contextlib.suppress(FileExistsError):
+                    self._store.create(LOCK, self._content())
+                    return
                 continue
             reason = self._why_free(content)
             if self._take_over or (reason and self._read() == content):
                 self._publish()
-                self._first_beat_s = min(_FIRST_BEAT_S, self.holder.heartbeat_s)
-                log.warning("%s: taken over: %s", self._store.uri(LOCK), reason)
+                log.warning("%s: taken over: %s", self._uri, reason)
                 return
 
     def _why_free(self, content: bytes) -> str:
@@ -317,7 +327,7 @@ class RunLock:
             LockedError: it may not.
         """
         holder = Holder.of(content)
-        whose = _who(holder) if holder else "it is damaged"
+        whose = holder or "it is damaged"
         if self._take_over:
             return f"--take-over: {whose}"
         if holder and holder.is_gone:
@@ -325,53 +335,23 @@ class RunLock:
         if holder and holder.submission_id in self._replaces:
             return f"this job replaces that one, which was lost: {whose}"
         # Clocks of two machines may differ: an old time is a reason to watch, no more.
-        if holder and abs(time.time() - holder.heartbeat) < _STALE_BEATS * holder.heartbeat_s:
+        if holder and holder.is_fresh:
             raise self._locked(holder)
-        beat_s = (holder or self.holder).heartbeat_s
-        if self._stands_still(content, _WATCH_BEATS * beat_s):
-            return f"no heartbeat for a long time: {whose}"
+        log.info("%s: watched, whether anybody is there: %s", self._uri, whose)
+        time.sleep(_WATCH_BEATS * (holder or self.holder).heartbeat_s)
         again = self._read()
-        current = Holder.of(again) if again is not None else None
+        if again == content:
+            return f"no heartbeat for a long time: {whose}"
+        current = Holder.of(again)
         if holder and current and current.token == holder.token:
             raise self._locked(current)
         return ""
 
-    def _stands_still(self, content: bytes, seconds: float) -> bool:
-        """Watch the lock for so long; return whether nobody wrote it."""
-        log.info("%s: watched for %.0f s: is anybody there?", self._store.uri(LOCK), seconds)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(min(1.0, seconds / 5))
-            if self._read() != content:
-                return False
-        return True
-
     def _locked(self, holder: Holder) -> LockedError:
         return LockedError(
-            f"{self._store.uri(LOCK)}: expected no other run in this folder, got {_who(holder)}. "
-            "Wait for it or take another --out; if it is surely dead, run the same command with "
-            "--take-over"
+            f"{self._uri}: expected no other run in this folder, got {holder}. Wait for it or take "
+            "another --out; if it is surely dead, run the same command with --take-over"
         )
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _who(holder: Holder) -> str:
-    now = time.time()
-    dead = now - holder.heartbeat > _STALE_BEATS * holder.heartbeat_s or holder.is_gone
-    return (
-        f"process {holder.pid} on {holder.host} ({holder.command}), which holds the lock since "
-        f"{_utc(holder.started)}; last heartbeat {_ago(now - holder.heartbeat)}"
-        + (", so it looks dead" if dead else "")
-    )
-
-
-def _ago(seconds: float) -> str:
-    if seconds < -2:
-        return f"{-seconds:.0f} s in the future by the clock of this machine"
-    return f"{max(0, seconds):.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
 
 
 def _utc(seconds: float) -> str:

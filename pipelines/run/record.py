@@ -145,9 +145,13 @@ class StepTime:
         self._thread = threading.Thread(target=self._note_often, name=FILE, daemon=True)
 
     def __enter__(self) -> Self:
-        note = self._store.read_json(FILE) or {}
-        same = {name: note.get(name) for name in self._key} == self._key
-        self.earlier_s: float = note["seconds"] if same else 0.0
+        try:
+            note = self._store.read_json(FILE) or {}
+            same = {name: note.get(name) for name in self._key} == self._key
+            self.earlier_s = float(note["seconds"]) if same else 0.0
+        except (ValueError, TypeError, KeyError):
+            # Somebody edited it; only a time is lost.
+            self.earlier_s = 0.0
         self._started = time.monotonic()
         self._thread.start()
         return self

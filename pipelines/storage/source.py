@@ -13,7 +13,8 @@ from pipelines.storage.filesystems import filesystem
 
 def modified(info: dict) -> str | None:
     """Return etag or modification time of what fsspec says of a file; None where it has none."""
-    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified")
+    names = ("ETag", "mtime", "LastModified", "etag", "last_modified")
+    changed = next((info[name] for name in names if info.get(name)), None)
     return None if changed is None else str(changed)
 
 

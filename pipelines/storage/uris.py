@@ -12,6 +12,7 @@ def absolute_uri(uri: str) -> str:
     """
     scheme, _, path = uri.rpartition("://")
     refuse_empty("--out", path.strip("/") if scheme else uri)
+    refuse_memory("--out", uri)
     refuse_credentials("--out", uri)
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
@@ -28,6 +29,19 @@ def refuse_empty(where: str, uri: str) -> None:
         raise ConfigError(
             f"{where}: expected a path or URI, got an empty one; is a variable of the shell not "
             "set?"
+        )
+
+
+def refuse_memory(where: str, uri: str) -> None:
+    """Refuse storage in the memory of one process, which the others of a run do not see.
+
+    Raises:
+        ConfigError: it is such.
+    """
+    if uri.startswith("memory:"):
+        raise ConfigError(
+            f"{where} {uri}: expected a folder, s3://, gs:// or az://, which all processes of a "
+            "run see; got the memory of one of them"
         )
 
 

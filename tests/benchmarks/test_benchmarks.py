@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import encoders, harness
+from benchmarks import driver_resume, encoders, harness
 from benchmarks.harness import Disagreement, Options, Row, at_least, at_most
 
 KEYS = {"measure", "against", "ratio", "target", "met", "detail"}
@@ -127,3 +127,13 @@ def test_a_short_run_is_warmed_up_before_it_counts(monkeypatch) -> None:
     seconds = harness.medians({"a": lambda: calls.append("a")}, 3)
     assert len(calls) == 1 + 1 + 2 + 2
     assert seconds["a"] == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_what_a_run_that_goes_on_reads_is_counted() -> None:
+    rows = driver_resume.resume(160)(Options())
+    assert [row.measure.split(" ")[0] for row in rows] == ["bytes", "seconds"]
+    for row in rows:
+        assert row.met
+        assert row.detail["left"] == 16
+        assert row.detail["bytes"] > 10 * 5000

@@ -95,12 +95,6 @@ def wait_until(
         time.sleep(0.1)
 
 
-def files(out: Path) -> dict[Path, int]:
-    """When each finished file of DESCRIPTORS was written."""
-    found = out.glob("descriptors/*/[!._]*.parquet")
-    return {path: path.stat().st_mtime_ns for path in found}
-
-
 def assert_described(out: Path, num_segments: int) -> None:
     (folder,) = (out / "descriptors").iterdir()
     table = Store(str(out)).read_table(f"descriptors/{folder.name}", ["segment_id", "status"])
@@ -166,33 +160,33 @@ def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: P
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
 def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) -> None:
-    """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no file written twice."""
+    """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no segment decoded twice."""
     out = tmp_path / "out"
     job = ["--", *flags(data, out, "--steps", "index,describe")]
     with submitted(one_head, *job) as submit:
         submit.wait_for(r"describe \d+/60")
         submit.process.send_signal(signal.SIGINT)
         assert submit.end() == 130
-    first = files(out)
+    first = chaos.decoded(out)
     assert "stopping fcvid-encode-" in submit.text()
     assert STOPPED in submit.lines
     assert "Traceback" not in submit.text()
     assert "SIGTERM received" not in submit.text()
     assert not (out / "run.lock").exists()
     with submitted(one_head, *job) as submit:
-        wait_until(lambda: len(files(out)) > len(first), 400, submit.text)
+        wait_until(lambda: len(chaos.decoded(out)) > len(first), 400, submit.text)
         (job_id,) = re.findall(r"attempt 1 of 10: (\S+)", submit.text())
         command = [*CLI, "stop", "--address", one_head.address, job_id]
         subprocess.run(command, env=environment(one_head), check=True, capture_output=True)
         assert submit.end() == 143
     assert STOPPED in submit.lines
     assert not (out / "run.lock").exists()
-    second = files(out)
-    assert {path: second[path] for path in first} == first
+    second = chaos.decoded(out)
+    assert {segment: second[segment] for segment in first} == first
     with submitted(one_head, *job) as submit:
         assert submit.end() == 0, submit.text()
-    last = files(out)
-    assert {path: last[path] for path in second} == second
+    last = chaos.decoded(out)
+    assert {segment: last[segment] for segment in second} == second
     assert_described(out, 60)
 
 
@@ -204,7 +198,7 @@ def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None
     with head() as made:
         job = ["--", *flags(data, out, "--steps", "index,describe")]
         with submitted(made, *job) as submit:
-            wait_until(lambda: files(out), 400, submit.text)
+            wait_until(lambda: chaos.decoded(out), 400, submit.text)
             (driver,) = [
                 process
                 for process in made.processes()

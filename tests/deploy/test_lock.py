@@ -22,7 +22,7 @@ MACHINE = {
 }
 """What the lock is for."""
 
-EXTRAS = ("timm", "flow", "aws", "gcp")
+EXTRAS = ("timm", "flow", "aws", "gcp", "azure")
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,8 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--limit": "0"}, "--limit: expected at least 1"),
         ({"--out": "/proc/nowhere"}, "--out /proc/nowhere: cannot write there"),
         ({"--out": "s4://bucket/run"}, "--out s4://bucket/run"),
+        ({"--out": "memory://run"}, "--out memory://run: expected a folder, s3://, gs:// or az://"),
+        ({"--videos": "memory://run"}, "--videos memory://run: expected a folder, s3://"),
     ],
 )
 def test_user_errors_are_one_message_and_no_cluster(
@@ -159,13 +161,16 @@ def test_a_ray_job_refuses_relative_paths(
     assert "--out runs/a: expected a URI, or the absolute path" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_unwinds_the_job(number: signal.Signals, code: int) -> None:
     script = """
 import signal, sys, time
 from jobs.command_line import guarded
 # Whatever starts the tests may ignore it, as a shell does for what runs in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def job():
     try:
         print("at work", flush=True)

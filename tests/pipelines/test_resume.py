@@ -156,7 +156,10 @@ def test_new_labels_encode_only_what_depends_on_them(
         return Spent(0.0, ())
 
     monkeypatch.setattr(encode_step, "_encode", encode)
+    compacted = []
+    monkeypatch.setattr(encode_step, "_compact", lambda _, book: compacted.append(book))
     encode_step.encode(one)
     one.finish("encode")
+    assert compacted == [vlad, ave, fv_vae]
     assert asked == {ave: {"v0", "v1", "v2"}, fv_vae: frozenset()}
     assert one.is_complete("encode")

@@ -14,8 +14,11 @@ import pytest
 from jobs.doctor import main
 from pipelines.doctor import examine
 from pipelines.run.lock import Holder
+from pipelines.storage import compaction
+from pipelines.storage.columns import file_name
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
+from pipelines.storage.tables import DESCRIPTORS
 from tests.pipelines.doctor import run as doctor_run
 from tests.pipelines.doctor.edits import (
     AVE,
@@ -243,3 +246,28 @@ def test_the_advice_makes_the_job_see_what_is_missing(run: Path) -> None:
     assert not file.exists()
     assert not (run / doctor_run.marks()["describe"][0]).exists()
     assert file_of(run, "descriptors").exists()
+
+
+def test_a_compaction_that_was_not_finished_is_no_error(run: Path) -> None:
+    """Rows are in small files and in large ones: with the plan alone, with all copies, with some originals gone."""
+    store = Store(str(run))
+    folder = store.read_json("run.json")["tables"]["descriptors"]
+    footer, table = store.footer(store.files(folder)[0]), store.read_table(folder)
+    for name in store.files(folder):
+        store.delete(name)
+    for place in range(table.num_rows):
+        row = table.slice(place, 1)
+        store.publish_table(f"{folder}/{file_name(row, DESCRIPTORS.key)}", row, footer)
+    small = store.files(folder)
+    assert len(small) == table.num_rows > 2
+    planned = compaction.plan(store, folder, DESCRIPTORS.key, ("num_frames", 2.0), 1)
+    assert planned is not None
+    store.publish_table(f"{folder}/{compaction.PLAN}", planned, {})
+    assert not examine.examine(store).has_errors
+    compaction.write(store, planned)
+    assert len(store.files(folder)) == len(small) + 1
+    assert not examine.examine(store).has_errors
+    store.delete(small[0])
+    assert not examine.examine(store).has_errors
+    store.delete(f"{folder}/{compaction.PLAN}")
+    assert "keys.duplicate" in found(run)

@@ -7,8 +7,10 @@ import pytest
 
 from encoders.settings import FV_VAE_PRESETS
 from pipelines.describe.stage import described_streams
+from pipelines.doctor.record import Record
 from pipelines.errors import ConfigError
 from pipelines.run.saved import SavedRun
+from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, config_from_json
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
@@ -121,21 +123,66 @@ def test_codebook_and_weights_are_those_of_the_footers(run: SavedRun) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "expected JSON, got"),
-        (b"[]", "written by|this version writes"),
-        (b'{"config": {}, "tables": {}}', "this version writes, got 'recipe'"),
+        (b"{", "expected a JSON object, got"),
+        (b"[]", "expected a JSON object"),
+        (b'{"config": {}, "tables": {}, "steps": {}}', "this version writes, got 'recipe'"),
         (
-            b'{"config": {"recipe": "x", "sampling": {"speed": 1}}, "tables": {}}',
+            b'{"config": {"recipe": "x", "sampling": {"speed": 1}}, "tables": {}, "steps": {}}',
             "no field 'speed'",
         ),
         (
-            b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}}',
+            b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}, "steps": {}}',
             "at least 1, got -1",
         ),
-        (b'{"config": {"recipe": "x", "fit": 3}, "tables": {}}', "this version writes"),
+        (
+            b'{"config": {"recipe": "x", "fit": 3}, "tables": {}, "steps": {}}',
+            "this version writes",
+        ),
     ],
 )
 def test_a_record_of_other_code_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     Store(str(tmp_path)).publish("run.json", content)
     with pytest.raises(ConfigError, match=message):
         SavedRun.open(str(tmp_path))
+
+
+def paths(value: object, depth: int = 3) -> list[list]:
+    """The places in a JSON value, each as the keys that lead there; of a list the first entry."""
+    if isinstance(value, list):
+        value = dict(enumerate(value[:1]))
+    if not isinstance(value, dict) or not depth:
+        return []
+    return [[key, *rest] for key in value for rest in ([], *paths(value[key], depth - 1))]
+
+
+def test_whatever_is_in_run_json_is_a_message(tmp_path: Path) -> None:
+    """Each place of a real one, replaced: the doctor and a reader say so or can do without it."""
+    doctor_run.make(tmp_path / "run")
+    store, file = Store(str(tmp_path / "run")), tmp_path / "run" / "run.json"
+    whole, said = file.read_text(), 0
+    for keys in paths(json.loads(whole)):
+        if keys[0] == "config":
+            continue
+        for odd in (None, -1, "x", [], {}, [1], {"x": 1}):
+            record = json.loads(whole)
+            place = record
+            for key in keys[:-1]:
+                place = place[key]
+            place[keys[-1]] = odd
+            file.write_text(json.dumps(record))
+            read = Record(store)
+            for step in STEPS:
+                assert isinstance(read.marks(step), list)
+                assert isinstance(read.is_recorded(step), bool)
+            assert isinstance(read.scored, list)
+            try:
+                SavedRun.open(store.root)
+            except ConfigError as error:
+                said += 1
+                assert "run.json" in str(error)  # noqa: PT017
+    assert said > 50
+    for text in ("", "[]", "{", "null", "3", "\x00"):
+        file.write_text(text)
+        assert Record(store).error
+        with pytest.raises(ConfigError, match=r"run\.json: expected a JSON object"):
+            SavedRun.open(store.root)
