@@ -19,10 +19,10 @@ from pipelines.evaluate import step as evaluate_step
 from pipelines.fit import step as fit_step
 from pipelines.index import step as index_step
 from pipelines.index.current_rows import outcome
+from pipelines.ledger.accounts import Account, Outcome, Spent
 from pipelines.report import collect
 from pipelines.run import record
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Outcome, Spent
 from pipelines.run.record import StepTime
 from pipelines.run.steps import STEPS
 

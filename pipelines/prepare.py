@@ -21,11 +21,11 @@ from pipelines.index.folds import assign_folds
 from pipelines.index.labels import Labels, match, read_labels
 from pipelines.index.manifest import list_videos
 from pipelines.index.user_tables import using
+from pipelines.ledger.source import source_of
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
-from pipelines.storage.source import source_of
 from pipelines.storage.store import Store
 from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri

@@ -37,6 +37,7 @@ ROOMS = {
     "pipelines.run": "one run: what it makes, and where",
     "pipelines.demo": "a corpus that is made here",
     "pipelines.settings": "every setting, without torch",
+    "pipelines.ledger": "what was planned, is done, and is there",
     "pipelines.storage": "files and tables",
     "pipelines.ray_job": "the Ray job that this process is",
     "pipelines.text_table": "columns for a terminal",

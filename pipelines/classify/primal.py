@@ -24,8 +24,8 @@ from pipelines.classify.publish import Part, Trained, best_c, publish, warn_unso
 from pipelines.cluster import training as cluster_training
 from pipelines.cluster.teams import Team
 from pipelines.errors import RunError
+from pipelines.ledger.accounts import Spent
 from pipelines.run.job import Job
-from pipelines.run.ledger import Spent
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store

@@ -20,9 +20,9 @@ from pipelines.cluster.broadcast import task_errors
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
 from pipelines.index import current_rows
+from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.run.combination import chooses
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent, merged, settle
 from pipelines.run.makers import MAKERS
 from pipelines.settings.sections import Classify
 from pipelines.storage.columns import names

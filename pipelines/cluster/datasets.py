@@ -16,10 +16,10 @@ from pipelines.cluster.broadcast import task_errors
 from pipelines.cluster.pools import Growth
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
+from pipelines.ledger import compaction
+from pipelines.ledger.accounts import Spent
 from pipelines.run.job import Job
-from pipelines.run.ledger import Spent
 from pipelines.settings.config import Config
-from pipelines.storage import compaction
 from pipelines.storage.columns import Table
 from pipelines.storage.store import Store
 from pipelines.storage.tables import ROWS_PER_FILE
@@ -144,7 +144,7 @@ def compact(job: Job, table: Table, folder: str, sized_by: tuple[str, float]) ->
     To be called when all rows are there, and before the folder is marked as complete.
 
     Args:
-        sized_by: see `pipelines.storage.compaction.plan`.
+        sized_by: see `pipelines.ledger.compaction.plan`.
     """
     store = job.store
 

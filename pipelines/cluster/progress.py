@@ -17,7 +17,7 @@ from ray.util import metrics
 
 from pipelines.cluster.meter import Meter, StepCounter
 from pipelines.cluster.pools import Growth, here
-from pipelines.run.ledger import Spent, Stage
+from pipelines.ledger.accounts import Spent, Stage
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pipelines.cluster import checkpoints, pools
 from pipelines.cluster.pools import Growth
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
-from pipelines.run.ledger import Spent
+from pipelines.ledger.accounts import Spent
 from pipelines.storage.retries import StorageError
 
 POLL_S = "0.25"

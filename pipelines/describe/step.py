@@ -18,8 +18,8 @@ from pipelines.cluster.datasets import (
 )
 from pipelines.describe import stage
 from pipelines.index import current_rows
+from pipelines.ledger.accounts import Account, Spent, settle
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent, settle
 from pipelines.storage.columns import names
 from pipelines.storage.tables import DESCRIPTORS, FAILURES
 from pipelines.video import stages as video_stages

@@ -8,10 +8,10 @@ from typing import cast
 from encoders.backbones import load as backbones_load
 from encoders.tensor_files import metadata_of, sealed
 from pipelines.errors import ConfigError
+from pipelines.ledger.marks import damage
 from pipelines.run.folders import weights_file
 from pipelines.settings.sections import Describe
 from pipelines.storage.filesystems import filesystem
-from pipelines.storage.marks import damage
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 

@@ -22,10 +22,10 @@ from pipelines.doctor.schemas import misfit, vector_columns
 from pipelines.doctor.tensors import tensors_in
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
+from pipelines.ledger import compaction, marks
 from pipelines.run.lock import LOCK, Holder
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
-from pipelines.storage import compaction, marks
 from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipelines.doctor.vectors import is_not_finite
-from pipelines.storage.marks import tensor_entries
+from pipelines.ledger.marks import tensor_entries
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 

@@ -15,9 +15,9 @@ from pipelines.cluster.datasets import (
 )
 from pipelines.encode import stage
 from pipelines.index import current_rows
+from pipelines.ledger.accounts import Account, Spent, settle
 from pipelines.run import codebook
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent, settle
 from pipelines.storage.columns import names, places_of
 from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
 

@@ -20,8 +20,8 @@ from pipelines.errors import RunError
 from pipelines.evaluate import results
 from pipelines.evaluate.best import Best, best_of
 from pipelines.evaluate.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
+from pipelines.ledger.accounts import Spent
 from pipelines.run.job import Job
-from pipelines.run.ledger import Spent
 from pipelines.settings.sections import Evaluate
 from pipelines.storage.store import Store
 from pipelines.storage.tables import METRICS

@@ -29,11 +29,11 @@ from pipelines.cluster.meter import StepCounter
 from pipelines.cluster.teams import Dealer, Team, teams_at_once
 from pipelines.cluster.training import run_training
 from pipelines.errors import RunError
+from pipelines.ledger.accounts import Spent
+from pipelines.ledger.marks import Contents, publish_mark
 from pipelines.run.codebook import Codebook
-from pipelines.run.ledger import Spent
 from pipelines.settings.config import Config
 from pipelines.storage.columns import descriptors_from_arrow
-from pipelines.storage.marks import Contents, publish_mark
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import CURVES
 

@@ -10,10 +10,10 @@ from pipelines.cluster.datasets import dataset, progress_line, write_tables
 from pipelines.errors import RunError
 from pipelines.fit import codebooks, sample
 from pipelines.index import current_rows
+from pipelines.ledger.accounts import Account, Spent, merged, settle
+from pipelines.ledger.marks import Contents, publish_mark
 from pipelines.run import codebook
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent, merged, settle
-from pipelines.storage.marks import Contents, publish_mark
 from pipelines.storage.store import DONE
 from pipelines.storage.tables import ROWS_PER_FILE, SAMPLES
 

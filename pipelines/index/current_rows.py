@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.ledger.accounts import Outcome
 from pipelines.run.job import Job
-from pipelines.run.ledger import Outcome
 from pipelines.storage.columns import places_of
 from pipelines.storage.tables import VIDEOS
 from pipelines.video import stages

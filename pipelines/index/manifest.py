@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
-from pipelines.storage.source import modified
+from pipelines.ledger.source import modified
 from pipelines.storage.uris import refuse_credentials
 
 log = logging.getLogger(__name__)

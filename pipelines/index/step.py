@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from pipelines.cluster import pools, sink
 from pipelines.cluster.datasets import dataset, progress_line, write_tables
 from pipelines.index import current_rows
+from pipelines.ledger.accounts import Account, Spent, settle
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent, settle
 from pipelines.storage.columns import file_name, names
 from pipelines.storage.tables import ROWS_PER_FILE, SEGMENTS, VIDEOS
 from pipelines.video import stages

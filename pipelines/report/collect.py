@@ -13,6 +13,7 @@ from pipelines.evaluate.best import Best, Curve
 from pipelines.evaluate.results import SINGLE, Estimate, headline_metric
 from pipelines.evaluate.step import Evaluated
 from pipelines.index.current_rows import outcome
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.report.papers import TABLES_OF_RECIPES, BesidePaper, comparison
 from pipelines.report.records import (
     ClassRow,
@@ -27,7 +28,6 @@ from pipelines.report.records import (
 from pipelines.report.render import render
 from pipelines.report.videos import neighbours, samples
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent
 from pipelines.run.record import predicted
 from pipelines.run.saved import read_record
 from pipelines.run.steps import STEPS

@@ -13,8 +13,8 @@ import numpy as np
 from encoders.stream_specs import is_difference
 from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.results import Estimate, headline_metric
+from pipelines.ledger.accounts import Account
 from pipelines.report.papers import BesidePaper, Comparison
-from pipelines.run.ledger import Account
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ import re
 
 from encoders.fields import Changes, digested
 from encoders.registry import ENCODERS
+from pipelines.ledger.marks import Contents, damage
 from pipelines.run.codebook import Codebook
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
 from pipelines.run.inputs import LEFT_OUT, Inputs
@@ -31,7 +32,6 @@ from pipelines.run.steps import PAGE, STEPS
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import Variant, digest
 from pipelines.settings.sections import Evaluate
-from pipelines.storage.marks import Contents, damage
 
 OF_RESULTS = ("scores", "classifiers", "fusions")
 """Tables with a folder for each result."""

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import logging
 
+from pipelines.ledger import marks
+from pipelines.ledger.marks import Fault, damage, publish_mark
 from pipelines.run.folders import Folders
 from pipelines.run.inputs import RETRIES
 from pipelines.run.steps import STEPS
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import digest
-from pipelines.storage import marks
-from pipelines.storage.marks import Fault, damage, publish_mark
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipelines.run.ledger import Spent
+from pipelines.ledger.accounts import Spent
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import Config, digest
 from pipelines.settings.sections import Cluster, Plan

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.run.ledger import Account, Spent
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.storage import tables
 from pipelines.storage.columns import Table
 from pipelines.storage.store import DONE

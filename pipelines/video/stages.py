@@ -17,8 +17,8 @@ from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines import logs
 from pipelines.cluster.meter import SILENT, Meter, Sums
 from pipelines.errors import ConfigError
+from pipelines.ledger.source import source_now
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.storage.source import source_now
 from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv

@@ -18,7 +18,7 @@ from jobs.fcvid_encode import main
 from pipelines.doctor import examine
 from pipelines.doctor.record import Record
 from pipelines.fit import step as fit_step
-from pipelines.run import ledger
+from pipelines.ledger import accounts as ledger
 from pipelines.storage.store import Store
 from tests.conftest import SECRET
 from tests.pipelines.analysts import answers, assert_alike

@@ -8,9 +8,9 @@ import pytest
 
 from jobs.fcvid_encode import main
 from pipelines.doctor import examine
+from pipelines.ledger.marks import NOTE
 from pipelines.run import job
 from pipelines.run.steps import STEPS
-from pipelines.storage.marks import NOTE
 from pipelines.storage.store import Store
 from tests.pipelines.damage import (
     CELLS,

@@ -12,11 +12,11 @@ from pipelines.cluster import sink
 from pipelines.encode import step as encode_step
 from pipelines.index import current_rows
 from pipelines.index import step as index_step
-from pipelines.run import ledger
+from pipelines.ledger import accounts as ledger
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.codebook import Codebook
 from pipelines.run.inputs import RETRIES, Retries
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import DONE, Store

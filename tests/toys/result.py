@@ -4,9 +4,9 @@ import zlib
 
 import pyarrow.compute as pc
 
+from pipelines.ledger.accounts import Spent
 from pipelines.run.folders import Folders
 from pipelines.run.job import Job
-from pipelines.run.ledger import Spent
 from pipelines.run.makers import Maker, Result
 from pipelines.settings.config import digest
 from pipelines.storage.store import DONE

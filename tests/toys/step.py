@@ -4,9 +4,9 @@ import collections
 
 import pyarrow as pa
 
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.folders import Folders
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent
 from pipelines.run.steps import Step
 from pipelines.settings.config import digest
 from pipelines.storage.columns import Column, Table

@@ -13,8 +13,8 @@ import pytest
 
 from jobs.doctor import main
 from pipelines.doctor import examine
+from pipelines.ledger import compaction
 from pipelines.run.lock import Holder
-from pipelines.storage import compaction
 from pipelines.storage.columns import file_name
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.results import Estimate
+from pipelines.ledger.accounts import Account
 from pipelines.report.papers import DQ_TABLE_5, BesidePaper, Compared, Comparison
 from pipelines.report.records import (
     AttentionStrip,
@@ -22,7 +23,6 @@ from pipelines.report.records import (
     Solved,
     StepFact,
 )
-from pipelines.run.ledger import Account
 from tests.pipelines.report.page import HOSTILE
 
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.results import Estimate
+from pipelines.ledger.accounts import Account
 from pipelines.report.papers import DQ_TABLE_5
 from pipelines.report.records import (
     NUM_FAILURES_LISTED,
@@ -26,7 +27,6 @@ from pipelines.report.records import (
     StepFact,
 )
 from pipelines.report.render import render
-from pipelines.run.ledger import Account
 from tests.pipelines.report.examples import EMPTY, FULL, JPEG, hostile, strip
 from tests.pipelines.report.page import (
     HOSTILE,

@@ -7,9 +7,9 @@ import pytest
 
 from encoders.descriptors.streams import Stream
 from pipelines import corpus
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.run import record
 from pipelines.run.job import Job
-from pipelines.run.ledger import Account, Spent
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store

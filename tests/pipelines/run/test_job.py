@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.ledger import marks
 from pipelines.run import job as run_job
 from pipelines.run.job import Job
-from pipelines.storage import marks
 from tests.pipelines.damage import DAMAGE
 from tests.pipelines.run.examples import example
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipelines.evaluate import step as evaluate_step
+from pipelines.ledger.accounts import Spent
 from pipelines.run.folders import OF_RESULTS
 from pipelines.run.job import Job
-from pipelines.run.ledger import Spent
 from pipelines.run.makers import MAKERS, Maker, Result
 from pipelines.storage.store import DONE
 from pipelines.storage.tables import SCORES

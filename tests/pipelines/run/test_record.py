@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.accuracy_run import seconds_of
 from pipelines import corpus
-from pipelines.run.ledger import Account, Spent
+from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.record import FILE, StepTime
 from pipelines.storage.store import Store
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.index.manifest import list_videos
+from pipelines.ledger.source import source_of
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.storage.source import source_of
 from pipelines.storage.store import Store
 from pipelines.video.stages import DecodeSegments, ProbeVideos, plan_segments
 

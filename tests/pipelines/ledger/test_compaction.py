@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.storage import compaction
+from pipelines.ledger import compaction
 from pipelines.storage.columns import file_name
 from pipelines.storage.store import Store
 

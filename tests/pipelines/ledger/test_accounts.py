@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import RunError
-from pipelines.run.ledger import Spent, Stage, merged, settle
+from pipelines.ledger.accounts import Spent, Stage, merged, settle
 
 names = st.frozensets(st.sampled_from("abcdefgh"))
 

@@ -13,8 +13,8 @@ import torch
 
 from encoders.tensor_files import save_tensors
 from pipelines.errors import RunError
-from pipelines.storage import marks
-from pipelines.storage.marks import Contents, check, damage, note, noted, publish_mark
+from pipelines.ledger import marks
+from pipelines.ledger.marks import Contents, check, damage, note, noted, publish_mark
 from pipelines.storage.store import Store
 from tests.pipelines.damage import DAMAGE
 
