@@ -48,8 +48,8 @@ class DecordVideo:
         choose: Choose | None = None,
     ) -> None:
         with closing(PyAvVideo(source, uri, picture, decode)) as listed:
-            if listed.is_listed_by_decoding:
-                text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
+            if listed.listed_by == "decoding":
+                text = f"{uri}: stores no display times of its frames, which decord needs"
                 raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
         self.timestamps_s, self.end_s, self.is_key = (
             listed.timestamps_s,

@@ -23,6 +23,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -69,6 +70,17 @@ _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 av.logging.set_level(av.logging.ERROR)
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
+
+
+def _unnamed(kind: type[SideDataType], value: int) -> SideDataType:
+    member = object.__new__(kind)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member
+
+
+# PyAV's table lacks side data that FFmpeg knows (EXIF, views of stereo), and without this hook of
+# Enum a frame that carries some could be asked for none of its side data.
+SideDataType._missing_ = classmethod(_unnamed)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class VideoError(Exception):
@@ -135,7 +147,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             height_px=height_px,
             rotation_deg=rotation_deg,
             duration_s=_duration_s(container, stream),
-            fps=float(stream.average_rate) if stream.average_rate else None,
+            fps=_fps(stream),
             num_frames_header=stream.frames or None,
         )
 
@@ -303,6 +315,14 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
+
+
+def _fps(stream: VideoStream) -> float | None:
+    average, base = stream.average_rate, stream.base_rate
+    if average and base and stream.time_base and average * stream.time_base >= 1:
+        # A frame each tick: what is left where nobody says a rate, as in raw DV.
+        average = min(average, base)
+    return float(average) if average else None
 
 
 def _is_empty(source: str | BinaryIO) -> bool:
