@@ -24,7 +24,17 @@ CONTAINERS = {
     ),
     "coded video without a container": (
         *("h261", "h263", "h264", "hevc", "vvc", "evc", "av1", "obu", "m4v", "mpegvideo", "vc1"),
-        *("vc1test", "cavsvideo", "avs2", "avs3", "dirac", "dnxhd", "mjpeg_2000", "apv"),
+        *(
+            "vc1test",
+            "cavsvideo",
+            "avs2",
+            "avs3",
+            "dirac",
+            "dnxhd",
+            "mjpeg_2000",
+            "apv",
+            "jpeg_pipe",
+        ),
     ),
     "cameras of laboratories and of film": ("cine", "ser", "mlv", "r3d"),
     "films of early computers and of games": (

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO, Literal, cast, get_args
 
 import av
@@ -22,6 +23,7 @@ import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
@@ -147,7 +149,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             height_px=height_px,
             rotation_deg=rotation_deg,
             duration_s=_duration_s(container, stream),
-            fps=_fps(stream),
+            fps=float(rate) if (rate := frame_rate(container, stream)) else None,
             num_frames_header=stream.frames or None,
         )
 
@@ -317,12 +319,16 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / av.time_base if container.duration else None
 
 
-def _fps(stream: VideoStream) -> float | None:
+def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Return the frames of a second, in the mean; None where the header does not say."""
     average, base = stream.average_rate, stream.base_rate
+    if container.format.flags & Flags.no_timestamps.value:
+        # The average is the demuxer's guess, the other one what the codec's own header says.
+        return stream.guessed_rate or average
     if average and base and stream.time_base and average * stream.time_base >= 1:
         # A frame each tick: what is left where nobody says a rate, as in raw DV.
-        average = min(average, base)
-    return float(average) if average else None
+        return min(average, base)
+    return average
 
 
 def _is_empty(source: str | BinaryIO) -> bool:

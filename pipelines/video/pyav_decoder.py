@@ -26,7 +26,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
-from pipelines.video.header import VideoError, decode_packet, display_matrix
+from pipelines.video.header import VideoError, decode_packet, display_matrix, frame_rate
 from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
 from pipelines.video.sampling import end_of
@@ -90,7 +90,8 @@ class PyAvVideo:
         self._reader = PacketReader(source, uri, decode)
         self._is_fresh = True
         stream = self._reader.stream
-        self._time_base, self._fps = _time_base(stream), stream.average_rate
+        self._time_base = _time_base(stream)
+        self._fps = frame_rate(self._reader.container, stream)
         # 25: FFmpeg's own rate of streams that say none.
         self._frame_ticks = max(1, round(1 / (self._time_base * (self._fps or 25))))
         # AVI stores no display times. With B-frames its packets say neither when nor whether

@@ -1,7 +1,8 @@
 """Packets that hold no frame of their own, known by their first bytes, without decoding.
 
 Most codecs put one shown frame into each packet. VP8 and VP9 have hidden frames, GIF has comments,
-and interlaced H.264 may have the two fields of a frame in packets of their own.
+chained Theora has headers again, and interlaced H.264 may have the two fields of a frame in packets
+of their own.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,11 @@ def content_check(context: VideoCodecContext) -> Callable[[Packet], Holds] | Non
         fields = _FieldPairs(context.extradata or b"")
         return None if fields.has_frames_only else fields
     return None
+
+
+def _theora_shows(data: memoryview) -> bool:
+    """Return whether the packet is no header, as come again in chained Ogg."""
+    return not data[0] & 0x80
 
 
 def _vp8_shows(data: memoryview) -> bool:
@@ -70,7 +76,7 @@ def _gif_shows(data: memoryview) -> bool:
     return at < len(data) and data[at] == 0x2C
 
 
-_SHOWS = {"vp8": _vp8_shows, "vp9": _vp9_shows, "gif": _gif_shows}
+_SHOWS = {"vp8": _vp8_shows, "vp9": _vp9_shows, "gif": _gif_shows, "theora": _theora_shows}
 
 _START_CODE = b"\0\0\1"
 _SLICE_BYTES = 32
@@ -99,6 +105,10 @@ class _Bits:
         while not self.u(1):
             zeros += 1
         return (1 << zeros) - 1 + self.u(zeros)
+
+    def skip_ue(self, times: int) -> None:
+        for _ in range(times):
+            self.ue()
 
     def se(self) -> int:
         number = self.ue()
@@ -156,7 +166,7 @@ class _FieldPairs:
         _, number_bits, has_planes = self._sequence
         try:
             bits = _Bits(unit[1:])
-            bits.ue(), bits.ue(), bits.ue()
+            bits.skip_ue(3)
             bits.u(2 if has_planes else 0)
             number = bits.u(number_bits)
             return (number, bits.u(1)) if bits.u(1) else None
@@ -173,12 +183,14 @@ class _FieldPairs:
 def _sequence(bits: _Bits) -> tuple[bool, int, bool]:
     """Return frame_mbs_only_flag, bits of frame_num, separate_colour_plane_flag (7.3.2.1.1)."""
     profile = bits.u(8)
-    bits.u(16), bits.ue()
+    bits.u(16)
+    bits.skip_ue(1)
     has_planes = False
     if profile in _WITH_CHROMA:
         chroma = bits.ue()
         has_planes = chroma == 3 and bool(bits.u(1))
-        bits.ue(), bits.ue(), bits.u(1)
+        bits.skip_ue(2)
+        bits.u(1)
         if bits.u(1):
             for place in range(12 if chroma == 3 else 8):
                 if bits.u(1):
@@ -186,12 +198,14 @@ def _sequence(bits: _Bits) -> tuple[bool, int, bool]:
     number_bits = bits.ue() + 4
     order = bits.ue()
     if order == 0:
-        bits.ue()
+        bits.skip_ue(1)
     elif order == 1:
-        bits.u(1), bits.ue(), bits.ue()
-        for _ in range(min(bits.ue(), 255)):
-            bits.ue()
-    bits.ue(), bits.u(1), bits.ue(), bits.ue()
+        bits.u(1)
+        bits.skip_ue(2)
+        bits.skip_ue(min(bits.ue(), 255))
+    bits.skip_ue(1)
+    bits.u(1)
+    bits.skip_ue(2)
     return bool(bits.u(1)), number_bits, has_planes
 
 
