@@ -51,11 +51,9 @@ class DecordVideo:
             if listed.listed_by == "decoding":
                 text = f"{uri}: stores no display times of its frames, which decord needs"
                 raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
-        self.timestamps_s, self.end_s, self.is_key = (
-            listed.timestamps_s,
-            listed.end_s,
-            listed.is_key,
-        )
+        self.timestamps_s, self.end_s = listed.timestamps_s, listed.end_s
+        self.is_key, self.missing_s = listed.is_key, listed.missing_s
+        self.num_parts = listed.num_parts
         # Not at the top: there is no decord for other machines, and it is slow to load.
         import decord
         from decord._ffi.base import DECORDError, DECORDLimitReachedError

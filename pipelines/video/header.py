@@ -49,6 +49,7 @@ ErrorType = Literal[
     "no_frames",  # the header is fine, but no frame follows it
     "damaged",  # wanted frames could not be decoded
     "longer_than_planned",  # frames lie beyond what the header promised
+    "shorter_than_planned",  # the file was cut off before the end that its header promised
     "timeout",
     "crashed",
     "out_of_memory",

@@ -52,6 +52,7 @@ class Packets:
     is_shown: np.ndarray
     is_second: np.ndarray
     mark: np.ndarray
+    end_tick: int
 
     @property
     def has_times(self) -> bool:
@@ -109,13 +110,16 @@ class PacketReader:
         check = content_check(self.context)
         ticks, marks = array("q"), array("q")
         keys, shown, seconds = bytearray(), bytearray(), bytearray()
-        num_bytes = 0
+        num_bytes, end_tick = 0, NO_TICK
         for packet in self._demuxed:
             tick = packet.dts if packet.pts is None else packet.pts
             holds = Holds.FRAME if check is None else check(packet)
             ticks.append(NO_TICK if tick is None else tick)
             is_frame = holds == Holds.FRAME
-            shown.append(is_frame and tick is not None and not packet.is_discard)
+            is_shown = is_frame and tick is not None and not packet.is_discard
+            shown.append(is_shown)
+            if is_shown and tick is not None:
+                end_tick = max(end_tick, tick + (packet.duration or 0))
             seconds.append(holds == Holds.SECOND_FIELD)
             keys.append(packet.is_keyframe)
             marks.extend(_mark(packet))
@@ -131,6 +135,7 @@ class PacketReader:
             is_shown=np.array(shown, bool),
             is_second=np.array(seconds, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
+            end_tick=end_tick,
         )
         return self._scanned
 

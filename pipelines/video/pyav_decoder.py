@@ -26,7 +26,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
+from pipelines.video.door import opened
 from pipelines.video.header import VideoError, decode_packet, display_matrix, frame_rate
+from pipelines.video.listing.cut import ending
 from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
 from pipelines.video.sampling import end_of
@@ -105,6 +107,8 @@ class PyAvVideo:
         self._listing = self._list(choose)
         self.timestamps_s, self.end_s = self._times(self._listing.ticks)
         self.is_key = self._listing.is_key
+        self.num_parts = self._listing.num_parts
+        self.missing_s = self._missing_s()
 
     def close(self) -> None:
         """Close the file."""
@@ -132,6 +136,17 @@ class PyAvVideo:
         start = ticks[0] if len(ticks) else 0
         timestamps_s = (ticks - start) * self._time_base.numerator / self._time_base.denominator
         return timestamps_s, end_of(timestamps_s, float(self._fps) if self._fps else None)
+
+    def _missing_s(self) -> float | None:
+        reader, frame_s = self._reader, np.diff(self.timestamps_s, append=self.end_s)
+        with opened(self._source) as file:
+            fps = float(self._fps) if self._fps else None
+            end = ending(file, reader.container, reader.stream, fps)
+        if not len(frame_s):
+            return 0.0
+        # The last frame may be shown longer than others, as in slide shows.
+        shown_s = float((self._packets.end_tick - int(self._listing.ticks[0])) * self._time_base)
+        return end.missing_s(max(self.end_s, shown_s), float(np.median(frame_s)))
 
     def _list(self, choose: Choose | None) -> Listing:
         if self._is_reordered_avi or not self._packets.has_times:
