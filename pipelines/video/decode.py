@@ -56,6 +56,7 @@ class SegmentFrames:
             do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
+        num_parts: recordings that the file holds one after the other.
     """
 
     images: np.ndarray
@@ -70,6 +71,7 @@ class SegmentFrames:
     decoder: str
     decoder_version: str
     read_s: float = 0.0
+    num_parts: int = 1
 
     def __post_init__(self) -> None:
         num_frames = len(self.frame_indices)
@@ -298,6 +300,7 @@ def _segment_frames(
         decoder_version=f"{video.version}, OpenCV {flow.opencv_version()}"
         if moving
         else video.version,
+        num_parts=video.num_parts,
     )
 
 

@@ -7,7 +7,6 @@ picture), the file holds no video.
 """
 
 import errno
-import itertools
 import logging
 import math
 import os
@@ -56,6 +55,9 @@ ErrorType = Literal[
     "unexpected",
 ]
 ERROR_TYPES: tuple[str, ...] = get_args(ErrorType)
+
+ListedBy = Literal["packets", "decoding"]
+"""What tells which frames a file shows when: times of packets, or only decoding them all."""
 
 _READ_AHEAD_BYTES = 512 * 2**10
 _ROTATION_PACKETS = 64
@@ -114,6 +116,7 @@ class VideoFacts:
     duration_s: float | None
     fps: float | None
     num_frames_header: int | None
+    listed_by: ListedBy | None = "packets"
 
     def __post_init__(self) -> None:
         numbers = (self.duration_s or 0.0, self.fps or 0.0)
@@ -137,7 +140,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
     ):
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
         try:
-            frame = _first_frame(container, stream)
+            frame, has_times = _first_frame(container, stream)
         except VideoError as error:
             raise VideoError(error.error_type, f"{uri}: {error.message}") from error
         rotation_deg = rotation(frame) if frame else 0
@@ -152,6 +155,9 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             duration_s=_duration_s(container, stream),
             fps=float(rate) if (rate := frame_rate(container, stream)) else None,
             num_frames_header=stream.frames or None,
+            listed_by="decoding"
+            if is_reordered_avi(container, stream) or not has_times
+            else "packets",
         )
 
 
@@ -303,15 +309,30 @@ def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
     return cast(Literal[0, 90, 180, 270], frame.rotation % 360)
 
 
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def is_reordered_avi(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether the file is AVI with B-frames.
+
+    AVI stores no display times. With B-frames its packets say neither when nor whether (packed
+    bitstreams, dropped frames) a picture is shown: only decoding tells.
+    """
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
+def _first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, bool]:
+    """Return the first frame that decodes, and whether the packets up to it have times."""
+    has_times = True
     try:
-        for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
+        for number, packet in enumerate(container.demux(stream)):
+            if number == 0:
+                has_times = packet.pts is not None or packet.dts is not None
             for frame in decode_packet(stream.codec_context, packet if packet.size else None):
-                return frame
+                return frame, has_times
+            if number + 1 == _ROTATION_PACKETS:
+                break
     except FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-    return None
+    return None, has_times
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -27,7 +27,14 @@ from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video.door import opened
-from pipelines.video.header import VideoError, decode_packet, display_matrix, frame_rate
+from pipelines.video.header import (
+    ListedBy,
+    VideoError,
+    decode_packet,
+    display_matrix,
+    frame_rate,
+    is_reordered_avi,
+)
 from pipelines.video.listing.cut import ending
 from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
@@ -58,8 +65,6 @@ Choose = Callable[[np.ndarray, float, np.ndarray], list[int]]
 
 _JUMPS = Flags.ts_discont.value
 """Formats whose times may start again within a file."""
-
-ListedBy = Literal["packets", "decoding"]
 
 _WHOLE = (0, 2**62)
 """From the first packet to the last."""
@@ -96,11 +101,7 @@ class PyAvVideo:
         self._fps = frame_rate(self._reader.container, stream)
         # 25: FFmpeg's own rate of streams that say none.
         self._frame_ticks = max(1, round(1 / (self._time_base * (self._fps or 25))))
-        # AVI stores no display times. With B-frames its packets say neither when nor whether
-        # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
-        self._is_reordered_avi = (
-            self._reader.container.format.name == "avi" and self._reader.context.has_b_frames
-        )
+        self._is_reordered_avi = is_reordered_avi(self._reader.container, stream)
         self._packets = self._reader.scan()
         self._early: dict[int, np.ndarray] = {}
         self._can_skip = self._reader.context.name in _MARKS_UNREFERENCED

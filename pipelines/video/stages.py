@@ -36,6 +36,7 @@ FACTS = (
     "duration_s",
     "fps",
     "num_frames_header",
+    "listed_by",
 )
 """The columns of VIDEOS that come out of the header."""
 
@@ -198,13 +199,17 @@ class DecodeSegments:
             "error_type": frames.error_type,
             "error": frames.error,
             "decode_s": time.perf_counter() - started,
-            "decoder": f"{frames.decoder} {frames.decoder_version}",
+            "decoder": f"{frames.decoder} {frames.decoder_version}{_joined(frames.num_parts)}",
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
             "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
         return decoded, frames.read_s
+
+
+def _joined(num_parts: int) -> str:
+    return f", a file of {num_parts} joined recordings" if num_parts > 1 else ""
 
 
 def _tell(row: dict) -> None:
