@@ -48,23 +48,24 @@ def list_shown(packets: Packets, tick_s: float, jumps_forward: bool) -> Listing:
     num_parts = int(part[-1]) + 1 if len(part) else 1
     if num_parts > 1:
         packets = replace(packets, tick=_continued(packets, part, num_parts))
-    # The last of equal ones, so that both have been decoded when the frame is.
-    shown = np.flatnonzero(packets.is_shown)[::-1]
-    unique, first_of_equal = np.unique(packets.tick[shown], return_index=True)
-    own = shown[first_of_equal]
-    is_key = packets.is_key
+    shown = np.flatnonzero(packets.is_shown)
+    # Of equal times, which muxers make of missing or negative ones, the key frame's is its own: the
+    # others are of frames that are read after it and shown before it.
+    own = shown[np.lexsort((packets.is_key[shown], packets.tick[shown]))]
+    ticks, is_key = packets.tick[own], packets.is_key
     first = _key_packets(packets.tick, is_key, own)
     ordinal = np.full(len(packets.tick), -1)
-    ordinal[shown] = np.searchsorted(unique, packets.tick[shown])
-    return Listing(unique, is_key[own], first, own + _with_second(packets)[own], ordinal, num_parts)
+    ordinal[own] = np.arange(len(own))
+    return Listing(ticks, is_key[own], first, own + _with_second(packets)[own], ordinal, num_parts)
 
 
 def is_open_at_start(packets: Packets) -> bool:
     """Return whether frames are shown before the first one that can be decoded by itself."""
-    keys, shown = np.flatnonzero(packets.is_key), packets.tick[packets.is_shown]
-    if not len(keys) or not len(shown):
+    keys, later = np.flatnonzero(packets.is_key), packets.is_shown.copy()
+    later[:1] = False
+    if not len(keys) or not later.any():
         return False
-    return bool(keys[0] > 0 or shown.min() < packets.tick[keys[0]])
+    return bool(keys[0] > 0 or packets.tick[later].min() <= packets.tick[keys[0]])
 
 
 def _parts(packets: Packets, tick_s: float, jumps_forward: bool) -> np.ndarray:

@@ -135,7 +135,7 @@ def field_packets(num_frames: int) -> list[bytes]:
                 slice_.u(1, 0)
             # slice_qp_delta, no deblocking filter is signalled; mb_type I_PCM.
             slice_.ue(0).ue(25).align()
-            grey = bytes([40 + (7 * number + parity) % 150]) * 384
+            grey = bytes([40 + 7 * number + parity]) * 256 + bytes([128]) * 128
             unit = slice_.unit(0x65 if is_idr else 0x61, grey)
             packets.append((sps.unit(0x67) + pps.unit(0x68) if is_idr else b"") + unit)
     return packets
