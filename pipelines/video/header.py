@@ -35,6 +35,7 @@ from pipelines.settings.sections import Decode
 from pipelines.storage.filesystems import filesystem
 from pipelines.video import watch
 from pipelines.video.door import RefusedContainerError, open_container
+from pipelines.video.listing.contents import Holds, content_check
 
 ErrorType = Literal[
     "not_found",  # no file there
@@ -140,7 +141,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
     ):
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
         try:
-            frame, has_times = _first_frame(container, stream)
+            frame, has_times, has_pairs = _first_frame(container, stream)
         except VideoError as error:
             raise VideoError(error.error_type, f"{uri}: {error.message}") from error
         rotation_deg = rotation(frame) if frame else 0
@@ -153,7 +154,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             height_px=height_px,
             rotation_deg=rotation_deg,
             duration_s=_duration_s(container, stream),
-            fps=float(rate) if (rate := frame_rate(container, stream)) else None,
+            fps=float(rate) if (rate := frame_rate(container, stream, has_pairs)) else None,
             num_frames_header=stream.frames or None,
             listed_by="decoding"
             if is_reordered_avi(container, stream) or not has_times
@@ -318,21 +319,28 @@ def is_reordered_avi(container: InputContainer, stream: VideoStream) -> bool:
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
-def _first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, bool]:
-    """Return the first frame that decodes, and whether the packets up to it have times."""
-    has_times = True
+def _first_frame(
+    container: InputContainer, stream: VideoStream
+) -> tuple[VideoFrame | None, bool, bool]:
+    """Return the first frame that decodes, whether the packets up to it have times, and whether
+    one of these holds the second field of a frame.
+    """
+    check = content_check(stream.codec_context)
+    has_times, has_pairs = True, False
     try:
         for number, packet in enumerate(container.demux(stream)):
             if number == 0:
                 has_times = packet.pts is not None or packet.dts is not None
+            if check and packet.size:
+                has_pairs |= check(packet) == Holds.SECOND_FIELD
             for frame in decode_packet(stream.codec_context, packet if packet.size else None):
-                return frame, has_times
+                return frame, has_times, has_pairs
             if number + 1 == _ROTATION_PACKETS:
                 break
     except FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-    return None, has_times
+    return None, has_times, has_pairs
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
@@ -341,13 +349,24 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / av.time_base if container.duration else None
 
 
-def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return the frames of a second, in the mean; None where the header does not say."""
+def frame_rate(
+    container: InputContainer, stream: VideoStream, has_pairs: bool = False
+) -> Fraction | None:
+    """Return the frames of a second, in the mean; None where the header does not say.
+
+    Args:
+        has_pairs: packets hold single fields, two for each frame.
+    """
     average, base = stream.average_rate, stream.base_rate
     if container.format.flags & Flags.no_timestamps.value:
         # The average is the demuxer's guess, the other one what the codec's own header says.
         return stream.guessed_rate or average
-    if average and base and stream.time_base and average * stream.time_base >= 1:
+    if not average or not base:
+        return average
+    if has_pairs and average > base * Fraction(3, 4):
+        # Both are of fields.
+        return base / 2
+    if stream.time_base and average * stream.time_base >= 1:
         # A frame each tick: what is left where nobody says a rate, as in raw DV.
         return min(average, base)
     return average

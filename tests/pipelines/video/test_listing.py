@@ -120,6 +120,7 @@ def test_two_fields_in_packets_of_their_own_are_one_frame(tmp_path: Path, suffix
     expected = films.shown_by_ffmpeg(path)
     assert len(listed.timestamps_s) == len(expected) == 13
     assert listed.timestamps_s.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
+    assert probe(str(path)).fps == 25.0
     images, _ = listed.pictures(list(range(13)))
     # Frame k has fields of grey 40 + 7 k and one more.
     greys = [images[k].mean() for k in range(13)]
