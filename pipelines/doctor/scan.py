@@ -18,7 +18,7 @@ from encoders.settings import UNIT_LENGTH
 from pipelines.doctor.database import KEPT, Database, located
 from pipelines.doctor.progress import Progress
 from pipelines.doctor.record import Record, split_key
-from pipelines.doctor.schemas import misfit, vector_columns
+from pipelines.doctor.schemas import completed, misfit, vector_columns
 from pipelines.doctor.tensors import tensors_in
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
@@ -116,6 +116,7 @@ class Scan:
                 for group in range(parquet.num_row_groups):
                     rows = parquet.read_row_group(group, declared if self.quick else None)
                     rows.validate(full=True)
+                    rows = completed(folder.table, rows)
                     facts = with_facts(rows, len(declared))
                     parts.append(located(facts, folder.key, file, num_rows))
                     keys.append(rows.select(folder.table.key))

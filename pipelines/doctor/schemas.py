@@ -12,6 +12,8 @@ def misfit(table: Table, schema: pa.Schema) -> str:
     """Return how a file's schema differs from the declared one; "" where it does not."""
     declared = list(table.schema())
     for expected, column in itertools.zip_longest(declared, list(schema)[: len(declared)]):
+        if column is None and _may_lack(table, expected):
+            continue
         if column is None or not expected.equals(column):
             return f"expected column {_text(expected)}, got {_text(column) if column else 'none'}"
     vectors = schema.names[len(declared) :]
@@ -25,6 +27,19 @@ def misfit(table: Table, schema: pa.Schema) -> str:
         if pa.types.is_list(kind) != is_list or not pa.types.is_fixed_size_list(inner):
             return f"{name}: expected a column of vectors, got {kind}"
     return ""
+
+
+def completed(table: Table, rows: pa.Table) -> pa.Table:
+    """Return the rows with null in columns that files of before lack."""
+    for column in table.schema():
+        if column.name not in rows.column_names and _may_lack(table, column):
+            rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
+    return rows
+
+
+def _may_lack(table: Table, column: pa.Field) -> bool:
+    """Return whether the column may have come later: at the end, where no vectors follow."""
+    return column.nullable and not table.vectors
 
 
 def _text(column: pa.Field) -> str:

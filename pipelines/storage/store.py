@@ -347,17 +347,18 @@ class Store:
         return self.gather(read, self._files_of(folder))
 
     def gather(self, read: Callable[[str], pa.Table], names: list[str]) -> pa.Table:
-        """Read a table of each file, and return them one below the other.
+        """Read a table of each file, and return them one below the other. A column that files of
+        before lack is null there.
 
         Some at a time are concatenated: a table takes kilobytes, however few rows it has.
         """
         parts = [
             pa.concat_tables(
-                self.each(read, names[start : start + _FILES_TOGETHER])
+                self.each(read, names[start : start + _FILES_TOGETHER]), promote_options="default"
             ).combine_chunks()
             for start in range(0, len(names), _FILES_TOGETHER)
         ]
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts, promote_options="default")
 
     def distinct(self, folder: str, column: str) -> frozenset[str]:
         """Return the distinct values of a column over all finished files of `folder`."""

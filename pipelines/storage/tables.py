@@ -53,6 +53,13 @@ VIDEOS = Table(
         Column("num_frames_header", pa.int64(), "what the header claims", nullable=True),
         Column("num_segments", pa.int32(), "planned segments, at least 1"),
         *_STATUS,
+        Column(
+            "listed_by",
+            pa.string(),
+            "what tells which frames are shown when: packets, or decoding where these do not say; "
+            "null in files of before",
+            nullable=True,
+        ),
     ),
 )
 
@@ -98,7 +105,12 @@ DESCRIPTORS = Table(
         *_STATUS,
         Column("attempts", pa.int32(), "times the segment was tried"),
         Column("decode_s", pa.float64(), "time that decoding took"),
-        Column("decoder", pa.string(), "decoder and its version", nullable=True),
+        Column(
+            "decoder",
+            pa.string(),
+            "decoder and its version, and of how many recordings the file is joined, if it is",
+            nullable=True,
+        ),
     ),
     (
         VectorColumn(

@@ -36,6 +36,7 @@ EXAMPLES = {
     "duration_s": 3.4,
     "fps": 25.0,
     "num_frames_header": 85,
+    "listed_by": "packets",
     "num_segments": 1,
     "segment": 0,
     "num_frames": 22,

@@ -22,7 +22,13 @@ from pipelines.video import flow, watch
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
-from pipelines.video.sampling import SegmentPlan, plan_segment, sample_frames
+from pipelines.video.sampling import (
+    SEGMENT_FRAMES,
+    SegmentPlan,
+    num_beyond,
+    plan_segment,
+    sample_frames,
+)
 
 COPY_BYTES = 8 * 2**20
 """Size of a request when a video is copied."""
@@ -50,6 +56,7 @@ class SegmentFrames:
             do not decode.
         error_type, error: why, where num_missing > 0.
         read_s: seconds that a copy from object storage took; 0 for a local file.
+        num_parts: recordings that the file holds one after the other.
     """
 
     images: np.ndarray
@@ -64,6 +71,7 @@ class SegmentFrames:
     decoder: str
     decoder_version: str
     read_s: float = 0.0
+    num_parts: int = 1
 
     def __post_init__(self) -> None:
         num_frames = len(self.frame_indices)
@@ -125,6 +133,8 @@ class Video(Protocol):
         timestamps_s: float64 [n], ascending, the first is 0.
         end_s: when the last frame stops being shown.
         is_key: bool [n].
+        num_parts: recordings that the file holds one after the other.
+        missing_s: seconds that were cut off after end_s; None: some, and nobody knows how many.
     """
 
     name: str
@@ -132,6 +142,8 @@ class Video(Protocol):
     timestamps_s: np.ndarray
     end_s: float
     is_key: np.ndarray
+    num_parts: int
+    missing_s: float | None
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """Return {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
@@ -179,13 +191,42 @@ def decode_segment(
         video = opened.video(choose)
         if len(video.timestamps_s) == 0:
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
-        ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key)
-        if len(ordinals) == 0:
-            raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
-        plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows)
+        plan = _plan(uri, video, sampling, segment, num_segments, windows)
         images, reason = video.pictures(plan.ordinals)
     frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
     return replace(frames, read_s=read_s)
+
+
+def _plan(
+    uri: str,
+    video: Video,
+    sampling: Sampling,
+    segment: int,
+    num_segments: int,
+    windows: tuple[Window, ...],
+) -> SegmentPlan:
+    missing_s = video.missing_s or 0.0
+    ordinals = sample_frames(sampling, video.timestamps_s, video.end_s, video.is_key, missing_s)
+    beyond = num_beyond(sampling, video.end_s, missing_s) if missing_s else 0
+    if len(ordinals) == 0 and not beyond:
+        raise VideoError("no_frames", f"{uri}: {_no_key_frame(sampling, video)}")
+    plan = plan_segment(ordinals, segment, num_segments, video.timestamps_s, windows, beyond)
+    if video.missing_s != 0.0 and segment == min(
+        (len(ordinals) - 1) // SEGMENT_FRAMES, num_segments - 1
+    ):
+        # Also where no frame is wanted of what is missing, or nobody knows.
+        plan = replace(plan, num_beyond=max(1, plan.num_beyond))
+    if plan.num_beyond and not len(plan.wanted):
+        raise VideoError("shorter_than_planned", f"{uri}: {_cut_off(video)}")
+    return plan
+
+
+def _cut_off(video: Video) -> str:
+    """Return how much of the video is missing, in words."""
+    if video.missing_s is None:
+        return f"the file was cut off after {video.end_s:.2f} s, and does not say what is missing"
+    whole_s = video.end_s + video.missing_s
+    return f"the file was cut off: {video.missing_s:.2f} of {whole_s:.2f} s are missing"
 
 
 def _no_key_frame(sampling: Sampling, video: Video) -> str:
@@ -225,6 +266,9 @@ def _segment_frames(
     if plan.num_unplanned:
         text = f"{plan.num_unplanned} frames lie beyond the end that the header promised"
         errors.append(("longer_than_planned", text))
+    if plan.num_beyond:
+        # First, because the frames that it tore may do damage too.
+        errors.insert(0, ("shorter_than_planned", _cut_off(video)))
     before = plan.before[np.isin(plan.before, list(images))]
     read = {
         window: frames[complete] if len(frames) else frames
@@ -249,13 +293,14 @@ def _segment_frames(
         timestamps_s=video.timestamps_s[sampled],
         places=indices,
         flows={w: flow.stacks(images, frames, w, size_px) for w, frames in moving.items()},
-        num_missing=num_lost + plan.num_unplanned,
+        num_missing=num_lost + plan.num_unplanned + plan.num_beyond,
         error_type=errors[0][0] if errors else None,
         error=f"{uri}: " + "; ".join(text for _, text in errors) if errors else None,
         decoder=video.name,
         decoder_version=f"{video.version}, OpenCV {flow.opencv_version()}"
         if moving
         else video.version,
+        num_parts=video.num_parts,
     )
 
 

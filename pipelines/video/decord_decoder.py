@@ -2,6 +2,9 @@
 
 decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
 
+Its codecs and containers are FFmpeg's of 2018: a file comes here only after
+`pipelines.video.door` let PyAV open it.
+
 It is used only where its list of the frames (number, times, key frames) is that of the packets.
 Where they differ it gives wrong pictures without a word: after an edit list, the fifth frame after
 the right one; in HEVC with open groups of pictures it counts key frames in order of the file, and
@@ -16,6 +19,7 @@ import numpy as np
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video import watch
+from pipelines.video.door import opened
 from pipelines.video.header import VideoError
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 
@@ -44,14 +48,12 @@ class DecordVideo:
         choose: Choose | None = None,
     ) -> None:
         with closing(PyAvVideo(source, uri, picture, decode)) as listed:
-            if listed.is_listed_by_decoding:
-                text = f"{uri}: AVI stores no display times of reordered frames, which decord needs"
+            if listed.listed_by == "decoding":
+                text = f"{uri}: stores no display times of its frames, which decord needs"
                 raise VideoError("unsupported", f"{text}; set decode.decoder = pyav")
-        self.timestamps_s, self.end_s, self.is_key = (
-            listed.timestamps_s,
-            listed.end_s,
-            listed.is_key,
-        )
+        self.timestamps_s, self.end_s = listed.timestamps_s, listed.end_s
+        self.is_key, self.missing_s = listed.is_key, listed.missing_s
+        self.num_parts = listed.num_parts
         # Not at the top: there is no decord for other machines, and it is slow to load.
         import decord
         from decord._ffi.base import DECORDError, DECORDLimitReachedError
@@ -64,15 +66,17 @@ class DecordVideo:
         self._margin = (picture.resize_px - picture.decoded_px) // 2
         size = picture.resize_px
         try:
-            self._reader = decord.VideoReader(
-                source if isinstance(source, str) else f"/dev/fd/{source.fileno()}",
-                width=size,
-                height=size,
-                num_threads=1,
-                # Fail rather than put a neighbour in the place of a frame that does not decode.
-                # decord has no types; its default is the int -1, but a ratio is taken too.
-                fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
-            )
+            with opened(source) as file:
+                self._reader = decord.VideoReader(
+                    # Nothing that FFmpeg takes for a suffix or for a pattern of names.
+                    f"/dev/fd/{file.fileno()}",
+                    width=size,
+                    height=size,
+                    num_threads=1,
+                    # Fail rather than put a neighbour in the place of a frame that does not decode.
+                    # decord has no types; its default is the int -1, but a ratio is taken too.
+                    fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
+                )
         except (*self._errors, RuntimeError) as error:
             text = f"{uri}: decord refuses it; set decode.decoder = pyav: {_reason(error)}"
             raise VideoError("unsupported", text) from error

@@ -7,14 +7,14 @@ picture), the file holds no video.
 """
 
 import errno
-import itertools
 import logging
 import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO, Literal, cast, get_args
 
 import av
@@ -22,7 +22,9 @@ import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -32,12 +34,15 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.settings.sections import Decode
 from pipelines.storage.filesystems import filesystem
 from pipelines.video import watch
+from pipelines.video.door import RefusedContainerError, open_container
+from pipelines.video.listing.contents import Holds, content_check
 
 ErrorType = Literal[
     "not_found",  # no file there
     "unreadable",  # there is a file, but storage does not give it
     "empty_file",  # 0 bytes
     "not_a_video",  # no container that FFmpeg knows, or its header is broken
+    "refused_format",  # not one of `pipelines.video.door.CONTAINERS`: a playlist, text, picture
     "no_video_stream",  # audio or cover art alone
     "unsupported",  # the chosen decoder cannot read this file
     "frame_too_large",  # more than decode.max_frame_px
@@ -46,6 +51,7 @@ ErrorType = Literal[
     "longer_than_planned",  # frames lie beyond what the header promised
     "changed",  # another file than the one that was planned
     "not_finite",  # the network gave NaN or infinity
+    "shorter_than_planned",  # the file was cut off before the end that its header promised
     "timeout",
     "crashed",
     "out_of_memory",
@@ -53,11 +59,18 @@ ErrorType = Literal[
 ]
 ERROR_TYPES: tuple[str, ...] = get_args(ErrorType)
 
+ListedBy = Literal["packets", "decoding"]
+"""What tells which frames a file shows when: times of packets, or only decoding them all."""
+
 _READ_AHEAD_BYTES = 512 * 2**10
 _ROTATION_PACKETS = 64
 """Packets after which a decoder that gives no frame is no longer asked for the rotation."""
 
 _MAX_INT = 2**31 - 1
+_REFUSED = (
+    "it is taken for {}; expected a file that holds a video itself, of a container that "
+    "docs/decoders.md lists. Of a playlist or manifest make one file: ffmpeg -i IT -c copy v.mp4"
+)
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 
 # What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only
@@ -65,6 +78,17 @@ _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 av.logging.set_level(av.logging.ERROR)
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
+
+
+def _unnamed(kind: type[SideDataType], value: int) -> SideDataType:
+    member = object.__new__(kind)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member
+
+
+# PyAV's table lacks side data that FFmpeg knows (EXIF, views of stereo), and without this hook of
+# Enum a frame that carries some could be asked for none of its side data.
+SideDataType._missing_ = classmethod(_unnamed)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class VideoError(Exception):
@@ -95,6 +119,7 @@ class VideoFacts:
     duration_s: float | None
     fps: float | None
     num_frames_header: int | None
+    listed_by: ListedBy | None = "packets"
 
     def __post_init__(self) -> None:
         numbers = (self.duration_s or 0.0, self.fps or 0.0)
@@ -118,7 +143,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
     ):
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
         try:
-            frame = _first_frame(container, stream)
+            frame, has_times, has_pairs = _first_frame(container, stream)
         except VideoError as error:
             raise VideoError(error.error_type, f"{uri}: {error.message}") from error
         rotation_deg = rotation(frame) if frame else 0
@@ -131,8 +156,11 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             height_px=height_px,
             rotation_deg=rotation_deg,
             duration_s=_duration_s(container, stream),
-            fps=float(stream.average_rate) if stream.average_rate else None,
+            fps=float(rate) if (rate := frame_rate(container, stream, has_pairs)) else None,
             num_frames_header=stream.frames or None,
+            listed_by="decoding"
+            if is_reordered_avi(container, stream) or not has_times
+            else "packets",
         )
 
 
@@ -197,25 +225,25 @@ def open_stream(
     by `decode_packet` later.
 
     Raises:
-        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream, unsupported or
-            frame_too_large.
+        VideoError: not_found, unreadable, empty_file, not_a_video, refused_format, no_video_stream,
+            unsupported or frame_too_large.
     """
     # FFmpeg holds the numbers of its options in an int.
     options = {"max_pixels": str(min(max_frame_px, _MAX_INT))}
-    with reading(uri):
-        try:
-            if not isinstance(source, str):
-                source.seek(0)
-            container = av.open(source, "r", metadata_errors="replace", options=options)
-        except MemoryError:
-            raise
-        except (FFmpegError, ValueError) as error:
-            if isinstance(error, OSError):
+    with ExitStack() as opened:
+        with reading(uri):
+            try:
+                container = opened.enter_context(open_container(source, uri, options))
+            except MemoryError:
                 raise
-            if _is_empty(source):
-                raise VideoError("empty_file", f"{uri}: 0 bytes") from error
-            raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
-    with container:
+            except RefusedContainerError as error:
+                raise VideoError("refused_format", f"{uri}: {_REFUSED.format(error)}") from error
+            except (FFmpegError, ValueError) as error:
+                if isinstance(error, OSError):
+                    raise
+                if _is_empty(source):
+                    raise VideoError("empty_file", f"{uri}: 0 bytes") from error
+                raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
         watch.alive()
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -284,21 +312,66 @@ def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
     return cast(Literal[0, 90, 180, 270], frame.rotation % 360)
 
 
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def is_reordered_avi(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether the file is AVI with B-frames.
+
+    AVI stores no display times. With B-frames its packets say neither when nor whether (packed
+    bitstreams, dropped frames) a picture is shown: only decoding tells.
+    """
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
+def _first_frame(
+    container: InputContainer, stream: VideoStream
+) -> tuple[VideoFrame | None, bool, bool]:
+    """Return the first frame that decodes, whether the packets up to it have times, and whether
+    one of these holds the second field of a frame.
+    """
+    check = content_check(stream.codec_context)
+    has_times, has_pairs = True, False
     try:
-        for packet in itertools.islice(container.demux(stream), _ROTATION_PACKETS):
+        for number, packet in enumerate(container.demux(stream)):
+            if number == 0:
+                has_times = packet.pts is not None or packet.dts is not None
+            if check and packet.size:
+                has_pairs |= check(packet) == Holds.SECOND_FIELD
             for frame in decode_packet(stream.codec_context, packet if packet.size else None):
-                return frame
+                return frame, has_times, has_pairs
+            if number + 1 == _ROTATION_PACKETS:
+                break
     except FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-    return None
+    return None, has_times, has_pairs
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
+
+
+def frame_rate(
+    container: InputContainer, stream: VideoStream, has_pairs: bool = False
+) -> Fraction | None:
+    """Return the frames of a second, in the mean; None where the header does not say.
+
+    Args:
+        has_pairs: packets hold single fields, two for each frame.
+    """
+    average, base = stream.average_rate, stream.base_rate
+    if container.format.flags & Flags.no_timestamps.value:
+        # The average is the demuxer's guess, the other one what the codec's own header says.
+        return stream.guessed_rate or average
+    if not average or not base:
+        return average
+    if has_pairs and average > base * Fraction(3, 4):
+        # Both are of fields.
+        return base / 2
+    if stream.time_base and average * stream.time_base >= 1:
+        # A frame each tick: what is left where nobody says a rate, as in raw DV.
+        return min(average, base)
+    return average
 
 
 def _is_empty(source: str | BinaryIO) -> bool:

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from pipelines.settings.sections import Decode
 from pipelines.video import watch
 from pipelines.video.header import open_stream
+from pipelines.video.listing.contents import Holds, content_check
 
 KEPT_BYTES = 64 * 2**20
 """Size up to which the packets of a stream are kept, at most an eighth of decode.memory_bytes."""
@@ -31,7 +32,6 @@ SEEK_BYTES = 2**20
 """Size of the packets between two spans from which on a seek is cheaper than reading them."""
 
 NO_TICK = -(2**62)
-_VP8_SHOW_FRAME = 0x10
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Packets:
         tick: int64 [n], when the packet's frame is first shown, in units of time_base; NO_TICK:
             unknown.
         is_key, is_shown: bool [n].
+        is_second: bool [n], the second field of the frame that the packet before began.
         mark: int64 [n, 4], what a packet is known by when it is read again: display time, decoding
             time, place in the file, size.
     """
@@ -49,7 +50,14 @@ class Packets:
     tick: np.ndarray
     is_key: np.ndarray
     is_shown: np.ndarray
+    is_second: np.ndarray
     mark: np.ndarray
+    end_tick: int
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the packets carry times; those of raw streams do not."""
+        return not len(self.tick) or bool((self.tick != NO_TICK).any())
 
 
 class PacketReader:
@@ -99,15 +107,20 @@ class PacketReader:
 
     def scan(self) -> Packets:
         """List all packets in one pass over the file."""
-        is_vp8 = self.context.name == "vp8"
+        check = content_check(self.context)
         ticks, marks = array("q"), array("q")
-        keys, shown = bytearray(), bytearray()
-        num_bytes = 0
+        keys, shown, seconds = bytearray(), bytearray(), bytearray()
+        num_bytes, end_tick = 0, NO_TICK
         for packet in self._demuxed:
             tick = packet.dts if packet.pts is None else packet.pts
-            hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
+            holds = Holds.FRAME if check is None else check(packet)
             ticks.append(NO_TICK if tick is None else tick)
-            shown.append(tick is not None and not packet.is_discard and not hidden)
+            is_frame = holds == Holds.FRAME
+            is_shown = is_frame and tick is not None and not packet.is_discard
+            shown.append(is_shown)
+            if is_shown and tick is not None:
+                end_tick = max(end_tick, tick + (packet.duration or 0))
+            seconds.append(holds == Holds.SECOND_FIELD)
             keys.append(packet.is_keyframe)
             marks.extend(_mark(packet))
             num_bytes += packet.size
@@ -120,18 +133,22 @@ class PacketReader:
             tick=np.array(ticks, np.int64),
             is_key=np.array(keys, bool),
             is_shown=np.array(shown, bool),
+            is_second=np.array(seconds, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
+            end_tick=end_tick,
         )
         return self._scanned
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
-        """Yield the packets first..last, counted in order of the file from 0.
+        """Yield the packets first..last, counted in order of the file from 0, their times replaced
+        by these numbers: a frame from the decoder says so which packet began it.
 
         Ends early where the file, after a seek, does not give what was listed: it is then read in
         order from its start the next time.
         """
         if self._kept is not None:
-            yield from self._kept[first : last + 1]
+            for index, packet in enumerate(self._kept[first : last + 1], first):
+                yield _numbered(packet, index)
             return
         self._go_to(first)
         for packet in self._demuxed:
@@ -141,7 +158,7 @@ class PacketReader:
                 self._can_seek, self._next = False, len(self._listed.tick)
                 return
             if index >= first:
-                yield packet
+                yield _numbered(packet, index)
             if index >= last:
                 return
 
@@ -195,6 +212,11 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
         raise
     except FFmpegError:
         return
+
+
+def _numbered(packet: Packet, index: int) -> Packet:
+    packet.pts = packet.dts = index
+    return packet
 
 
 def _mark(packet: Packet) -> tuple[int, int, int, int]:

@@ -11,13 +11,14 @@ from the start of the file.
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from fractions import Fraction
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -25,7 +26,17 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
-from pipelines.video.header import VideoError, decode_packet, display_matrix
+from pipelines.video.door import opened
+from pipelines.video.header import (
+    ListedBy,
+    VideoError,
+    decode_packet,
+    display_matrix,
+    frame_rate,
+    is_reordered_avi,
+)
+from pipelines.video.listing.cut import ending
+from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
 from pipelines.video.sampling import end_of
 
@@ -52,25 +63,11 @@ Choose = Callable[[np.ndarray, float, np.ndarray], list[int]]
 """Ordinals of the frames to take from a video of these timestamps_s, end_s and is_key."""
 
 
+_JUMPS = Flags.ts_discont.value
+"""Formats whose times may start again within a file."""
+
 _WHOLE = (0, 2**62)
 """From the first packet to the last."""
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The frames that are shown, in order of display.
-
-    Attributes:
-        ticks: int64 [n], ascending, each once: when a frame is first shown, in units of time_base.
-        is_key: bool [n].
-        first, last: int64 [n], the packets to decode for a frame, counted in order of the file;
-            `last` is the frame's own.
-    """
-
-    ticks: np.ndarray
-    is_key: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
 
 
 class PyAvVideo:
@@ -81,10 +78,11 @@ class PyAvVideo:
             calls it with a guess of its listing, to keep these frames while it is decoded.
 
     Attributes:
-        is_listed_by_decoding: the packets do not say which frames are shown when.
+        listed_by: packets, or decoding where these do not say which frames are shown when.
     """
 
     name = "pyav"
+    listed_by: ListedBy = "packets"
     version = f"{av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
     def __init__(
@@ -99,27 +97,19 @@ class PyAvVideo:
         self._reader = PacketReader(source, uri, decode)
         self._is_fresh = True
         stream = self._reader.stream
-        self._time_base, self._fps = _time_base(stream), stream.average_rate
-        # AVI stores no display times. With B-frames its packets say neither when nor whether
-        # (packed bitstreams, dropped frames) a picture is shown: only decoding tells.
-        self.is_listed_by_decoding = (
-            self._reader.container.format.name == "avi" and self._reader.context.has_b_frames
-        )
+        self._time_base = _time_base(stream)
+        self._fps = frame_rate(self._reader.container, stream)
+        # 25: FFmpeg's own rate of streams that say none.
+        self._frame_ticks = max(1, round(1 / (self._time_base * (self._fps or 25))))
+        self._is_reordered_avi = is_reordered_avi(self._reader.container, stream)
         self._packets = self._reader.scan()
         self._early: dict[int, np.ndarray] = {}
-        if self.is_listed_by_decoding:
-            ticks, is_key = _guess(self._packets)
-            guess = choose(*self._times(ticks), is_key) if choose else []
-            self._listing = self._list_decoded(frozenset(guess))
-        else:
-            self._listing = _list_shown(self._packets)
-        self._can_skip = (
-            self._reader.context.name in _MARKS_UNREFERENCED
-            and not self.is_listed_by_decoding
-            and _tells_frames_apart(self._packets)
-        )
+        self._can_skip = self._reader.context.name in _MARKS_UNREFERENCED
+        self._listing = self._list(choose)
         self.timestamps_s, self.end_s = self._times(self._listing.ticks)
         self.is_key = self._listing.is_key
+        self.num_parts = self._listing.num_parts
+        self.missing_s = self._missing_s()
 
     def close(self) -> None:
         """Close the file."""
@@ -148,48 +138,91 @@ class PyAvVideo:
         timestamps_s = (ticks - start) * self._time_base.numerator / self._time_base.denominator
         return timestamps_s, end_of(timestamps_s, float(self._fps) if self._fps else None)
 
-    def _list_decoded(self, guess: frozenset[int]) -> _Listing:
+    def _missing_s(self) -> float | None:
+        reader, frame_s = self._reader, np.diff(self.timestamps_s, append=self.end_s)
+        with opened(self._source) as file:
+            fps = float(self._fps) if self._fps else None
+            end = ending(file, reader.container, reader.stream, fps)
+        if not len(frame_s):
+            return 0.0
+        # The last frame may be shown longer than others, as in slide shows.
+        shown_s = float((self._packets.end_tick - int(self._listing.ticks[0])) * self._time_base)
+        return end.missing_s(max(self.end_s, shown_s), float(np.median(frame_s)))
+
+    def _list(self, choose: Choose | None) -> Listing:
+        if self._is_reordered_avi or not self._packets.has_times:
+            self.listed_by = "decoding"
+            self._can_skip &= not self._is_reordered_avi
+            ticks, is_key = _guess(self._packets, self._frame_ticks)
+            guess = choose(*self._times(ticks), is_key) if choose else []
+            return self._list_decoded(frozenset(guess))
+        self._can_skip &= not self._packets.is_second.any()
+        listing = self._list_packets(self._packets)
+        if is_open_at_start(self._packets):
+            for at, frame, flaw in self._decoded([_WHOLE], frozenset()):
+                if frame is not None and not flaw and at >= 0 and listing.ordinal[at] >= 0:
+                    return listing.begin_at(int(listing.ordinal[at]))
+        return listing
+
+    def _list_packets(self, packets: Packets) -> Listing:
+        jumps = bool(self._reader.container.format.flags & _JUMPS)
+        return list_shown(packets, float(self._time_base), jumps)
+
+    def _list_decoded(self, guess: frozenset[int]) -> Listing:
         """Return the listing by decoding all packets.
 
         The frames that are about to be asked for, if `guess` is right, are taken on the way, which
         saves decoding them once more.
         """
-        frames: dict[int, bool] = {}
+        ticks: dict[int, bool] = {}
+        begun_by: list[int] = []
         taken: dict[int, np.ndarray] = {}
         is_sound, before = True, NO_TICK
         scaler = VideoReformatter()
-        for tick, frame, flaw in self._decoded([_WHOLE], frozenset()):
-            frames.setdefault(tick, frame is not None and bool(frame.key_frame))
+        for at, frame, flaw in self._decoded([_WHOLE], frozenset()):
+            if self._is_reordered_avi:
+                tick = self._decoding_tick(at)
+            elif frame is None:
+                is_sound = False
+                continue
+            else:
+                tick = len(begun_by) * self._frame_ticks
+                begun_by.append(at)
+            ticks.setdefault(tick, frame is not None and bool(frame.key_frame))
             is_sound &= not flaw and tick > before
             before = tick
-            if is_sound and frame is not None and len(frames) - 1 in guess:
-                taken[len(frames) - 1] = self._image(scaler, frame)
+            if is_sound and frame is not None and len(ticks) - 1 in guess:
+                taken[len(ticks) - 1] = self._image(scaler, frame)
         if is_sound:
             self._early = taken
-        ticks = np.array(sorted(frames), np.int64)
-        is_key = np.array([frames[tick] for tick in ticks.tolist()], bool)
-        return _Listing(ticks, is_key, np.zeros_like(ticks), np.full_like(ticks, _WHOLE[1]))
+        if not self._is_reordered_avi:
+            return self._list_packets(_timed(self._packets, begun_by, self._frame_ticks))
+        shown = np.array(sorted(ticks), np.int64)
+        is_key = np.array([ticks[tick] for tick in shown.tolist()], bool)
+        whole = np.full_like(shown, _WHOLE[1])
+        return Listing(shown, is_key, np.zeros_like(shown), whole, np.empty(0, np.int64))
 
     def _decode(
         self, runs: list[tuple[int, int]], ordinals: list[int], can_skip: bool
     ) -> tuple[dict[int, np.ndarray], str]:
-        ordinal_of = {int(self._listing.ticks[ordinal]): ordinal for ordinal in ordinals}
+        wanted = frozenset(ordinals)
         images: dict[int, np.ndarray] = {}
         reasons = ["the decoder gives no such frame"]
         num_spare = _MAX_REORDERED
         scaler = VideoReformatter()
-        needed = frozenset(ordinal_of) if can_skip else frozenset()
-        for tick, frame, flaw in self._decoded(runs, needed):
+        needed = frozenset(self._listing.last[ordinals].tolist()) if can_skip else frozenset()
+        for at, frame, flaw in self._decoded(runs, needed):
             if can_skip and frame is not None and frame.interlaced_frame:
                 # Of two fields in packets of their own the second one would be passed over.
                 break
+            ordinal = self._ordinal(at)
             if flaw:
                 reasons.append(flaw)
-                for ordinal in self._decoded_after(tick, frame, images):
-                    del images[ordinal]
-            elif frame is not None and tick in ordinal_of:
-                images[ordinal_of[tick]] = self._image(scaler, frame)
-            if len(images) == len(ordinal_of):
+                for lost in self._decoded_after(at, frame, images):
+                    del images[lost]
+            elif frame is not None and ordinal in wanted:
+                images[ordinal] = self._image(scaler, frame)
+            if len(images) == len(wanted):
                 num_spare -= 1
                 if num_spare < 0:
                     break
@@ -198,22 +231,21 @@ class PyAvVideo:
     def _decoded(
         self, runs: list[tuple[int, int]], needed: frozenset[int]
     ) -> Iterator[tuple[int, VideoFrame | None, str]]:
-        """Yield (tick, frame, flaw) of each frame from the decoder for the packets of `runs`; "" is
-        no flaw.
+        """Yield (packet, frame, flaw) of each frame from the decoder for the packets of `runs`; ""
+        is no flaw.
 
         After lost data all frames up to the next key frame have a flaw: they may be wrong without
-        the decoder saying so. Ticks are those of the packets or, where the file is listed by
-        decoding, of the moment of decoding.
+        the decoder saying so. The packet is the one that the frame begins in or, of AVI with
+        reordered frames, the one that it comes out at; beyond the last one where none goes in.
 
         Args:
-            needed: the ticks of the frames that are wanted, where others that nothing is predicted
-                from may be passed over; empty: all frames come.
+            needed: the packets of the frames that are wanted, where others that nothing is
+                predicted from may be passed over; empty: all frames come.
         """
         if not self._is_fresh:
             self._reader.reopen()
         self._is_fresh = False
-        context, by_order = self._reader.context, self.is_listed_by_decoding
-        tick, flaw = NO_TICK, ""
+        context, at, flaw = self._reader.context, -1, ""
         for first, last in runs:
             index = first
             for packet in itertools.chain(self._reader.read(first, last), [None]):
@@ -222,21 +254,39 @@ class PyAvVideo:
                         break
                     flaw = _start_flaw(packet, index)
                 if needed and packet is not None:
-                    is_needed = int(self._packets.tick[index]) in needed
-                    context.skip_frame = "DEFAULT" if is_needed else "NONREF"
-                index += 1
+                    context.skip_frame = "DEFAULT" if index in needed else "NONREF"
                 frames, error = _decode_packet(context, packet)
                 for frame in frames:
                     flaw = _frame_flaw(frame, flaw)
-                    tick = _tick(frame, tick, by_order)
-                    yield tick, frame, flaw
+                    at = self._begun_at(frame, at)
+                    yield at, frame, flaw
                 if error:
                     flaw = error
-                    yield tick if packet is None or packet.dts is None else packet.dts, None, flaw
+                    yield index, None, flaw
+                index += 1
             context.flush_buffers()
 
+    def _begun_at(self, frame: VideoFrame, before: int) -> int:
+        if not self._is_reordered_avi:
+            return -1 if frame.pts is None else frame.pts
+        # The last frames come out when no packet goes in, and carry no number.
+        return before + 1 if frame.dts is None else frame.dts
+
+    def _decoding_tick(self, index: int) -> int:
+        decoded = self._packets.mark[:, 1]
+        beyond = max(0, index - len(decoded) + 1)
+        return int(decoded[min(index, len(decoded) - 1)]) + beyond
+
+    def _ordinal(self, at: int) -> int:
+        """Return the frame that is shown of the packet `at`; -1: none."""
+        if not self._is_reordered_avi:
+            return int(self._listing.ordinal[at]) if at >= 0 else -1
+        ticks, tick = self._listing.ticks, self._decoding_tick(at)
+        ordinal = int(np.searchsorted(ticks, tick))
+        return ordinal if ordinal < len(ticks) and ticks[ordinal] == tick else -1
+
     def _decoded_after(
-        self, tick: int, frame: VideoFrame | None, images: dict[int, np.ndarray]
+        self, at: int, frame: VideoFrame | None, images: dict[int, np.ndarray]
     ) -> list[int]:
         """Return the frames shown so far that may have been predicted from a damaged `frame`.
 
@@ -244,13 +294,10 @@ class PyAvVideo:
         """
         if frame is None or not frame.is_corrupt:
             return []
-        if tick == NO_TICK:
-            raise RuntimeError("the decoder gives a damaged frame without a time")
-        damaged = int(np.searchsorted(self._listing.ticks, tick))
-        if self.is_listed_by_decoding:
+        if self._is_reordered_avi:
+            damaged = self._ordinal(at)
             return [ordinal for ordinal in images if ordinal > damaged - _MAX_REORDERED]
-        last = self._listing.last
-        return [ordinal for ordinal in images if last[ordinal] > last[damaged]]
+        return [ordinal for ordinal in images if self._listing.last[ordinal] > at]
 
     def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
         size, crop = self._picture.resize_px, self._picture.decoded_px
@@ -278,44 +325,26 @@ def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
     return image[::d, ::a] if a else image.swapaxes(0, 1)[::b, ::c]
 
 
-def _list_shown(packets: Packets) -> _Listing:
-    """Return the listing by the packets' numbers."""
-    # The last of equal ones, so that both have been decoded when the frame is.
-    shown = np.flatnonzero(packets.is_shown)[::-1]
-    unique, first_of_equal = np.unique(packets.tick[shown], return_index=True)
-    last = shown[first_of_equal]
-    is_key = packets.is_key
-    return _Listing(unique, is_key[last], _key_packets(packets.tick, is_key, last), last)
-
-
-def _guess(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
-    """Return ticks and is_key of AVI with B-frames, which are right for most files: each packet
-    that is not empty holds one frame, shown when the next one is decoded.
+def _guess(packets: Packets, frame_ticks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ticks and is_key that are right for most files that are listed by decoding: each
+    packet that is not empty holds one frame, in AVI shown when the next one is decoded.
     """
     _, decoded, _, size = packets.mark.T
     holds = size > 1
+    if not packets.has_times:
+        return np.arange(holds.sum()) * frame_ticks, packets.is_key[holds]
     ticks = decoded[holds]
     return np.append(ticks[1:], ticks[-1:] + 1), packets.is_key[holds]
 
 
-def _tells_frames_apart(packets: Packets) -> bool:
-    """Return whether each packet has a display time of its own, which its frame carries."""
-    shown = packets.mark[:, 0]
-    return bool((shown != NO_TICK).all()) and len(np.unique(shown)) == len(shown)
-
-
-def _key_packets(tick: np.ndarray, is_key: np.ndarray, packets: np.ndarray) -> np.ndarray:
-    """Return for each packet the last key packet that is neither read nor shown after it; else
-    packet 0.
-
-    A frame that is read after a key frame but shown before it may need what comes before that.
+def _timed(packets: Packets, begun_by: list[int], frame_ticks: int) -> Packets:
+    """Return the packets with the times that decoding found: `begun_by` are those that begin a
+    frame, in order of display.
     """
-    keys = np.flatnonzero(is_key)
-    keys = np.concatenate([[0], keys[keys > 0]])
-    index = np.searchsorted(keys, packets, side="right") - 1
-    while len(late := np.flatnonzero((index > 0) & (tick[keys[index]] > tick[packets]))):
-        index[late] -= 1
-    return keys[index]
+    tick, is_shown = np.full_like(packets.tick, NO_TICK), np.zeros_like(packets.is_shown)
+    tick[begun_by] = np.arange(len(begun_by)) * frame_ticks
+    is_shown[begun_by] = True
+    return replace(packets, tick=tick, is_shown=is_shown)
 
 
 def _runs(first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
@@ -371,11 +400,3 @@ def _frame_flaw(frame: VideoFrame, before: str) -> str:
     if frame.is_corrupt:
         return "the decoder met damaged data"
     return "" if frame.key_frame else before
-
-
-def _tick(frame: VideoFrame, before: int, by_order: bool) -> int:
-    if not by_order:
-        tick = frame.dts if frame.pts is None else frame.pts
-        return NO_TICK if tick is None else tick
-    # The last frames come out when no packet goes in, and carry no time.
-    return before + 1 if frame.dts is None else frame.dts

@@ -43,12 +43,14 @@ class SegmentPlan:
         partners: {window of source frames: int64 [m, num_frames]}, what it reads for each of
             `wanted`; [0, num_frames] where the video is too short for it.
         num_unplanned: sampled frames that no planned segment takes; 0 but for the last segment.
+        num_beyond: frames to sample where the file was cut off.
     """
 
     wanted: np.ndarray
     before: np.ndarray
     partners: dict[Window, np.ndarray]
     num_unplanned: int
+    num_beyond: int
 
     @property
     def ordinals(self) -> list[int]:
@@ -88,7 +90,11 @@ def _planned_frames(duration_s: float | None, sampling: Sampling) -> int:
 
 
 def sample_frames(
-    sampling: Sampling, timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray
+    sampling: Sampling,
+    timestamps_s: np.ndarray,
+    end_s: float,
+    is_key: np.ndarray,
+    missing_s: float = 0.0,
 ) -> np.ndarray:
     """Return the ordinals of the sampled frames of a whole video: int64, ascending, each once.
 
@@ -96,24 +102,35 @@ def sample_frames(
         timestamps_s: float64 [n], ascending, the first is 0: when each frame is first shown.
         end_s: D, when the last frame stops being shown.
         is_key: bool [n], the key frames; read by the policy keyframes alone.
+        missing_s: seconds of video after end_s that were cut off; what would be sampled of these is
+            `num_beyond`.
 
     Returns:
-        At least one ordinal where n > 0 (keyframes: where a key frame is near enough).
+        At least one ordinal where n > 0 (keyframes: where a key frame is near enough), and nothing
+        is missing.
     """
     num_frames = len(timestamps_s)
     if num_frames == 0:
         return np.empty(0, np.int64)
     if sampling.policy == "keyframes":
         times_s = timestamps_s[is_key]
-        targets_s = _every(sampling.interval_s, end_s)
+        targets_s = _within(_targets(sampling, end_s + missing_s), end_s, missing_s)
         nearest = _nearest(times_s, targets_s, sampling.keyframe_tolerance_s or math.inf)
         return np.flatnonzero(is_key)[nearest]
-    shown = _shown_at(timestamps_s, _targets(sampling, end_s))
+    targets_s = _within(_targets(sampling, end_s + missing_s), end_s, missing_s)
+    shown = _shown_at(timestamps_s, targets_s)
     if sampling.policy == "segments":
         length = sampling.frames_per_segment
         first = np.clip(shown - (length - 1) // 2, 0, max(0, num_frames - length))
         shown = (first[:, None] + np.arange(min(length, num_frames))).ravel()
     return np.unique(shown)
+
+
+def num_beyond(sampling: Sampling, end_s: float, missing_s: float) -> int:
+    """Return the number of frames to sample in the `missing_s` seconds after `end_s`."""
+    targets_s = _targets(sampling, end_s + missing_s)
+    num_lost = len(targets_s) - len(_within(targets_s, end_s, missing_s))
+    return num_lost * (sampling.frames_per_segment if sampling.policy == "segments" else 1)
 
 
 def end_of(timestamps_s: np.ndarray, fps: float | None) -> float:
@@ -131,13 +148,16 @@ def plan_segment(
     num_segments: int,
     timestamps_s: np.ndarray,
     windows: tuple[Window, ...] = (FRAME,),
+    num_beyond: int = 0,
 ) -> SegmentPlan:
     """Return the part of a video's sampled `ordinals` that segment `segment` of `num_segments`
-    decodes.
+    decodes; `num_beyond` more were cut off after these.
     """
     start = segment * SEGMENT_FRAMES
     sampled = ordinals[start : start + SEGMENT_FRAMES]
     is_last = segment == num_segments - 1
+    stop = len(ordinals) + num_beyond
+    stop = stop if is_last else min(stop, start + SEGMENT_FRAMES)
     reach = max(window.num_frames - 1 for window in windows if window.is_sampled)
     return SegmentPlan(
         wanted=sampled,
@@ -148,6 +168,7 @@ def plan_segment(
             if not window.is_sampled
         },
         num_unplanned=max(0, len(ordinals) - start - SEGMENT_FRAMES) if is_last else 0,
+        num_beyond=max(0, stop - max(start, len(ordinals))),
     )
 
 
@@ -186,6 +207,11 @@ def _targets(sampling: Sampling, end_s: float) -> np.ndarray:
     if sampling.policy == "fps":
         return _every(1 / sampling.fps, min(end_s, sampling.max_duration_s))
     return _every(sampling.interval_s, end_s)
+
+
+def _within(targets_s: np.ndarray, end_s: float, missing_s: float) -> np.ndarray:
+    """Return the targets before `end_s`; all of them where nothing is missing after it."""
+    return targets_s[targets_s < end_s - _TICK_S] if missing_s else targets_s
 
 
 def _every(step_s: float, end_s: float) -> np.ndarray:

@@ -37,6 +37,7 @@ FACTS = (
     "duration_s",
     "fps",
     "num_frames_header",
+    "listed_by",
 )
 """The columns of VIDEOS that come out of the header."""
 
@@ -203,7 +204,7 @@ class DecodeSegments:
             "error_type": frames.error_type,
             "error": frames.error,
             "decode_s": time.perf_counter() - started,
-            "decoder": f"{frames.decoder} {frames.decoder_version}",
+            "decoder": f"{frames.decoder} {frames.decoder_version}{_joined(frames.num_parts)}",
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
@@ -224,6 +225,10 @@ def _require_source(row: dict) -> None:
             f"{row['uri']}: expected the file that was planned, got one of another size or time of "
             "change; give the same command again, which plans the new one",
         )
+
+
+def _joined(num_parts: int) -> str:
+    return f", a file of {num_parts} joined recordings" if num_parts > 1 else ""
 
 
 def _tell(row: dict) -> None:

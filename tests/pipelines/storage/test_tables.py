@@ -15,7 +15,7 @@ from pipelines.storage.tables import CURVES, DESCRIPTORS, METRICS, TABLES
 
 COLUMNS = {
     "videos": "video_id uri labels group fold size_bytes source container codec width_px height_px "
-    "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error",
+    "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error listed_by",
     "segments": "segment_id video_id segment num_segments source",
     "descriptors": "segment_id video_id segment source num_frames num_missing frame_indices timestamps_s "
     "status stage error_type error attempts decode_s decoder",
