@@ -82,7 +82,10 @@ def parser(
         const="",
         choices=("", "pyav", "decord"),
         metavar="DECODER",
-        help="try the failed segments again, with this decoder if one is named (pyav or decord)",
+        help=(
+            "try the failed segments again, with this decoder if one is named: pyav, or decord, "
+            "whose codecs are of 2018 and which asks for --set decode.accept_old_codecs=true"
+        ),
     )
     out.add_argument(
         "--take-over",
@@ -137,13 +140,20 @@ def configuration(arguments: argparse.Namespace, first: Sequence[str] = ()) -> C
     """
     flags.parse_steps(arguments.steps)
     flags.check_limit(arguments.limit)
-    return flags.configuration(
+    config = flags.configuration(
         arguments.recipe,
         arguments.config,
         arguments.settings,
         default_recipe=arguments.default_recipe,
         first=first,
     )
+    if arguments.retry_failed == "decord" and not config.decode.accept_old_codecs:
+        raise ConfigError(
+            "--retry-failed decord: decord carries FFmpeg's codecs of 2018 (libavcodec 58.35), "
+            "without the security fixes since then, and files that failed may be hostile; if you "
+            "trust them, add --set decode.accept_old_codecs=true, otherwise use --retry-failed pyav"
+        )
+    return config
 
 
 def guarded(job: Callable[[], int]) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
+from pipelines.index.playlists import pieces
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
 from pipelines.storage.uris import refuse_credentials
 
@@ -63,8 +64,8 @@ def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
     relative paths start at the manifest's folder. In a folder, links are not followed, names that
-    begin with a dot are left out, and whatever is not a regular file that can be read is passed
-    over; one warning tells of them all.
+    begin with a dot are left out; whatever is not a regular file that can be read, and the pieces
+    of a playlist's video, are passed over; one warning tells of them all.
 
     Args:
         out: the output of the run, which is left out where it lies in the folder.
@@ -182,6 +183,7 @@ def _rows_of_files(
         out_prefix: the start of the output folder's paths, as `_prefix_below` gives it.
     """
     rows, companions = [], collections.Counter()
+    cut = pieces(fs, sorted(files))
     for path, info in sorted(files.items()):
         relative = path[len(base) :].lstrip("/")
         suffix = os.path.splitext(path)[1].lower()
@@ -193,6 +195,8 @@ def _rows_of_files(
             continue
         if odd := _oddity(fs, path, info):
             skipped.setdefault(odd, []).append(relative)
+        elif path in cut:
+            skipped.setdefault("piece of a video that a playlist names", []).append(relative)
         elif suffix in NOT_VIDEOS:
             companions[suffix] += 1
         else:

@@ -190,6 +190,12 @@ class Decode(Record):
     max_frame_px: Annotated[Count, Unit("px")] = setting(
         64 * 2**20, "Pixels of the largest frame that is decoded.", Changes.NOTHING
     )
+    accept_old_codecs: bool = setting(
+        False,
+        "Let `--retry-failed decord` give files that failed to decord, whose codecs are FFmpeg's "
+        "of 2018, without its security fixes since then.",
+        Changes.NOTHING,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

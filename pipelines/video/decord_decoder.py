@@ -2,6 +2,9 @@
 
 decord turns frames by the rotation in the file and scales them itself (swscale, bicubic).
 
+Its codecs and containers are FFmpeg's of 2018: a file comes here only after
+`pipelines.video.door` let PyAV open it.
+
 It is used only where its list of the frames (number, times, key frames) is that of the packets.
 Where they differ it gives wrong pictures without a word: after an edit list, the fifth frame after
 the right one; in HEVC with open groups of pictures it counts key frames in order of the file, and
@@ -16,6 +19,7 @@ import numpy as np
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video import watch
+from pipelines.video.door import opened
 from pipelines.video.header import VideoError
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 
@@ -64,15 +68,17 @@ class DecordVideo:
         self._margin = (picture.resize_px - picture.decoded_px) // 2
         size = picture.resize_px
         try:
-            self._reader = decord.VideoReader(
-                source if isinstance(source, str) else f"/dev/fd/{source.fileno()}",
-                width=size,
-                height=size,
-                num_threads=1,
-                # Fail rather than put a neighbour in the place of a frame that does not decode.
-                # decord has no types; its default is the int -1, but a ratio is taken too.
-                fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
-            )
+            with opened(source) as file:
+                self._reader = decord.VideoReader(
+                    # Nothing that FFmpeg takes for a suffix or for a pattern of names.
+                    f"/dev/fd/{file.fileno()}",
+                    width=size,
+                    height=size,
+                    num_threads=1,
+                    # Fail rather than put a neighbour in the place of a frame that does not decode.
+                    # decord has no types; its default is the int -1, but a ratio is taken too.
+                    fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
+                )
         except (*self._errors, RuntimeError) as error:
             text = f"{uri}: decord refuses it; set decode.decoder = pyav: {_reason(error)}"
             raise VideoError("unsupported", text) from error

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast, get_args
 
@@ -32,12 +32,14 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.settings.sections import Decode
 from pipelines.storage.filesystems import filesystem
 from pipelines.video import watch
+from pipelines.video.door import RefusedContainerError, open_container
 
 ErrorType = Literal[
     "not_found",  # no file there
     "unreadable",  # there is a file, but storage does not give it
     "empty_file",  # 0 bytes
     "not_a_video",  # no container that FFmpeg knows, or its header is broken
+    "refused_format",  # not one of `pipelines.video.door.CONTAINERS`: a playlist, text, picture
     "no_video_stream",  # audio or cover art alone
     "unsupported",  # the chosen decoder cannot read this file
     "frame_too_large",  # more than decode.max_frame_px
@@ -56,6 +58,10 @@ _ROTATION_PACKETS = 64
 """Packets after which a decoder that gives no frame is no longer asked for the rotation."""
 
 _MAX_INT = 2**31 - 1
+_REFUSED = (
+    "it is taken for {}; expected a file that holds a video itself, of a container that "
+    "docs/decoders.md lists. Of a playlist or manifest make one file: ffmpeg -i IT -c copy v.mp4"
+)
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 
 # What FFmpeg logs about damaged files helps no user, and the errors that matter are raised. Only
@@ -195,25 +201,25 @@ def open_stream(
     by `decode_packet` later.
 
     Raises:
-        VideoError: not_found, unreadable, empty_file, not_a_video, no_video_stream, unsupported or
-            frame_too_large.
+        VideoError: not_found, unreadable, empty_file, not_a_video, refused_format, no_video_stream,
+            unsupported or frame_too_large.
     """
     # FFmpeg holds the numbers of its options in an int.
     options = {"max_pixels": str(min(max_frame_px, _MAX_INT))}
-    with reading(uri):
-        try:
-            if not isinstance(source, str):
-                source.seek(0)
-            container = av.open(source, "r", metadata_errors="replace", options=options)
-        except MemoryError:
-            raise
-        except (FFmpegError, ValueError) as error:
-            if isinstance(error, OSError):
+    with ExitStack() as opened:
+        with reading(uri):
+            try:
+                container = opened.enter_context(open_container(source, uri, options))
+            except MemoryError:
                 raise
-            if _is_empty(source):
-                raise VideoError("empty_file", f"{uri}: 0 bytes") from error
-            raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
-    with container:
+            except RefusedContainerError as error:
+                raise VideoError("refused_format", f"{uri}: {_REFUSED.format(error)}") from error
+            except (FFmpegError, ValueError) as error:
+                if isinstance(error, OSError):
+                    raise
+                if _is_empty(source):
+                    raise VideoError("empty_file", f"{uri}: 0 bytes") from error
+                raise VideoError("not_a_video", f"{uri}: {_reason(error)}") from error
         watch.alive()
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.command_line import configuration
 from jobs.fcvid_encode import main, parser
 from pipelines.run.steps import STEPS
 
@@ -119,6 +120,21 @@ def test_user_errors_are_one_message_and_no_cluster(
     assert message in printed
     assert printed.startswith("error: ")
     assert "Traceback" not in printed
+
+
+def test_old_codecs_are_asked_for(
+    weizmann: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [part for flag in {**weizmann, "--out": str(tmp_path)}.items() for part in flag]
+    assert main([*flags, "--retry-failed", "decord"]) == 2
+    printed = capsys.readouterr().err
+    assert "FFmpeg's codecs of 2018" in printed
+    assert "add --set decode.accept_old_codecs=true" in printed
+    assert not any(tmp_path.iterdir())
+    arguments = parser().parse_args(
+        [*flags, "--retry-failed", "decord", "--set", "decode.accept_old_codecs=true"]
+    )
+    assert configuration(arguments).decode.accept_old_codecs
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_job(

@@ -16,7 +16,6 @@ import av
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from pipelines.settings.sections import Decode, Picture, Sampling
 from pipelines.video.decode import decode_segment
@@ -238,11 +237,20 @@ def _vp9(path: Path, side: int, shown: int = 64) -> Path:
 
 
 def _png(path: Path) -> Path:
-    Image.new("RGB", (64, 64)).save(path)
-    content = bytearray(path.read_bytes())
-    content[16:24] = struct.pack(">II", SIDE, SIDE)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    path.write_bytes(content)
+    """Write a film of one PNG, whose own header says SIDE x SIDE, and the film's 64 x 64."""
+    with av.open(str(path), "w", format="mov") as out:
+        stream = out.add_stream("png", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        (packet,) = [*stream.encode(frame), *stream.encode(None)]
+        content = bytearray(bytes(packet))
+        content[16:24] = struct.pack(">II", SIDE, SIDE)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        lying = av.Packet(bytes(content))
+        lying.pts = lying.dts = 0
+        lying.time_base, lying.is_keyframe, lying.stream = packet.time_base, True, stream
+        out.mux(lying)
     return path
 
 
@@ -254,9 +262,9 @@ def _peak_bytes(decoder: IsolatedDecoder) -> int:
 
 @pytest.mark.parametrize("make", [lambda path: _vp9(path, SIDE), _png], ids=["vp9", "png"])
 def test_a_huge_header_allocates_nothing(tmp_path: Path, make) -> None:
-    path = make(tmp_path / "huge.png")
+    path = make(tmp_path / "huge.mov")
     with IsolatedDecoder(Decode()) as decoder:
-        small = make(tmp_path / "other.png")
+        small = make(tmp_path / "other.mov")
         before = _peak_bytes(decoder)
         for uri in (path, small):
             with pytest.raises(VideoError) as caught:
@@ -283,7 +291,7 @@ def test_the_limit_is_what_keeps_a_large_frame_from_being_allocated(tmp_path: Pa
 
 
 def test_a_huge_frame_is_a_row_of_the_index(tmp_path: Path) -> None:
-    path = _vp9(tmp_path / "huge.mkv", SIDE)
+    path = _vp9(tmp_path / "huge.mov", SIDE)
     stage = ProbeVideos(EIGHT, Decode())
     row = stage._row({"video_id": "v", "uri": str(path)})
     stage.decoder.close()

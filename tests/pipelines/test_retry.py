@@ -12,6 +12,7 @@ from pipelines.storage.store import Store
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 SMALL = ("sampling.num_frames=3",)
+DECORD = ("--retry-failed", "decord", "--set", "decode.accept_old_codecs=true")
 
 
 def run(data: Path, out: Path, *extra: str) -> int:
@@ -98,13 +99,13 @@ def test_a_retry_with_the_other_decoder_is_recorded_and_bounded(
     strict = ("--set", "decode.max_frame_px=200000")
     assert run(data, out, *strict) == 0
     # It fails again: one more attempt, the rest left alone.
-    assert run(data, out, "--retry-failed", "decord", *strict) == 0
+    assert run(data, out, *DECORD, *strict) == 0
     rows = pa.concat_tables(pq.read_table(f) for f in out.glob("descriptors/*/*.parquet"))
     attempts = sorted(zip(rows["status"].to_pylist(), rows["attempts"].to_pylist(), strict=True))
     assert attempts == [("failed", 1), ("failed", 2), *[("ok", 1)] * 5]
     failures = [pq.read_table(f).to_pylist() for f in out.glob("failures/*/*.parquet")]
     assert [row["attempts"] for row in failures[0]] == [2]
-    assert run(data, out, "--retry-failed", "decord") == 0
+    assert run(data, out, *DECORD) == 0
     rows = pa.concat_tables(pq.read_table(f) for f in out.glob("descriptors/*/*.parquet"))
     recovered = [row for row in rows.to_pylist() if row["attempts"] == 3]
     assert [row["status"] for row in recovered] == ["ok"]
