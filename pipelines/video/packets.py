@@ -8,7 +8,7 @@ listed so, the file is read in order.
 import itertools
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -21,7 +21,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode
+from pipelines.storage.ranges import RangeFile
 from pipelines.video import watch
+from pipelines.video.door import Source
 from pipelines.video.header import open_stream
 
 KEPT_BYTES = 64 * 2**20
@@ -32,6 +34,11 @@ SEEK_BYTES = 2**20
 
 NO_TICK = -(2**62)
 _VP8_SHOW_FRAME = 0x10
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+_LOOKED_INTO = ("vp8",)
+"""Codecs whose packets say by their content whether they are shown."""
+
+_BOX_BYTES, _MOST_BOXES = 8, 1000
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class PacketReader:
         VideoError: as `pipelines.video.header.open_stream`.
     """
 
-    def __init__(self, source: str | BinaryIO, uri: str, decode: Decode) -> None:
+    def __init__(self, source: Source, uri: str, decode: Decode) -> None:
+        self._source = source
         self._open = partial(open_stream, source, uri, decode.max_frame_px)
         self._keep_bytes = min(KEPT_BYTES, decode.memory_bytes // 8)
         self._file = ExitStack()
@@ -100,29 +108,68 @@ class PacketReader:
     def scan(self) -> Packets:
         """List all packets in one pass over the file."""
         is_vp8 = self.context.name == "vp8"
+        content = self._content()
+        if content:
+            self._kept = None
         ticks, marks = array("q"), array("q")
         keys, shown = bytearray(), bytearray()
         num_bytes = 0
-        for packet in self._demuxed:
-            tick = packet.dts if packet.pts is None else packet.pts
-            hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
-            ticks.append(NO_TICK if tick is None else tick)
-            shown.append(tick is not None and not packet.is_discard and not hidden)
-            keys.append(packet.is_keyframe)
-            marks.extend(_mark(packet))
-            num_bytes += packet.size
-            if num_bytes > self._keep_bytes:
-                self._kept = None
-            if self._kept is not None:
-                self._kept.append(packet)
+        with self._without(content):
+            for packet in self._demuxed:
+                tick = packet.dts if packet.pts is None else packet.pts
+                hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOW_FRAME
+                ticks.append(NO_TICK if tick is None else tick)
+                shown.append(tick is not None and not packet.is_discard and not hidden)
+                keys.append(packet.is_keyframe)
+                marks.extend(_mark(packet))
+                num_bytes += packet.size
+                if num_bytes > self._keep_bytes:
+                    self._kept = None
+                if self._kept is not None:
+                    self._kept.append(packet)
         self._next = len(ticks)
         self._scanned = Packets(
             tick=np.array(ticks, np.int64),
-            is_key=np.array(keys, bool),
+            is_key=self._key_marks(np.array(keys, bool), marks),
             is_shown=np.array(shown, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
         )
+        if content:
+            # FFmpeg holds some of what was not there.
+            self.reopen()
         return self._scanned
+
+    def _content(self) -> range:
+        """Return the span of a remote file that can be passed over while packets are listed."""
+        source = self._source
+        if not isinstance(source, RangeFile) or source.size <= self._keep_bytes:
+            return range(0)
+        if self.container.format.name != _MOV or self.context.name in _LOOKED_INTO:
+            return range(0)
+        position = source.tell()
+        try:
+            return content_of(source, source.size)
+        finally:
+            # FFmpeg goes on where it was.
+            source.seek(position)
+
+    @contextmanager
+    def _without(self, content: range) -> Iterator[None]:
+        if isinstance(self._source, RangeFile) and content:
+            with self._source.without_content(content.start, content.stop):
+                yield
+        else:
+            yield
+
+    def _key_marks(self, is_key: np.ndarray, marks: array) -> np.ndarray:
+        """Return the index's key frames, where there is one: the packets' own marks depend on their
+        content.
+        """
+        if self.container.format.name != _MOV:
+            return is_key
+        keys = {entry.pos: entry.is_keyframe for entry in self.stream.index_entries}
+        places = marks[2::4]
+        return np.array([keys.get(p, k) for p, k in zip(places, is_key, strict=True)], bool)
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
         """Yield the packets first..last, counted in order of the file from 0.
@@ -133,6 +180,10 @@ class PacketReader:
         if self._kept is not None:
             yield from self._kept[first : last + 1]
             return
+        if isinstance(self._source, RangeFile):
+            _, _, start, _ = self._listed.mark[first]
+            _, _, end, size = self._listed.mark[min(last, len(self._listed.mark) - 1)]
+            self._source.expect(int(start), int(end + size))
         self._go_to(first)
         for packet in self._demuxed:
             index = self._next
@@ -203,3 +254,28 @@ def _mark(packet: Packet) -> tuple[int, int, int, int]:
 
 def _known(number: int | None) -> int:
     return NO_TICK if number is None else number
+
+
+def content_of(file: BinaryIO | RangeFile, size: int) -> range:
+    """Return the span of the frames' bytes in an MP4 or MOV whose index lists them all; else none.
+
+    A file in fragments has an index for each, which lies between their content.
+    """
+    boxes: list[tuple[bytes, range]] = []
+    position = 0
+    while position + _BOX_BYTES <= size:
+        file.seek(position)
+        head = file.read(2 * _BOX_BYTES)
+        length, kind, header = int.from_bytes(head[:4], "big"), head[4:8], _BOX_BYTES
+        if length == 1:
+            length, header = int.from_bytes(head[8:], "big"), 2 * _BOX_BYTES
+        elif length == 0:
+            length = size - position
+        if length < header or len(boxes) == _MOST_BOXES:
+            return range(0)
+        boxes.append((kind, range(position + header, min(position + length, size))))
+        position += length
+    kinds = [kind for kind, _ in boxes]
+    if kinds.count(b"moov") != 1 or b"moof" in kinds or b"mdat" not in kinds:
+        return range(0)
+    return max((span for kind, span in boxes if kind == b"mdat"), key=len)

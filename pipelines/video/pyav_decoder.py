@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -25,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
+from pipelines.video.door import Source
 from pipelines.video.header import VideoError, decode_packet, display_matrix
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
 from pipelines.video.sampling import end_of
@@ -89,7 +89,7 @@ class PyAvVideo:
 
     def __init__(
         self,
-        source: str | BinaryIO,
+        source: Source,
         uri: str,
         picture: Picture,
         decode: Decode,
