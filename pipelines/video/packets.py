@@ -130,7 +130,7 @@ class PacketReader:
         self._next = len(ticks)
         self._scanned = Packets(
             tick=np.array(ticks, np.int64),
-            is_key=self._key_marks(np.array(keys, bool), marks),
+            is_key=self._marked_in_index(marks) if content else np.array(keys, bool),
             is_shown=np.array(shown, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
         )
@@ -161,15 +161,12 @@ class PacketReader:
         else:
             yield
 
-    def _key_marks(self, is_key: np.ndarray, marks: array) -> np.ndarray:
-        """Return the index's key frames, where there is one: the packets' own marks depend on their
-        content.
+    def _marked_in_index(self, marks: array) -> np.ndarray:
+        """Return which packets are key frames by the index; FFmpeg's own marks depend on what is in
+        the packets, and are the same in files that are not damaged.
         """
-        if self.container.format.name != _MOV:
-            return is_key
-        keys = {entry.pos: entry.is_keyframe for entry in self.stream.index_entries}
-        places = marks[2::4]
-        return np.array([keys.get(p, k) for p, k in zip(places, is_key, strict=True)], bool)
+        keys = {entry.pos for entry in self.stream.index_entries if entry.is_keyframe}
+        return np.array([place in keys for place in marks[2::4]], bool)
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
         """Yield the packets first..last, counted in order of the file from 0.
