@@ -23,9 +23,9 @@ from pipelines.plan.prices import Range, Shape, read_prices
 from pipelines.plan.trials import Trials
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import recipe
+from pipelines.storage.ranges import MOST_BYTES
 from pipelines.storage.read_ahead import TOGETHER
 from pipelines.storage.tables import ROWS_PER_FILE
-from pipelines.video.decode import COPY_BYTES
 from pipelines.video.sampling import SEGMENT_FRAMES
 
 SEGMENT_S = SEGMENT_FRAMES * INTERVAL_S
@@ -316,7 +316,7 @@ class _Steps:
         ]
         copied = self.cost[f"{setting.size}, bytes of a second of video"] * corpus.copied_s
         decode_s = core_s * corpus.duration_s / corpus.segments_per_video
-        read_s = self._moved_s(copied, math.ceil(copied / COPY_BYTES))
+        read_s = self._moved_s(copied, math.ceil(copied / MOST_BYTES))
         write_s = self.frames * self.cost["write, core_s of a frame"]
         write_s += self._moved_s(self.frames * self.trials.rates.frame_bytes, 1 / SEGMENTS_PER_TASK)
         flops = images * self.trials.rates.flops

@@ -80,6 +80,7 @@ class Sums:
     def __init__(self, meter: Meter) -> None:
         self.meter, self.began = meter, 0.0
         self.busy_s: dict[str, float] = {}
+        self.requests = self.num_bytes = 0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -94,12 +95,20 @@ class Sums:
         self.began = self.began or began
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + seconds
 
+    def moved(self, requests: int, num_bytes: int) -> None:
+        """Add requests for videos on object storage, and the bytes that came."""
+        self.requests += requests
+        self.num_bytes += num_bytes
+
     def tell(self) -> None:
         """Report the sums to the counter, and begin anew."""
         if self.meter.counter is not None:
             for stage, busy_s in self.busy_s.items():
                 self.meter.counter.tell("worked", stage, _worker(), self.began, busy_s)
+            if self.requests:
+                self.meter.counter.tell("moved", self.requests, self.num_bytes)
         self.began, self.busy_s = 0.0, {}
+        self.requests = self.num_bytes = 0
 
 
 @functools.cache

@@ -95,6 +95,12 @@ class Tally:
         self.first: dict[str, dict[str, float]] = {}
         self.busy_s: dict[str, float] = {}
         self.actors: dict[str, set[tuple[str, int]]] = {}
+        self.requests = self.num_bytes = 0
+
+    def moved(self, requests: int, num_bytes: int) -> None:
+        """Count requests for videos on object storage, and the bytes that came."""
+        self.requests += requests
+        self.num_bytes += num_bytes
 
     def add(self, counts: dict[str, int]) -> None:
         for status, number in counts.items():
@@ -142,7 +148,13 @@ class Tally:
             busy_s = self.busy_s[name]
             waited_s = max(0.0, len(workers) * working_s - busy_s)
             stages.append(Stage(name, len(workers), busy_s, sum(starts) / len(starts), waited_s))
-        return Spent(max(0.0, start - self.began), tuple(stages), working_s)
+        return Spent(
+            start_s=max(0.0, start - self.began),
+            stages=tuple(stages),
+            working_s=working_s,
+            video_requests=self.requests,
+            video_bytes=self.num_bytes,
+        )
 
 
 def counter() -> ActorHandle:

@@ -87,12 +87,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Spent:
-    """The seconds of a step: start_s until any stage had work, then working_s in the stages."""
+    """The seconds of a step: start_s until any stage had work, then working_s in the stages.
+
+    video_requests, video_bytes: what was read of videos on object storage.
+    """
 
     start_s: float
     stages: tuple[Stage, ...]
     working_s: float = 0.0
     on_gpu: bool = False
+    video_requests: int = 0
+    video_bytes: int = 0
 
     def bound_by(self, seconds: float) -> str:
         """Return the bottleneck of the step; "" where no worker reported anything."""
@@ -111,6 +116,8 @@ class Spent:
         for stage in stages:
             stage |= {k: round(v, 3) for k, v in stage.items() if k.endswith("_s")}
         times = {"start_s": round(self.start_s, 3), "stages": stages}
+        if self.video_requests:
+            times |= {"video_requests": self.video_requests, "video_bytes": self.video_bytes}
         return {"bound_by": self.bound_by(seconds)} | times if stages else {}
 
     @classmethod
@@ -146,7 +153,14 @@ def merged(parts: Iterable[Spent]) -> Spent:
         waited_s = max(0.0, workers * working_s - busy_s)
         stages.append(Stage(name, workers, busy_s, start_s, waited_s))
     start_s = sum(part.start_s for part in parts)
-    return Spent(start_s, tuple(stages), working_s, any(part.on_gpu for part in parts))
+    return Spent(
+        start_s,
+        tuple(stages),
+        working_s,
+        on_gpu=any(part.on_gpu for part in parts),
+        video_requests=sum(part.video_requests for part in parts),
+        video_bytes=sum(part.video_bytes for part in parts),
+    )
 
 
 @dataclass(frozen=True)

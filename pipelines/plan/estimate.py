@@ -22,8 +22,8 @@ from pipelines.evaluate.results import wanted
 from pipelines.plan.prices import Range, Shape
 from pipelines.plan.trials import FitTrial, Trials
 from pipelines.settings.config import Config
+from pipelines.storage.ranges import MOST_BYTES
 from pipelines.storage.tables import ROWS_PER_FILE
-from pipelines.video.decode import COPY_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +244,9 @@ class _Calculator:
             # Describers that decode too alternate between both.
             own_s = network_s / pools.describe.num_threads + decode_s * pools.together
             spread = Range.exactly(own_s / pools.describe.size)
-        copies = self.segments * max(1, math.ceil(self.trials.headers.mean_bytes / COPY_BYTES))
+        # Of local videos nothing was measured: whole files, if they were on object storage.
+        whole = math.ceil(self.trials.headers.mean_bytes / MOST_BYTES)
+        requests = self.segments * (segments.requests or max(1, whole))
         return StepPlan(
             name="describe",
             units=round(self.segments + self.counts.videos - self.readable),
@@ -254,7 +256,7 @@ class _Calculator:
             flops=flops,
             wall_s=self._wall(self.fixed.torch_pool_s, spread.at_least(slowest)),
             tables={"DESCRIPTORS": self.frames * rates.frame_bytes},
-            reads=round(copies) + 10,
+            reads=round(requests) + 10,
             writes=self._files(self.segments, "descriptors", pools.describe.size) + 4,
             peak_bytes=max(self._held("describe"), segments.decoder_bytes),
         )

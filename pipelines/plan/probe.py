@@ -58,6 +58,7 @@ class Decoded:
         decode_s: of a segment on one core, failures included.
         frames: of a segment that did not fail.
         decoder_bytes: peak of the process that decodes.
+        requests, read_bytes: for a segment, of a video on object storage; 0 of a local one.
     """
 
     tried: int
@@ -65,6 +66,8 @@ class Decoded:
     decode_s: float
     frames: float
     decoder_bytes: int
+    requests: float = 0.0
+    read_bytes: float = 0.0
 
 
 def look_at_videos(job: Job, seconds: float) -> tuple[Headers, pa.Table]:
@@ -170,4 +173,6 @@ def decode_segments(job: Job, store: Store, videos: pa.Table, seconds: float) ->
         decode_s=float(np.mean(times)),
         frames=float(np.mean(frames)),
         decoder_bytes=decoder_bytes,
+        requests=stage.traffic.requests / len(times),
+        read_bytes=stage.traffic.num_bytes / len(times),
     )

@@ -41,6 +41,11 @@ def _sample(counts: Counts, trials: Trials) -> str:
         "decode, "
         f"a frame {trials.rates.describe_s:.2g} s to describe",
     ]
+    if segments.requests:
+        lines.append(
+            f"a segment reads {segments.read_bytes / 1e6:,.1f} MB of its video in "
+            f"{segments.requests:,.1f} requests; a video has {headers.mean_bytes / 1e6:,.1f} MB"
+        )
     if headers.missing:
         share = headers.missing / headers.looked
         lines.append(

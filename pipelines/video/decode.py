@@ -7,18 +7,17 @@ decord nothing: docs/decoders.md).
 """
 
 import os
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.video import flow, watch
+from pipelines.storage.ranges import RangeFile, Traffic
+from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
@@ -29,9 +28,6 @@ from pipelines.video.sampling import (
     plan_segment,
     sample_frames,
 )
-
-COPY_BYTES = 8 * 2**20
-"""Size of a request when a video is copied."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,8 @@ class SegmentFrames:
         num_missing: wanted frames that are not among the m, because they or frames read with them
             do not decode.
         error_type, error: why, where num_missing > 0.
-        read_s: seconds that a copy from object storage took; 0 for a local file.
+        traffic: requests to object storage since the segment before, and what came; none of a
+            local file.
         num_parts: recordings that the file holds one after the other.
     """
 
@@ -70,7 +67,7 @@ class SegmentFrames:
     error: str | None
     decoder: str
     decoder_version: str
-    read_s: float = 0.0
+    traffic: Traffic = Traffic()  # noqa: RUF009 (frozen)
     num_parts: int = 1
 
     def __post_init__(self) -> None:
@@ -175,14 +172,12 @@ def decode_segment(
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
     """
-    started = time.perf_counter()
     size_px = picture.decoded_px
     if any(isinstance(window, FlowWindow) for window in windows):
         # Motion across the border of the crop is seen in the whole picture alone.
         picture = replace(picture, crop_px=picture.resize_px)
     is_last = segment + 1 >= num_segments
     with _opened(uri, picture, decode, is_last) as opened, reading(uri):
-        read_s = 0.0 if isinstance(opened.source, str) else time.perf_counter() - started
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
             ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
@@ -193,8 +188,9 @@ def decode_segment(
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
         plan = _plan(uri, video, sampling, segment, num_segments, windows)
         images, reason = video.pictures(plan.ordinals)
+        traffic = opened.traffic()
     frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
-    return replace(frames, read_s=read_s)
+    return replace(frames, traffic=traffic)
 
 
 def _plan(
@@ -333,7 +329,9 @@ class _Opened:
 
     def __init__(self, key: _Key) -> None:
         self.key, self._files = key, ExitStack()
-        self.source = self._files.enter_context(_seekable(key.uri))
+        self.source = self._files.enter_context(
+            _seekable(key.uri, whole=key.decode.decoder == "decord")
+        )
         self._video: Video | None = None
 
     def video(self, choose: Choose) -> Video:
@@ -348,6 +346,10 @@ class _Opened:
         video: Video = kind(self.source, key.uri, key.picture, key.decode, choose)
         self._video = video
         return video
+
+    def traffic(self) -> Traffic:
+        """Return what was read from object storage since the last call."""
+        return Traffic() if isinstance(self.source, str) else self.source.taken()
 
     def close(self) -> None:
         """Close the file. A copy has no name, so it is gone then, or with the process."""
@@ -392,17 +394,14 @@ def _state(uri: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _seekable(uri: str) -> Iterator[str | BinaryIO]:
-    """Yield the path of a local file; of any other an unlinked local copy, because the timestamps
-    take one pass over the whole file and the pictures others.
+def _seekable(uri: str, *, whole: bool) -> Iterator[str | RangeFile]:
+    """Yield the path of a local file; of any other a copy of the ranges that are read, or of the
+    whole file for decord.
     """
     if (path := local_path(uri)) is not None:
         yield path
         return
-    with tempfile.TemporaryFile() as copy:
-        with open_remote(uri, "none", COPY_BYTES) as file:
-            while block := file.read(COPY_BYTES):
-                watch.alive()
-                copy.write(block)
-        copy.flush()
-        yield copy
+    with open_remote(uri) as file:
+        if whole:
+            file.fetch_all()
+        yield file

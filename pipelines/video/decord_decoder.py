@@ -13,13 +13,12 @@ after a seek gives neighbours. docs/decoders.md names the clips.
 
 import re
 from contextlib import closing
-from typing import BinaryIO
 
 import numpy as np
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video import watch
-from pipelines.video.door import opened
+from pipelines.video.door import Source, opened
 from pipelines.video.header import VideoError
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 
@@ -41,7 +40,7 @@ class DecordVideo:
 
     def __init__(
         self,
-        source: str | BinaryIO,
+        source: Source,
         uri: str,
         picture: Picture,
         decode: Decode,

@@ -16,6 +16,11 @@ import av
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from pipelines.storage.ranges import RangeFile
+
+Source = str | BinaryIO | RangeFile
+"""A media file: the path of a local one, or an open one."""
+
 CONTAINERS = {
     "files of cameras, telephones, players and broadcasters": (
         *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "rm", "gif", "apng"),
@@ -62,7 +67,7 @@ class RefusedContainerError(Exception):
 
 
 @contextmanager
-def opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
+def opened(source: Source) -> Iterator[BinaryIO | RangeFile]:
     """Yield the open file; one that is named by its path is closed at the end."""
     if isinstance(source, str):
         with open(source, "rb", buffering=0) as file:
@@ -72,9 +77,7 @@ def opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_container(
-    source: str | BinaryIO, name: str, options: dict[str, str]
-) -> Iterator[InputContainer]:
+def open_container(source: Source, name: str, options: dict[str, str]) -> Iterator[InputContainer]:
     """Open the media file, which is a local path or an open file.
 
     Args:
@@ -112,7 +115,7 @@ def open_container(
             yield container
 
 
-def _refused(error: FFmpegError, file: BinaryIO) -> str:
+def _refused(error: FFmpegError, file: BinaryIO | RangeFile) -> str:
     """Return what FFmpeg takes a file for that it may not open; "" where something else failed."""
     # (level, demuxer, text), which PyAV's types do not say.
     log: Any = error.log

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import av
 import av.logging
@@ -33,8 +33,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.settings.sections import Decode
 from pipelines.storage.filesystems import filesystem
+from pipelines.storage.ranges import RangeFile
 from pipelines.video import watch
-from pipelines.video.door import RefusedContainerError, open_container
+from pipelines.video.door import RefusedContainerError, Source, open_container
 from pipelines.video.listing.contents import Holds, content_check
 
 ErrorType = Literal[
@@ -165,14 +166,12 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
 
 
 @contextmanager
-def open_source(uri: str) -> Iterator[str | BinaryIO]:
-    """Yield a source for FFmpeg: the path of a local file, else a file object that reads ahead a
-    little.
-    """
+def open_source(uri: str) -> Iterator[Source]:
+    """Yield a source for FFmpeg: the path of a local file, else ranges of it."""
     if (path := local_path(uri)) is not None:
         yield path
         return
-    with open_remote(uri, "readahead", _READ_AHEAD_BYTES) as file:
+    with reading(uri), open_remote(uri) as file:
         yield file
 
 
@@ -186,20 +185,12 @@ def local_path(uri: str) -> str | None:
 
 
 @contextmanager
-def open_remote(uri: str, cache_type: str, block_bytes: int) -> Iterator[BinaryIO]:
-    """Yield the file object that fsspec gives for `uri`."""
-    files, path = filesystem(uri)
+def open_remote(uri: str) -> Iterator[RangeFile]:
+    """Yield the file at `uri`, of which ranges are fetched when they are read."""
     with reading(uri):
-        try:
-            file = files.open(path, block_size=block_bytes, cache_type=cache_type)
-        except OSError:
-            raise
-        except Exception as error:
-            # Such as botocore's: every storage library has errors of its own.
-            raise VideoError("unreadable", f"{uri}: {type(error).__name__}: {error}") from error
-        with file:
-            # fsspec's files are binary ones, but no subclasses of BinaryIO.
-            yield cast(BinaryIO, file)
+        opened = RangeFile(uri, watch.alive)
+    with opened as file:
+        yield file
 
 
 @contextmanager
@@ -217,7 +208,7 @@ def reading(uri: str) -> Iterator[None]:
 
 @contextmanager
 def open_stream(
-    source: str | BinaryIO, uri: str, max_frame_px: int = Decode.max_frame_px
+    source: Source, uri: str, max_frame_px: int = Decode.max_frame_px
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the container and its best video stream, with a decoder that uses one thread.
 
@@ -374,7 +365,7 @@ def frame_rate(
     return average
 
 
-def _is_empty(source: str | BinaryIO) -> bool:
+def _is_empty(source: Source) -> bool:
     if isinstance(source, str):
         return os.path.getsize(source) == 0
     return source.seek(0, os.SEEK_END) == 0

@@ -8,7 +8,7 @@ listed so, the file is read in order.
 import itertools
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -21,7 +21,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode
+from pipelines.storage.ranges import RangeFile
 from pipelines.video import watch
+from pipelines.video.door import Source
 from pipelines.video.header import open_stream
 from pipelines.video.listing.contents import Holds, content_check
 
@@ -32,6 +34,8 @@ SEEK_BYTES = 2**20
 """Size of the packets between two spans from which on a seek is cheaper than reading them."""
 
 NO_TICK = -(2**62)
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+_BOX_BYTES, _MOST_BOXES = 8, 1000
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class PacketReader:
         VideoError: as `pipelines.video.header.open_stream`.
     """
 
-    def __init__(self, source: str | BinaryIO, uri: str, decode: Decode) -> None:
+    def __init__(self, source: Source, uri: str, decode: Decode) -> None:
+        self._source = source
         self._open = partial(open_stream, source, uri, decode.max_frame_px)
         self._keep_bytes = min(KEPT_BYTES, decode.memory_bytes // 8)
         self._file = ExitStack()
@@ -108,36 +113,72 @@ class PacketReader:
     def scan(self) -> Packets:
         """List all packets in one pass over the file."""
         check = content_check(self.context)
+        content = self._content() if check is None else range(0)
+        if content:
+            self._kept = None
         ticks, marks = array("q"), array("q")
         keys, shown, seconds = bytearray(), bytearray(), bytearray()
         num_bytes, end_tick = 0, NO_TICK
-        for packet in self._demuxed:
-            tick = packet.dts if packet.pts is None else packet.pts
-            holds = Holds.FRAME if check is None else check(packet)
-            ticks.append(NO_TICK if tick is None else tick)
-            is_frame = holds == Holds.FRAME
-            is_shown = is_frame and tick is not None and not packet.is_discard
-            shown.append(is_shown)
-            if is_shown and tick is not None:
-                end_tick = max(end_tick, tick + (packet.duration or 0))
-            seconds.append(holds == Holds.SECOND_FIELD)
-            keys.append(packet.is_keyframe)
-            marks.extend(_mark(packet))
-            num_bytes += packet.size
-            if num_bytes > self._keep_bytes:
-                self._kept = None
-            if self._kept is not None:
-                self._kept.append(packet)
+        with self._without(content):
+            for packet in self._demuxed:
+                tick = packet.dts if packet.pts is None else packet.pts
+                holds = Holds.FRAME if check is None else check(packet)
+                ticks.append(NO_TICK if tick is None else tick)
+                is_frame = holds == Holds.FRAME
+                is_shown = is_frame and tick is not None and not packet.is_discard
+                shown.append(is_shown)
+                if is_shown and tick is not None:
+                    end_tick = max(end_tick, tick + (packet.duration or 0))
+                seconds.append(holds == Holds.SECOND_FIELD)
+                keys.append(packet.is_keyframe)
+                marks.extend(_mark(packet))
+                num_bytes += packet.size
+                if num_bytes > self._keep_bytes:
+                    self._kept = None
+                if self._kept is not None:
+                    self._kept.append(packet)
         self._next = len(ticks)
         self._scanned = Packets(
             tick=np.array(ticks, np.int64),
-            is_key=np.array(keys, bool),
+            is_key=self._marked_in_index(marks) if content else np.array(keys, bool),
             is_shown=np.array(shown, bool),
             is_second=np.array(seconds, bool),
             mark=np.array(marks, np.int64).reshape(-1, 4),
             end_tick=end_tick,
         )
+        if content:
+            # FFmpeg holds some of what was not there.
+            self.reopen()
         return self._scanned
+
+    def _content(self) -> range:
+        """Return the span of a remote file that can be passed over while packets are listed."""
+        source = self._source
+        if not isinstance(source, RangeFile) or source.size <= self._keep_bytes:
+            return range(0)
+        if self.container.format.name != _MOV:
+            return range(0)
+        position = source.tell()
+        try:
+            return content_of(source, source.size)
+        finally:
+            # FFmpeg goes on where it was.
+            source.seek(position)
+
+    @contextmanager
+    def _without(self, content: range) -> Iterator[None]:
+        if isinstance(self._source, RangeFile) and content:
+            with self._source.without_content(content.start, content.stop):
+                yield
+        else:
+            yield
+
+    def _marked_in_index(self, marks: array) -> np.ndarray:
+        """Return which packets are key frames by the index; FFmpeg's own marks depend on what is in
+        the packets, and are the same in files that are not damaged.
+        """
+        keys = {entry.pos for entry in self.stream.index_entries if entry.is_keyframe}
+        return np.array([place in keys for place in marks[2::4]], bool)
 
     def read(self, first: int, last: int) -> Iterator[Packet]:
         """Yield the packets first..last, counted in order of the file from 0, their times replaced
@@ -150,6 +191,10 @@ class PacketReader:
             for index, packet in enumerate(self._kept[first : last + 1], first):
                 yield _numbered(packet, index)
             return
+        if isinstance(self._source, RangeFile):
+            _, _, start, _ = self._listed.mark[first]
+            _, _, end, size = self._listed.mark[min(last, len(self._listed.mark) - 1)]
+            self._source.expect(int(start), int(end + size))
         self._go_to(first)
         for packet in self._demuxed:
             index = self._next
@@ -225,3 +270,28 @@ def _mark(packet: Packet) -> tuple[int, int, int, int]:
 
 def _known(number: int | None) -> int:
     return NO_TICK if number is None else number
+
+
+def content_of(file: BinaryIO | RangeFile, size: int) -> range:
+    """Return the span of the frames' bytes in an MP4 or MOV whose index lists them all; else none.
+
+    A file in fragments has an index for each, which lies between their content.
+    """
+    boxes: list[tuple[bytes, range]] = []
+    position = 0
+    while position + _BOX_BYTES <= size:
+        file.seek(position)
+        head = file.read(2 * _BOX_BYTES)
+        length, kind, header = int.from_bytes(head[:4], "big"), head[4:8], _BOX_BYTES
+        if length == 1:
+            length, header = int.from_bytes(head[8:], "big"), 2 * _BOX_BYTES
+        elif length == 0:
+            length = size - position
+        if length < header or len(boxes) == _MOST_BOXES:
+            return range(0)
+        boxes.append((kind, range(position + header, min(position + length, size))))
+        position += length
+    kinds = [kind for kind, _ in boxes]
+    if kinds.count(b"moov") != 1 or b"moof" in kinds or b"mdat" not in kinds:
+        return range(0)
+    return max((span for kind, span in boxes if kind == b"mdat"), key=len)

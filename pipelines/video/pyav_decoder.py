@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -26,7 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.settings.sections import Decode, Picture
-from pipelines.video.door import opened
+from pipelines.video.door import Source, opened
 from pipelines.video.header import (
     ListedBy,
     VideoError,
@@ -87,7 +86,7 @@ class PyAvVideo:
 
     def __init__(
         self,
-        source: str | BinaryIO,
+        source: Source,
         uri: str,
         picture: Picture,
         decode: Decode,

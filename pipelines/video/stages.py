@@ -19,6 +19,7 @@ from pipelines.cluster.meter import SILENT, Meter, Sums
 from pipelines.errors import ConfigError
 from pipelines.ledger.source import source_now
 from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.ranges import Traffic
 from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
@@ -121,6 +122,9 @@ class DecodeSegments:
     Args:
         windows: what the streams read (config.Describe.windows).
         compares: fail a row whose file is not the planned one any more, by its `source`.
+
+    Attributes:
+        traffic: what was read of all videos on object storage.
     """
 
     def __init__(
@@ -141,6 +145,7 @@ class DecodeSegments:
             except ConfigError as error:
                 meter.fail(f"{socket.gethostname()}: {error}")
                 raise
+        self.traffic = Traffic()
         flow_s = limit_s(windows, segment_frames(sampling), picture.resize_px)
         self.decoder = IsolatedDecoder(decode, flow_s)
         meter.joined("decode")
@@ -149,19 +154,21 @@ class DecodeSegments:
         spent = Sums(self.meter)
         for row in segments.to_pylist():
             began, started = time.time(), time.perf_counter()
-            decoded, read_s = self._row(row)
+            decoded, traffic = self._row(row)
             if decoded["status"] != "ok":
                 _tell(decoded)
             frames = pa.Table.from_pylist([decoded], schema=_FRAMES)
             seconds = time.perf_counter() - started
-            if read_s:
-                spent.add("read", began, read_s)
-            spent.add("decode", began, seconds - read_s)
+            if traffic.requests:
+                spent.add("read", began, traffic.seconds)
+                spent.moved(traffic.requests, traffic.num_bytes)
+                self.traffic += traffic
+            spent.add("decode", began, seconds - traffic.seconds)
             yield frames
         spent.tell()
 
-    def _row(self, row: dict) -> tuple[dict, float]:
-        """Return the row, and the seconds of it that were reading from object storage."""
+    def _row(self, row: dict) -> tuple[dict, Traffic]:
+        """Return the row, and what was read for it from object storage."""
         base = {
             "segment_id": row["segment_id"],
             "video_id": row["video_id"],
@@ -173,7 +180,7 @@ class DecodeSegments:
         }
         if row["status"] == "failed":
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
-            return base | _no_frames() | failed | {"decode_s": 0.0}, 0.0
+            return base | _no_frames() | failed | {"decode_s": 0.0}, Traffic()
         started = time.perf_counter()
         decoder = row.get("decoder") or self.settings.decoder
         try:
@@ -193,7 +200,7 @@ class DecodeSegments:
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
             seconds = time.perf_counter() - started
-            return base | _no_frames() | failed | {"decode_s": seconds}, 0.0
+            return base | _no_frames() | failed | {"decode_s": seconds}, Traffic()
         partial = frames.num_missing > 0
         decoded = base | {
             "num_missing": frames.num_missing,
@@ -210,7 +217,7 @@ class DecodeSegments:
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
             "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
-        return decoded, frames.read_s
+        return decoded, frames.traffic
 
 
 def _require_source(row: dict) -> None:

@@ -128,7 +128,7 @@ def test_a_killed_process_leaves_no_file(data: Path, tmp_path: Path, victim: str
         "from pipelines.video import decode\n"
         "def hold(clip, marker):\n"
         "    fsspec.filesystem('memory').pipe_file('/v.mp4', Path(clip).read_bytes())\n"
-        "    with decode._seekable('memory://v.mp4') as copy:\n"
+        "    with decode._seekable('memory://v.mp4', whole=True) as copy:\n"
         "        size = os.fstat(copy.fileno()).st_size\n"
         "        Path(marker).write_text(f'{os.getpid()} {size}')\n"
         "        time.sleep(60)\n"

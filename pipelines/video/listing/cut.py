@@ -14,6 +14,8 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipelines.storage.ranges import RangeFile
+
 _TAIL_BYTES = 2**17
 _FRAMES = 2
 """Frames that a header may promise and the file lack (UT-Interaction's lack one or two)."""
@@ -42,7 +44,7 @@ class Ending:
 
 
 def ending(
-    file: BinaryIO, container: InputContainer, stream: VideoStream, fps: float | None
+    file: BinaryIO | RangeFile, container: InputContainer, stream: VideoStream, fps: float | None
 ) -> Ending:
     """Return the end of the open file; its position stays."""
     name = container.format.name.split(",")[0]
@@ -57,7 +59,11 @@ def ending(
 
 
 def _promised_s(
-    file: BinaryIO, name: str, container: InputContainer, stream: VideoStream, fps: float | None
+    file: BinaryIO | RangeFile,
+    name: str,
+    container: InputContainer,
+    stream: VideoStream,
+    fps: float | None,
 ) -> float | None:
     if name in ("mpegts", "mpeg", "ogg"):
         # FFmpeg takes the length from the last times in the file.
@@ -72,12 +78,12 @@ def _promised_s(
     return container.duration / av.time_base - start_s if container.duration else None
 
 
-def _read(file: BinaryIO, at: int, size: int) -> bytes:
+def _read(file: BinaryIO | RangeFile, at: int, size: int) -> bytes:
     file.seek(at)
     return file.read(size)
 
 
-def _mp4(file: BinaryIO, size: int) -> bool:
+def _mp4(file: BinaryIO | RangeFile, size: int) -> bool:
     at = 0
     while at + 8 <= size:
         length, _, longer = struct.unpack(">I4sQ", _read(file, at, 16).ljust(16, b"\0"))
@@ -89,7 +95,7 @@ def _mp4(file: BinaryIO, size: int) -> bool:
     return at != size
 
 
-def _matroska(file: BinaryIO, size: int) -> bool:
+def _matroska(file: BinaryIO | RangeFile, size: int) -> bool:
     head = _read(file, 0, 4096)
     at = 4
     length, at = _vint(head, at)
@@ -112,19 +118,19 @@ def _vint(head: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(head[at:stop]) & (1 << 7 * num_bytes) - 1, stop
 
 
-def _avi(file: BinaryIO, size: int) -> bool:
+def _avi(file: BinaryIO | RangeFile, size: int) -> bool:
     """A RIFF of 0 bytes was never finished; one larger than the file was."""
     return int.from_bytes(_read(file, 4, 4), "little") + 8 > size
 
 
-def _flv(file: BinaryIO, size: int) -> bool:
+def _flv(file: BinaryIO | RangeFile, size: int) -> bool:
     """Each tag is followed by its size, the last one too."""
     length = int.from_bytes(_read(file, size - 4, 4))
     tag = _read(file, size - 4 - length, 4) if 11 <= length <= size - 13 else b""
     return len(tag) < 4 or tag[0] & 31 not in (8, 9, 18) or int.from_bytes(tag[1:]) != length - 11
 
 
-def _asf(file: BinaryIO) -> tuple[int, float | None]:
+def _asf(file: BinaryIO | RangeFile) -> tuple[int, float | None]:
     """Return size in bytes and length by the File Properties; 0 and None where they do not say."""
     head = _read(file, 0, _TAIL_BYTES)
     at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
@@ -135,7 +141,7 @@ def _asf(file: BinaryIO) -> tuple[int, float | None]:
     return (0, None) if is_broadcast else (size, play / 1e7 - preroll_ms / 1e3)
 
 
-def _ogg(file: BinaryIO, size: int) -> bool:
+def _ogg(file: BinaryIO | RangeFile, size: int) -> bool:
     """The last page is not whole."""
     tail = _read(file, max(0, size - _TAIL_BYTES), _TAIL_BYTES)
     at = tail.rfind(b"OggS")
@@ -146,7 +152,7 @@ def _ogg(file: BinaryIO, size: int) -> bool:
     return at + 27 + num + sum(lengths) > len(tail)
 
 
-def _mpegts(file: BinaryIO, size: int) -> bool:
+def _mpegts(file: BinaryIO | RangeFile, size: int) -> bool:
     head = _read(file, 0, 204 * 8)
     for length, first in ((188, 0), (192, 4), (204, 0)):
         if all(byte == 0x47 for byte in head[first::length]):
@@ -154,14 +160,14 @@ def _mpegts(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def _mpeg(file: BinaryIO, size: int) -> bool:
+def _mpeg(file: BinaryIO | RangeFile, size: int) -> bool:
     """The last packet of a program stream is not whole."""
     tail = _read(file, max(0, size - _TAIL_BYTES), _TAIL_BYTES)
     at = max(tail.rfind(b"\0\0\1" + bytes([kind])) for kind in (0xBD, 0xC0, 0xE0))
     return at >= 0 and at + 6 + int.from_bytes(tail[at + 4 : at + 6]) > len(tail)
 
 
-_ENDS_EARLY: dict[str, Callable[[BinaryIO, int], bool]] = {
+_ENDS_EARLY: dict[str, Callable[[BinaryIO | RangeFile, int], bool]] = {
     "mov": _mp4,
     "matroska": _matroska,
     "avi": _avi,

@@ -456,6 +456,33 @@ def opened_remote(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("name", ["car-detection.mp4", "fall_subject1_13.mp4", "bikes.mp4"])
+def test_of_a_long_remote_video_the_index_and_the_wanted_frames_are_read(
+    data: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames are those of the local file, of which each segment is decoded alone."""
+    monkeypatch.setattr("pipelines.video.packets.KEPT_BYTES", 1000)
+    monkeypatch.setattr("pipelines.video.packets.SEEK_BYTES", 1000)
+    monkeypatch.setattr("pipelines.storage.ranges.BLOCK_BYTES", 2048)
+    monkeypatch.setattr("pipelines.video.sampling.SEGMENT_FRAMES", 2)
+    sampling = Sampling(policy="uniform", num_frames=6)
+    path = next(data.rglob(name))
+    memory, size = fsspec.filesystem("memory"), path.stat().st_size
+    memory.pipe_file("/long.mp4", path.read_bytes())
+    try:
+        for k in range(3):
+            local = decode_segment(str(path), k, 3, sampling, PICTURE, PYAV)
+            remote = decode_segment("memory://long.mp4", k, 3, sampling, PICTURE, PYAV)
+            assert len(remote.images) == 2
+            assert np.array_equal(local.images, remote.images)
+            assert np.array_equal(local.timestamps_s, remote.timestamps_s)
+            assert remote.traffic.requests > 0
+            assert local.traffic.requests == 0
+            assert remote.traffic.num_bytes < 0.75 * size
+    finally:
+        memory.rm("/long.mp4")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
@@ -498,7 +525,7 @@ def test_a_long_remote_video_is_copied_once_by_the_process_that_decodes_it(
         with pytest.raises(VideoError, match="not_found"):
             segment("memory://gone", 1)
         assert video_decode._kept is None
-        assert kept.source.closed
+        assert kept.source._copy.closed
         for k in (2, 0, 3, 1):
             monkeypatch.setattr(video_decode, "_kept", None)
             alone = segment(str(path), k)
