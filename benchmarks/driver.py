@@ -1,6 +1,8 @@
-"""How the memory of the process that runs a job grows with the number of videos: `python -m benchmarks.driver`.
+"""How the memory of the process that runs a job grows with the number of videos: `python -m
+benchmarks.driver`.
 
-Every step of the pipeline, on 4,000 and on 20,000 segments. --segments FEW MANY takes others; --quick takes fewer;
+Every step of the pipeline, on 4,000 and on 20,000 segments. --segments FEW MANY takes others;
+--quick takes fewer;
 --json FILE writes the rows.
 """
 
