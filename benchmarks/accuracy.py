@@ -1,13 +1,16 @@
-"""Accuracy of the recipe `actions`, and what each switch of the configuration adds to it, on sets of labelled videos.
+"""Accuracy of the recipe `actions`, and what each switch of the configuration adds to it, on sets
+of labelled videos.
 
-`python -m benchmarks.accuracy --data ../shared/data/labelled --weights FILE --out OUT` prints two tables, the recipe's
-results and the switches, over the folders of --data, each with its labels.csv (path,label,group). Each group of videos is
-tested by classifiers that were trained on the other groups, and takes part in no choice of a setting. Finished work is
-kept under --out, and the same command goes on from there.
+`python -m benchmarks.accuracy --data ../shared/data/labelled --weights FILE --out OUT` prints two
+tables, the recipe's results and the switches, over the folders of --data, each with its labels.csv
+(path,label,group). Each group of videos is tested by classifiers that were trained on the other
+groups, and takes part in no choice of a setting. Finished work is kept under --out, and the same
+command goes on from there.
 
---json keeps all numbers in a file, set by set as they are measured. Numbers that it holds already appear in the tables
-too, so sets and switches may be measured in several calls. --docs writes the tables into a page. With `--parts none`
-nothing is measured, and only earlier numbers are shown. The exit codes are those of `jobs/fcvid_encode.py`.
+--json keeps all numbers in a file, set by set as they are measured. Numbers that it holds already
+appear in the tables too, so sets and switches may be measured in several calls. --docs writes the
+tables into a page. With `--parts none` nothing is measured, and only earlier numbers are shown. The
+exit codes are those of `jobs/fcvid_encode.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--parts",
         default=",".join(PARTS),
-        help="tables to measure, joined by commas, or none: only show earlier numbers (default: %(default)s)",
+        help=(
+            "tables to measure, joined by commas, or none: only show earlier numbers (default:"
+            " %(default)s)"
+        ),
     )
     out.add_argument(
         "--switches",
@@ -79,7 +85,10 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument(
         "--address",
-        help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on this machine)",
+        help=(
+            "Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on"
+            " this machine)"
+        ),
     )
     return out
 
@@ -100,7 +109,8 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen = _names(arguments.switches, ";") or tuple(known)
     if unknown := [name for name in chosen if name not in known]:
         raise ConfigError(
-            f"--switches: expected some of {'; '.join(known)}, joined by ;, got {'; '.join(unknown)}"
+            f"--switches: expected some of {'; '.join(known)}, joined by ;, got"
+            f" {'; '.join(unknown)}"
         )
     configs = {"recipe": config, "switches": accuracy_run.base_of(config)}
     parts = accuracy_numbers.read(arguments.json, configs)
@@ -130,19 +140,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _checked(arguments: argparse.Namespace) -> Config:
-    """The recipe's configuration. Checks now what else would be found wrong only after minutes of work."""
+    """The recipe's configuration. Checks now what else would be found wrong only after minutes of
+    work."""
     settings = list(arguments.settings)
     if arguments.weights:
         settings.append(f"describe.weights={arguments.weights}")
     for name in _names(f"{arguments.sets},{arguments.switch_sets}"):
         if not (arguments.data / name / "labels.csv").is_file():
             raise ConfigError(
-                f"--data {arguments.data}: expected {name}/labels.csv with path,label,group, found none; name the "
-                "folders with --sets and --switch-sets"
+                f"--data {arguments.data}: expected {name}/labels.csv with path,label,group, found"
+                " none; name the folders with --sets and --switch-sets"
             )
     if arguments.parts != "none" and (unknown := set(_names(arguments.parts)) - set(PARTS)):
         raise ConfigError(
-            f"--parts: expected some of {', '.join(PARTS)}, or none, got {', '.join(sorted(unknown))}"
+            f"--parts: expected some of {', '.join(PARTS)}, or none, got"
+            f" {', '.join(sorted(unknown))}"
         )
     if arguments.docs and not arguments.docs.is_file():
         raise ConfigError(

@@ -1,4 +1,5 @@
-"""Accuracies that were measured set by set, in as many calls as it takes, and the tables that show them (docs/accuracy.md)."""
+"""Accuracies that were measured set by set, in as many calls as it takes, and the tables that show
+them (docs/accuracy.md)."""
 
 import dataclasses
 import json
@@ -35,7 +36,8 @@ class Numbers:
     """What one table shows.
 
     Attributes:
-        config: what `settings_of` says of the configuration that was measured, the same one for all sets.
+        config: what `settings_of` says of the configuration that was measured, the same one for all
+        sets.
         sets: of each set, its results.
         seconds: of each set, all steps of its run; for the recipe alone.
     """
@@ -89,8 +91,8 @@ def read(file: Path | None, wanted: dict[str, Config]) -> dict[str, Numbers]:
         other = [key for key in settings | part.config if settings.get(key) != part.config.get(key)]
         if other:
             raise ConfigError(
-                f"--json {file}: expected {name} with the same {', '.join(other)} as here, got others; numbers of both "
-                "are in no table together: name another file"
+                f"--json {file}: expected {name} with the same {', '.join(other)} as here, got"
+                " others; numbers of both are in no table together: name another file"
             )
     return parts
 
@@ -106,8 +108,8 @@ def write(file: Path | None, parts: dict[str, Numbers], about: dict) -> None:
 
 
 def recipe_lines(part: Numbers) -> list[str]:
-    """A Markdown table of the recipe's results, one column a set and their mean, the best first; results that are not
-    of all sets come last and have none."""
+    """A Markdown table of the recipe's results, one column a set and their mean, the best first;
+    results that are not of all sets come last and have none."""
     values = {name: {one.name: one for one in own} for name, own in part.sets.items()}
 
     def mean(name: str) -> float | None:
@@ -127,8 +129,8 @@ def switch_lines(part: Numbers, order: Sequence[str]) -> list[str]:
     """A Markdown table of switches, with the gain over what each changes.
 
     Args:
-        order: names of switches; those that are not measured on any set have no line, and a verdict is given only
-            where a switch is measured on all.
+        order: names of switches; those that are not measured on any set have no line, and a verdict
+            is given only where a switch is measured on all.
     """
     values = [{one.name: one for one in own} for own in part.sets.values()]
     lines = _head(["switch", *part.sets, "helps"])
@@ -178,6 +180,7 @@ def between_marks(page: str, name: str, lines: Iterable[str]) -> str:
     _, closed, after = rest.partition(last)
     if not (found and closed):
         raise ConfigError(
-            f"--docs: expected a page with the marks {first.strip()} and {last}, each on a line, found none; put them in"
+            f"--docs: expected a page with the marks {first.strip()} and {last}, each on a line,"
+            " found none; put them in"
         )
     return before + first + "\n".join(lines) + "\n" + last + after

@@ -1,7 +1,9 @@
-"""What each switch of the configuration gives in accuracy, on small labelled sets of real video (docs/accuracy.md).
+"""What each switch of the configuration gives in accuracy, on small labelled sets of real video
+(docs/accuracy.md).
 
-A switch is one result, an encoder on a stream, of a run whose configuration differs from the base in a few settings. Its
-gain over what it changes is paired over videos. Every number is of videos whose group took no part in training.
+A switch is one result, an encoder on a stream, of a run whose configuration differs from the base
+in a few settings. Its gain over what it changes is paired over videos. Every number is of videos
+whose group took no part in training.
 """
 
 import dataclasses
@@ -99,21 +101,25 @@ SWITCHES = (
 
 
 def compared_with(switch: Switch) -> Switch:
-    """What a switch is measured against: for an encoder with changed settings the same encoder without them, else the base."""
+    """What a switch is measured against: for an encoder with changed settings the same encoder
+    without them, else the base."""
     plain, _, changed = switch.encoder.partition("@")
     return next(one for one in (BASE, *SWITCHES) if one.encoder == plain) if changed else BASE
 
 
 def base_of(recipe: Config) -> Config:
-    """The configuration that all switches start from: it has nothing of the recipe's streams and encoders."""
+    """The configuration that all switches start from: it has nothing of the recipe's streams and
+    encoders."""
     return _config(recipe, [BASE])
 
 
 def configurations(recipe: Config, wanted: Sequence[Switch]) -> list[tuple[Config, list[Switch]]]:
     """The runs that measure these switches, and what each measures.
 
-    A run computes all its encoders on all its streams. Switches that change the encoder share a run, and those that change
-    the stream share another: in one run together they would cost many times what is asked for. The base is in the first.
+    A run computes all its encoders on all its streams. Switches that change the encoder share a
+    run, and those that change
+    the stream share another: in one run together they would cost many times what is asked for. The
+    base is in the first.
     """
     shared: dict[tuple, list[Switch]] = {}
     for switch in dict.fromkeys((BASE, *map(compared_with, wanted), *wanted)):
@@ -153,8 +159,8 @@ def measured(switch: Switch, own: ScoreMatrix, base: ScoreMatrix) -> Measured:
     """
     if own.video_ids != base.video_ids:
         raise ValueError(
-            f"{switch.says}: expected scores of the {len(base.video_ids)} videos it is compared on, got {len(own.video_ids)}; "
-            "delete the output folder and measure again"
+            f"{switch.says}: expected scores of the {len(base.video_ids)} videos it is compared on,"
+            f" got {len(own.video_ids)}; delete the output folder and measure again"
         )
     numbers = intervals(own.scores, own.targets, top_k=(), num_draws=DRAWS, seed=0)
     gain = gains(own.scores, base.scores, own.targets, num_draws=DRAWS, seed=0)["accuracy"]
@@ -175,7 +181,8 @@ def results_of(job: Job) -> list[Measured]:
 
 
 def seconds_of(job: Job) -> float:
-    """What the steps of a finished run took, as run.json has it: in all processes that worked on them.
+    """What the steps of a finished run took, as run.json has it: in all processes that worked on
+    them.
 
     Python's and Ray's start, before the steps, is not in it.
     """

@@ -1,9 +1,10 @@
-"""Which decoder reads which clip, whether they agree, and how fast: `python -m benchmarks.decoders`.
+"""Which decoder reads which clip, whether they agree, and how fast: `python -m
+benchmarks.decoders`.
 
-Reads the clips of ../shared/data/clips ($VIDEO_FISHER_DATA), 25 frames of each. Times are processor time
-of one decode_segment, opening and listing included, which other work on the machine disturbs little;
-medians of interleaved repetitions. Writes the table of docs/decoders.md between its markers; --quick
-repeats nothing and leaves the document alone.
+Reads the clips of ../shared/data/clips ($VIDEO_FISHER_DATA), 25 frames of each. Times are processor
+time of one decode_segment, opening and listing included, which other work on the machine disturbs
+little; medians of interleaved repetitions. Writes the table of docs/decoders.md between its
+markers; --quick repeats nothing and leaves the document alone.
 """
 
 import argparse
@@ -38,7 +39,8 @@ class Result:
         frames: that are shown; None where the file holds no video.
         errors: {decoder: error type} of those that do not read it.
         cpu_ms: {decoder: processor time} of the others.
-        difference: largest mean absolute difference, in grey levels, of a frame by one and by the other.
+        difference: largest mean absolute difference, in grey levels, of a frame by one and by the
+        other.
         same_frames: whether both took the same frames, at the same times.
     """
 
@@ -111,12 +113,12 @@ def summary(results: list[Result]) -> str:
     ratio = statistics.median(r.cpu_ms["decord"] / r.cpu_ms["pyav"] for r in both)
     differences = [r.difference for r in same]
     return (
-        f"Of {len(results)} files PyAV reads {read['pyav']} and decord {read['decord']}. Of the "
-        f"{len(both)} that both read, {len(same)} give the same frames at the same times; a picture "
-        f"differs by at most {max(differences):.1f} grey levels in the mean, in the middle by "
-        f"{statistics.median(differences):.1f}. Those {len(both)} take PyAV {totals['pyav']:.1f} s and "
-        f"decord {totals['decord']:.1f} s of processor time; on the middle clip decord takes "
-        f"{ratio:.2f} times as long.\n"
+        f"Of {len(results)} files PyAV reads {read['pyav']} and decord {read['decord']}. Of the"
+        f" {len(both)} that both read, {len(same)} give the same frames at the same times; a"
+        f" picture differs by at most {max(differences):.1f} grey levels in the mean, in the middle"
+        f" by {statistics.median(differences):.1f}. Those {len(both)} take PyAV"
+        f" {totals['pyav']:.1f} s and decord {totals['decord']:.1f} s of processor time; on the"
+        f" middle clip decord takes {ratio:.2f} times as long.\n"
     )
 
 

@@ -1,8 +1,9 @@
-"""How the memory of the process that runs a job grows with the number of videos: `python -m benchmarks.driver`.
+"""How the memory of the process that runs a job grows with the number of videos: `python -m
+benchmarks.driver`.
 
-Every step of the pipeline, on 4,000 and on 20,000 segments; and what a run of a million segments reads that was killed in
-describe. --segments FEW MANY and --resume NUMBER take others; --only resume leaves the steps out; --quick takes fewer; --json
-FILE writes the rows.
+Every step of the pipeline, on 4,000 and on 20,000 segments; and what a run of a million segments
+reads that was killed in describe. --segments FEW MANY and --resume NUMBER take others; --only
+resume leaves the steps out; --quick takes fewer; --json FILE writes the rows.
 """
 
 import sys

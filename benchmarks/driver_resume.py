@@ -1,7 +1,8 @@
-"""The part of `python -m benchmarks.driver` about going on: what a run reads that was killed in describe.
+"""The part of `python -m benchmarks.driver` about going on: what a run reads that was killed in
+describe.
 
-All segments but one file's are described, in the files of 16 that describe writes before it puts them together. The
-run has to find out which segments are left.
+All segments but one file's are described, in the files of 16 that describe writes before it puts
+them together. The run has to find out which segments are left.
 """
 
 import io

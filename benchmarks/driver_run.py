@@ -1,6 +1,8 @@
-"""The part of `python -m benchmarks.driver`: the whole pipeline with stages that neither read videos nor compute.
+"""The part of `python -m benchmarks.driver`: the whole pipeline with stages that neither read
+videos nor compute.
 
-Descriptors are random and small; all else is as ever. Vectors, scores and targets are still several times the bytes
+Descriptors are random and small; all else is as ever. Vectors, scores and targets are still several
+times the bytes
 a segment that the driver may hold: it would show if it held those of one result alone.
 """
 
@@ -82,7 +84,8 @@ def _rows(few: int, many: int) -> list[Row]:
 
 
 def in_a_process(side: Callable, *arguments: object) -> dict:
-    # What is freed goes back to the system, and each thread takes no heap of its own: the process then has what it holds.
+    # What is freed goes back to the system, and each thread takes no heap of its own: the process
+    # then has what it holds.
     os.environ |= {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -203,10 +206,12 @@ def _corpus(folder: Path, count: int) -> Path:
 
 
 class _Peak(threading.Thread):
-    """The largest private memory of this process in each step, sampled, and what it holds after it; a context manager.
+    """The largest private memory of this process in each step, sampled, and what it holds after it;
+    a context manager.
 
-    What the object store shares with it is left out: that has a size of its own. Memory that was freed in pieces stays with
-    the process until it is asked for; so it is given back before what is held is read, and before the next step begins.
+    What the object store shares with it is left out: that has a size of its own. Memory that was
+    freed in pieces stays with the process until it is asked for; so it is given back before what is
+    held is read, and before the next step begins.
     """
 
     INTERVAL_S = 0.01

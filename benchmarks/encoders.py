@@ -355,7 +355,8 @@ def _share_of_product(
     counted: str,
     options: Options,
 ) -> Row:
-    """What share of the rate of one [n, C] x [C, N] product `run` reaches, N giving it its FLOPs."""
+    """What share of the rate of one [n, C] x [C, N] product `run` reaches, N giving it its
+    FLOPs."""
     columns = round(flops / (2 * x.numel()))
     right = torch.randn(x.shape[1], columns)
     out = torch.empty(len(x), columns)

@@ -1,9 +1,13 @@
-"""What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion RUN ...`
+"""What each rule of fusing results is worth, on the encodings of runs: `python -m benchmarks.fusion
+RUN ...`
 
-RUN is the output folder of a run with labels and groups, such as those of `benchmarks.accuracy --out`, or of several runs on the same
-videos, joined by +; their ENCODINGS are read, no cluster is started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose something do
-so on inner folds of the training groups. Rules of weights that are not in the project stand beside those that are.
---json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training videos.
+RUN is the output folder of a run with labels and groups, such as those of `benchmarks.accuracy
+--out`, or of several runs on the same videos, joined by +; their ENCODINGS are read, no cluster is
+started. Every group is left out once, as split.kind=leave_one_group_out does, and rules that choose
+something do so on inner folds of the training groups. Rules of weights that are not in the project
+stand beside those that are.
+--json FILE writes the rows. Letters: N videos, K classes, M results that are fused, n training
+videos.
 """
 
 import argparse
@@ -133,8 +137,8 @@ class Corpus:
             place = {name: row for row, name in enumerate(table["video_id"].to_pylist())}
             if missing := [name for name in names if name not in place]:
                 raise ConfigError(
-                    f"{run.store.uri(encodings.folder)}: expected a vector of every labelled video, found none "
-                    f"of {missing[0]}; leave out what failed, or retry it"
+                    f"{run.store.uri(encodings.folder)}: expected a vector of every labelled video,"
+                    f" found none of {missing[0]}; leave out what failed, or retry it"
                 )
             vectors = vectors_from_arrow(table["vector"].take([place[name] for name in names]))
             grams[" on ".join(pair)] = Gram.of(torch.from_numpy(vectors.astype(np.float32)))
@@ -144,7 +148,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Row:
-    """A rule on a corpus: its accuracy, and the gain over the part that is best on the tested videos."""
+    """A rule on a corpus: its accuracy, and the gain over the part that is best on the tested
+    videos."""
 
     run: str
     rule: str

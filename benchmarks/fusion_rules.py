@@ -1,4 +1,5 @@
-"""Rules of fusing results that were compared with those of the project, and are not in it (docs/fusion.md).
+"""Rules of fusing results that were compared with those of the project, and are not in it
+(docs/fusion.md).
 
 Letters: M parts, N videos, K classes, F folds, U values whose mean is a quality.
 """
@@ -14,11 +15,13 @@ from encoders.scores import metrics
 from encoders.scores.fusion import fuse
 
 MAX_CHOICES = 100
-"""Points of the grid of weights that `choose_weights` tries, at most, where more than one step is possible."""
+"""Points of the grid of weights that `choose_weights` tries, at most, where more than one step is
+possible."""
 
 
 def weight_grid(num_parts: int) -> NDArray[np.float64]:
-    """[W, M] weights >= 0 that sum to 1: multiples of 1/10, coarser where that is more than MAX_CHOICES.
+    """[W, M] weights >= 0 that sum to 1: multiples of 1/10, coarser where that is more than
+    MAX_CHOICES.
 
     The most even weights come first, so that they win where others do no better.
     """
@@ -37,12 +40,12 @@ def choose_weights(
 ) -> dict[int, tuple[float, ...]]:
     """{fold: weights} for each fold's videos, chosen on the videos of the other folds alone.
 
-    The best weights of `weight_grid` have the highest accuracy or, where videos have several classes, the highest mAP;
-    the most even ones of them are taken.
+    The best weights of `weight_grid` have the highest accuracy or, where videos have several
+    classes, the highest mAP; the most even ones of them are taken.
 
-    Each video that is chosen on has scores of classifiers that did not see it. But those classifiers were trained
-    on this fold's videos with their labels, so the choice is not independent of them; `encoders.svm.inner_folds` chooses on
-    scores of inner folds instead.
+    Each video that is chosen on has scores of classifiers that did not see it. But those
+    classifiers were trained on this fold's videos with their labels, so the choice is not
+    independent of them; `encoders.svm.inner_folds` chooses on scores of inner folds instead.
 
     Args:
         score_arrays: M of [N, K], each video scored by the classifier that left its fold out.
@@ -54,7 +57,8 @@ def choose_weights(
     names, own = np.unique(folds, return_inverse=True)
     if len(names) < 2:
         raise ValueError(
-            f"fusion: expected two folds or more to choose weights on, got {len(names)}; give weights"
+            f"fusion: expected two folds or more to choose weights on, got {len(names)}; give"
+            " weights"
         )
     others = own[:, None] != np.arange(len(names))
     grid = weight_grid(len(score_arrays))
@@ -65,7 +69,8 @@ def choose_weights(
 
 
 def _quality(scores: NDArray, targets: NDArray, others: NDArray) -> NDArray:
-    """[F] accuracy, or mAP where videos have several classes, of the videos that `others` [N, F] names."""
+    """[F] accuracy, or mAP where videos have several classes, of the videos that `others` [N, F]
+    names."""
     if (targets.sum(1) > 1).any():
         precision = metrics.Ranking(scores, targets).average_precision(others)
         return metrics.mean_over_classes(precision)
@@ -75,12 +80,14 @@ def _quality(scores: NDArray, targets: NDArray, others: NDArray) -> NDArray:
 
 
 MARGIN = 1.0
-"""Standard errors by which some parts must be better than all of them together to be taken instead."""
+"""Standard errors by which some parts must be better than all of them together to be taken
+instead."""
 
 
 def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
-    """[U] values whose mean is the quality of scores: for each video 1 if its first class is right, else 0 (accuracy);
-    where videos have several classes, the AP of each class that has a positive (mAP)."""
+    """[U] values whose mean is the quality of scores: for each video 1 if its first class is right,
+    else 0 (accuracy); where videos have several classes, the AP of each class that has a positive
+    (mAP)."""
     if (targets.sum(1) > 1).any():
         precision = metrics.average_precision(scores, targets)
         return precision[~np.isnan(precision)]
@@ -90,8 +97,9 @@ def qualities(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
 def select_parts(quality: Callable[[tuple[int, ...]], NDArray], num_parts: int) -> tuple[int, ...]:
     """Greedy forward selection: the parts that are fused with equal weights, ascending.
 
-    The best part alone, then the one that helps most beside it, and so on. Of the sets on this path the best one, the
-    largest of equals, is taken only if it is better than all parts together by more than MARGIN standard
+    The best part alone, then the one that helps most beside it, and so on. Of the sets on this path
+    the best one, the largest of equals, is taken only if it is better than all parts together by
+    more than MARGIN standard
     errors of the paired difference: of many sets one is better by chance.
 
     Args:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu [--quick] [--json FILE] [--device cpu]
 
-Frames are uint8 on the device, weights are random, and descriptors are those of the spatial pyramid.
+Frames are uint8 on the device, weights are random, and descriptors are those of the spatial
+pyramid.
 Letters: f frames, C channels of a descriptor, T of them a frame.
 """
 

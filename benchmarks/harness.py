@@ -1,7 +1,7 @@
 """What all benchmarks share: timing side by side, the table, and the JSON file.
 
-A benchmark is a list of cases. A case gets `Options` and returns rows; it raises `Disagreement` where
-the two sides do not compute the same, because then their times mean nothing.
+A benchmark is a list of cases. A case gets `Options` and returns rows; it raises `Disagreement`
+where the two sides do not compute the same, because then their times mean nothing.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def at_most(measure: str, against: str, ratio: float, target: float, **detail: o
 
 SHORT_S = 0.5
 PAUSE_S = 0.25
-"""Before each timed call: the threads of the other side's library (OpenMP, OpenBLAS) wait for new work by
-spinning for a while, on the cores that this side needs."""
+"""Before each timed call: the threads of the other side's library (OpenMP, OpenBLAS) wait for new
+work by spinning for a while, on the cores that this side needs."""
 
 
 def medians(
@@ -76,7 +76,8 @@ def medians(
 ) -> dict[str, float]:
     """Median seconds of each side: one untimed round, then `repetitions` rounds of all in turn.
 
-    A short run is made once more, untimed, before each time that counts: after a pause threads and caches are cold.
+    A short run is made once more, untimed, before each time that counts: after a pause threads and
+        caches are cold.
 
     Args:
         wait: called before each reading of the clock; a GPU's is torch.cuda.synchronize.

@@ -1,4 +1,5 @@
-"""What the policy keyframes costs in accuracy and saves in decoding: `python -m benchmarks.keyframes`.
+"""What the policy keyframes costs in accuracy and saves in decoding: `python -m
+benchmarks.keyframes`.
 
 Runs the main job on Weizmann, re-encoded as H.264 with a key frame a second and with one per 250
 frames, and on UT-Interaction as it is, with three ways to sample. Reads ../shared/data
@@ -82,8 +83,8 @@ def measure(corpus: Path, out: Path, sampling: Sampling) -> dict[str, float]:
         0
     ]
     accuracy = sql(
-        f"SELECT encoder, value FROM '{out}/{tables['metrics']}/*.parquet' WHERE metric = 'accuracy' "
-        "AND split = 'all' AND fusion = 'none' ORDER BY encoder"
+        f"SELECT encoder, value FROM '{out}/{tables['metrics']}/*.parquet' WHERE metric ="
+        " 'accuracy' AND split = 'all' AND fusion = 'none' ORDER BY encoder"
     ).fetchall()
     return (
         dict(zip(("videos", "frames"), described, strict=True))

@@ -93,7 +93,8 @@ def server() -> Iterator[None]:
 
 
 def node(first: int, last: int, segments: int, seconds: int) -> Traffic:
-    """Decode segments first..last-1 in this process, one after the other, and return the traffic."""
+    """Decode segments first..last-1 in this process, one after the other, and return the
+    traffic."""
     from pipelines.video.decode import decode_segment
 
     sampling = Sampling(policy="uniform", num_frames=segments * 64)

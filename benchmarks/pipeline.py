@@ -1,7 +1,9 @@
-"""What a run does besides the mathematics, timed against other ways: `python -m benchmarks.pipeline`.
+"""What a run does besides the mathematics, timed against other ways: `python -m
+benchmarks.pipeline`.
 
-Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes few of them, once, and leaves out what starts a
-cluster, which alone takes most of a minute (`--quick --only CASE` runs it on less); --json FILE writes the rows; --only CASE runs one, such as describe_step.
+Reads the videos of ../shared/data ($VIDEO_FISHER_DATA). --quick takes few of them, once, and leaves
+out what starts a cluster, which alone takes most of a minute (`--quick --only CASE` runs it on
+less); --json FILE writes the rows; --only CASE runs one, such as describe_step.
 """
 
 import sys
@@ -24,7 +26,8 @@ if __name__ == "__main__":
     chosen = [case for case in CASES if case.__name__ in given.only] if given.only else CASES
     if given.quick and not given.only:
         progress(
-            f"left out by --quick: {', '.join(case.__name__ for case in CASES if case not in QUICK)}"
+            "left out by --quick:"
+            f" {', '.join(case.__name__ for case in CASES if case not in QUICK)}"
         )
         chosen = QUICK
     sys.exit(main(chosen, given))

@@ -1,7 +1,7 @@
 """Decoding: sampled frames against other libraries, and key frames against frames at given times.
 
-Times are processor time of one process with one thread, from opening a file to its pictures: other work
-on the machine disturbs it little, and threads that a library starts unasked are counted.
+Times are processor time of one process with one thread, from opening a file to its pictures: other
+work on the machine disturbs it little, and threads that a library starts unasked are counted.
 """
 
 import importlib
@@ -37,8 +37,8 @@ LARGEST_DIFFERENCE = 8.0
 GOP_FRAMES = 250
 
 Side = Callable[[str, list[int], list[int]], NDArray]
-"""(path, ordinals, ticks) of the wanted frames -> uint8 [n, SIZE_PX, SIZE_PX, 3]. Which frames these are
-is told, at no cost to the side."""
+"""(path, ordinals, ticks) of the wanted frames -> uint8 [n, SIZE_PX, SIZE_PX, 3]. Which frames
+these are is told, at no cost to the side."""
 
 
 def data_folder() -> Path:
@@ -247,8 +247,8 @@ def encode(
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
 ) -> None:
-    """The pictures of `source` as H.264 at 25 frames per second with a key frame every `gop_frames`;
-    over and over, where `num_frames` are wanted."""
+    """The pictures of `source` as H.264 at 25 frames per second with a key frame every
+    `gop_frames`; over and over, where `num_frames` are wanted."""
     pictures = _pictures(source) if num_frames is None else _endless(source)
     with av.open(target, "w") as out:
         stream = out.add_stream("libx264", rate=25)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.pipeline_plan [--quick] [--json FILE]
 
-Plan and run are processes of their own, on this machine as it is: what else it does counts, so it should do
-nothing else. Videos and weights are those of the tests (../shared/data or $VIDEO_FISHER_DATA).
+Plan and run are processes of their own, on this machine as it is: what else it does counts, so it
+should do nothing else. Videos and weights are those of the tests (../shared/data or
+$VIDEO_FISHER_DATA).
 """
 
 import json
@@ -105,7 +106,8 @@ def million(options: Options) -> list[Row]:
     ]
 
 
-# First the one whose memory is measured: the operating system knows only the largest of all children.
+# First the one whose memory is measured: the operating system knows only the largest of all
+# children.
 CASES = (million, labelled, clips)
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Parts of `python -m benchmarks.pipeline`: the describe step against its own parts and against Ray Data's video reader,
-one worker against two, what scheduling costs, and how long it takes to see that all is done.
+"""Parts of `python -m benchmarks.pipeline`: the describe step against its own parts and against Ray
+Data's video reader, one worker against two, what scheduling costs, and how long it takes to see
+that all is done.
 
 Each side runs in a process of its own with a Ray cluster of its own.
 """
@@ -72,7 +73,10 @@ def describe_step(options: Options) -> list[Row]:
             reader["seconds"] / step["seconds"],
             2.0,
             seconds={"step": step["seconds"], "read_videos": reader["seconds"]},
-            read_videos="every frame decoded at its own size, 25 of each kept, one actor with the network, nothing written",
+            read_videos=(
+                "every frame decoded at its own size, 25 of each kept, one actor with the network,"
+                " nothing written"
+            ),
         ),
     ]
 
@@ -139,7 +143,8 @@ def scheduling(options: Options) -> list[Row]:
         sides["together"] = _in_a_process(_scheduled, many, True)
     rows = [
         at_most(
-            f"scheduling of {many:,} segments without work, decoders and describers {name}: milliseconds a segment",
+            f"scheduling of {many:,} segments without work, decoders and describers {name}:"
+            " milliseconds a segment",
             "-",
             1000 * side["seconds"] / many,
             5.0,
@@ -269,7 +274,8 @@ def _network() -> load.Backbone:
 def _job(
     paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "separate"
 ) -> dict[str, dict]:
-    """{step: seconds and words} of the pipeline itself, on some cores; the index is there already."""
+    """{step: seconds and words} of the pipeline itself, on some cores; the index is there
+    already."""
     os.sched_setaffinity(0, cores)
     doors.close()
     import ray
@@ -302,7 +308,8 @@ def _job(
 
 
 def _read_videos(paths: list[str]) -> dict[str, float]:
-    """What a user of Ray Data would write: all frames come out of the reader, 25 of each video are kept."""
+    """What a user of Ray Data would write: all frames come out of the reader, 25 of each video are
+    kept."""
     doors.close()
     import decord
     import ray
@@ -424,7 +431,8 @@ def _segments(count: int) -> pa.Table:
 
 
 def _resumed(count: int) -> dict[str, float]:
-    """Finished files of as many segments as the describe step puts into one; the check reads them all."""
+    """Finished files of as many segments as the describe step puts into one; the check reads them
+    all."""
     from pipelines.cluster import datasets
     from pipelines.index import current_rows
     from pipelines.run.inputs import Retries
@@ -491,7 +499,8 @@ def _resumed(count: int) -> dict[str, float]:
 
 
 class _Peak(threading.Thread):
-    """The largest sum of private memory of this process and all below it, sampled; a context manager."""
+    """The largest sum of private memory of this process and all below it, sampled; a context
+    manager."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,10 +1,13 @@
-"""Accuracy of encoders on a small corpus, over several seeds: one fit of k-means, EM or SGD says little there.
+"""Accuracy of encoders on a small corpus, over several seeds: one fit of k-means, EM or SGD says
+little there.
 
     python -m benchmarks.small_corpora --run OUT --encoders vlad,gmm_fv,fv_vae,fv_vae@dropout=0
 
-reads the descriptors of a run (steps index and describe are enough; none of it retried), and for each entry of encode.encoders, stream and
-seed fits, encodes, and tests one-vs-rest SVMs with each group left out of their training, or each of --folds parts of whole groups.
---groups 5,25,100 compares corpora of the first so many groups: how many videos settings are for. No cluster is started.
+reads the descriptors of a run (steps index and describe are enough; none of it retried), and for
+each entry of encode.encoders, stream and seed fits, encodes, and tests one-vs-rest SVMs with each
+group left out of their training, or each of --folds parts of whole groups.
+--groups 5,25,100 compares corpora of the first so many groups: how many videos settings are for. No
+cluster is started.
 """
 
 import argparse
@@ -38,7 +41,8 @@ GRAM_COLUMNS = 65_536
 
 
 class Corpus:
-    """The descriptors of a stream: of each video the frames [f, T, C] and their places in time [f], its label and group."""
+    """The descriptors of a stream: of each video the frames [f, T, C] and their places in time [f],
+    its label and group."""
 
     def __init__(self, run: SavedRun, stream: Stream, num_groups: int | None = None) -> None:
         """Of the first `num_groups` groups, in the order of their names, or of all of them.
@@ -118,7 +122,8 @@ def vectors(corpus: Corpus, variant: Variant, config: Config, sample: FitSample)
 def accuracy(
     corpus: Corpus, variant: Variant, config: Config, seed: int, num_folds: int | None = None
 ) -> float:
-    """Of all videos, each tested by SVMs that its group did not train, nor a codebook with labels."""
+    """Of all videos, each tested by SVMs that its group did not train, nor a codebook with
+    labels."""
     every = np.arange(len(corpus.labels))
     classes = np.array(sorted(set(corpus.labels)))
     right, shared = 0, None
@@ -126,7 +131,8 @@ def accuracy(
     num_folds = min(num_folds or num_groups, num_groups)
     if num_folds < 2:
         raise ConfigError(
-            f"expected two groups and two folds at least, got {num_groups} and {num_folds}; see --groups and --folds"
+            f"expected two groups and two folds at least, got {num_groups} and {num_folds}; see"
+            " --groups and --folds"
         )
     folds = group_folds(corpus.groups, num_folds, 0)
     for fold in range(num_folds):
@@ -165,7 +171,10 @@ def rows(
             tried = range(seeds if ENCODERS[variant.base].learns else 1)
             found = [accuracy(corpus, variant, config, seed, num_folds) for seed in tried]
             each = " ".join(f"{value:.3f}" for value in found)
-            yield f"{stream.name} | {len(corpus.videos)} | {variant.name} | {statistics.mean(found):.3f} | {each}"
+            yield (
+                f"{stream.name} | {len(corpus.videos)} | {variant.name} |"
+                f" {statistics.mean(found):.3f} | {each}"
+            )
 
 
 def group_numbers(text: str) -> list[int]:

@@ -1,7 +1,8 @@
 """What a stream and a view cost for a sampled frame: `python -m benchmarks.streams`.
 
 Decodes and describes one clip ($VIDEO_FISHER_DATA/clips/bikes.mp4: 640 x 272, H.264, 10 s) in this
-process, on one core, with SqueezeNet 1.0 features.12 beside the node named. Processor time, the best of three;
+process, on one core, with SqueezeNet 1.0 features.12 beside the node named. Processor time, the
+best of three;
 --quick: of one. --json FILE writes the rows.
 """
 

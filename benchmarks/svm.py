@@ -58,8 +58,9 @@ class Sizes:
 
 
 class Fit(NamedTuple):
-    """What one process did: seconds, of which `setup_s` once for all classes (LIBLINEAR's copies, our Gram matrix); bytes at its peak;
-    objectives [.] and decisions [TESTS, .] of the timed classes."""
+    """What one process did: seconds, of which `setup_s` once for all classes (LIBLINEAR's copies,
+    our Gram matrix); bytes at its peak; objectives [.] and decisions [TESTS, .] of the timed
+    classes."""
 
     seconds: float
     setup_s: float
@@ -69,7 +70,8 @@ class Fit(NamedTuple):
 
 
 def vectors(sizes: Sizes) -> tuple[NDArray, NDArray]:
-    """Like Fisher vectors: [N + TESTS, D] with a signed square root and length 1, and targets [.., K], several a row."""
+    """Like Fisher vectors: [N + TESTS, D] with a signed square root and length 1, and targets [..,
+    K], several a row."""
     draw = torch.Generator().manual_seed(0)
     count = sizes.vectors + TESTS
     label = torch.randint(sizes.classes, (count,), generator=draw)
@@ -265,7 +267,8 @@ def by_blocks(options: Options) -> list[Row]:
 
 
 def sampled(sizes: Sizes, options: Options) -> tuple[dict[str, float], int, dict]:
-    """Seconds of the whole from those of some blocks, of two products, and of two blocks of weights."""
+    """Seconds of the whole from those of some blocks, of two products, and of two blocks of
+    weights."""
     num, dim, num_columns = sizes.vectors, sizes.dim, sizes.classes
     draw = torch.Generator().manual_seed(0)
     strip, step = min(num, strip_rows(dim)), block_rows(dim)
@@ -343,7 +346,8 @@ def whole_run(sizes: Sizes, options: Options) -> tuple[dict[str, float], int, di
 
 
 PRODUCTS = 200
-"""Products of the Gram matrix that a solution of the sampled size is taken to need; N 4,000 needs fewer."""
+"""Products of the Gram matrix that a solution of the sampled size is taken to need; N 4,000 needs
+fewer."""
 
 STATES = 24
 """Arrays [N, K] of the solver at its peak."""

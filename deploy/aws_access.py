@@ -2,10 +2,11 @@
 
     python deploy/aws_access.py --videos BUCKET --runs BUCKET --ssh-from ADDRESS/32
 
-Both roles may list and read the bucket of the videos, and read and write the bucket of the runs (iam-policy.json); the
-head may start and end machines of this cluster besides (iam-head-policy.json). The group lets the machines reach each
-other, and ssh in from one address. Its id, the last line printed to stdout, goes into cluster.yaml. Run again, it puts
-policies and rules as they are now.
+Both roles may list and read the bucket of the videos, and read and write the bucket of the runs
+(iam-policy.json); the head may start and end machines of this cluster besides
+(iam-head-policy.json). The group lets the machines reach each other, and ssh in from one address.
+Its id, the last line printed to stdout, goes into cluster.yaml. Run again, it puts policies and
+rules as they are now.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
     python -m tests.chaos --kills 20 --seed 0
 
-Every run is the demo's recipe on a few real videos, on a local Ray cluster of three nodes (a head without CPUs and two
-workers). In each, one of the driver, a worker, an actor or a node is killed with SIGKILL at a random time in a random
-step; the same command is given again until it succeeds. Its tables are compared with those of an undisturbed run,
-value by value, no file that the killed run had published may have been written again, and the doctor must find no error. Needs no privileges, ends only
-processes that it started.
+Every run is the demo's recipe on a few real videos, on a local Ray cluster of three nodes (a head
+without CPUs and two workers). In each, one of the driver, a worker, an actor or a node is killed
+with SIGKILL at a random time in a random step; the same command is given again until it succeeds.
+Its tables are compared with those of an undisturbed run, value by value, no file that the killed
+run had published may have been written again, and the doctor must find no error. Needs no
+privileges, ends only processes that it started.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ UNEQUAL = ("decode_s", "seconds")
 """Columns that tell how long something took."""
 
 ONCE = ("videos", "segments", "scores")
-"""Tables whose files, once published, no later run writes again. Others are written whole, or put together, at the end of
-a step."""
+"""Tables whose files, once published, no later run writes again. Others are written whole, or put
+together, at the end of a step."""
 
 SETTINGS = (
     "sampling.num_frames=3",
@@ -99,18 +100,22 @@ class Nodes:
         return found
 
 
+def job(data: Path, out: Path, address: str) -> Driver:
+    """The demo's recipe on 12 videos, started."""
+    folder = data / "labelled" / "weizmann"
+    weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
+    command = [sys.executable, "-m", "jobs.fcvid_encode", "--recipe", "demo", "--limit", "12"]
+    command += ["--videos", str(folder), "--labels", str(folder / "labels.csv")]
+    command += ["--out", str(out), "--address", address]
+    for setting in (weights, *SETTINGS):
+        command += ["--set", setting]
+    return Driver(command, os.environ | {"OMP_NUM_THREADS": "1"})
+
+
 class Driver:
     """The job in a process of its own, whose lines say which step it is in."""
 
-    def __init__(self, data: Path, out: Path, address: str) -> None:
-        folder = data / "labelled" / "weizmann"
-        weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
-        command = [sys.executable, "-m", "jobs.fcvid_encode", "--recipe", "demo", "--limit", "12"]
-        command += ["--videos", str(folder), "--labels", str(folder / "labels.csv")]
-        command += ["--out", str(out), "--address", address]
-        for setting in (weights, *SETTINGS):
-            command += ["--set", setting]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -215,16 +220,18 @@ def compare(expected: dict[str, object], found: dict[str, object]) -> int:
     for name, table in expected.items():
         if not found[name].equals(table):
             other = found[name]
+            pairs = zip(table.to_pylist(), other.to_pylist(), strict=False)
+            differing = sum(row != found_row for row, found_row in pairs)
             raise SystemExit(
-                f"{name}: expected the {table.num_rows} rows of the undisturbed run, got {other.num_rows} "
-                f"rows, {sum(a != b for a, b in zip(table.to_pylist(), other.to_pylist(), strict=False))} "
-                "of them different"
+                f"{name}: expected the {table.num_rows} rows of the undisturbed run, got "
+                f"{other.num_rows} rows, {differing} of them different"
             )
     return sum(table.num_rows for table in found.values())
 
 
 def examine(out: Path) -> None:
-    """Ends the program where the doctor finds an error: an orphan, a duplicate, a file that cannot be read."""
+    """Ends the program where the doctor finds an error: an orphan, a duplicate, a file that cannot
+    be read."""
     from pipelines.doctor import examine as doctor_examine
     from pipelines.storage.store import Store
 
@@ -234,10 +241,11 @@ def examine(out: Path) -> None:
 
 
 def published(out: Path) -> dict[object, float]:
-    """When each file of `ONCE` that a reader sees was written, and how long each segment took to decode.
+    """When each file of `ONCE` that a reader sees was written, and how long each segment took to
+    decode.
 
-    Files of DESCRIPTORS and ENCODINGS are put together at the end of their step; but a segment that is decoded a second
-    time does not take exactly as long.
+    Files of DESCRIPTORS and ENCODINGS are put together at the end of their step; but a segment that
+    is decoded a second time does not take exactly as long.
     """
     files = [path for table in ONCE for path in (out / table).rglob("*.parquet")]
     return decoded(out) | {
@@ -258,7 +266,8 @@ def decoded(out: Path) -> dict[object, float]:
 
 @dataclass(frozen=True)
 class Kill:
-    """One survived kill: where it struck, the rows compared, the seconds of steps that had to be done again."""
+    """One survived kill: where it struck, the rows compared, the seconds of steps that had to be
+    done again."""
 
     where: str
     rows: int
@@ -275,7 +284,7 @@ def one_kill(
     hit, work_s = "", 0.0
     for attempt in range(MAX_TRIES):
         before = published(out)
-        with Driver(data, out, nodes.cluster.address) as driver:
+        with job(data, out, nodes.cluster.address) as driver:
             if attempt == 0 and driver.wait_for(step):
                 time.sleep(delay_s)
                 while not hit and driver.process.poll() is None:
@@ -318,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
         nodes = Nodes.start()
         try:
             undisturbed = Path(temporary) / "undisturbed"
-            with Driver(data, undisturbed, nodes.cluster.address) as calm:
+            with job(data, undisturbed, nodes.cluster.address) as calm:
                 if code := calm.end():
                     raise SystemExit(f"undisturbed: exit {code}\n" + "\n".join(calm.lines[-30:]))
             expected = tables(undisturbed)

@@ -20,7 +20,8 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 # Tests are many and small: threads cost more than they give.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# This machine's load must not decide whether a property holds; CI tries the same examples each time.
+# This machine's load must not decide whether a property holds; CI tries the same examples each
+# time.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")

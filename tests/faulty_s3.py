@@ -1,4 +1,5 @@
-"""A proxy in front of an S3 server that fails as object storage does, at chosen rates and by a seed.
+"""A proxy in front of an S3 server that fails as object storage does, at chosen rates and by a
+seed.
 
 500        an InternalError instead of an answer
 503        a SlowDown instead of an answer
@@ -7,8 +8,8 @@ cut_get    the connection is reset in the middle of the answer's body
 cut_put    the connection is reset in the middle of the request's body, which is not passed on
 lost       the request is carried out, and its answer lost
 
-Beside these, objects may be kept from deletion as rights or locks keep them: named one by one in the answer to a
-deletion of many, which is no error.
+Beside these, objects may be kept from deletion as rights or locks keep them: named one by one in
+the answer to a deletion of many, which is no error.
 """
 
 import collections

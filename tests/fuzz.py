@@ -1,11 +1,13 @@
-"""Random bytes, truncations, flipped bits and splices of real clips, decoded: a result or a failure each.
+"""Random bytes, truncations, flipped bits and splices of real clips, decoded: a result or a failure
+each.
 
     python -m tests.fuzz --count 300 --seed 7        tries 300 cases
     python -m tests.fuzz --repeat fuzz_failures/...  tries a saved one again
 
-A case fails where the outcome is none that the tables know: an error_type `unexpected` (nobody thought of
-it), a call beyond its limit, a result that does not hold together, or a child that cannot be replaced.
-`crashed` and `timeout` are outcomes like others: that is what the child is for. They are counted.
+A case fails where the outcome is none that the tables know: an error_type `unexpected` (nobody
+thought of it), a call beyond its limit, a result that does not hold together, or a child that
+cannot be replaced. `crashed` and `timeout` are outcomes like others: that is what the child is for.
+They are counted.
 """
 
 import argparse
@@ -39,8 +41,8 @@ PICTURE = Picture(resize_px=32, crop_px=32)
 def contents(clips: dict[str, bytes]) -> st.SearchStrategy[bytes]:
     """Files made of the clips, and of nothing."""
     names = st.sampled_from(sorted(clips))
-    # Places are fractions, so that they fall inside any clip; cubed, half of them in its first eighth,
-    # where headers are.
+    # Places are fractions, so that they fall inside any clip; cubed, half of them in its first
+    # eighth, where headers are.
     place = st.floats(0, 1, exclude_max=True).map(lambda x: x**3) | st.floats(
         0, 1, exclude_max=True
     )
@@ -103,7 +105,8 @@ class Fuzzer:
             decoder.close()
 
     def check(self, content: bytes) -> None:
-        """Raises AssertionError, and saves the content, where the outcome is not one of those allowed."""
+        """Raises AssertionError, and saves the content, where the outcome is not one of those
+        allowed."""
         with tempfile.NamedTemporaryFile(suffix=".bin") as file:
             file.write(content)
             file.flush()
@@ -161,7 +164,8 @@ def fuzz(data: Path, count: int, seed: int, failures: Path) -> Fuzzer:
     """Tries `count` cases.
 
     Raises:
-        AssertionError: one failed; its smallest form is in `failures`, and the message says how to repeat.
+        AssertionError: one failed; its smallest form is in `failures`, and the message says how to
+        repeat.
     """
     fuzzer = Fuzzer(failures)
 

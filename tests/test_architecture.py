@@ -1,4 +1,5 @@
-"""The layers jobs -> pipelines -> encoders, the rooms inside them, and no Ray or Arrow in encoders."""
+"""The layers jobs -> pipelines -> encoders, the rooms inside them, and no Ray or Arrow in
+encoders."""
 
 import subprocess
 import sys
@@ -128,16 +129,12 @@ def test_the_picture_of_the_house_is_of_this_code() -> None:
 @pytest.mark.slow
 def test_encoders_run_without_ray_and_arrow() -> None:
     script = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('ray', 'pyarrow', 'decord', 'av', 'fsspec', 'pydantic'):\n"
-        "            raise ImportError('blocked: ' + name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import importlib, pkgutil, encoders\n"
-        "names = [m.name for m in pkgutil.walk_packages(encoders.__path__, 'encoders.')]\n"
-        "for name in names: importlib.import_module(name)\n"
-        "print(len(names))\n"
+        "import sys\nclass Block:\n    def find_spec(self, name, path=None, target=None):\n       "
+        " if name.partition('.')[0] in ('ray', 'pyarrow', 'decord', 'av', 'fsspec', 'pydantic'):\n "
+        "           raise ImportError('blocked: ' + name)\nsys.meta_path.insert(0, Block())\nimport"
+        " importlib, pkgutil, encoders\nnames = [m.name for m in"
+        " pkgutil.walk_packages(encoders.__path__, 'encoders.')]\nfor name in names:"
+        " importlib.import_module(name)\nprint(len(names))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -164,7 +161,8 @@ def test_settings_need_no_torch() -> None:
     ],
 )
 def test_workers_load_what_they_need(modules: str, without: str) -> None:
-    """Each actor and task of a step is a new process; torch takes seconds of it, torchvision as long again."""
+    """Each actor and task of a step is a new process; torch takes seconds of it, torchvision as
+    long again."""
     script = f"import sys, {modules}\nprint({without!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stdout + done.stderr

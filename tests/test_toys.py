@@ -1,5 +1,5 @@
-"""A toy encoder, a toy step and a toy maker of results get in by one file and one line each (tests/toys/plugin.py), and the
-contract suites take them up by themselves."""
+"""A toy encoder, a toy step and a toy maker of results get in by one file and one line each
+(tests/toys/plugin.py), and the contract suites take them up by themselves."""
 
 import os
 import re

@@ -1,8 +1,10 @@
 """Wall time, node hours and price of large runs, simulated: `python -m benchmarks.scale`.
 
-FCVID and Sports-1M on 1 to 64 GPU nodes with 16 to 128 CPUs for each GPU. --quick: fewer points of FCVID alone;
---json FILE writes the rows; --again takes the costs of the committed rows instead of measuring; --docs writes the tables and pictures of docs/scale.md from the committed rows, and
-measures nothing.
+FCVID and Sports-1M on 1 to 64 GPU nodes with 16 to 128 CPUs for each GPU. --quick: fewer points of
+FCVID alone;
+--json FILE writes the rows; --again takes the costs of the committed rows instead of measuring;
+--docs writes the tables and pictures of docs/scale.md from the committed rows, and measures
+nothing.
 """
 
 import dataclasses
@@ -93,7 +95,8 @@ def _grid(corpus: Corpus, options: Options) -> list[Row]:
 
 
 def _point(setting: Setting) -> dict:
-    """Without losses on demand, with losses on spot; with the range by the GPU's share where RATIO CPUs are."""
+    """Without losses on demand, with losses on spot; with the range by the GPU's share where RATIO
+    CPUs are."""
     middle = _simulate(setting)
     spot = _simulate(dataclasses.replace(setting, rules=SPOT))
     point = {
@@ -144,7 +147,8 @@ def variants(options: Options) -> list[Row]:
         found = _simulate(setting)
         rows.append(
             at_most(
-                f"{BASE.corpus.name}, {BASE.gpu_nodes} GPU nodes, {BASE.cores_per_gpu} CPUs a GPU, {name}: wall time",
+                f"{BASE.corpus.name}, {BASE.gpu_nodes} GPU nodes, {BASE.cores_per_gpu} CPUs a GPU,"
+                f" {name}: wall time",
                 "as it is",
                 found.wall_s / base.wall_s,
                 1.1,

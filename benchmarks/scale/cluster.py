@@ -1,9 +1,11 @@
 """The nodes of a simulated cluster: how they start, end, are lost and are paid for.
 
-They follow the rules of Ray's first autoscaler: at most max(5, upscaling_speed x running) nodes of a kind are pending
-at a time, it looks at no more than 1,000 waiting actors, and it ends nodes that were idle for a while.
+They follow the rules of Ray's first autoscaler: at most max(5, upscaling_speed x running) nodes of
+a kind are pending at a time, it looks at no more than 1,000 waiting actors, and it ends nodes that
+were idle for a while.
 
-What is left out: a cloud without capacity, the loss of the head node, nodes that are slower than others.
+What is left out: a cloud without capacity, the loss of the head node, nodes that are slower than
+others.
 """
 
 import math
@@ -12,7 +14,8 @@ from dataclasses import dataclass, field
 
 INITIAL_PENDING = 5
 VISIBLE_DEMANDS = 1000
-"""Of Ray's autoscaler: pending nodes that are always allowed, and the waiting actors that it looks at."""
+"""Of Ray's autoscaler: pending nodes that are always allowed, and the waiting actors that it looks
+at."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Node:
     Attributes:
         lost_s: when it will be lost, if it is still there.
         idle_from_s: None while a step wants it.
-        sends_from_s, receives_from_s: when its network is free. device_free_s: likewise each device; device_tasks: that it
-            was given.
+        sends_from_s, receives_from_s: when its network is free. device_free_s: likewise each
+            device; device_tasks: that it was given.
         tasks: whose frames or work are lost with it.
     """
 

@@ -1,5 +1,5 @@
-"""What the parts of a run cost: from the committed results, from short measurements of this machine, counted, or
-assumed. Each number comes with where it is from.
+"""What the parts of a run cost: from the committed results, from short measurements of this
+machine, counted, or assumed. Each number comes with where it is from.
 """
 
 import json
@@ -97,12 +97,14 @@ def _rows(name: str) -> dict[str, dict]:
 
 
 def _decoding() -> Costs:
-    """25 frames, or all key frames, of 30 s of H.264: what lies between must be decoded, however many are kept."""
+    """25 frames, or all key frames, of 30 s of H.264: what lies between must be decoded, however
+    many are kept."""
     rows = _rows("pipeline-decode-2core-cpu.json")
     costs: Costs = {}
     for size, (width, height) in SIZES.items():
         row = rows[
-            f"{width}x{height}, {3 * GOP_FRAMES} frames, a key frame every {GOP_FRAMES}: policy keyframes"
+            f"{width}x{height}, {3 * GOP_FRAMES} frames, a key frame every {GOP_FRAMES}: policy"
+            " keyframes"
         ]
         seconds = row["detail"]["seconds"]
         for name, policy in (("every 3 s", "uniform"), ("key frames", "keyframes")):
@@ -114,7 +116,8 @@ def _decoding() -> Costs:
 
 
 def reading() -> Costs:
-    """Descriptors of a finished file to frames in memory, both streams, in processor time of one core."""
+    """Descriptors of a finished file to frames in memory, both streams, in processor time of one
+    core."""
     segments, frames = SEGMENTS_PER_TASK, 16
     streams = described_streams(recipe("fcvid"))
     draw = np.random.default_rng(0)

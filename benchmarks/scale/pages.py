@@ -20,9 +20,11 @@ PAGE, PICTURES = ROOT / "docs" / "scale.md", ROOT / "docs" / "scale"
 SIZE_IN = (9, 3.6)
 STYLE = """<style>
 text { font-family: sans-serif }
-svg { --muted: #57606a; --rule: #d0d7de; --line-0: #0550ae; --line-1: #bc4c00; --line-2: #1a7f37; --line-3: #8250df }
+svg { --muted: #57606a; --rule: #d0d7de;
+  --line-0: #0550ae; --line-1: #bc4c00; --line-2: #1a7f37; --line-3: #8250df }
 @media (prefers-color-scheme: dark) {
-svg { --muted: #9da7b3; --rule: #3d444d; --line-0: #79c0ff; --line-1: #ffa657; --line-2: #7ee787; --line-3: #d2a8ff }
+svg { --muted: #9da7b3; --rule: #3d444d;
+  --line-0: #79c0ff; --line-1: #ffa657; --line-2: #7ee787; --line-3: #d2a8ff }
 }
 </style>"""
 
@@ -141,7 +143,8 @@ WORTH = 1.5
 
 
 def _stops(found: dict[str, dict[int, list[dict]]]) -> str:
-    """The most nodes that were worth doubling to, by step and run; what limits there; and the best compromise."""
+    """The most nodes that were worth doubling to, by step and run; what limits there; and the best
+    compromise."""
     lines = []
     for corpus, grid in found.items():
         for ratio, points in grid.items():
@@ -154,7 +157,10 @@ def _stops(found: dict[str, dict[int, list[dict]]]) -> str:
                     f"{describe['gpu_nodes']} ({describe['limit']})",
                     points[-1]["limit"],
                     str(whole["gpu_nodes"]),
-                    f"{best['gpu_nodes']}: {_number(best['spot_h'])} h, {_number(best['price_spot'])} USD",
+                    (
+                        f"{best['gpu_nodes']}: {_number(best['spot_h'])} h,"
+                        f" {_number(best['price_spot'])} USD"
+                    ),
                 ]
             )
     head = [

@@ -10,9 +10,11 @@ from pipelines.cluster.datasets import segments_at_a_time
 
 
 def real_step() -> tuple[float, float]:
-    """Seconds of the describe step of pipeline-run-2core-cpu.json: simulated from its parts alone, and measured.
+    """Seconds of the describe step of pipeline-run-2core-cpu.json: simulated from its parts alone,
+    and measured.
 
-    Two cores, one decoder and two describers. The cores are full, so a describer's also does the decoding and writing.
+    Two cores, one decoder and two describers. The cores are full, so a describer's also does the
+    decoding and writing.
     """
     name = "describe, 200 real videos, squeezenet1_0 features.12"
     rows = json.loads((RESULTS / "pipeline-run-2core-cpu.json").read_text(encoding="utf-8"))

@@ -1,11 +1,12 @@
-"""One step of a run on a simulated cluster, event by event: a driver that deals out tasks one after the other, slots
-that decode, devices that describe.
+"""One step of a run on a simulated cluster, event by event: a driver that deals out tasks one after
+the other, slots that decode, devices that describe.
 
     driver -> slot (decode) -> store -> network -> device (describe) -> write
        ^------------- tasks of lost nodes come back ------------'
 
-Pools of actors have a fixed size, so a step asks for all its nodes at once and keeps them to its end, as the pipeline
-does where `cluster.num_describers` and `num_decoders` are given. Frames of a lost node are decoded again, and those of a
+Pools of actors have a fixed size, so a step asks for all its nodes at once and keeps them to its
+end, as the pipeline does where `cluster.num_describers` and `num_decoders` are given. Frames of a
+lost node are decoded again, and those of a
 lost device too, which another node may still hold: Ray would sometimes do less.
 """
 
@@ -18,8 +19,8 @@ from dataclasses import dataclass, field
 from benchmarks.scale.cluster import Cluster, Kind, Node
 
 HELD_TASKS = 2
-"""Tasks given to a device at a time: while one is computed the frames of the next arrive (Ray Data: twice the
-concurrency of an actor)."""
+"""Tasks given to a device at a time: while one is computed the frames of the next arrive (Ray Data:
+twice the concurrency of an actor)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,10 @@ class StepResult:
 
     Attributes:
         finished: units whose rows were published.
-        slot_s, device_s, driver_s: busy, lost work included; lost_slot_s, lost_device_s: of it, what was lost.
-        first_s: until the first task was through; tail_s: from the last one given to a device (to a slot, where
-            there are no devices) to the end.
+        slot_s, device_s, driver_s: busy, lost work included; lost_slot_s, lost_device_s: of it,
+        what was lost.
+        first_s: until the first task was through; tail_s: from the last one given to a device (to a
+            slot, where there are no devices) to the end.
         num_slots, num_devices: of the nodes that the step asked for.
         retried: units dealt out again.
     """
@@ -82,7 +84,8 @@ class StepResult:
     moved_bytes: int
 
     def parts(self) -> dict[str, float]:
-        """Seconds that each part would need alone, on all slots and devices that the step asked for."""
+        """Seconds that each part would need alone, on all slots and devices that the step asked
+        for."""
         return {
             "GPU": self.device_s / self.num_devices if self.num_devices else 0.0,
             "decode": self.slot_s / self.num_slots if self.num_slots else 0.0,

@@ -1,7 +1,8 @@
-"""A corpus, a cluster and the costs of the parts to the steps of a run, and what the run takes and costs.
+"""A corpus, a cluster and the costs of the parts to the steps of a run, and what the run takes and
+costs.
 
-Videos are taken to be exponentially long: that gives the segments a mean, a spread, and closed forms. A CPU of a
-machine is taken to be as fast as a core of the one that measured.
+Videos are taken to be exponentially long: that gives the segments a mean, a spread, and closed
+forms. A CPU of a machine is taken to be as fast as a core of the one that measured.
 """
 
 import dataclasses
@@ -107,7 +108,8 @@ SPORTS = Corpus(
     336.0,
     487,
     0.7,
-    # 4,096 values a vector of appearance (DQ 5.4): those of FCVID's length would cost thousands of hours to train on.
+    # 4,096 values a vector of appearance (DQ 5.4): those of FCVID's length would cost thousands of
+    # hours to train on.
     ("encode.encoders=fv_vae", "fv_vae.num_latents=7", "fit.num_workers=8"),
     workers=8,
 )
@@ -118,9 +120,11 @@ class Setting:
     """What is simulated.
 
     Attributes:
-        gpu_nodes: with a GPU and 16 CPUs each; cores_per_gpu: CPUs in all, the rest of nodes without a GPU.
+        gpu_nodes: with a GPU and 16 CPUs each; cores_per_gpu: CPUs in all, the rest of nodes
+        without a GPU.
         share: of the GPU's peak that is reached, of those that the price table assumes.
-        driver: its cost, over the measured one. lookups: files of rows that it looks into at a time.
+        driver: its cost, over the measured one. lookups: files of rows that it looks into at a
+        time.
     """
 
     corpus: Corpus
@@ -145,7 +149,8 @@ class Pause:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run took. Prices in the currency of the table, the head node's on demand included in both."""
+    """What a run took. Prices in the currency of the table, the head node's on demand included in
+    both."""
 
     wall_s: float
     describe: StepResult
@@ -285,13 +290,15 @@ class _Steps:
         ]
 
     def evaluate_s(self) -> float:
-        """Metrics of each result by a task, on the CPUs of one GPU node, and the report by the driver."""
+        """Metrics of each result by a task, on the CPUs of one GPU node, and the report by the
+        driver."""
         evaluate = self.planned["evaluate"]
         rounds = math.ceil(evaluate.units / GPU_MACHINE.cpus)
         return self.fixed.report_s + rounds * evaluate.core_s / evaluate.units
 
     def look(self, step: str, passes: int) -> Pause:
-        """The driver looks into each file of DESCRIPTORS, many at a time (pipelines.storage.store)."""
+        """The driver looks into each file of DESCRIPTORS, many at a time
+        (pipelines.storage.store)."""
         files = self.segments / SEGMENTS_PER_TASK
         file_s = self.cost["look into a file of rows, s"]
         file_s += FILE_REQUESTS * self.cost["object store, request_s"] / self.setting.lookups
@@ -362,7 +369,8 @@ class _Steps:
         return sample, [Pause("fit", self.fixed.train_s), books]
 
     def encode(self) -> Step:
-        """A GPU encodes while its actor's threads read and other CPUs of its node write the tables: the slowest counts."""
+        """A GPU encodes while its actor's threads read and other CPUs of its node write the tables:
+        the slowest counts."""
         corpus, trials = self.corpus, self.trials
         segments, videos = corpus.segments_per_video, corpus.videos
         frames = self.frames * segments
@@ -397,7 +405,8 @@ class _Steps:
         gpu_s = self._on_gpu(self.planned["classify"].gpu_s)
         read = 2 * training * sum(dims)
         if form == "gram":
-            # Each strip reads the blocks behind it, half of them on average, from other nodes' stores.
+            # Each strip reads the blocks behind it, half of them on average, from other nodes'
+            # stores.
             strips = math.ceil(training / STRIP_ROWS)
             elsewhere = 1 - 1 / self.setting.gpu_nodes
             moved_s = strips * read / 2 * elsewhere / self.cost["a node's network, bytes_per_s"]

@@ -26,8 +26,10 @@ def test_a_line_has_a_gain_for_each_set_and_a_verdict() -> None:
     assert lines == [
         "| switch | a | b | helps |",
         "|---|---|---|---|",
-        "| x | 0.900 [0.800, 1.000], +0.100 [+0.000, +0.200] | 0.500 [0.400, 0.600], -0.100 [-0.200, +0.000] "
-        "| on some |",
+        (
+            "| x | 0.900 [0.800, 1.000], +0.100 [+0.000, +0.200] | 0.500 [0.400, 0.600], -0.100"
+            " [-0.200, +0.000] | on some |"
+        ),
     ]
 
 
@@ -89,7 +91,8 @@ def test_numbers_of_another_configuration_are_in_no_table_together(tmp_path: Pat
     other = RECIPE.with_settings(["sampling.num_frames=10", "run.seed=3"])
     with pytest.raises(ConfigError, match=r"same sampling\.num_frames, run\.seed as here"):
         accuracy_numbers.read(file, configs | {"recipe": other})
-    # Where the weights lie and on what it runs makes no other numbers, nor do the recipe's streams to switches.
+    # Where the weights lie and on what it runs makes no other numbers, nor do the recipe's streams
+    # to switches.
     moved = RECIPE.with_settings(
         ["describe.weights=/else/where.safetensors", "cluster.max_cpus=4", "decode.timeout_s=9"]
     )
@@ -119,8 +122,9 @@ def test_the_committed_numbers_make_the_committed_tables() -> None:
 
 def test_a_page_keeps_what_is_around_its_table() -> None:
     page = "before\n<!-- t -->\nold\n<!-- end t -->\nafter\n"
-    assert between_marks(page, "t", ["new", "er"]) == (
-        "before\n<!-- t -->\nnew\ner\n<!-- end t -->\nafter\n"
+    assert (
+        between_marks(page, "t", ["new", "er"])
+        == "before\n<!-- t -->\nnew\ner\n<!-- end t -->\nafter\n"
     )
     with pytest.raises(ConfigError, match="expected a page with the marks <!-- u -->"):
         between_marks(page, "u", [])

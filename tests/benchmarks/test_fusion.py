@@ -1,4 +1,5 @@
-"""The comparison of rules of fusion, on encodings of a run whose streams are known to be good and useless."""
+"""The comparison of rules of fusion, on encodings of a run whose streams are known to be good and
+useless."""
 
 import dataclasses
 
@@ -17,7 +18,8 @@ GOOD, NOISE = "ave on a_appearance", "ave on a_difference"
 
 
 def saved(root: str, *, missing: int = 0) -> SavedRun:
-    """24 videos of two classes and four groups: one stream tells the classes apart, the other knows nothing."""
+    """24 videos of two classes and four groups: one stream tells the classes apart, the other knows
+    nothing."""
     store, draw = Store(root), np.random.default_rng(0)
     labels = [["x", "y"][n % 2] for n in range(24)]
     videos = [

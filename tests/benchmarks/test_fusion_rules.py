@@ -1,4 +1,5 @@
-"""Rules that were compared: greedy selection and weights of the other folds, against loops over all choices."""
+"""Rules that were compared: greedy selection and weights of the other folds, against loops over all
+choices."""
 
 from math import comb
 

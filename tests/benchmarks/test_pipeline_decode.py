@@ -1,4 +1,5 @@
-"""The benchmark of decoding counts a side where it gives the frames that were asked for. Times are not tested."""
+"""The benchmark of decoding counts a side where it gives the frames that were asked for. Times are
+not tested."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The simulation of large runs: against closed forms, against a run that was measured, and what it must conserve."""
+"""The simulation of large runs: against closed forms, against a run that was measured, and what it
+must conserve."""
 
 import dataclasses
 import json
@@ -135,7 +136,8 @@ def test_the_autoscaler_sees_a_thousand_waiting_actors() -> None:
 
 
 def test_idle_nodes_are_paid_until_they_end() -> None:
-    """Nodes without a GPU go during the training, and come again for nothing that needs them not."""
+    """Nodes without a GPU go during the training, and come again for nothing that needs them
+    not."""
     cpu, gpu = Kind("CPU", slots=4, start_s=60.0), Kind("GPU", slots=0, devices=1, start_s=60.0)
     cluster = Cluster({cpu: 2, gpu: 3}, Rules(start_jitter=0.0, idle_timeout_s=300.0))
     run(cluster, Step(name="describe", units=1, slot_s=40.0, device_s=100.0))

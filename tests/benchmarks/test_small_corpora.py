@@ -29,7 +29,8 @@ CONFIG = Config().with_settings(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SavedRun:
-    """Eight videos of two segments, of four groups; classes swap halfway, or do so the other way round."""
+    """Eight videos of two segments, of four groups; classes swap halfway, or do so the other way
+    round."""
     store = Store(str(tmp_path_factory.mktemp("run")))
     draw = np.random.default_rng(0)
     videos, segments, values = [], [], []

@@ -1,6 +1,8 @@
-"""A head node without CPUs whose autoscaler adds and removes nodes of this machine, and what an onlooker sees of them.
+"""A head node without CPUs whose autoscaler adds and removes nodes of this machine, and what an
+onlooker sees of them.
 
-The nodes are Ray's fake ones: processes of this machine that claim the CPUs and GPUs they are told to have.
+The nodes are Ray's fake ones: processes of this machine that claim the CPUs and GPUs they are told
+to have.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ def autoscaling_head(
 
 
 def _end_nodes(temp: Path) -> None:
-    """Nodes that the autoscaler had not ended when it was ended itself: their command lines name the folder."""
+    """Nodes that the autoscaler had not ended when it was ended itself: their command lines name
+    the folder."""
     for process in psutil.process_iter(["cmdline"]):
         if any(str(temp) in word for word in process.info["cmdline"] or ()):
             process.kill()

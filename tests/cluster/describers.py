@@ -1,6 +1,8 @@
-"""Two describers on each node of a cluster: `python -m tests.cluster.describers ADDRESS STORE FILE`.
+"""Two describers on each node of a cluster: `python -m tests.cluster.describers ADDRESS STORE
+FILE`.
 
-Says in JSON, by node, the digests of the parameters that each of its describers has, and which nodes hold the file.
+Says in JSON, by node, the digests of the parameters that each of its describers has, and which
+nodes hold the file.
 """
 
 import hashlib

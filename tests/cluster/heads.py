@@ -1,7 +1,8 @@
-"""A Ray head node of its own for one test: `ray start --head --block` in its own folder and on free ports.
+"""A Ray head node of its own for one test: `ray start --head --block` in its own folder and on free
+ports.
 
-Any number of them, and other clusters, live on a machine side by side. `ray stop` would end them all, hence each is
-ended by its process ids.
+Any number of them, and other clusters, live on a machine side by side. `ray stop` would end them
+all, hence each is ended by its process ids.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def head(
     *flags: str, num_cpus: int = 2, environment: dict[str, str | None] | None = None
 ) -> Iterator[Head]:
     """A head that has ended, with its folder removed, when the block is left."""
-    # Sockets lie in it, whose paths may not be longer than 107 characters: not in the folder of a test.
+    # Sockets lie in it, whose paths may not be longer than 107 characters: not in the folder of a
+    # test.
     temp = Path(tempfile.mkdtemp(prefix="head-"))
     made = Head(temp, num_cpus, flags, environment or {})
     try:

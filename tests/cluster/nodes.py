@@ -1,5 +1,6 @@
-"""Nodes that join a head of `tests.cluster.heads`, as far apart from it and each other as one machine allows: each has
-a working folder, a home, a folder for temporary files and Ray files of its own."""
+"""Nodes that join a head of `tests.cluster.heads`, as far apart from it and each other as one
+machine allows: each has a working folder, a home, a folder for temporary files and Ray files of its
+own."""
 
 from __future__ import annotations
 

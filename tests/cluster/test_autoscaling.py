@@ -1,6 +1,7 @@
 """The job on a cluster that starts with no worker: nodes come for its steps and go after them.
 
-python -m pytest tests/cluster/test_autoscaling.py -rP     # prints when what came and went (docs/autoscaling.md)
+python -m pytest tests/cluster/test_autoscaling.py -rP     # prints when what came and went
+(docs/autoscaling.md)
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from jobs.fcvid_encode import main
 print("exit code", main(sys.argv[1:]), flush=True)
 sys.stdin.read()
 """
-"""The job, whose driver stays in the cluster when it is done, so that what it leaves behind is seen."""
+"""The job, whose driver stays in the cluster when it is done, so that what it leaves behind is
+seen."""
 
 
 @pytest.fixture(scope="module")

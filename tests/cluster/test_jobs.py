@@ -1,4 +1,5 @@
-"""The main job as a Ray job on real heads: submitted, stopped, lost, resubmitted, with a token, step by step."""
+"""The main job as a Ray job on real heads: submitted, stopped, lost, resubmitted, with a token,
+step by step."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def flags(data: Path, out: Path, *more: str, recipe: str = "weizmann") -> list[s
 
 
 def environment(of: Head) -> dict[str, str]:
-    """That of a client of the head: without what makes this checkout, or a token, known otherwise."""
+    """That of a client of the head: without what makes this checkout, or a token, known
+    otherwise."""
     changes = {"PYTHONPATH": None, "RAY_ADDRESS": None, "RAY_AUTH_MODE": "disabled"}
     found = os.environ | changes | of.environment
     return {name: value for name, value in found.items() if value is not None}
@@ -160,7 +162,8 @@ def test_a_job_tells_its_story_and_nodes_name_bad_videos(data: Path, tmp_path: P
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
 def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) -> None:
-    """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no segment decoded twice."""
+    """Stopped by Ctrl-C of jobs.submit, then by `ray job stop`, then done: no segment decoded
+    twice."""
     out = tmp_path / "out"
     job = ["--", *flags(data, out, "--steps", "index,describe")]
     with submitted(one_head, *job) as submit:
@@ -193,7 +196,8 @@ def test_a_stopped_job_is_resumable(one_head: Head, data: Path, tmp_path: Path) 
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
 def test_lost_drivers_and_heads_are_survived(data: Path, tmp_path: Path) -> None:
-    """The driver is killed, then the head with all on it; a new head answers at the same address."""
+    """The driver is killed, then the head with all on it; a new head answers at the same
+    address."""
     out = tmp_path / "out"
     with head() as made:
         job = ["--", *flags(data, out, "--steps", "index,describe")]

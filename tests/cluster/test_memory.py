@@ -16,7 +16,8 @@ from tests import chaos
 def test_a_step_whose_workers_are_only_killed_says_what_to_lower(
     data: Path, tmp_path: Path
 ) -> None:
-    """The monitor's limit is below what this machine uses already, so that each worker is killed."""
+    """The monitor's limit is below what this machine uses already, so that each worker is
+    killed."""
     command = [sys.executable, "-m", "jobs.fcvid_encode", "--recipe", "demo", "--limit", "4"]
     command += ["--videos", str(data / "labelled" / "weizmann"), "--out", str(tmp_path / "out")]
     command += ["--steps", "index", "--set", "describe.weights=random:0"]

@@ -1,5 +1,5 @@
-"""Three nodes that share nothing but an object storage: the tables are those of one process, and the storage is asked
-for the weights once."""
+"""Three nodes that share nothing but an object storage: the tables are those of one process, and
+the storage is asked for the weights once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def machines(
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("AWS_ENDPOINT_URL", storage.url)
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        _upload(data, Store(f"{s3_bucket}/in"))
+        upload(data, Store(f"{s3_bucket}/in"))
         # Without a path to the code: it comes with the job.
         environment = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
         first = stack.enter_context(head(num_cpus=1, environment=environment))
@@ -89,7 +89,7 @@ def machines(
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def _upload(data: Path, store: Store) -> None:
+def upload(data: Path, store: Store) -> None:
     """Some videos of several classes and people, their labels, and weights."""
     folder = data / "labelled" / "weizmann"
     header, *rows = (folder / "labels.csv").read_text().splitlines()

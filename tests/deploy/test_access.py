@@ -1,4 +1,5 @@
-"""The roles on AWS: a run and the launcher can do what they need to, and no more, on a simulated AWS that enforces policies."""
+"""The roles on AWS: a run and the launcher can do what they need to, and no more, on a simulated
+AWS that enforces policies."""
 
 import json
 import runpy
@@ -56,7 +57,8 @@ def _serve(patch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def fresh_clients() -> Iterator[None]:
-    """fsspec keeps a client for each kind of storage, with the address and credentials it was made with."""
+    """fsspec keeps a client for each kind of storage, with the address and credentials it was made
+    with."""
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
@@ -89,11 +91,13 @@ def test_a_run_can_do_its_work(role: str, aws: str, monkeypatch: pytest.MonkeyPa
         runs.publish("tables/b.parquet", b"")
         assert runs.read_range("tables/a.parquet", 1, 3) == b"23"
         assert runs.files("tables") == ["tables/a.parquet", "tables/b.parquet"]
-        # Not a folder: the simulation asks for the right to delete the bucket's name, S3 each file's.
+        # Not a folder: the simulation asks for the right to delete the bucket's name, S3 each
+        # file's.
         runs.delete("run.lock")
         assert not runs.exists("run.lock")
-        # As Ray Train keeps its checkpoints. It makes a folder before, which asks whether the bucket is there: with the
-        # right to list it for S3, with one that S3 does not have for the simulation.
+        # As Ray Train keeps its checkpoints. It makes a folder before, which asks whether the
+        # bucket is there: with the right to list it for S3, with one that S3 does not have for the
+        # simulation.
         arrow = pyarrow.fs.S3FileSystem(endpoint_override=aws, region="us-east-1")
         with arrow.open_output_stream("my-runs/fcvid/train/x/checkpoint") as file:
             file.write(bytes(12 * 2**20))  # more than one part

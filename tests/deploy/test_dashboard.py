@@ -1,4 +1,5 @@
-"""deploy/grafana-dashboard.json and prometheus.yml: every metric and label in them is one that is exported."""
+"""deploy/grafana-dashboard.json and prometheus.yml: every metric and label in them is one that is
+exported."""
 
 import json
 import re

@@ -123,8 +123,8 @@ def test_quota_that_is_wanted() -> None:
         cpus["GPU" in node["resources"]] += node["max_workers"] * node["resources"]["CPU"]
     total = sum(cpus.values())
     assert (
-        f"({total} wanted by `cluster.yaml`, {cpus[False]} of them ordinary, {cpus[True]} with GPUs)"
-        in TEXT
+        f"({total} wanted by `cluster.yaml`, {cpus[False]} of them ordinary, {cpus[True]} with"
+        " GPUs)" in TEXT
     )
 
 

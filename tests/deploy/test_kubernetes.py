@@ -1,4 +1,5 @@
-"""The Kubernetes manifests: against KubeRay's published fields, Kubernetes' own models, and cluster.yaml."""
+"""The Kubernetes manifests: against KubeRay's published fields, Kubernetes' own models, and
+cluster.yaml."""
 
 import copy
 import re
@@ -18,7 +19,8 @@ from tests.deploy.files import (
     workers,
 )
 
-# The fields that are used here, of those in https://github.com/ray-project/kuberay: docs/reference/api.md
+# The fields that are used here, of those in https://github.com/ray-project/kuberay:
+# docs/reference/api.md
 # (helm-chart/kuberay-operator/crds/ as a schema). `authOptions` is there from 1.5.1 on.
 CUSTOM = {
     "RayCluster": {

@@ -1,6 +1,8 @@
-"""cluster.yaml and deploy/gcp.yaml: held against Ray's schema, the clouds' own descriptions of a machine, and the recipes.
+"""cluster.yaml and deploy/gcp.yaml: held against Ray's schema, the clouds' own descriptions of a
+machine, and the recipes.
 
-What nothing offline can say: whether an image exists, whether the account has quota, which zone has machines.
+What nothing offline can say: whether an image exists, whether the account has quota, which zone has
+machines.
 """
 
 import copy
@@ -155,7 +157,7 @@ def test_every_actor_of_a_recipe_fits_on_a_machine(name: str, recipe: str) -> No
     assert pools.write_cpus <= min(t["resources"]["CPU"] for t in types)
 
 
-# --- AWS -------------------------------------------------------------------------------------------
+# --- AWS ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +267,7 @@ def test_the_launcher_starts_these_machines(
         assert {kind: found[kind] for kind in node["resources"]} == node["resources"]
 
 
-# --- Google Cloud ----------------------------------------------------------------------------------
+# --- Google Cloud ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +332,7 @@ def test_googles_workers_are_spot_and_have_a_local_disk() -> None:
             assert disk["initializeParams"]["diskType"].startswith(f"zones/{zone}/")
 
 
-# --- helpers ---------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
 def _machine(node: dict) -> str:

@@ -1,4 +1,5 @@
-"""requirements.lock: what pyproject.toml asks for, each package once and held by hashes, from nowhere in particular."""
+"""requirements.lock: what pyproject.toml asks for, each package once and held by hashes, from
+nowhere in particular."""
 
 import re
 
@@ -48,7 +49,8 @@ def test_it_has_what_the_project_asks_for(text: str, pins: dict[str, str]) -> No
 
 
 def test_every_line_is_a_pin_with_hashes() -> None:
-    """pip --require-hashes refuses anything else; an index or a file would be some machine's own."""
+    """pip --require-hashes refuses anything else; an index or a file would be some machine's
+    own."""
     text = re.sub(r"^\s*#.*\n", "", LOCK, flags=re.MULTILINE)
     pin = r"[a-z0-9._-]+==\S+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+"
     assert re.sub(pin, "", text) == ""

@@ -29,7 +29,7 @@ def program(folder: Path, name: str, text: str) -> None:
     file.chmod(0o755)
 
 
-# --- setup_node.sh ---------------------------------------------------------------------------------
+# --- setup_node.sh --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def set_up(home: Path) -> subprocess.CompletedProcess:
     program(
         programs,
         "python3.12",
-        f'[ "$1 $2" = "-m venv" ] || exit 0\n{sys.executable} -m venv --without-pip "$3"\n'
-        f'printf \'#!/bin/bash\\nexec {sys.executable} -m pip --python %s "$@"\\n\' "$3" >"$3/bin/pip"\n'
-        'chmod +x "$3/bin/pip"',
+        f'[ "$1 $2" = "-m venv" ] || exit 0\n{sys.executable} -m venv --without-pip "$3"\nprintf'
+        f' \'#!/bin/bash\\nexec {sys.executable} -m pip --python %s "$@"\\n\' "$3"'
+        ' >"$3/bin/pip"\nchmod +x "$3/bin/pip"',
     )
     return run(
         str(home / "video-fisher" / "setup_node.sh"),
@@ -84,9 +84,7 @@ def test_a_node_has_the_lock_once(home: Path) -> None:
     kept.touch()
     assert set_up(home).returncode == 0
     assert kept.exists()
-    assert (home / ".bashrc").read_text() == (
-        '# there before\nexport PATH="$HOME/venv/bin:$PATH"\n'
-    )
+    assert (home / ".bashrc").read_text() == '# there before\nexport PATH="$HOME/venv/bin:$PATH"\n'
     # With another one all of it; here to a package that is not the one locked.
     lock = home / "video-fisher" / "requirements.lock"
     lock.write_text(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
@@ -97,7 +95,7 @@ def test_a_node_has_the_lock_once(home: Path) -> None:
     assert not (home / "venv" / "requirements.lock").exists(), "the next try begins again"
 
 
-# --- local_disk.sh ---------------------------------------------------------------------------------
+# --- local_disk.sh --------------------------------------------------------------------------------
 
 ROOT_DISK = "/dev/nvme0n1 Amazon Elastic Block Store"
 
@@ -153,7 +151,7 @@ def test_the_local_disk_is_made_and_mounted(
     assert ("no local NVMe disk" in done.stderr) == (not expected and not mounted)
 
 
-# --- gcp_access.sh ---------------------------------------------------------------------------------
+# --- gcp_access.sh --------------------------------------------------------------------------------
 
 ACCESS = str(ROOT / "deploy" / "gcp_access.sh")
 
@@ -161,7 +159,8 @@ ACCESS = str(ROOT / "deploy" / "gcp_access.sh")
 def gcloud(
     tmp_path: Path, there: str, *arguments: str
 ) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run the script with a gcloud that knows of what matches `there`; and what it was asked to change."""
+    """Run the script with a gcloud that knows of what matches `there`; and what it was asked to
+    change."""
     log = tmp_path / "log"
     program(
         tmp_path,

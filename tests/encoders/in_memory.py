@@ -1,4 +1,5 @@
-"""Solvers and metrics on arrays in memory, as tests want them: whole, without folds or weightings."""
+"""Solvers and metrics on arrays in memory, as tests want them: whole, without folds or
+weightings."""
 
 from collections.abc import Sequence
 

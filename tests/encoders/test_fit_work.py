@@ -1,4 +1,5 @@
-"""What an encoder says of its fit's work, against fits: every encoder of the registry, with its usual settings."""
+"""What an encoder says of its fit's work, against fits: every encoder of the registry, with its
+usual settings."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""Several given splits in one output: what they share is made once, and their mean is a row like any other."""
+"""Several given splits in one output: what they share is made once, and their mean is a row like
+any other."""
 
 import csv
 from pathlib import Path
@@ -24,7 +25,8 @@ SMALL = (
 
 
 def labels_file(data: Path, folder: Path) -> Path:
-    """Eight videos of two classes: four train and four test, the other way round in the second split."""
+    """Eight videos of two classes: four train and four test, the other way round in the second
+    split."""
     with (data / "labelled" / "weizmann" / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
     chosen = [

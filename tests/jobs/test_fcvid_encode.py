@@ -60,7 +60,10 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
         (
             {"--set": "encode.encoders=gmm_fv@pca_components=600"},
-            "gmm_fv@pca_components=600 has pca_components = 600, but descriptors of features_12_appearance have 512",
+            (
+                "gmm_fv@pca_components=600 has pca_components = 600, but descriptors of"
+                " features_12_appearance have 512"
+            ),
         ),
         (
             {"--set": "describe.streams=positions", "--more": "encode.encoders=ave@per_level=true"},
@@ -161,8 +164,9 @@ def test_it_starts_as_module_and_as_script_and_fails_in_a_second(start: list[str
     command = [sys.executable, *start, "--videos", "x", "--out", "y", "--set", "fit.num_workers=0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: --set fit.num_workers=0: fit.num_workers: expected at least 1, got 0\n"
+    assert (
+        done.stderr
+        == "error: --set fit.num_workers=0: fit.num_workers: expected at least 1, got 0\n"
     )
 
 

@@ -1,4 +1,5 @@
-"""Every kind of file of a finished run, and what may befall it; derived from STEPS and the tables, so that a new one is taken up by itself."""
+"""Every kind of file of a finished run, and what may befall it; derived from STEPS and the tables,
+so that a new one is taken up by itself."""
 
 import re
 import shutil

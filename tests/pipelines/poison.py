@@ -1,7 +1,7 @@
 """Decoders that misbehave, for test_poison.py. The child imports this module and plants them.
 
-`decode_segment` stands in for that of pipelines.video.decode: the first part of the file's name, up to the
-first dot, is the misbehaviour; any other file is decoded as ever.
+`decode_segment` stands in for that of pipelines.video.decode: the first part of the file's name, up
+to the first dot, is the misbehaviour; any other file is decoded as ever.
 """
 
 import ctypes

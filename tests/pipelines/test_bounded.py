@@ -25,8 +25,8 @@ SMALL = Picture(resize_px=32, crop_px=32)
 MEDIUM = Picture(resize_px=64, crop_px=64)
 
 GROWTH_BYTES = 8 * MIB
-"""Heaps settle within a few MiB. One picture kept per sampled frame of the film (22 MiB) or per short
-video (10 MiB) would be seen."""
+"""Heaps settle within a few MiB. One picture kept per sampled frame of the film (22 MiB) or per
+short video (10 MiB) would be seen."""
 
 
 def _film(path: Path, seconds: int) -> Path:
@@ -115,7 +115,8 @@ def test_a_child_that_has_grown_is_replaced() -> None:
 
 @pytest.mark.parametrize("victim", ["child", "parent"])
 def test_a_killed_process_leaves_no_file(data: Path, tmp_path: Path, victim: str) -> None:
-    """A remote video is copied for decoding; the copy has no name, so that nothing need remove it."""
+    """A remote video is copied for decoding; the copy has no name, so that nothing need remove
+    it."""
     clip = data / "clips" / "chimp.mp4"
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -224,7 +224,8 @@ def searched(capsys: pytest.CaptureFixture[str], finished: Path, query: object) 
 def test_a_search_finds_the_same_by_id_by_file_and_by_copy(
     finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file is decoded, described and encoded as the run did it; itself is no result, a copy's origin is."""
+    """A file is decoded, described and encoded as the run did it; itself is no result, a copy's
+    origin is."""
     video = rows(finished, "videos/*/*.parquet").to_pylist()[0]
     by_id = searched(capsys, finished, video["video_id"])
     file = Path(video["uri"])
@@ -321,7 +322,8 @@ def test_attention_says_where_and_when(finished: Path) -> None:
 
 
 def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Path) -> None:
-    """As after a crash: the rows that are visible stay, the others come back with the same values."""
+    """As after a crash: the rows that are visible stay, the others come back with the same
+    values."""
     folder = next(finished.glob("descriptors/*"))
     before = rows(finished, "descriptors/*/*.parquet").sort_by("segment_id")
     table = pq.read_table(next(folder.glob("*.parquet")))
@@ -344,7 +346,8 @@ def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Pa
 
 
 def test_a_run_killed_between_two_tables_writes_no_row_twice(finished: Path, data: Path) -> None:
-    """Several tables come out of one write task; here one of them lost rows that the others have."""
+    """Several tables come out of one write task; here one of them lost rows that the others
+    have."""
     record = json.loads((finished / "run.json").read_text())["tables"]
     shortened = [finished / record["videos"], finished / record[f"encodings/ave-{STREAMS[0]}"]]
     for folder in shortened:
@@ -413,7 +416,8 @@ def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path)
 def test_object_storage_gives_the_same_rows_as_a_folder(
     finished: Path, data: Path, s3_bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Videos, labels, weights and output on S3; names with a space, a quote and an umlaut among them."""
+    """Videos, labels, weights and output on S3; names with a space, a quote and an umlaut among
+    them."""
     import boto3
 
     odd = "bend/d\u00e4ria's bend.avi"
@@ -521,7 +525,8 @@ def one_video(data: Path, folder: Path, number: int = 0) -> list[str]:
 def test_a_file_that_is_put_back_is_described_again_where_its_rows_were_replaced(
     local_ray: None, data: Path, tmp_path: Path
 ) -> None:
-    """Files of DESCRIPTORS are named by ids: here the rows of the changed video take the place of those before."""
+    """Files of DESCRIPTORS are named by ids: here the rows of the changed video take the place of
+    those before."""
     found = []
     for number in (0, 1, 0):
         flags = one_video(data, tmp_path, number)

@@ -1,4 +1,5 @@
-"""What is called done is there: each kind of file, lost or damaged in each way, is named by the doctor and made again by the same command."""
+"""What is called done is there: each kind of file, lost or damaged in each way, is named by the
+doctor and made again by the same command."""
 
 import shutil
 from collections.abc import Callable

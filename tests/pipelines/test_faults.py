@@ -1,4 +1,5 @@
-"""Object storage that fails: what is written is whole, what is read is right, or an error says what happened."""
+"""Object storage that fails: what is written is whole, what is read is right, or an error says what
+happened."""
 
 import errno
 import os
@@ -309,7 +310,8 @@ def everything(store: Store, folder: str) -> dict[str, object]:
 def test_a_job_through_faults_writes_the_same(
     local_ray: None, faulty: FaultyS3, s3_bucket: str, data: Path, tmp_path: Path
 ) -> None:
-    """The workers of a cluster of its own see the proxy; those of this process the server itself."""
+    """The workers of a cluster of its own see the proxy; those of this process the server
+    itself."""
     from jobs.fcvid_encode import main
 
     base = f"{s3_bucket}/{tmp_path.name}"

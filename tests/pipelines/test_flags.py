@@ -1,4 +1,5 @@
-"""Flags as values: a recipe, a file under it, settings on top; what is wrong is refused before torch is loaded."""
+"""Flags as values: a recipe, a file under it, settings on top; what is wrong is refused before
+torch is loaded."""
 
 import dataclasses
 import json

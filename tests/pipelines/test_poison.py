@@ -1,5 +1,5 @@
-"""Videos that break their decoder: one failed row each, of the right error_type, in bounded time; and the
-same DecodeSegments decodes the next video right."""
+"""Videos that break their decoder: one failed row each, of the right error_type, in bounded time;
+and the same DecodeSegments decodes the next video right."""
 
 import contextlib
 import os

@@ -74,7 +74,8 @@ def test_the_decoder_of_a_retry_ends_with_it_and_its_count_stays(tmp_path: Path)
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the steps that run, with stand-ins: `describe` fails on v4, and `encode` wants the codebooks."""
+    """Names of the steps that run, with stand-ins: `describe` fails on v4, and `encode` wants the
+    codebooks."""
     ran: list[str] = []
 
     def stand_in(name: str, one: Job) -> tuple[Account, Spent]:
@@ -116,7 +117,8 @@ def test_what_a_failure_changes_is_fitted_again(tmp_path: Path, steps: list[str]
 
 
 def test_what_is_known_of_videos_is_published_once(tmp_path: Path) -> None:
-    """A run was killed in index, another named split indexed all its videos, and the first one comes again."""
+    """A run was killed in index, another named split indexed all its videos, and the first one
+    comes again."""
     one = job(tmp_path, 4)
     known = pa.table({"video_id": [f"v{n}" for n in range(4)], "source": ["s"] * 4})
     known = known.append_column("num_segments", pa.array([1, 2, 1, 2]))

@@ -50,7 +50,8 @@ def later(out: Path) -> str:
 
 
 def took(out: Path) -> dict[tuple[str, int], float]:
-    """How long each attempt of each segment took to decode; a second time would not be exactly as long."""
+    """How long each attempt of each segment took to decode; a second time would not be exactly as
+    long."""
     table = pa.concat_tables(pq.read_table(f) for f in out.glob("descriptors/*/*.parquet"))
     return {(r["segment_id"], r["attempts"]): r["decode_s"] for r in table.to_pylist()}
 

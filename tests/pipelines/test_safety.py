@@ -1,4 +1,5 @@
-"""What storage holds is data: nothing in it is run, and credentials stay out of what a run writes."""
+"""What storage holds is data: nothing in it is run, and credentials stay out of what a run
+writes."""
 
 import ast
 import json

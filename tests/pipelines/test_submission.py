@@ -1,4 +1,5 @@
-"""Resubmission against a server that speaks as much of Ray's job API as is asked of it, scripted job by job."""
+"""Resubmission against a server that speaks as much of Ray's job API as is asked of it, scripted
+job by job."""
 
 import json
 import logging
@@ -134,7 +135,8 @@ def test_a_done_job_is_submitted_once(head: FakeHead) -> None:
 def test_lost_jobs_are_replaced_until_one_is_done(
     head: FakeHead, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Driver lost, head lost, killed, failed, done: five submissions, each with a reason and a longer pause."""
+    """Driver lost, head lost, killed, failed, done: five submissions, each with a reason and a
+    longer pause."""
     caplog.set_level(logging.INFO)
     head.ends = [LOST, None, failed(-9), failed(1), DONE]
     run = Run(head)

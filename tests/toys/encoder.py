@@ -1,4 +1,5 @@
-"""A toy encoder: the mean of squares. Its one line is `ENCODERS["toy"] = "tests.toys.encoder.MeanSquare"`."""
+"""A toy encoder: the mean of squares. Its one line is `ENCODERS["toy"] =
+"tests.toys.encoder.MeanSquare"`."""
 
 from collections.abc import Sequence
 from typing import Self

@@ -1,4 +1,5 @@
-"""For `pytest -p tests.toys.plugin`: three lines register the toys, and the contract suites take them up."""
+"""For `pytest -p tests.toys.plugin`: three lines register the toys, and the contract suites take
+them up."""
 
 from encoders.registry import ENCODERS
 from pipelines.run.makers import MAKERS

@@ -1,4 +1,5 @@
-"""A toy maker of results: the label's own name decides. Its one line is `MAKERS["toy"] = tests.toys.result.MAKER`."""
+"""A toy maker of results: the label's own name decides. Its one line is `MAKERS["toy"] =
+tests.toys.result.MAKER`."""
 
 import zlib
 

@@ -1,4 +1,5 @@
-"""A toy step: how many videos each label has. Its one line is `STEPS["toy"] = tests.toys.step.STEP`."""
+"""A toy step: how many videos each label has. Its one line is `STEPS["toy"] =
+tests.toys.step.STEP`."""
 
 import collections
 

@@ -125,7 +125,8 @@ SMALLEST = (
     "vgg11",
     "vit_b_32",
 )
-"""A small network of each of torchvision's families; the others of a family are built by the same code."""
+"""A small network of each of torchvision's families; the others of a family are built by the same
+code."""
 
 
 @pytest.mark.parametrize("network", SMALLEST)
@@ -205,7 +206,8 @@ def pixels(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def test_patch_tokens_are_the_map_of_the_patches() -> None:
-    """Token p of the features that timm gives, behind the class token, is row p // 10, column p % 10."""
+    """Token p of the features that timm gives, behind the class token, is row p // 10, column p %
+    10."""
     packed = load.random_filters("timm:test_vit", 0)
     images = frames(VIT)
     model = timm.create_model("test_vit").eval()

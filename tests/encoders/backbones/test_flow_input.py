@@ -1,4 +1,5 @@
-"""Networks of pictures that take optical flow: one flow as a picture, stacks by cross-modality initialisation."""
+"""Networks of pictures that take optical flow: one flow as a picture, stacks by cross-modality
+initialisation."""
 
 import dataclasses
 

@@ -162,7 +162,8 @@ def test_convolutional_alexnet_has_the_activations_of_fk_table_1(px: int, side: 
 
 
 def test_convolutional_alexnet_is_alexnet_slid_over_the_image() -> None:
-    """With torchvision's weights: at pool5 sides of 6 the fully connected layers, else one per window."""
+    """With torchvision's weights: at pool5 sides of 6 the fully connected layers, else one per
+    window."""
     packed = load.random_filters("alexnet", 0)
     alexnet = load.load_model("alexnet", packed)
     pixels = torch.randint(256, (1, 259, 259, 3), generator=torch.Generator().manual_seed(1))

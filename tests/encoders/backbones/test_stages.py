@@ -1,4 +1,5 @@
-"""The nodes before each loss of resolution (VU 5.3.2), on published architectures and on small ones with traps."""
+"""The nodes before each loss of resolution (VU 5.3.2), on published architectures and on small ones
+with traps."""
 
 import pytest
 import torch

@@ -121,7 +121,8 @@ def test_descriptors_are_those_of_the_selected_frames(kind: str) -> None:
 
 
 def rank_loop(maps: np.ndarray, window: list[int]) -> np.ndarray:
-    """sum over t = 1..n of (2t - n - 1) v_t, value by value; positive parts before negative ones."""
+    """sum over t = 1..n of (2t - n - 1) v_t, value by value; positive parts before negative
+    ones."""
     channels, height, width = maps.shape[1:]
     parts = np.zeros((2 * channels, height, width))
     for c in range(channels):
@@ -208,13 +209,15 @@ def test_both_signs_are_kept_apart() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(2, 6))
 def test_frames_in_reverse_order_swap_the_signs(seed: int, channels: int, num_frames: int) -> None:
-    """Of a difference bit by bit, and of rank pooling where sums are exact, as those of whole numbers are."""
+    """Of a difference bit by bit, and of rank pooling where sums are exact, as those of whole
+    numbers are."""
     maps = random_maps(num_frames, channels, 5, 4, seed=seed)
     pairs = torch.stack([torch.arange(num_frames - 1), torch.arange(1, num_frames)], 1)
     whole = (8 * maps).round(), torch.arange(num_frames)[None]
     for own, places in ((maps, pairs), whole):
         parts = signed_parts(rank_pooled(own, places))
-        # The same windows from their last frames to their first; they follow each other in reverse order too.
+        # The same windows from their last frames to their first; they follow each other in reverse
+        # order too.
         mirrored = signed_parts(rank_pooled(own.flip(0), (num_frames - 1 - places).flip(0, 1)))
         positive, negative = parts.flip(0).chunk(2, dim=1)
         assert torch.equal(mirrored, torch.cat([negative, positive], dim=1))
@@ -269,7 +272,8 @@ def test_flow_has_streams_of_its_own_and_as_many_channels_as_the_network_takes()
 
 
 flow_fields = st.fixed_dictionaries({
-    "method": st.sampled_from(["dis", "tvl1"]), "gap": st.integers(1, 30), "stack": st.integers(1, 20),
+    "method": st.sampled_from(["dis", "tvl1"]), "gap": st.integers(1, 30),
+    "stack": st.integers(1, 20),
     "bound_px": st.integers(1, 999).map(lambda tenths: tenths / 10),
     "scaling": st.sampled_from([None, "per_position", "whole_map"])})  # fmt: skip
 

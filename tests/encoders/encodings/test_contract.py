@@ -118,7 +118,8 @@ ON_PYRAMIDS: dict[str, PyramidSettings] = {
     "gmm_fv": GmmFvSettings(num_components=3, max_iterations=3),
     "vlad": VladSettings(num_centroids=4, intra=True),
 }
-"""Encoders whose settings are `PyramidSettings`: each may use levels, and those with `SpatialSettings` places."""
+"""Encoders whose settings are `PyramidSettings`: each may use levels, and those with
+`SpatialSettings` places."""
 
 SWITCHES = {
     "places": {"position_weight": 0.5},
@@ -304,7 +305,10 @@ def test_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
     width = encoder.descriptor_dim
     with pytest.raises(
         ValueError,
-        match=rf"{encoder.name}: expected descriptors of shape \[n, {width}\], got \[.*\]; encode with",
+        match=(
+            rf"{encoder.name}: expected descriptors of shape \[n, {width}\], got \[.*\]; encode"
+            r" with"
+        ),
     ):
         encoder.accumulate(torch.zeros(*shape[:-1], width + shape[-1]))
 

@@ -59,7 +59,8 @@ def fit(name: str, of: FitSample | None = None, **changed: object) -> Spatial:
     levels=st.lists(st.integers(1, 6), min_size=1, max_size=4, unique=True), views=st.integers(1, 3)
 )
 def test_places_are_where_the_pyramid_pools(levels: list[int], views: int) -> None:
-    """Pooled coordinates of a fine map: their largest in a cell is its end, so its centre is half a cell before."""
+    """Pooled coordinates of a fine map: their largest in a cell is its end, so its centre is half a
+    cell before."""
     size = 60
     ends = torch.arange(1, size + 1) / size
     maps = torch.stack([ends.expand(size, size), ends.expand(size, size).T])[None]

@@ -89,7 +89,8 @@ def test_the_decoder_has_a_relu_where_descriptors_had_one() -> None:
 
 @pytest.mark.parametrize("power", [0.0, 0.5])
 def test_each_gradient_has_its_length_to_the_power(power: float) -> None:
-    """Its length is that of the residual in standard deviations times that of [z, 1]: of the gradient times sigma_x."""
+    """Its length is that of the residual in standard deviations times that of [z, 1]: of the
+    gradient times sigma_x."""
     encoder, x = FvVae(weights(), gradient_power=power), descriptors()
     deviations = weights()["var_x"].sqrt()[:, None]
     expected = []
@@ -282,7 +283,8 @@ def test_fit_that_is_stopped_and_resumed_is_undisturbed() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "diagonal", "kronecker"])
 def test_the_information_is_chosen_from_what_lies_beside_the_network(kind: str) -> None:
-    """Fitted with one form, used with another: the same as fitted with it, and nothing trained again."""
+    """Fitted with one form, used with another: the same as fitted with it, and nothing trained
+    again."""
     fitted = FvVae.fit(sample(), small(information="diagonal"), "l2")
     wanted = small(information=kind, damping=0.2)
     files = fitted.files()
@@ -297,7 +299,8 @@ def test_the_information_is_chosen_from_what_lies_beside_the_network(kind: str) 
 
 
 def test_after_a_pca_it_is_the_encoder_of_the_components() -> None:
-    """The network sees components only; the vector is that of a plain one on projected descriptors."""
+    """The network sees components only; the vector is that of a plain one on projected
+    descriptors."""
     settings = small(pca_components=3, information="kronecker")
     whole = sample()
     encoder = encoder_from_bytes(FvVae.fit(whole, settings, "none").to_bytes())

@@ -200,7 +200,8 @@ def test_two_workers_take_the_steps_of_one(
     residual: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same union of frames and without noise; the workers' shares differ in size."""
-    # Not a network of torchvision: the workers are threads here, which cannot trace at the same time.
+    # Not a network of torchvision: the workers are threads here, which cannot trace at the same
+    # time.
     layer1 = replace(FINETUNE, trainable_from="layer1")
     settings = replace(SMALL, dropout=0.0, num_steps=3)
     whole = pictures()

@@ -1,4 +1,5 @@
-"""Intervals: the same draws, taken as arrays and measured by the plain functions, give the same ends."""
+"""Intervals: the same draws, taken as arrays and measured by the plain functions, give the same
+ends."""
 
 import warnings
 

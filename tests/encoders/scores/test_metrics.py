@@ -105,8 +105,9 @@ def test_wrong_inputs() -> None:
 
 
 def test_eleven_points_by_hand() -> None:
-    # Ranks of the positives: 1, 3, 6 of 7. Precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1, so the highest at or
-    # above 0 ... 0.3 is 1 (4 levels), at 0.4 ... 0.6 it is 2/3 (3), at 0.7 ... 1 it is 1/2 (4).
+    # Ranks of the positives: 1, 3, 6 of 7. Precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1, so the
+    # highest at or above 0 ... 0.3 is 1 (4 levels), at 0.4 ... 0.6 it is 2/3 (3), at 0.7 ... 1 it
+    # is 1/2 (4).
     scores = np.arange(7, 0, -1.0)[:, None]
     targets = np.array([1, 0, 1, 0, 0, 1, 0])[:, None]
     expected = (4 * 1 + 3 * 2 / 3 + 4 / 2) / 11
@@ -120,7 +121,8 @@ def test_eleven_points_by_hand() -> None:
 
 
 def voc2007(score: np.ndarray, target: np.ndarray) -> float:
-    """As the VOC 2007 development kit: the highest precision where recall >= t, for t = 0, 0.1, ..., 1."""
+    """As the VOC 2007 development kit: the highest precision where recall >= t, for t = 0, 0.1,
+    ..., 1."""
     target = target[np.argsort(-score, kind="stable")]
     found = np.cumsum(target)
     precision = found / np.arange(1, len(target) + 1)

@@ -12,7 +12,8 @@ from encoders.scores.retrieval import average_precision, mean_average_precision
 
 
 def ranking(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """similarity, relevant and ignored of results from best to worst: r relevant, j junk, q query, . other."""
+    """similarity, relevant and ignored of results from best to worst: r relevant, j junk, q query,
+    . other."""
     letters = np.array(list(text))
     similarity = np.linspace(1, 0, len(letters)) if len(letters) else np.empty(0)
     return similarity, letters == "r", np.isin(letters, ("j", "q"))

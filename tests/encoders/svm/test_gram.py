@@ -1,4 +1,5 @@
-"""The Gram solver: against LIBLINEAR, against loops from the equations, and where matrices are bad."""
+"""The Gram solver: against LIBLINEAR, against loops from the equations, and where matrices are
+bad."""
 
 from itertools import pairwise
 
@@ -22,7 +23,8 @@ ALL = torch.ones(90, 1, dtype=torch.bool)
 
 
 def vectors(kind: str, num_vectors: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Vectors [N, D] and targets [N, 4], several a row: nearly orthogonal, nearly equal, or in few directions."""
+    """Vectors [N, D] and targets [N, 4], several a row: nearly orthogonal, nearly equal, or in few
+    directions."""
     draw = np.random.default_rng(seed)
     label = draw.integers(4, size=num_vectors)
     x = draw.normal(size=(num_vectors, dim)) + 0.4 * draw.normal(size=(4, dim))[label]

@@ -95,7 +95,8 @@ def test_weights_follow_losses_and_are_even_without_any() -> None:
 
 
 def test_more_parts_count_where_less_is_known() -> None:
-    """Of the same two losses, one of them uneven: the weaker part counts the more, the fewer videos they are of."""
+    """Of the same two losses, one of them uneven: the weaker part counts the more, the fewer videos
+    they are of."""
     shares = []
     for num in (4, 40, 400_000):
         better = np.zeros(num)

@@ -1,4 +1,5 @@
-"""Sums of kernels against plain loops and against the vectors that they are the inner products of."""
+"""Sums of kernels against plain loops and against the vectors that they are the inner products
+of."""
 
 import numpy as np
 import pytest

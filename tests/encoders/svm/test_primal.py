@@ -16,7 +16,8 @@ LOSSES = ["squared_hinge", "hinge"]
 
 
 def problem(kind: str, c: float, loss: str) -> tuple[Tensor, Columns]:
-    """Vectors of two folds and three classes, nearly orthogonal or nearly equal; the last class is everywhere."""
+    """Vectors of two folds and three classes, nearly orthogonal or nearly equal; the last class is
+    everywhere."""
     draw = torch.Generator().manual_seed(5)
     x = torch.randn(N, 90, generator=draw)
     label = torch.arange(N) % 3

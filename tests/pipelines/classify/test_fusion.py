@@ -1,4 +1,5 @@
-"""Fused results of a run: what is combined, what is published, and that no tested video has a say in it."""
+"""Fused results of a run: what is combined, what is published, and that no tested video has a say
+in it."""
 
 import dataclasses
 from collections import Counter
@@ -49,7 +50,8 @@ def labels_of(seed: int | None = None) -> list[list[str]]:
 def make_job(
     root: Path, *settings: str, labels: list[list[str]] | None = None, num_folds: int = 3
 ) -> Job:
-    """A run of two encoders on two streams of different widths and scales, in files that are cut differently."""
+    """A run of two encoders on two streams of different widths and scales, in files that are cut
+    differently."""
     config = Config().with_settings(
         ["encode.encoders=ave,vlad", "evaluate.bootstrap=50", *settings]
     )
@@ -112,7 +114,8 @@ def _publish_vectors(job: Job, book, draw: np.random.Generator, rows_per_file: i
 
 
 def concatenated(job: Job, parts: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, list[str]]:
-    """Unit vectors of the parts side by side, of a length of 1 in all; and the ids of the videos."""
+    """Unit vectors of the parts side by side, of a length of 1 in all; and the ids of the
+    videos."""
     found = []
     for encoder, stream in parts:
         folder = job.encodings(job.codebook(encoder, stream, 0))
@@ -318,7 +321,8 @@ def test_the_default_rule_falls_away_where_the_matrix_is_too_large(
 
 @pytest.mark.ray
 def test_the_tested_videos_have_no_say(local_ray: None, tmp_path: Path) -> None:
-    """Labels of the videos that a fold tests change neither its weights, nor its sigmoids, nor its C."""
+    """Labels of the videos that a fold tests change neither its weights, nor its sigmoids, nor its
+    C."""
     settings = (ALL_RULES, "classify.c=0.1,10", "classify.tolerance=1e-8")
     settings += ("classify.fusion_groups=all",)
     job = make_job(tmp_path / "true", *settings)

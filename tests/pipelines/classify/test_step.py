@@ -38,7 +38,8 @@ NUM, DIM = 48, 20
 
 
 def make_job(root: Path, *settings: str, num_folds: int = 3, broken: tuple[int, ...] = ()) -> Job:
-    """A run with vectors of 48 videos of 12 groups in files of 7; two of them have no label, one no vector."""
+    """A run with vectors of 48 videos of 12 groups in files of 7; two of them have no label, one no
+    vector."""
     config = Config().with_settings(["encode.encoders=ave", "fit.num_workers=2", *settings])
     draw = np.random.default_rng(0)
     labels = [[CLASSES[i % 3]] + (["wave"] if i % 11 == 0 else []) for i in range(NUM)]
@@ -177,9 +178,10 @@ def test_the_form_follows_from_size_and_memory_and_says_why() -> None:
     gib = 2**30
     form, reason = choose_form(Classify(), 45_000, 20 * gib)
     assert form == "gram"
-    assert reason == (
-        "the Gram matrix of 45,000 training vectors takes 7.54 GiB, at most 10 GiB, half of the largest "
-        "node's object store"
+    assert (
+        reason
+        == "the Gram matrix of 45,000 training vectors takes 7.54 GiB, at most 10 GiB, half of the"
+        " largest node's object store"
     )
     form, reason = choose_form(Classify(), 500_000, 20 * gib)
     assert form == "primal"

@@ -32,7 +32,8 @@ def test_pools_and_a_write_task_fit(
         assert pools.describe.size == gpus
         assert pools.decode.size == max(1, int(cpus) - gpus)
     else:
-        # Where describers have several threads, which must not wait for a core, decoders have cores of their own.
+        # Where describers have several threads, which must not wait for a core, decoders have cores
+        # of their own.
         left = int(cpus) - (pools.decode.size if pools.describe.num_threads > 1 else 0)
         assert max(1, left - 3) <= threads <= max(1, left)
 
@@ -66,7 +67,8 @@ def test_pools_of_a_growing_cluster_are_bounded_by_what_it_may_grow_to(
     for used in ((pools.decode,), describing, (pools.encode,), (pools.read,)):
         assert sum(pool.size * pool.num_gpus for pool in used) <= gpus
         for pool in used:
-            # All are asked for at once; one by one each would wait for the start of the node before.
+            # All are asked for at once; one by one each would wait for the start of the node
+            # before.
             compute = pool.options(8)["compute"]
             assert compute.min_size == compute.initial_size == compute.max_size == pool.size
             assert pool.num_gpus in (0, 1)

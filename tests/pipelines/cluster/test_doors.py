@@ -36,7 +36,8 @@ listening = [
     for connection in process.net_connections(kind="inet")
     if connection.status == psutil.CONN_LISTEN
 ]
-print(json.dumps({"gcs": ray.get_runtime_context().gcs_address, "listening": listening}), flush=True)
+gcs = ray.get_runtime_context().gcs_address
+print(json.dumps({"gcs": gcs, "listening": listening}), flush=True)
 sys.stdin.read()
 """
 
@@ -56,7 +57,8 @@ def outside(**changes: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
-    """{"gcs": address, "listening": (process, address, port)} of a run that works while the tests do."""
+    """{"gcs": address, "listening": (process, address, port)} of a run that works while the tests
+    do."""
     home = tmp_path_factory.mktemp("home")
     process = subprocess.Popen(
         [sys.executable, "-c", RUN],

@@ -54,7 +54,8 @@ def test_a_pool_that_grew_fell_short_and_grew_again_starts_anew() -> None:
 
 
 def test_actors_with_little_to_do_need_no_others() -> None:
-    """The decoders are too slow for the describers: more describers would not help, more decoders would."""
+    """The decoders are too slow for the describers: more describers would not help, more decoders
+    would."""
     growth = Growth({("read", "decode"): DECODE, ("describe",): DESCRIBE}, 300)
     have = {"decode": 4, "describe": 2}
     said = []
@@ -67,7 +68,8 @@ def test_actors_with_little_to_do_need_no_others() -> None:
 
 @given(st.integers(0, 9))
 def test_work_that_is_told_of_in_lumps_counts_whenever_it_comes(offset_s: int) -> None:
-    """A call of a describer is counted when it ends: here 8 s of work every 10 s, looked at every 5 s."""
+    """A call of a describer is counted when it ends: here 8 s of work every 10 s, looked at every 5
+    s."""
     growth = describers(warning_s=4.0)
     said = [
         text

@@ -25,7 +25,8 @@ def test_without_a_counter_a_meter_does_nothing() -> None:
 
 
 def test_gauges_are_set_as_long_as_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray drops one that was set once: a step that takes longer would have no `planned` any more."""
+    """Ray drops one that was set once: a step that takes longer would have no `planned` any
+    more."""
     seen = []
 
     class Metric:
@@ -97,7 +98,8 @@ def test_all_that_tasks_have_told_is_there_when_they_are_done(local_ray: None) -
 
 
 def test_steps_are_counted_apart_and_planned_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Prometheus reads adds up over runs of one driver: rows that are done, and so those that are planned."""
+    """What Prometheus reads adds up over runs of one driver: rows that are done, and so those that
+    are planned."""
     planned = []
 
     class Metric:
@@ -149,7 +151,8 @@ def test_a_task_keeps_its_cpu_while_it_waits_for_the_counter(local_ray: None) ->
 
 
 def exported(step: str, wanted: set[str]) -> dict[str, float]:
-    """{name{tags: value} of a step, from the node's Prometheus endpoint, when all that is wanted is there."""
+    """{name{tags: value} of a step, from the node's Prometheus endpoint, when all that is wanted is
+    there."""
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     end = time.monotonic() + 30
     found: dict[str, float] = {}
@@ -164,7 +167,8 @@ def exported(step: str, wanted: set[str]) -> dict[str, float]:
 
 
 def _key(line: str) -> str:
-    """The name, and the tags that are ours; Ray's own WorkerId, by which the dashboard tells runs apart, is there too."""
+    """The name, and the tags that are ours; Ray's own WorkerId, by which the dashboard tells runs
+    apart, is there too."""
     name, _, rest = line.partition("{")
     tags = dict(part.split("=", 1) for part in rest.rpartition("}")[0].split(","))
     assert tags["WorkerId"]

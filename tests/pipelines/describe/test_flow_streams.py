@@ -1,4 +1,5 @@
-"""Streams of optical flow in the describe stage: which network sees them, in which views, and what rows hold."""
+"""Streams of optical flow in the describe stage: which network sees them, in which views, and what
+rows hold."""
 
 from pathlib import Path
 

@@ -79,7 +79,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def decoded(data: Path) -> tuple[pa.Table, list[pa.Table]]:
-    """VIDEOS of a 30 s clip, which has two segments at 3 fps, and of two that fail; their frames."""
+    """VIDEOS of a 30 s clip, which has two segments at 3 fps, and of two that fail; their
+    frames."""
     clips = data / "clips"
     files = (clips / "big_buck_bunny_0_30.webm", clips / "audio_only.mp4", clips / "gone.mp4")
     videos = ProbeVideos(CONFIG.sampling, Decode())(manifest(*files))
@@ -104,7 +105,8 @@ def described(store: Store, decoded: tuple[pa.Table, list[pa.Table]]) -> pa.Tabl
 def test_a_segment_whose_descriptors_are_no_numbers_fails_by_name_and_alone(
     decoded: tuple[pa.Table, list[pa.Table]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """First filters so strong that float16 cannot hold what they make of any picture but a grey one."""
+    """First filters so strong that float16 cannot hold what they make of any picture but a grey
+    one."""
     state = safetensors.torch.load(load.random_filters("squeezenet1_0", 0))
     state["features.0.weight"] *= 1e7
     weights = load.pack(state)
@@ -215,7 +217,8 @@ def test_half_precision_is_near(
 def test_nothing_depends_on_where_a_video_was_cut(
     store: Store, decoded: tuple[pa.Table, list[pa.Table]], described: pa.Table
 ) -> None:
-    """Two segments together hold the descriptors of the whole video, differences over the cut too."""
+    """Two segments together hold the descriptors of the whole video, differences over the cut
+    too."""
     first, second = decoded[1][:2]
     assert second["num_images"].to_pylist() == [27]
     frames = [
@@ -354,8 +357,8 @@ def test_attention_has_a_row_for_every_frame(
 
 
 def test_rows_of_a_table_copy_nothing_of_the_others() -> None:
-    """The rows of all tables arrive together: a vector copied for each frame, or one stream's descriptors for each
-    other stream, is more memory than a worker has."""
+    """The rows of all tables arrive together: a vector copied for each frame, or one stream's
+    descriptors for each other stream, is more memory than a worker has."""
     num_frames, width = 50, 2**18
     vectors = pa.array(np.zeros(2 * width, np.float32))
     book = codebook("vlad", APPEARANCE)

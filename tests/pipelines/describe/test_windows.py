@@ -1,4 +1,5 @@
-"""The frames that streams read: chosen against plain loops, decoded once, described once, wherever a video is cut."""
+"""The frames that streams read: chosen against plain loops, decoded once, described once, wherever
+a video is cut."""
 
 import dataclasses
 from pathlib import Path
@@ -38,7 +39,8 @@ WINDOWS = (
 
 
 def window_loop(window: Window, ordinal: int, times_s: list[float]) -> list[int] | None:
-    """What the window reads for one sampled frame, frame by frame; None where the video is too short."""
+    """What the window reads for one sampled frame, frame by frame; None where the video is too
+    short."""
     span = window.num_frames - 1
     if window.gap:
         last = max(ordinal, span * window.gap)
@@ -209,7 +211,8 @@ SETTINGS = (
 
 
 def described(data: Path, *settings: str) -> tuple[Config, pa.Table, pa.Table, list[int]]:
-    """The configuration, a clip's decoded and described rows, and the pictures of each forward pass."""
+    """The configuration, a clip's decoded and described rows, and the pictures of each forward
+    pass."""
     config = Config().with_settings([*SETTINGS, *settings])
     (frames,) = decoded(config, data / "clips" / "bikes.mp4")
     weights = load.random_filters("squeezenet1_0", 0)

@@ -1,4 +1,5 @@
-"""Ways in which a run can be wrong, for the tests of the doctor: changed rows, files, marks and tensors of `doctor_run`."""
+"""Ways in which a run can be wrong, for the tests of the doctor: changed rows, files, marks and
+tensors of `doctor_run`."""
 
 import json
 import shutil

@@ -1,7 +1,8 @@
 """A small sound run that is made without Ray or a network, for the tests of the doctor.
 
-Six videos of two classes and two folds: v0 to v2 are whole, v3 has two segments and misses a frame, v4 has no label, and of
-v5 nothing could be decoded. Two encoders, one of them fitted per fold and with attention, on two streams.
+Six videos of two classes and two folds: v0 to v2 are whole, v3 has two segments and misses a frame,
+v4 has no label, and of v5 nothing could be decoded. Two encoders, one of them fitted per fold and
+with attention, on two streams.
 """
 
 import dataclasses

@@ -249,7 +249,8 @@ def test_the_advice_makes_the_job_see_what_is_missing(run: Path) -> None:
 
 
 def test_a_compaction_that_was_not_finished_is_no_error(run: Path) -> None:
-    """Rows are in small files and in large ones: with the plan alone, with all copies, with some originals gone."""
+    """Rows are in small files and in large ones: with the plan alone, with all copies, with some
+    originals gone."""
     store = Store(str(run))
     folder = store.read_json("run.json")["tables"]["descriptors"]
     footer, table = store.footer(store.files(folder)[0]), store.read_table(folder)

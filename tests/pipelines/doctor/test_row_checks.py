@@ -159,7 +159,8 @@ def test_files_of_one_folder_have_vectors_of_one_width(run: Path) -> None:
 
 
 def test_a_stream_of_gaps_has_all_frames_or_none(run: Path) -> None:
-    """The first row lacks the difference of its first frame, which only one of sampled frames does."""
+    """The first row lacks the difference of its first frame, which only one of sampled frames
+    does."""
     assert found(run) == set()
     gap = {"num_frames": 2, "gap": 3, "gap_s": 0.0}
     write_json(run, "run.json", lambda r: r["streams"][1].update(window=gap))

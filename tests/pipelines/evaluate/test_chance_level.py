@@ -1,7 +1,8 @@
-"""Labels that mean nothing are told at chance, also by codebooks with a class loss, which see labels.
+"""Labels that mean nothing are told at chance, also by codebooks with a class loss, which see
+labels.
 
-Descriptors are noise, so that only a label that reached a codebook could make a difference. What a codebook is fitted on
-is what `corpus.fit` would give it; Ray takes no part.
+Descriptors are noise, so that only a label that reached a codebook could make a difference. What a
+codebook is fitted on is what `corpus.fit` would give it; Ray takes no part.
 """
 
 from pathlib import Path
@@ -91,10 +92,11 @@ def num_right(job: Job, descriptors: torch.Tensor, fold: int) -> tuple[int, int]
 
 
 def right_of_all(root: Path, kind: str) -> tuple[int, tuple[float, float]]:
-    """Videos told over all trials, and between which numbers that is by chance but one time in 10,000.
+    """Videos told over all trials, and between which numbers that is by chance but one time in
+    10,000.
 
-    Each trial tests one fold, on labels of its own: then the number is exactly binomial. The folds of one draw would depend
-    on each other.
+    Each trial tests one fold, on labels of its own: then the number is exactly binomial. The folds
+    of one draw would depend on each other.
     """
     found = []
     for seed in range(NUM_TRIALS):

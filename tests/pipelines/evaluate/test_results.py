@@ -1,4 +1,5 @@
-"""METRICS rows from score matrices: every number with its inputs, and fusions as METHODS 4 has them."""
+"""METRICS rows from score matrices: every number with its inputs, and fusions as METHODS 4 has
+them."""
 
 import dataclasses
 

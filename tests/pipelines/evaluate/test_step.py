@@ -1,4 +1,5 @@
-"""METRICS by tasks: the bytes are those of one process that reads SCORES and makes one result after the other."""
+"""METRICS by tasks: the bytes are those of one process that reads SCORES and makes one result after
+the other."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -51,8 +51,9 @@ def test_every_view_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_warning_says_what_there_is_and_what_to_set(store: Store) -> None:
     assert warned(store, "vlad@num_centroids=21", ["a", "b"], folds=(0, 1)) == [
-        "vlad@num_centroids=21 on pool5_appearance: 2,000 descriptors for vlad.num_centroids = 21, less than 100 "
-        "each; raise fit.num_frames (now 40) where videos have more frames, or lower vlad.num_centroids"
+        "vlad@num_centroids=21 on pool5_appearance: 2,000 descriptors for vlad.num_centroids = 21,"
+        " less than 100 each; raise fit.num_frames (now 40) where videos have more frames, or lower"
+        " vlad.num_centroids"
     ]
 
 

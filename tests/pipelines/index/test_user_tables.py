@@ -144,7 +144,8 @@ def test_an_output_folder_is_made_and_tried(
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(
         ConfigError,
-        match=r"^--out .*/a/b: cannot write there: .*a create failed: .*PermissionError.*lacks the right",
+        match=r"^--out .*/a/b: cannot write there: .*a create failed: .*PermissionError.*"
+        "lacks the right",
     ):
         prepare._store(f"{tmp_path}/a/b")
 

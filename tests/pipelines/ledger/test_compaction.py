@@ -1,4 +1,5 @@
-"""Small files become large ones: the same rows, the same files however they were written, through any kill."""
+"""Small files become large ones: the same rows, the same files however they were written, through
+any kill."""
 
 import random
 from collections.abc import Callable
@@ -23,7 +24,8 @@ def rows() -> pa.Table:
 
 
 def scatter(store: Store, seed: int) -> None:
-    """Write the rows in small files, in an order and sizes of their own; some twice, as a kill may leave them."""
+    """Write the rows in small files, in an order and sizes of their own; some twice, as a kill may
+    leave them."""
     rng, table = random.Random(seed), rows()
     order = rng.sample(range(NUM_ROWS), NUM_ROWS)
     while order:

@@ -25,7 +25,8 @@ CONTENTS = Contents(("b/1", "c/1"), ("w/w.safetensors", "a/1/_done.json"))
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Folders b and c with a mark, a file w beside them, and a folder a with a mark of its own that the other one needs."""
+    """Folders b and c with a mark, a file w beside them, and a folder a with a mark of its own that
+    the other one needs."""
     store = Store(str(tmp_path))
     store.publish("w/w.safetensors", save_tensors({"x": torch.ones(300)}, "x", {}))
     for name in ("a/1/x", "b/1/x", "b/1/y", "c/1/x"):
@@ -36,7 +37,8 @@ def store(tmp_path: Path) -> Store:
 
 
 def faults(store: Store, expected: Contents = CONTENTS) -> dict[str, str]:
-    """{file that is not as it should be: the mark that does not hold}, by listing and by content."""
+    """{file that is not as it should be: the mark that does not hold}, by listing and by
+    content."""
     checked = check(store, MARK, expected, store.sizes)
     found = {fault.file: fault.mark for fault in checked.faults}
     for name, (mark, _) in checked.left.items():
@@ -150,7 +152,8 @@ READS: dict[str, Callable[[Store, str], object]] = {
 def test_a_reader_of_a_damaged_file_is_told_which_and_what_to_do(
     store: Store, read: str, how: str
 ) -> None:
-    """Large tables are not looked into before they are read. The flipped bytes are not in the footer."""
+    """Large tables are not looked into before they are read. The flipped bytes are not in the
+    footer."""
     name = "b/1/x.parquet"
     DAMAGE[how](Path(store.path(name)))
     message = r"b/1/x.parquet: expected the bytes that were written.*jobs.doctor"

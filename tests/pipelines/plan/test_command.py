@@ -1,4 +1,5 @@
-"""--plan on real videos: which are tried, what is measured, what is said and kept; no cluster, no lock."""
+"""--plan on real videos: which are tried, what is measured, what is said and kept; no cluster, no
+lock."""
 
 import json
 import os
@@ -145,9 +146,9 @@ def test_a_corpus_without_a_readable_video(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "a.mp4").write_text("no video")
     assert plan_of(tmp_path / "m.csv", None, tmp_path / "out") == 2
     assert (
-        "--plan: expected a video that can be read among 3 of 3, got 2 that do not exist and 1 that hold no "
-        "video (1 x not_a_video); are the paths right?"
-    ) in capsys.readouterr().err
+        "--plan: expected a video that can be read among 3 of 3, got 2 that do not exist and 1 that"
+        " hold no video (1 x not_a_video); are the paths right?" in capsys.readouterr().err
+    )
 
 
 def test_a_plan_is_for_its_configuration_and_videos_whatever_the_cluster(tmp_path: Path) -> None:

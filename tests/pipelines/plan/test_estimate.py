@@ -127,7 +127,8 @@ def test_gpus_take_the_network_off_the_cores() -> None:
 
 
 def test_codebooks_grow_with_the_sample_or_with_training_steps() -> None:
-    """1000 frames against the trial's 100: k-means is capped, EM reads all, training has its own steps."""
+    """1000 frames against the trial's 100: k-means is capped, EM reads all, training has its own
+    steps."""
     fit = planned(Shape(8))["fit"]
     # 1024 x 10 descriptors are 204.8 frames of 50.
     vlad = 1.0 * 204.8 / 100

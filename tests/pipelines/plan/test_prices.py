@@ -54,7 +54,10 @@ def test_seconds_of_a_gpu_are_operations_over_its_share_of_the_peak() -> None:
         (
             "10.0",
             '"fast"',
-            "gpus.g1.float32_tflops: expected a valid number, unable to parse string as a number, got 'fast'",
+            (
+                "gpus.g1.float32_tflops: expected a valid number, unable to parse string as a"
+                " number, got 'fast'"
+            ),
         ),
         ("10.0", "0", "gpus.g1.float32_tflops: expected greater than 0, got 0"),
         (

@@ -1,4 +1,5 @@
-"""The sample job of a plan: which frames it describes, with which filters, and what becomes of them."""
+"""The sample job of a plan: which frames it describes, with which filters, and what becomes of
+them."""
 
 import shutil
 from pathlib import Path
@@ -68,7 +69,8 @@ def test_as_many_frames_as_there_is_time_for(videos: Path, tmp_path: Path) -> No
 def test_operations_are_those_of_all_views_and_of_optical_flow(
     videos: Path, tmp_path: Path
 ) -> None:
-    # One convolution of 96 filters of 7 x 7 at 109 x 109 places; a multiplication and an addition are two.
+    # One convolution of 96 filters of 7 x 7 at 109 x 109 places; a multiplication and an addition
+    # are two.
     places = 2 * 96 * 109**2 * 7 * 7
     _, plain = sample_of(job_of(videos), tmp_path / "plain", 1000)
     assert plain == places * 3

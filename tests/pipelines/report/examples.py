@@ -1,4 +1,5 @@
-"""Reports for the tests of the page: an empty one, a full one, and one with hostile text everywhere."""
+"""Reports for the tests of the page: an empty one, a full one, and one with hostile text
+everywhere."""
 
 from dataclasses import replace
 

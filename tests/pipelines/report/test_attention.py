@@ -1,4 +1,5 @@
-"""Where and when a video was looked at: the map over a frame, the curve over time, and what the page says of them."""
+"""Where and when a video was looked at: the map over a frame, the curve over time, and what the
+page says of them."""
 
 import io
 import re
@@ -17,7 +18,8 @@ from tests.pipelines.report.page import Page, assert_stands_alone
 
 
 def by_loops(cells: np.ndarray, levels: tuple[int, ...], height: int, width: int) -> np.ndarray:
-    """The map pixel by pixel: bilinear between the middles of cells, levels weighted by their cells."""
+    """The map pixel by pixel: bilinear between the middles of cells, levels weighted by their
+    cells."""
     out = np.zeros((height, width))
     for r in range(height):
         for c in range(width):

@@ -1,4 +1,5 @@
-"""The charts of the report: lines that can be told apart, axes of their own, and what they say in words."""
+"""The charts of the report: lines that can be told apart, axes of their own, and what they say in
+words."""
 
 import re
 from dataclasses import replace

@@ -384,7 +384,8 @@ def test_own_results_stand_beside_the_paper(full):
 
 
 def test_the_page_of_a_large_corpus_stays_small():
-    """239 classes, 40 results, 12 videos with attention, pictures of noise, and every video failed."""
+    """239 classes, 40 results, 12 videos with attention, pictures of noise, and every video
+    failed."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     buffer = io.BytesIO()

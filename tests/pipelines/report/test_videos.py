@@ -1,4 +1,5 @@
-"""What a report shows of videos: neighbours by plain loops, frames of real files, and files that are gone."""
+"""What a report shows of videos: neighbours by plain loops, frames of real files, and files that
+are gone."""
 
 from pathlib import Path
 
@@ -165,8 +166,8 @@ def test_the_papers_tables_agree_with_what_their_text_says() -> None:
         for table in tables:
             assert all(len(values) == len(table.metrics) for _, values in table.rows)
             assert all(0 < value < 1 for _, values in table.rows for value in values)
-    # DQ 5.3: 6.3, 5.7 and 1.3 % better than two-stream networks; on ActivityNet FV-VAE improves on GA by 10.0 and
-    # 9.8 % of mAP, in relative terms.
+    # DQ 5.3: 6.3, 5.7 and 1.3 % better than two-stream networks; on ActivityNet FV-VAE improves on
+    # GA by 10.0 and 9.8 % of mAP, in relative terms.
     four = {name: values[0] for name, values in DQ_TABLE_4.rows}
     ours = four["FV-VAE-(pool5 + pool5 optical flow)"]
     for name, better in (

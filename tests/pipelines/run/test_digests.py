@@ -1,4 +1,5 @@
-"""Digests name the folders of a run: those recorded here were made by commit 8e83f35, and runs of then still resume."""
+"""Digests name the folders of a run: those recorded here were made by commit 8e83f35, and runs of
+then still resume."""
 
 import contextlib
 import dataclasses

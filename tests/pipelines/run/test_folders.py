@@ -1,4 +1,5 @@
-"""Folders of a run are named by what made what is in them: what changes a result changes its folder, and nothing else."""
+"""Folders of a run are named by what made what is in them: what changes a result changes its
+folder, and nothing else."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,5 @@
-"""Files of a step against its marks: which are read, what is removed, and what has to be done again."""
+"""Files of a step against its marks: which are read, what is removed, and what has to be done
+again."""
 
 from pathlib import Path
 

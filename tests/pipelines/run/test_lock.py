@@ -324,7 +324,8 @@ with RunLock(Store(sys.argv[1]), "held", heartbeat_s=float(sys.argv[2])):
 
 
 def start_holder(root: str, beat_s: float, sigint: str = "default_int_handler") -> subprocess.Popen:
-    """A process that holds the lock. `sigint` is its handler: what runs in the background ignores it."""
+    """A process that holds the lock. `sigint` is its handler: what runs in the background ignores
+    it."""
     command = [sys.executable, "-c", HOLD, root, str(beat_s), sigint]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout is not None

@@ -80,15 +80,17 @@ def test_encodings_of_every_kind_of_stream_are_found(tmp_path: Path, fold: str) 
     config = Config().with_settings(
         [
             *("describe.backbone=squeezenet1_0", "describe.nodes=features.12,ga"),
-            "describe.streams=appearance,appearance@scaling=whole_map,difference@gap=3,difference@gap_s=0.25,"
-            "rank@frames=5,flow@method=tvl1:stack=2,flow@bound_px=7.5",
+            (
+                "describe.streams=appearance,appearance@scaling=whole_map,difference@gap=3,difference@gap_s=0.25,"
+                "rank@frames=5,flow@method=tvl1:stack=2,flow@bound_px=7.5"
+            ),
             f"encode.encoders={','.join(encoders)}",
         ]
     )
     streams = sorted(described_streams(config))
     assert {"features_12_difference_gap3", "features_12_rank_x5", "ga_global"} < set(streams)
     pairs = [(encoder, stream) for encoder in encoders for stream in streams]
-    tables = {f"encodings/{encoder}-{stream}{fold}": f"{encoder} {stream}" for encoder, stream in pairs}  # fmt: skip
+    tables = {f"encodings/{e}-{s}{fold}": f"{e} {s}" for e, s in pairs}
     found = SavedRun(Store(str(tmp_path)), config, tables).encodings
     assert list(found) == pairs
     for (encoder, stream), one in found.items():

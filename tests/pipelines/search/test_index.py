@@ -1,4 +1,5 @@
-"""The index: its vectors and neighbours against plain loops, what it leaves out, and what it reads."""
+"""The index: its vectors and neighbours against plain loops, what it leaves out, and what it
+reads."""
 
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def write(
     gone: tuple[int, ...] = (),
     empty: tuple[int, ...] = (),
 ) -> Store:
-    """VIDEOS and ENCODINGS of videos v000, v001, ...: `changed`, `gone` from VIDEOS, or without descriptors."""
+    """VIDEOS and ENCODINGS of videos v000, v001, ...: `changed`, `gone` from VIDEOS, or without
+    descriptors."""
     store, everyone = Store(str(root)), range(len(vectors))
     facts = dict.fromkeys(VIDEOS.schema().names)
     facts |= {"fold": 0, "size_bytes": 1, "num_segments": 1, "status": "ok", "uri": "/nowhere"}

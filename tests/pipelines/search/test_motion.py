@@ -1,8 +1,10 @@
-"""What streams of motion tell and appearance cannot: the direction of time, and one motion over many backgrounds.
+"""What streams of motion tell and appearance cannot: the direction of time, and one motion over
+many backgrounds.
 
-The corpus is drawn: over each of eight backgrounds an object crosses the frame, once to the right and once downwards, and
-both clips are there with their frames in reverse order too. The codec is lossless and the sampling symmetric in time, so
-that a clip and its reverse show the same eight frames.
+The corpus is drawn: over each of eight backgrounds an object crosses the frame, once to the right
+and once downwards, and both clips are there with their frames in reverse order too. The codec is
+lossless and the sampling symmetric in time, so that a clip and its reverse show the same eight
+frames.
 """
 
 from collections.abc import Iterator
@@ -65,7 +67,8 @@ class Corpus:
 
 
 def crossing(background: int, axis: int) -> list[Image]:
-    """The frames of an object that moves along an axis, at a place across it that differs between backgrounds."""
+    """The frames of an object that moves along an axis, at a place across it that differs between
+    backgrounds."""
     path = np.full((NUM_FRAMES, 1, 2), np.random.default_rng(background).uniform(-0.2, 0.2))
     reach = (0.45, 0.3)[axis]
     path[:, 0, axis] = np.linspace(-reach, reach, NUM_FRAMES)
@@ -125,8 +128,8 @@ def corpus(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 Fold = tuple[np.ndarray, np.ndarray]
-"""Which clips train, [V] bool: those of all backgrounds but one; and the vectors [V, D] of all clips, by the codebook of
-those that train."""
+"""Which clips train, [V] bool: those of all backgrounds but one; and the vectors [V, D] of all
+clips, by the codebook of those that train."""
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +163,8 @@ def num_right(folds: list[Fold], motion: np.ndarray) -> int:
 
 
 def nearest(folds: list[Fold], is_candidate: np.ndarray) -> np.ndarray:
-    """[V]: the clip nearest to each, among those that `is_candidate` [V, V] gives it, by the codebook that did not see
-    its background."""
+    """[V]: the clip nearest to each, among those that `is_candidate` [V, V] gives it, by the
+    codebook that did not see its background."""
     found = np.empty(len(PAIRED), np.int64)
     for is_training, vectors in folds:
         near = np.where(is_candidate, vectors @ vectors.T, -np.inf).argmax(1)
@@ -222,7 +225,8 @@ def test_neighbours_share_the_background_in_appearance_and_the_motion_in_flow(
 def test_the_same_motion_over_another_background_is_near_where_motion_is_described(
     corpus: Corpus, folds: dict[str, list[Fold]], stream: str, least: int, most: int
 ) -> None:
-    """Neighbours over other backgrounds. Chance is 8 of 32: more than 16 is one case in 1,600, 20 or more one in 100,000."""
+    """Neighbours over other backgrounds. Chance is 8 of 32: more than 16 is one case in 1,600, 20
+    or more one in 100,000."""
     near = nearest(folds[stream], corpus.background != corpus.background[:, None])
     assert least <= (corpus.motion[near] == corpus.motion).sum() <= most
 
@@ -231,9 +235,11 @@ def test_the_same_motion_over_another_background_is_near_where_motion_is_describ
 def test_labels_that_mean_nothing_are_told_at_chance(
     folds: dict[str, list[Fold]], stream: str
 ) -> None:
-    """Neither less nor more than a binomial allows but one time in a million, though flow tells true labels well."""
+    """Neither less nor more than a binomial allows but one time in a million, though flow tells
+    true labels well."""
     rng, num_trials = np.random.default_rng(0), 25
-    # Drawn for each clip: of a mere permutation those that are left out are known to be the rarer ones in training.
+    # Drawn for each clip: of a mere permutation those that are left out are known to be the rarer
+    # ones in training.
     labels = rng.integers(len(CLASSES), size=(num_trials, len(PAIRED)))
     right = sum(num_right(folds[stream], own) for own in labels)
     low, high = binom.interval(1 - 1e-6, labels.size, 1 / len(CLASSES))

@@ -1,4 +1,5 @@
-"""A search without a cluster: what it answers, what its page shows, and what it says of a wrong query."""
+"""A search without a cluster: what it answers, what its page shows, and what it says of a wrong
+query."""
 
 import shutil
 from dataclasses import replace

@@ -95,7 +95,10 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("classify.form=dual", "expected one of"),
         (
             "encode.encoders=vlad@k=3",
-            "no field 'k'; there are levels, per_level, pca_components, pca_whiten, position_weight, num_centroids, intra",
+            (
+                "no field 'k'; there are levels, per_level, pca_components, pca_whiten,"
+                " position_weight, num_centroids, intra"
+            ),
         ),
         (
             "encode.encoders=ave@levels=1/4",

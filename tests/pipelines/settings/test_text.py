@@ -1,4 +1,5 @@
-"""Settings as text: any value of any field comes back from its text, and errors say what was expected."""
+"""Settings as text: any value of any field comes back from its text, and errors say what was
+expected."""
 
 import dataclasses
 import json

@@ -12,7 +12,8 @@ from pipelines.storage.read_ahead import TOGETHER, ReadAhead
 
 
 class Rows:
-    """A reader of rows that hold their own place; knows how many are read and not yet given away."""
+    """A reader of rows that hold their own place; knows how many are read and not yet given
+    away."""
 
     guard = threading.Lock()
 

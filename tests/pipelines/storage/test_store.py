@@ -65,7 +65,8 @@ def test_tables_lists_and_removal(store: Store) -> None:
 def test_of_files_in_the_order_of_hashes_only_row_groups_that_hold_a_row_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file has a range of ids that holds nearly all of them, so that statistics rule out none."""
+    """Each file has a range of ids that holds nearly all of them, so that statistics rule out
+    none."""
     store = Store(str(tmp_path))
     ids = [f"v{place:03d}" for place in range(200)]
     for number in range(10):

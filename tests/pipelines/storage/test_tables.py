@@ -14,23 +14,35 @@ from pipelines.storage.columns import (
 from pipelines.storage.tables import CURVES, DESCRIPTORS, METRICS, TABLES
 
 COLUMNS = {
-    "videos": "video_id uri labels group fold size_bytes source container codec width_px height_px "
-    "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error listed_by",
+    "videos": (
+        "video_id uri labels group fold size_bytes source container codec width_px height_px "
+        "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error "
+        "listed_by"
+    ),
     "segments": "segment_id video_id segment num_segments source",
-    "descriptors": "segment_id video_id segment source num_frames num_missing frame_indices timestamps_s "
-    "status stage error_type error attempts decode_s decoder",
-    "failures": "segment_id video_id segment source num_frames num_missing status stage error_type error "
-    "attempts decode_s decoder",
+    "descriptors": (
+        "segment_id video_id segment source num_frames num_missing frame_indices timestamps_s "
+        "status stage error_type error attempts decode_s decoder"
+    ),
+    "failures": (
+        "segment_id video_id segment source num_frames num_missing status stage error_type error "
+        "attempts decode_s decoder"
+    ),
     "samples": "video_id frame",
     "curves": "codebook stream fold quantity step value",
     "encodings": "video_id source encoder stream fold num_descriptors",
     "search": "video_id source encoder stream fold",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
-    "solutions": "encoder stream fold label form loss c num_positive num_negative primal dual gap rounds "
-    "is_solved seconds",
+    "solutions": (
+        "encoder stream fold label form loss c num_positive num_negative primal dual gap rounds "
+        "is_solved seconds"
+    ),
     "fusions": "encoder stream fold part_encoder part_stream weight slope intercept",
-    "metrics": "encoder stream fusion weights protocol split metric class value ci_low ci_high sd num_videos num_positives",
+    "metrics": (
+        "encoder stream fusion weights protocol split metric class value ci_low ci_high sd"
+        " num_videos num_positives"
+    ),
     "frames": "segment_id video_id source status error frame_indices pictures",
 }
 

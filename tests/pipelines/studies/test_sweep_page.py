@@ -85,7 +85,8 @@ def test_each_curve_is_said_in_words(full):
         "Marks of the paper: FV 0.7885 at 131,072, UCF101 split 1, VGG-19"
     )
     assert lambda3.startswith(
-        "Accuracy against lambda3. fv_vae on pool5: 0.450 at 0, 0.300 at 100,000, highest 0.800 at 10. "
+        "Accuracy against lambda3. fv_vae on pool5: 0.450 at 0, 0.300 at 100,000, highest 0.800 at"
+        " 10. "
     )
 
 

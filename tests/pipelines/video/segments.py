@@ -1,4 +1,5 @@
-"""Rows of SEGMENTS, and what the decoding stage makes of them, for tests of the stages without a cluster."""
+"""Rows of SEGMENTS, and what the decoding stage makes of them, for tests of the stages without a
+cluster."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,10 +1,10 @@
 """What must come out of each real clip: clips.csv, one line per file, frozen.
 
-Columns: number of frames; distance between their times (smallest-largest where they differ by more than
-rounding); time of the last one after the first; `times`, the first digits of the SHA-256 of all times in
-whole microseconds (little-endian int64); size and rotation as shown; index of the chosen stream; or the
-error of a file without video. `decord`: "same" frames, or its error. `note`: why the counts of the
-data's README, or of decord, are others.
+Columns: number of frames; distance between their times (smallest-largest where they differ by more
+than rounding); time of the last one after the first; `times`, the first digits of the SHA-256 of
+all times in whole microseconds (little-endian int64); size and rotation as shown; index of the
+chosen stream; or the error of a file without video. `decord`: "same" frames, or its error. `note`:
+why the counts of the data's README, or of decord, are others.
 """
 
 import csv
@@ -30,9 +30,10 @@ PICTURE = Picture()
 PYAV, DECORD = Decode(decoder="pyav"), Decode(decoder="decord")
 
 LARGEST_DIFFERENCE = 5.0
-"""Grey levels, mean over a frame. decord scales by another kernel and at half the chroma, so the more
-saturated and the smaller the picture the more they differ: at most 4.3 (clip1024.flv, 112x80), in the
-middle 1.7. That a frame is not its neighbour, which may differ by less, is asserted apart."""
+"""Grey levels, mean over a frame. decord scales by another kernel and at half the chroma, so the
+more
+saturated and the smaller the picture the more they differ: at most 4.3 (clip1024.flv, 112x80), in
+the middle 1.7. That a frame is not its neighbour, which may differ by less, is asserted apart."""
 
 
 @functools.cache
@@ -172,7 +173,8 @@ def test_decord_is_not_used_where_it_is_wrong(data: Path, name: str) -> None:
 
 
 def test_ut_interaction_headers_count_too_much(data: Path) -> None:
-    """Frames are those that decode; the header's number, 1 or 2 more, goes nowhere but into VIDEOS."""
+    """Frames are those that decode; the header's number, 1 or 2 more, goes nowhere but into
+    VIDEOS."""
     paths = sorted((data / "labelled" / "ut_interaction").rglob("*.avi"))[::8]
     assert len(paths) >= 9
     for path in paths:

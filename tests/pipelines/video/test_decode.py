@@ -183,8 +183,8 @@ def test_times_start_at_the_first_frame(data: Path) -> None:
         assert video.timestamps_s[1] == pytest.approx(1 / probe(video._source).fps, rel=1e-3)
 
 
-# Many key frames, so that decoding starts in the middle; codecs and containers of all kinds; B-frames
-# in AVI (mmaction_test.avi, set1_41_8_0.avi), where the packets' times are wrong.
+# Many key frames, so that decoding starts in the middle; codecs and containers of all kinds;
+# B-frames in AVI (mmaction_test.avi, set1_41_8_0.avi), where the packets' times are wrong.
 @pytest.mark.parametrize(
     "name",
     [

@@ -33,7 +33,8 @@ THREE = Sampling(policy="uniform", num_frames=3)
 
 
 def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A picture uint8 [h, w, 3] of waves of many lengths, given at any places, so that nothing is interpolated."""
+    """A picture uint8 [h, w, 3] of waves of many lengths, given at any places, so that nothing is
+    interpolated."""
     draws = np.random.default_rng(7)
     total = np.zeros_like(x)
     for length in (5.0, 8.0, 13.0, 21.0, 34.0, 55.0):
@@ -79,7 +80,8 @@ def test_a_rotation_is_the_flow(method: str) -> None:
     turn, middle = np.deg2rad(3.0), (SIZE - 1) / 2
     cos, sin = np.cos(turn), np.sin(turn)
     dx, dy = x - middle, y - middle
-    # What is at d in the first picture is at R d in the second, which so shows at d what was at R^T d.
+    # What is at d in the first picture is at R d in the second, which so shows at d what was at R^T
+    # d.
     after = texture(middle + cos * dx + sin * dy, middle - sin * dx + cos * dy)
     expected = np.stack([cos * dx - sin * dy - dx, sin * dx + cos * dy - dy], -1)
     error = np.linalg.norm(inner(flow_between(texture(x, y), after, method) - expected), axis=-1)
@@ -167,7 +169,8 @@ def segment(path: Path, *windows: Window, **changes: object) -> SegmentFrames:
     ],
 )
 def test_flow_of_a_clip_is_that_of_its_pictures(data: Path, name: str) -> None:
-    """The same pictures are decoded for a difference of the same frames, whole, and flow is computed here."""
+    """The same pictures are decoded for a difference of the same frames, whole, and flow is
+    computed here."""
     stack = FlowWindow(num_frames=3, gap=2, method="dis", bound_px=20.0)
     path = data / "clips" / name
     found = segment(path, FLOW, stack)

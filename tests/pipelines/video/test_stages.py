@@ -1,4 +1,5 @@
-"""A video that is replaced while the run goes: its new pixels are not given out under the old label."""
+"""A video that is replaced while the run goes: its new pixels are not given out under the old
+label."""
 
 import os
 import shutil
