@@ -100,6 +100,7 @@ def test_facts_of_a_header(data: Path) -> None:
         13.013,
         pytest.approx(30000 / 1001),
         390,
+        "packets",
     )
     assert probe(str(data / "clips" / "one_frame_av1.mp4")).codec == "av1"
     nothing = probe(str(data / "corrupt" / "bipbop_cbcs_video_init.mp4"))
