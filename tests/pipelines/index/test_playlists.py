@@ -3,10 +3,12 @@
 import logging
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pipelines.index.manifest import list_videos
+from pipelines.storage.store import Store
+
+pytestmark = pytest.mark.usefixtures("s3_bucket")
 
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n{}\n#EXT-X-ENDLIST\n"
 DASH = (
@@ -21,11 +23,11 @@ def listed(folder: Path, files: dict[str, str]) -> list[str]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    memory = fsspec.filesystem("memory")
+    remote = Store(f"s3://bucket{folder}")
     for name, text in files.items():
-        memory.pipe(f"{folder}/{name}", text.encode())
+        remote.publish(name, text.encode())
     found = list_videos(str(folder))["path"].to_pylist()
-    assert list_videos(f"memory:/{folder}")["path"].to_pylist() == found
+    assert list_videos(remote.root)["path"].to_pylist() == found
     return found
 
 
