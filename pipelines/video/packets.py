@@ -118,7 +118,7 @@ class PacketReader:
             self._kept = None
         ticks, marks = array("q"), array("q")
         keys, shown, seconds = bytearray(), bytearray(), bytearray()
-        num_bytes, end_tick = 0, NO_TICK
+        num_bytes, end_tick, end_before, is_torn = 0, NO_TICK, NO_TICK, False
         with self._without(content):
             for packet in self._demuxed:
                 tick = packet.dts if packet.pts is None else packet.pts
@@ -127,6 +127,7 @@ class PacketReader:
                 is_frame = holds == Holds.FRAME
                 is_shown = is_frame and tick is not None and not packet.is_discard
                 shown.append(is_shown)
+                end_before, is_torn = end_tick, packet.is_corrupt
                 if is_shown and tick is not None:
                     end_tick = max(end_tick, tick + (packet.duration or 0))
                 seconds.append(holds == Holds.SECOND_FIELD)
@@ -137,6 +138,9 @@ class PacketReader:
                     self._kept = None
                 if self._kept is not None:
                     self._kept.append(packet)
+        if is_torn:
+            # What the end of a cut-off file tears is missing with what comes after it.
+            shown[-1], end_tick = False, end_before
         self._next = len(ticks)
         self._scanned = Packets(
             tick=np.array(ticks, np.int64),

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.index.manifest import list_videos
 from pipelines.storage.store import Store
+from pipelines.video.header import VideoError, probe
 
 pytestmark = pytest.mark.usefixtures("s3_bucket")
 
@@ -65,3 +66,11 @@ def test_whole_videos_stay_whatever_names_them(tmp_path: Path) -> None:
         **dict.fromkeys(("a.mp4", "b.mp4", "movie.mp4"), ""),
     }
     assert listed(tmp_path, files) == sorted(files)
+
+
+@pytest.mark.parametrize(("folder", "playlist"), [("hls", "index.m3u8"), ("dash", "m.mpd")])
+def test_a_video_in_pieces_is_one_refused_row(data: Path, folder: str, playlist: str) -> None:
+    table = list_videos(str(data / "faulty" / folder))
+    assert table["path"].to_pylist() == [playlist]
+    with pytest.raises(VideoError, match="refused_format"):
+        probe(table["uri"][0].as_py())

@@ -83,7 +83,7 @@ def test_a_joined_file_is_its_parts_one_after_the_other(data: Path, name: str) -
     assert np.diff(listed.timestamps_s).tolist() == pytest.approx([0.04] * 199)
 
 
-@pytest.mark.parametrize(("name", "missing_s"), [("truncated.mp4", 1.4), ("truncated.mkv", 1.56)])
+@pytest.mark.parametrize(("name", "missing_s"), [("truncated.mp4", 1.56), ("truncated.mkv", 1.56)])
 def test_a_file_that_was_cut_off_says_so(data: Path, name: str, missing_s: float) -> None:
     path = data / "faulty" / name
     assert video(path).missing_s == pytest.approx(missing_s, abs=1e-3)
@@ -92,7 +92,7 @@ def test_a_file_that_was_cut_off_says_so(data: Path, name: str, missing_s: float
     assert f"{missing_s:.2f} of 4.00 s are missing" in (frames.error or "")
     # A frame of 4 s is sampled each 0.16 s: those of the part that is there are those of the whole.
     assert frames.timestamps_s.tolist() == pytest.approx(
-        [0.08 + 0.16 * k for k in range(len(frames.timestamps_s))], abs=0.081
+        [0.08 + 0.16 * k for k in range(len(frames.timestamps_s))], abs=0.041
     )
     assert len(frames.frame_indices) + frames.num_missing == 25
 
@@ -306,9 +306,7 @@ def test_a_start_in_the_middle_begins_with_the_first_frame_that_decodes(
 @pytest.mark.parametrize("folder", ["clips", "corrupt", "faulty"])
 def test_every_file_is_listed_as_ffmpeg_shows_it(data: Path, folder: str) -> None:
     """Where damage keeps a frame from being shown, it is listed, and missing."""
-    damaged = {
-        *("decord_corrupted.mp4", "no_timescale.mp4", "test_case_1185230.mp4", "truncated.mp4")
-    }
+    damaged = {*("decord_corrupted.mp4", "no_timescale.mp4", "test_case_1185230.mp4")}
     num, wrong = 0, []
     for path in sorted(path for path in (data / folder).iterdir() if path.is_file()):
         try:
