@@ -7,7 +7,7 @@ import json
 from functools import cached_property
 
 from pipelines.run.combination import Combination
-from pipelines.run.saved import malformed
+from pipelines.run.schema import malformed
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, config_from_json, digest
 from pipelines.storage.retries import StorageError

@@ -29,7 +29,7 @@ from pipelines.report.render import render
 from pipelines.report.videos import neighbours, samples
 from pipelines.run.job import Job
 from pipelines.run.record import predicted
-from pipelines.run.saved import read_record
+from pipelines.run.schema import read_record
 from pipelines.run.steps import STEPS
 from pipelines.settings.sections import Cluster
 

@@ -3,15 +3,13 @@
 import functools
 import re
 from dataclasses import dataclass
-from typing import Any, NotRequired, Self
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import Self
 
 from encoders.encodings.base import CODEBOOK
 from pipelines.errors import ConfigError
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
+from pipelines.run.schema import read_record
 from pipelines.settings.config import Config, config_from_json
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
@@ -19,72 +17,6 @@ from pipelines.storage.uris import absolute_uri
 # A stream is a node and a kind with what was given of it, such as features_12_difference_gap3: no
 # number alone, as a fold is.
 _ENCODINGS = re.compile(r"encodings/(?P<encoder>.+)-(?P<stream>\w+_\w+)(/fold-(?P<fold>\d+))?")
-
-
-class _Window(TypedDict):
-    num_frames: int
-    gap: int
-    gap_s: float
-
-
-class _Stream(TypedDict):
-    name: str
-    width: int
-    cells: int
-    views: int
-    window: _Window
-
-
-class _Combination(TypedDict):
-    encoder: str
-    stream: str
-    parts: list[tuple[str, str]]
-
-
-class _Split(TypedDict):
-    num_folds: int
-
-
-class _Record(TypedDict):
-    """The parts of run.json that a reader counts on; there are more."""
-
-    steps: dict[str, dict[str, Any]]
-    tables: dict[str, str]
-    config: dict[str, Any]
-    streams: NotRequired[list[_Stream]]
-    combinations: NotRequired[list[_Combination]]
-    split: NotRequired[_Split]
-
-
-_RECORD = TypeAdapter(_Record)
-
-
-def malformed(record: object) -> str:
-    """Return why this is not the content of a run.json; "" where it is."""
-    try:
-        _RECORD.validate_python(record)
-    except ValidationError as error:
-        found = error.errors()
-        missing = [str(one["loc"][0]) for one in found if one["type"] == "missing"]
-        if missing and all(len(one["loc"]) == 1 for one in found):
-            return f"lacks {', '.join(missing)}"
-        return f"has {'.'.join(map(str, found[0]['loc']))} of another kind ({found[0]['msg']})"
-    return ""
-
-
-def read_record(store: Store) -> dict[str, Any] | None:
-    """Return the content of run.json; None where there is none.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
-    record = store.read_json("run.json")
-    if record is not None and (reason := malformed(record)):
-        raise ConfigError(
-            f"{store.uri('run.json')}: expected what a run writes, but it {reason}; move the file "
-            "away, and the job writes it again"
-        )
-    return record
 
 
 @dataclass(frozen=True)
@@ -116,11 +48,11 @@ class SavedRun:
         """
         store = Store(absolute_uri(out))
         try:
-            record = read_record(store)
-        except ConfigError:
-            raise
+            # Opens the client of its protocol, if there is one.
+            store.path("run.json")
         except (ValueError, ImportError) as error:
             raise ConfigError(f"--out {out}: {error}") from error
+        record = read_record(store)
         if record is None:
             raise ConfigError(
                 f"--out {out}: expected a run with its run.json, found none; give the folder that "

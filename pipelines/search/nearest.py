@@ -34,6 +34,7 @@ from pipelines.search.index import Index, open_index
 from pipelines.search.page import Answer, Shown, render
 from pipelines.settings.config import digest
 from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 from pipelines.video.decode import decode_segment
@@ -55,6 +56,12 @@ without."""
 
 _NEIGHBOURS = 500
 """Ids before and after the place of an unknown one in which similar ones are looked for."""
+
+
+_KEEPS = (
+    "a search keeps its index there, and its page if --page names no other place: give it the "
+    "right to write"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,10 @@ def search(
         )
     try:
         return _answer(run, pair, query, num, page)
+    except StorageError as error:
+        if not run.store.is_local:
+            raise
+        raise RunError(f"{error}; {_KEEPS}") from error
     except RunError:
         raise
     except FileNotFoundError as error:
@@ -110,10 +121,7 @@ def search(
             "search again"
         ) from error
     except OSError as error:
-        raise RunError(
-            f"{run.store.root}: {error}; a search keeps its index there, and its page if --page "
-            "names no other place: give it the right to write"
-        ) from error
+        raise RunError(f"{run.store.root}: {error}; {_KEEPS}") from error
 
 
 def _answer(run: SavedRun, pair: tuple[str, str], query: str, num: int, page: str | None) -> Answer:

@@ -19,17 +19,18 @@ from pipelines.settings.config import Config, digest
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
 
-# These are newer: the default of evaluate.fusions lost a rule.
+# These are newer: of whole configurations, which name no folder, but say whether a plan is of this
+# run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs came.
 CONFIGURATIONS = {
-    "fcvid": "a12229a423a3",
-    "ucf101": "b8dd13cca792",
-    "activitynet": "e54fc905ba94",
-    "weizmann": "a85653861922",
-    "actions": "e2c33a7f4d08",
-    "compare_encoders": "c85eac6a93f8",
-    "demo": "abb1e66ad589",
-    "plan": "abb1e66ad589",
-    "set": "ce2250683a7b",
+    "fcvid": "8f46aa336ec6",
+    "ucf101": "60f8aa96085f",
+    "activitynet": "247b3a4ab5d0",
+    "weizmann": "53656f144d6d",
+    "actions": "9a48aae358ee",
+    "compare_encoders": "8c286321537c",
+    "demo": "55392add36ab",
+    "plan": "55392add36ab",
+    "set": "9235d35c0456",
 }
 FOLDERS = {
     "videos": "videos/67757cfb31c6",
