@@ -5,7 +5,6 @@ All segments but one file's are described, in the files of 16 that describe writ
 them together. The run has to find out which segments are left.
 """
 
-import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -121,11 +120,9 @@ def _describe(arguments: tuple[str, int]) -> None:
 
 def _write(folder: str, table: str, rows: pa.Table, key: tuple[str, ...]) -> None:
     """As `Store.publish_table`, but for waiting until the disk has it."""
-    buffer = io.BytesIO()
-    write_parquet(rows, buffer, FOOTER)
     place = Path(folder) / table / "d"
     place.mkdir(parents=True, exist_ok=True)
-    (place / file_name(rows, key)).write_bytes(buffer.getvalue())
+    (place / file_name(rows, key)).write_bytes(write_parquet(rows, FOOTER))
 
 
 def _go_on(folder: str) -> dict[str, float]:
