@@ -32,9 +32,11 @@ def known_videos(job: Job) -> pa.Table:
     columns = ["video_id", "source", "status", *stages.FACTS]
     facts = job.store.read_table(folders[-1], columns)
     facts = facts.filter(pc.equal(facts["status"], "ok"))
-    if "listed_by" not in facts.column_names:
-        # An index of before this column.
-        facts = facts.append_column("listed_by", pa.nulls(facts.num_rows, pa.string()))
+    for column in ("listed_by", "is_mirrored"):
+        if column not in facts.column_names:
+            # An index of before this column.
+            kind = VIDEOS.schema().field(column).type
+            facts = facts.append_column(column, pa.nulls(facts.num_rows, kind))
     row = places_of(job.manifest, facts, ("video_id", "source"))
     rows, facts = job.manifest.filter(pc.is_valid(row)), facts.take(row.drop_null())
     parts = [empty]

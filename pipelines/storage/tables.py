@@ -60,6 +60,13 @@ VIDEOS = Table(
             "null in files of before",
             nullable=True,
         ),
+        Column(
+            "is_mirrored",
+            pa.bool_(),
+            "whether players mirror the frames, left and right, before they turn them; null in "
+            "files of before",
+            nullable=True,
+        ),
     ),
 )
 

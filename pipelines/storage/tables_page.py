@@ -37,6 +37,7 @@ EXAMPLES = {
     "fps": 25.0,
     "num_frames_header": 85,
     "listed_by": "packets",
+    "is_mirrored": False,
     "num_segments": 1,
     "segment": 0,
     "num_frames": 22,

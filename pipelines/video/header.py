@@ -121,6 +121,7 @@ class VideoFacts:
     fps: float | None
     num_frames_header: int | None
     listed_by: ListedBy | None = "packets"
+    is_mirrored: bool | None = False
 
     def __post_init__(self) -> None:
         numbers = (self.duration_s or 0.0, self.fps or 0.0)
@@ -162,6 +163,7 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
             listed_by="decoding"
             if is_reordered_avi(container, stream) or not has_times
             else "packets",
+            is_mirrored=bool(frame) and is_mirrored(frame),
         )
 
 
@@ -296,11 +298,22 @@ def display_matrix(frame: VideoFrame) -> np.ndarray | None:
 
 
 def rotation(frame: VideoFrame) -> Literal[0, 90, 180, 270]:
-    """Return the degrees counter-clockwise by which players turn the frame."""
-    if display_matrix(frame) is None:
+    """Return the degrees counter-clockwise by which players turn the frame, after they have
+    mirrored it where `is_mirrored`.
+    """
+    signs = display_matrix(frame)
+    if signs is None:
         return 0
-    # Such a matrix turns by a multiple of 90 degrees.
-    return cast(Literal[0, 90, 180, 270], frame.rotation % 360)
+    (a, _), (c, _) = signs
+    # Of a mirrored frame x was negated before.
+    degrees = math.degrees(math.atan2(c, -a if is_mirrored(frame) else a))
+    return cast(Literal[0, 90, 180, 270], round(degrees) % 360)
+
+
+def is_mirrored(frame: VideoFrame) -> bool:
+    """Return whether players mirror the frame, left and right, before they turn it."""
+    signs = display_matrix(frame)
+    return signs is not None and bool(np.linalg.det(signs) < 0)
 
 
 def is_reordered_avi(container: InputContainer, stream: VideoStream) -> bool:

@@ -39,6 +39,7 @@ FACTS = (
     "fps",
     "num_frames_header",
     "listed_by",
+    "is_mirrored",
 )
 """The columns of VIDEOS that come out of the header."""
 

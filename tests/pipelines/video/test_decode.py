@@ -101,10 +101,32 @@ def test_facts_of_a_header(data: Path) -> None:
         pytest.approx(30000 / 1001),
         390,
         "packets",
+        False,
     )
     assert probe(str(data / "clips" / "one_frame_av1.mp4")).codec == "av1"
     nothing = probe(str(data / "corrupt" / "bipbop_cbcs_video_init.mp4"))
     assert (nothing.duration_s, nothing.fps, nothing.num_frames_header) == (None, None, None)
+
+
+def test_a_mirrored_video_is_marked_and_shown_as_players_do(data: Path, tmp_path: Path) -> None:
+    clip = data / "clips" / "nasa_13013.mp4"
+    one, scale = (1 << 16).to_bytes(4), (1 << 30).to_bytes(4)
+    plain = one + bytes(12) + one + bytes(12) + scale
+    mirrored = (-(1 << 16)).to_bytes(4, signed=True) + plain[4:]
+    content = clip.read_bytes()
+    # The matrices of the tracks; the first one is of the whole film.
+    heads = [at for at in range(len(content)) if content.startswith(b"tkhd", at)]
+    for head in heads:
+        place = content.index(plain, head)
+        content = content[:place] + mirrored + content[place + len(plain) :]
+    turned = tmp_path / "mirrored.mp4"
+    turned.write_bytes(content)
+    facts = probe(str(turned))
+    assert (facts.is_mirrored, facts.rotation_deg) == (True, 0)
+    assert probe(str(clip)).is_mirrored is False
+    assert probe(str(data / "clips" / "nasa_13013_rotated.mp4")).is_mirrored is False
+    shown, before = _decode(turned).images, _decode(clip).images
+    assert np.array_equal(shown, before[:, :, ::-1])
 
 
 @pytest.mark.parametrize(
