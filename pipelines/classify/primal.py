@@ -79,7 +79,7 @@ def _solve_all(setting: dict) -> None:
                 "delete their encodings and run it again"
             )
         for fold in fold_set.todo:
-            if team.agree(team.rank == 0 and store.exists(fold_set.scores_file(fold))):
+            if team.agree(team.rank == 0 and all(map(store.exists, fold_set.files(fold)))):
                 continue
             with setting["meter"]("solve"):
                 trained, words = _train(share, fold, config)

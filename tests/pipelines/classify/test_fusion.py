@@ -251,12 +251,19 @@ def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> Non
     train(gram)
     primal = make_job(tmp_path / "primal", *settings, "classify.form=primal", "fit.num_workers=2")
     # Single results are not what is tested here.
-    for pair in primal.pairs():
-        for fold in primal.folds:
-            primal.store.publish(f"{primal.scores(*pair)}/fold-{fold:05d}.parquet", b"")
+    for single in fold_sets(primal):
+        for fold in single.todo:
+            for name in single.files(fold):
+                primal.store.publish(name, b"")
     train(primal)
     first, second = scores_of(gram, ("all", "kernel_sum")), scores_of(primal, ("all", "kernel_sum"))
     np.testing.assert_allclose([second[key] for key in first], list(first.values()), atol=5e-3)
+    # A fold with scores alone is not finished.
+    lost = f"{primal.classifiers('all', 'kernel_sum')}/solutions-00001.parquet"
+    primal.store.delete(lost)
+    train(primal)
+    assert primal.store.exists(lost)
+    assert scores_of(primal, ("all", "kernel_sum")) == second
 
 
 def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -> None:
