@@ -31,6 +31,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.credentials import redact
 from pipelines.settings.sections import Decode
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.ranges import RangeFile
@@ -99,6 +100,8 @@ class VideoError(Exception):
     """
 
     def __init__(self, error_type: ErrorType, message: str) -> None:
+        # Into tables and logs: a storage may name an address that it has signed.
+        message = redact(message)
         super().__init__(error_type, message)
         self.error_type: ErrorType = error_type
         self.message = message

@@ -15,6 +15,7 @@ from pipelines.credentials import has_credentials, redact
 from pipelines.errors import ConfigError, RunError
 from pipelines.storage.retries import StorageError
 from pipelines.storage.uris import refuse_credentials
+from pipelines.video.header import VideoError
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +118,12 @@ def test_an_error_for_users_leaves_secrets_out_and_travels_between_processes(kin
     error = kind("--videos s3://k:se/secret@b: no such bucket")
     assert str(error) == "--videos s3://***@b: no such bucket"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_the_error_of_a_video_leaves_secrets_out() -> None:
+    error = VideoError("unreadable", "https://h/x?X-Amz-Signature=secret: 403")
+    assert error.message == "https://h/x?X-Amz-Signature=*** 403"
+    assert "secret" not in repr(pickle.loads(pickle.dumps(error)))
 
 
 def test_logs_and_tracebacks_leave_secrets_out() -> None:
