@@ -95,19 +95,29 @@ def make_group(ec2: BaseClient, ssh_from: str) -> str:
         )
     group = find_group(ec2, vpc)
     name = group["GroupId"]
-    rules = [
-        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": name}]},
-        {
-            "IpProtocol": "tcp",
-            "FromPort": 22,
-            "ToPort": 22,
-            "IpRanges": [{"CidrIp": ssh_from, "Description": "ssh"}],
-        },
-    ]
-    if group["IpPermissions"]:
-        ec2.revoke_security_group_ingress(GroupId=name, IpPermissions=group["IpPermissions"])
+    ssh = {
+        "IpProtocol": "tcp",
+        "FromPort": 22,
+        "ToPort": 22,
+        "IpRanges": [{"CidrIp": ssh_from, "Description": "ssh"}],
+    }
+    # Machines that run now keep reaching each other while the rules change.
+    inside = [rule for rule in group["IpPermissions"] if _is_inside(rule, name)]
+    others = [rule for rule in group["IpPermissions"] if rule not in inside]
+    if others:
+        ec2.revoke_security_group_ingress(GroupId=name, IpPermissions=others)
+    rules = (
+        [ssh] if inside else [ssh, {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": name}]}]
+    )
     ec2.authorize_security_group_ingress(GroupId=name, IpPermissions=rules)
     return name
+
+
+def _is_inside(rule: dict, group: str) -> bool:
+    """Whether the rule lets in the machines of the group, and nobody else."""
+    peers = [peer["GroupId"] for peer in rule.get("UserIdGroupPairs", [])]
+    kinds = ("IpRanges", "Ipv6Ranges", "PrefixListIds")
+    return rule["IpProtocol"] == "-1" and peers == [group] and not any(map(rule.get, kinds))
 
 
 def delete_group(ec2: BaseClient) -> None:

@@ -176,7 +176,7 @@ def _as_os_error() -> Iterator[None]:
     """Turn errors of storage, whose libraries have their own, into OSError."""
     try:
         yield
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error

@@ -116,6 +116,16 @@ def test_errors_of_storage_are_os_errors(monkeypatch: pytest.MonkeyPatch) -> Non
             file.read(10)
 
 
+def test_lack_of_memory_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    with opened() as file:
+        monkeypatch.setattr(type(file._files), "cat_file", full)
+        with pytest.raises(MemoryError):
+            file.read(10)
+
+
 def test_a_file_that_became_shorter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened() as file:
         monkeypatch.setattr(type(file._files), "cat_file", lambda *_, **__: b"short")
