@@ -61,7 +61,7 @@ def segment_plan(job: Job) -> pa.Table:
     """Return SEGMENTS with the columns of VIDEOS that decoding needs, and the number of the
     attempt.
     """
-    columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
+    columns = ["video_id", "uri", "width_px", "height_px", "status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
     plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
     attempt = pa.repeat(pa.scalar(job.retries.passes + 1, pa.int32()), plan.num_rows)

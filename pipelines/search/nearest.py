@@ -279,7 +279,7 @@ def _described(run: SavedRun, describe: DescribeFrames, videos: pa.Table) -> Ite
     stage = DecodeSegments(
         config.sampling, config.picture, config.decode, windows=config.describe.windows
     )
-    columns = ["video_id", "uri", "status", "stage", "error_type", "error"]
+    columns = ["video_id", "uri", "width_px", "height_px", "status", "stage", "error_type", "error"]
     plan = plan_segments(videos).join(videos.select(columns), "video_id").sort_by("segment")
     any_described, failed = False, ""
     with contextlib.closing(stage.decoder):

@@ -179,12 +179,15 @@ class Decode(Record):
     decoder: Literal["pyav", "decord"] = setting("pyav", "The library that decodes.")
     timeout_s: Seconds = setting(
         120.0,
-        "For a whole segment; its optical flow gets time of its own "
-        "(`pipelines.video.flow.limit_s`).",
+        "For a whole segment, at up to full HD; larger pictures get more by their pixels, optical "
+        "flow time of its own (`pipelines.video.flow.limit_s`).",
         Changes.NOTHING,
     )
     frame_timeout_s: Seconds = setting(
-        30.0, "Between two signs of life, such as frames.", Changes.NOTHING
+        30.0,
+        "Between two signs of life, such as frames, at up to full HD; more by the pixels of larger "
+        "pictures.",
+        Changes.NOTHING,
     )
     memory_bytes: Bytes = setting(4 * 2**30, "Memory of the decoding process.", Changes.NOTHING)
     max_frame_px: Annotated[Count, Unit("px")] = setting(

@@ -50,8 +50,18 @@ _MAX_MESSAGE = 2000
 _RESERVE_BYTES = 2**30
 """Address space that libraries reserve and never touch (heaps of threads), beside memory_bytes."""
 
+FULL_HD_PX = 1920 * 1088
+"""Pixels that the limits of time are meant for; 1088 is 1080 in whole blocks of a codec."""
+
 _BUFFER_BYTES = 2**20
 _Result = TypeVar("_Result")
+
+
+def patience(width_px: int | None, height_px: int | None) -> float:
+    """Return by how much a video's pictures have more pixels than full HD, at least 1: so much
+    longer a decoder may take for them.
+    """
+    return max(1.0, (width_px or 0) * (height_px or 0) / FULL_HD_PX)
 
 
 class _Child(NamedTuple):
@@ -75,21 +85,28 @@ class IsolatedDecoder:
 
     def __init__(self, decode: Decode, flow_s: float = 0.0) -> None:
         self._decode, self._flow_s = decode, flow_s
+        self._patience = 1.0
         self._child: _Child | None = None
         self._start_bytes = 0
 
-    def call(self, function: Callable[..., _Result], *args: object) -> _Result:
+    def call(
+        self, function: Callable[..., _Result], *args: object, patience: float = 1.0
+    ) -> _Result:
         """Return function(*args), computed in the child, which imports the function by its name.
 
         Arguments and result are of the types that the function is annotated with; where it is not
         annotated, they are plain values and arrays, and tuples and sets arrive as lists.
+
+        Args:
+            patience: multiplies decode.timeout_s and decode.frame_timeout_s; see `patience`.
 
         Raises:
             VideoError: the function's own, or timeout, crashed, out_of_memory or unexpected.
             RuntimeError: the child cannot start, which is no video's fault.
             TypeError: the arguments are no plain values, records and arrays.
         """
-        request = messages.pack((function.__module__, function.__qualname__, args))
+        self._patience = patience
+        request = messages.pack((function.__module__, function.__qualname__, args, patience))
         if not self._is_waiting():
             self._start()
         end = time.monotonic() + self._call_s
@@ -113,7 +130,7 @@ class IsolatedDecoder:
         raise failure
 
     def _late(self) -> VideoError:
-        text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s"
+        text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s{self._longer}"
         if self._flow_s:
             text += f" and {self._flow_s:.0f} s more for optical flow; raise decode.timeout_s"
         return VideoError("timeout", text)
@@ -139,7 +156,11 @@ class IsolatedDecoder:
 
     @property
     def _call_s(self) -> float:
-        return self._decode.timeout_s + self._flow_s
+        return self._decode.timeout_s * self._patience + self._flow_s
+
+    @property
+    def _longer(self) -> str:
+        return f" x {self._patience:.1f} for its large pictures" if self._patience > 1 else ""
 
     def close(self) -> None:
         """End the child and its children, whatever they are doing."""
@@ -184,7 +205,8 @@ class IsolatedDecoder:
     def _start(self) -> None:
         self.close()
         pipe, childs = socket.socketpair()
-        limits = (self._decode.frame_timeout_s, self._call_s, self._decode.memory_bytes)
+        settings = self._decode
+        limits = (settings.frame_timeout_s, settings.timeout_s, self._flow_s, settings.memory_bytes)
         code = f"from pipelines.video.isolation import serve; serve({childs.fileno()}, *{limits!r})"
         with childs:
             childs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -246,7 +268,7 @@ class IsolatedDecoder:
         self.close()
         if exit_code == -signal.SIGALRM:
             text = f"no frame for decode.frame_timeout_s = {self._decode.frame_timeout_s:g} s"
-            return VideoError("timeout", text)
+            return VideoError("timeout", text + self._longer)
         return VideoError("crashed", f"the decoder died: {_exit_text(exit_code)}")
 
 
@@ -272,7 +294,13 @@ def _types(function: Callable) -> dict[str, Any]:
     return typing.get_type_hints(function)
 
 
-def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_bytes: int) -> None:
+def serve(
+    file_descriptor: int,
+    frame_timeout_s: float,
+    timeout_s: float,
+    flow_s: float,
+    memory_bytes: int,
+) -> None:
     """Answer calls in the child until the parent closes its end of the pipe, or is gone."""
     # Loaded now, so that calls are quick, and memory_bytes comes on top of what this takes.
     import pipelines.video.decode  # noqa: F401
@@ -292,7 +320,9 @@ def serve(file_descriptor: int, frame_timeout_s: float, call_s: float, memory_by
             request = _next_request(requests)
             if request is None:
                 _end_session()
-            watch.begin(frame_timeout_s, call_s + _ORPHAN_GRACE_S)
+            patience = _patience(request)
+            call_s = timeout_s * patience + flow_s
+            watch.begin(frame_timeout_s * patience, call_s + _ORPHAN_GRACE_S)
             reply = _reply(request)
             if os.getpid() != os.getsid(0):
                 # A call forked, and this is not the process that was asked.
@@ -342,9 +372,16 @@ def _answer(pipe: socket.socket, parts: list[bytes | memoryview]) -> None:
         pipe.sendall(part)
 
 
+def _patience(request: tuple[Any, list[np.ndarray]]) -> float:
+    match request:
+        case ((_, _, _, float(patience)), _):
+            return patience
+    return 1.0
+
+
 def _reply(request: tuple[Any, list[np.ndarray]]) -> list[bytes | memoryview]:
     try:
-        (module, name, args), arrays = request
+        (module, name, args, _), arrays = request
         function = operator.attrgetter(name)(importlib.import_module(module))
         return messages.pack(("result", function(*_arguments(function, args, arrays))))
     except VideoError as error:

@@ -24,7 +24,7 @@ from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
 from pipelines.video.header import VideoError, VideoFacts, probe
-from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.isolation import IsolatedDecoder, patience
 from pipelines.video.sampling import num_segments, segment_frames
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class DecodeSegments:
     """A mapper of SEGMENTS rows (with uri and the video's status) to frames, decoded in a killable
     child.
 
-    A row's column `decoder`, if it is there and not empty, stands before that of the settings.
+    A row's column `decoder`, if it is there and not empty, stands before that of the settings; with
+    `width_px` and `height_px` of the video, large pictures get more time.
 
     Args:
         windows: what the streams read (config.Describe.windows).
@@ -194,6 +195,7 @@ class DecodeSegments:
                 self.picture,
                 dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
+                patience=patience(row.get("width_px"), row.get("height_px")),
             )
             frames.require(self.picture.decoded_px, self.windows)
             if self.compares:

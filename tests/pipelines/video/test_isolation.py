@@ -14,7 +14,7 @@ import pytest
 from pipelines.settings.sections import Decode, Picture, Sampling
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError, probe
-from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.isolation import IsolatedDecoder, patience
 
 MIB = 2**20
 
@@ -102,6 +102,24 @@ def test_a_call_that_hangs_ends_in_time(hasty: IsolatedDecoder, data: Path, code
     assert _works(hasty, data)
 
 
+@pytest.mark.slow
+def test_large_pictures_get_more_time(data: Path) -> None:
+    """Both limits grow, in parent and child, for that call alone."""
+    nap = "__import__('time').sleep(2)"
+    with IsolatedDecoder(Decode(timeout_s=1.0, frame_timeout_s=1.0)) as decoder:
+        assert _works(decoder, data)
+        decoder.call(eval, nap, patience=16.0)
+        with pytest.raises(VideoError, match="timeout"):
+            decoder.call(eval, nap)
+        with pytest.raises(VideoError, match=r"= 1 s x 1\.5 for its large pictures"):
+            decoder.call(eval, nap, patience=1.5)
+
+
+def test_patience_is_by_pixels() -> None:
+    assert patience(7680, 4352) == 16.0
+    assert patience(640, 480) == patience(1920, 1080) == patience(None, None) == 1.0
+
+
 def test_memory_within_the_limit_is_given(decoder: IsolatedDecoder) -> None:
     assert decoder.call(np.ones, 16 * MIB).nbytes == 128 * MIB
 
@@ -129,7 +147,7 @@ def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     script.write_text(
         "import os, threading, time\n"
         "from pipelines.settings.sections import Decode\n"
-        "from pipelines.video.isolation import IsolatedDecoder\n"
+        "from pipelines.video.isolation import IsolatedDecoder, patience\n"
         "idle, busy = IsolatedDecoder(Decode()), IsolatedDecoder(Decode(timeout_s=0.5))\n"
         "print(idle.call(os.getpid), busy.call(os.getpid), flush=True)\n"
         "threading.Timer(0.3, os.kill, [os.getpid(), 9]).start()\n"
@@ -149,7 +167,7 @@ def test_works_from_a_script_without_a_main_guard(tmp_path: Path, data: Path) ->
     code = (
         "print('top level')\n"
         "from pipelines.settings.sections import Decode\n"
-        "from pipelines.video.isolation import IsolatedDecoder\n"
+        "from pipelines.video.isolation import IsolatedDecoder, patience\n"
         "from pipelines.video.header import probe\n"
         "with IsolatedDecoder(Decode()) as decoder:\n"
         f"    print(decoder.call(probe, {clip!r}).codec)\n"
