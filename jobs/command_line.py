@@ -57,8 +57,9 @@ def parser(
     out.add_argument(
         "--labels",
         help=(
-            "CSV or Parquet: path,label[,group][,split]; a video with several labels has "
-            "several rows"
+            "CSV or Parquet: path,label[,group][,split], several rows for several labels; "
+            "annotations of UCF101, HMDB51, Kinetics, ActivityNet or FCVID as they are published; "
+            "or the word folders: each video lies in the folder of its class (docs/labels.md)"
         ),
     )
     out.add_argument(
@@ -261,7 +262,7 @@ def run(
     from pipelines.run import record
     from pipelines.run.lock import RunLock
 
-    steps = flags.parse_steps(arguments.steps)
+    steps = flags.possible_steps(arguments.steps, arguments.videos, arguments.labels)
     inputs = prepare.Inputs(
         videos=arguments.videos,
         labels=arguments.labels,

@@ -1,6 +1,6 @@
 """Main job: videos and labels in; descriptors, codebooks, Fisher vectors, SVMs and a report out.
 
-The FCVID protocol (VU 5.4.1) is the default recipe; the others differ only in their configuration.
+Recipe `auto` takes any corpus; `--recipe fcvid` is the FCVID protocol (VU 5.4.1).
 Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too
 many segments failed, 129, 130 and 143 it was stopped (the terminal was closed; Ctrl-C; `ray job
 stop`, SIGTERM).
@@ -14,7 +14,7 @@ from jobs import command_line
 
 def parser() -> argparse.ArgumentParser:
     """Return a parser of the command line."""
-    return command_line.parser("fcvid_encode", __doc__, "fcvid")
+    return command_line.parser("fcvid_encode", __doc__, "auto")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from pipelines.run import record
 from pipelines.run.job import Job
 from pipelines.run.record import StepTime
 from pipelines.run.steps import STEPS
+from pipelines.terminal import duration
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,10 @@ def run(
         with MemoryWatch(name), StepTime(job.store, name, job.digest(name)) as timed:
             account, spent = STEPS[name].function()(job)
             job.finish(name)
-        log.info("%s: done in %.0f s, %s", name, timed.own_s, account)
-        if words := spent.words(timed.own_s):
-            log.info("%s: %s", name, words)
+        waited = spent.sentence(timed.own_s)
+        said = f"{account}; {waited}" if waited else str(account)
+        log.info("%s: done in %s, %s", name, duration(timed.own_s), said)
+        log.debug("%s: %s", name, spent.words(timed.own_s))
         seconds = timed.earlier_s + timed.own_s
         record.write(job, name, account, spent, seconds, {**ray.cluster_resources()})
         timed.forget()
@@ -124,6 +126,6 @@ def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str
         f"{result.failed} failed"
     )
     if "evaluate" in steps:
-        lines += evaluate_step.text_table(job)
+        lines += evaluate_step.closing_table(job)
         lines.append(f"report: {job.store.uri(job.report)}")
     return [*lines, f"output: {job.store.root}"]

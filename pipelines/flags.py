@@ -6,6 +6,7 @@ No torch and no Ray here, so that mistakes show at once.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from pipelines.errors import ConfigError
+from pipelines.index.manifest import labels_file
 from pipelines.index.user_tables import user_filesystem, using
 from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
@@ -21,6 +23,8 @@ from pipelines.settings.config import Config, without_what_went
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.settings.text import near
 from pipelines.storage.uris import refuse_credentials
+
+log = logging.getLogger(__name__)
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -37,6 +41,20 @@ def parse_steps(text: str) -> tuple[str, ...]:
             f"{near(unknown[0], STEPS, '')}"
         )
     return tuple(name for name in STEPS if name in names)
+
+
+def possible_steps(steps: str, videos: str, labels: str | None) -> tuple[str, ...]:
+    """Return the steps that --steps names; of `all`, those that the inputs allow.
+
+    Raises:
+        ConfigError: an unknown step.
+    """
+    names = parse_steps(steps)
+    if steps != "all" or labels_file(videos, labels) is not None:
+        return names
+    without = [name for name in names if STEPS[name].needs_labels]
+    log.info("no --labels: steps %s are left out", " and ".join(without))
+    return tuple(name for name in names if name not in without)
 
 
 def check_limit(limit: int | None) -> None:

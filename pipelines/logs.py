@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pipelines.credentials import redact
 
@@ -22,17 +22,31 @@ _FORMAT = "%(asctime)s %(about)s%(message)s"
 _DATE = "%Y-%m-%d %H:%M:%S"
 
 
-def configure() -> None:
+def configure(*, verbose: bool = False) -> None:
     """Log one line per event of our own, and of libraries warnings only.
 
     Does nothing the second time.
+
+    Args:
+        verbose: with details of each step.
     """
-    handler = logging.StreamHandler()
+    handler = _ToErrors()
     handler.setFormatter(_Formatter(_FORMAT, _DATE, defaults={"about": ""}))
     sys.excepthook = _report
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("video_fisher", "jobs", "pipelines", "encoders"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _ToErrors(logging.StreamHandler):
+    """A handler of whatever sys.stderr is just now: a bar moves lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return sys.stderr
 
 
 class _Formatter(logging.Formatter):

@@ -17,15 +17,16 @@ from encoders.settings import EncoderSettings
 from pipelines.describe import weights
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
-from pipelines.index.folds import assign_folds
+from pipelines.index.folds import assign_folds, unsplit
 from pipelines.index.labels import Labels, match, read_labels
-from pipelines.index.manifest import list_videos
+from pipelines.index.manifest import labels_file, list_videos
 from pipelines.index.user_tables import using
 from pipelines.ledger.source import source_of
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
+from pipelines.settings.recipes import RECIPES, sized
 from pipelines.storage.store import Store
 from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
@@ -68,8 +69,13 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
     listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
-    labels = read_labels(inputs.labels, config.split.name) if inputs.labels is not None else None
+    labels = None
+    if (file := labels_file(inputs.videos, inputs.labels)) is not None:
+        paths = listed["path"].to_pylist()
+        labels = read_labels(file, config.split.name, paths, config.manifest.stretches)
     table, split, num_folds = _manifest(listed, labels, inputs)
+    config = sized(config, table.num_rows)
+    _say_what_was_chosen(inputs.config, config, table.num_rows, split, num_folds)
     store = _store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
     job = Job(
@@ -83,7 +89,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         _retries(store, retries),
         no_gram,
     )
-    _check_pairs(job)
+    _check_pairs(job, steps)
     if plan:
         return job
     _check_steps(job, steps)
@@ -128,6 +134,26 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
     return dataclasses.replace(job, retries=retries)
 
 
+def _say_what_was_chosen(
+    asked: Config, config: Config, num_videos: int, split: str, num_folds: int
+) -> None:
+    """Say in one line what the recipe `auto` came to, and how to choose otherwise."""
+    if asked.encode.encoders == config.encode.encoders:
+        return
+    test = {"none": "no labels", "given": "the split of the labels", "random": "a random split"}
+    log.info(
+        "recipe %s: %d videos, %s, %d frames each, encoders %s, %s; choose otherwise with --recipe "
+        "(%s) or --set (docs/settings.md)",
+        config.recipe,
+        num_videos,
+        config.describe.backbone,
+        config.sampling.num_frames,
+        " and ".join(config.encode.encoders),
+        test.get(split, f"{num_folds} folds of whole groups"),
+        ", ".join(name for name in RECIPES if name != config.recipe),
+    )
+
+
 def _retries(store: Store, record: dict) -> Retries:
     try:
         return Retries(int(record.get("passes", 0)), str(record.get("decoder", "")))
@@ -138,7 +164,7 @@ def _retries(store: Store, record: dict) -> Retries:
         ) from error
 
 
-def _check_pairs(job: Job) -> None:
+def _check_pairs(job: Job, steps: tuple[str, ...]) -> None:
     kinds = {stream.kind for stream in job.described.values()}
     for variant in job.variants.values():
         reads = ENCODERS[variant.base].reads
@@ -153,7 +179,7 @@ def _check_pairs(job: Job) -> None:
     for name, stream in job.pairs():
         _check_settings(name, job.variants[name].settings, job.described[stream])
     labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
-    if labelled and not job.num_folds:
+    if labelled and not job.num_folds and set(steps) - {"index", "describe"}:
         raise ConfigError(
             f"fv_vae.lambda3: {', '.join(labelled)} trains with a class loss and expects "
             "labels, got none; give --labels, or set fv_vae.lambda3=0"
@@ -209,7 +235,13 @@ def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([index * rows.num_rows // limit for index in range(limit)]))
     listed_rows = rows
-    rows, split, num_folds = assign_folds(rows, config.split, config.run.seed)
+    try:
+        rows, split, num_folds = assign_folds(rows, config.split, config.run.seed)
+    except ConfigError:
+        # Folds are what the other steps train and test by.
+        if set(inputs.steps) - {"index", "describe"}:
+            raise
+        rows, split, num_folds = unsplit(rows)
     if inputs.training_only and num_folds == 1:
         training = listed_rows.filter(pc.equal(rows["fold"], -1))
         has_groups = not any(group is None for group in training["group"].to_pylist())

@@ -41,6 +41,7 @@ ROOMS = {
     "pipelines.ledger": "what was planned, is done, and is there",
     "pipelines.storage": "files and tables",
     "pipelines.ray_job": "the Ray job that this process is",
+    "pipelines.terminal": "the line of a step while it works",
     "pipelines.text_table": "columns for a terminal",
     "pipelines.logs": "what users and log files are told",
     "pipelines.errors": "errors of the user, and of a run",

@@ -8,11 +8,28 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
 class WeightsError(ValueError):
     """Weights that are not available or do not fit; the message is for the user as it is."""
+
+
+def cannot_download(network: str, weights: str, at: str, error: Exception) -> str:
+    """Return what is said where weights cannot be downloaded, with the three ways to give them.
+
+    Args:
+        at: the URL, or whose library fetches them.
+    """
+    cache = torch.hub.get_dir()
+    return (
+        f"describe.weights: {network} {weights} could not be downloaded from {at} "
+        f"({type(error).__name__}: {str(error)[:200]}). Three ways to give weights: a file or URI, "
+        "--set describe.weights=FILE; the download put where its library looks, "
+        f"{cache}/checkpoints for torchvision, HF_HOME for timm; random filters for a trial, whose "
+        "accuracy is not the method's, --set describe.weights=random:0"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders.backbones.family import Family, Layout, WeightsError, kept, near
+from encoders.backbones.family import Family, Layout, WeightsError, cannot_download, kept, near
 
 
 class Timm(Family):
@@ -64,11 +64,8 @@ class Timm(Family):
         try:
             return _timm().create_model(network, pretrained=True).state_dict()
         except Exception as error:
-            raise WeightsError(
-                f"describe.weights: timm:{network} could not be downloaded "
-                f"({type(error).__name__}: {str(error)[:200]}); give the weights as a file or URI "
-                "instead: --set describe.weights=FILE"
-            ) from error
+            said = cannot_download(f"timm:{network}", weights, "Hugging Face", error)
+            raise WeightsError(said) from error
 
 
 class _Cut(nn.Module):

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from encoders.backbones.family import Family, Layout, WeightsError, kept, near
+from encoders.backbones.family import Family, Layout, WeightsError, cannot_download, kept, near
 
 # Their published weights expect pixels in -1..1: this switch maps ImageNet's normalisation to it.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
@@ -81,10 +81,7 @@ class Torchvision(Family):
         try:
             return record.get_state_dict(progress=False, check_hash=True)
         except (urllib.error.URLError, OSError) as error:
-            raise WeightsError(
-                f"describe.weights: {network} {weights} could not be downloaded from {record.url} "
-                f"({error}); give the weights as a file or URI instead: --set describe.weights=FILE"
-            ) from error
+            raise WeightsError(cannot_download(network, weights, record.url, error)) from error
 
 
 def _record(network: str, weights: str) -> models.WeightsEnum:

@@ -236,7 +236,7 @@ def _choose(
     chosen = {}
     for fold, parts in tasks.items():
         chosen[fold], words = best_c(values, np.concatenate(ray.get(parts), axis=1))
-        log.info("classify %s fold %d: %s", fold_set.name, fold, words)
+        log.debug("classify %s fold %d: %s", fold_set.name, fold, words)
     return chosen
 
 

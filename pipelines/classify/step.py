@@ -63,7 +63,7 @@ def train(job: Job) -> Spent:
         fused = _possible(job, fused, store_bytes)
         for work in (*single, *fused):
             form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
-            log.info("classify %s: form %s, because %s", work.fold_set.name, form, reason)
+            log.debug("classify %s: form %s, because %s", work.fold_set.name, form, reason)
             (on_gram if form == "gram" else on_weights).append(work)
         parts = []
         if on_gram:

@@ -3,16 +3,23 @@
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 from pathlib import Path
 
 import ray
 
 from pipelines.cluster import doors
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, RunError
 from pipelines.settings.sections import Cluster
 
 log = logging.getLogger(__name__)
+
+ANSWER_S = 10.0
+"""Longest time that a head may be silent."""
+
+_AGAIN_S = 1.0
 
 
 def connect(address: str | None, settings: Cluster) -> None:
@@ -30,6 +37,7 @@ def connect(address: str | None, settings: Cluster) -> None:
     if ray.is_initialized():
         pass
     elif address:
+        require_answer(address)
         packages = [str(Path(__file__).parents[2] / name) for name in ("encoders", "pipelines")]
         # A Ray job ships its working directory already.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -82,6 +90,32 @@ def connect(address: str | None, settings: Cluster) -> None:
             resources["CPU"],
             resources.get("GPU", 0),
         )
+
+
+def require_answer(address: str, patience_s: float = ANSWER_S) -> None:
+    """Check that something listens where a head should be; Ray itself waits for minutes.
+
+    Raises:
+        RunError: nothing does, for as long as patience_s.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        # `auto` and `local` are names that Ray knows.
+        return
+    end = time.monotonic() + patience_s
+    while True:
+        left_s = end - time.monotonic()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), max(left_s, 0.1)).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() + _AGAIN_S > end or isinstance(error, OverflowError):
+                raise RunError(
+                    f"--address {address}: expected the head of a Ray cluster, got no answer in "
+                    f"{patience_s:.0f} s ({error}); `ray status --address {address}` on the head "
+                    "says whether it is up, and without --address a cluster is started here"
+                ) from error
+            time.sleep(_AGAIN_S)
 
 
 def stalled(settings: Cluster) -> str:

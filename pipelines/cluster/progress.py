@@ -15,13 +15,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.util import metrics
 
+from pipelines import terminal
 from pipelines.cluster.meter import Meter, StepCounter
 from pipelines.cluster.pools import Growth, here
 from pipelines.ledger.accounts import Spent, Stage
 
 log = logging.getLogger(__name__)
-
-INTERVAL_S = 5.0
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -169,8 +168,8 @@ def _counter(node_id: str, job_id: str) -> ActorHandle:
 
 
 class ProgressLine(threading.Thread):
-    """A context manager that logs done / total, rate, time left and busy stages of a step every few
-    seconds.
+    """A context manager that shows done / total, rate and time left of a step; with `-v` also its
+    busy stages.
 
     Args:
         growth: the pools to warn of while they are too small.
@@ -204,13 +203,15 @@ class ProgressLine(threading.Thread):
         return ray.get(self.counter.tell("failure"))
 
     def run(self) -> None:
-        while not self.stopped.wait(INTERVAL_S):
-            counts, latest, spent = ray.get(self.counter.tell("get"))
-            text = progress_text(self.step, counts, self.total, time.monotonic() - self.started)
-            busy = ", ".join(map(str, spent.stages))
-            log.info("; ".join(part for part in (text, busy, latest) if part))
-            if self.growth:
-                self._warn(self.growth, self.total - sum(counts.values()), spent)
+        wait_s = terminal.LOOK_S if terminal.is_terminal() else terminal.FIRST_S
+        details = log.isEnabledFor(logging.DEBUG)
+        with terminal.StepLine(self.step, self.total, details=details) as line:
+            while not self.stopped.wait(wait_s):
+                counts, latest, spent = ray.get(self.counter.tell("get"))
+                busy = ", ".join(map(str, spent.stages))
+                line.show(counts, time.monotonic() - self.started, busy, latest)
+                if self.growth:
+                    self._warn(self.growth, self.total - sum(counts.values()), spent)
 
     def _warn(self, growth: Growth, left: int, spent: Spent) -> None:
         busy_s = {stage.name: stage.busy_s for stage in spent.stages}
@@ -226,14 +227,3 @@ def _alive(actors: dict[str, set[tuple[str, int]]]) -> dict[str, int]:
         for alive in (True, False)
     )
     return {stage: sum(host not in down - up for host, _ in of) for stage, of in actors.items()}
-
-
-def progress_text(step: str, counts: dict[str, int], total: int, elapsed_s: float) -> str:
-    """Return the line, such as `describe 120/960, 12.5/s, 67 s left (2 failed)`."""
-    num_done = sum(counts.values())
-    text = f"{step} {num_done}/{total}"
-    if num_done:
-        rate = num_done / elapsed_s
-        text += f", {rate:.1f}/s, {(total - num_done) / rate:.0f} s left"
-    odd = [f"{number} {status}" for status, number in sorted(counts.items()) if status != "ok"]
-    return text + (f" ({', '.join(odd)})" if odd else "")

@@ -34,7 +34,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
     job.weights.keep(job.store)
     plan = current_rows.segment_plan(job)
     rows = current_rows.to_describe(job, plan)
-    log.info("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
+    log.debug("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     if rows.num_rows:
         job.unmark(job.descriptors)
     pools, config = cluster_pools.pools(job.config.cluster).fitting(rows.num_rows), job.config

@@ -1,5 +1,6 @@
 """SCORES to METRICS: each encoder and stream, and their late fusions (METHODS 4)."""
 
+import collections
 import dataclasses
 import functools
 import time
@@ -19,12 +20,16 @@ from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
 from pipelines.evaluate import results
 from pipelines.evaluate.best import Best, best_of
+from pipelines.evaluate.names import result_words
 from pipelines.evaluate.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
 from pipelines.ledger.accounts import Spent
 from pipelines.run.job import Job
 from pipelines.settings.sections import Evaluate
 from pipelines.storage.store import Store
 from pipelines.storage.tables import METRICS
+
+NUM_BEST = 5
+"""Results that a run tells of at its end."""
 
 
 @dataclass(frozen=True)
@@ -246,24 +251,48 @@ class _Codes:
         return [texts[i] for i in order], ranks
 
 
-def text_table(job: Job) -> list[str]:
-    """Return the results for a terminal: encoder x stream x fusion, accuracy and mAP with their
-    intervals."""
+def closing_table(job: Job) -> list[str]:
+    """Return the five best results for a terminal, the best one marked, beside chance."""
     rows = job.store.read_table(job.metrics).to_pylist()
-    lines = [f"{'encoder':<24} {'stream':<44} {'fusion':<15} {'accuracy':<20} {'mAP':<20}".rstrip()]
     of_all = {
         (*(row[n] for n in ("encoder", "stream", "fusion")), row["metric"]): row
         for row in rows
         if row["split"] == "all" and row["class"] is None
     }
-    for encoder, stream, fusion in dict.fromkeys(key[:3] for key in of_all):
-        accuracy, mean = (of_all[encoder, stream, fusion, m] for m in ("accuracy", "mAP"))
-        lines.append(
-            f"{_short(encoder):<24} {_short(stream, 44):<44} "
-            f"{'' if fusion == SINGLE else fusion:<15} "
-            f"{with_interval(accuracy):<20} {with_interval(mean):<20}".rstrip()
+    labels = [
+        names
+        for names, fold in zip(
+            job.manifest["labels"].to_pylist(), job.manifest["fold"].to_pylist(), strict=True
         )
-    return lines
+        if fold >= 0
+    ]
+    headline = headline_metric(any(len(names) > 1 for names in labels))
+    keys = list(dict.fromkeys(key[:3] for key in of_all))
+    ranked = sorted(keys, key=lambda key: -(of_all[*key, headline]["value"] or 0.0))
+    best = ranked[:NUM_BEST]
+    names = [result_words(e, s, "" if f == SINGLE else f) for e, s, f in best]
+    width = max(map(len, names), default=0)
+    lines = [
+        f"{'*' if key == ranked[0] else ' '} {name:<{width}}  accuracy "
+        f"{with_interval(of_all[*key, 'accuracy'])}, mAP {with_interval(of_all[*key, 'mAP'])}"
+        for key, name in zip(best, names, strict=True)
+    ]
+    chance = chance_level(labels, headline)
+    head = f"{len(ranked)} results on {len(labels):,} tested videos"
+    if len(ranked) > len(best):
+        head += f", the {len(best)} best by {headline}"
+    return [f"{head} (chance: {headline} {chance:.3f})", *lines]
+
+
+def chance_level(labels: list[list[str]], headline: str) -> float:
+    """Return accuracy of always naming the most frequent class, or mAP of a random order.
+
+    Args:
+        labels: of each tested video.
+    """
+    counts = collections.Counter(name for names in labels for name in names)
+    shares = [count / len(labels) for count in counts.values()]
+    return sum(shares) / len(shares) if headline == "mAP" else max(shares)
 
 
 def with_interval(row: dict) -> str:
@@ -273,7 +302,3 @@ def with_interval(row: dict) -> str:
     if row["ci_low"] is None:
         return f"{row['value']:.3f}"
     return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-
-
-def _short(name: str, width: int = 24) -> str:
-    return name if len(name) <= width else f"{name[: width - 2]}.."

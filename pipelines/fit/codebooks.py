@@ -71,7 +71,7 @@ def fit_codebooks(
     for line in scarcities(tasks, store, config, streams):
         log.warning("fit: %s", line)
     teams = num_teams(tasks, store, config)
-    log.info("fit: %d codebooks, %d at once", len(tasks), teams)
+    log.debug("fit: %d codebooks, %d at once", len(tasks), teams)
     dealer = None
     if teams > 1:
         on_this_node = Dealer.options(scheduling_strategy=pools.here())

@@ -128,8 +128,10 @@ def plan(job: Job) -> FinetuneJob:
         ConfigError: no labels, several folds, a node without extent or with nothing to train, or
             too few videos.
     """
+    if not job.num_folds:
+        raise ConfigError("--labels: training of the network expects labels, got none")
     if job.num_folds != 1:
-        split = f"{job.num_folds} folds ({job.split})" if job.num_folds else "no labels"
+        split = f"{job.num_folds} folds ({job.split})"
         raise ConfigError(
             f"split.kind: expected one split into training and test videos, got {split}; each fold "
             "would need a network of its own, and with it descriptors of its own: set "

@@ -15,7 +15,6 @@ from pipelines.storage.columns import places_of
 from pipelines.storage.tables import VIDEOS
 from pipelines.video import stages
 from pipelines.video.header import VideoFacts
-from pipelines.video.sampling import num_segments
 
 ROWS_AT_A_TIME = 10_000
 """Rows of VIDEOS that the driver makes together."""
@@ -50,7 +49,7 @@ def known_videos(job: Job) -> pa.Table:
         facts_of_rows = [(row, VideoFacts(**fact)) for row, fact in pairs]
         sampling = job.config.sampling
         planned = [
-            stages.videos_row(row, fact, num_segments(fact, sampling))
+            stages.videos_row(row, fact, stages.planned_segments(row, fact, sampling))
             for row, fact in facts_of_rows
         ]
         parts.append(VIDEOS.build(planned))
@@ -61,7 +60,8 @@ def segment_plan(job: Job) -> pa.Table:
     """Return SEGMENTS with the columns of VIDEOS that decoding needs, and the number of the
     attempt.
     """
-    columns = ["video_id", "uri", "width_px", "height_px", "status", "stage", "error_type", "error"]
+    columns = ["video_id", "uri", "start_s", "end_s", "width_px", "height_px"]
+    columns += ["status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
     plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
     attempt = pa.repeat(pa.scalar(job.retries.passes + 1, pa.int32()), plan.num_rows)

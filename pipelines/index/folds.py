@@ -35,7 +35,7 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
     use = np.array([bool(names) for names in labels])
     fold = np.full(len(labels), -1, np.int32)
     if not use.any():
-        return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), "none", 0
+        return unsplit(videos)
     chosen = np.flatnonzero(use)
     first = np.array([labels[i][0] for i in chosen])
     if kind == "given":
@@ -56,6 +56,12 @@ def assign_folds(videos: pa.Table, settings: Split, seed: int) -> tuple[pa.Table
         num_folds = int(fold.max()) + 1
     _check_folds(fold, num_folds, labels, chosen, kind)
     return videos.drop_columns(["split"]).append_column("fold", pa.array(fold)), kind, num_folds
+
+
+def unsplit(videos: pa.Table) -> tuple[pa.Table, str, int]:
+    """Return `assign_folds` of videos that no fold tests."""
+    fold = pa.array(np.full(videos.num_rows, -1, np.int32))
+    return videos.drop_columns(["split"]).append_column("fold", fold), "none", 0
 
 
 def _need(values: list, chosen: np.ndarray, column: str, kind: str) -> None:

@@ -5,11 +5,15 @@ import logging
 import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
+from pipelines.index import stretches as cut_out
+from pipelines.index.readers.registry import is_untrimmed, read_annotations
 from pipelines.index.user_tables import read_user_table, some, texts
 from pipelines.settings.sections import Manifest
 
@@ -27,8 +31,14 @@ class Labels:
     split: dict[str, str] | None
 
 
-def read_labels(labels: str, split: str = "") -> Labels:
-    """Read a CSV or Parquet file with columns path, label[, group][, split].
+def read_labels(
+    labels: str,
+    split: str = "",
+    videos: Sequence[str] = (),
+    stretches: Literal["auto", "use", "ignore"] = "auto",
+) -> Labels:
+    """Read a CSV or Parquet file with columns path, label[, group][, split][, start_s, end_s], or
+    annotations of a data set (`pipelines.index.readers.registry`).
 
     A video with several labels has several rows. Blanks at the ends of a cell are no part of it,
     but for paths; classes that differ by case or blanks alone are warned of.
@@ -36,20 +46,19 @@ def read_labels(labels: str, split: str = "") -> Labels:
     Args:
         split: name of the column with the split, which must then exist; empty: the column `split`,
             if there is one.
+        videos: paths of the listed videos, which annotations of data sets name in ways of their
+            own.
+        stretches: see `manifest.stretches`.
 
     Raises:
         ConfigError: no such file, a missing column, an empty cell, or rows of one path with
             different groups or splits.
     """
-    table = read_user_table("--labels", labels)
-    for column in ("path", "label"):
-        if column not in table.column_names:
-            raise ConfigError(
-                f"--labels {labels}: expected columns path,label[,group][,split], got "
-                f"{','.join(table.column_names)}"
-            )
+    table = _table(labels, videos, stretches)
     paths = texts("--labels", labels, table, "path").to_pylist()
     names = _shared(texts("--labels", labels, table, "label"))
+    if all(paths):
+        paths = cut_out.ids("--labels", labels, table, paths)
     labels_of: dict[str, list[str]] = {}
     for row, (path, name) in enumerate(zip(paths, names, strict=True), start=2):
         if not path or not name:
@@ -76,6 +85,21 @@ def read_labels(labels: str, split: str = "") -> Labels:
         group=_one_per_path(labels, table, "group", paths),
         split=splits,
     )
+
+
+def _table(labels: str, videos: Sequence[str], stretches: str) -> pa.Table:
+    """Return a table with columns path and label; with start_s and end_s where they count."""
+    annotated = read_annotations(labels, videos)
+    table = read_user_table("--labels", labels) if annotated is None else annotated
+    if stretches == "ignore" or (stretches == "auto" and is_untrimmed(annotated)):
+        table = table.select([n for n in table.column_names if n not in cut_out.COLUMNS])
+    for column in ("path", "label"):
+        if column not in table.column_names:
+            raise ConfigError(
+                f"--labels {labels}: expected columns path,label[,group][,split], got "
+                f"{','.join(table.column_names)}"
+            )
+    return table
 
 
 def _report_alike(labels: str, classes: set[str]) -> None:
@@ -134,6 +158,8 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
         labels_of, group, split = {}, None, None
     else:
         labels = _respelled(videos, labels)
+        videos = cut_out.cut(videos, labels.labels)
+        paths = videos["path"].to_pylist()
         labels_of, group, split = labels.labels, labels.group, labels.split
         _match_errors(set(paths), set(labels_of), settings)
         if settings.unlabelled == "skip":
@@ -161,14 +187,24 @@ def _respelled(videos: pa.Table, labels: Labels) -> Labels:
     others = [name for name in labels.labels if name not in paths]
     if not others:
         return labels
-    path_of = {_plain(path): path for path in sorted(paths, reverse=True)}
-    path_of |= dict(zip(videos["uri"].to_pylist(), videos["path"].to_pylist(), strict=True))
-    path_of = {name: path_of[_plain(name)] for name in others if _plain(name) in path_of}
+    file_of = {path: cut_out.split(path)[0] for path in sorted(paths, reverse=True)}
+    path_of = {_plain(file): file for file in file_of.values()}
+    path_of |= dict(
+        zip(videos["uri"].to_pylist(), map(file_of.get, videos["path"].to_pylist()), strict=True)
+    )
+    path_of = {name: new for name in others if (new := _in_list(name, path_of)) is not None}
     labels_of: dict[str, list[str]] = {}
     for name, classes in labels.labels.items():
         path = path_of.get(name, name)
         labels_of[path] = sorted({*labels_of.get(path, []), *classes})
     return Labels(labels_of, _by_path(labels.group, path_of), _by_path(labels.split, path_of))
+
+
+def _in_list(name: str, path_of: dict[str, str]) -> str | None:
+    """Return the id of a video, spelled as the list does; None where it is not there."""
+    file, _ = cut_out.split(name)
+    path = path_of.get(_plain(file))
+    return None if path is None else f"{path}{name.removeprefix(file)}"
 
 
 def _plain(name: str) -> str:

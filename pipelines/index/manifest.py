@@ -15,6 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
+from pipelines.index import stretches
 from pipelines.index.playlists import pieces
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
 from pipelines.ledger.source import modified
@@ -74,12 +75,14 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 
 
 def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
-    """Return columns path, uri, size_bytes and modified of all videos, sorted by path.
+    """Return columns path, uri, size_bytes, modified, start_s and end_s of all videos, sorted by
+    path.
 
     `videos` is a folder, a glob, one file, or a Parquet or CSV manifest with a column `path`, whose
-    relative paths start at the manifest's folder. In a folder, links are not followed, names that
-    begin with a dot are left out; whatever is not a regular file that can be read, and the pieces
-    of a playlist's video, are passed over; one warning tells of them all.
+    relative paths start at the manifest's folder. A row of a manifest with start_s and end_s is
+    that stretch of the file; both are null of a whole file. In a folder, links are not followed,
+    names that begin with a dot are left out; whatever is not a regular file that can be read, and
+    the pieces of a playlist's video, are passed over; one warning tells of them all.
 
     Args:
         out: the output of the run, which is left out where it lies in the folder.
@@ -92,6 +95,21 @@ def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
     """
     with using("--videos", videos):
         return _list_videos(videos, out, look)
+
+
+def labels_file(videos: str, labels: str | None) -> str | None:
+    """Return the file with the labels: that of --labels, else a manifest with a column label."""
+    return videos if labels is None and _has_labels(videos) else labels
+
+
+def _has_labels(videos: str) -> bool:
+    """Return whether `videos` is a manifest with a column `label`.
+
+    Raises:
+        ConfigError: it is a manifest that cannot be read.
+    """
+    is_manifest = videos.lower().endswith((".csv", ".parquet"))
+    return is_manifest and "label" in read_user_table("--videos", videos).column_names
 
 
 def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
@@ -122,7 +140,7 @@ def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
     if not rows:
         links = f"; {_LINKS}" if "link" in skipped else ""
         raise ConfigError(f"--videos {videos}: expected videos, found none{links}")
-    return pa.Table.from_pylist(rows, schema=_LISTED)
+    return stretches.with_times(pa.Table.from_pylist(rows, schema=_LISTED))
 
 
 def _infos(listing: Any) -> dict[str, dict]:
@@ -314,20 +332,27 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     column = texts("--videos", videos, table, "path").to_pylist()
     if not all(column):
         raise ConfigError(f"--videos {videos}: a row has no path")
-    names, uris = _once(fs, base, column)
-    if len(names) < len(column):
+    names, uris, name_of = _once(fs, base, column)
+    ids = sorted(
+        {
+            f"{name_of[path]}{video_id.removeprefix(path)}"
+            for video_id, path in zip(
+                stretches.ids("--videos", videos, table, column), column, strict=True
+            )
+        }
+    )
+    if len(ids) < len(column):
         log.warning(
-            "%s: %d of %d rows repeat a file and count once",
+            "%s: %d of %d rows repeat a video and count once",
             videos,
-            len(column) - len(names),
+            len(column) - len(ids),
             len(column),
         )
     if not look:
         unknown = pa.nulls(len(names), pa.string())
         sizes = pa.repeat(pa.scalar(0, pa.int64()), len(names))
-        return pa.Table.from_arrays(
-            [pa.array(names), pa.array(uris), sizes, unknown], schema=_LISTED
-        )
+        listed = [pa.array(names), pa.array(uris), sizes, unknown]
+        return _of_ids(pa.Table.from_arrays(listed, schema=_LISTED), ids)
     # On object storage each look is a request.
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         looks = list(pool.map(lambda name: _look(fs, base, name), names, chunksize=1))
@@ -345,7 +370,15 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     rows = [row for row in looks if isinstance(row, dict)]
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
-    return pa.Table.from_pylist(rows, schema=_LISTED)
+    return _of_ids(pa.Table.from_pylist(rows, schema=_LISTED), ids)
+
+
+def _of_ids(files: pa.Table, ids: list[str]) -> pa.Table:
+    """Return a row for each video of a manifest, from the rows of its files."""
+    row_of = {path: row for row, path in enumerate(files["path"].to_pylist())}
+    there = [name for name in ids if stretches.split(name)[0] in row_of]
+    rows = files.take(pa.array([row_of[stretches.split(name)[0]] for name in there], pa.int64()))
+    return stretches.with_times(rows.set_column(0, "path", pa.array(there, pa.string())))
 
 
 _LOOKS_AT_ONCE = 16
@@ -353,17 +386,19 @@ _LOOKS_AT_ONCE = 16
 
 def _once(
     fs: fsspec.AbstractFileSystem, base: str, names: list[str]
-) -> tuple[list[str], list[str]]:
-    """Return each file of a manifest once: its name, sorted, and its path or URI.
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Return each file of a manifest once: its name, sorted, its path or URI, and {spelling: name}.
 
     Of several spellings of a file, such as `a.mp4`, `./a.mp4` and its absolute path, the shortest
     is its name.
     """
-    name_of: dict[str, str] = {}
-    for name in sorted(set(names), key=lambda name: (len(name), name)):
-        name_of.setdefault(_resolve(fs, base, name), name)
-    pairs = sorted((name, uri) for uri, name in name_of.items())
-    return [name for name, _ in pairs], [uri for _, uri in pairs]
+    name_at: dict[str, str] = {}
+    name_of = {
+        name: name_at.setdefault(_resolve(fs, base, name), name)
+        for name in sorted(set(names), key=lambda name: (len(name), name))
+    }
+    pairs = sorted((name, uri) for uri, name in name_at.items())
+    return [name for name, _ in pairs], [uri for _, uri in pairs], name_of
 
 
 def _resolve(fs: fsspec.AbstractFileSystem, base: str, name: str) -> str:

@@ -25,7 +25,7 @@ def index(job: Job) -> tuple[Account, Spent]:
         there = _without(job.store.read_table(job.videos), unchanged)
         unchanged = pa.concat_tables([unchanged, there.cast(unchanged.schema)])
     fresh = _without(job.manifest, unchanged)
-    log.info("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
+    log.debug("index: %d videos, %d of them to probe", job.manifest.num_rows, fresh.num_rows)
     outputs = [
         sink.Output(
             SEGMENTS,

@@ -54,6 +54,21 @@ BOUND = {
 """{busiest stage of a step: what the step is called}; "<stage>-bound" for any other."""
 
 
+WAITED_FOR = {
+    "probe": "storage",
+    "read": "storage",
+    "write": "storage",
+    "decode": "decoding",
+    "describe": "the network",
+    "encode": "the encoders",
+    "fit": "training",
+    "gram": "the Gram matrix",
+    "solve": "the SVM solver",
+    "measure": "metrics",
+}
+"""{busiest stage of a step: what the step waited for, in words}."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """The work of one stage of a step.
@@ -136,6 +151,21 @@ class Spent:
             return ""
         stages = ", ".join(map(str, self.stages))
         return f"{self.bound_by(seconds)}: {stages}, {self.start_s:.0f} s until the first work"
+
+    def sentence(self, seconds: float) -> str:
+        """Return in words where the time went, such as `waiting for decoding 97 % of the time`.
+
+        Empty where no worker reported anything.
+        """
+        if not self.stages:
+            return ""
+        if self.start_s > seconds / 2:
+            return f"{self.start_s:.0f} s until workers had started"
+        stage = max(self.stages, key=lambda stage: stage.share)
+        waited_for = WAITED_FOR.get(stage.name, stage.name)
+        if stage.name == "describe" and self.on_gpu:
+            waited_for = "the GPU"
+        return f"waiting for {waited_for} {100 * stage.share:.0f} % of the time"
 
 
 def merged(parts: Iterable[Spent]) -> Spent:

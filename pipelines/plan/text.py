@@ -1,5 +1,7 @@
 """A plan for a terminal."""
 
+import textwrap
+
 from pipelines.plan.estimate import Counts, StepPlan
 from pipelines.plan.prices import Offer, Range, Shape
 from pipelines.plan.trials import Trials
@@ -22,10 +24,14 @@ def text(
         _sample(counts, trials),
         _steps(steps, shape, wall),
         _tables(steps),
-        _gpus(hours),
-        _prices(offers, shape, currency),
+        *((_gpus(hours), _prices(offers, shape, currency)) if _is_worth(hours, offers) else ()),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _is_worth(hours: dict[str, Range], offers: list[Offer]) -> bool:
+    """Return whether GPU hours and prices are more than zeros."""
+    return any(o.price.high >= 0.01 for o in offers) or any(h.high >= 0.01 for h in hours.values())
 
 
 def _sample(counts: Counts, trials: Trials) -> str:
@@ -62,7 +68,7 @@ def _sample(counts: Counts, trials: Trials) -> str:
 
 
 def _steps(steps: list[StepPlan], shape: Shape, wall: Range) -> str:
-    head = ["step", "", "", "core-h", "GPU-h", "wall", "at least", "at most"]
+    head = ["step", "", "", "core time", "GPU time", "wall", "at least", "at most"]
     rows = [[*head, "written", "reads", "writes", "memory"]]
     rows += [
         [step.name, f"{step.units:,}", step.unit, *_amounts([step], shape, step.wall_s)]
@@ -76,8 +82,8 @@ def _steps(steps: list[StepPlan], shape: Shape, wall: Range) -> str:
 
 def _amounts(steps: list[StepPlan], shape: Shape, wall: Range) -> list[str]:
     return [
-        _hours(sum(step.core_s for step in steps)),
-        _hours(sum(step.gpu_s.value for step in steps)) if shape.gpus else "-",
+        _duration(sum(step.core_s for step in steps)),
+        _duration(sum(step.gpu_s.value for step in steps)) if shape.gpus else "-",
         *(_duration(seconds) for seconds in (wall.value, wall.low, wall.high)),
         _bytes(sum(sum(step.tables.values()) for step in steps)),
         f"{sum(step.reads for step in steps):,}",
@@ -87,8 +93,11 @@ def _amounts(steps: list[StepPlan], shape: Shape, wall: Range) -> list[str]:
 
 
 def _tables(steps: list[StepPlan]) -> str:
-    rows = [[name, _bytes(size)] for step in steps for name, size in step.tables.items() if size]
-    return "\n".join(["tables", *aligned(rows, left=(0,))]) if rows else ""
+    sizes = sorted(
+        ((size, name) for step in steps for name, size in step.tables.items() if size), reverse=True
+    )
+    words = ", ".join(f"{name} {_bytes(size)}" for size, name in sizes)
+    return textwrap.fill(f"tables: {words}", 120, break_on_hyphens=False) if words else ""
 
 
 def _gpus(hours: dict[str, Range]) -> str:

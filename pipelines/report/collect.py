@@ -256,7 +256,7 @@ def step_fact(name: str, step: dict, prices: Cluster) -> StepFact:
     seconds, cpus, gpus = step["seconds"], step.get("cpus"), step.get("gpus")
     if cpus is None:  # written by an earlier version
         return StepFact(name, seconds, None)
-    spent = Spent.of_record(step).words(seconds)
+    spent = Spent.of_record(step).sentence(seconds)
     account = Account(*(step[field.name] for field in dataclasses.fields(Account)))
     core_s, gpu_s = seconds * cpus, seconds * gpus
     price = core_s * prices.price_per_cpu_hour + gpu_s * prices.price_per_gpu_hour

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import ray
 from PIL import Image
 
+from encoders.stream_specs import FRAME
 from pipelines.evaluate.best import Best
 from pipelines.report.records import (
     AttentionStrip,
@@ -34,6 +35,7 @@ from pipelines.storage.store import Store
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
 from pipelines.video.isolation import IsolatedDecoder
+from pipelines.video.stages import stretch_of
 
 FRAMES_PER_SAMPLE = 3
 NUM_NEAREST = 5
@@ -60,6 +62,7 @@ class FrameRequest:
     num_segments: int
     sampling: Sampling
     num_frames: int
+    stretch: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
     sampling = job.config.sampling
     frames = _read(
         job,
-        [FrameRequest(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE) for r in rows],
+        [
+            FrameRequest(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE, stretch_of(r))
+            for r in rows
+        ],
     )
     attention = _attention(job, best, results)
     return tuple(
@@ -165,7 +171,10 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     rankings, num_searched = ray.get(search)
     video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
     rows = {row["video_id"]: row for row in _videos(job, video_ids)}
-    requests = [FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1) for name in video_ids]
+    requests = [
+        FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]))
+        for name in video_ids
+    ]
     pictures = dict(zip(video_ids, _read(job, requests), strict=True))
 
     def near(name: str, similarity: float) -> Near:
@@ -252,7 +261,7 @@ def _unit(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _videos(job: Job, video_ids: list[str]) -> list[dict]:
-    columns = ["video_id", "uri", "labels", "num_segments"]
+    columns = ["video_id", "uri", "labels", "num_segments", "start_s", "end_s"]
     unordered = job.store.read_rows(job.videos, columns, "video_id", video_ids).to_pylist()
     rows = {row["video_id"]: row for row in unordered}
     return [rows[name] for name in video_ids]
@@ -288,6 +297,8 @@ def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
                     request.sampling,
                     picture,
                     limits,
+                    (FRAME,),
+                    request.stretch,
                 )
             except VideoError as error:
                 decoded.append(Frames(missing=f"cannot be read any more ({error.error_type})"))

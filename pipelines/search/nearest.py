@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from encoders.encodings.time_pyramid import TemporalPyramid
+from encoders.stream_specs import FRAME
 from pipelines.cluster.device import cuda_or_cpu
 from pipelines.describe.segments import span_s
 from pipelines.describe.stage import DescribeFrames, described_streams
@@ -40,14 +41,14 @@ from pipelines.storage.uris import refuse_credentials
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
 from pipelines.video.isolation import IsolatedDecoder
-from pipelines.video.stages import DecodeSegments, ProbeVideos, plan_segments
+from pipelines.video.stages import DecodeSegments, ProbeVideos, plan_segments, stretch_of
 
 log = logging.getLogger(__name__)
 
 MOST = 100
 """Results of a search; each has pictures on the page."""
 
-_FACTS = ("video_id", "uri", "labels", "width_px", "height_px")
+_FACTS = ("video_id", "uri", "labels", "width_px", "height_px", "start_s", "end_s")
 _THUMBNAILS = Sampling(policy="uniform", num_frames=3)
 _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
@@ -340,6 +341,7 @@ def _thumbnails(videos: list[dict], decode: Decode) -> list[tuple[bytes, ...]]:
             if time.monotonic() < end:
                 with contextlib.suppress(VideoError):
                     segment = (video["uri"], 0, 1, _THUMBNAILS, square, settings)
+                    segment += ((FRAME,), stretch_of(video))
                     images = decoder.call(decode_segment, *segment).images
             thumbnails.append(tuple(_jpeg(image, video) for image in images))
     return thumbnails

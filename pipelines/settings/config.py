@@ -48,6 +48,11 @@ _OF_ENCODE = ("temporal_pyramid", "normalisation")
 """Fields of section encode that a variant may have a value of its own for."""
 
 
+AUTO_ENCODERS = ("auto",)
+"""In place of encode.encoders: chosen by the number of videos, `pipelines.settings.recipes.sized`.
+"""
+
+
 @dataclass(frozen=True)
 class Variant:
     """An entry of encode.encoders: the codebook that is fitted, and the vector for the classifier.
@@ -107,7 +112,7 @@ class Config:
         for section in self.sections():
             # The records of encoders do not check themselves.
             changed(getattr(self, section), section, {})
-        for name in self.encode.encoders:
+        for name in () if self.encode.encoders == AUTO_ENCODERS else self.encode.encoders:
             variant = self.variant(name)
             require(
                 set(variant.settings.levels) <= set(self.describe.spp_levels),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
 from pipelines.errors import ConfigError
-from pipelines.settings.config import Config
+from pipelines.settings.config import AUTO_ENCODERS, Config
 from pipelines.settings.sections import (
     Classify,
     Describe,
@@ -17,6 +17,34 @@ from pipelines.settings.sections import (
     Split,
 )
 from pipelines.settings.text import near
+
+_ENCODERS_FOR: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (300, ("vlad@num_centroids=32", "fv_vae")),
+    (20_000, ("vlad", "fv_vae")),
+    (float("inf"), ("fv_vae",)),
+)
+"""(most videos, encoders): small corpora do not fill large codebooks; of large ones each encoder
+costs."""
+
+
+def auto() -> Config:
+    """Any corpus: 25 frames a video, SqueezeNet, encoders by its size, the split that the labels
+    allow.
+    """
+    return dataclasses.replace(
+        weizmann(),
+        recipe="auto",
+        split=Split(kind="auto"),
+        encode=Encode(encoders=AUTO_ENCODERS),
+    )
+
+
+def sized(config: Config, num_videos: int) -> Config:
+    """Return the configuration for a corpus of so many videos: with encoders instead of `auto`."""
+    if config.encode.encoders != AUTO_ENCODERS:
+        return config
+    encoders = next(names for most, names in _ENCODERS_FOR if num_videos <= most)
+    return dataclasses.replace(config, encode=dataclasses.replace(config.encode, encoders=encoders))
 
 
 def fcvid() -> Config:
@@ -102,6 +130,24 @@ def actions() -> Config:
     )
 
 
+def modern() -> Config:
+    """Any corpus, with patch tokens of DINOv3 (small, of timm) in place of a network's maps.
+
+    Other towers the same way: `describe.backbone=timm:vit_small_patch14_dinov2.lvd142m` at 518 px,
+    `timm:vit_base_patch16_siglip_224.webli` or `timm:vit_base_patch16_clip_224.openai` at 224 px.
+    """
+    return dataclasses.replace(
+        auto(),
+        recipe="modern",
+        picture=Picture(resize_px=256, crop_px=256),
+        describe=Describe(
+            backbone="timm:vit_small_patch16_dinov3.lvd1689m",
+            nodes=("tokens",),
+            weights="pretrained",
+        ),
+    )
+
+
 def compare_encoders() -> Config:
     """The runs of DQ Table 2 on a small corpus: single frames, every encoding, FV-VAE with class
     loss.
@@ -144,11 +190,13 @@ def demo() -> Config:
 
 
 RECIPES: dict[str, Callable[[], Config]] = {
+    "auto": auto,
     "fcvid": fcvid,
     "ucf101": ucf101,
     "activitynet": activitynet,
     "weizmann": weizmann,
     "actions": actions,
+    "modern": modern,
     "compare_encoders": compare_encoders,
     "demo": demo,
 }

@@ -70,6 +70,13 @@ class Manifest(Record):
     missing: Literal["error", "skip"] = setting(
         "error", "Labels without a video: stop, or leave them out.", Changes.WHICH
     )
+    stretches: Literal["auto", "use", "ignore"] = setting(
+        "auto",
+        "Rows of the labels with start_s and end_s. use: each is a video of its own, that stretch "
+        "of the file; ignore: the label is the whole file's; auto: use, but ignore for "
+        "ActivityNet, whose videos are classified untrimmed.",
+        Changes.WHICH,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +325,7 @@ class Encode(Record):
         ("ave", "vlad", "gmm_fv", "fv_vae"),
         "Names of encoders (docs/encoders.md), or variants such as vlad@num_centroids=64, which "
         "change fields of the encoder's section, lists with /; also fields of `compress`, as "
-        "compress.kind=pca.",
+        "compress.kind=pca. auto, alone: by the number of videos.",
         Changes.WHICH,
     )
     normalisation: Literal["signed_sqrt_l2", "signed_sqrt", "l2", "none"] = setting(

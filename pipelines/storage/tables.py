@@ -67,6 +67,13 @@ VIDEOS = Table(
             "files of before",
             nullable=True,
         ),
+        Column(
+            "start_s",
+            pa.float64(),
+            "where the video begins in its file; null where it is the whole file",
+            nullable=True,
+        ),
+        Column("end_s", pa.float64(), "where it ends in its file", nullable=True),
     ),
 )
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from pipelines.storage.ranges import RangeFile, Traffic
 from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
+from pipelines.video.listing.stretch import PartOfVideo, Stretch, Video
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 from pipelines.video.sampling import (
     SEGMENT_FRAMES,
@@ -123,41 +123,10 @@ def _require_form(name: str, array: np.ndarray, dtype: type, shape: tuple[int | 
         raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
 
 
-class Video(Protocol):
-    """A video opened by one decoder. The frames are those that a player shows, in order of display.
-
-    Attributes:
-        timestamps_s: float64 [n], ascending, the first is 0.
-        end_s: when the last frame stops being shown.
-        is_key: bool [n].
-        num_parts: recordings that the file holds one after the other.
-        missing_s: seconds that were cut off after end_s; None: some, and nobody knows how many.
-    """
-
-    name: str
-    version: str
-    timestamps_s: np.ndarray
-    end_s: float
-    is_key: np.ndarray
-    num_parts: int
-    missing_s: float | None
-
-    def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """Return {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
-        the others do not.
-
-        Size and crop are those of the `Picture` that the video was opened with.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-
-
 DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
 
 
-def decode_segment(
+def decode_segment(  # noqa: PLR0913 (what a child is asked in one message)
     uri: str,
     segment: int,
     num_segments: int,
@@ -165,9 +134,14 @@ def decode_segment(
     picture: Picture,
     decode: Decode,
     windows: tuple[Window, ...] = (FRAME,),
+    stretch: tuple[float, float] | None = None,
 ) -> SegmentFrames:
     """Decode segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with
     what `windows` read.
+
+    Args:
+        stretch: begin and end in seconds of the file, where that alone is the video; indices and
+            times of frames stay those of the file.
 
     Raises:
         VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
@@ -180,17 +154,34 @@ def decode_segment(
     with _opened(uri, picture, decode, is_last) as opened, reading(uri):
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
-            ordinals = sample_frames(sampling, timestamps_s, end_s, is_key)
-            return plan_segment(ordinals, segment, num_segments, timestamps_s, windows).ordinals
+            part = Stretch.of(stretch, timestamps_s, end_s)
+            times_s, is_key = part.times_s(timestamps_s), is_key[part.first : part.last]
+            ordinals = sample_frames(sampling, times_s, part.end_s, is_key)
+            plan = plan_segment(ordinals, segment, num_segments, times_s, windows)
+            return [part.first + ordinal for ordinal in plan.ordinals]
 
-        video = opened.video(choose)
+        whole = opened.video(choose)
+        part = Stretch.of(stretch, whole.timestamps_s, whole.end_s)
+        video = whole if stretch is None else PartOfVideo(whole, stretch, part)
+        if stretch is not None and len(whole.timestamps_s) and not len(video.timestamps_s):
+            raise VideoError(
+                "no_frames",
+                f"{uri}: expected frames from {stretch[0]:g} to {stretch[1]:g} s, got a video that "
+                f"ends at {whole.end_s:.2f} s",
+            )
         if len(video.timestamps_s) == 0:
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
         plan = _plan(uri, video, sampling, segment, num_segments, windows)
         images, reason = video.pictures(plan.ordinals)
         traffic = opened.traffic()
     frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
-    return replace(frames, traffic=traffic)
+    return replace(
+        frames,
+        traffic=traffic,
+        image_indices=frames.image_indices + part.first,
+        frame_indices=frames.frame_indices + part.first,
+        timestamps_s=frames.timestamps_s + part.begin_s,
+    )
 
 
 def _plan(

@@ -81,12 +81,31 @@ class ProbeVideos:
             }
             _tell(row | failed)
             return videos_row(row, None, 1) | failed
-        return videos_row(row, facts, num_segments(facts, self.sampling))
+        return videos_row(row, facts, planned_segments(row, facts, self.sampling))
+
+
+def planned_segments(row: dict, facts: VideoFacts, sampling: Sampling) -> int:
+    """Return the number of segments of a video, which is the stretch of the file that its row
+    names.
+    """
+    if (stretch := stretch_of(row)) is None:
+        return num_segments(facts, sampling)
+    start_s, end_s = stretch
+    if facts.duration_s is not None:
+        end_s = min(end_s, facts.duration_s)
+    return num_segments(dataclasses.replace(facts, duration_s=max(0.0, end_s - start_s)), sampling)
+
+
+def stretch_of(row: dict) -> tuple[float, float] | None:
+    """Return the seconds of the file that are a video; None of a whole file."""
+    start_s, end_s = row.get("start_s"), row.get("end_s")
+    return None if start_s is None or end_s is None else (start_s, end_s)
 
 
 def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
     """Return a VIDEOS row with status ok, of a manifest row and its header."""
     return {
+        **dict.fromkeys(("start_s", "end_s")),
         **row,
         **{name: getattr(facts, name, None) for name in FACTS},
         "num_segments": segments,
@@ -119,7 +138,8 @@ class DecodeSegments:
     child.
 
     A row's column `decoder`, if it is there and not empty, stands before that of the settings; with
-    `width_px` and `height_px` of the video, large pictures get more time.
+    `width_px` and `height_px` of the video, large pictures get more time; `start_s` and `end_s` are
+    the stretch of the file that is the video.
 
     Args:
         windows: what the streams read (config.Describe.windows).
@@ -195,6 +215,7 @@ class DecodeSegments:
                 self.picture,
                 dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
+                stretch_of(row),
                 patience=patience(row.get("width_px"), row.get("height_px")),
             )
             frames.require(self.picture.decoded_px, self.windows)

@@ -87,9 +87,18 @@ class Machines:
             time.sleep(0.2)
 
     def add_worker(self) -> None:
-        host = self.net.add()
-        self.start(host, f"--address={self.head.address}:{GCS_PORT}", "--num-cpus=2")
-        self.workers.append(host)
+        """Add a worker. Ray gives up a node that does not come up in half a minute; on a machine
+        that is busy another one is tried."""
+        for left in (2, 1, 0):
+            host = self.net.add()
+            try:
+                self.start(host, f"--address={self.head.address}:{GCS_PORT}", "--num-cpus=2")
+            except RuntimeError:
+                if not left:
+                    raise
+            else:
+                self.workers.append(host)
+                return
 
     def job(self, out: str) -> chaos.Driver:
         """The whole job on the head, as `ray job submit` would run it there."""

@@ -94,9 +94,9 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--set": "describe.weights=random:x"}, "expected random:SEED"),
         ({"--videos": "/nowhere"}, "nothing is there"),
         ({"--labels": "/nowhere.csv"}, "--labels /nowhere.csv: no such file"),
-        ({"--labels": None}, "need labels"),
+        ({"--labels": None, "--steps": "classify"}, "need labels"),
         (
-            {"--labels": None, "--steps": "index", "--set": "fv_vae.lambda3=1"},
+            {"--labels": None, "--steps": "index,fit", "--set": "fv_vae.lambda3=1"},
             "fv_vae trains with a class loss and expects labels, got none",
         ),
         ({"--steps": "decode"}, "--steps decode: expected all, or some of"),

@@ -225,6 +225,40 @@ def test_patch_tokens_are_the_map_of_the_patches() -> None:
         )
 
 
+TOWERS = [
+    ("vit_small_patch14_dinov2.lvd142m", 518, (384, 37, 37), 0.485),
+    ("vit_small_patch16_dinov3.lvd1689m", 256, (384, 16, 16), 0.485),
+    ("vit_base_patch16_siglip_224.webli", 224, (768, 14, 14), 0.5),
+    ("vit_base_patch16_clip_224.openai", 224, (768, 14, 14), 0.48145466),
+]
+"""Image towers of today: name in timm, side of the picture, maps, mean of red."""
+
+
+@pytest.mark.parametrize(("network", "size_px", "shape", "mean"), TOWERS)
+def test_image_towers_give_their_patches_as_maps(
+    network: str, size_px: int, shape: tuple[int, int, int], mean: float
+) -> None:
+    assert load.node_shapes(f"timm:{network}", ("tokens",), size_px) == {"tokens": shape}
+    assert load.FAMILIES["timm"].preprocessing(network)[0][0] == mean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "size_px", "shape", "mean"), TOWERS[1:3])
+def test_patches_of_a_tower_are_those_that_timm_gives(
+    network: str, size_px: int, shape: tuple[int, int, int], mean: float
+) -> None:
+    packed = load.random_filters(f"timm:{network}", 0)
+    model = timm.create_model(network).eval()
+    model.load_state_dict(safetensors.torch.load(packed))
+    images = torch.randint(0, 256, (1, size_px, size_px, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        tokens = model.forward_features(pixels(model, images))[:, model.num_prefix_tokens :]
+    maps = load.build(f"timm:{network}", ("tokens",), packed).maps(images)["tokens"]
+    assert tokens.shape[1] == shape[1] * shape[2]
+    expected = tokens.transpose(1, 2).reshape(1, *shape)
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_a_node_of_a_residual_network_of_timm() -> None:
     packed = load.random_filters("timm:test_resnet", 0)
     images = frames(RESNET)

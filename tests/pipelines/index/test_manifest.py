@@ -310,7 +310,7 @@ def test_a_manifest_may_name_links_but_no_pipes(
     names = ["a.mp4", "link.mp4", "pipe.mp4", "folder", "a.mp4", "folder/../a.mp4"]
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
     assert paths(list_videos(f"{tmp_path}/list.csv")) == ["a.mp4", "link.mp4"]
-    assert "2 of 6 rows repeat a file" in caplog.text
+    assert "2 of 6 rows repeat a video" in caplog.text
     assert "1 x folder, such as 'folder'; 1 x pipe, such as 'pipe.mp4'" in caplog.text
 
 
@@ -375,7 +375,7 @@ def test_a_file_under_three_spellings_is_one_video(
     listed = list_videos(str(manifest))
     assert sorted(listed["uri"].to_pylist()) == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
     assert "a.mp4" in listed["path"].to_pylist()
-    assert "2 of 4 rows repeat a file and count once" in caplog.text
+    assert "2 of 4 rows repeat a video and count once" in caplog.text
     assert list_videos(str(manifest), look=False)["path"].equals(listed["path"])
 
 

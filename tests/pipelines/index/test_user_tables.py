@@ -81,7 +81,7 @@ def test_storage_that_does_not_answer_may_do_so_later(
 def test_a_file_that_may_not_be_read(
     flag: str, call: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: object, path: str) -> bytes:
+    def refuse(_: object, path: str, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)

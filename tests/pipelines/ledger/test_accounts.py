@@ -50,16 +50,20 @@ def test_a_step_is_bound_by_its_busiest_stage() -> None:
         == "decode-bound: decode 0.97 busy, describe 0.40 busy, write 0.01 busy, 2 s until the"
         " first work"
     )
+    assert spent.sentence(100.0) == "waiting for decoding 97 % of the time"
+    assert spent.sentence(3.9) == "2 s until workers had started"
     assert spent.bound_by(3.9) == "start-bound"
     network = Spent(2.0, (stage("decode", 40.0, 60.0), stage("describe", 160.0, 40.0, workers=2)))
     assert network.bound_by(100.0) == "network-bound"
     assert "describe x 2 0.80 busy" in network.words(100.0)
+    assert network.sentence(100.0) == "waiting for the network 80 % of the time"
     assert dataclasses.replace(network, on_gpu=True).bound_by(100.0) == "GPU-bound"
     assert (
         Spent(1.0, (stage("read", 9.0, 1.0), stage("encode", 2.0, 8.0))).bound_by(9.0)
         == "storage-bound"
     )
     assert Spent(0.0, ()).words(5.0) == Spent(0.0, ()).bound_by(5.0) == ""
+    assert Spent(0.0, ()).sentence(5.0) == ""
 
 
 def test_passes_of_a_step_are_added_up() -> None:

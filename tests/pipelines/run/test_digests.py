@@ -20,17 +20,20 @@ from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
 
 # These are newer: of whole configurations, which name no folder, but say whether a plan is of this
-# run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs came.
+# run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs and
+# manifest.stretches came.
 CONFIGURATIONS = {
-    "fcvid": "8f46aa336ec6",
-    "ucf101": "60f8aa96085f",
-    "activitynet": "247b3a4ab5d0",
-    "weizmann": "53656f144d6d",
-    "actions": "9a48aae358ee",
-    "compare_encoders": "8c286321537c",
-    "demo": "55392add36ab",
-    "plan": "55392add36ab",
-    "set": "9235d35c0456",
+    "auto": "18748c1354fd",
+    "fcvid": "5d9beab1d7d3",
+    "ucf101": "cb5ccb069f67",
+    "activitynet": "7b11700f51a9",
+    "weizmann": "95b809c61e67",
+    "actions": "836185d03871",
+    "modern": "85fd94a5286b",
+    "compare_encoders": "8b44e16d8bc5",
+    "demo": "df75d6f74564",
+    "plan": "df75d6f74564",
+    "set": "165c13c51988",
 }
 FOLDERS = {
     "videos": "videos/67757cfb31c6",

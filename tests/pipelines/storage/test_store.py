@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cluster import sink
-from pipelines.cluster.progress import progress_text
 from pipelines.cluster.sink import pending
 from pipelines.storage import store as storage_store
 from pipelines.storage.columns import file_name, places_of
@@ -178,13 +177,6 @@ def test_places_of_rows_are_where_the_whole_key_is_the_same() -> None:
     known = pa.table({"id": ["a", "b", "a"], "n": [1, 1, 1]})
     rows = pa.table({"n": [1, 2, 1], "id": ["b", "b", "a"]})
     assert places_of(rows, known, ("id", "n")).to_pylist() == [1, None, 0]
-
-
-def test_progress_says_what_is_left() -> None:
-    assert progress_text("describe", {"ok": 8, "failed": 2}, 110, 5.0) == (
-        "describe 10/110, 2.0/s, 50 s left (2 failed)"
-    )
-    assert progress_text("describe", {}, 110, 5.0) == "describe 0/110"
 
 
 FOLDERS = st.lists(st.sampled_from(["a", "b", "\u00fc x", "..."]), max_size=3)
