@@ -43,9 +43,9 @@ def result_words(encoder: str, stream: str, rule: str = "") -> str:
     if rule:
         how = _RULES.get(rule, rule)
         if stream == rule:
-            return f"{encoders}, every stream, {how}"
+            return f"{encoders} on every stream ({how})"
         kinds = _all(list(dict.fromkeys(map(_kind, streams))))
-        return f"{encoders} on {kinds}, {how}"
+        return f"{encoders} on {kinds} ({how})"
     return f"{encoders} on {_all([_stream(name) for name in streams])}"
 
 

@@ -67,6 +67,7 @@ def write(
         multi_label=best.multi_label,
         chance=best.chance,
         top_k=top_k,
+        warnings=_warnings(job),
         notes=_notes(job),
         facts=_facts(job),
         steps=_steps(job, account, evaluate_s, planned.get("steps", {})),
@@ -162,13 +163,20 @@ def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[Beside
     return tuple(beside_papers)
 
 
-def _notes(job: Job) -> tuple[str, ...]:
-    notes = []
+def _warnings(job: Job) -> tuple[str, ...]:
+    warnings = []
     if job.weights.is_random:
-        notes.append(
+        warnings.append(
             "The network has seeded RANDOM filters, because no trained weights were given: the "
             "numbers show that the pipeline works, not what the method can do."
         )
+    if job.left_out:
+        warnings.append(f"Left out: {job.left_out}.")
+    return tuple(warnings)
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    notes = []
     per_fold = sorted({b.encoder for b in job.codebooks if b.fold >= 0})
     if per_fold:
         notes.append(
@@ -197,8 +205,6 @@ def _notes(job: Job) -> tuple[str, ...]:
             "on the tested videos, which nobody knows before: a gain of 0 is as good as having "
             "known it."
         )
-    if job.left_out:
-        notes.append(f"Left out: {job.left_out}.")
     return tuple(notes)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from encoders.stream_specs import is_difference
 from pipelines.evaluate.best import Confusion, Curve
+from pipelines.evaluate.names import result_words
 from pipelines.evaluate.results import Estimate, headline_metric
 from pipelines.ledger.accounts import Account
 from pipelines.report.papers import BesidePaper, Comparison
@@ -38,6 +39,11 @@ class Result:
     fold_sd: float | None = None
     fusion: str = ""
     gain: Estimate = field(default_factory=Estimate)
+
+    @property
+    def words(self) -> str:
+        """Return its name for people."""
+        return result_words(self.encoder, self.stream, self.fusion.partition(" ")[0])
 
     def headline(self, multi_label: bool) -> Estimate:
         """Return the metric that results are compared by, for videos with several labels or one."""
@@ -229,6 +235,7 @@ class Sample:
     jpegs: tuple[bytes, ...] = ()
     missing: str = ""
     attention: AttentionStrip | None = None
+    uri: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -246,6 +253,7 @@ class Near:
     labels: tuple[str, ...]
     similarity: float
     jpeg: bytes | None
+    uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -276,7 +284,8 @@ class Report:
 
     Args:
         weights: what the backbone's filters are, in words.
-        notes: what a reader must know before believing the numbers.
+        warnings: what a reader must know before believing the numbers.
+        notes: how to read them.
         facts: what was run: (name, value).
         multi_label: the headline metric is then mAP, else accuracy.
         chance: the headline metric of a classifier that has learnt nothing.
@@ -301,6 +310,7 @@ class Report:
     multi_label: bool = False
     chance: float | None = None
     top_k: int = 5
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     steps: tuple[StepFact, ...] = ()

@@ -4,13 +4,15 @@ Everything in a `Report` may come from hostile files (paths, labels, messages): 
 all of it, and the page's own policy forbids it to load or run anything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.evaluate.best import Confusion
 from pipelines.report.attention import picture
 from pipelines.report.charts import NUM_STYLES, Chart, charts, gains_chart
 from pipelines.report.papers import DQ_DATA
-from pipelines.report.records import ClassRow, Failures, Report
+from pipelines.report.records import ClassRow, Failures, Report, Result
 from pipelines.report.template import template
 
 _MAX_MATRIX = 50  # classes; above, a cell is too small to read
@@ -18,6 +20,7 @@ _MAX_NUMBERED = 20  # classes; above, a cell has no room for its number
 _MAX_CLASSES = (
     40  # classes; above, the weakest and the strongest are shown and the rest folded away
 )
+_NUM_BEST = 5  # results above the fold
 _MAX_GAINS = 40  # fusions in the chart; above, the best of them
 _MAX_NAME = 40  # characters of an encoder in the chart
 
@@ -45,6 +48,12 @@ def render(report: Report) -> str:
         best=best,
         single=report.best_single,
         columns=_columns(report),
+        sentence=_sentence(report, best) if best else "",
+        top_alt=_top_alt(report, ranked[:_NUM_BEST]),
+        num_best=_NUM_BEST,
+        sorts=[(name, words) for name, words, _ in _sorts(report)],
+        orders=_orders(report, ranked),
+        num_columns=_num_columns(report, ranked),
         has_gains=any(result.gain.value is not None for result in ranked),
         gains=_gains(report),
         has_folds=any(result.fold_mean is not None for result in ranked),
@@ -71,6 +80,66 @@ def render(report: Report) -> str:
         **_total_plan(report),
         total_cost=sum(step.cost or 0 for step in report.steps),
     )
+
+
+def _sentence(report: Report, best: Result) -> str:
+    """Return how good the best result is, in a sentence."""
+    estimate = report.estimate(best)
+    value = estimate.value or 0.0
+    ends = f", {estimate.low:.3f} to {estimate.high:.3f}" if estimate.low is not None else ""
+    if report.multi_label:
+        said = f"{best.words} has the highest mAP, {value:.3f}{ends}"
+    else:
+        right = round(value * best.num_videos)
+        said = (
+            f"{best.words} names the class of {right:,} of {best.num_videos:,} tested videos: "
+            f"accuracy {value:.3f}{ends}"
+        )
+    if report.chance:
+        said += f", {value / report.chance:.1f} times chance ({report.chance:.3f})"
+    single = report.best_single
+    if best.fusion and single:
+        least = report.value(single) or 0.0
+        said += f". The best result that is not fused has {least:.3f}: {single.words}"
+    return f"{said}."
+
+
+def _top_alt(report: Report, results: list[Result]) -> str:
+    values = [(r.words, report.value(r)) for r in results]
+    said = "; ".join(f"{words} {value:.3f}" for words, value in values if value is not None)
+    return f"{report.headline} of the best results: {said}"
+
+
+def _sorts(report: Report) -> list[tuple[str, str, Callable[[Result], Any]]]:
+    """Return (name, words, key) of the orders of all results; the table's own comes first."""
+
+    def descending(field: str) -> Callable[[Result], float]:
+        return lambda result: -(getattr(result, field).value or 0.0)
+
+    metrics = [(field, name, descending(field)) for name, field in _columns(report)]
+    return [
+        *metrics,
+        ("encoder", "encoder", lambda result: (result.encoder, result.stream)),
+        ("stream", "stream", lambda result: (result.stream, result.encoder)),
+    ]
+
+
+def _orders(report: Report, ranked: list[Result]) -> list[list[tuple[str, int]]]:
+    """Return for each result its place in each order."""
+    places = []
+    for name, _, key in _sorts(report):
+        order = sorted(range(len(ranked)), key=lambda index: key(ranked[index]))
+        places.append([(name, order.index(index)) for index in range(len(ranked))])
+    return [list(row) for row in zip(*places, strict=True)]
+
+
+def _num_columns(report: Report, ranked: list[Result]) -> int:
+    """Return the number of columns of the table of results."""
+    optional = (
+        any(result.gain.value is not None for result in ranked),
+        any(result.fold_mean is not None for result in ranked),
+    )
+    return 4 + len(_columns(report)) + sum(optional)
 
 
 def _gains(report: Report) -> list[Chart]:

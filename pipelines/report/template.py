@@ -4,11 +4,15 @@ import base64
 import re
 from functools import cache
 from importlib import resources
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
 from pipelines.evaluate.results import Estimate
+
+_OPENED = ("file", "http", "https", "s3", "gs", "az", "abfs")
+"""Schemes that a page links to; browsers open the first three, people copy the others."""
 
 _NONE = Markup("<span class='none' title='not available'>&ndash;</span>")
 
@@ -38,6 +42,7 @@ def template(name: str) -> jinja2.Template:
         "duration": _duration,
         "breakable": _breakable,
         "jpeg": _jpeg,
+        "link": _link,
         "markup": Markup,  # only for the SVG that report_charts and attention_picture made
     }
     return environment.get_template(name)
@@ -105,6 +110,14 @@ def _breakable(text: str) -> Markup:
     """Return the text escaped, with allowed breaks after the marks that join names and paths."""
     parts = re.split(r"(?<=[+/])", text)
     return Markup("<wbr>").join(escape(part) for part in parts)
+
+
+def _link(uri: str) -> str:
+    """Return an address that a browser may open; empty for any other."""
+    if uri.startswith("/"):
+        return f"file://{quote(uri)}"
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}://{quote(rest)}" if mark and scheme in _OPENED else ""
 
 
 def _jpeg(content: bytes) -> str:

@@ -97,6 +97,7 @@ def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
             attention=_strip(
                 attention.get(row["video_id"]), sampled, job.config.describe.spp_levels
             ),
+            uri=row["uri"],
         )
         for pick, row, sampled in zip(best.picks, rows, frames, strict=True)
     )
@@ -180,7 +181,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     def near(name: str, similarity: float) -> Near:
         image = pictures[name].images
         jpeg = None if image is None else _jpeg(image[0])
-        return Near(name, tuple(rows[name]["labels"]), similarity, jpeg)
+        return Near(name, tuple(rows[name]["labels"]), similarity, jpeg, rows[name]["uri"])
 
     return NeighbourSearch(
         encoder=first.encoder,

@@ -16,10 +16,10 @@ from pipelines.evaluate.step import chance_level
             ("gmm_fv@num_components=8", "c_flow_gap0_08s"),
             "GMM-FV (num_components=8) on optical flow of c (gap0_08s)",
         ),
-        (("fv_vae", "late_weighted", "late_weighted"), "FV-VAE, every stream, weights learned"),
+        (("fv_vae", "late_weighted", "late_weighted"), "FV-VAE on every stream (weights learned)"),
         (
             ("ave+vlad", "a_appearance+a_difference", "given"),
-            "AVE + VLAD on appearance and differences, scores added",
+            "AVE + VLAD on appearance and differences (scores added)",
         ),
         (("toy", "of_elsewhere"), "toy on of_elsewhere"),
     ],

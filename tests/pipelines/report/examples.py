@@ -69,7 +69,8 @@ FULL = Report(
     ledger=Ledger(planned=1300, ok=1296, partial=1, failed=3),
     chance=0.3333,
     top_k=2,
-    notes=("random filters: published weights could not be fetched",),
+    warnings=("random filters: published weights could not be fetched",),
+    notes=("Metrics are over the tested videos of all folds together.",),
     facts=(("Sampling", "uniform, 8 frames"),),
     steps=(
         StepFact(
@@ -79,7 +80,7 @@ FULL = Report(
             59600.0,
             3725.0,
             12.5,
-            "decode-bound: decode x 4 0.97 busy",
+            "waiting for decoding 97 % of the time",
         ),
         StepFact("fit", 12.345, Account("codebooks", 7, 7, 0), 197.52, 12.345, 0.0525),
         StepFact("evaluate", None, None),

@@ -61,10 +61,9 @@ def test_a_fusion_shows_what_it_gains_beside_the_best_single_stream() -> None:
         gain=Estimate(0.02, -0.01, 0.05),
     )
     page = render(replace(FULL, multi_label=False, results=(single, fused)))
-    assert f"best single stream 0.800: {single.encoder}" in page
-    assert "gain over the best part +0.020 (-0.010 to 0.050)" in page
+    assert "The best result that is not fused has 0.800: AVE on pool5." in page
     assert "What fusing gains" in page
     assert f"{single.encoder}: late_weighted +0.020" in page, "the chart in words"
     alone = render(replace(FULL, multi_label=False, results=(single,)))
     assert "What fusing gains" not in alone
-    assert "best single stream" not in alone
+    assert "not fused" not in alone
