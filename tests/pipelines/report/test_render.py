@@ -185,7 +185,7 @@ def test_no_per_cent_anywhere(full):
 
 def test_the_headline_is_the_best_result_and_map_where_videos_have_several_labels(full):
     before = full.text[: full.text.index("Videos")]
-    assert "AVE + FV-VAE on pool5 (chosen) names the class of 1,023 of 1,199 tested videos" in before
+    assert "AVE + FV-VAE on pool5 (chosen) names the class of 1,023 of 1,199 tested" in before
     assert "accuracy 0.853, 0.800 to 0.900, 2.6 times chance (0.333)" in before
     assert "The best result that is not fused has 0.600: FV-VAE on pool5." in before
     page = Page(render(replace(FULL, multi_label=True, confusion=None)))
