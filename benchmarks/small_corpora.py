@@ -23,9 +23,9 @@ from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.streams import Stream
-from encoders.encodings.base import CODEBOOK
 from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import ENCODERS, encoder_from_bytes, fit_encoder
+from encoders.settings import CODEBOOK
 from pipelines.describe.segments import stored_frames
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError

@@ -24,6 +24,9 @@ from encoders.fields import (
     setting,
 )
 
+CODEBOOK = "codebook.safetensors"
+"""The file of a fitted encoder, in the folder of its codebook."""
+
 MIN_STEPS = 100
 """Least steps of an FV-VAE's training where num_steps is 0: with fewer it learns little."""
 

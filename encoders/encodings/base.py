@@ -16,10 +16,8 @@ from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
 from encoders.encodings.normalise import NORMALISATIONS
-from encoders.settings import EncoderSettings
+from encoders.settings import CODEBOOK, EncoderSettings
 from encoders.tensor_files import metadata_of, save_tensors
-
-CODEBOOK = "codebook.safetensors"
 
 
 class State(NamedTuple):

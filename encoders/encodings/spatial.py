@@ -20,8 +20,8 @@ from torch import Tensor
 from encoders.codebooks.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import num_cells
-from encoders.encodings.base import CODEBOOK, Encoder, State, header_of
-from encoders.settings import UNIT_LENGTH, EncoderSettings
+from encoders.encodings.base import Encoder, State, header_of
+from encoders.settings import CODEBOOK, UNIT_LENGTH, EncoderSettings
 from encoders.tensor_files import load_tensors, save_tensors
 
 POSITIONS = "places"

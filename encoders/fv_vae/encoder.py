@@ -15,11 +15,11 @@ from torch.nn import functional
 from encoders.codebooks.chunks import CHUNK_DESCRIPTORS, Scratch, add_products, groups
 from encoders.codebooks.pca import Pca, fit_sample_pca, input_width, projected
 from encoders.codebooks.sample import FitSample
-from encoders.encodings.base import CODEBOOK, Encoder, FitWork
+from encoders.encodings.base import Encoder, FitWork
 from encoders.fv_vae.information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae.network import FvVaeNet
 from encoders.fv_vae.training import fit_fv_vae, random_frames, with_steps
-from encoders.settings import FvVaeSettings
+from encoders.settings import CODEBOOK, FvVaeSettings
 from encoders.tensor_files import load_tensors, save_tensors
 
 INFORMATION_FILE = "information.safetensors"

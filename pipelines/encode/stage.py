@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 
 from encoders.descriptors.streams import Stream
-from encoders.encodings.base import CODEBOOK, Encoder, State
+from encoders.encodings.base import Encoder, State
 from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import encoder_from_bytes
+from encoders.settings import CODEBOOK
 from pipelines import logs
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter, Sums

@@ -13,8 +13,8 @@ import ray.train.torch
 import torch
 
 from encoders.descriptors.streams import Stream, appearance
-from encoders.encodings.base import CODEBOOK
 from encoders.fv_vae.end_to_end import Network, fine_tune
+from encoders.settings import CODEBOOK
 from pipelines.cluster import training as cluster_training
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.checkpoints import Checkpoints

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders.descriptors.streams import Stream
 from encoders.registry import ENCODERS
 from encoders.stream_specs import is_local
 from pipelines.run.codebook import Codebook
 from pipelines.settings.config import Config, Variant
 from pipelines.storage.store import Store
+
+if TYPE_CHECKING:  # whoever reads a run loads no torch
+    from encoders.descriptors.streams import Stream
 
 RETRIES = "retries.json"
 """The fields of `Retries`."""

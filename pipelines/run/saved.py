@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from encoders.encodings.base import CODEBOOK
+from encoders.settings import CODEBOOK
 from pipelines.errors import ConfigError
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.pyramid import pyramid_pool
-from encoders.encodings.base import CODEBOOK
 from encoders.encodings.spatial import Spatial, cell_levels, cell_positions
 from encoders.registry import encoder_from_bytes, fit_encoder
 from encoders.settings import (
+    CODEBOOK,
     AveSettings,
     BilinearSettings,
     FvVaeSettings,

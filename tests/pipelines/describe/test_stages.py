@@ -13,13 +13,12 @@ import torch
 from encoders.backbones import load
 from encoders.codebooks.sample import FitSample
 from encoders.descriptors.streams import appearance, positions
-from encoders.encodings.base import CODEBOOK
 from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
 from encoders.encodings.vlad import Vlad
 from encoders.fv_vae.encoder import FvVae
 from encoders.fv_vae.network import FvVaeNet
 from encoders.registry import fit_encoder
-from encoders.settings import FvVaeSettings
+from encoders.settings import CODEBOOK, FvVaeSettings
 from pipelines.describe.segments import stored_frames
 from pipelines.describe.stage import CPU_FRAMES, DescribeFrames, described_streams, precision
 from pipelines.encode.stage import EncodeVideos
