@@ -15,15 +15,18 @@ exit codes are those of `jobs/fcvid_encode.py`.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
 
 from benchmarks import accuracy_numbers
 from benchmarks.accuracy_numbers import PARTS, Measured
-from jobs import command_line, fcvid_encode
+from jobs import command_line, run_flags
+from jobs.run_flags import Flags
 from pipelines import flags
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
@@ -32,74 +35,70 @@ if TYPE_CHECKING:
     from pipelines.run.job import Job
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser("benchmark_accuracy", description=__doc__.splitlines()[0])
-    out.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        help="folder with a folder for each set: its videos and labels.csv (path,label,group)",
-    )
-    out.add_argument(
-        "--weights", default="", help="weights of the backbone, as for describe.weights"
-    )
-    out.add_argument(
-        "--out", default="accuracy_out", help="folder of the runs (default: accuracy_out)"
-    )
-    out.add_argument(
-        "--sets",
-        default="weizmann,ut_interaction,surveillance_fight",
-        help="sets of the recipe's table, joined by commas (default: %(default)s)",
-    )
-    out.add_argument(
-        "--switch-sets",
-        default="weizmann,ut_interaction",
-        help="sets of the table of switches, joined by commas (default: %(default)s)",
-    )
-    out.add_argument(
-        "--parts",
-        default=",".join(PARTS),
-        help=(
-            "tables to measure, joined by commas, or none: only show earlier numbers (default:"
-            " %(default)s)"
-        ),
-    )
-    out.add_argument(
-        "--switches",
-        default="",
-        help="switches to measure, as the table names them, joined by semicolons (default: all)",
-    )
-    command_line.add_settings(out, "actions")
-    out.add_argument(
-        "--docs",
-        type=Path,
-        metavar="FILE",
-        help="page to write the tables into, such as docs/accuracy.md",
-    )
-    out.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="file to keep the numbers in; those that it holds already are kept",
-    )
-    out.add_argument(
-        "--address",
-        help=(
-            "Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on"
-            " this machine)"
-        ),
-    )
-    return out
+_FILE = click.Path(path_type=Path)
+
+
+@command_line.command(__doc__)
+@click.option(
+    "--data",
+    required=True,
+    type=_FILE,
+    help="Folder with a folder for each set: its videos and labels.csv (path,label,group).",
+)
+@click.option("--weights", default="", help="Weights of the backbone, as for describe.weights.")
+@click.option("--out", default="accuracy_out", show_default=True, help="Folder of the runs.")
+@click.option(
+    "--sets",
+    default="weizmann,ut_interaction,surveillance_fight",
+    show_default=True,
+    help="Sets of the recipe's table, joined by commas.",
+)
+@click.option(
+    "--switch-sets",
+    default="weizmann,ut_interaction",
+    show_default=True,
+    help="Sets of the table of switches, joined by commas.",
+)
+@click.option(
+    "--parts",
+    default=",".join(PARTS),
+    show_default=True,
+    help="Tables to measure, joined by commas, or none: only show earlier numbers.",
+)
+@click.option(
+    "--switches",
+    default="",
+    help="Switches to measure, as the table names them, joined by semicolons (default: all).",
+)
+@run_flags.add_settings("actions")
+@click.option(
+    "--docs",
+    type=_FILE,
+    metavar="FILE",
+    help="Page to write the tables into, such as docs/accuracy.md.",
+)
+@click.option(
+    "--json",
+    type=_FILE,
+    metavar="FILE",
+    help="File to keep the numbers in; those that it holds already are kept.",
+)
+@click.option(
+    "--address",
+    help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on "
+    "this machine).",
+)
+def command(**values: Any) -> int:
+    """Runs all; returns the exit code."""
+    return command_line.guarded(lambda: _run(SimpleNamespace(**values)))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs all; returns the exit code."""
-    arguments = parser().parse_args(argv)
-    return command_line.guarded(lambda: _run(arguments))
+    return command_line.main(command, "python -m benchmarks.accuracy", argv)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: SimpleNamespace) -> int:
     config = _checked(arguments)
     measure = _names(arguments.parts)
     # torch takes seconds to load: not before the settings were checked.
@@ -139,7 +138,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(arguments: argparse.Namespace) -> Config:
+def _checked(arguments: SimpleNamespace) -> Config:
     """The recipe's configuration. Checks now what else would be found wrong only after minutes of
     work."""
     settings = list(arguments.settings)
@@ -165,7 +164,7 @@ def _checked(arguments: argparse.Namespace) -> Config:
     if arguments.json and not arguments.json.parent.is_dir():
         raise ConfigError(f"--json {arguments.json}: expected a file in a folder that exists")
     return flags.configuration(
-        arguments.recipe, arguments.config, settings, default_recipe=arguments.default_recipe
+        arguments.recipe, arguments.config, settings, default_recipe="actions"
     )
 
 
@@ -177,18 +176,20 @@ def _show(page: Path | None, name: str, lines: list[str]) -> None:
 class _Runs:
     """Runs the main job on sets."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: SimpleNamespace) -> None:
         self.arguments = arguments
 
     def job(self, name: str, part: str, config: Config) -> Job:
         """The finished run of a set."""
         folder = self.arguments.data / name
-        flags = ["--videos", str(folder), "--labels", str(folder / "labels.csv")]
-        flags += ["--out", f"{self.arguments.out.rstrip('/')}/{name}-{part}"]
-        if self.arguments.address:
-            flags += ["--address", self.arguments.address]
+        given = Flags(
+            videos=str(folder),
+            labels=str(folder / "labels.csv"),
+            out=f"{self.arguments.out.rstrip('/')}/{name}-{part}",
+            address=self.arguments.address,
+        )
         jobs: list[Job] = []
-        code = command_line.run(fcvid_encode.parser().parse_args(flags), config, finish=jobs.append)
+        code = run_flags.run(given, config, finish=jobs.append)
         if code:
             sys.exit(code)
         return jobs[0]

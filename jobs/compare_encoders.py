@@ -7,22 +7,28 @@ are those of `jobs/fcvid_encode.py`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import command_line
+from jobs import command_line, run_flags
+from jobs.run_flags import Flags
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@run_flags.add("compare_encoders")
+def command(given: Flags) -> int:
     """Run the job, print the table and return the exit code."""
-    arguments = command_line.parser("compare_encoders", __doc__, "compare_encoders").parse_args(
-        argv
-    )
     return command_line.guarded(
-        lambda: command_line.run(arguments, command_line.configuration(arguments), finish=_print)
+        lambda: run_flags.run(given, run_flags.configuration(given), finish=_print)
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job, print the table and return the exit code."""
+    return command_line.main(command, "python -m jobs.compare_encoders", argv)
 
 
 def _print(job: Job) -> None:

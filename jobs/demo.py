@@ -1,11 +1,13 @@
 """Run the main job on a small corpus that it makes itself, or on your own videos."""
 
-import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import fcvid_encode
+import rich_click as click
+
+from jobs import command_line, fcvid_encode
 from pipelines import logs
 from pipelines.demo.corpus import make_demo_corpus
 from pipelines.demo.queries import QUERIES
@@ -14,38 +16,44 @@ from pipelines.demo.weights import weights_or_random
 log = logging.getLogger("video_fisher")
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@click.option("--videos", metavar="PATH", help="Folder of your own videos; needs --labels.")
+@click.option("--labels", metavar="FILE", help="CSV with their labels: path,label[,group][,split].")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="File or URI of SqueezeNet 1.0 weights, a state dict (default: download them).",
+)
+@click.option(
+    "--out",
+    default="demo_out",
+    metavar="FOLDER",
+    help="Folder for all output (default: demo_out).",
+)
+def command(videos: str | None, labels: str | None, weights: str | None, out: str) -> int:
     """Make the corpus, find weights and run the job; return its exit code."""
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--videos", help="folder of your own videos; needs --labels")
-    parser.add_argument("--labels", help="CSV with their labels: path,label[,group][,split]")
-    parser.add_argument(
-        "--weights",
-        help="file or URI of SqueezeNet 1.0 weights, a state dict (default: download them)",
-    )
-    parser.add_argument(
-        "--out", default="demo_out", help="folder for all output (default: demo_out)"
-    )
-    arguments = parser.parse_args(argv)
-    if bool(arguments.videos) != bool(arguments.labels):
-        parser.error("VIDEOS and LABELS go together")
+    if bool(videos) != bool(labels):
+        raise click.UsageError("--videos and --labels go together")
     logs.configure()
-    out = Path(arguments.out)
-    if arguments.videos:
-        videos, labels = arguments.videos, arguments.labels
-    else:
-        labels = str(make_demo_corpus(out / "corpus", on_video=_progress))
-        videos = str(out / "corpus")
-    run = out / "run"
+    folder = Path(out)
+    if not videos or not labels:
+        labels = str(make_demo_corpus(folder / "corpus", on_video=_progress))
+        videos = str(folder / "corpus")
+    run = folder / "run"
     code = fcvid_encode.main(
         [
             *("--videos", videos, "--labels", labels, "--out", str(run), "--recipe", "demo"),
-            *("--set", f"describe.weights={weights_or_random(arguments.weights)}"),
+            *("--set", f"describe.weights={weights_or_random(weights)}"),
         ]
     )
     if code != 2:
         print(QUERIES.format(out=run, stream="features_12_difference"))
     return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the corpus, find weights and run the job; return its exit code."""
+    return command_line.main(command, "python -m jobs.demo", argv)
 
 
 def _progress(done: int, total: int) -> None:

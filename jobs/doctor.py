@@ -6,12 +6,14 @@ no errors, 1 errors found, 2 there is no run, its storage does not answer, or th
 What is kept of the rows and does not fit into a gigabyte is in TMPDIR meanwhile.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.command_line import summary
+import rich_click as click
+
+from jobs import command_line
 from pipelines.doctor import examine
 from pipelines.errors import ConfigError
 from pipelines.storage.retries import StorageError
@@ -19,32 +21,29 @@ from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of the command line."""
-    out = argparse.ArgumentParser(prog="doctor", description=summary(__doc__))
-    out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
-    out.add_argument("--json", metavar="FILE", help="write the findings into this file too")
-    out.add_argument(
-        "--quick",
-        action="store_true",
-        help="read no vectors, and no codebooks and classifiers",
-    )
-    return out
-
-
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@click.option(
+    "--out", required=True, metavar="PATH", help="URI of the run, as it was given to the job."
+)
+@click.option("--json", "file", metavar="FILE", help="Write the findings into this file too.")
+@click.option("--quick", is_flag=True, help="Read no vectors, and no codebooks and classifiers.")
+def command(out: str, file: str | None, quick: bool) -> int:
     """Print the report and return the exit code."""
-    arguments = parser().parse_args(argv)
     try:
-        report = examine.examine(Store(absolute_uri(arguments.out)), arguments.quick)
-        if arguments.json:
-            _write(arguments.json, report)
+        report = examine.examine(Store(absolute_uri(out)), quick)
+        if file:
+            _write(file, report)
     except (ConfigError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for line in report.lines():
         print(line)
     return 1 if report.has_errors else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report and return the exit code."""
+    return command_line.main(command, "python -m jobs.doctor", argv)
 
 
 def _write(file: str, report: examine.Examination) -> None:

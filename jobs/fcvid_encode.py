@@ -1,4 +1,4 @@
-"""Main job: videos and labels in; descriptors, codebooks, Fisher vectors, SVMs and a report out.
+"""Run the pipeline: videos and labels in; descriptors, codebooks, vectors, SVMs and a report out.
 
 Recipe `auto` takes any corpus; `--recipe fcvid` is the FCVID protocol (VU 5.4.1).
 Exit codes: 0 done, 1 the run could not go on, 2 something in the inputs or settings is wrong, 3 too
@@ -6,23 +6,23 @@ many segments failed, 129, 130 and 143 it was stopped (the terminal was closed; 
 stop`, SIGTERM).
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from jobs import command_line
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of the command line."""
-    return command_line.parser("fcvid_encode", __doc__, "auto")
+from jobs import command_line, run_flags
+from jobs.run_flags import Flags
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@run_flags.add("auto")
+def command(given: Flags) -> int:
     """Run the job and return the exit code."""
-    arguments = parser().parse_args(argv)
-    return command_line.guarded(
-        lambda: command_line.run(arguments, command_line.configuration(arguments))
-    )
+    return command_line.guarded(lambda: run_flags.run(given, run_flags.configuration(given)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return the exit code."""
+    return command_line.main(command, "python -m jobs.fcvid_encode", argv)
 
 
 if __name__ == "__main__":

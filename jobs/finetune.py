@@ -8,13 +8,15 @@ used. The settings `finetune.*` say what is trained.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import command_line
+from jobs import command_line, run_flags
+from jobs.run_flags import Flags
+from pipelines import launch
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
 
@@ -24,25 +26,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("video_fisher")
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@run_flags.add()
+def command(given: Flags) -> int:
     """Run the training and return the exit code."""
-    parser = command_line.parser("finetune", __doc__)
-    arguments = parser.parse_args(argv)
-    return command_line.guarded(lambda: _run(arguments))
+    return command_line.guarded(lambda: _run(given))
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.steps != "all" or arguments.retry_failed is not None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the training and return the exit code."""
+    return command_line.main(command, "python -m jobs.finetune", argv)
+
+
+def _run(given: Flags) -> int:
+    if given.steps != "all" or given.retry_failed is not None:
         raise ConfigError(
             "--steps and --retry-failed: expected neither, because this job is one step; leave "
             "them out"
         )
-    if arguments.plan:
+    if given.plan:
         raise ConfigError(
             "--plan: expected a job whose steps can be planned, which this one is not; leave it out"
         )
-    config = command_line.configuration(arguments)
-    address, submission = command_line.before_ray(arguments)
+    config = run_flags.configuration(given)
+    address, submission = launch.before_ray(given.address, given.paths)
     from pipelines import corpus, prepare
     from pipelines.cluster import connect
     from pipelines.fit import finetune
@@ -51,12 +58,12 @@ def _run(arguments: argparse.Namespace) -> int:
     finetune.check(config)
     job = prepare.prepare(
         prepare.Inputs(
-            videos=arguments.videos,
-            labels=arguments.labels,
-            out=arguments.out,
+            videos=given.videos,
+            labels=given.labels,
+            out=given.out,
             config=config,
             steps=("index",),
-            limit=arguments.limit,
+            limit=given.limit,
         )
     )
     todo = finetune.plan(job)
@@ -68,31 +75,31 @@ def _run(arguments: argparse.Namespace) -> int:
         with RunLock(
             job.store,
             shlex.join(sys.argv),
-            take_over=arguments.take_over,
+            take_over=given.take_over,
             submission=submission,
         ) as lock:
             corpus.run(job, ("index",), address, lock.check)
             connect.connect(address, config.cluster)
             lock.check()
             finetune.train(todo)
-    _print(arguments, todo)
+    _print(given, todo)
     return _exit_code(todo, config)
 
 
-def _print(arguments: argparse.Namespace, todo: FinetuneJob) -> None:
+def _print(given: Flags, todo: FinetuneJob) -> None:
     uri = todo.job.store.uri
     log.info("weights and codebook: %s", uri(todo.folder))
     kept = [
         setting
-        for setting in arguments.settings
+        for setting in given.settings
         if not setting.startswith(("finetune.", "describe.weights="))
     ]
-    flags = ["--videos", arguments.videos, "--labels", arguments.labels, "--out", arguments.out]
+    flags = ["--videos", given.videos, "--labels", given.labels, "--out", given.out]
     for flag in ("recipe", "config"):
-        if value := getattr(arguments, flag):
+        if value := getattr(given, flag):
             flags += [f"--{flag}", value]
-    if arguments.limit is not None:
-        flags += ["--limit", str(arguments.limit)]
+    if given.limit is not None:
+        flags += ["--limit", str(given.limit)]
     for setting in [*kept, f"describe.weights={uri(todo.weights)}"]:
         flags += ["--set", setting]
     print(f"python -m jobs.fcvid_encode {shlex.join(flags)}")

@@ -6,53 +6,57 @@ No cluster is needed. Exit codes: 0 done, 1 the run's tables do not allow a sear
 the flags is wrong, or the file cannot be decoded.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from jobs.command_line import guarded, summary
+import rich_click as click
 
-
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of the command line."""
-    out = argparse.ArgumentParser(prog="search", description=summary(__doc__))
-    out.add_argument("--out", required=True, help="URI of the run, as it was given to the job")
-    out.add_argument(
-        "--query", required=True, help="a video_id of the run, or the file or URI of another video"
-    )
-    out.add_argument(
-        "--encoder", help="compare vectors of this encoder (default: that with the best mAP)"
-    )
-    out.add_argument(
-        "--stream", help="compare vectors of this stream (default: that with the best mAP)"
-    )
-    out.add_argument("--num", type=int, default=10, help="number of results (default: 10)")
-    out.add_argument(
-        "--page", metavar="FILE", help="file or URI to write the page to (default: in the run)"
-    )
-    out.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    return out
+from jobs import command_line
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@click.option(
+    "--out", required=True, metavar="PATH", help="URI of the run, as it was given to the job."
+)
+@click.option(
+    "--query",
+    required=True,
+    metavar="VIDEO",
+    help="A video_id of the run, or the file or URI of another video.",
+)
+@click.option(
+    "--encoder",
+    metavar="NAME",
+    help="Compare vectors of this encoder (default: that with the best mAP).",
+)
+@click.option(
+    "--stream",
+    metavar="NAME",
+    help="Compare vectors of this stream (default: that with the best mAP).",
+)
+@click.option("--num", type=int, default=10, metavar="N", help="Number of results (default: 10).")
+@click.option(
+    "--page", metavar="FILE", help="File or URI to write the page to (default: in the run)."
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON instead of the table.")
+def command(out: str, query: str, is_json: bool, **chosen: Any) -> int:
     """Search, print the answer and return the exit code."""
-    arguments = parser().parse_args(argv)
-    return guarded(lambda: _run(arguments))
+    return command_line.guarded(lambda: _run(out, query, is_json, chosen))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search, print the answer and return the exit code."""
+    return command_line.main(command, "python -m jobs.search", argv)
+
+
+def _run(out: str, query: str, is_json: bool, chosen: dict[str, Any]) -> int:
     # torch takes seconds to load: wrong flags are reported before.
     from pipelines.search.nearest import search
 
-    answer = search(
-        arguments.out,
-        arguments.query,
-        encoder=arguments.encoder,
-        stream=arguments.stream,
-        num=arguments.num,
-        page=arguments.page,
-    )
-    print(json.dumps(answer.to_json(), indent=1) if arguments.json else "\n".join(answer.lines()))
+    answer = search(out, query, **chosen)
+    print(json.dumps(answer.to_json(), indent=1) if is_json else "\n".join(answer.lines()))
     return 0
 
 

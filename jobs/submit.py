@@ -8,13 +8,17 @@ passed, 130 stopped by Ctrl-C, 143 stopped by somebody else.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from jobs import command_line, fcvid_encode
-from pipelines import flags
+import rich_click as click
+
+from jobs import command_line, fcvid_encode, run_flags
+from jobs.run_flags import Flags
+from pipelines import flags, ray_job
 from pipelines.errors import ConfigError
 from pipelines.storage.uris import refuse_credentials
 
@@ -22,90 +26,92 @@ JOB = "jobs/fcvid_encode.py"
 ADDRESS = "http://127.0.0.1:8265"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of the frozen command line."""
-    out = argparse.ArgumentParser(prog="submit", description=command_line.summary(__doc__))
-    out.add_argument(
-        "--address",
-        default=ADDRESS,
-        help=f"URL of the dashboard of the Ray head (default: {ADDRESS})",
-    )
-    out.add_argument(
-        "--attempts", type=int, default=10, help="submit at most so many times (default: 10)"
-    )
-    out.add_argument(
-        "--up",
-        default="",
-        metavar="FILE",
-        help="configuration of the cluster; while no head answers, `ray up FILE` starts one",
-    )
-    out.add_argument(
-        "--working-dir",
-        default=".",
-        help="the checkout, which is uploaded without what .rayignore lists (default: .)",
-    )
-    out.add_argument(
-        "--runtime-env",
-        default="",
-        metavar="FILE",
-        help="YAML file with the job's environment, as for `ray job submit`",
-    )
-    out.add_argument(
-        "--pending-timeout-s",
-        type=float,
-        metavar="SECONDS",
-        default=600.0,
-        help="give up where a submitted job has not started by then (default: 600)",
-    )
-    out.add_argument(
-        "--head-timeout-s",
-        type=float,
-        metavar="SECONDS",
-        default=1800.0,
-        help="give up where the head has not answered for so long (default: 1800)",
-    )
-    out.add_argument("job", nargs="*", metavar="-- FLAGS", help=f"the flags of {JOB}")
-    return out
-
-
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@click.option(
+    "--address",
+    default=ADDRESS,
+    metavar="URL",
+    help=f"URL of the dashboard of the Ray head (default: {ADDRESS}).",
+)
+@click.option(
+    "--attempts",
+    type=int,
+    default=10,
+    metavar="N",
+    help="Submit at most so many times (default: 10).",
+)
+@click.option(
+    "--up",
+    default="",
+    metavar="FILE",
+    help="Configuration of the cluster; while no head answers, `ray up FILE` starts one.",
+)
+@click.option(
+    "--working-dir",
+    default=".",
+    metavar="FOLDER",
+    help="The checkout, which is uploaded without what .rayignore lists (default: .).",
+)
+@click.option(
+    "--runtime-env",
+    default="",
+    metavar="FILE",
+    help="YAML file with the job's environment, as for `ray job submit`.",
+)
+@click.option(
+    "--pending-timeout-s",
+    type=float,
+    metavar="SECONDS",
+    default=600.0,
+    help="Give up where a submitted job has not started by then (default: 600).",
+)
+@click.option(
+    "--head-timeout-s",
+    type=float,
+    metavar="SECONDS",
+    default=1800.0,
+    help="Give up where the head has not answered for so long (default: 1800).",
+)
+@click.argument("job", nargs=-1, type=click.UNPROCESSED, metavar="-- FLAGS")
+def command(job: tuple[str, ...], **given: Any) -> int:
     """Submit the job and return the exit code."""
-    arguments = parser().parse_args(argv)
     # Wrong flags are reported here, before anything reaches the cluster.
-    job = fcvid_encode.parser().parse_args(arguments.job)
-    return command_line.guarded(lambda: _submit(arguments, job))
+    run = run_flags.parsed(fcvid_encode.command, job, JOB)
+    return command_line.guarded(lambda: _submit(given, run, job))
 
 
-def _submit(arguments: argparse.Namespace, job: argparse.Namespace) -> int:
-    command_line.refuse_relative_paths(job)
-    if job.config is None:  # a file may lie on the cluster alone
-        command_line.configuration(job)
-    refuse_credentials("--address", arguments.address)
-    if not arguments.address.startswith(("http://", "https://")):
-        raise ConfigError(f"--address {arguments.address}: expected http://HEAD:8265")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Submit the job and return the exit code."""
+    return command_line.main(command, "python -m jobs.submit", argv)
+
+
+def _submit(given: dict[str, Any], run: Flags, job: tuple[str, ...]) -> int:
+    ray_job.refuse_relative(run.paths)
+    if run.config is None:  # a file may lie on the cluster alone
+        run_flags.configuration(run)
+    refuse_credentials("--address", given["address"])
+    if not given["address"].startswith(("http://", "https://")):
+        raise ConfigError(f"--address {given['address']}: expected http://HEAD:8265")
     for name in ("attempts", "pending_timeout_s", "head_timeout_s"):
-        if not 0 < getattr(arguments, name) < float("inf"):
+        if not 0 < given[name] < float("inf"):
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}: expected more than 0, got {getattr(arguments, name)}")
+            raise ConfigError(f"{flag}: expected more than 0, got {given[name]}")
     # Ray's client prefers this variable to the address that it is called with. The mode is read
     # when Ray is imported.
-    os.environ["RAY_API_SERVER_ADDRESS"] = arguments.address
+    os.environ["RAY_API_SERVER_ADDRESS"] = given["address"]
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from pipelines.submission import Request, Submitter, working_dir
 
-    folder = working_dir(arguments.working_dir, JOB)
+    folder = working_dir(given.pop("working_dir"), JOB)
     # Ray's own messages repeat ours, and list every folder that is left out of the upload.
     for name in ("ray", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    environment = flags.read_runtime_env(given.pop("runtime_env"))
     request = Request(
-        address=arguments.address,
-        command=("python", JOB, *arguments.job),
-        runtime_env={**flags.read_runtime_env(arguments.runtime_env), "working_dir": folder},
-        attempts=arguments.attempts,
-        pending_timeout_s=arguments.pending_timeout_s,
-        head_timeout_s=arguments.head_timeout_s,
-        up=arguments.up,
+        command=("python", JOB, *job),
+        runtime_env={**environment, "working_dir": folder},
+        **given,
     )
     return Submitter(request, _print).run()
 

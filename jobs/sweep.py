@@ -9,54 +9,60 @@ again: a setting must not be chosen by its accuracy on test videos.
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import command_line
+import rich_click as click
+
+from jobs import command_line, run_flags
+from jobs.run_flags import Flags
 from pipelines import flags
 
 if TYPE_CHECKING:
     from pipelines.run.job import Job
 
 
-def main(argv: list[str] | None = None) -> int:
+@command_line.command(__doc__)
+@run_flags.add("weizmann")
+@click.option(
+    "--sweep",
+    "quantity",
+    type=click.Choice(("dimension", "lambda3")),
+    required=True,
+    help="What is varied: the length of the vector (2^12 to 2^17), or lambda3 of the FV-VAE (0, "
+    "and 1 to 1e5).",
+)
+@click.option("--values", metavar="NUMBERS", help="Use these values instead, joined by commas.")
+def command(given: Flags, quantity: str, values: str | None) -> int:
     """Run the sweep, draw it and return the exit code."""
-    parser = command_line.parser("sweep", __doc__, "weizmann")
-    parser.add_argument(
-        "--sweep",
-        choices=("dimension", "lambda3"),
-        required=True,
-        help=(
-            "what is varied: the length of the vector (2^12 to 2^17), or lambda3 of the FV-VAE "
-            "(0, and 1 to 1e5)"
-        ),
-    )
-    parser.add_argument("--values", help="use these values instead, joined by commas")
-    arguments = parser.parse_args(argv)
-    command = f"python -m jobs.sweep {shlex.join(sys.argv[1:] if argv is None else argv)}"
-    return command_line.guarded(lambda: _run(arguments, command))
+    typed = command_line.typed()
+    return command_line.guarded(lambda: _run(given, quantity, values, typed))
 
 
-def _run(arguments: argparse.Namespace, command: str) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sweep, draw it and return the exit code."""
+    return command_line.main(command, "python -m jobs.sweep", argv)
+
+
+def _run(given: Flags, quantity: str, values: str | None, typed: str) -> int:
     # Points of a curve are compared with each other, not fused.
     sweep_settings = ["describe.streams=appearance", "classify.fusions="]
-    config = command_line.configuration(arguments, sweep_settings)
-    values = flags.parse_numbers(arguments.values)
+    config = run_flags.configuration(given, sweep_settings)
+    numbers = flags.parse_numbers(values)
     # torch takes seconds to load: wrong settings are reported before.
     from pipelines.studies import sweep
 
-    encoders = sweep.variants(config, arguments.sweep, values)
+    encoders = sweep.variants(config, quantity, numbers)
     config = config.with_settings(
         [f"encode.encoders={','.join(encoders)}", "encode.attention=false"]
     )
 
     def finish(job: Job) -> None:
-        for line in sweep.publish(job, arguments.sweep, command):
+        for line in sweep.publish(job, quantity, typed):
             print(line)
 
-    return command_line.run(arguments, config, training_only=True, finish=finish)
+    return run_flags.run(given, config, training_only=True, finish=finish)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Errors for users. Their message says where, what was expected, what was got and what to do."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pipelines.credentials import redact
@@ -39,6 +40,23 @@ def user_error(error: Exception) -> ConfigError | RunError | None:
         failures = getattr(found, "worker_failures", {})
         waiting += [*inner, *failures.values(), found.__cause__, found.__context__]
     return None
+
+
+def shown(error: ConfigError | RunError) -> str:
+    """Return the message of an error without the advice that Ray Data adds: how it could be told
+    to try again, which a step would not outlive.
+    """
+    return str(error).partition("\nFailed to ")[0]
+
+
+def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return the end of a message about an unknown name: similar names, else `otherwise`, or all
+    names.
+    """
+    similar = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if similar:
+        return f"; did you mean {' or '.join(similar)}?"
+    return f"; there are {', '.join(known) or 'none'}" if otherwise is None else otherwise
 
 
 @contextmanager

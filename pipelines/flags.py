@@ -14,14 +14,13 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, near
 from pipelines.index.manifest import labels_file
 from pipelines.index.user_tables import user_filesystem, using
 from pipelines.plan.prices import read_prices
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, without_what_went
 from pipelines.settings.recipes import RECIPES, recipe
-from pipelines.settings.text import near
 from pipelines.storage.uris import refuse_credentials
 
 log = logging.getLogger(__name__)

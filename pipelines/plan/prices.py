@@ -9,8 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from pipelines.errors import ConfigError
-from pipelines.settings.text import near
+from pipelines.errors import ConfigError, near
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.uris import refuse_credentials
 

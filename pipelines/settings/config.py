@@ -26,7 +26,7 @@ from encoders.settings import (
     VladSettings,
 )
 from encoders.stream_specs import LEAST_FLOW_PX, FlowWindow
-from pipelines.errors import at_setting
+from pipelines.errors import at_setting, near
 from pipelines.settings.sections import (
     Classify,
     Cluster,
@@ -42,7 +42,7 @@ from pipelines.settings.sections import (
     Sampling,
     Split,
 )
-from pipelines.settings.text import changed, near, parsed, split_entry, split_setting
+from pipelines.settings.text import changed, parsed, split_entry, split_setting
 
 _OF_ENCODE = ("temporal_pyramid", "normalisation")
 """Fields of section encode that a variant may have a value of its own for."""

@@ -7,7 +7,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from encoders.fields import Changes, Rule, Unit, changes_of, description_of
 from encoders.settings import FV_VAE_PRESETS
@@ -63,29 +63,47 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(section: str, record: Any, skipped: tuple[str, ...] = ()) -> Iterator[str]:
+class Described(NamedTuple):
+    """A setting in words."""
+
+    name: str
+    kind: str
+    default: str
+    rules: str
+    units: str
+    changes: Changes
+    meaning: str
+
+
+def described(section: str, record: Any) -> Iterator[Described]:
+    """Yield the fields of a settings record, with the defaults of its class.
+
+    Args:
+        section: its name in the configuration; "" names the fields alone.
+    """
     hints = typing.get_type_hints(type(record), include_extras=True)
-    yield _row(_COLUMNS)
-    yield _row("---" for _ in _COLUMNS)
     for field in dataclasses.fields(record):
-        if field.name in skipped:
-            continue
         kind, marks = hints[field.name], tuple(_marks(hints[field.name]))
         rules = [m.words for m in marks if isinstance(m, Rule) and not m.is_technical]
         units = [m.name for m in marks if isinstance(m, Unit)]
-        name = f"{section}.{field.name}" if section else field.name
-        default = _text(field.default)
-        yield _row(
-            (
-                f"`{name}`",
-                _kind(kind),
-                default and f"`{default}`",
-                ", ".join(dict.fromkeys(rules)),
-                ", ".join(units),
-                changes_of(field),
-                description_of(field),
-            )
+        yield Described(
+            name=f"{section}.{field.name}" if section else field.name,
+            kind=_kind(kind),
+            default=_text(field.default),
+            rules=", ".join(dict.fromkeys(rules)),
+            units=", ".join(units),
+            changes=changes_of(field),
+            meaning=description_of(field),
         )
+
+
+def _table(section: str, record: Any, skipped: tuple[str, ...] = ()) -> Iterator[str]:
+    yield _row(_COLUMNS)
+    yield _row("---" for _ in _COLUMNS)
+    for one in described(section, record):
+        if one.name not in skipped:
+            default = one.default and f"`{one.default}`"
+            yield _row((f"`{one.name}`", one.kind, default, *one[3:]))
 
 
 def _presets() -> Iterator[str]:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, near
 from pipelines.settings.config import AUTO_ENCODERS, Config
 from pipelines.settings.sections import (
     Classify,
@@ -16,7 +16,6 @@ from pipelines.settings.sections import (
     Sampling,
     Split,
 )
-from pipelines.settings.text import near
 
 _ENCODERS_FOR: tuple[tuple[float, tuple[str, ...]], ...] = (
     (300, ("vlad@num_centroids=32", "fv_vae")),

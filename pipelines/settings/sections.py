@@ -35,7 +35,8 @@ from encoders.fields import (
 )
 from encoders.settings import Side
 from encoders.stream_specs import FRAME, SPECS, Scaling, StreamSpec, Window
-from pipelines.settings.text import changed, near, parsed, split_entry
+from pipelines.errors import near
+from pipelines.settings.text import changed, parsed, split_entry
 
 FileName = Annotated[
     str,

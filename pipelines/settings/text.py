@@ -7,14 +7,15 @@ the caller's to say.
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+
+from pipelines.errors import near
 
 T = TypeVar("T")
 
@@ -89,16 +90,6 @@ def _require_field(record: Any, section: str, name: str) -> None:
     names = [field.name for field in dataclasses.fields(record)]
     if name not in names:
         raise ValueError(f"{section}: no field {name!r}{near(name, names)}")
-
-
-def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """Return the end of a message about an unknown name: similar names, else `otherwise`, or all
-    names.
-    """
-    similar = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-    if similar:
-        return f"; did you mean {' or '.join(similar)}?"
-    return f"; there are {', '.join(known) or 'none'}" if otherwise is None else otherwise
 
 
 @functools.cache

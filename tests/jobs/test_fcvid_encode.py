@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command_line import configuration
-from jobs.fcvid_encode import main, parser
+from jobs.fcvid_encode import command, main
+from jobs.run_flags import configuration, parsed
 from pipelines.run.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -17,11 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_flags_are_frozen() -> None:
     """A new setting is a field of the configuration, not a flag."""
-    assert any(",".join(STEPS) in (action.help or "") for action in parser()._actions)
-    flags = {option for action in parser()._actions for option in action.option_strings}
+    (steps,) = (one for one in command.params if one.name == "steps")
+    assert ",".join(STEPS) in steps.help
+    flags = {option for parameter in command.params for option in parameter.opts}
     assert flags == {
-        "-h",
-        "--help",
         "--videos",
         "--labels",
         "--out",
@@ -136,10 +135,9 @@ def test_old_codecs_are_asked_for(
     assert "FFmpeg's codecs of 2018" in printed
     assert "add --set decode.accept_old_codecs=true" in printed
     assert not any(tmp_path.iterdir())
-    arguments = parser().parse_args(
-        [*flags, "--retry-failed", "decord", "--set", "decode.accept_old_codecs=true"]
-    )
-    assert configuration(arguments).decode.accept_old_codecs
+    asked = ["--retry-failed", "decord", "--set", "decode.accept_old_codecs=true"]
+    given = parsed(command, [*flags, *asked], "fcvid_encode")
+    assert configuration(given).decode.accept_old_codecs
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_job(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.search import main, parser
+from jobs.search import command, main
 from tests.pipelines.doctor import run as doctor_run
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +20,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_flags_are_frozen() -> None:
-    flags = {option for action in parser()._actions for option in action.option_strings}
-    assert flags == {
-        *("-h", "--help", "--out", "--query", "--encoder", "--stream", "--num", "--page", "--json")
-    }
+    flags = {option for parameter in command.params for option in parameter.opts}
+    assert flags == {*("--out", "--query", "--encoder", "--stream", "--num", "--page", "--json")}
 
 
 def test_a_table_and_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from encoders.settings import FvVaeSettings
 from encoders.stream_specs import SPECS
+from pipelines.errors import near
 from pipelines.settings.config import Config
-from pipelines.settings.text import changed, near, parsed, split_entry, split_setting
+from pipelines.settings.text import changed, parsed, split_entry, split_setting
 
 RECORDS = [
     *(getattr(Config(), field.name) for field in dataclasses.fields(Config)[1:]),
