@@ -115,19 +115,21 @@ def configuration(
     *,
     default_recipe: str,
     first: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Return the recipe, changed by the content of the file, then by the settings.
+    """Return the recipe, changed by the content of the file, then by the settings, then by values.
 
     Args:
         name: of the recipe; None: the one that the file names, or else default_recipe.
         file: YAML or JSON of {section: {field: value}}; of a run.json its `config` is taken.
         first: settings of a job's own, under the file's.
+        values: {section: {field: value}}, as Python has them.
 
     Raises:
         ConfigError: any of them cannot be right.
     """
     plain = _plain(file) if file is not None else {}
-    with _in(file):
+    with _in(f"--config {file}"):
         named = plain.pop("recipe", None)
         if named is not None and str(named) not in RECIPES:
             raise ValueError(
@@ -137,9 +139,11 @@ def configuration(
         if named is not None and name not in (None, named):
             raise ValueError(f"recipe: expected {name}, as --recipe says, got {named!r}")
     config = recipe(name or named or default_recipe).with_settings(first)
-    with _in(file):
+    with _in(f"--config {file}"):
         config = config.with_values(plain)
     config = config.with_settings(settings)
+    with _in("settings"):
+        config = config.with_values(values or {})
     for section, fields in dataclasses.asdict(config).items():
         for field, value in fields.items() if isinstance(fields, dict) else ():
             refuse_credentials(f"{section}.{field}", value if isinstance(value, str) else "")
@@ -149,12 +153,12 @@ def configuration(
 
 
 @contextmanager
-def _in(file: str | None) -> Iterator[None]:
-    """Turn a ValueError inside into a ConfigError that names the file."""
+def _in(place: str) -> Iterator[None]:
+    """Turn a ValueError inside into a ConfigError that says where it comes from."""
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"--config {file}: {error}") from error
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def _plain(file: str) -> dict[str, Any]:
