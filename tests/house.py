@@ -13,15 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-LAYERS = ("jobs", "pipelines", "encoders")
+LAYERS = ("video_fisher", "jobs", "pipelines", "encoders")
 MOST_FILES = 12
 
 ROOMS = {
+    "video_fisher": "the Python API, and the command",
     "jobs": "flags to a checked job, one function of pipelines",
     "pipelines.flags": "flags as checked values, before torch",
     "pipelines.search": "videos like one",
     "pipelines.plan": "what a run would take and cost",
     "pipelines.studies": "several runs compared",
+    "pipelines.launch": "one run, under the lock of its folder",
     "pipelines.corpus": "the six steps, in order",
     "pipelines.prepare": "flags and files to a job that can run",
     "pipelines.submission": "a run as Ray jobs",

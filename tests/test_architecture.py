@@ -1,5 +1,5 @@
-"""The layers jobs -> pipelines -> encoders, the rooms inside them, and no Ray or Arrow in
-encoders."""
+"""The layers video_fisher -> jobs -> pipelines -> encoders, the rooms inside them, and no Ray or
+Arrow in encoders."""
 
 import subprocess
 import sys

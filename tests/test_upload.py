@@ -8,7 +8,7 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("encoders", "pipelines", "jobs")
+LAYERS = ("encoders", "pipelines", "jobs", "video_fisher")
 MIB = 2**20
 
 

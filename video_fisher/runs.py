@@ -107,7 +107,7 @@ class Run:
         folders = dict.fromkeys(known[key] for key in keys)
         try:
             parts = [store.read_table(folder, wanted) for folder in folders]
-            return pa.concat_tables(parts, promote_options="default")
+            found = pa.concat_tables(parts, promote_options="default")
         except FileNotFoundError as error:
             raise ConfigError(f"table {name!r}: {error}") from error
         except pa.ArrowTypeError as error:
@@ -115,8 +115,11 @@ class Run:
                 f"table {name!r}: expected vectors of one length, got several; take one of "
                 f"{', '.join(keys)}"
             ) from error
-        except KeyError as error:
-            raise ConfigError(f"table {name!r}: {error.args[0]}") from error
+        for column in wanted or ():
+            if column not in found.column_names:
+                known_columns = store.read_table(next(iter(folders))).column_names
+                raise ConfigError(f"column {column!r}: not in {name}{near(column, known_columns)}")
+        return found
 
     def vectors(
         self, encoder: str, stream: str | None = None, *, fold: int | None = None
