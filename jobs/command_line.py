@@ -65,6 +65,8 @@ def _said(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         known = [name for p in error.ctx.command.params for name in p.opts] if error.ctx else []
         return f"{error.option_name}: no such flag{near(error.option_name, known, '')}"
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name}: {error.message.rstrip('.')}"
     if isinstance(error, click.MissingParameter) and error.param:
         return f"{error.param.opts[0]}: expected a value, got none"
     if isinstance(error, click.BadParameter) and error.param:

@@ -9,9 +9,6 @@ import rich_click as click
 
 from jobs import command_line, fcvid_encode
 from pipelines import logs
-from pipelines.demo.corpus import make_demo_corpus
-from pipelines.demo.queries import QUERIES
-from pipelines.demo.weights import weights_or_random
 
 log = logging.getLogger("video_fisher")
 
@@ -35,6 +32,11 @@ def command(videos: str | None, labels: str | None, weights: str | None, out: st
     if bool(videos) != bool(labels):
         raise click.UsageError("--videos and --labels go together")
     logs.configure()
+    # torch takes seconds to load: wrong flags are reported before.
+    from pipelines.demo.corpus import make_demo_corpus
+    from pipelines.demo.queries import QUERIES
+    from pipelines.demo.weights import weights_or_random
+
     folder = Path(out)
     if not videos or not labels:
         labels = str(make_demo_corpus(folder / "corpus", on_video=_progress))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.demo import QUERIES
+from pipelines.demo.queries import QUERIES
 from pipelines.storage.tables import TABLES
 from pipelines.storage.tables_page import EXAMPLES, EXAMPLES_OF, render
 from tests.pipelines.analysts import answers, assert_alike, snippets

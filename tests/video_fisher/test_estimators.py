@@ -143,7 +143,7 @@ def test_a_class_loss_wants_labels(patches) -> None:
     videos, labels = patches
     plain = FvVae(3, num_steps=15, batch_descriptors=64, random_state=0)
     guided = clone(plain).set_params(lambda3=10.0)
-    with pytest.raises(ValueError, match="y: expected a label for each of 24 videos, .* got none"):
+    with pytest.raises(ValueError, match=r"y: expected a label for each of 24 .* got none"):
         guided.fit(videos)
     vectors = guided.fit_transform(videos, np.array(["camera", "brick"])[labels])
     assert np.abs(vectors - plain.fit_transform(videos)).max() > 1e-3
