@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from jobs import demo, search
+from jobs import search
 from jobs.fcvid_encode import main
+from pipelines.demo.queries import QUERIES
 from pipelines.doctor import examine
 from pipelines.doctor.record import Record
 from pipelines.fit import step as fit_step
@@ -201,7 +202,7 @@ def test_duckdb_pandas_and_polars_read_every_table_without_ray(finished: Path) -
 
 
 def test_the_queries_that_the_demo_prints_run_as_pasted(finished: Path) -> None:
-    text = demo.QUERIES.format(out=finished, stream=STREAMS[1])
+    text = QUERIES.format(out=finished, stream=STREAMS[1])
     statements = text[text.index("-- ") :].split(";")[:-1]
     assert len(statements) == 4
     # The first says where METRICS are, the others ask.
