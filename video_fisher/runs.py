@@ -231,7 +231,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command
 
     Args:
         videos: folder, glob, file or URI, or a CSV or Parquet manifest with a column `path`.
-        labels: CSV or Parquet: path,label[,group][,split].
+        labels: CSV or Parquet: path,label[,group][,split], or others of docs/labels.md; None: what
+            needs labels is left out.
         out: folder or URI of the run.
         recipe: the settings to start from.
         steps: "all", or some of the steps, joined by commas or as a list.
@@ -252,7 +253,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command
         "--out": os.fspath(out),
     }
     wanted = steps if isinstance(steps, str) else ",".join(steps)
-    named = flags.parse_steps(wanted)
+    flags.parse_steps(wanted)
     flags.check_limit(limit)
     for flag, path in paths.items():
         refuse_credentials(flag, path or "")
@@ -260,12 +261,13 @@ def run(  # noqa: PLR0913 - each is a flag of the command
         recipe,
         None,
         (),
-        default_recipe="fcvid",
+        default_recipe="auto",
         values=_joined(settings or {}, sections),
     )
     address, submission = launch.before_ray(address, paths)
     from pipelines import corpus, prepare
 
+    named = flags.possible_steps(wanted, paths["--videos"] or "", paths["--labels"])
     inputs = prepare.Inputs(
         videos=paths["--videos"] or "",
         labels=paths["--labels"],
