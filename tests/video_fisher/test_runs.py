@@ -218,7 +218,7 @@ def test_a_run_from_python_is_that_of_the_command(
     assert main(flags) == 0
     after = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.parquet")}
     assert after == before
-    with pytest.raises(vf.ConfigError, match="step fit is not complete"):
+    with pytest.raises(vf.ConfigError, match="step index is not complete"):
         vf.run(
             folder,
             labels=folder / "labels.csv",
