@@ -2,7 +2,8 @@
 # make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
 # make test-cluster    tests on clusters of their own (jobs, autoscaling, several nodes): half an hour on two busy cores
 # make servers    object storage for these tests: s3rver and Azurite, with npm
-# make check   lint, format and types;  make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
+# make check   lint, format, types and docs;  make docs: the pages as a site, site/index.html
+#                make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ UPGRADE ?=
 # Dozens of processes run the same code: each would compile it anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-unit test-cluster servers check format lock clean
+.PHONY: demo test test-unit test-cluster servers check docs format lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m jobs.demo --out "$(OUT)" \
@@ -35,10 +36,13 @@ test-cluster: $(VENV)/installed
 servers: $(VENV)/installed
 	npm install --no-audit --no-fund --prefix $(VENV)/servers s3rver@3.7.1 azurite@3.37.0
 
-check: $(VENV)/installed
+check: $(VENV)/installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
@@ -57,4 +61,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_out
+	rm -rf $(VENV) demo_out site

@@ -231,8 +231,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command
 
     Args:
         videos: folder, glob, file or URI, or a CSV or Parquet manifest with a column `path`.
-        labels: CSV or Parquet: path,label[,group][,split], or others of docs/labels.md; None: what
-            needs labels is left out.
+        labels: CSV or Parquet: `path,label[,group][,split]`, or others of docs/labels.md; None:
+            what needs labels is left out.
         out: folder or URI of the run.
         recipe: the settings to start from.
         steps: "all", or some of the steps, joined by commas or as a list.
