@@ -94,10 +94,9 @@ def _print(given: Flags, todo: FinetuneJob) -> None:
         for setting in given.settings
         if not setting.startswith(("finetune.", "describe.weights="))
     ]
-    flags = ["--videos", given.videos, "--labels", given.labels, "--out", given.out]
-    for flag in ("recipe", "config"):
-        if value := getattr(given, flag):
-            flags += [f"--{flag}", value]
+    # The main job starts from another recipe than this one where none is named.
+    named = given.paths | {"--recipe": todo.job.config.recipe, "--config": given.config}
+    flags = [word for flag, value in named.items() if value for word in (flag, value)]
     if given.limit is not None:
         flags += ["--limit", str(given.limit)]
     for setting in [*kept, f"describe.weights={uri(todo.weights)}"]:

@@ -74,6 +74,21 @@ def test_settings_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) -> N
     assert "decode.timeout_s = " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [("video-fisher se", ["search", "settings"]), ("video-fisher search --e", ["--encoder"])],
+)
+def test_a_shell_completes_commands_and_flags(
+    typed: str, found: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_VIDEO_FISHER_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert capsys.readouterr().out.splitlines() == [f"plain,{name}" for name in found]
+
+
 def test_help_loads_no_job(tmp_path: Path) -> None:
     """Of this process's own time: others may have the machine."""
     script = """

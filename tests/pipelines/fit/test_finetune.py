@@ -177,6 +177,7 @@ def test_a_second_run_has_nothing_to_do_and_prints_a_command_that_takes_the_weig
     assert code == 0
     program, *flags = shlex.split(printed.splitlines()[-1])[2:]
     assert program == "jobs.fcvid_encode"
+    assert flags[flags.index("--recipe") + 1] == "demo"
     given = [value for flag, value in itertools.pairwise(flags) if flag == "--set"]
     assert not [setting for setting in given if setting.startswith("finetune.")]
     found = weights.resolve(recipe("demo").with_settings(given).describe)
