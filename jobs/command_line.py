@@ -79,7 +79,8 @@ def guarded(job: Callable[[], int]) -> int:
 
     A signal that ends the job unwinds it, so that the lock of the output folder is given back.
     """
-    logs.configure()
+    context = get_current_context(silent=True)
+    logs.configure(verbose=bool(context and context.params.get("verbose")))
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         # Ignored under nohup, which is to outlive the terminal.

@@ -45,6 +45,7 @@ class Flags:
     retry_failed: str | None = None
     take_over: bool = False
     address: str | None = None
+    verbose: bool = False
     default_recipe: str = "fcvid"
 
     @property
@@ -163,6 +164,12 @@ _WORK = _added(
         metavar="ADDRESS",
         help="Ray cluster to join (default: RAY_ADDRESS if it is set, else a cluster of its own on "
         "this machine).",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Say more of each step: what is to do, which stages are busy, what is chosen and why.",
     ),
 )
 

@@ -106,7 +106,7 @@ def job(data: Path, out: Path, address: str) -> Driver:
     weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
     command = [sys.executable, "-m", "jobs.fcvid_encode", "--recipe", "demo", "--limit", "12"]
     command += ["--videos", str(folder), "--labels", str(folder / "labels.csv")]
-    command += ["--out", str(out), "--address", address]
+    command += ["--out", str(out), "--address", address, "--verbose"]
     for setting in (weights, *SETTINGS):
         command += ["--set", setting]
     return Driver(command, os.environ | {"OMP_NUM_THREADS": "1"})

@@ -26,7 +26,7 @@ from tests.cluster.heads import Head, head
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "ray.scripts.scripts", "job"]
-JOB = ["python", "jobs/fcvid_encode.py"]
+JOB = ["python", "jobs/fcvid_encode.py", "--verbose"]
 STOPPED = "stopped: what is finished is kept, and the same command goes on from there"
 
 

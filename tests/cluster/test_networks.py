@@ -104,7 +104,8 @@ class Machines:
         """The whole job on the head, as `ray job submit` would run it there."""
         command = [sys.executable, "-m", "jobs.fcvid_encode", "--recipe", "demo"]
         command += ["--videos", "s3://bucket/in/videos", "--labels", "s3://bucket/in/l.csv"]
-        command += ["--out", f"s3://bucket/{out}", "--address", f"{self.head.address}:{GCS_PORT}"]
+        command += ["--out", f"s3://bucket/{out}", "--verbose"]
+        command += ["--address", f"{self.head.address}:{GCS_PORT}"]
         for setting in ("describe.weights=s3://bucket/in/w.safetensors", *chaos.SETTINGS):
             command += ["--set", setting]
         return chaos.Driver(self.head.command(*command), self.environment)

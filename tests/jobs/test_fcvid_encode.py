@@ -28,6 +28,8 @@ def test_flags_are_frozen() -> None:
         "--config",
         "--set",
         "--steps",
+        "--verbose",
+        "-v",
         "--limit",
         "--plan",
         "--retry-failed",
