@@ -101,6 +101,14 @@ class Wanted:
         """The (encoder, stream) of each SCORES that the result is made from."""
         return (self.pair,) if self.pair else self.parts
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The result's key in METRICS: encoder, stream and fusion."""
+        if self.pair:
+            return *self.pair, self.fusion
+        encoders, streams = zip(*self.parts, strict=True)
+        return "+".join(dict.fromkeys(encoders)), "+".join(dict.fromkeys(streams)), self.fusion
+
     def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
         """Return the result; None where its parts cannot be fused this way.
 

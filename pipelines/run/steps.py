@@ -119,5 +119,13 @@ STEPS: dict[str, Step] = {
         replaces=("metrics",),
         needs_labels=True,
     ),
+    "final": Step(
+        "pipelines.corpus:final",
+        tables=(tables.MODELS,),
+        marked="models",
+        folders=lambda run: {"models": run.models},
+        replaces=("models",),
+        needs_labels=True,
+    ),
 }
 """By the name that `--steps` takes, in the order of the data flow."""
