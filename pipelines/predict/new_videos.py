@@ -17,6 +17,7 @@ from pipelines.run.inputs import RETRIES
 from pipelines.run.job import Job
 from pipelines.run.saved import SavedRun
 from pipelines.settings.config import Config, digest
+from pipelines.settings.sections import Classify, Evaluate, Manifest
 from pipelines.storage.store import Store
 
 STEPS = ("index", "describe", "encode")
@@ -122,7 +123,10 @@ def new_videos(
 def _config(config: Config, settings: Sequence[str]) -> Config:
     plain = dataclasses.replace(
         config,
-        manifest=type(config.manifest)(),
+        manifest=Manifest(),
         encode=dataclasses.replace(config.encode, attention=False),
+        # Nothing is fused where nothing is trained.
+        classify=Classify(fusions=()),
+        evaluate=Evaluate(),
     )
     return plain.with_settings(settings)
