@@ -21,6 +21,7 @@ from pipelines.index import step as index_step
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Outcome, Spent
 from pipelines.models import step as models_step
+from pipelines.reading import views
 from pipelines.report import collect
 from pipelines.run import record
 from pipelines.run.job import Job
@@ -106,9 +107,12 @@ def run(
         seconds = timed.earlier_s + timed.own_s
         record.write(job, name, account, spent, seconds, {**ray.cluster_resources()})
         timed.forget()
-    if restore and not record.is_described(job):
+    is_restored = restore and not record.is_described(job)
+    if is_restored:
         check()
         record.describe_again(job)
+    if did_work or is_restored:
+        views.publish(job.store, job.tables())
     return outcome(job, did_work)
 
 

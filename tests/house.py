@@ -37,6 +37,7 @@ ROOMS = {
     "pipelines.index": "files and labels to segments",
     "pipelines.video": "a file to frames, safely",
     "pipelines.cluster": "Ray: pools, datasets, training, progress",
+    "pipelines.reading": "a run's tables, for DuckDB",
     "pipelines.run": "one run: what it makes, and where",
     "pipelines.demo": "a corpus that is made here",
     "pipelines.settings": "every setting, without torch",

@@ -2,7 +2,7 @@
 
 A changed setting never mixes with old output, and recomputes only what depends on it:
 
-    plan.json   run.json   retries.json   left_out.json   weights/
+    plan.json   run.json   views.sql   retries.json   left_out.json   weights/
     videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
     samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
