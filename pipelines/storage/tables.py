@@ -427,6 +427,13 @@ METRICS = Table(
         ),
         Column("num_videos", pa.int64(), "tested videos that the number is of"),
         Column("num_positives", pa.int64(), "those that have the class of an AP", nullable=True),
+        Column(
+            "parts",
+            _NAMES,
+            "ENCODER-STREAM of each fused part, in the order of weights; null of a result that is "
+            "not fused, and in files of before",
+            nullable=True,
+        ),
     ),
 )
 

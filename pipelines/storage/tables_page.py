@@ -98,6 +98,7 @@ EXAMPLES_OF = {
     ("attention", "fold"): -1,
     ("attention", "value"): 11435202.0,
     ("metrics", "value"): 0.976,
+    ("metrics", "parts"): ["fv_vae-pool5_appearance", "fv_vae-pool5_difference"],
     ("models", "stream"): "late_weighted",
     ("models", "fusion"): "late_weighted",
     ("models", "fold"): -2,
