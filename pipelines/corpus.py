@@ -21,7 +21,7 @@ from pipelines.index import step as index_step
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Outcome, Spent
 from pipelines.models import step as models_step
-from pipelines.reading import views
+from pipelines.reading import kept, views
 from pipelines.report import collect
 from pipelines.run import record
 from pipelines.run.job import Job
@@ -93,6 +93,7 @@ def run(
             log.info("%s: complete, nothing to do", name)
             continue
         if not did_work:
+            kept.keep_previous(job.store)
             connect.connect(address, job.config.cluster)
             did_work = True
         check()
@@ -113,6 +114,7 @@ def run(
         record.describe_again(job)
     if did_work or is_restored:
         views.publish(job.store, job.tables())
+        kept.keep(job)
     return outcome(job, did_work)
 
 

@@ -37,7 +37,7 @@ ROOMS = {
     "pipelines.index": "files and labels to segments",
     "pipelines.video": "a file to frames, safely",
     "pipelines.cluster": "Ray: pools, datasets, training, progress",
-    "pipelines.reading": "a run's tables, for DuckDB",
+    "pipelines.reading": "views of a run's tables, records of its settings",
     "pipelines.run": "one run: what it makes, and where",
     "pipelines.demo": "a corpus that is made here",
     "pipelines.settings": "every setting, without torch",

@@ -7,6 +7,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
+    runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
 
 Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of

@@ -108,7 +108,6 @@ STEPS: dict[str, Step] = {
         "pipelines.corpus:classify",
         tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS),
         marked="scores",
-        replaces=("classifiers", "scores", "fusions"),
         needs_labels=True,
     ),
     "evaluate": Step(
@@ -116,7 +115,6 @@ STEPS: dict[str, Step] = {
         tables=(tables.METRICS,),
         marked="metrics",
         page=PAGE,
-        replaces=("metrics",),
         needs_labels=True,
     ),
     "final": Step(
@@ -124,7 +122,6 @@ STEPS: dict[str, Step] = {
         tables=(tables.MODELS,),
         marked="models",
         folders=lambda run: {"models": run.models},
-        replaces=("models",),
         needs_labels=True,
     ),
 }
