@@ -5,17 +5,22 @@ numbers of METRICS, and all of its folders; beside it `report/<digest>/index.htm
 Folders are named by what they hold, so that configurations share what is the same for them.
 """
 
+from __future__ import annotations
+
 import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.run.job import Job
 from pipelines.run.schema import malformed
 from pipelines.run.steps import PAGE
 from pipelines.settings.config import digest
 from pipelines.storage.store import Store
+
+if TYPE_CHECKING:
+    # It loads torch, which the doctor does without.
+    from pipelines.run.job import Job
 
 FOLDER = "runs"
 
