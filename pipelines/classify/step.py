@@ -6,6 +6,7 @@ driver holds where vectors are; ids and labels are in the object store.
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -55,7 +56,9 @@ def train(job: Job) -> Spent:
     return solve(job, fold_sets(job), fused_fold_sets(job), "classify")
 
 
-def solve(job: Job, unfinished: list[FoldSet], fused_sets: list[FoldSet], step: str) -> Spent:
+def solve(
+    job: Job, unfinished: Sequence[FoldSet], fused_sets: Sequence[FoldSet], step: str
+) -> Spent:
     """Train the classifiers of fold sets, single ones and combinations; return the time spent.
 
     Raises:
@@ -84,7 +87,7 @@ def solve(job: Job, unfinished: list[FoldSet], fused_sets: list[FoldSet], step: 
 
 
 def _located(
-    job: Job, unfinished: list[FoldSet], fused: list[FoldSet], manifest: ray.ObjectRef
+    job: Job, unfinished: Sequence[FoldSet], fused: Sequence[FoldSet], manifest: ray.ObjectRef
 ) -> tuple[list[Work], list[Work]]:
     """Return the work of single results, and of combinations."""
     all_fold_sets = [*unfinished, *(part for fold_set in fused for part in fold_set.parts)]

@@ -127,8 +127,9 @@ class Wanted:
             made = matrices[0]
         else:
             made = next(fusions(matrices, (self.fusion,), list(self.weights)), None)
-        is_fused = made is not None and self.fusion != SINGLE
-        return replace(made, parts=self.parts) if is_fused else made
+        if made is None or self.fusion == SINGLE:
+            return made
+        return replace(made, parts=self.parts)
 
     def _mean(self, total: ScoreMatrix) -> ScoreMatrix:
         encoders, streams = zip(*self.parts, strict=True)
