@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.run.schema import malformed
-from pipelines.run.steps import PAGE
+from pipelines.run.steps import PAGE, STEPS
 from pipelines.settings.config import digest
 from pipelines.storage.store import Store
 
@@ -36,7 +36,9 @@ def keep(job: Job) -> None:
         return
     record = json.loads(job.store.read("run.json"))
     steps = {
-        name: step for name, step in record["steps"].items() if step["digest"] == job.digest(name)
+        name: step
+        for name, step in record["steps"].items()
+        if name in STEPS and step.get("digest") == job.digest(name)
     }
     books = [book.folder for book in job.codebooks]
     samples = [job.sample(book.stream) for book in job.learning]
