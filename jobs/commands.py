@@ -17,8 +17,11 @@ from pipelines.errors import near
 COMMANDS = {
     "run": "fcvid_encode",
     "plan": "plan",
+    "predict": "predict",
+    "compare": "compare",
     "search": "search",
     "doctor": "doctor",
+    "clean": "clean",
     "settings": "settings",
     "sweep": "sweep",
     "finetune": "finetune",

@@ -1,4 +1,4 @@
-"""The whole data flow, top to bottom: six steps, each one call of its room.
+"""The whole data flow, top to bottom: seven steps, each one call of its room.
 
 Each reads what the steps before it published, publishes its own, and does nothing where its output
 for the same inputs and settings is complete. `pipelines/run/steps.py` declares their tables, marks
@@ -20,6 +20,8 @@ from pipelines.fit import step as fit_step
 from pipelines.index import step as index_step
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Outcome, Spent
+from pipelines.models import step as models_step
+from pipelines.reading import kept, views
 from pipelines.report import collect
 from pipelines.run import record
 from pipelines.run.job import Job
@@ -63,6 +65,11 @@ def evaluate(job: Job) -> Work:
     return collect.publish(job, evaluate_step.evaluate(job))
 
 
+def final(job: Job) -> Work:
+    """Train on all labelled videos, for new ones: ENCODINGS, SCORES, METRICS -> MODELS."""
+    return models_step.train(job)
+
+
 def run(
     job: Job,
     steps: tuple[str, ...],
@@ -86,6 +93,7 @@ def run(
             log.info("%s: complete, nothing to do", name)
             continue
         if not did_work:
+            kept.keep_previous(job.store)
             connect.connect(address, job.config.cluster)
             did_work = True
         check()
@@ -100,9 +108,13 @@ def run(
         seconds = timed.earlier_s + timed.own_s
         record.write(job, name, account, spent, seconds, {**ray.cluster_resources()})
         timed.forget()
-    if restore and not record.is_described(job):
+    is_restored = restore and not record.is_described(job)
+    if is_restored:
         check()
         record.describe_again(job)
+    if did_work or is_restored:
+        views.publish(job.store, job.tables())
+        kept.keep(job)
     return outcome(job, did_work)
 
 
@@ -128,4 +140,7 @@ def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str
     if "evaluate" in steps:
         lines += evaluate_step.closing_table(job)
         lines.append(f"report: {job.store.uri(job.report)}")
+    if "final" in steps and job.config.classify.final != "none":
+        command = f"python -m jobs.predict --out {job.store.root} --videos FOLDER --to FILE"
+        lines.append(f"for new videos: {command}")
     return [*lines, f"output: {job.store.root}"]

@@ -73,10 +73,10 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     if (file := labels_file(inputs.videos, inputs.labels)) is not None:
         paths = listed["path"].to_pylist()
         labels = read_labels(file, config.split.name, paths, config.manifest.stretches)
-    table, split, num_folds = _manifest(listed, labels, inputs)
+    table, split, num_folds = manifest_of(listed, labels, inputs)
     config = sized(config, table.num_rows)
     _say_what_was_chosen(inputs.config, config, table.num_rows, split, num_folds)
-    store = _store(inputs.out)
+    store = open_store(inputs.out)
     retries, no_gram = (store.read_json(name) or {} for name in (RETRIES, LEFT_OUT))
     job = Job(
         store,
@@ -86,7 +86,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         num_folds,
         resolved_weights,
         streams,
-        _retries(store, retries),
+        kept_retries(store, retries),
         no_gram,
     )
     _check_pairs(job, steps)
@@ -154,7 +154,12 @@ def _say_what_was_chosen(
     )
 
 
-def _retries(store: Store, record: dict) -> Retries:
+def kept_retries(store: Store, record: dict) -> Retries:
+    """Return what RETRIES of a run's folder says.
+
+    Raises:
+        ConfigError: it says something else.
+    """
     try:
         return Retries(int(record.get("passes", 0)), str(record.get("decoder", "")))
     except (ValueError, TypeError) as error:
@@ -220,7 +225,9 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
         )
 
 
-def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[pa.Table, str, int]:
+def manifest_of(
+    listed: pa.Table, labels: Labels | None, inputs: Inputs
+) -> tuple[pa.Table, str, int]:
     """Return the videos of the job, the kind of split and the number of folds."""
     config, limit = inputs.config, inputs.limit
     need_labels = [name for name, step in STEPS.items() if step.needs_labels]
@@ -257,7 +264,7 @@ def _manifest(listed: pa.Table, labels: Labels | None, inputs: Inputs) -> tuple[
     return rows.rename_columns({"path": "video_id"}), split, num_folds
 
 
-def _store(out: str) -> Store:
+def open_store(out: str) -> Store:
     """Return the store of a run, after a trial of it."""
     store = Store(absolute_uri(out))
     with using("--out", out, "write there"):

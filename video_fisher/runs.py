@@ -24,6 +24,7 @@ from pipelines.errors import ConfigError, RunError, near, shown, user_error
 from pipelines.run.saved import Encodings, SavedRun
 from pipelines.run.steps import PAGE
 from pipelines.storage.columns import places_of, vectors_from_arrow
+from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 from video_fisher import place
 
@@ -181,6 +182,47 @@ class Run:
 
         answer = search(self.uri, os.fspath(query), encoder=encoder, stream=stream, num=num)
         return pa.Table.from_pylist(answer.to_json()["results"], _FOUND)
+
+    def predict(
+        self,
+        videos: str | os.PathLike[str],
+        *,
+        to: str | os.PathLike[str],
+        address: str | None = None,
+        **result: Any,
+    ) -> pa.Table:
+        """Classify new videos as `video-fisher predict` does; return PREDICTIONS (docs/predict.md).
+
+        Args:
+            videos: as for `run`.
+            to: a .parquet file to write, or a folder; FAILURES are written beside it.
+            address: Ray cluster to join, as for `run`.
+            result: encoder, stream, fusion or fold of the classifiers to use; without any, the best
+                result, trained on all labelled videos.
+
+        Raises:
+            ConfigError: there is no such result or video, or the output cannot be written.
+            RunError: the work cannot go on, or more segments failed than run.max_failed_fraction.
+        """
+        if reason := place.refusal(Path.cwd()):
+            raise ConfigError(reason)
+        paths = {"--videos": os.fspath(videos), "--to": os.fspath(to)}
+        for flag, path in paths.items():
+            refuse_credentials(flag, path)
+        address, submission = launch.before_ray(address, {**paths})
+        from pipelines.predict.command import Request, predict
+
+        request = Request(out=self.uri, videos=paths["--videos"], to=paths["--to"], **result)
+        with _plain_errors():
+            done = predict(request, address, submission)
+        if done.exceeds:
+            raise RunError(
+                f"{self.uri}: more segments failed than run.max_failed_fraction; all that could "
+                f"be done is in {done.predictions}, see {done.failures}"
+            )
+        folder, _, name = done.predictions.rpartition("/")
+        with Store(folder).open_parquet(name) as file:
+            return file.read()
 
     def _encodings(self, encoder: str, stream: str | None) -> Encodings:
         """Return the encodings of an encoder on a stream, or on its best one."""

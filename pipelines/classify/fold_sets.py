@@ -11,6 +11,9 @@ INNER_FOLDS = 3
 """Parts of the training groups, of which each is held out once where C is chosen."""
 
 
+FINAL = -2
+"""The fold that tests no video: the final classifiers train on all labelled ones."""
+
 CHOICE_TOLERANCE = 1e-3
 """Relative gap at which classes are solved where C is chosen: only the order of scores counts."""
 
@@ -23,7 +26,7 @@ class FoldSet:
     the same ones together as one that was not killed, and so gets the same bits.
 
     A combination's has `parts` instead of `encodings`: the fold sets of the same folds that are
-    fused.
+    fused. Where it `keeps` classifiers, they and compressions are among its files.
     """
 
     encoder: str
@@ -37,6 +40,7 @@ class FoldSet:
     footer: dict[str, str]
     fusions: str = ""
     parts: tuple["FoldSet", ...] = ()
+    keeps: bool = False
 
     @property
     def name(self) -> str:
@@ -46,12 +50,22 @@ class FoldSet:
         """Return the names of all files of a finished fold."""
         names = [self.scores_file(fold)]
         if not self.parts or sums_kernels(self.stream):
-            names += [f"{self.classifiers}/fold-{fold:05d}.safetensors", self.solutions_file(fold)]
-        if self.compress.kind != "none":
-            names.append(f"{self.classifiers}/compression-{fold:05d}.safetensors")
+            names += [self.solutions_file(fold)]
+            names += [self.classifier_file(fold)] if self.keeps else []
+        if self.keeps and self.compress.kind != "none":
+            names.append(self.compression_file(fold))
         if self.parts:
-            names.append(f"{self.fusions}/fold-{fold:05d}.parquet")
+            names.append(self.fusions_file(fold))
         return names
+
+    def classifier_file(self, fold: int) -> str:
+        return f"{self.classifiers}/fold-{fold:05d}.safetensors"
+
+    def compression_file(self, fold: int) -> str:
+        return f"{self.classifiers}/compression-{fold:05d}.safetensors"
+
+    def fusions_file(self, fold: int) -> str:
+        return f"{self.fusions}/fold-{fold:05d}.parquet"
 
     def solutions_file(self, fold: int) -> str:
         return f"{self.classifiers}/solutions-{fold:05d}.parquet"
@@ -96,6 +110,7 @@ def _fold_sets_of(job: Job, encoder: str, stream: str) -> list[FoldSet]:
             classifiers=job.classifiers(encoder, stream),
             compress=compress,
             footer=job.footer("classify"),
+            keeps=job.config.classify.keep_folds,
         )
         for (folder, _), folds in shared.items()
     ]
@@ -137,6 +152,7 @@ def fused_fold_sets(job: Job) -> list[FoldSet]:
                     footer=job.footer("classify"),
                     fusions=job.fusions(*combination.pair),
                     parts=parts,
+                    keeps=job.config.classify.keep_folds,
                 )
             )
     return _unfinished(job, combined)

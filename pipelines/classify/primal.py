@@ -31,7 +31,7 @@ from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store
 
 
-def solve(job: Job, work: list[Work]) -> Spent:
+def solve(job: Job, work: list[Work], step: str) -> Spent:
     """Classify the fold sets in one Ray Train run and return the time spent.
 
     Raises:
@@ -56,8 +56,8 @@ def solve(job: Job, work: list[Work]) -> Spent:
             "config": job.config,
             "final": (ValueError, RunError),
         },
-        name=job.digest("classify"),
-        step="classify",
+        name=job.digest(step),
+        step=step,
         total=sum(len(fold_set.todo) for fold_set in fold_sets),
         workers=job.config.fit.num_workers,
         threads=1,

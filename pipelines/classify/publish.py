@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from encoders.svm.classifiers import LinearClassifier
 from pipelines.classify.examples import Examples
-from pipelines.classify.fold_sets import FoldSet
+from pipelines.classify.fold_sets import FINAL, FoldSet
 from pipelines.settings.sections import Classify
 from pipelines.storage.store import Store
 from pipelines.storage.tables import FUSIONS, SCORES, SOLUTIONS
@@ -62,9 +62,27 @@ class Trained:
 def publish(
     store: Store, fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
 ) -> None:
-    """Publish the files of a fold, in this order: classifier, SOLUTIONS, FUSIONS of a combination,
-    SCORES."""
+    """Publish the files of a fold, in this order: classifier where it is kept, SOLUTIONS, FUSIONS
+    of a combination, SCORES. Of final classifiers, which test no video, only the first two."""
     fold, parts = trained.fold, trained.parts
+    if fold_set.keeps:
+        data = _classifier(fold_set, examples, settings, trained)
+        store.publish(fold_set.classifier_file(fold), data)
+    rows = list(_solution_rows(fold_set, examples, settings, trained))
+    store.publish_table(fold_set.solutions_file(fold), SOLUTIONS.build(rows), fold_set.footer)
+    if fold == FINAL:
+        return
+    if trained.weights:
+        publish_weights(store, fold_set, fold, trained.weights)
+    publish_scores(
+        store, fold_set, examples, fold, np.concatenate([part.scores for part in parts], 1)
+    )
+
+
+def _classifier(
+    fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
+) -> bytes:
+    parts = trained.parts
     classifier = LinearClassifier(
         np.concatenate([part.weights for part in parts]),
         np.concatenate([part.bias for part in parts]),
@@ -75,15 +93,7 @@ def publish(
         # The classifier's vectors: those of these parts, each divided by its length, concatenated.
         used = zip(fold_set.parts, trained.weights, strict=True)
         header["parts"] = [[part.encoder, part.stream] for part, weight in used if weight > 0]
-    data = classifier.to_bytes(**header)
-    store.publish(f"{fold_set.classifiers}/fold-{fold:05d}.safetensors", data)
-    rows = list(_solution_rows(fold_set, examples, settings, trained))
-    store.publish_table(fold_set.solutions_file(fold), SOLUTIONS.build(rows), fold_set.footer)
-    if trained.weights:
-        publish_weights(store, fold_set, fold, trained.weights)
-    publish_scores(
-        store, fold_set, examples, fold, np.concatenate([part.scores for part in parts], 1)
-    )
+    return classifier.to_bytes(**header)
 
 
 def publish_weights(store: Store, fold_set: FoldSet, fold: int, weights: tuple[float, ...]) -> None:
@@ -101,8 +111,7 @@ def publish_weights(store: Store, fold_set: FoldSet, fold: int, weights: tuple[f
         }
         for part, weight in zip(fold_set.parts, weights, strict=True)
     ]
-    name = f"{fold_set.fusions}/fold-{fold:05d}.parquet"
-    store.publish_table(name, FUSIONS.build(rows), fold_set.footer)
+    store.publish_table(fold_set.fusions_file(fold), FUSIONS.build(rows), fold_set.footer)
 
 
 def publish_scores(

@@ -6,6 +6,7 @@ driver holds where vectors are; ids and labels are in the object store.
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -50,6 +51,17 @@ def train(job: Job) -> Spent:
     """Train all classifiers that are missing and publish their SCORES; return the time spent.
 
     Raises:
+        RunError: see `solve`.
+    """
+    return solve(job, fold_sets(job), fused_fold_sets(job), "classify")
+
+
+def solve(
+    job: Job, unfinished: Sequence[FoldSet], fused_sets: Sequence[FoldSet], step: str
+) -> Spent:
+    """Train the classifiers of fold sets, single ones and combinations; return the time spent.
+
+    Raises:
         RunError: vectors or settings that no classifier can be trained with, such as a rule of
             classify.fusions that needs a larger Gram matrix than there can be. The default rule is
             left out then.
@@ -58,25 +70,26 @@ def train(job: Job) -> Spent:
     store_bytes = _object_store_bytes()
     on_gram: list[Work] = []
     on_weights: list[Work] = []
-    with task_errors("classify"):
-        single, fused = _located(job, manifest)
+    with task_errors(step):
+        single, fused = _located(job, unfinished, fused_sets, manifest)
         fused = _possible(job, fused, store_bytes)
         for work in (*single, *fused):
             form, reason = choose_form(job.config.classify, work.places.num_training, store_bytes)
-            log.debug("classify %s: form %s, because %s", work.fold_set.name, form, reason)
+            log.debug("%s %s: form %s, because %s", step, work.fold_set.name, form, reason)
             (on_gram if form == "gram" else on_weights).append(work)
         parts = []
         if on_gram:
-            line = ProgressLine("classify", sum(len(work.fold_set.todo) for work in on_gram))
+            line = ProgressLine(step, sum(len(work.fold_set.todo) for work in on_gram))
             with line:
                 _solve_on_gram(job, line, on_gram, store_bytes)
             parts.append(line.spent)
-        return merged([*parts, primal.solve(job, on_weights)])
+        return merged([*parts, primal.solve(job, on_weights, step)])
 
 
-def _located(job: Job, manifest: ray.ObjectRef) -> tuple[list[Work], list[Work]]:
-    """Return the unfinished work of single results, and of combinations."""
-    unfinished, fused = fold_sets(job), fused_fold_sets(job)
+def _located(
+    job: Job, unfinished: Sequence[FoldSet], fused: Sequence[FoldSet], manifest: ray.ObjectRef
+) -> tuple[list[Work], list[Work]]:
+    """Return the work of single results, and of combinations."""
     all_fold_sets = [*unfinished, *(part for fold_set in fused for part in fold_set.parts)]
     located = {}
     for fold_set in all_fold_sets:

@@ -194,9 +194,8 @@ def _compressed(
 def _fit(store: Store, fold_set: FoldSet, seed: int, *blocks: np.ndarray) -> _Fitted:
     compression = fit_compression(list(map(tensor_of, blocks)), fold_set.compress, seed)
     (fold,) = fold_set.folds
-    store.publish(
-        f"{fold_set.classifiers}/compression-{fold:05d}.safetensors", compression.to_bytes()
-    )
+    if fold_set.keeps:
+        store.publish(fold_set.compression_file(fold), compression.to_bytes())
     fitted = compression.map
     if isinstance(fitted, SeededMaclaurin):
         return fitted

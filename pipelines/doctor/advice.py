@@ -64,5 +64,6 @@ def _marks_of_tensors(name: str) -> list[str]:
     scores = below.replace("compression-", "fold-").removesuffix(".safetensors")
     return {
         "codebooks": [f"{root}/{folder}/{DONE}"],
+        "models": [f"{root}/{folder}/{DONE}"],
         "classifiers": [f"scores/{folder}/{DONE}", f"scores/{scores}.parquet"],
     }.get(root, [])

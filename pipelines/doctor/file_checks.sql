@@ -26,10 +26,12 @@ WHERE is_recorded AND (folder IN (SELECT folder FROM listing) OR folder = 'repor
 
 -- note run.unfinished: every step is done for the settings of the last run
 -- do: {again} to finish; the counts of a step that is not done are not checked
+-- A run of before had no step final.
 SELECT 'run.json' AS folder, '' AS file,
     'not done for today''s settings: ' || string_agg(step, ', ' ORDER BY place) AS found
 FROM steps, run_json
 WHERE NOT is_done AND (has_labels OR NOT needs_labels) AND error = '' AND config_error = ''
+    AND (step != 'final' OR step IN (SELECT step FROM marks))
 HAVING count(*) > 0;
 
 -- note run.lock: no run is under way
@@ -83,7 +85,7 @@ WHERE parse_filename(file)[1] = '.' OR starts_with(file, 'train/')
     OR (parse_filename(file)[1] = '_' AND NOT starts_with(parse_filename(file), '_done'))
     OR (num_bytes = 0 AND NOT ends_with(file, '.parquet'));
 
--- note folder.older: no folders of older settings or inputs
+-- note folder.older: no folders of older settings or inputs, but those of records in runs/
 -- do: kept, so that going back to a setting is free; delete them to save room
 -- Codebooks are told by what today's encodings say, so only where these are done.
 SELECT '' AS folder, old.folder AS file, '# folders of other settings or inputs, '
@@ -91,6 +93,8 @@ SELECT '' AS folder, old.folder AS file, '# folders of other settings or inputs,
 FROM (SELECT folder, sum(num_bytes) AS num_bytes FROM listing GROUP BY ALL) AS old
 WHERE contains(folder, '/')
     AND folder NOT IN (SELECT path FROM folders WHERE table_name != 'curves')
+    AND folder NOT IN (FROM kept)
+    AND NOT EXISTS (FROM folders WHERE starts_with(old.folder, path || '/'))
     AND split_part(folder, '/', 1) IN (SELECT split_part(path, '/', 1) FROM folders)
     AND split_part(folder, '/', 1) != 'samples'
     AND (NOT starts_with(folder, 'codebooks/')

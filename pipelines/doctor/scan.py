@@ -23,6 +23,7 @@ from pipelines.doctor.tensors import tensors_in
 from pipelines.doctor.vectors import with_facts
 from pipelines.errors import ConfigError
 from pipelines.ledger import compaction, marks
+from pipelines.reading import kept
 from pipelines.run.lock import LOCK, Holder
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
@@ -165,6 +166,10 @@ class Scan:
         insert, record = self.database.insert, self.record
         insert("run_json", [(record.error, record.config_error, record.has_labels)])
         insert("locks", self._locks())
+        every = kept.records(self.store)
+        of_records = {folder for one in every for folder in one["folders"]}
+        of_records |= {_parent(kept.page_of(one["name"])) for one in every}
+        insert("kept", ((folder,) for folder in sorted(of_records)))
         insert("listing", ((name, _parent(name), size) for name, size in self.sizes.items()))
         insert(
             "steps",

@@ -4,6 +4,8 @@
 -- Filled by `scan.py`: run.json, the lock, and every file.
 CREATE TABLE run_json (error VARCHAR, config_error VARCHAR, has_labels BOOLEAN);
 CREATE TABLE locks (file VARCHAR, holder VARCHAR);
+-- Folders of the configurations in runs/, and their pages.
+CREATE TABLE kept (folder VARCHAR);
 CREATE TABLE listing (file VARCHAR, folder VARCHAR, num_bytes BIGINT);
 -- What is wrong with a file: kind is damaged (also gone, or of no step), misfit (of the schema) or
 -- unanswered (by the storage: nobody knows whether it is damaged).

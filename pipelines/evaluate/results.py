@@ -37,6 +37,7 @@ class ScoreMatrix:
     Attributes:
         fusion: SINGLE, or how the parts were fused, as in METRICS.
         weights: {fold: M weights that sum to 1} of a fusion, in the order of its parts.
+        parts: (encoder, stream) of these; none of a result that is not fused.
     """
 
     encoder: str
@@ -48,6 +49,7 @@ class ScoreMatrix:
     targets: np.ndarray
     fusion: str = SINGLE
     weights: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -101,6 +103,14 @@ class Wanted:
         """The (encoder, stream) of each SCORES that the result is made from."""
         return (self.pair,) if self.pair else self.parts
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The result's key in METRICS: encoder, stream and fusion."""
+        if self.pair:
+            return *self.pair, self.fusion
+        encoders, streams = zip(*self.parts, strict=True)
+        return "+".join(dict.fromkeys(encoders)), "+".join(dict.fromkeys(streams)), self.fusion
+
     def make(self, matrices: Iterable[ScoreMatrix]) -> ScoreMatrix | None:
         """Return the result; None where its parts cannot be fused this way.
 
@@ -112,10 +122,14 @@ class Wanted:
         """
         matrices = list(matrices)
         if self.is_total:
-            return self._mean(*matrices)
-        if self.pair or self.fusion == SINGLE:
-            return matrices[0]
-        return next(fusions(matrices, (self.fusion,), list(self.weights)), None)
+            made = self._mean(*matrices)
+        elif self.pair or self.fusion == SINGLE:
+            made = matrices[0]
+        else:
+            made = next(fusions(matrices, (self.fusion,), list(self.weights)), None)
+        if made is None or self.fusion == SINGLE:
+            return made
+        return replace(made, parts=self.parts)
 
     def _mean(self, total: ScoreMatrix) -> ScoreMatrix:
         encoders, streams = zip(*self.parts, strict=True)
@@ -280,6 +294,7 @@ def metric_rows(
     numbers = _numbers(matrix, np.stack(list(splits.values()), 1), top_k)
     ends = _intervals(matrix, top_k, settings.bootstrap, seed)
     result = dict(zip(("encoder", "stream", "fusion"), matrix.key, strict=True))
+    parts = ["-".join(part) for part in matrix.parts] or None
     rows = []
     for index, (split, split_rows) in enumerate(splits.items()):
         weights = _stated_weights(matrix, split_rows)
@@ -302,6 +317,7 @@ def metric_rows(
                     "sd": None,
                     "num_videos": int(split_rows.sum()),
                     "num_positives": None if label is None else positives[label],
+                    "parts": parts,
                 }
             )
     return rows + (mean_rows(rows) if len(folds) > 1 else [])

@@ -66,12 +66,12 @@ def evaluate(job: Job) -> Evaluated:
     }
     with task_errors("evaluate"), ProgressLine("evaluate", len(to_make)) as line:
         scores: dict[tuple[str, str], ObjectRef] = {
-            pair: _read.options(**_memory(job, READ_BYTES)).remote(
+            pair: _read.options(**matrix_memory(job, READ_BYTES)).remote(
                 job.store, pair, job.scores(*pair), job.failures, shares.get(pair), line.meter
             )
             for pair in job.scored()
         }
-        measure = _measure.options(num_returns=2, **_memory(job, MEASURE_BYTES))
+        measure = _measure.options(num_returns=2, **matrix_memory(job, MEASURE_BYTES))
         # The order of `results.results`: of equally good parts both take the same one as best.
         order = [result.parts[0] for result in to_make if result.fusion == SINGLE]
         measured, parts = [], []
@@ -88,7 +88,7 @@ def evaluate(job: Job) -> Evaluated:
         best = max(range(len(to_make)), key=lambda index: (values[index], -index))
         tables = ray.get([table for table, _ in measured])
         facts = ray.get(
-            _best.options(**_memory(job, MEASURE_BYTES)).remote(
+            _best.options(**matrix_memory(job, MEASURE_BYTES)).remote(
                 to_make[best], job.folds[0], *parts[best]
             )
         )
@@ -108,7 +108,8 @@ READ_BYTES, MEASURE_BYTES = 32, 64
 sorts places."""
 
 
-def _memory(job: Job, score_bytes: int) -> dict[str, int]:
+def matrix_memory(job: Job, score_bytes: int) -> dict[str, int]:
+    """Return the memory that a Ray task with a score matrix asks for."""
     labels = job.manifest["labels"]
     num_classes = pc.count_distinct(pc.list_flatten(labels)).as_py()
     return memory_options(score_bytes * job.manifest.num_rows * num_classes)

@@ -2,11 +2,12 @@
 
 A changed setting never mixes with old output, and recomputes only what depends on it:
 
-    plan.json   run.json   retries.json   left_out.json   weights/
+    plan.json   run.json   views.sql   retries.json   left_out.json   weights/
     videos/<digest>/   segments/<digest>/   descriptors/<digest>/   failures/<digest>/
     samples/<stream>/<digest>/   codebooks/<encoder>-<stream>/<digest>/
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
-    fusions/...   metrics/<digest>/   split_metrics/   report/index.html
+    fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
+    runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
 
 Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
@@ -209,6 +210,11 @@ class Folders(Inputs):
     def metrics(self) -> str:
         return f"metrics/{self._metrics_digest}"
 
+    @property
+    def models(self) -> str:
+        which = (self.config.classify.final, self.config.classify.keep_folds)
+        return f"models/{digest(self._metrics_digest, which)}"
+
     report = PAGE
 
     def current(self, table: str) -> list[str]:
@@ -370,7 +376,8 @@ class Folders(Inputs):
         # Inner folds that choose C, and a compression, are drawn.
         drawn = len(self.config.classify.c) > 1 or compress.kind != "none"
         seed = (self.config.run.seed,) if drawn else ()
-        return digest(folders, self._videos_digest, (solved_by, digested(compress), *seed))
+        kept = ("kept",) if self.config.classify.keep_folds else ()
+        return digest(folders, self._videos_digest, (solved_by, digested(compress), *seed), *kept)
 
     @property
     def _metrics_digest(self) -> str:

@@ -126,8 +126,7 @@ class Job(Folders):
 
         Results of one named split stay while another one is run.
         """
-        # Classifiers have no footer; their scores are beside them.
-        for name in self.store.files(folder.replace("classifiers/", "scores/", 1))[:1]:
+        for name in self.store.files(folder)[:1]:
             return self.store.footer(name).get("video_fisher.split", "")
         return None
 

@@ -109,13 +109,24 @@ class SavedRun:
         videos = self.videos.rpartition("/")[2]
         return self.store.exists(f"{encodings.folder}/_done-{videos}.json")
 
-    def codebook(self, pair: tuple[str, str]) -> Codebook:
+    def encodings_for(self, pair: tuple[str, str], fold: int) -> Encodings:
+        """Return the encodings of a pair that the classifiers of a fold have; those of the first
+        fold for one below 0.
+        """
+        codebook, stream = self.config.variant(pair[0]).codebook, pair[1]
+        folder = self.tables.get(f"encodings/{codebook}-{stream}/fold-{fold}")
+        return Encodings(codebook, stream, fold, folder) if folder else self.encodings[pair]
+
+    def codebook(self, pair: tuple[str, str], fold: int = -1) -> Codebook:
         """Return the codebook that made the encodings of a pair, by their footer.
+
+        Args:
+            fold: whose encodings, see `encodings_for`.
 
         Raises:
             ConfigError: it is not there any more.
         """
-        variant, encodings = self.config.variant(pair[0]), self.encodings[pair]
+        variant, encodings = self.config.variant(pair[0]), self.encodings_for(pair, fold)
         fitted = self._footer(encodings.folder, "video_fisher.codebook")
         book = Codebook.of(variant, encodings.stream, encodings.fold, fitted)
         if not self.store.exists(f"{book.folder}/{CODEBOOK}"):
@@ -129,8 +140,12 @@ class SavedRun:
     @property
     def weights(self) -> str:
         """Return the file of the weights that DESCRIPTORS were made with."""
-        identity = self._footer(self.tables["descriptors"], "video_fisher.weights")
-        return weights_file(identity)
+        return weights_file(self.weights_identity)
+
+    @property
+    def weights_identity(self) -> str:
+        """Return the identity of those weights, as in the footers."""
+        return self._footer(self.tables["descriptors"], "video_fisher.weights")
 
     def _footer(self, folder: str, entry: str) -> str:
         """Return an entry of the footers of a table's files, which are equal."""

@@ -108,7 +108,6 @@ STEPS: dict[str, Step] = {
         "pipelines.corpus:classify",
         tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS),
         marked="scores",
-        replaces=("classifiers", "scores", "fusions"),
         needs_labels=True,
     ),
     "evaluate": Step(
@@ -116,7 +115,13 @@ STEPS: dict[str, Step] = {
         tables=(tables.METRICS,),
         marked="metrics",
         page=PAGE,
-        replaces=("metrics",),
+        needs_labels=True,
+    ),
+    "final": Step(
+        "pipelines.corpus:final",
+        tables=(tables.MODELS,),
+        marked="models",
+        folders=lambda run: {"models": run.models},
         needs_labels=True,
     ),
 }

@@ -201,6 +201,12 @@ RECIPES: dict[str, Callable[[], Config]] = {
 }
 
 
+MAIN = {"actions": ("fv_vae", "late_weighted")}
+"""{recipe: the encoder, by its registry key, and the fusion of the result to take}; of the other
+recipes that is the one with the best number.
+"""
+
+
 def recipe(name: str) -> Config:
     """Return the configuration of a named recipe.
 

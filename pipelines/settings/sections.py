@@ -406,6 +406,19 @@ class Classify(Record):
         Changes.WHICH,
     )
 
+    final: Literal["best", "all", "none"] = setting(
+        "best",
+        "Results that get final classifiers of all labelled videos, for new ones "
+        "(docs/predict.md). best: the one that the recipe names, else the one with the best number "
+        "in METRICS; all: every one; none: no classifier is kept.",
+        Changes.WHICH,
+    )
+    keep_folds: bool = setting(
+        False,
+        "Keep the classifiers of each fold too, for `jobs.predict --fold`.",
+        Changes.WHICH,
+    )
+
     @property
     def words(self) -> str:
         """Return the objective of the classifiers in words, for a page."""

@@ -13,6 +13,8 @@ ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encoding
 """Least rows of a file, but for the last one of a task."""
 
 
+_NAMES = pa.list_(pa.field("element", pa.string()))
+
 _STATUS = (
     Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
     Column("stage", pa.string(), "where it failed: index, decode or describe", nullable=True),
@@ -425,6 +427,67 @@ METRICS = Table(
         ),
         Column("num_videos", pa.int64(), "tested videos that the number is of"),
         Column("num_positives", pa.int64(), "those that have the class of an AP", nullable=True),
+        Column(
+            "parts",
+            _NAMES,
+            "ENCODER-STREAM of each fused part, in the order of weights; null of a result that is "
+            "not fused, and in files of before",
+            nullable=True,
+        ),
+    ),
+)
+
+MODELS = Table(
+    "models",
+    "final",
+    "models/*/*.parquet",
+    "One row per result that new videos can be classified by, and set of classifiers: what "
+    "`jobs.predict` adds up. The final classifiers are beside it, and how they were solved",
+    ("encoder", "stream", "fusion", "fold"),
+    (
+        Column("encoder", pa.string(), "as in METRICS"),
+        Column("stream", pa.string(), "as in METRICS"),
+        Column("fusion", pa.string(), "as in METRICS"),
+        Column(
+            "fold",
+            pa.int32(),
+            "-2: final classifiers, of all labelled videos; else those that this fold was left out "
+            "of (classify.keep_folds)",
+        ),
+        Column("part_encoders", _NAMES, "encoder of each part whose scores are added"),
+        Column("part_streams", _NAMES, "stream of each part"),
+        Column(
+            "weights",
+            pa.list_(pa.field("element", pa.float64())),
+            "of each part, sum 1; of final classifiers the mean over the folds",
+        ),
+        Column(
+            "slope",
+            pa.float64(),
+            "probability = 1 / (1 + exp(-(slope score + intercept))), fitted to the SCORES of all "
+            "tested videos, one for all classes (Platt 1999)",
+        ),
+        Column("intercept", pa.float64(), "of that sigmoid"),
+        Column("num_calibration", pa.int64(), "tested videos that it was fitted to"),
+    ),
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    "predict",
+    "predictions/*/*.parquet",
+    "One row per new video and class, by `jobs.predict`, which writes them into one file (--to)",
+    ("video_id", "class"),
+    (
+        Column("video_id", pa.string(), "path of the video, relative to the folder of --videos"),
+        Column("class", pa.string(), "class that the run was trained on"),
+        Column("score", pa.float64(), "as in SCORES: the higher, the likelier the class"),
+        Column(
+            "probability",
+            pa.float64(),
+            "of the class by itself, by the sigmoid of MODELS: those of a video need not sum to 1",
+        ),
+        Column("rank", pa.int32(), "1 for the video's highest score, of equals the first class"),
     ),
 )
 
@@ -442,6 +505,8 @@ TABLES = (
     SOLUTIONS,
     FUSIONS,
     METRICS,
+    MODELS,
+    PREDICTIONS,
     FRAMES,
 )
 

@@ -77,6 +77,12 @@ EXAMPLES = {
     "split": "all",
     "metric": "AP",
     "class": "walk",
+    "part_encoders": ["fv_vae", "fv_vae"],
+    "part_streams": ["pool5_appearance", "pool5_difference"],
+    "weights": [0.6, 0.4],
+    "num_calibration": 54,
+    "probability": 0.94,
+    "rank": 1,
 }
 """By column; what a column holds in one table alone is by (table, column)."""
 
@@ -92,6 +98,12 @@ EXAMPLES_OF = {
     ("attention", "fold"): -1,
     ("attention", "value"): 11435202.0,
     ("metrics", "value"): 0.976,
+    ("metrics", "parts"): ["fv_vae-pool5_appearance", "fv_vae-pool5_difference"],
+    ("models", "stream"): "late_weighted",
+    ("models", "fusion"): "late_weighted",
+    ("models", "fold"): -2,
+    ("models", "slope"): 3.1,
+    ("models", "intercept"): -1.4,
 }
 
 _HEAD = """\

@@ -26,7 +26,9 @@ def publish(jobs: list[Job]) -> list[str]:
     for job in jobs:
         metric_rows = job.store.read_table(job.metrics).to_pylist()
         rows += [
-            row | {"split": job.config.split.name} for row in metric_rows if row["split"] == "all"
+            {"parts": None} | row | {"split": job.config.split.name}
+            for row in metric_rows
+            if row["split"] == "all"
         ]
     names = [job.config.split.name for job in jobs]
     protocol = f"mean of {', '.join(names)}"

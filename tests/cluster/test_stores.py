@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.index.manifest import list_videos
-from pipelines.prepare import _store
+from pipelines.prepare import open_store
 from pipelines.run.lock import LOCK, LockedError, LockLostError, RunLock
 from pipelines.storage.store import Store
 from pipelines.storage.trial import try_out
@@ -168,5 +168,5 @@ def test_storage_whose_ranges_have_wrong_checksums_is_refused_and_named(
     monkeypatch.delenv("AWS_RESPONSE_CHECKSUM_VALIDATION")
     _forget_clients(storage)
     with pytest.raises(RunError, match=r"a ranged read failed: .*AWS_RESPONSE_CHECKSUM_VALIDATION"):
-        _store(f"{storage.uri}/tried")
+        open_store(f"{storage.uri}/tried")
     _forget_clients(storage)

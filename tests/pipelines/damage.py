@@ -22,7 +22,7 @@ FILES = {
 FILES |= {
     "weights": "weights/*.safetensors",
     "codebook": "codebooks/*/*/*.safetensors",
-    "classifier": "classifiers/*/*/fold-*.safetensors",
+    "classifier": "models/*/*.safetensors",
     "report": "report/index.html",
     "mark of a codebook": f"codebooks/*/*/{DONE}",
     "mark of a sample": f"samples/*/*/{DONE}",

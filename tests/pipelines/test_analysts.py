@@ -11,6 +11,7 @@ import pytest
 from pipelines.demo.queries import QUERIES
 from pipelines.storage.tables import TABLES
 from pipelines.storage.tables_page import EXAMPLES, EXAMPLES_OF, render
+from tests.pipelines import by_hand
 from tests.pipelines.analysts import answers, assert_alike, snippets
 from tests.pipelines.doctor import run as doctor_run
 
@@ -87,3 +88,18 @@ def test_three_tools_answer_each_of_six_questions_alike(tmp_path: Path) -> None:
     assert [(label, videos) for label, videos, _ in means] == [("bend", 2), ("walk", 2)]
     for label, _, mean in means:
         assert mean == pytest.approx(np.mean([vectors[name] for name in expected[label]], axis=0))
+
+
+def test_each_answer_is_what_was_worked_out_by_hand(tmp_path: Path) -> None:
+    """Of one encoder and stream there are three fusions: each class still comes once."""
+    by_hand.make(tmp_path / "run")
+    found = answers(tmp_path / "run", {})
+    assert_alike(found)
+    assert found.keys() == by_hand.ANSWERS.keys()
+    for question, expected in by_hand.ANSWERS.items():
+        rows = found[question]["DuckDB"][1]
+        assert len(rows) == len(expected), question
+        for row, values in zip(rows, expected, strict=True):
+            for value, known in zip(row, values, strict=True):
+                close = isinstance(known, (float, list))
+                assert value == (pytest.approx(known) if close else known), question

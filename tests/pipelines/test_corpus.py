@@ -293,7 +293,8 @@ def test_variants_share_what_they_can(finished: Path, data: Path) -> None:
         *("vlad@compress.kind=pca:compress.num_features=3", "vlad"),
     )
     before = set(finished.glob("encodings/*/*"))
-    assert run(data, finished, f"encode.encoders={','.join(names)}", "classify.fusions=") == 0
+    settings = (f"encode.encoders={','.join(names)}", "classify.fusions=")
+    assert run(data, finished, *settings, "classify.keep_folds=true") == 0
     assert written(finished, "codebooks", "descriptors", "samples") == kept
     made = set(finished.glob("encodings/*/*")) - before
     assert {folder.parent.name for folder in made} == {f"fv_vae-{stream}" for stream in STREAMS}

@@ -224,12 +224,15 @@ def test_a_combination_is_read_as_it_is_and_knows_its_best_part() -> None:
     everything = {**read, combination.pair: own}
     found = list(results(pairs, QUICK, lambda *pair: everything[pair], (combination,)))
     fused, best = found[-1]
-    assert fused is own
+    assert fused.scores is own.scores
+    rows = metric_rows(fused, QUICK, "p")
+    assert rows[0]["parts"] == [f"{e}-{s}" for e in ("x", "y") for s in STREAMS]
+    assert metric_rows(read[pairs[0]], QUICK, "p")[0]["parts"] is None
     accuracy = {p: np.mean(m.scores.argmax(1) == m.targets.argmax(1)) for p, m in read.items()}
     assert accuracy[best.encoder, best.stream] == max(accuracy.values())
     lost = {**everything, pairs[2]: None}
     fused, best = list(results(pairs, QUICK, lambda *pair: lost[pair], (combination,)))[-1]
-    assert fused is own
+    assert fused.scores is own.scores
     assert best is None, "nobody knows what it gains"
 
 

@@ -19,7 +19,7 @@ from pipelines.storage import store as storage_store
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.store import Store
 
-READERS = [("--videos", list_videos), ("--labels", read_labels), ("--out", prepare._store)]
+READERS = [("--videos", list_videos), ("--labels", read_labels), ("--out", prepare.open_store)]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_an_empty_name_is_not_the_current_folder(
 @pytest.mark.parametrize("name", ["s3://", "s3:///", "file://"])
 def test_an_output_needs_a_place(name: str) -> None:
     with pytest.raises(ConfigError, match="--out: expected a path or URI, got an empty one"):
-        prepare._store(name)
+        prepare.open_store(name)
 
 
 @pytest.mark.parametrize(("flag", "call"), READERS)
@@ -135,7 +135,7 @@ def test_cells_of_parquet_that_are_no_text(tmp_path: Path, column: str, cell: ob
 def test_an_output_folder_is_made_and_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare._store(f"{tmp_path}/a/b")
+    prepare.open_store(f"{tmp_path}/a/b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
     def refuse(_: str, new: str) -> None:
@@ -147,13 +147,13 @@ def test_an_output_folder_is_made_and_tried(
         match=r"^--out .*/a/b: cannot write there: .*a create failed: .*PermissionError.*"
         "lacks the right",
     ):
-        prepare._store(f"{tmp_path}/a/b")
+        prepare.open_store(f"{tmp_path}/a/b")
 
 
 def test_a_bucket_is_not_made_by_a_wrong_name(s3_bucket: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--out s3://buckt/x: .*bucket does not exist"):
-        prepare._store("s3://buckt/x")
+        prepare.open_store("s3://buckt/x")
     assert "buckt" not in {found["Name"] for found in boto3.client("s3").list_buckets()["Buckets"]}
-    store = prepare._store(f"{s3_bucket}/{tmp_path.name}")
+    store = prepare.open_store(f"{s3_bucket}/{tmp_path.name}")
     assert store.fs.find(store.path("")) == []
     assert isinstance(store, Store)

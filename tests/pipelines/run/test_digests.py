@@ -20,20 +20,20 @@ from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
 
 # These are newer: of whole configurations, which name no folder, but say whether a plan is of this
-# run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs and
-# manifest.stretches came.
+# run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs,
+# manifest.stretches, classify.final and classify.keep_folds came.
 CONFIGURATIONS = {
-    "auto": "18748c1354fd",
-    "fcvid": "5d9beab1d7d3",
-    "ucf101": "cb5ccb069f67",
-    "activitynet": "7b11700f51a9",
-    "weizmann": "95b809c61e67",
-    "actions": "836185d03871",
-    "modern": "85fd94a5286b",
-    "compare_encoders": "8b44e16d8bc5",
-    "demo": "df75d6f74564",
-    "plan": "df75d6f74564",
-    "set": "165c13c51988",
+    "auto": "97994fc08e4d",
+    "fcvid": "d231b3276e8b",
+    "ucf101": "6a13ce70d9c4",
+    "activitynet": "d0e2d749f7cf",
+    "weizmann": "61edfeeaeeda",
+    "actions": "465e31a8128b",
+    "modern": "6a4731ea1d23",
+    "compare_encoders": "5d9c348cc768",
+    "demo": "7297f742b3de",
+    "plan": "7297f742b3de",
+    "set": "b3ab430db39a",
 }
 FOLDERS = {
     "videos": "videos/67757cfb31c6",

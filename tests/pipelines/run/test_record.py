@@ -68,7 +68,9 @@ class Recorded(SimpleNamespace):
 
     def __init__(self, root: Path) -> None:
         config = SimpleNamespace(cluster=None)
-        super().__init__(store=Store(str(root)), config=config, digest=lambda step: "d1")
+        super().__init__(
+            store=Store(str(root)), config=config, digest=lambda step: "d1", tables=dict
+        )
 
     def is_sound(self, step: str) -> bool:
         return False
@@ -93,5 +95,7 @@ def run(job: Recorded, monkeypatch: pytest.MonkeyPatch, work: Callable) -> None:
     monkeypatch.setattr(corpus.connect, "connect", lambda *_: None)
     monkeypatch.setattr(corpus.ray, "cluster_resources", dict)
     monkeypatch.setattr(corpus.record, "write", write)
+    monkeypatch.setattr(corpus.views, "publish", lambda *_: None)
+    monkeypatch.setattr(corpus.kept, "keep", lambda _: None)
     monkeypatch.setattr(corpus, "describe", work)
     corpus.run(job, ("describe",), None)

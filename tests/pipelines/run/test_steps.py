@@ -98,7 +98,7 @@ def test_without_labels_it_is_refused_where_it_needs_them(name: str) -> None:
     inputs = prepare.Inputs(videos="v", labels=None, out="o", config=Config(), steps=(name,))
     if STEPS[name].needs_labels:
         with pytest.raises(ConfigError, match=rf"--labels: steps .*\b{name}\b.* need labels"):
-            prepare._manifest(listed, None, inputs)
+            prepare.manifest_of(listed, None, inputs)
     else:
-        rows, split, num_folds = prepare._manifest(listed, None, inputs)
+        rows, split, num_folds = prepare.manifest_of(listed, None, inputs)
         assert (rows.num_rows, split, num_folds) == (1, "none", 0)

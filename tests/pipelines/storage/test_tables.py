@@ -17,7 +17,7 @@ COLUMNS = {
     "videos": (
         "video_id uri labels group fold size_bytes source container codec width_px height_px "
         "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error "
-        "listed_by is_mirrored"
+        "listed_by is_mirrored start_s end_s"
     ),
     "segments": "segment_id video_id segment num_segments source",
     "descriptors": (
@@ -41,8 +41,13 @@ COLUMNS = {
     "fusions": "encoder stream fold part_encoder part_stream weight slope intercept",
     "metrics": (
         "encoder stream fusion weights protocol split metric class value ci_low ci_high sd"
-        " num_videos num_positives"
+        " num_videos num_positives parts"
     ),
+    "models": (
+        "encoder stream fusion fold part_encoders part_streams weights slope intercept"
+        " num_calibration"
+    ),
+    "predictions": "video_id class score probability rank",
     "frames": "segment_id video_id source status error frame_indices pictures",
 }
 

@@ -1,0 +1,132 @@
+"""New videos as a job of their own, in a work folder: indexed, described and encoded by a run's
+settings, weights and codebooks.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines import prepare
+from pipelines.describe.stage import described_streams
+from pipelines.errors import ConfigError
+from pipelines.index.manifest import list_videos
+from pipelines.predict.model import Model
+from pipelines.run.codebook import Codebook
+from pipelines.run.folders import weights_file
+from pipelines.run.inputs import RETRIES
+from pipelines.run.job import Job
+from pipelines.run.saved import SavedRun
+from pipelines.settings.config import Config, digest
+from pipelines.settings.sections import Classify, Evaluate, Manifest
+from pipelines.storage.store import Store
+
+STEPS = ("index", "describe", "encode")
+
+_MAY_DIFFER = ("cluster.", "run.max_failed_fraction", "decode.timeout_s")
+"""Settings that change no number."""
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """The weights that a run keeps."""
+
+    source: Store
+    identity: str
+    description: str = "the weights of the run"
+    is_random: bool = False
+    is_at_hand: bool = True
+
+    @property
+    def file(self) -> str:
+        """Return their file, in either store."""
+        return weights_file(self.identity)
+
+    def load(self) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            ConfigError: it is gone.
+        """
+        try:
+            return self.source.read(self.file)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.source.uri(self.file)}: expected the weights of the run, found none; run "
+                "the job again, which puts them there"
+            ) from error
+
+    def keep(self, store: Store) -> None:
+        """Put the weights into another store."""
+        if not store.exists(self.file):
+            store.publish(self.file, self.load())
+
+
+@dataclass(frozen=True, eq=False)
+class NewVideos(Job):
+    """A job of videos without labels, with codebooks of another run."""
+
+    books: tuple[Codebook, ...] = ()
+
+    @property
+    def codebooks(self) -> list[Codebook]:  # type: ignore[override]
+        """Return the codebooks of the run."""
+        return list(self.books)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return no results: nothing is trained here."""
+        return []
+
+    def predictions(self, model: Model) -> str:
+        """Return the folder of PREDICTIONS by a model."""
+        return f"predictions/{digest(self.videos, self.descriptors, model)}"
+
+
+def new_videos(
+    run: SavedRun, model: Model, videos: str, work: str, settings: Sequence[str]
+) -> NewVideos:
+    """Return the job of the videos, with the codebooks of the model in its folder.
+
+    Raises:
+        ConfigError: there are no such videos, the folder cannot be written to, or settings that
+            would change the numbers.
+    """
+    if odd := [text for text in settings if not text.strip().startswith(_MAY_DIFFER)]:
+        raise ConfigError(
+            f"--set {odd[0]}: expected a setting that changes no number ("
+            f"{', '.join(f'{name}*' if name.endswith('.') else name for name in _MAY_DIFFER)}); "
+            "all others are those of the run"
+        )
+    config = _config(run.config, settings)
+    inputs = prepare.Inputs(videos=videos, labels=None, out=work, config=config, steps=STEPS)
+    manifest, split, num_folds = prepare.manifest_of(list_videos(videos, out=work), None, inputs)
+    store = prepare.open_store(work)
+    books = tuple(dict.fromkeys(part.codebook for part in model.parts))
+    for book in books:
+        for name in run.store.files(book.folder, ".safetensors"):
+            if not store.exists(name):
+                store.publish(name, run.store.read(name))
+    used = {book.stream for book in books}
+    streams = {name: of for name, of in described_streams(config).items() if name in used}
+    return NewVideos(
+        store,
+        config,
+        manifest,
+        split,
+        num_folds,
+        KeptWeights(run.store, run.weights_identity),
+        streams,
+        prepare.kept_retries(store, store.read_json(RETRIES) or {}),
+        books=books,
+    )
+
+
+def _config(config: Config, settings: Sequence[str]) -> Config:
+    plain = dataclasses.replace(
+        config,
+        manifest=Manifest(),
+        encode=dataclasses.replace(config.encode, attention=False),
+        # Nothing is fused where nothing is trained.
+        classify=Classify(fusions=()),
+        evaluate=Evaluate(),
+    )
+    return plain.with_settings(settings)
