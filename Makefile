@@ -1,6 +1,6 @@
 # make demo    the whole pipeline on a small corpus; VIDEOS=folder LABELS=file.csv WEIGHTS=file OUT=folder
-# make test    every test but those of clusters;  make test-unit: those that start no Ray cluster and do not wait long
-# make test-cluster    tests on clusters of their own (jobs, autoscaling, several nodes): half an hour on two busy cores
+# make test    the tests of every change, a quarter of an hour;  make test-unit: those that start no Ray cluster and do not wait long
+# make test-cluster    what takes longer: faults, damage, jobs, autoscaling, several nodes; two hours on two cores
 # make servers    object storage for these tests: s3rver and Azurite, with npm
 # make check   lint, format, types and docs;  make docs: the pages as a site, site/index.html
 #                make lock: requirements.lock again (UPGRADE=--upgrade: with the newest versions)
@@ -24,13 +24,14 @@ demo: $(VENV)/installed
 
 # By name: files of few long tests would else come last, alone.
 test: check test-unit
-	$(BIN)/python -m pytest -m "(slow or ray) and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "(slow or ray) and not cluster and not nightly" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not ray and not slow and not cluster" -n 3
+	$(BIN)/python -m pytest -m "not ray and not slow and not cluster and not nightly" -n 3
 
 test-cluster: $(VENV)/installed
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m nightly -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "cluster and not nightly"
 
 # Object storage of others, for tests/cluster/test_stores.py; rclone comes with the Python packages.
 servers: $(VENV)/installed

@@ -19,6 +19,7 @@ SUITES = {
 """{suite: tests that a new entry of its table gets, at least}"""
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.parametrize(("suite", "least"), SUITES.items())
 def test_a_contract_suite_takes_up_a_toy(suite: str, least: int) -> None:

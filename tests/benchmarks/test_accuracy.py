@@ -48,6 +48,7 @@ def flags(sets: Path, *more: str) -> list[str]:
     return [*found, *more]
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.timeout(300)

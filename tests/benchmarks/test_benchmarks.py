@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch):
         (encoders.whitening_against_encoding, 1),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_case_finds_equal_results_and_times_both_sides(case, num_rows: int) -> None:
     rows = case(Options(quick=True, threads=1))
     assert len(rows) == num_rows
@@ -129,7 +129,7 @@ def test_a_short_run_is_warmed_up_before_it_counts(monkeypatch) -> None:
     assert seconds["a"] == pytest.approx(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_a_run_that_goes_on_reads_is_counted() -> None:
     rows = driver_resume.resume(160)(Options())
     assert [row.measure.split(" ")[0] for row in rows] == ["bytes", "seconds"]

@@ -52,6 +52,7 @@ def flags(data: Path, labels: Path, out: Path) -> list[str]:
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_the_mean_of_two_splits(

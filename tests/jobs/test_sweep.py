@@ -81,6 +81,7 @@ def test_wrong_values_are_one_message(capsys: pytest.CaptureFixture[str], data: 
     assert "--values: expected numbers joined by commas, got '1,x'" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_sweep_writes_metrics_and_draws_its_curves(
@@ -114,6 +115,7 @@ def test_a_sweep_writes_metrics_and_draws_its_curves(
     assert "python -m jobs.sweep --sweep dimension" in page
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_the_comparison_stands_beside_the_papers(

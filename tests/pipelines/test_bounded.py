@@ -17,7 +17,7 @@ from pipelines.video.isolation import IsolatedDecoder
 from pipelines.video.sampling import SEGMENT_FRAMES
 from pipelines.video.stages import DecodeSegments, ProbeVideos
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 MIB = 2**20
 EVERY_SECOND = Sampling(policy="fps", fps=1.0, max_duration_s=7200.0)

@@ -23,7 +23,7 @@ from tests.pipelines.damage import (
     written,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 SMALL = (
     "sampling.num_frames=3",
@@ -91,7 +91,7 @@ def assert_mended(run: Path, finished: Path, command: Callable[..., int]) -> Non
     assert written(run) == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("damage", ["deleted", "flipped"])
 def test_a_file_of_every_kind_at_once_comes_back(
     finished: Path, run: Path, command: Callable[..., int], damage: str
@@ -106,7 +106,7 @@ def test_a_file_of_every_kind_at_once_comes_back(
     assert_mended(run, finished, command)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_large_table_comes_back_after_the_doctor_has_read_it(
     finished: Path, run: Path, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from pipelines.video.header import probe
 from tests.conftest import SECRET
 from tests.faulty_s3 import KINDS, FaultyS3
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 STORMY = {"500": 0.08, "503": 0.08, "delay": 0.05, "cut_get": 0.08, "cut_put": 0.06, "lost": 0.05}
 
@@ -304,6 +304,7 @@ def everything(store: Store, folder: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_job_through_faults_writes_the_same(

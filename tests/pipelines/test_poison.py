@@ -23,7 +23,7 @@ from pipelines.video.header import VideoError, probe
 from pipelines.video.isolation import IsolatedDecoder
 from pipelines.video.stages import DecodeSegments, ProbeVideos
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 MIB = 2**20
 EIGHT = Sampling(policy="uniform", num_frames=8)

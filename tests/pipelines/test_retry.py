@@ -9,7 +9,7 @@ import pytest
 from jobs.fcvid_encode import main
 from pipelines.storage.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(400)]
 
 SMALL = ("sampling.num_frames=3",)
 DECORD = ("--retry-failed", "decord", "--set", "decode.accept_old_codecs=true")

@@ -113,14 +113,14 @@ def assert_one_message(done: subprocess.CompletedProcess, *words: str) -> None:
         assert word in last
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_a_disk_that_is_full_in_a_task_is_one_message(data: Path, small_disk: Path) -> None:
     done = job(data, str(small_disk / "out"))
     assert_one_message(done, "/descriptors/", "cannot write it", "the disk is full: make room")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("table", ["descriptors", "codebooks"])
 def test_a_right_that_is_refused_in_a_task_is_one_message(

@@ -11,7 +11,7 @@ from pipelines.errors import RunError
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.nightly]
 
 
 @ray.remote

@@ -21,7 +21,7 @@ from pipelines.errors import RunError
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ NUM_SCENES = 3
 PARKED = np.array([[-0.27, 0.1], [0.27, -0.1]])
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,7 @@ def tuned(out: Path) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_new_weights_codebook_and_curves(finished: Path, data: Path) -> None:
@@ -151,6 +152,7 @@ def test_new_weights_codebook_and_curves(finished: Path, data: Path) -> None:
     assert [row["step"] for row in curves if row["quantity"] == "total"] == list(range(1, 9))
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_only_training_videos_become_pictures(finished: Path) -> None:
@@ -164,6 +166,7 @@ def test_only_training_videos_become_pictures(finished: Path) -> None:
     assert {len(value.as_py()) for value in table["pictures"]} == {2 * 64 * 64 * 3}
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_second_run_has_nothing_to_do_and_prints_a_command_that_takes_the_weights(
@@ -213,6 +216,7 @@ def kill_once(is_time: Callable[[], bool], stopped: threading.Event, killed: lis
         time.sleep(0.002)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_killed_worker_changes_nothing(finished: Path, data: Path, tmp_path: Path) -> None:

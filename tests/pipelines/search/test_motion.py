@@ -30,7 +30,7 @@ from pipelines.storage.columns import descriptors_from_arrow
 from tests.encoders.in_memory import fit_one_vs_rest
 from tests.pipelines.video.segments import decoded
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 NUM_BACKGROUNDS, NUM_FRAMES, WIDTH_PX, HEIGHT_PX = 8, 24, 160, 120
 CLASSES = ("right", "left", "down", "up")

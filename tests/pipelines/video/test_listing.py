@@ -225,7 +225,7 @@ def test_made_films_are_listed_as_ffmpeg_shows_them(
 
 
 @needs_ffmpeg
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("codec", "suffix", "gop"), [c for c in COMBINATIONS if c not in QUICK])
 def test_all_made_films_are_listed_as_ffmpeg_shows_them(
     made: Path, codec: str, suffix: str, gop: int
@@ -302,7 +302,7 @@ def test_a_start_in_the_middle_begins_with_the_first_frame_that_decodes(
 
 
 @needs_ffmpeg
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("folder", ["clips", "corrupt", "faulty"])
 def test_every_file_is_listed_as_ffmpeg_shows_it(data: Path, folder: str) -> None:
     """Where damage keeps a frame from being shown, it is listed, and missing."""
