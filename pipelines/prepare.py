@@ -68,7 +68,8 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     config, steps = inputs.config, inputs.steps
     resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
-    listed = list_videos(inputs.videos, out=inputs.out, look=not plan)
+    media = config.manifest.media
+    listed = list_videos(inputs.videos, out=inputs.out, look=not plan, media=media)
     labels = None
     if (file := labels_file(inputs.videos, inputs.labels)) is not None:
         paths = listed["path"].to_pylist()

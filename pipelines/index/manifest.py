@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import pyarrow as pa
@@ -20,8 +20,11 @@ from pipelines.index.playlists import pieces
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
 from pipelines.ledger.source import modified
 from pipelines.storage.uris import refuse_credentials
+from pipelines.video.images.pillow import SUFFIXES, is_picture
 
 log = logging.getLogger(__name__)
+
+Media = Literal["auto", "videos", "images"]
 
 _TEXTS = (
     ".csv",
@@ -37,18 +40,6 @@ _TEXTS = (
     ".pdf",
 )
 _ARRAYS = (".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
-_PICTURES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-)
 _OF_CAMERAS = (".thm", ".lrv")
 """Thumbnails, and small copies of the videos beside them."""
 _OTHERS = (
@@ -64,7 +55,7 @@ _OTHERS = (
     ".db",
     ".ini",
 )
-NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *_PICTURES, *_OF_CAMERAS, *_OTHERS))
+NOT_VIDEOS = frozenset((*_TEXTS, *_ARRAYS, *SUFFIXES, *_OF_CAMERAS, *_OTHERS))
 """Suffixes of files that stand beside videos.
 
 A file with any other suffix is tried, and its row says what it was.
@@ -74,7 +65,9 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 """Suffixes of files that may hold videos, but are not unpacked: a warning says so."""
 
 
-def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
+def list_videos(
+    videos: str, *, out: str = "", look: bool = True, media: Media = "auto"
+) -> pa.Table:
     """Return columns path, uri, size_bytes, modified, start_s and end_s of all videos, sorted by
     path.
 
@@ -88,13 +81,14 @@ def list_videos(videos: str, *, out: str = "", look: bool = True) -> pa.Table:
         out: the output of the run, which is left out where it lies in the folder.
         look: look at each file that a manifest names. Without, sizes are 0, and missing files are
             not noticed.
+        media: see `manifest.media`.
 
     Raises:
         ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the
             manifest has no column `path`.
     """
     with using("--videos", videos):
-        return _list_videos(videos, out, look)
+        return _list_videos(videos, out, look, media)
 
 
 def labels_file(videos: str, labels: str | None) -> str | None:
@@ -112,7 +106,7 @@ def _has_labels(videos: str) -> bool:
     return is_manifest and "label" in read_user_table("--videos", videos).column_names
 
 
-def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
+def _list_videos(videos: str, out: str, look: bool, media: Media) -> pa.Table:
     fs, root = user_filesystem("--videos", videos)
     is_local = isinstance(fs, LocalFileSystem)
     if not root or (is_local and root == "/"):
@@ -137,6 +131,7 @@ def _list_videos(videos: str, out: str, look: bool) -> pa.Table:
         )
     out_prefix = _prefix_below(fs, base, out) if out else None
     rows = _rows_of_files(videos, fs, base, files, skipped, out_prefix)
+    rows = _of_media(videos, rows, media)
     if not rows:
         links = f"; {_LINKS}" if "link" in skipped else ""
         raise ConfigError(f"--videos {videos}: expected videos, found none{links}")
@@ -230,7 +225,7 @@ def _rows_of_files(
             skipped.setdefault(odd, []).append(relative)
         elif path in cut:
             skipped.setdefault("piece of a video that a playlist names", []).append(relative)
-        elif suffix in NOT_VIDEOS:
+        elif suffix in NOT_VIDEOS and not is_picture(relative):
             companions[suffix] += 1
         else:
             rows.append(_row(relative, fs.unstrip_protocol(path), info))
@@ -241,6 +236,27 @@ def _rows_of_files(
         )
     _warn(videos, skipped)
     return rows
+
+
+def _of_media(videos: str, rows: list[dict], media: Media) -> list[dict]:
+    """Return the rows of videos, or of images; one message tells of what is passed over."""
+    images = [row for row in rows if is_picture(row["path"])]
+    films = [row for row in rows if not is_picture(row["path"])]
+    if media == "images" or (media == "auto" and not films):
+        taken, left, other = images, films, "videos"
+    else:
+        taken, left, other = films, images, "images"
+    if left:
+        log.info(
+            "%s: passed over %d %s, such as %s; manifest.media=%s takes them, and a manifest may "
+            "name both",
+            videos,
+            len(left),
+            other,
+            left[0]["path"][:200],
+            other,
+        )
+    return taken
 
 
 def _is_hidden(relative: str) -> bool:

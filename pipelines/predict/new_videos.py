@@ -98,7 +98,9 @@ def new_videos(
         )
     config = _config(run.config, settings)
     inputs = prepare.Inputs(videos=videos, labels=None, out=work, config=config, steps=STEPS)
-    manifest, split, num_folds = prepare.manifest_of(list_videos(videos, out=work), None, inputs)
+    manifest, split, num_folds = prepare.manifest_of(
+        list_videos(videos, out=work, media=config.manifest.media), None, inputs
+    )
     store = prepare.open_store(work)
     books = tuple(dict.fromkeys(part.codebook for part in model.parts))
     for book in books:

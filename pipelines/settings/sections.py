@@ -71,6 +71,12 @@ class Manifest(Record):
     missing: Literal["error", "skip"] = setting(
         "error", "Labels without a video: stop, or leave them out.", Changes.WHICH
     )
+    media: Literal["auto", "videos", "images"] = setting(
+        "auto",
+        "What is taken of a folder or glob: videos, or images, which are videos of one frame; "
+        "auto: videos where there are some, else images. A manifest may name both.",
+        Changes.WHICH,
+    )
     stretches: Literal["auto", "use", "ignore"] = setting(
         "auto",
         "Rows of the labels with start_s and end_s. use: each is a video of its own, that stretch "

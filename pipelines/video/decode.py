@@ -19,6 +19,7 @@ from pipelines.storage.ranges import RangeFile, Traffic
 from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
+from pipelines.video.images.pillow import PillowVideo, is_picture
 from pipelines.video.listing.stretch import PartOfVideo, Stretch, Video
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 from pipelines.video.sampling import (
@@ -123,6 +124,7 @@ def _require_form(name: str, array: np.ndarray, dtype: type, shape: tuple[int | 
         raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
 
 
+# Of videos; pictures are read by Pillow, whatever decode.decoder says.
 DECODERS = {"pyav": PyAvVideo, "decord": DecordVideo}
 
 
@@ -333,8 +335,12 @@ class _Opened:
             return self._video
         self._close_video()
         key = self.key
-        kind = DECODERS[key.decode.decoder]
-        video: Video = kind(self.source, key.uri, key.picture, key.decode, choose)
+        video: Video
+        if is_picture(key.uri):
+            video = PillowVideo(self.source, key.uri, key.picture, key.decode)
+        else:
+            kind = DECODERS[key.decode.decoder]
+            video = kind(self.source, key.uri, key.picture, key.decode, choose)
         self._video = video
         return video
 

@@ -24,6 +24,7 @@ from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
 from pipelines.video.header import VideoError, VideoFacts, probe
+from pipelines.video.images.pillow import is_picture, probe_picture
 from pipelines.video.isolation import IsolatedDecoder, patience
 from pipelines.video.sampling import num_segments, segment_frames
 
@@ -71,7 +72,8 @@ class ProbeVideos:
 
     def _row(self, row: dict) -> dict:
         try:
-            facts = self.decoder.call(probe, row["uri"], self.max_frame_px)
+            read = probe_picture if is_picture(row["uri"]) else probe
+            facts = self.decoder.call(read, row["uri"], self.max_frame_px)
         except VideoError as error:
             failed = {
                 "status": "failed",

@@ -23,17 +23,17 @@ from pipelines.storage.store import Store
 # run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs,
 # manifest.stretches, classify.final and classify.keep_folds came.
 CONFIGURATIONS = {
-    "auto": "97994fc08e4d",
-    "fcvid": "d231b3276e8b",
-    "ucf101": "6a13ce70d9c4",
-    "activitynet": "d0e2d749f7cf",
-    "weizmann": "61edfeeaeeda",
-    "actions": "465e31a8128b",
-    "modern": "6a4731ea1d23",
-    "compare_encoders": "5d9c348cc768",
-    "demo": "7297f742b3de",
-    "plan": "7297f742b3de",
-    "set": "b3ab430db39a",
+    "auto": "6e13a96e953f",
+    "fcvid": "40ebcf6c4a38",
+    "ucf101": "1f41c1eeb1d1",
+    "activitynet": "3739a5ea0e2a",
+    "weizmann": "8f6d2b61696f",
+    "actions": "e3039fa85ff9",
+    "modern": "19f9e4e0a537",
+    "compare_encoders": "f78cae88c6db",
+    "demo": "33aec0fa9b42",
+    "plan": "33aec0fa9b42",
+    "set": "58987a6c43fb",
 }
 FOLDERS = {
     "videos": "videos/67757cfb31c6",
