@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from encoders.fields import EACH_ONCE, Record, Rule, Unit, between, require, setting
 
-Scaling = Literal["per_position", "whole_map", "relative"]
+Scaling = Literal["per_position", "whole_map", "relative", "none"]
 """Divisor of maps before the spatial pyramid, see `encoders.descriptors.streams.scale`."""
 
 MOST_FRAMES = 64
@@ -215,6 +215,7 @@ SPECS: dict[str, StreamSpec] = {
     "appearance": StreamSpec(),
     "difference": DifferenceSpec(),
     "positions": StreamSpec(),
+    "dense": StreamSpec(),
     "rank": RankSpec(),
     "flow": FlowSpec(),
 }
@@ -245,4 +246,4 @@ def is_local(stream: str) -> bool:
 
     Only such streams are fused, unless a group of results names others.
     """
-    return kind_of(stream) == "appearance" or is_difference(stream)
+    return kind_of(stream) in ("appearance", "dense") or is_difference(stream)

@@ -218,7 +218,7 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
             f"{stream.name} have {stream.width} values; set at most that many, or give the "
             "stream a run of its own"
         )
-    if stream.kind == "positions" and settings.is_spatial:
+    if stream.kind in ("positions", "dense") and settings.is_spatial:
         raise ConfigError(
             f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and "
             f"{stream.name} has none; leave out levels, per_level and position_weight, or give "

@@ -33,8 +33,11 @@ def scale(maps: Tensor, scaling: str) -> Tensor:
     relative: each difference over the mean L2 norm of its maps, times 158: unlike with whole_map, a
         large change stays larger than a small one. For maps of single frames, as here, it is
         whole_map.
+    none: activations as they are (FK 3: FC7; DQ 5.2: "to make the training of VAE stable" alone).
     Zeros stay zeros.
     """
+    if scaling == "none":
+        return maps
     if scaling == "per_position":
         return functional.normalize(maps, dim=1)
     if scaling in ("whole_map", "relative"):
@@ -60,10 +63,10 @@ def positions(maps: Tensor, scaling: str) -> Tensor:
     return scale(maps, scaling).flatten(2).transpose(1, 2).contiguous()
 
 
-KINDS = ("appearance", "difference", "positions", "global")
-"""Kinds of stream. The entry `rank` of describe.streams is a difference of several frames, and
-`flow` the appearance of pictures of flow. A node without spatial extent (fc7) gives only
-"global"."""
+KINDS = ("appearance", "difference", "positions", "dense", "global")
+"""Kinds of stream. `dense` has the rows of `positions`, for every local encoder (DQ Table 7 row 3).
+The entry `rank` of describe.streams is a difference of several frames, and `flow` the appearance of
+pictures of flow. A node without spatial extent (fc7) gives only "global"."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,13 @@ class Stream:
         current = maps[indices[:, -1]]
         if self.kind == "appearance":
             return appearance(current, self.scaling, self.spp_levels)
-        if self.kind == "positions":
+        if self.kind in ("positions", "dense"):
             return positions(current, self.scaling)
         return current.flatten(1).unsqueeze(1)
 
     def _difference(self, maps: Tensor, indices: Tensor) -> Tensor:
         signed = rank_pooled(maps, indices)
-        if self.scaling == "per_position":
+        if self.scaling in ("per_position", "none"):
             return pyramid_pool(scale(signed_parts(signed), self.scaling), self.spp_levels)
         # The factor is the same for a whole map, and parts are not below 0: so both steps can come
         # after the pooling, which leaves fewer values.
@@ -192,7 +195,11 @@ def streams_of(
                 name=name,
                 node=node,
                 kind=kind,
-                cells={"positions": height * width, "global": 1}.get(kind, num_cells(levels)),
+                cells={
+                    "positions": height * width,
+                    "dense": height * width,
+                    "global": 1,
+                }.get(kind, num_cells(levels)),
                 width=input_channels * (2 if kind == "difference" else 1),
                 window=window,
                 scaling=spec.scaling or scaling,

@@ -61,7 +61,7 @@ class Encoder(ABC):
     name: ClassVar[str]
     learns: ClassVar[bool] = True
     non_negative: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset({"appearance", "difference"})
+    reads: ClassVar[frozenset[str]] = frozenset({"appearance", "difference", "dense"})
     per_frame: ClassVar[bool] = False
     has_attention: ClassVar[bool] = False
     descriptor_dim: int

@@ -19,7 +19,7 @@ class Average(Encoder):
 
     name = "ave"
     learns = False
-    reads = frozenset({"positions", "appearance", "difference"})
+    reads = frozenset({"positions", "appearance", "difference", "dense"})
 
     def __init__(self, descriptor_dim: int, normalisation: str = "signed_sqrt_l2") -> None:
         self.descriptor_dim = self.output_dim = descriptor_dim

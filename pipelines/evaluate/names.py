@@ -17,6 +17,7 @@ ENCODERS = {
 _KINDS = {
     "appearance": "appearance",
     "positions": "single positions",
+    "dense": "every position",
     "global": "whole frames",
     "difference": "differences",
     "rank": "rank pooling",

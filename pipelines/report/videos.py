@@ -8,6 +8,7 @@ and all in limited time, and vectors are read one row group at a time, up to a n
 import dataclasses
 import heapq
 import io
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 from PIL import Image
 
-from encoders.stream_specs import FRAME
+from encoders.stream_specs import FRAME, kind_of
 from pipelines.evaluate.best import Best
 from pipelines.report.records import (
     AttentionStrip,
@@ -133,6 +134,10 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
     """Return the attention of an encoder in those frames; None where none of them has any."""
     if rows is None:
         return None
+    cells = np.stack(rows["cells"].to_numpy())
+    if kind_of(rows["stream"][0].as_py()) == "dense":
+        # One level, the map itself.
+        levels = (math.isqrt(cells.shape[1]),)
     rows_of_frame = {index: i for i, index in enumerate(rows["frame_index"].to_pylist())}
     kept = [i for i, index in enumerate(frames.indices) if index in rows_of_frame]
     images = frames.images
@@ -146,7 +151,7 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
         values=rows["value"].to_numpy(),
         frames=tuple(images[i] for i in kept),
         shown=tuple(rows_of_frame[frames.indices[i]] for i in kept),
-        cells=np.stack(rows["cells"].to_numpy()),
+        cells=cells,
         levels=levels,
     )
 

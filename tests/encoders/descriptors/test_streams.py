@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.descriptors.pyramid import LEVELS, num_cells, pyramid_pool
-from encoders.descriptors.streams import Stream, appearance, scale
+from encoders.descriptors.streams import Stream, appearance, scale, streams_of
+from encoders.stream_specs import StreamSpec
 
 
 def random_maps(*shape: int) -> torch.Tensor:
@@ -116,6 +117,25 @@ def test_a_difference_is_scaled_parted_and_pooled(
         ]
         np.testing.assert_allclose(found[frame], np.array(cells), atol=1e-5, rtol=1e-5)
     assert not found[2].any(), "no change"
+
+
+def test_dense_has_a_row_for_each_position() -> None:
+    maps = torch.rand(2, 5, 3, 4)
+    [dense] = streams_of(
+        {"n": (5, 3, 4)}, [("dense", StreamSpec(), ("n",))], "none", LEVELS
+    ).values()
+    rows = dense.describe(maps, torch.arange(2)[:, None])
+    assert (dense.name, dense.cells) == ("n_dense", 12)
+    for frame in range(2):
+        for row in range(3):
+            for column in range(4):
+                assert torch.equal(rows[frame, 4 * row + column], maps[frame, :, row, column])
+
+
+def test_without_scaling_activations_stay() -> None:
+    maps = torch.randn(2, 3, 8, 8)
+    assert torch.equal(scale(maps, "none"), maps)
+    assert torch.equal(appearance(maps, "none", (1,))[:, 0], maps.amax((2, 3)))
 
 
 def test_unknown_scaling_lists_the_known() -> None:
