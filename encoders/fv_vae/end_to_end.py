@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders.backbones import load
 from encoders.backbones.load import Backbone
+from encoders.backbones.parameters import parameters_of
 from encoders.codebooks.sample import FitSample
 from encoders.fv_vae.encoder import FvVae
 from encoders.fv_vae.training import Trunk, fit_fv_vae, random_frames, with_steps
@@ -126,25 +127,14 @@ def trainable(network: str, node: str, trainable_from: str, crop_px: int) -> lis
     nodes = (node, trainable_from) if trainable_from else (node,)
     frames = torch.zeros(1, crop_px, crop_px, 3, dtype=torch.uint8, device="meta")
     maps = load.cut(network, model, nodes, "meta").differentiable_maps(frames)
-    before = _reached(model, maps[trainable_from]) if trainable_from else set()
-    behind = _reached(model, maps[node]) - before
+    before = parameters_of(model, maps[trainable_from]) if trainable_from else set()
+    behind = parameters_of(model, maps[node]) - before
     if not behind:
         raise ValueError(
             f"finetune.trainable_from: expected a node of {network} with parameters between it and "
             f"{node}, got {trainable_from!r}; name an earlier node, or '' for all"
         )
     return [name for name, _ in model.named_parameters() if name in behind]
-
-
-def _reached(model: nn.Module, output: Tensor) -> set[str]:
-    """Return the names of the parameters that an output depends on."""
-    parameters = dict(model.named_parameters())
-    gradients = torch.autograd.grad(
-        output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True
-    )
-    return {
-        name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None
-    }
 
 
 def _descriptors(backbone: Backbone, network: Network, frames: Tensor) -> Tensor:

@@ -5,16 +5,16 @@ Letters: b frames of a batch, T descriptors of a frame, C channels, K classes.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encoders.codebooks.sample import FitSample
 from encoders.fv_vae.network import FvVaeNet, descriptor_moments
+from encoders.networks import training
 from encoders.settings import EVALUATE_EVERY, FvVaeSettings
 
 OPTIMISERS = {
@@ -81,45 +81,112 @@ def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inpu
     Raises:
         ValueError: wrong shapes, no targets, a state of another run, or a loss that is not finite.
     """
-    run = {**asdict(settings), "seed": seed, "multi_label": multi_label}
-    if trunk is not None:
-        run |= {"trunk": list(trunk.parameters), "trunk_factor": trunk.learning_rate_factor}
-    net = FvVaeNet(descriptor_dim, num_classes, settings, seed=seed, multi_label=multi_label)
-    trained = _Trained(net, trunk)
-    stopping = _Stopping(held_out, settings, all_reduce)
-    first_step = 0
-    if state is not None:
-        _check_same_run(state["run"], run)
-        trained.load(state)
-        first_step = state["step"]
-        stopping.load(state["stopping"])
-    for step in range(first_step, settings.num_steps):
-        if stopping.is_over(step):
-            break
-        frames, targets = batch(step, _generator("cpu", seed, step, rank, 0))
-        _check_frames(frames, descriptor_dim)
-        if step == first_step:
-            net.to(frames)
-            if state is None:
-                net.start_at(all_reduce(descriptor_moments(frames.detach())))
-            else:
-                # A copy, because torch would change the caller's tensors.
-                trained.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
-        noise = _generator(frames.device, seed, step, rank, 1)
-        losses = _step(trained, net.loss(frames, targets, noise), len(frames), all_reduce)
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise ValueError(
-                f"FV-VAE training, step {step}: expected finite losses, got {losses}; are the "
-                "descriptors finite and normalised? If so, lower fv_vae.learning_rate "
-                f"({settings.learning_rate:g}), fv_vae.sigma_learning_rate_factor "
-                f"({settings.sigma_learning_rate_factor:g}) or fv_vae.lambda3 "
-                f"({settings.lambda3:g})"
-            )
-        losses |= stopping.look(step + 1, net, _generator(frames.device, seed, 0, rank, 2))
-        on_step(step + 1, losses, partial(trained.state, run, step + 1, stopping))
-    if stopping.weights:
-        net.load_state_dict(stopping.weights)
-    return net
+    trainee = _Training(
+        batch,
+        FvVaeNet(descriptor_dim, num_classes, settings, seed=seed, multi_label=multi_label),
+        trunk,
+        seed=seed,
+        rank=rank,
+        held_out=held_out,
+        all_reduce=all_reduce,
+    )
+    trainee.run |= {"seed": seed, "multi_label": multi_label}
+    training.train(trainee, all_reduce=all_reduce, state=state, on_step=on_step)
+    if trainee.stopping.weights:
+        trainee.net.load_state_dict(trainee.stopping.weights)
+    return trainee.net
+
+
+class _Training(training.Trainee):
+    """The FV-VAE, and the trunk if it is trained too, as the training loop takes them."""
+
+    name = "FV-VAE"
+    # The information is estimated later.
+    free = ("num_steps", "information", "damping")
+
+    def __init__(
+        self,
+        batch: Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]],
+        net: FvVaeNet,
+        trunk: Trunk | None,
+        *,
+        seed: int,
+        rank: int,
+        held_out: Tensor | None,
+        all_reduce: Callable[[Tensor], Tensor],
+    ) -> None:
+        settings = net.settings
+        self.batch, self.net, self.trunk = batch, net, trunk
+        self.seed, self.rank, self.all_reduce = seed, rank, all_reduce
+        self.stopping = _Stopping(held_out, settings, all_reduce)
+        self.is_ready = self.is_loaded = False
+        self.run: dict[str, object] = asdict(settings)
+        if trunk is not None:
+            self.run |= {"trunk": list(trunk.parameters)}
+            self.run |= {"trunk_factor": trunk.learning_rate_factor}
+        self.advice = (
+            "are the descriptors finite and normalised? If so, lower fv_vae.learning_rate "
+            f"({settings.learning_rate:g}), fv_vae.sigma_learning_rate_factor "
+            f"({settings.sigma_learning_rate_factor:g}) or fv_vae.lambda3 ({settings.lambda3:g})"
+        )
+
+    def phases(self) -> list[training.Phase]:
+        settings, net = self.net.settings, self.net
+        sigmas = [net.log_var_z, net.log_var_x]
+        others = [value for name, value in net.named_parameters() if not name.startswith("log_var")]
+        factors = [(others, 1.0), (sigmas, settings.sigma_learning_rate_factor)]
+        if self.trunk is not None:
+            values = list(self.trunk.parameters.values())
+            factors.append((values, self.trunk.learning_rate_factor))
+        groups = tuple(
+            training.Group(parameters=tuple(values), learning_rate=settings.learning_rate * factor)
+            for values, factor in factors
+        )
+        optimiser = OPTIMISERS[settings.optimiser]
+        return [training.Phase(num_steps=settings.num_steps, groups=groups, optimiser=optimiser)]
+
+    def parameters(self) -> list[nn.Parameter]:
+        trunk = self.trunk.parameters.values() if self.trunk else ()
+        return [*self.net.parameters(), *trunk]
+
+    def parts(self, step: int) -> Iterator[training.Part]:
+        cpu = training.generator("cpu", self.seed, step, self.rank, 0)
+        frames, targets = self.batch(step, cpu)
+        _check_frames(frames, self.net.decoder.out_features)
+        if not self.is_ready:
+            self.is_ready = True
+            self.net.to(frames)
+            if not self.is_loaded:
+                self.net.start_at(self.all_reduce(descriptor_moments(frames.detach())))
+        noise = training.generator(frames.device, self.seed, step, self.rank, 1)
+        total, losses = self.net.loss(frames, targets, noise)
+        yield training.Part({"total": total, **losses}, len(frames))
+
+    def after_step(self, step: int) -> dict[str, float]:
+        net = self.net
+        with torch.no_grad():
+            net.log_var_x.clamp_(min=net.min_log_var_x)
+        noise = training.generator(net.log_var_x.device, self.seed, 0, self.rank, 2)
+        return self.stopping.look(step, net, noise)
+
+    def is_over(self, step: int) -> bool:
+        return self.stopping.is_over(step)
+
+    def state(self) -> dict:
+        trunk = self.trunk.parameters if self.trunk else {}
+        return {
+            "model": self.net.state_dict(),
+            "trunk": {name: value.detach() for name, value in trunk.items()},
+            "stopping": self.stopping.state(),
+        }
+
+    @torch.no_grad()
+    def load(self, state: dict) -> None:
+        self.is_loaded = True
+        self.net.load_state_dict(state["model"])
+        for name, value in self.trunk.parameters.items() if self.trunk else ():
+            value.copy_(state["trunk"][name])
+        self.stopping.load(state["stopping"])
 
 
 class _Stopping:
@@ -165,92 +232,10 @@ class _Stopping:
         return bound / count
 
     def state(self) -> dict:
-        return {"step": self.step, "bound": self.bound, "weights": copy.deepcopy(self.weights)}
+        return {"step": self.step, "bound": self.bound, "weights": self.weights}
 
     def load(self, state: dict) -> None:
         self.step, self.bound, self.weights = (state[key] for key in ("step", "bound", "weights"))
-
-
-class _Trained:
-    """The parameters of a run, of the network and of the trunk, and their optimiser."""
-
-    def __init__(self, net: FvVaeNet, trunk: Trunk | None) -> None:
-        self.net, self.trunk = net, trunk.parameters if trunk else {}
-        settings = net.settings
-        sigmas = [net.log_var_z, net.log_var_x]
-        others = [value for name, value in net.named_parameters() if not name.startswith("log_var")]
-        factors = [(others, 1.0), (sigmas, settings.sigma_learning_rate_factor)]
-        if trunk is not None:
-            factors.append((list(trunk.parameters.values()), trunk.learning_rate_factor))
-        groups = [
-            {"params": parameters, "lr": settings.learning_rate * factor}
-            for parameters, factor in factors
-        ]
-        self.optimiser = OPTIMISERS[settings.optimiser](groups)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return [*self.net.parameters(), *self.trunk.values()]
-
-    def state(self, run: dict, step: int, stopping: _Stopping) -> dict:
-        live = {
-            "model": self.net.state_dict(),
-            "trunk": {name: value.detach() for name, value in self.trunk.items()},
-            "optimiser": self.optimiser.state_dict(),
-        }
-        progress = {"run": run, "step": step, "stopping": stopping.state()}
-        return progress | copy.deepcopy(live)
-
-    @torch.no_grad()
-    def load(self, state: dict) -> None:
-        """Load the parameters of a state; the optimiser waits until they are on their device."""
-        self.net.load_state_dict(state["model"])
-        for name, value in self.trunk.items():
-            value.copy_(state["trunk"][name])
-
-
-def _step(
-    trained: _Trained,
-    loss: tuple[Tensor, dict[str, Tensor]],
-    num_frames: int,
-    all_reduce: Callable[[Tensor], Tensor],
-) -> dict[str, float]:
-    """Take one optimiser step on the gradients of all workers; return their mean losses."""
-    total, parts = loss
-    losses = {"total": total, **parts}
-    net, parameters = trained.net, trained.parameters
-    gradients = torch.autograd.grad(total, parameters)
-    # Losses are sent with the gradients: one message a step, and all workers stop on one step.
-    values = [value.detach().reshape(1) for value in losses.values()]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), *values])
-    reduced = all_reduce(torch.cat([flat * num_frames, flat.new_tensor([float(num_frames)])]))
-    flat = reduced[:-1] / reduced[-1]
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, gradient in zip(parameters, flat[: sum(sizes)].split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    trained.optimiser.step()
-    with torch.no_grad():
-        net.log_var_x.clamp_(min=net.min_log_var_x)
-    return dict(zip(losses, flat[sum(sizes) :].tolist(), strict=True))
-
-
-def _generator(device: torch.device | str, *entropy: int) -> torch.Generator:
-    seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(seed))
-
-
-def _check_same_run(saved: dict, run: dict) -> None:
-    """Raise ValueError unless a state is of this run.
-
-    The number of steps may differ, and so may the information, which is estimated later.
-    """
-    free = ("num_steps", "information", "damping")
-    for name in (run | saved).keys() - free:
-        if saved.get(name) != run.get(name):
-            raise ValueError(
-                f"FV-VAE training: expected a state with {name} = {run.get(name)!r}, got one with "
-                f"{saved.get(name)!r}; start this run without the state"
-            )
 
 
 def random_frames(

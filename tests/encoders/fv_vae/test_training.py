@@ -310,3 +310,26 @@ def test_the_number_of_steps_follows_the_sample() -> None:
     record = settings(num_steps=0, batch_frames=32)
     assert [record.steps_for(frames) for frames in (1, 1600, 1601, 20_000)] == [100, 100, 101, 1250]
     assert settings(num_steps=7).steps_for(20_000) == 7
+
+
+def test_numbers_are_those_of_before_the_trainer_was_shared() -> None:
+    """Recorded at commit 6559bbc, when the FV-VAE had a training loop of its own."""
+    losses = []
+    net = fit(
+        settings(optimiser="adadelta", learning_rate=1, lambda3=3),
+        on_step=lambda step, values, _: losses.append(values),
+    )
+    assert losses[-1] == pytest.approx(
+        {
+            "total": -0.47403502464294434,
+            "reconstruction": -3.894895553588867,
+            "regularisation": 1.179704189300537,
+            "classification": 0.7470521330833435,
+        },
+        rel=1e-5,
+    )
+    sums = {name: value.double().sum().item() for name, value in net.state_dict().items()}
+    assert sums["log_var_x"] == pytest.approx(-15.22387632727623, rel=1e-5)
+    assert sums["encoder.0.weight"] == pytest.approx(1.4268446513451636, rel=1e-5)
+    assert sums["decoder.bias"] == pytest.approx(8.407765209674835, rel=1e-5)
+    assert sums["classifier.weight"] == pytest.approx(2.5530100613832474, rel=1e-5)

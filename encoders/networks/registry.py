@@ -1,0 +1,27 @@
+"""The registry of networks: name -> class. A new network is one file and one line here, and its
+record of settings.
+
+No torch until a class is asked for: names are checked with the settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from encoders.networks.settings import NetworkSettings, TdnSettings, TsnSettings
+
+if TYPE_CHECKING:
+    from encoders.networks.base import Network
+
+NETWORKS: dict[str, tuple[str, type[NetworkSettings]]] = {
+    "tsn": ("encoders.networks.tsn.Tsn", TsnSettings),
+    "tdn": ("encoders.networks.tdn.Tdn", TdnSettings),
+}
+"""{name: (module.Class, its settings)}, in the order of the documentation."""
+
+
+def network_class(name: str) -> type[Network]:
+    """Return the class of a network."""
+    module, _, attribute = NETWORKS[name][0].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
