@@ -77,7 +77,7 @@ class PillowVideo:
     name = "pillow"
     version = PIL.__version__
     num_parts = 1
-    missing_s = 0.0
+    missing_s: float | None = 0.0
 
     def __init__(self, source: Source, uri: str, picture: Picture, decode: Decode) -> None:
         self._source, self._uri, self._picture = source, uri, picture
