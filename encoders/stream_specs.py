@@ -223,6 +223,9 @@ SPECS: dict[str, StreamSpec] = {
 MOTION = ("difference", "rank", "flow")
 """The kinds that show motion: in fusions they count as VU 5.3.3's stream of flow."""
 
+NETWORK_STREAMS = {"rgb": "appearance", "flow": "flow"}
+"""{stream of the networks that write SCORES: its kind}: pictures, and stacks of optical flow."""
+
 _KIND = re.compile(
     rf"_({'|'.join(SPECS)}|global)(_tvl1)?(_gap[0-9_]+s?)?(_?x[0-9]+)?(_bound[0-9_]+)?$"
 )
@@ -230,6 +233,8 @@ _KIND = re.compile(
 
 def kind_of(stream: str) -> str:
     """Return the kind in a stream's name, as rank in features_12_rank_gap1x5; "" if it has none."""
+    if stream in NETWORK_STREAMS:
+        return NETWORK_STREAMS[stream]
     name = re.sub(f"_({'|'.join(get_args(Scaling))})$", "", stream)
     match = _KIND.search(name)
     return match[1] if match else ""

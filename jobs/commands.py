@@ -24,6 +24,8 @@ COMMANDS = {
     "clean": "clean",
     "settings": "settings",
     "sweep": "sweep",
+    "train-network": "train_network",
+    "benchmark-networks": "benchmark_networks",
     "finetune": "finetune",
     "compare-encoders": "compare_encoders",
     "average-splits": "average_splits",

@@ -1,4 +1,4 @@
-"""The whole data flow, top to bottom: seven steps, each one call of its room.
+"""The whole data flow, top to bottom: eight steps, each one call of its room.
 
 Each reads what the steps before it published, publishes its own, and does nothing where its output
 for the same inputs and settings is complete. `pipelines/run/steps.py` declares their tables, marks
@@ -21,6 +21,7 @@ from pipelines.index import step as index_step
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Outcome, Spent
 from pipelines.models import step as models_step
+from pipelines.networks import step as networks_step
 from pipelines.reading import kept, views
 from pipelines.report import collect
 from pipelines.run import record
@@ -55,8 +56,13 @@ def encode(job: Job) -> Work:
     return encode_step.encode(job)
 
 
+def train(job: Job) -> Work:
+    """Train the networks of network.networks, if any: VIDEOS -> CLIPS, networks."""
+    return networks_step.train(job)
+
+
 def classify(job: Job) -> Work:
-    """Train classifiers and score test videos: ENCODINGS, VIDEOS -> classifiers, SCORES."""
+    """Score test videos, by classifiers and by networks: ENCODINGS, CLIPS, VIDEOS -> SCORES."""
     return classify_step.classify(job)
 
 

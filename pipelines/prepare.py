@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
+from encoders.networks import body
 from encoders.registry import ENCODERS
 from encoders.settings import EncoderSettings
 from pipelines.describe import weights
@@ -101,6 +102,8 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
             flow.require_opencv()
         if not job.store.exists(job.weights.file):
             job.weights.load()
+    if "train" in steps and not job.is_complete("train"):
+        _check_networks(job)
     return job
 
 
@@ -207,6 +210,30 @@ def _check_workers(job: Job) -> None:
             f"fit.num_workers: expected at most the {fewest} training videos, got {workers}; "
             "each worker needs a video of its own"
         )
+
+
+def _check_networks(job: Job) -> None:
+    """Refuse networks that cannot be made of the backbone, and fetch its weights."""
+    config = job.config
+    workers = config.network.num_workers
+    fewest = min((len(job.training_videos(fold)) for fold in job.folds), default=workers)
+    if fewest < workers:
+        raise ConfigError(
+            f"network.num_workers: expected at most the {fewest} training videos, got {workers}; "
+            "each worker needs a video of its own"
+        )
+    if "flow" in config.network.streams:
+        flow.require_opencv()
+    for name in config.network.networks:
+        settings = config.network_variant(name).settings
+        layers = getattr(settings, "layers", ())
+        where = (config.describe.backbone, layers, job.network_node, config.network.crop_px)
+        try:
+            body.layer_nodes(*where)
+        except ValueError as error:
+            raise ConfigError(f"network.networks: {name}: {error}") from error
+    if not job.store.exists(job.weights.file):
+        job.weights.load()
 
 
 def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> None:

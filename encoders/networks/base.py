@@ -13,7 +13,11 @@ training loop, checkpoints, tests of clips and crops, and tables are the same fo
     scores       [b, K], of the outputs: by default their mean. They become SCORES
     training     phases of named parameter groups, with learning rates, schedules, decay, clipping
     files        what is written: {name: bytes}, backbones as `describe.weights` takes them
-    maps         class activation maps of each subnetwork, for networks that have some
+    maps         of each subnetwork's backbone, which its classifier reads: its outputs and class
+                 activation maps follow
+
+A network of other parts overrides `outputs`; without a backbone, such as one that reads maps, it
+has no bodies and `subnetworks = ()`. Modules of its own are trained in every phase.
 
 To add one: a file with a subclass of `Network`, a record of settings, one line in
 `encoders.networks.registry`, and a field of its name in `pipelines.settings.config.Config`. The
@@ -204,6 +208,10 @@ class Network(nn.Module, ABC):
         """Return the subnetworks whose backbone is trained in a phase; classifiers always are."""
         return self.subnetworks
 
+    def rate_factor(self, phase: int) -> float:
+        """Return the factor of a phase's learning rates."""
+        return 1.0
+
     def phases(self) -> list[training.Phase]:
         """Return the phases of the training."""
         settings = self.settings
@@ -245,7 +253,8 @@ class Network(nn.Module, ABC):
 
     def _groups(self, phase: int) -> Iterable[training.Group]:
         settings = self.settings
-        named = {f"classifiers.{n}": p for n, p in self.classifiers.named_parameters()}
+        # All that is no backbone is always trained.
+        named = {n: p for n, p in self.named_parameters() if not n.startswith("bodies.")}
         first = set()
         for name in self.trained(phase):
             own = self.body(name).trainable()
@@ -258,7 +267,8 @@ class Network(nn.Module, ABC):
                     for key, value in named.items()
                     if (key.endswith(".bias"), key in first) == (is_bias, is_first)
                 )
-                rate = settings.learning_rate * (settings.bias_rate_factor if is_bias else 1)
+                rate = settings.learning_rate * self.rate_factor(phase)
+                rate *= settings.bias_rate_factor if is_bias else 1
                 rate *= settings.flow_first_rate_factor if is_first else 1
                 decay = 0.0 if is_bias and not settings.decay_biases else settings.decay
                 if chosen:

@@ -20,9 +20,6 @@ NETWORKS: dict[str, tuple[str, type[NetworkSettings]]] = {
 }
 """{name: (module.Class, its settings)}, in the order of the documentation."""
 
-STREAMS = ("rgb", "flow")
-"""Streams of SCORES that networks make: pictures, and stacks of optical flow."""
-
 
 def network_class(name: str) -> type[Network]:
     """Return the class of a network."""

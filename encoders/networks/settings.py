@@ -101,15 +101,15 @@ class NetworkSettings(Record):
             )
 
     def on(self, stream: str) -> Self:
-        """Return the settings on a stream, whose own ones stand in their fields."""
-        if stream == "rgb":
-            return self
-        own = {
-            name.removeprefix("flow_"): value
-            for name, value in vars(self).items()
-            if name.startswith("flow_") and value and name != "flow_first_rate_factor"
-        }
-        return dataclasses.replace(self, **own)
+        """Return the settings on a stream: its own ones in their fields, and no other stream's."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        of_flow = [name for name in defaults if name.startswith("flow_")]
+        values = {name: defaults[name] for name in of_flow}
+        if stream == "flow":
+            values |= {n.removeprefix("flow_"): v for n in of_flow if (v := getattr(self, n))}
+            # The one that no picture has.
+            values["flow_first_rate_factor"] = values.pop("first_rate_factor")
+        return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,11 @@ class TdnSettings(NetworkSettings):
     num_steps: Phases = setting(
         (30_000, 10_000),
         "Steps of both phases: with fixed convolutions of the image subnetwork, then of all.",
+    )
+    joint_rate_factor: Positive = setting(
+        0.1,
+        "The second phase begins with the learning rate times this. The thesis gives none; with 1 "
+        "a network without batch normalisation diverged.",
     )
     layers: Annotated[
         tuple[str, ...],

@@ -39,6 +39,10 @@ class Tdn(Network):
     def trained(self, phase: int) -> tuple[str, ...]:
         return ("difference",) if phase == FIRST else self.subnetworks
 
+    def rate_factor(self, phase: int) -> float:
+        assert isinstance(self.settings, TdnSettings)
+        return self.settings.joint_rate_factor if phase == BOTH else 1.0
+
     def maps(self, frames: Tensor) -> dict[str, Tensor]:
         b, n = frames.shape[:2]
         image, difference = self.body("image"), self.body("difference")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pipelines.cluster.teams import Team
-from pipelines.run.codebook import Codebook
+from pipelines.run.codebook import Fitted
 from pipelines.storage.store import Store
 
 FOLDER = "train"
@@ -21,14 +21,14 @@ FOLDER = "train"
 
 @dataclass
 class Checkpoints:
-    """The last state of each codebook that a team fits, every so many seconds."""
+    """The last state of each codebook or network that a team fits, every so many seconds."""
 
     store: Store
     every_s: float
     team: Team
     last: float = field(default_factory=time.monotonic)
 
-    def of(self, book: Codebook) -> tuple[dict | None, list[dict]]:
+    def of(self, book: Fitted) -> tuple[dict | None, list[dict]]:
         """Return the state of an interrupted fit of this codebook or None, and the rows of CURVES
         up to it.
 
@@ -47,7 +47,7 @@ class Checkpoints:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return checkpoint["fit"], checkpoint["curves"]
 
-    def offer(self, book: Codebook, state: Callable[[], dict], curves: list[dict]) -> None:
+    def offer(self, book: Fitted, state: Callable[[], dict], curves: list[dict]) -> None:
         """Save a state when the last one is old, by the clock of the team's first worker."""
         if not self.team.agree(time.monotonic() - self.last > self.every_s):
             return
@@ -59,5 +59,5 @@ class Checkpoints:
             self.store.publish(self._name(book), packed.getvalue())
 
     @staticmethod
-    def _name(book: Codebook) -> str:
+    def _name(book: Fitted) -> str:
         return f"{FOLDER}/{book.digest}.pt"

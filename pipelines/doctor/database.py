@@ -49,7 +49,7 @@ _COLUMNS = {
 }
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
-KEPT = [table for table in TABLES if table.name not in ("search", "frames")]
+KEPT = [table for table in TABLES if table.name not in ("search", "frames", "clips", "cams")]
 """The tables in the database; SCORES of one result at a time."""
 
 _FILES_TOGETHER, _ROWS_TOGETHER = 64, 10_000

@@ -76,8 +76,10 @@ class Record:
 
     @property
     def scored(self) -> list[tuple[str, str]]:
-        """(encoder, stream) of all results with SCORES."""
-        return [*self.pairs, *(combination.pair for combination in self.combinations)]
+        """(encoder, stream) of all results with SCORES: of encoders, the fused, the others."""
+        own = [pair for pair in self.pairs if pair[0] in self.config.encode.encoders]
+        fused = [combination.pair for combination in self.combinations]
+        return [*own, *fused, *(pair for pair in self.pairs if pair not in own)]
 
     def marks(self, step: str) -> list[str]:
         """Return the files that exist when a step is complete; none of the step fit."""
@@ -98,6 +100,8 @@ class Record:
         keys = self._keys(table)
         if table == "scores":
             keys = [f"scores/{encoder}-{stream}" for encoder, stream in self.scored]
+        elif table == "networks":
+            keys = sorted(keys, key=split_key)
         elif table == "encodings":
             variants = {name: self.config.variant(name) for name in self.config.encode.encoders}
             results = [

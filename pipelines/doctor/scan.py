@@ -31,11 +31,11 @@ from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import DONE, Store, is_visible
-from pipelines.storage.tables import CURVES, ENCODINGS, NAMED_BY_KEYS, SAMPLES, SCORES, TABLES
+from pipelines.storage.tables import CURVES, ENCODINGS, NAMED_BY_KEYS, SAMPLES, SCORES
 
 PROVENANCE = "video_fisher."
 
-BY_NAME = {table.name: table for table in TABLES}
+BY_NAME = {table.name: table for table in KEPT}
 
 UNNAMED = {"samples": SAMPLES, "codebooks": CURVES}
 """Tables whose folders run.json does not name, by the folder that they are in."""
@@ -176,6 +176,7 @@ class Scan:
             (
                 (name, place, record.is_recorded(name), self.is_done(name), step.needs_labels)
                 for place, (name, step) in enumerate(STEPS.items())
+                if step.wanted(record.config)
             ),
         )
         for name, step in STEPS.items():
@@ -230,7 +231,7 @@ class Scan:
         others = [] if self.quick else [*self.tensors, *pages]
         every = [name for folder in self.folders.values() for name in folder.files]
         progress = Progress(sum(self.sizes[name] for name in [*every, *others]))
-        for table in TABLES:
+        for table in KEPT:
             for folder in self.folders.values():
                 if folder.table is table:
                     for file in folder.files:

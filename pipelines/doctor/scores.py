@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from encoders.stream_specs import is_local
+from encoders.stream_specs import NETWORK_STREAMS, is_local
 from pipelines.doctor.scan import Scan
 from pipelines.evaluate.results import SINGLE, ScoreMatrix, gain_rows, metric_rows, results
 from pipelines.settings.sections import Evaluate
@@ -50,6 +50,7 @@ def _settings(run: Scan) -> Evaluate:
     """Return the section evaluate of the run, without intervals."""
     settings = replace(run.record.config.evaluate, bootstrap=0)
     local = {stream for _, stream in run.record.pairs if is_local(stream)}
+    local -= NETWORK_STREAMS.keys()
     is_known = len(settings.stream_weights) in (0, len(local))
     return settings if is_known else replace(settings, stream_weights=())
 

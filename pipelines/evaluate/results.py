@@ -14,7 +14,7 @@ import numpy as np
 from encoders.scores import metrics
 from encoders.scores.fusion import TWO_STREAM, fuse
 from encoders.scores.intervals import gains, intervals
-from encoders.stream_specs import is_difference, is_local
+from encoders.stream_specs import NETWORK_STREAMS, is_difference, is_local
 from pipelines.settings.sections import Evaluate
 
 SINGLE = "none"
@@ -153,7 +153,10 @@ def wanted(
         pairs: (encoder, stream) of the single results.
     """
     streams = [stream for stream in dict.fromkeys(s for _, s in pairs) if is_local(stream)]
-    weights = dict(zip(streams, settings.stream_weights or [1.0] * len(streams), strict=True))
+    described = [stream for stream in streams if stream not in NETWORK_STREAMS]
+    weights = dict.fromkeys(streams, 1.0) | dict(
+        zip(described, settings.stream_weights or [1.0] * len(described), strict=True)
+    )
     results_to_make, local = [], []
     for encoder in dict.fromkeys(encoder for encoder, _ in pairs):
         encoder_pairs = [pair for pair in pairs if pair[0] == encoder]

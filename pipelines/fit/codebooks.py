@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +31,16 @@ from pipelines.cluster.training import run_training
 from pipelines.errors import RunError
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import Contents, publish_mark
-from pipelines.run.codebook import Codebook
+from pipelines.run.codebook import Codebook, Fitted
 from pipelines.settings.config import Config
-from pipelines.storage.columns import descriptors_from_arrow
+from pipelines.storage.columns import Table, descriptors_from_arrow
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import CURVES
 
 log = logging.getLogger(__name__)
 
+
+T = TypeVar("T")
 
 FEW_DESCRIPTORS = 100
 """Least descriptors for each centroid, component or latent: one with fewer is fitted to noise."""
@@ -58,6 +60,17 @@ class Task:
     labels: dict[str, list[str]]
     footer: dict[str, str]
     groups: dict[str, str] = field(default_factory=dict)
+
+
+class Fit(Protocol):
+    """What a fit read: the folder of its sample, the videos of it, and the footer of its files."""
+
+    @property
+    def sample(self) -> str: ...
+    @property
+    def videos(self) -> frozenset[str]: ...
+    @property
+    def footer(self) -> dict[str, str]: ...
 
 
 def fit_codebooks(
@@ -173,7 +186,7 @@ def _fit_all(setting: dict) -> None:
     team = Team.of(config.fit.num_workers)
     kept = Checkpoints(store, config.fit.checkpoint_s, team)
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
-    for task in _dealt(setting["tasks"], setting["dealer"], team):
+    for task in dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
         if team.agree(team.rank == 0 and store.exists(f"{book.folder}/{DONE}")):
             continue
@@ -193,7 +206,7 @@ def _fit_all(setting: dict) -> None:
             meter.done({"ok": 1})
 
 
-def _dealt(tasks: list[Task], dealer: ActorHandle | None, team: Team) -> Iterator[Task]:
+def dealt(tasks: list[T], dealer: ActorHandle | None, team: Team) -> Iterator[T]:
     """Yield the tasks of a team: all, where nobody deals them out."""
     if not dealer:
         yield from tasks
@@ -214,19 +227,20 @@ def _dealt(tasks: list[Task], dealer: ActorHandle | None, team: Team) -> Iterato
 def publish(
     store: Store,
     folder: str,
-    task: Task,
+    task: Fit,
     files: dict[str, bytes],
     curves: list[dict],
     seconds: float,
+    table: Table = CURVES,
 ) -> None:
-    """Publish the files of a fit, CURVES if there are any, and last the mark that all is there.
+    """Publish the files of a fit, its curves if there are any, and last the mark that all is there.
 
     With what was fitted on a sample, that must be there too.
     """
     for name, content in files.items():
         store.publish(f"{folder}/{name}", content)
     if curves:
-        store.publish_table(f"{folder}/curves.parquet", CURVES.build(curves), task.footer)
+        store.publish_table(f"{folder}/curves.parquet", table.build(curves), task.footer)
     sample_mark = f"{task.sample}/{DONE}"
     contents = Contents((folder,), (sample_mark,) if store.exists(sample_mark) else ())
     facts = {"seconds": seconds, "videos": len(task.videos), **task.footer}
@@ -320,7 +334,7 @@ def _group_numbers(task: Task, videos: list[str]) -> torch.Tensor | None:
 class Curves:
     """Rows of CURVES, and a word for the progress line every few seconds, from rank 0."""
 
-    book: Codebook
+    book: Fitted
     rank: int
     counter: StepCounter
     rows: list[dict] = field(default_factory=list)

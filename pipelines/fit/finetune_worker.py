@@ -3,11 +3,9 @@ checkpoints.
 """
 
 import functools
-import tempfile
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow.compute as pc
 import ray.train.torch
 import torch
@@ -21,6 +19,7 @@ from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.teams import Team
 from pipelines.fit import codebooks
 from pipelines.settings.config import Config
+from pipelines.storage.pictures import mapped
 from pipelines.storage.store import Store
 
 WEIGHTS = "weights.safetensors"
@@ -106,20 +105,12 @@ def read_share(
     segments = segments.sort_by([("video_id", "ascending"), ("segment_id", "ascending")])
     videos = sorted(set(segments["video_id"].to_pylist()))
     own = set(videos[team.rank :: team.size])
-    first, names = {}, []
+    first: dict[tuple[str, ...], int] = {}
+    names = []
     for row in segments.to_pylist():
         if row["video_id"] in own:
-            first[row["segment_id"]] = len(names)
+            first[(row["segment_id"],)] = len(names)
             names += [row["video_id"]] * len(row["frame_indices"])
-    with tempfile.TemporaryFile() as file:
-        shape = (len(names), crop_px, crop_px, 3)
-        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
-    for name in store.files(frames):
-        with store.open_parquet(name) as table:
-            for batch in table.iter_batches(8, columns=["segment_id", "pictures"]):
-                for segment, value in zip(*batch.columns, strict=True):
-                    place = first.get(segment.as_py())
-                    if place is not None:
-                        part = np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape[1:])
-                        pictures[place : place + len(part)] = part
+    shape = (len(names), crop_px, crop_px, 3)
+    pictures = mapped(store, frames, "pictures", ("segment_id",), first, shape)
     return torch.from_numpy(pictures), names

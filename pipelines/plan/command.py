@@ -56,7 +56,13 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
         job.store.publish_json(PLAN, record | {"wall_s": dataclasses.asdict(wall)})
     except StorageError as error:
         log.warning("plan: %s cannot be kept for the report: %s", PLAN, error)
-    return text(counts, trials, chosen, shape, wall, costs)
+    lines = text(counts, trials, chosen, shape, wall, costs)
+    if job.config.network.networks and "train" in steps:
+        lines += (
+            "\n\nNOT PLANNED: the training and the tests of "
+            f"{', '.join(job.config.network.networks)} (network.networks), which come on top"
+        )
+    return lines
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:

@@ -124,6 +124,16 @@ def attention_map(
     return total / start
 
 
+def painted(jpeg: bytes, values: list[float]) -> tuple[bytes, bytes]:
+    """Return a picture, and it with a square map painted on it, both as JPEG files."""
+    frame = _thumbnail(np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+    cells = np.array(values)
+    side = round(len(cells) ** 0.5)
+    own = attention_map(cells, (side,), *frame.shape[:2])
+    scale = (float(own.min()), float(own.max())) if np.isfinite(own).all() else None
+    return _jpeg(frame), _jpeg(_paint(frame, own, scale))
+
+
 def _hats(num_pixels: int, side: int) -> np.ndarray:
     """Return weights [num_pixels, side] of linear interpolation between cell centres; rows sum to
     1."""

@@ -14,6 +14,7 @@ from pipelines.evaluate.results import SINGLE, Estimate, headline_metric
 from pipelines.evaluate.step import Evaluated
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Spent
+from pipelines.report.activations import activations, class_gains
 from pipelines.report.papers import TABLES_OF_RECIPES, BesidePaper, comparison
 from pipelines.report.records import (
     ClassRow,
@@ -82,6 +83,8 @@ def write(
         neighbours=neighbours(job, best, results),
         paper=comparison(job) if recipe in ("compare_encoders", "ucf101") else None,
         paper_tables=_paper_tables(job, rows, best.multi_label),
+        activations=activations(job, rows),
+        class_gains=class_gains(job, rows),
         currency=job.config.cluster.currency,
         planned_for=planned.get("cluster", ""),
         provenance=job.footer("evaluate") | {"tables": job.store.root},

@@ -242,6 +242,34 @@ class Sample:
         return self.predicted in self.labels
 
 
+@dataclass(frozen=True, eq=False)
+class ActivationFigure:
+    """Class activation maps of a network in a clip (VU Figure 5.3).
+
+    Args:
+        columns: what a map is of; the picture, and the map painted on it, as JPEG files.
+    """
+
+    video_id: str
+    network: str
+    labels: tuple[str, ...]
+    predicted: str
+    columns: tuple[tuple[str, bytes, bytes], ...]
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted in self.labels
+
+
+@dataclass(frozen=True)
+class ClassGains:
+    """The classes whose average precision a result improves most over another: (class, gain)."""
+
+    name: str
+    over: str
+    rows: tuple[tuple[str, float], ...]
+
+
 @dataclass(frozen=True)
 class Near:
     """A neighbour of a video.
@@ -297,6 +325,7 @@ class Report:
         samples: the most confident wrong and right videos of the best result.
         paper: the results beside DQ Table 2; None where they were not compared.
         paper_tables: other tables of the paper that the recipe follows.
+        activations: class activation maps of the best network. class_gains: by networks.
         currency: of `StepFact.cost`.
         planned_for: the cluster that `StepFact.predicted_s` is for.
     """
@@ -325,6 +354,8 @@ class Report:
     neighbours: NeighbourSearch | None = None
     paper: Comparison | None = None
     paper_tables: tuple[BesidePaper, ...] = ()
+    activations: tuple[ActivationFigure, ...] = ()
+    class_gains: tuple[ClassGains, ...] = ()
     currency: str = ""
     planned_for: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -156,12 +156,15 @@ def _strip(rows: pa.Table | None, frames: Frames, levels: tuple[int, ...]) -> At
 
 def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch | None:
     """Return, for some tested videos, the videos with the highest cosine by the vectors of the best
-    single result.
+    single result that has some: networks have none.
 
     Where codebooks are fitted per fold, vectors are those of the first fold, and so are the videos
     asked for; None where it has none.
     """
-    single = [r for r in results if not r.fusion]
+    encoded = set(job.pairs())
+    single = [r for r in results if not r.fusion and (r.encoder, r.stream) in encoded]
+    if not single:
+        return None
     first = max(single, key=lambda result: result.headline(best.multi_label).value or 0.0)
     book = job.codebook(first.encoder, first.stream, job.folds[0])
     queries = list(best.queries if book.fold < 0 else best.first_queries)

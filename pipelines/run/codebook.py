@@ -1,19 +1,68 @@
-"""A codebook's name and folder, and the rows of the tables made with it.
+"""Names and folders of codebooks and of trained networks, and the rows of the tables made with a
+codebook.
 
 No torch: write tasks need none.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.networks.settings import NetworkSettings
 from encoders.settings import EncoderSettings
-from pipelines.settings.config import Variant
+from pipelines.settings.config import NetworkVariant, Variant
 from pipelines.storage.columns import attention_type
 from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
+
+
+class Fitted(Protocol):
+    """What a Ray Train run makes for one fold: a codebook, or a network."""
+
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def stream(self) -> str: ...
+    @property
+    def fold(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class FittedNetwork:
+    """A network that is trained without a fold: its name in network.networks, its folder, and its
+    settings on its stream.
+
+    Attributes:
+        base: the registry key.
+        digest: of all that training depends on.
+    """
+
+    encoder: str
+    base: str
+    stream: str
+    fold: int
+    settings: NetworkSettings
+    digest: str
+
+    @classmethod
+    def of(cls, variant: NetworkVariant, stream: str, fold: int, digest: str) -> Self:
+        """Return the network of an entry of network.networks on a stream, without a fold."""
+        settings = variant.settings.on(stream)
+        return cls(variant.name, variant.base, stream, fold, settings, digest)
+
+    @property
+    def folder(self) -> str:
+        return f"networks/{self.base}-{self.stream}/{self.digest}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.base}-{self.stream}"
 
 
 @dataclass(frozen=True)

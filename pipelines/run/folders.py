@@ -8,6 +8,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
+    clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
 
 Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
@@ -25,16 +26,16 @@ import re
 from encoders.fields import Changes, digested
 from encoders.registry import ENCODERS
 from pipelines.ledger.marks import Contents, damage
-from pipelines.run.codebook import Codebook
+from pipelines.run.codebook import Codebook, FittedNetwork
 from pipelines.run.combination import Combination, combinations, sums_kernels, version
 from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.makers import MAKERS, Result
 from pipelines.run.steps import PAGE, STEPS
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
-from pipelines.settings.config import Variant, digest
+from pipelines.settings.config import NetworkVariant, Variant, digest
 from pipelines.settings.sections import Evaluate
 
-OF_RESULTS = ("scores", "classifiers", "fusions")
+OF_RESULTS = ("scores", "classifiers", "fusions", "clip_scores", "cams")
 """Tables with a folder for each result."""
 
 
@@ -122,6 +123,42 @@ class Folders(Inputs):
             fused.append(Result(*combination.pair, own_digest, combination.parts, tables))
         return [*singles, *fused]
 
+    @functools.cached_property
+    def networks(self) -> list[FittedNetwork]:
+        """Return the networks that are trained, by name, stream and fold, as `jobs.doctor` lists
+        them.
+        """
+        config = self.config
+        variants = [config.network_variant(name) for name in sorted(config.network.networks)]
+        return [
+            FittedNetwork.of(variant, stream, fold, self._network_digest(variant, stream, fold))
+            for variant in variants
+            for stream in sorted(config.network.streams)
+            for fold in self.folds
+        ]
+
+    def networks_of(self, encoder: str, stream: str) -> list[FittedNetwork]:
+        """Return the networks of a result, one for each fold."""
+        return [n for n in self.networks if (n.encoder, n.stream) == (encoder, stream)]
+
+    def scored_by_networks(self) -> list[Result]:
+        """Return the results of networks, by name and stream."""
+        network = self.config.network
+        tested = (network.test_clips, network.test_views, network.pictures)
+        return [
+            Result(
+                *pair,
+                digest(
+                    [network.folder for network in self.networks_of(*pair)],
+                    self._videos_digest,
+                    tested,
+                    self.config.run.seed,
+                ),
+                tables=("clip_scores", "cams") if pair[1] == "rgb" else ("clip_scores",),
+            )
+            for pair in dict.fromkeys((n.encoder, n.stream) for n in self.networks)
+        ]
+
     def scored(self) -> list[tuple[str, str]]:
         """Return (encoder, stream) of all results."""
         return list(self.results)
@@ -206,6 +243,20 @@ class Folders(Inputs):
     def fusions(self, encoder: str, stream: str) -> str:
         return f"fusions/{self._scores_folder(encoder, stream)}"
 
+    def clip_scores(self, encoder: str, stream: str) -> str:
+        return f"clip_scores/{self._scores_folder(encoder, stream)}"
+
+    def cams(self, encoder: str, stream: str) -> str:
+        return f"cams/{self._scores_folder(encoder, stream)}"
+
+    @property
+    def clips(self) -> str:
+        return f"clips/{self._clips_digest}"
+
+    @property
+    def clips_mark(self) -> str:
+        return f"{self.clips}/_done-{self._videos_digest}.json"
+
     @property
     def metrics(self) -> str:
         return f"metrics/{self._metrics_digest}"
@@ -221,6 +272,8 @@ class Folders(Inputs):
         """Return today's folders of a table, or of the codebooks, in the order of the run."""
         if table == "codebooks":
             return [book.folder for book in self.codebooks]
+        if table == "networks":
+            return [network.folder for network in self.networks]
         if table == "encodings":
             return [self.encodings(book) for book in self.codebooks]
         if table in OF_RESULTS:
@@ -246,8 +299,14 @@ class Folders(Inputs):
             named[f"scores/{name}"] = self.scores(*result.pair)
             if "classifiers" in result.tables:
                 named[f"solutions/{name}"] = self.classifiers(*result.pair)
-            if "fusions" in result.tables:
-                named[f"fusions/{name}"] = self.fusions(*result.pair)
+            for table in ("fusions", "clip_scores", "cams"):
+                if table in result.tables:
+                    named[f"{table}/{name}"] = f"{table}/{self._scores_folder(*result.pair)}"
+        if self.networks:
+            named["clips"] = self.clips
+        for network in self.networks:
+            name = f"{network.encoder}-{network.stream}/fold-{network.fold}"
+            named[f"networks/{name}"] = network.folder
         for book in self.codebooks:
             name = f"{book.encoder}-{book.stream}" + ("" if book.fold < 0 else f"/fold-{book.fold}")
             named[f"encodings/{name}"] = self.encodings(book)
@@ -351,6 +410,30 @@ class Folders(Inputs):
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
             *([self._groups_digest] if variant.settings.holds_out else []),
+        )
+
+    @functools.cached_property
+    def _clips_digest(self) -> str:
+        network = self.config.network
+        moving = (network.flow_stack, network.flow_method, network.flow_bound_px)
+        return digest(
+            FORMAT_VERSION,
+            (network.side_px, network.frames, self.config.decode.decoder),
+            moving if "flow" in network.streams else None,
+        )
+
+    def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:
+        config, allowed = self.config, self.training_videos(fold)
+        return digest(
+            variant.base,
+            stream,
+            digested(variant.settings.on(stream)),
+            self._clips_digest,
+            sorted(pair for pair in self.sources.items() if pair[0] in allowed),
+            sorted(self._labels(fold).items()),
+            self.classes,
+            (config.describe.backbone, self.weights.identity, self.network_node),
+            (config.network.crop_px, config.network.num_workers, config.run.seed),
         )
 
     @property

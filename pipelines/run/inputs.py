@@ -155,6 +155,22 @@ class Inputs:
         """Return the sets of training videos by the fold that is left out."""
         return {}
 
+    @property
+    def network_node(self) -> str:
+        """Return the node whose maps networks classify."""
+        return self.config.network.node or self.config.describe.nodes[0]
+
+    @functools.cached_property
+    def sources(self) -> dict[str, str]:
+        """Return {video: what tells its file as it is now}."""
+        return dict(zip(self._video_ids, self.manifest["source"].to_pylist(), strict=True))
+
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        """Return the labels of all videos, sorted: what networks score."""
+        labels = pc.list_flatten(self.manifest["labels"])
+        return sorted(pc.unique(labels).to_pylist())
+
     def labels_for(self, book: Codebook) -> dict[str, list[str]]:
         """Return {video: labels} of the codebook's videos where it uses labels, else nothing."""
         return self._labels(book.fold) if book.settings.uses_labels else {}

@@ -62,4 +62,7 @@ class Maker:
 
 MAKERS: dict[str, Maker] = {
     "svm": Maker(lambda folders: folders.classified(), "pipelines.classify.step:train"),
+    "networks": Maker(
+        lambda folders: folders.scored_by_networks(), "pipelines.networks.step:score"
+    ),
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.ledger.accounts import Account, Spent
+from pipelines.settings.config import Config
 from pipelines.storage import tables
 from pipelines.storage.columns import Table
 from pipelines.storage.store import DONE
@@ -35,6 +36,7 @@ class Step:
         replaces: tables whose other folders a finished step removes, where that is cheap to make
             again.
         needs_labels: it has nothing to do on videos without labels.
+        wanted: tells of a configuration whether the step has anything to do by it.
     """
 
     runs: str
@@ -46,6 +48,7 @@ class Step:
     folders: Callable[..., dict[str, str]] = lambda run: {}
     replaces: tuple[str, ...] = ()
     needs_labels: bool = False
+    wanted: Callable[[Config], bool] = lambda config: True
 
     def function(self) -> Callable[..., tuple[Account, Spent]]:
         """Load the function that does the step, with torch and Ray; flags are checked before."""
@@ -104,9 +107,16 @@ STEPS: dict[str, Step] = {
         marked="encodings",
         mark=FOR_VIDEOS,
     ),
+    "train": Step(
+        "pipelines.corpus:train",
+        tables=(tables.CLIPS, tables.NETWORKS),
+        marked="networks",
+        needs_labels=True,
+        wanted=lambda config: bool(config.network.networks),
+    ),
     "classify": Step(
         "pipelines.corpus:classify",
-        tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS),
+        tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS, tables.CLIP_SCORES, tables.CAMS),
         marked="scores",
         needs_labels=True,
     ),

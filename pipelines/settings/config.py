@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from encoders.fields import require
+from encoders.networks.registry import NETWORKS
+from encoders.networks.settings import NetworkSettings, TdnSettings, TsnSettings
 from encoders.registry import ENCODERS
 from encoders.settings import (
     FV_VAE_PRESETS,
@@ -36,6 +38,7 @@ from pipelines.settings.sections import (
     Evaluate,
     Fit,
     Manifest,
+    Network,
     Picture,
     Plan,
     Run,
@@ -82,6 +85,15 @@ class Variant:
         return self.settings.uses_labels
 
 
+@dataclass(frozen=True)
+class NetworkVariant:
+    """An entry of network.networks: its name, the registry key, and the network's record."""
+
+    name: str
+    base: str
+    settings: NetworkSettings
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of a run, without its inputs and its output URI; every field is checked."""
@@ -102,6 +114,9 @@ class Config:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     encode: Encode = field(default_factory=Encode)
     compress: CompressSettings = field(default_factory=CompressSettings)
+    network: Network = field(default_factory=Network)
+    tsn: TsnSettings = field(default_factory=TsnSettings)
+    tdn: TdnSettings = field(default_factory=TdnSettings)
     classify: Classify = field(default_factory=Classify)
     evaluate: Evaluate = field(default_factory=Evaluate)
     run: Run = field(default_factory=Run)
@@ -120,6 +135,8 @@ class Config:
                 f"some of describe.spp_levels {self.describe.spp_levels}",
                 variant.settings.levels,
             )
+        for name in self.network.networks:
+            self.network_variant(name)
         flows = [w for w in self.describe.windows if isinstance(w, FlowWindow)]
         require(
             not flows or self.picture.resize_px >= LEAST_FLOW_PX,
@@ -187,6 +204,28 @@ class Config:
             compress=updated["compress"],
         )
 
+    def network_variant(self, name: str) -> NetworkVariant:
+        """Return the meaning of a name in network.networks: `base@field=value:field=value`.
+
+        Raises:
+            ValueError: no such network, malformed, or a field or value that it does not have.
+        """
+        base, parts = split_entry(name)
+        if base not in NETWORKS:
+            raise ValueError(
+                f"network.networks: expected some of {sorted(NETWORKS)}, got {base!r}"
+                f"{near(base, NETWORKS, '')}"
+            )
+        record, values = getattr(self, base), {}
+        try:
+            for field_name, equals, text in parts:
+                if not equals:
+                    raise ValueError("expected network@field=value:field=value")
+                values[field_name] = parsed(record, base, field_name, text.replace("/", ","))
+            return NetworkVariant(name, base, changed(record, base, values))
+        except ValueError as error:
+            raise ValueError(f"network.networks: {name}: {error}") from error
+
     def with_settings(self, settings: Sequence[str]) -> Self:
         """Return this configuration after `section.field=value` (or fv_vae=PRESET) settings, in
         their order.
@@ -239,8 +278,18 @@ class Config:
         return getattr(self, name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for run.json and file footers."""
-        return dataclasses.asdict(self)
+        """Return plain values, for run.json, file footers and digests.
+
+        Sections of networks that are not asked for say nothing: they are left out, as in runs of
+        before.
+        """
+        plain = dataclasses.asdict(self)
+        used = {split_entry(name)[0] for name in self.network.networks}
+        for section in NETWORKS.keys() - used:
+            del plain[section]
+        if not used:
+            del plain["network"]
+        return plain
 
 
 WENT = {
@@ -279,6 +328,8 @@ def digest(*parts: object) -> str:
     """Return twelve hex digits that name the product of these JSON-able parts and records."""
 
     def plain(value: Any) -> object:
+        if isinstance(value, Config):
+            return value.to_json()
         is_record = hasattr(value, "__dataclass_fields__")
         return dataclasses.asdict(value) if is_record else str(value)
 

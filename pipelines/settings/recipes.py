@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from encoders.networks.settings import TdnSettings, TsnSettings
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
 from pipelines.errors import ConfigError, near
 from pipelines.settings.config import AUTO_ENCODERS, Config
@@ -12,6 +13,7 @@ from pipelines.settings.sections import (
     Encode,
     Evaluate,
     Fit,
+    Network,
     Picture,
     Sampling,
     Split,
@@ -188,6 +190,68 @@ def demo() -> Config:
     )
 
 
+def tsn() -> Config:
+    """FCVID by a temporal segment network: ResNet-50, three snippets, 30,000 steps (VU 5.4.2)."""
+    return dataclasses.replace(
+        fcvid(),
+        recipe="tsn",
+        describe=Describe(backbone="resnet50", nodes=("res5c",), streams=("appearance",)),
+        encode=Encode(encoders=("ave",), dtype="float16"),
+        network=Network(networks=("tsn",)),
+    )
+
+
+def tdn() -> Config:
+    """FCVID by a temporal difference network: as `tsn`, and 10,000 steps of all (VU 5.4.2)."""
+    return dataclasses.replace(tsn(), recipe="tdn", network=Network(networks=("tdn",)))
+
+
+def hmdb51() -> Config:
+    """HMDB51 by TSN and TDN on pictures and optical flow (VU 5.4.2 and TSN's solver files).
+
+    Splits have names: `split.name=split1`, and jobs.average_splits for all three. The second phase
+    of the TDN is a third of the first, as on FCVID.
+    """
+    small = {
+        "segments": 2,
+        "learning_rate": 0.001,
+        "rate_at": (2000, 4000),
+        "decay": 5e-4,
+        "bias_rate_factor": 2.0,
+        "decay_biases": False,
+        "clip_norm": 40.0,
+        "dropout": 0.8,
+        "batch_norm": "first",
+        "crops": "corners",
+        "colour_jitter": 0.4,
+        "flow_learning_rate": 0.005,
+        "flow_rate_at": (12_000, 18_000),
+        "flow_dropout": 0.7,
+        "flow_clip_norm": 20.0,
+        "flow_first_rate_factor": 5.0,
+    }
+    return dataclasses.replace(
+        ucf101(),
+        recipe="hmdb51",
+        describe=Describe(backbone="resnet50", nodes=("res5c",), streams=("appearance",)),
+        encode=Encode(encoders=("ave",)),
+        network=Network(networks=("tsn", "tdn"), streams=("rgb", "flow"), flow_method="tvl1"),
+        tsn=TsnSettings(num_steps=(4500,), flow_num_steps=(20_000,), **small),
+        tdn=TdnSettings(num_steps=(4500, 1500), flow_num_steps=(20_000, 6667), **small),
+    )
+
+
+def act() -> Config:
+    """ACT's first task: as `hmdb51`, with three snippets (VU 5.4.2)."""
+    hmdb = hmdb51()
+    return dataclasses.replace(
+        hmdb,
+        recipe="act",
+        tsn=dataclasses.replace(hmdb.tsn, segments=3),
+        tdn=dataclasses.replace(hmdb.tdn, segments=3),
+    )
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "auto": auto,
     "fcvid": fcvid,
@@ -198,6 +262,10 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "modern": modern,
     "compare_encoders": compare_encoders,
     "demo": demo,
+    "tsn": tsn,
+    "tdn": tdn,
+    "hmdb51": hmdb51,
+    "act": act,
 }
 
 

@@ -34,7 +34,16 @@ from encoders.fields import (
     setting,
 )
 from encoders.settings import Side
-from encoders.stream_specs import FRAME, SPECS, Scaling, StreamSpec, Window
+from encoders.stream_specs import (
+    FRAME,
+    LEAST_FLOW_PX,
+    MOST_FLOWS,
+    MOST_FRAMES,
+    SPECS,
+    Scaling,
+    StreamSpec,
+    Window,
+)
 from pipelines.errors import near
 from pipelines.settings.text import changed, parsed, split_entry
 
@@ -359,6 +368,74 @@ class Encode(Record):
     batch_videos: Annotated[Count, Unit("videos")] = setting(
         8, "Videos that an encoder is given at a time.", Changes.NOTHING
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Record):
+    """Networks that write SCORES themselves (VU 5; docs/networks.md): their clips, tests and
+    workers. They start from describe.backbone with its weights.
+
+    Their own settings are in the sections of their names.
+    """
+
+    networks: Annotated[tuple[str, ...], EACH_ONCE] = setting(
+        (),
+        "Names of networks, or variants such as tdn@layers=input, which change fields of the "
+        "network's section, lists with /; none: no networks.",
+        Changes.WHICH,
+    )
+    streams: Annotated[tuple[Literal["rgb", "flow"], ...], ONE_OR_MORE] = setting(
+        ("rgb",),
+        "What each is trained on: pictures, and stacks of optical flow (extra `flow`).",
+        Changes.WHICH,
+    )
+    node: str = setting(
+        "", "The node whose maps are classified; none given: the first of describe.nodes."
+    )
+    side_px: Pixels = setting(256, "Side of the pictures that are kept (aspect ratio not kept).")
+    crop_px: Pixels = setting(224, "Side of what a network is given.")
+    frames: Annotated[int, between(1, MOST_FRAMES), Unit("frames")] = setting(
+        32, "Pictures that are kept of each video, spread evenly over it."
+    )
+    flow_stack: Annotated[int, between(1, MOST_FLOWS), Unit("flows")] = setting(
+        5, "Consecutive flows from each kept picture on, of stream flow (VU 5.3.4)."
+    )
+    flow_method: Literal["dis", "tvl1"] = setting("dis", "Dense inverse search, or TV-L1.")
+    flow_bound_px: Annotated[float, between(0.1, 1000), Unit("px")] = setting(
+        20.0, "Larger displacements in x or y are cut off to it."
+    )
+    test_clips: Annotated[Count, Unit("clips")] = setting(
+        25, "Clips at random times of a tested video, whose mean score counts (VU 5.4.2)."
+    )
+    test_views: Literal["centre", "mirror", "ten"] = setting(
+        "ten", "Crops of each: the centre; it and its mirror image; corners and centre with both."
+    )
+    pictures: Annotated[CountOrZero, Unit("videos")] = setting(
+        8, "Tested videos of which class activation maps are kept and shown (VU 5.4.5)."
+    )
+    num_workers: Annotated[Count, Unit("workers")] = setting(
+        1, "Workers that train a network together, each on its own videos."
+    )
+    at_once: CountOrZero = setting(
+        0,
+        "Networks that are trained at a time, each on num_workers workers of its own; 0: as many "
+        "as there are CPUs, or GPUs, for.",
+        Changes.NOTHING,
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            self.side_px >= self.crop_px,
+            "side_px",
+            f"at least network.crop_px = {self.crop_px}",
+            self.side_px,
+        )
+        require(
+            "flow" not in self.streams or self.side_px >= LEAST_FLOW_PX,
+            "side_px",
+            f"at least {LEAST_FLOW_PX} px where network.streams has flow",
+            self.side_px,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

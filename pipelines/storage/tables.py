@@ -285,11 +285,109 @@ FRAMES = Table(
     ),
 )
 
+CLIPS = Table(
+    "clips",
+    "train",
+    "clips/*/*.parquet",
+    "One row per video: the pictures that networks are trained and tested on, where "
+    "network.networks asks for some. Rows of a file that has changed since stay: join VIDEOS on "
+    "video_id and source",
+    ("clip_id",),
+    (
+        Column("clip_id", pa.string(), "video_id, '#' and the place in the video in five digits"),
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was decoded"),
+        Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
+        Column("error", pa.string(), "message for people", nullable=True),
+        Column("frame_indices", pa.list_(pa.int64()), "which frames, ascending; empty if failed"),
+        Column(
+            "pictures",
+            pa.large_binary(),
+            "RGB, uint8 [frames, side_px, side_px, 3]; not compressed",
+        ),
+        Column(
+            "flow",
+            pa.large_binary(),
+            "uint8 [frames, side_px, side_px, 2 flow_stack], u and v of each flow, 127.5 where "
+            "nothing moves; of the last frames, as a stream of flow; null where none is asked for",
+            nullable=True,
+        ),
+        Column("num_flows", pa.int32(), "stacks in column flow"),
+    ),
+)
+
+NETWORKS = Table(
+    "networks",
+    "train",
+    "networks/<network>-<stream>/*/*.parquet",
+    "Training curves of networks, beside their weights: those of each backbone as describe.weights "
+    "takes them, and the classifiers",
+    ("codebook", "stream", "fold", "quantity", "step"),
+    (
+        Column("codebook", pa.string(), "name of network.networks"),
+        Column("stream", pa.string(), "rgb or flow"),
+        Column("fold", pa.int32(), "fold left out"),
+        Column("quantity", pa.string(), "total, or the loss of a subnetwork: image, difference"),
+        Column("step", pa.int64(), "training step"),
+        Column("value", pa.float64(), "nats, the mean over the clips of the step"),
+    ),
+)
+
+CLIP_SCORES = Table(
+    "clip_scores",
+    "classify",
+    "clip_scores/<network>-<stream>/*/*.parquet",
+    "One row per tested video, clip and subnetwork of a network, whose mean over clips and "
+    "subnetworks is the score in SCORES",
+    ("video_id", "encoder", "stream", "clip", "subnetwork"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("encoder", pa.string(), "name of network.networks"),
+        Column("stream", pa.string(), "rgb or flow"),
+        Column("fold", pa.int32(), "fold that was left out in training"),
+        Column("clip", pa.int32(), "0-based"),
+        Column("subnetwork", pa.string(), "image or difference"),
+        Column("frame_indices", pa.list_(pa.int64()), "its frames"),
+        Column("labels", pa.list_(pa.string()), "the classes, sorted"),
+        Column(
+            "scores",
+            pa.list_(pa.float32()),
+            "of each class: before the softmax, the mean over the crops",
+        ),
+    ),
+)
+
+CAMS = Table(
+    "cams",
+    "classify",
+    "cams/<network>-<stream>/*/*.parquet",
+    "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of pictures",
+    ("video_id", "encoder", "stream", "subnetwork", "place"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("encoder", pa.string(), "name of network.networks"),
+        Column("stream", pa.string(), "rgb"),
+        Column("fold", pa.int32(), "fold that was left out in training"),
+        Column("subnetwork", pa.string(), "image or difference"),
+        Column("place", pa.int32(), "of the frame, or of the pair of frames, in the clip; 0-based"),
+        Column("frame_indices", pa.list_(pa.int64()), "the frame, or both"),
+        Column("label", pa.string(), "the class with the highest score, whose map it is"),
+        Column("labels", pa.list_(pa.string()), "the video's own classes"),
+        Column("picture", pa.large_binary(), "JPEG of the frame, or of the mean of both"),
+        Column(
+            "values",
+            pa.list_(pa.float32()),
+            "of a square map, row by row: their mean is the subnetwork's score of the frame",
+        ),
+    ),
+)
+
 SCORES = Table(
     "scores",
     "classify",
     "scores/<encoder>-<stream>/*/*.parquet",
-    "One row per tested video and class, of whatever classifies: a one-vs-rest SVM, a fusion",
+    "One row per tested video and class, of whatever classifies: a one-vs-rest SVM, a network, a "
+    "fusion",
     ("video_id", "encoder", "stream", "label"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -302,7 +400,8 @@ SCORES = Table(
             "score",
             pa.float64(),
             "the higher, the likelier the class; of an SVM the signed distance from the class's "
-            "hyperplane, w x + b; not calibrated, without a unit",
+            "hyperplane, w x + b, of a network the mean before the softmax over clips, crops and "
+            "subnetworks; not calibrated, without a unit",
         ),
     ),
 )
@@ -508,7 +607,11 @@ TABLES = (
     MODELS,
     PREDICTIONS,
     FRAMES,
+    CLIPS,
+    NETWORKS,
+    CLIP_SCORES,
+    CAMS,
 )
 
-NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES)
+NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES, CLIPS)
 """Tables whose files `pipelines.cluster.sink` writes, each under its `file_name`."""

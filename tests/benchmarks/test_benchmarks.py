@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import driver_resume, encoders, harness
+from benchmarks import driver_resume, encoders, harness, networks
 from benchmarks.harness import Disagreement, Options, Row, at_least, at_most
 
 KEYS = {"measure", "against", "ratio", "target", "met", "detail"}
@@ -33,6 +33,8 @@ def small(monkeypatch: pytest.MonkeyPatch):
         (encoders.gmm_against_skimage, 1),
         (encoders.gmm_against_product, 1),
         (encoders.whitening_against_encoding, 1),
+        (networks.train, 1),
+        (networks.score, 1),
     ],
 )
 @pytest.mark.nightly

@@ -1,5 +1,6 @@
 """The command `video-fisher`: what it lists, what it takes, and that it loads what it runs."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_settings_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) -> N
     listed = [line.partition(" = ")[0] for line in lines if not line.startswith(" ")]
     page = (ROOT / "docs" / "settings.md").read_text()
     assert all(f"| `{name}` |" in page for name in listed)
-    plain = Config().to_json()
+    plain = dataclasses.asdict(Config())
     assert len(listed) == sum(len(plain[section]) for section in Config.sections())
     assert main(["settings", "vlad"]) == 0
     printed = capsys.readouterr().out

@@ -121,7 +121,11 @@ def test_flow_has_settings_of_its_own() -> None:
     flow = record.on("flow")
     assert (flow.learning_rate, flow.num_steps, flow.dropout) == (0.005, (5, 6), 0.7)
     assert (flow.clip_norm, flow.rate_at) == (20, record.rate_at)
-    assert record.on("rgb") == record
+    assert record.on("rgb") == TdnSettings()
+    assert (flow.flow_learning_rate, flow.flow_num_steps) == (0, ())
+    faster = TdnSettings(flow_first_rate_factor=5.0)
+    assert faster.on("flow").flow_first_rate_factor == 5
+    assert faster.on("rgb").flow_first_rate_factor == 1
 
 
 def test_parameters_have_the_rates_of_their_kinds() -> None:
@@ -133,13 +137,16 @@ def test_parameters_have_the_rates_of_their_kinds() -> None:
         bias_rate_factor=2.0,
         decay_biases=False,
         flow_first_rate_factor=5.0,
+        joint_rate_factor=0.5,
     )
     names = {id(value): name for name, value in network.named_parameters()}
-    for group in network.phases()[1].groups:
+    first, both = network.phases()
+    assert {group.learning_rate for group in first.groups} == {0.1, 0.2, 0.5}
+    for group in both.groups:
         for parameter in group.parameters:
             name = names[id(parameter)]
             is_bias, is_first = name.endswith(".bias"), name.endswith("features.0.weight")
             assert group.learning_rate == pytest.approx(
-                0.1 * (2 if is_bias else 5 if is_first else 1)
+                0.05 * (2 if is_bias else 5 if is_first else 1)
             )
             assert group.decay == (0 if is_bias else 0.01)

@@ -85,3 +85,22 @@ def test_the_table_keeps_the_papers_order_and_both_sides_apart():
 def test_an_unknown_feature_is_refused():
     with pytest.raises(ValueError, match=r"Compared: expected a feature out of .*, got 'fv_vae'"):
         Compared("fv_vae", "a", "fv_vae", 1, 0.5)
+
+
+def test_networks_of_the_thesis_agree_with_what_the_text_says_of_them():
+    hmdb51, act, fcvid = papers.VU_TABLE_5_1, papers.VU_TABLE_5_2, papers.VU_TABLE_5_3
+    numbers = {name: number for table in (hmdb51, act) for name, (number,) in table.rows}
+    assert len(hmdb51.rows) == 12 * 3 - 9
+    assert len(act.rows) == 5 * 3
+    of_hmdb51, of_act, of_fcvid = (dict(table.rows) for table in (hmdb51, act, fcvid))
+    # 5.4.3.1: +4.4 % on RGB, 70.4 against 68.5; 5.4.3.2: 75.9 against 72.0, 85.1 against 80.6.
+    tdn, tsn = (of_hmdb51[f"ResNet-50 {name}, RGB"][0] for name in ("TDN", "TSN"))
+    assert tdn - tsn == pytest.approx(0.044)
+    assert of_hmdb51["ResNet-50 TDN, fusion"][0] == 0.704
+    assert of_hmdb51["BN-Inception TSN, fusion"][0] == 0.685
+    assert (of_act["ResNet-50 TDN, RGB"][0], of_act["ResNet-50 TSN, RGB"][0]) == (0.759, 0.72)
+    assert of_act["Actions ~ Transformation, fusion"][0] == 0.806
+    assert all(0.4 < number < 0.9 for number in numbers.values())
+    # 5.4.3.3: +1.9 %; Table 5.4's last row is Table 5.3's.
+    assert of_fcvid["ResNet-50 TDN"][0] - of_fcvid["ResNet-50 TSN"][0] == pytest.approx(0.019)
+    assert papers.VU_TABLE_5_4.rows[-1][1] == of_fcvid["ResNet-50 TDN"]

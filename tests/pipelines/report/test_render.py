@@ -279,7 +279,10 @@ def test_neighbours_stand_beside_their_video(full):
         full.text.index("For some tested videos") : full.text.index("Training curves")
     ]
     shown = re.sub(r"\s+", " ", shown)
-    assert "fv_vae on pool5, the best result that is no fusion. 1,000 of 1,234 videos" in shown
+    assert (
+        "fv_vae on pool5, the best result that is no fusion and has vectors. 1,000 of 1,234 videos"
+        in shown
+    )
     assert (
         shown.index("walk this video")
         < shown.index("run cosine 0.750")

@@ -15,7 +15,7 @@ from encoders.descriptors.streams import Stream
 from encoders.fields import Changes, changes_of
 from pipelines.run.job import Job
 from pipelines.run.record import configuration
-from pipelines.settings.config import Config, digest
+from pipelines.settings.config import Config, config_from_json, digest
 from pipelines.settings.recipes import RECIPES, recipe
 from pipelines.storage.store import Store
 
@@ -32,6 +32,10 @@ CONFIGURATIONS = {
     "modern": "19f9e4e0a537",
     "compare_encoders": "f78cae88c6db",
     "demo": "33aec0fa9b42",
+    "tsn": "5844492846e7",
+    "tdn": "5ed14b14cd2b",
+    "hmdb51": "3a37a5d0079f",
+    "act": "b0660e64e4cd",
     "plan": "33aec0fa9b42",
     "set": "58987a6c43fb",
 }
@@ -101,6 +105,7 @@ BASE = Config().with_settings(
         *SETTINGS[:1],
         *(f"{name}.pca_components=4" for name in ("vlad", "gmm_fv", "fv_vae", "bilinear")),
         *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4"),
+        *("network.networks=tsn,tdn", "network.streams=rgb,flow"),
     ]
 )
 """With which each field may have another value."""
@@ -124,7 +129,7 @@ def other(section: str, field: dataclasses.Field) -> Config:
         tried += [now + 1, now + 100, now / 2, now / 4, 0.9]
     if isinstance(now, str):
         tried += [f"{now}x"]
-    for value in (*tried, (1,), (7.0,), ("given",), ("appearance",)):
+    for value in (*tried, (1,), (1, 2), (7.0,), ("given",), ("appearance",), ("input",)):
         # As (1.0,) is (1,).
         if value != now and json.dumps(value) != json.dumps(now):
             with contextlib.suppress(ValueError):
@@ -150,6 +155,17 @@ def test_a_field_says_itself_whether_it_changes_results(
 
 def test_digests_of_configurations_are_those_of_before() -> None:
     assert configurations() == CONFIGURATIONS
+
+
+def test_sections_of_networks_say_nothing_without_networks() -> None:
+    plain = Config()
+    changed = plain.with_settings(["network.frames=5", "tdn.segments=2"])
+    assert digest(changed) == digest(plain)
+    assert plain.to_json().keys().isdisjoint({"network", "tsn", "tdn"})
+    asked = changed.with_settings(["network.networks=tdn"])
+    assert asked.to_json()["tdn"]["segments"] == 2
+    assert "tsn" not in asked.to_json()
+    assert config_from_json(asked.to_json()) == asked
 
 
 def test_folders_are_those_of_before() -> None:

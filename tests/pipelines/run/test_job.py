@@ -99,5 +99,8 @@ def test_every_mark_is_for_the_folders_of_its_result(tmp_path: Path) -> None:
         assert folders == (job.encodings(book), *attention)
     for pair, folders in zip(job.scored(), found["classify"], strict=True):
         fusions = [job.fusions(*pair)] if job.results[pair].parts else []
-        assert set(folders) == {job.scores(*pair), job.classifiers(*pair), *fusions}
+        own = [job.classifiers(*pair)]
+        if pair[1] == "rgb":
+            own = [job.clip_scores(*pair), job.cams(*pair)]
+        assert set(folders) == {job.scores(*pair), *own, *fusions}
     assert [contents.files for contents in job.contents("evaluate").values()] == [(), (job.report,)]

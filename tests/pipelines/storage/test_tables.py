@@ -49,6 +49,12 @@ COLUMNS = {
     ),
     "predictions": "video_id class score probability rank",
     "frames": "segment_id video_id source status error frame_indices pictures",
+    "clips": "clip_id video_id source status error frame_indices pictures flow num_flows",
+    "networks": "codebook stream fold quantity step value",
+    "clip_scores": "video_id encoder stream fold clip subnetwork frame_indices labels scores",
+    "cams": (
+        "video_id encoder stream fold subnetwork place frame_indices label labels picture values"
+    ),
 }
 
 

@@ -1,0 +1,133 @@
+"""CLIPS: the pictures that networks are trained and tested on, decoded once.
+
+One row per video, because at most as many pictures are kept as a segment has.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from encoders.stream_specs import FRAME, FlowWindow, Window
+from pipelines.cluster import pools, sink
+from pipelines.cluster.datasets import Chain, dataset, progress_line, write_tables
+from pipelines.errors import RunError
+from pipelines.ledger.accounts import Spent
+from pipelines.ledger.marks import Contents, publish_mark
+from pipelines.run.job import Job
+from pipelines.settings.sections import Network, Picture, Sampling
+from pipelines.storage.tables import CLIPS
+from pipelines.video import stages
+
+ROWS_PER_FILE = 16
+"""About 100 MB of pictures."""
+
+VIDEOS_AT_A_TIME = 4
+
+
+def publish_clips(job: Job) -> Spent:
+    """Publish CLIPS of all videos that train or are tested.
+
+    Raises:
+        RunError: no video gives a picture.
+    """
+    if job.store.exists(job.clips_mark):
+        return Spent(0.0, ())
+    rows = sink.pending(_plan(job), job.store, job.clips, ("clip_id", "source"))
+    spent = Spent(0.0, ())
+    if rows.num_rows:
+        job.unmark(job.clips)
+        spent = _decode(job, rows)
+    if not pictured(job):
+        raise RunError(
+            f"train: expected pictures of labelled videos, got none of {_plan(job).num_rows}; why "
+            f"is in {job.store.uri(job.clips)}, column error"
+        )
+    publish_mark(job.store, job.clips_mark, {}, Contents((job.clips,)))
+    return spent
+
+
+def pictured(job: Job) -> dict[str, int]:
+    """Return {video: pictures in CLIPS} of the videos as they are now that have some."""
+    if not job.store.files(job.clips):
+        return {}
+    rows = job.store.read_table(job.clips, ["video_id", "source", "frame_indices"])
+    now = job.manifest.select(["video_id", "source"])
+    rows = rows.append_column("count", pc.list_value_length(rows["frame_indices"]))
+    rows = rows.drop_columns(["frame_indices"]).filter(pc.greater(rows["count"], 0))
+    rows = rows.join(now, ["video_id", "source"], join_type="inner")
+    return dict(zip(rows["video_id"].to_pylist(), rows["count"].to_pylist(), strict=True))
+
+
+def windows(network: Network) -> tuple[Window, ...]:
+    """Return the windows of frames that are decoded for each kept picture."""
+    if "flow" not in network.streams:
+        return (FRAME,)
+    moving = FlowWindow(
+        num_frames=network.flow_stack + 1,
+        gap=1,
+        method=network.flow_method,
+        bound_px=network.flow_bound_px,
+    )
+    return (FRAME, moving)
+
+
+def _plan(job: Job) -> pa.Table:
+    """Return a row for each labelled video, as a stage that decodes wants it."""
+    columns = ["video_id", "uri", "source", "start_s", "end_s", "width_px", "height_px"]
+    columns += ["status", "stage", "error_type", "error"]
+    videos = job.store.read_table(job.videos, [*columns, "labels", "fold"])
+    has_labels = pc.greater(pc.list_value_length(videos["labels"]), 0)
+    videos = videos.filter(pc.or_(has_labels, pc.greater_equal(videos["fold"], 0)))
+    ids = pa.array([f"{video}#00000" for video in videos["video_id"].to_pylist()], pa.string())
+    one = pa.repeat(pa.scalar(1, pa.int32()), videos.num_rows)
+    return (
+        # VIDEOS of before lack some.
+        videos.select([name for name in columns if name in videos.column_names])
+        .append_column("segment_id", ids)
+        .append_column("clip_id", ids)
+        .append_column("segment", pc.subtract(one, 1))
+        .append_column("num_segments", one)
+        .sort_by("clip_id")
+    )
+
+
+def _decode(job: Job, rows: pa.Table) -> Spent:
+    network, config = job.config.network, job.config
+    pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
+    line = progress_line(job, "train", rows.num_rows, {("read", "decode"): pool})
+    whole = Picture(resize_px=network.side_px, crop_px=network.side_px)
+    sampling = Sampling(policy="uniform", num_frames=network.frames)
+    decoding = (sampling, whole, config.decode, line.meter, windows(network), True)
+    data = dataset(rows, VIDEOS_AT_A_TIME).map_batches(
+        Chain,
+        fn_constructor_args=(
+            (stages.DecodeSegments, decoding),
+            (KeepClips, (network.side_px, "flow" in network.streams)),
+        ),
+        **pool.options(batch_size=VIDEOS_AT_A_TIME),
+    )
+    outputs = [sink.Output(CLIPS, job.clips, job.footer("train"))]
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE)
+
+
+class KeepClips:
+    """A mapper of decoded segments to CLIPS rows."""
+
+    def __init__(self, side_px: int, has_flow: bool) -> None:
+        self.side_px, self.has_flow = side_px, has_flow
+
+    def __call__(self, segments: pa.Table) -> pa.Table:
+        return CLIPS.build([self._row(row) for row in segments.to_pylist()])
+
+    def _row(self, row: dict) -> dict:
+        images = np.frombuffer(row["images"], np.uint8).reshape(-1, self.side_px**2 * 3)
+        places = row["places"][0] if row["places"] else []
+        flow = (row["flows"][0] if row["flows"] else b"") if self.has_flow else None
+        return {
+            "clip_id": row["segment_id"],
+            **{name: row[name] for name in ("video_id", "source", "status", "error")},
+            "frame_indices": row["frame_indices"],
+            "pictures": images[places].tobytes(),
+            "flow": flow,
+            "num_flows": len(row["places"][1]) if flow and len(row["places"]) > 1 else 0,
+        }

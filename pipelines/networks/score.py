@@ -1,0 +1,190 @@
+"""The Ray callable that scores tested videos by trained networks: rows of CLIPS to scores of clips.
+
+Arrow table in, Arrow table out, one object per actor; an ordinary class that works without Ray.
+"""
+
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from encoders.networks import training
+from encoders.networks.base import Network
+from encoders.networks.registry import network_class
+from encoders.networks.scoring import clip_scores, drawn_clips
+from pipelines import logs
+from pipelines.cluster.broadcast import SharedFile
+from pipelines.cluster.device import device
+from pipelines.cluster.meter import SILENT, Meter
+from pipelines.networks.activation import activation_rows
+from pipelines.networks.train import channels, column, source_of
+from pipelines.run.codebook import FittedNetwork
+from pipelines.settings.config import Config
+from pipelines.storage.store import Store
+from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES
+
+_OF_VIDEO = ("video_id", "encoder", "stream", "fold")
+
+_OF_MAP = ("subnetwork", "place", "frame_indices", "picture", "values")
+
+_SCORED = pa.schema(
+    [
+        *(SCORES.schema().field(name) for name in _OF_VIDEO),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("scores", pa.list_(pa.float64())),
+        pa.field("frame_indices", pa.list_(pa.list_(pa.int64()))),
+        pa.field("subnetworks", pa.list_(pa.string())),
+        pa.field("clip_scores", pa.list_(pa.list_(pa.list_(pa.float32())))),
+        pa.field("maps", pa.list_(pa.struct([CAMS.schema().field(name) for name in _OF_MAP]))),
+    ]
+)
+
+
+class ScoreVideos:
+    """A mapper of places of CLIPS (file, row, video_id, fold, is_shown) to a row of scores for
+    each video.
+
+    Networks are loaded when a fold comes first, and the last one is kept.
+
+    Args:
+        networks: of one result, by fold.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        networks: dict[int, FittedNetwork],
+        start: tuple[str, SharedFile],
+        classes: list[str],
+        meter: Meter = SILENT,
+    ) -> None:
+        logs.configure()
+        meter.joined("score")
+        self.device = device(meter, config.cluster.allow_missing_gpu)
+        self.store, self.config, self.networks, self.meter = store, config, networks, meter
+        (self.node, self.weights), self.classes = start, classes
+        self.fold, self.network = -1, None
+
+    def __call__(self, places: pa.Table) -> pa.Table:
+        rows = []
+        for place in places.to_pylist():
+            network = self._of_fold(place["fold"])
+            with self.meter("read"):
+                frames, indices = self._frames(place)
+            with self.meter("score"):
+                rows.append(self._row(network, place, frames, indices))
+        return pa.Table.from_pylist(rows, schema=_SCORED)
+
+    def _of_fold(self, fold: int) -> Network:
+        if self.network is None or self.fold != fold:
+            fitted = self.networks[fold]
+            with self.meter("read"):
+                source = source_of(self.config, self.node, self.weights(), fitted.stream)
+                kind = network_class(fitted.base)
+                network = kind.build(source, fitted.settings, len(self.classes))
+                names = self.store.files(fitted.folder, ".safetensors")
+                files = {name.rsplit("/", 1)[-1]: self.store.read(name) for name in names}
+                self.network = network.load_files(files).to(self.device)
+            self.fold = fold
+        return self.network
+
+    def _frames(self, place: dict) -> tuple[torch.Tensor, list[int]]:
+        """Return the kept frames [n, side, side, c] of a video, and their places in it."""
+        network, stream = self.config.network, self.networks[place["fold"]].stream
+        with self.store.open_parquet(place["file"]) as file:
+            group, row = _group_of(file.metadata, place["row"])
+            table = file.read_row_group(group, columns=[column(stream), "frame_indices"])
+        shape = (-1, network.side_px, network.side_px, channels(network, stream))
+        data = table[column(stream)][row].as_buffer()
+        frames = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+        # Flow is of the last frames.
+        return frames, table["frame_indices"][row].as_py()[-len(frames) :]
+
+    def _row(self, network: Network, place: dict, frames: torch.Tensor, indices: list[int]) -> dict:
+        settings, fitted = self.config.network, self.networks[place["fold"]]
+        draw = training.generator(
+            "cpu", self.config.run.seed, zlib.crc32(place["video_id"].encode())
+        )
+        clips = drawn_clips(len(frames), 1, network, settings.test_clips, draw)
+        outputs = clip_scores(network, frames, clips, settings.test_views, settings.crop_px)
+        scores = network.scores(outputs).mean(0)
+        maps = []
+        if place["is_shown"] and fitted.stream == "rgb":
+            clip, crop_px = clips[0], settings.crop_px
+            own = [indices[frame] for frame in clip]
+            maps = activation_rows(network, frames[clip], own, crop_px, int(scores.argmax()))
+        return {
+            "video_id": place["video_id"],
+            "encoder": fitted.encoder,
+            "stream": fitted.stream,
+            "fold": fitted.fold,
+            "labels": self.classes,
+            "scores": scores.double().tolist(),
+            "frame_indices": [[indices[frame] for frame in clip] for clip in clips],
+            "subnetworks": list(outputs),
+            "clip_scores": [values.tolist() for values in outputs.values()],
+            "maps": maps,
+        }
+
+
+def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
+    """Return the row group of a row of a file, and its place there."""
+    for group in range(metadata.num_row_groups):
+        size = metadata.row_group(group).num_rows
+        if row < size:
+            return group, row
+        row -= size
+    raise IndexError(f"row {row} is behind the last row group")
+
+
+def clip_rows(rows: pa.Table) -> pa.Table:
+    """Return the CLIP_SCORES of `ScoreVideos`' rows."""
+    return CLIP_SCORES.build(
+        [
+            {
+                **{name: row[name] for name in (*_OF_VIDEO, "labels")},
+                "clip": clip,
+                "subnetwork": subnetwork,
+                "frame_indices": frames,
+                "scores": scores[clip],
+            }
+            for row in rows.to_pylist()
+            for subnetwork, scores in zip(row["subnetworks"], row["clip_scores"], strict=True)
+            for clip, frames in enumerate(row["frame_indices"])
+        ]
+    )
+
+
+def map_rows(rows: pa.Table, labels: dict[str, list[str]]) -> pa.Table:
+    """Return the CAMS of `ScoreVideos`' rows, with {video: its true labels}."""
+    return CAMS.build(
+        [
+            {
+                **{name: row[name] for name in _OF_VIDEO},
+                "label": row["labels"][int(np.argmax(row["scores"]))],
+                "labels": labels[row["video_id"]],
+                **values,
+            }
+            for row in rows.to_pylist()
+            for values in row["maps"]
+        ]
+    )
+
+
+def score_rows(rows: pa.Table, labels: dict[str, list[str]]) -> pa.Table:
+    """Return the SCORES of `ScoreVideos`' rows, with {video: its true labels}."""
+    return SCORES.build(
+        [
+            {
+                **{name: row[name] for name in _OF_VIDEO},
+                "label": label,
+                "is_true": label in labels[row["video_id"]],
+                "score": score,
+            }
+            for row in rows.to_pylist()
+            for label, score in zip(row["labels"], row["scores"], strict=True)
+        ]
+    )

@@ -1,0 +1,220 @@
+"""The Ray Train side of networks: CLIPS and labels to weights, with checkpoints.
+
+Teams of workers train one network after another, each fold's on its own; what is finished is
+published at once, and a network that was under way goes on from its last checkpoint.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray.train.torch
+import torch
+
+from encoders.networks.body import Source
+from encoders.networks.fit import ClipSample, fit_network
+from encoders.networks.registry import network_class
+from pipelines.cluster import pools
+from pipelines.cluster.broadcast import SharedFile
+from pipelines.cluster.checkpoints import Checkpoints
+from pipelines.cluster.teams import Dealer, Team
+from pipelines.cluster.training import run_training
+from pipelines.fit import codebooks
+from pipelines.ledger.accounts import Spent
+from pipelines.run.codebook import FittedNetwork
+from pipelines.run.job import Job
+from pipelines.settings.config import Config
+from pipelines.settings.sections import Network
+from pipelines.storage.pictures import mapped
+from pipelines.storage.store import DONE, Store
+from pipelines.storage.tables import NETWORKS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train: the folder of CLIPS, and {training video: its labels}."""
+
+    network: FittedNetwork
+    sample: str
+    labels: dict[str, list[str]]
+    footer: dict[str, str]
+
+    @property
+    def videos(self) -> frozenset[str]:
+        """Return the videos that it may see."""
+        return frozenset(self.labels)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the workers are given.
+
+    Attributes:
+        weights: what backbones start from.
+        classes: of all videos, in the order of the scores.
+        sources: {video: the file that counts}, as in VIDEOS.
+    """
+
+    tasks: list[Task]
+    store: Store
+    config: Config
+    weights: SharedFile
+    node: str
+    classes: list[str]
+    sources: dict[str, str]
+
+
+def train_networks(job: Job, tasks: list[Task]) -> Spent:
+    """Train and publish networks in one Ray Train run; return where the time went.
+
+    Raises:
+        RunError: a network that cannot be trained with these clips or settings.
+    """
+    teams = num_teams(job.config.network, len(tasks))
+    dealer = None
+    if teams > 1:
+        on_this_node = Dealer.options(scheduling_strategy=pools.here())
+        dealer = on_this_node.remote([task.sample for task in tasks])
+    training = Training(
+        tasks,
+        job.store,
+        job.config,
+        SharedFile.of(job.store, job.weights.file),
+        job.network_node,
+        job.classes,
+        job.sources,
+    )
+    return run_training(
+        _worker,
+        {"training": training, "store": job.store, "config": job.config, "dealer": dealer},
+        name=job.digest("train"),
+        step="train",
+        total=len(tasks),
+        workers=teams * job.config.network.num_workers,
+        threads=1 if teams > 1 else None,
+    )
+
+
+def num_teams(settings: Network, num_networks: int) -> int:
+    """Return the number of networks that are trained at once on today's cluster."""
+    there = ray.cluster_resources()
+    room = int(there.get("GPU", 0) or there.get("CPU", 1)) // settings.num_workers
+    return min(num_networks, settings.at_once or max(1, room))
+
+
+def _worker(setting: dict) -> None:
+    """Train networks on a worker. Once one fails for good, the other teams begin none any more."""
+    try:
+        _train_all(setting)
+    except ValueError:
+        if setting["dealer"]:
+            ray.get(setting["dealer"].stop.remote())
+        raise
+
+
+def _train_all(setting: dict) -> None:
+    training: Training = setting["training"]
+    store, config, meter = training.store, training.config, setting["meter"]
+    team = Team.of(config.network.num_workers)
+    kept = Checkpoints(store, config.fit.checkpoint_s, team)
+    for task in codebooks.dealt(training.tasks, setting["dealer"], team):
+        if team.agree(team.rank == 0 and store.exists(f"{task.network.folder}/{DONE}")):
+            continue
+        started = time.monotonic()
+        state, rows = kept.of(task.network)
+        curves = codebooks.Curves(task.network, team.rank, setting["counter"], rows=rows)
+        with meter("read"):
+            share = read_share(training, task, team)
+        sample = ClipSample(
+            frames=torch.from_numpy(share.frames),
+            counts=share.counts,
+            targets=targets(training.classes, [task.labels[video] for video in share.videos]),
+            multi_label=any(len(labels) > 1 for labels in task.labels.values()),
+            seed=config.run.seed,
+            rank=team.rank,
+            world_size=team.size,
+            all_reduce=team.all_reduce,
+            log=curves.add,
+            state=state,
+            checkpoint=lambda state, task=task, curves=curves: kept.offer(
+                task.network, state, curves.rows
+            ),
+        )
+        with meter("fit"):
+            files = _train(training, task.network, sample)
+        if team.rank == 0:
+            seconds = time.monotonic() - started
+            folder = task.network.folder
+            codebooks.publish(store, folder, task, files, curves.rows, seconds, NETWORKS)
+            meter.done({"ok": 1})
+
+
+def _train(training: Training, fitted: FittedNetwork, sample: ClipSample) -> dict[str, bytes]:
+    config = training.config
+    source = source_of(config, training.node, training.weights(), fitted.stream)
+    kind = network_class(fitted.base)
+    network = kind.build(source, fitted.settings, len(training.classes), config.run.seed)
+    device = str(ray.train.torch.get_device())
+    return fit_network(network, sample, config.network.crop_px, device).files()
+
+
+def source_of(config: Config, node: str, weights: bytes, stream: str) -> Source:
+    """Return the backbone that the networks of a stream start from."""
+    return Source(
+        network=config.describe.backbone,
+        node=node,
+        weights=weights,
+        crop_px=config.network.crop_px,
+        channels=channels(config.network, stream),
+    )
+
+
+def channels(network: Network, stream: str) -> int:
+    """Return the channels of a frame: colours, or u and v of a stack of flows."""
+    return 3 if stream == "rgb" else 2 * network.flow_stack
+
+
+def column(stream: str) -> str:
+    """Return the column of CLIPS with the frames of a stream."""
+    return "pictures" if stream == "rgb" else "flow"
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Frames uint8 [f, side, side, c] of whole videos, and how many each has."""
+
+    frames: np.ndarray
+    videos: list[str]
+    counts: list[int]
+
+
+def read_share(training: Training, task: Task, team: Team) -> Share:
+    """Return this worker's share of a network's training videos: whole videos, dealt in turn."""
+    stream, sources = task.network.stream, training.sources
+    names = ["clip_id", "video_id", "source", "frame_indices", "num_flows"]
+    rows = []
+    for row in training.store.read_table(task.sample, names).to_pylist():
+        count = len(row["frame_indices"]) if stream == "rgb" else row["num_flows"]
+        video = row["video_id"]
+        if count and video in task.labels and sources[video] == row["source"]:
+            rows.append((row["clip_id"], row["source"], video, count))
+    own = sorted(rows)[team.rank :: team.size]
+    counts = [count for *_, count in own]
+    ends = np.cumsum(counts, dtype=np.int64).tolist()
+    first = {tuple(row[:2]): end - row[3] for row, end in zip(own, ends, strict=True)}
+    network = training.config.network
+    shape = (sum(counts), network.side_px, network.side_px, channels(network, stream))
+    key = ("clip_id", "source")
+    frames = mapped(training.store, task.sample, column(stream), key, first, shape)
+    return Share(frames, [video for *_, video, _ in own], counts)
+
+
+def targets(classes: Sequence[str], labels: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Return [v, K] of 0 and 1."""
+    place = {label: number for number, label in enumerate(classes)}
+    table = torch.zeros(len(labels), len(classes))
+    for row, own in zip(table, labels, strict=True):
+        for label in own:
+            row[place[label]] = 1
+    return table

@@ -1,0 +1,37 @@
+"""Pictures of a table as a file that is mapped into memory: there may be more than fit there."""
+
+import tempfile
+
+import numpy as np
+
+from pipelines.storage.store import Store
+
+
+def mapped(
+    store: Store,
+    folder: str,
+    column: str,
+    key: tuple[str, ...],
+    first: dict[tuple[str, ...], int],
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Return uint8 pictures [f, ...] of some rows of a table, in a file without a name.
+
+    Args:
+        column: of the pictures' bytes. key: the columns that tell rows apart.
+        first: {key of a wanted row: place of its first picture}.
+        shape: [f, ...] of all pictures.
+    """
+    if not shape[0]:
+        return np.zeros(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
+    for name in store.files(folder):
+        with store.open_parquet(name) as table:
+            for batch in table.iter_batches(8, columns=[*key, column]):
+                for *own, value in zip(*(batch[name] for name in (*key, column)), strict=True):
+                    place = first.get(tuple(part.as_py() for part in own))
+                    if place is not None:
+                        part = np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape[1:])
+                        pictures[place : place + len(part)] = part
+    return pictures

@@ -1,0 +1,71 @@
+"""Networks that cannot be trained are refused before anything is decoded."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import prepare
+from pipelines.errors import ConfigError
+from pipelines.networks.train import targets
+from pipelines.run.job import Job
+from pipelines.settings.config import Config
+from tests.pipelines.run.examples import example
+
+
+def job(root: str, *settings: str) -> Job:
+    backbone = ("describe.backbone=squeezenet1_0", "describe.nodes=features.12")
+    made = example(root, *backbone, "network.crop_px=64", *settings)
+    loaded = SimpleNamespace(file="weights/w", identity="w", description="w", load=lambda: b"")
+    made.__dict__["weights"] = loaded
+    return made
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("network.node=features.99", "network.networks: tsn: .* got 'features.99'"),
+        ("tdn.layers=input,classifier.1", "nodes of squeezenet1_0 before features.12, got classif"),
+        ("network.networks=tdn@layers=input/features.12", "before features.12, got features.12"),
+        ("network.num_workers=9", "network.num_workers: expected at most the 2 training videos"),
+    ],
+)
+def test_what_cannot_be_made_is_named(tmp_path, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prepare._check_networks(job(str(tmp_path), setting))
+
+
+def test_what_can_be_made_passes(tmp_path) -> None:
+    prepare._check_networks(job(str(tmp_path), "tdn.layers=input,stages"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("network.networks=tdm", "did you mean tdn"),
+        ("network.networks=tdn@layer=input", "did you mean layers"),
+        ("network.networks=tdn@layers=stages", "input, then nodes"),
+        ("tdn.num_steps=5", "2 numbers, one for each phase"),
+        ("network.side_px=100", "at least network.crop_px = 224"),
+        ("tsn.dropout=1", "0 <= x < 1"),
+        ("network.frames=65", "1 to 64"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config().with_settings([setting])
+
+
+def test_a_network_has_folders_of_its_own_for_each_fold_and_stream(tmp_path) -> None:
+    made = example(str(tmp_path), "network.streams=rgb,flow")
+    folders = [network.folder for network in made.networks]
+    assert len(set(folders)) == 2 * 2 * 2
+    assert made.current("networks") == folders
+    other = example(str(tmp_path), "network.streams=rgb,flow", "tdn.flow_dropout=0.5")
+    changed = {n.folder for n in other.networks} ^ {n.folder for n in made.networks}
+    assert {name.split("/")[1] for name in changed} == {"tdn-flow"}
+    assert example(str(tmp_path), "network.networks=").networks == []
+
+
+def test_targets_are_in_the_order_of_the_classes() -> None:
+    found = targets(["a", "b", "c"], [["c"], ["a", "b"], []])
+    assert found.tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 0]]
