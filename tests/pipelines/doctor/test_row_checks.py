@@ -81,7 +81,7 @@ def test_a_result_of_another_maker_is_checked_by_its_scores_alone(run: Path) -> 
 
     def add(record: dict) -> None:
         record["tables"]["scores/tsn-rgb_network"] = folder
-        marks = doctor_run.marks()["classify"]
+        marks = doctor_run.marks_of_steps()["classify"]
         marks.insert(len(doctor_run.PAIRS), f"{folder}/_done.json")
         record["steps"]["classify"]["digest"] = digest("classify", marks)
 
@@ -139,7 +139,7 @@ def test_a_run_under_way_may_lack_rows(run: Path) -> None:
             del record["steps"][step]
 
     write_json(run, "run.json", forget)
-    for name in doctor_run.marks()["encode"]:
+    for name in doctor_run.marks_of_steps()["encode"]:
         (run / name).unlink()
     for folder in ("scores", "classifiers", "metrics", "report"):
         shutil.rmtree(run / folder)
