@@ -113,7 +113,7 @@ FROM tensors JOIN listing USING (file) WHERE NOT is_finite;
 -- do: {again}: it fits them anew
 SELECT 'codebooks' AS folder, digest AS file, '# codebooks that encodings name are gone' AS found
 FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS (FROM listing
-    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/'));
+    WHERE regexp_matches(file, '^codebooks/[^/]+/' || digest || '/'));
 
 -- note folder.unfinished: codebooks and samples are finished
 -- do: {again}: it makes them anew

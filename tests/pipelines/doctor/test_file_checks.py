@@ -137,7 +137,8 @@ def test_marks_and_report(run: Path) -> None:
 
 def test_a_step_that_was_done_for_other_settings_only_is_unfinished(run: Path) -> None:
     write_json(run, "run.json", lambda record: record["steps"]["describe"].update(digest="0" * 12))
-    shutil.rmtree(run / TABLES["descriptors"])
+    for folder in (TABLES["descriptors"], f"marks/{TABLES['descriptors']}"):
+        shutil.rmtree(run / folder)
     report = examine.examine(Store(str(run)))
     assert [(f.check, f.severity) for f in report.findings] == [("run.unfinished", "note")]
     assert report.findings[0].found.endswith("settings: describe")
