@@ -376,6 +376,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Pa
     table = pq.read_table(next(folder.glob("*.parquet")))
     for file in folder.iterdir():
         file.unlink()
+    shutil.rmtree(finished / "marks" / folder.relative_to(finished))
     kept = table.slice(0, 5)
     pq.write_table(kept, folder / "kept.parquet")
     (folder / ".hidden.parquet").write_bytes(b"half a file")
@@ -401,6 +402,7 @@ def test_a_run_killed_between_two_tables_writes_no_row_twice(finished: Path, dat
         table = pa.concat_tables(pq.read_table(file) for file in folder.glob("*.parquet"))
         for file in folder.iterdir():
             file.unlink()
+        shutil.rmtree(finished / "marks" / folder.relative_to(finished))
         kept = table.slice(0, 5)
     pq.write_table(kept, folder / "kept.parquet")
     for mark in finished.glob("marks/encodings/*/*/_done-*.json"):

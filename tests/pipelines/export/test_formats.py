@@ -150,7 +150,7 @@ def test_what_cannot_be_written_is_said(
 
 
 def test_a_missing_package_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "webdataset", None)
+    monkeypatch.setitem(sys.modules, "webdataset.writer", None)
     monkeypatch.delitem(sys.modules, "pipelines.export.webdataset", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'video-fisher\[webdataset\]'"):
         registry.export("nowhere", "webdataset", str(tmp_path / "x"))

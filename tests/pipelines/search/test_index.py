@@ -233,7 +233,6 @@ def test_broken_encodings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nothing_of_an_index_is_a_pickle_or_a_file_of_faiss(tmp_path: Path) -> None:
     index = opened(write(tmp_path, clusters(30, 16, 4)))
     assert {path.suffix for path in (tmp_path / index.folder).iterdir()} == {
-        ".json",
         ".parquet",
         ".safetensors",
     }
