@@ -29,6 +29,7 @@ from pipelines.run.job import Job
 from pipelines.run.record import StepTime
 from pipelines.run.steps import STEPS
 from pipelines.terminal import duration
+from pipelines.track.tracker import track
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def run(
         seconds = timed.earlier_s + timed.own_s
         record.write(job, name, account, spent, seconds, {**ray.cluster_resources()})
         timed.forget()
+        track(job, name)
     is_restored = restore and not record.is_described(job)
     if is_restored:
         check()

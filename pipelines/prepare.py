@@ -31,6 +31,7 @@ from pipelines.settings.recipes import RECIPES, sized
 from pipelines.storage.store import Store
 from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
+from pipelines.track import tracker
 from pipelines.video import flow
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     if plan:
         return job
     _check_steps(job, steps)
+    tracker.check(config)
     if "fit" in steps and not job.is_complete("fit"):
         _check_workers(job)
     if "describe" in steps and not job.is_complete("describe"):

@@ -29,6 +29,8 @@ ROOMS = {
     "pipelines.prepare": "flags and files to a job that can run",
     "pipelines.submission": "a run as Ray jobs",
     "pipelines.doctor": "is a run sound?",
+    "pipelines.export": "a run for other tools",
+    "pipelines.track": "curves and numbers to TensorBoard and MLflow",
     "pipelines.report": "the page of a run",
     "pipelines.models": "classifiers of all videos, for new ones",
     "pipelines.evaluate": "SCORES to METRICS",

@@ -29,16 +29,17 @@ def command(run: Scan, remake: str, folder: str, files: list[str]) -> str:
     if remake == "delete":
         return delete(run, files) if is_few and LOCK not in run.sizes else ""
     if folder not in run.folders:
-        marks = [mark for file in files for mark in _marks_of_tensors(file) if mark in run.sizes]
+        marks = [run.lies(mark) for file in files for mark in _marks_of_tensors(file)]
         names = files if is_few else [f"{folder}/"]
-        return delete(run, list(dict.fromkeys([*names, *marks]))) + THEN
+        return delete(run, list(dict.fromkeys([*names, *filter(None, marks)]))) + THEN
     key, table, path, _ = run.folders[folder]
     if table.name in _MADE_WITH:
         other = key.replace(table.name, _MADE_WITH[table.name], 1)
-        return delete(run, [f"{path}/", f"{run.record.tables.get(other, path)}/"]) + THEN
-    marks = [name for name in run.by_folder[path] if name.startswith(f"{path}/_done")]
+        made_with = run.record.tables.get(other, path)
+        return delete(run, [f"{path}/", f"{made_with}/", *run.marks_of(made_with)]) + THEN
+    marks = run.marks_of(path)
     if not marks and key in run.record.tables:
-        marks = [mark for mark in run.record.marks(table.step)[:1] if mark in run.sizes]
+        marks = list(filter(None, map(run.lies, run.record.marks(table.step)[:1])))
     whole = [f"{path}/"]
     names = {"missing": [], "folder": whole, "files": files if is_few else whole}[remake] + marks
     return delete(run, names) + THEN if names else ""

@@ -21,7 +21,8 @@ WHERE is_recorded AND table_name NOT IN ('samples', 'curves')
 -- warning run.mark: steps that are recorded as done have their marks and their report
 -- do: {again}: it makes what is missing of the step, and its mark
 SELECT folder, file, 'step ' || step || ' is recorded as done, but its mark is missing' AS found
-FROM marks JOIN steps USING (step) ANTI JOIN listing USING (file)
+FROM marks JOIN steps USING (step)
+    ANTI JOIN (SELECT regexp_replace(file, '^marks/', '') AS file FROM listing) USING (file)
 WHERE is_recorded AND (folder IN (SELECT folder FROM listing) OR folder = 'report');
 
 -- note run.unfinished: every step is done for the settings of the last run
@@ -112,13 +113,13 @@ FROM tensors JOIN listing USING (file) WHERE NOT is_finite;
 -- do: {again}: it fits them anew
 SELECT 'codebooks' AS folder, digest AS file, '# codebooks that encodings name are gone' AS found
 FROM used_codebooks, steps WHERE step = 'encode' AND is_recorded AND NOT EXISTS (FROM listing
-    WHERE regexp_matches(file, 'codebooks/[^/]+/' || digest || '/'));
+    WHERE regexp_matches(file, '^codebooks/[^/]+/' || digest || '/'));
 
 -- note folder.unfinished: codebooks and samples are finished
 -- do: {again}: it makes them anew
 SELECT DISTINCT '' AS folder, folder AS file, '# codebooks or samples have no mark' AS found
 FROM listing WHERE split_part(folder, '/', 1) IN ('codebooks', 'samples')
-    AND folder || '/_done.json' NOT IN (SELECT file FROM listing);
+    AND folder || '/_done.json' NOT IN (SELECT regexp_replace(file, '^marks/', '') FROM listing);
 
 -- error vectors.width: vectors are as the configuration and their classifiers want them
 SELECT folder, file, format('{} is {} wide, expected {}', name, columns.width,

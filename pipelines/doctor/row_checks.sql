@@ -55,7 +55,7 @@ FROM segments LEFT JOIN
 WHERE num_segments != num OR segment < 0 OR segment >= num_segments;
 
 -- error counts.descriptors: every planned segment is ok, partial or failed in DESCRIPTORS
--- do: delete the mark _done-*.json of the folder and {again}: the missing segments are described
+-- do: delete _done-*.json of the folder below marks/ and {again}: the missing segments are described
 -- done: describe
 -- whole: videos segments descriptors
 SELECT * REPLACE ('descriptors' AS folder), '# of ' || (SELECT count(*) FROM segments)

@@ -95,9 +95,18 @@ class Scan:
 
     def is_done(self, step: str) -> bool:
         """Return whether the step's tables should be complete."""
-        marks = self.record.marks(step)
-        is_marked = bool(marks) and all(mark in self.sizes for mark in marks)
+        names = self.record.marks(step)
+        is_marked = bool(names) and all(map(self.lies, names))
         return self.record.is_recorded(step) or is_marked
+
+    def lies(self, mark: str) -> str:
+        """Return the file of a mark; "" where there is none."""
+        return next((file for file in (marks.place(mark), mark) if file in self.sizes), "")
+
+    def marks_of(self, folder: str) -> list[str]:
+        """Return the files of the marks of a folder."""
+        there = [*self.by_folder.get(marks.place(folder), ()), *self.by_folder.get(folder, ())]
+        return [name for name in there if name.rpartition("/")[2].startswith("_done")]
 
     def is_whole(self, *keys: str) -> bool:
         """Return whether these folders have files, and every one of them was read."""
@@ -152,8 +161,8 @@ class Scan:
     def _files(self, path: str) -> tuple[str, ...]:
         """Return the files of a table, without the copies of a compaction that was not finished."""
         there = [name for name in self.by_folder.get(path, []) if is_visible(name)]
-        plan = f"{path}/{compaction.PLAN}"
-        if plan not in self.sizes:
+        plan = self.lies(f"{path}/{compaction.PLAN}")
+        if not plan:
             return tuple(there)
         try:
             return tuple(compaction.without_copies(self.store, path, there))
@@ -212,8 +221,9 @@ class Scan:
     def _check_marks(self) -> None:
         """Compare the marks of today's steps, codebooks and samples with the listing."""
         names = {mark for step in STEPS for mark in self.record.marks(step)}
-        names |= {n for n in self.sizes if n.endswith(f"/{DONE}") and n.split("/")[0] in UNNAMED}
-        for mark in sorted(names & self.sizes.keys()):
+        there = {name.removeprefix(f"{marks.FOLDER}/") for name in self.sizes}
+        names |= {n for n in there if n.endswith(f"/{DONE}") and n.split("/")[0] in UNNAMED}
+        for mark in sorted(names & there):
             try:
                 checked = marks.check(self.store, mark, marks.Contents(), self._sizes)
             except StorageError as error:

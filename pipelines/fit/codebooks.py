@@ -30,7 +30,7 @@ from pipelines.cluster.teams import Dealer, Team, teams_at_once
 from pipelines.cluster.training import run_training
 from pipelines.errors import RunError
 from pipelines.ledger.accounts import Spent
-from pipelines.ledger.marks import Contents, publish_mark
+from pipelines.ledger.marks import Contents, find, holds, publish_mark
 from pipelines.run.codebook import Codebook, Fitted
 from pipelines.settings.config import Config
 from pipelines.storage.columns import Table, descriptors_from_arrow
@@ -188,7 +188,7 @@ def _fit_all(setting: dict) -> None:
     frames: dict[str, tuple[torch.Tensor, list[str]]] = {}
     for task in dealt(setting["tasks"], setting["dealer"], team):
         book = task.codebook
-        if team.agree(team.rank == 0 and store.exists(f"{book.folder}/{DONE}")):
+        if team.agree(team.rank == 0 and holds(store, f"{book.folder}/{DONE}")):
             continue
         if task.sample not in frames:
             stream = setting["streams"][book.stream]
@@ -242,7 +242,7 @@ def publish(
     if curves:
         store.publish_table(f"{folder}/curves.parquet", table.build(curves), task.footer)
     sample_mark = f"{task.sample}/{DONE}"
-    contents = Contents((folder,), (sample_mark,) if store.exists(sample_mark) else ())
+    contents = Contents((folder,), (sample_mark,) if find(store, sample_mark) else ())
     facts = {"seconds": seconds, "videos": len(task.videos), **task.footer}
     publish_mark(store, f"{folder}/{DONE}", facts, contents)
 

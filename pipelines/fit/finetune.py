@@ -25,6 +25,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.fit import codebooks, finetune_worker
 from pipelines.fit.finetune_worker import Training
 from pipelines.index import current_rows
+from pipelines.ledger import marks
 from pipelines.run.codebook import Codebook
 from pipelines.run.job import Job
 from pipelines.run.versions import FORMAT_VERSION
@@ -82,7 +83,7 @@ class FinetuneJob:
 
     @property
     def is_done(self) -> bool:
-        return self.job.store.exists(f"{self.folder}/{DONE}")
+        return marks.holds(self.job.store, f"{self.folder}/{DONE}")
 
 
 def check(config: Config) -> None:
@@ -212,7 +213,7 @@ class KeepFrames:
 def _decode(todo: FinetuneJob) -> None:
     """Publish FRAMES: about finetune.num_frames pictures of the training videos."""
     job, config = todo.job, todo.job.config
-    if job.store.exists(f"{todo.frames}/{DONE}"):
+    if marks.holds(job.store, f"{todo.frames}/{DONE}"):
         return
     segments = current_rows.segment_plan(job)
     segments = segments.filter(pc.is_in(segments["video_id"], pa.array(list(todo.labels))))
@@ -231,7 +232,7 @@ def _decode(todo: FinetuneJob) -> None:
     )
     outputs = [sink.Output(FRAMES, todo.frames, job.footer("finetune"))]
     datasets.write_tables(job, line, data, outputs, rows_per_file=64)
-    job.store.publish_json(f"{todo.frames}/{DONE}", {"frames_per_segment": most})
+    job.store.publish_json(marks.place(f"{todo.frames}/{DONE}"), {"frames_per_segment": most})
 
 
 def _check_pictures(todo: FinetuneJob) -> None:

@@ -11,7 +11,7 @@ from pipelines.errors import RunError
 from pipelines.fit import codebooks, sample
 from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
-from pipelines.ledger.marks import Contents, publish_mark
+from pipelines.ledger.marks import Contents, holds, publish_mark, remove_folder
 from pipelines.run import codebook
 from pipelines.run.job import Job
 from pipelines.storage.store import DONE
@@ -26,7 +26,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
     # Variants may share a codebook. One that is there already is skipped by the workers, but their
     # start is not free.
     tasks = list({task.codebook.folder: task for task in tasks}.values())
-    tasks = [t for t in tasks if not job.store.exists(f"{t.codebook.folder}/{DONE}")]
+    tasks = [t for t in tasks if not holds(job.store, f"{t.codebook.folder}/{DONE}")]
     learning = {book.folder for book in job.learning}
     codebooks.publish_unfitted(
         [task for task in tasks if task.codebook.folder not in learning],
@@ -39,7 +39,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
         fitting = (tasks, job.store, job.config, job.described, job.digest("fit"))
         parts.append(codebooks.fit_codebooks(*fitting))
     planned = {book.folder for book in job.codebooks}
-    fitted = {folder for folder in planned if job.store.exists(f"{folder}/{DONE}")}
+    fitted = {folder for folder in planned if holds(job.store, f"{folder}/{DONE}")}
     account = settle("fit", "codebooks", planned, fitted)
     return account, merged(parts)
 
@@ -64,12 +64,12 @@ def _sample(job: Job) -> Spent:
     for all streams.
     """
     streams = list(dict.fromkeys(book.stream for book in job.learning))
-    streams = [s for s in streams if not job.store.exists(f"{job.sample(s)}/{DONE}")]
+    streams = [s for s in streams if not holds(job.store, f"{job.sample(s)}/{DONE}")]
     if not streams:
         return Spent(0.0, ())
     for stream in streams:
         # An interrupted sample has no keys to go on from, and is cheap: it is drawn again.
-        job.store.delete_folder(job.sample(stream))
+        remove_folder(job.store, job.sample(stream))
     places = current_rows.places(job)
     allowed = pa.array(sorted(job.training_videos(None)), pa.string())
     places = places.filter(pc.is_in(places["video_id"], allowed))

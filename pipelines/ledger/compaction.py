@@ -1,9 +1,9 @@
 """Compaction: the many small files of a folder become few large ones, with the same rows.
 
-A plan, a hidden file, says which row of which file goes where. It is published first; then come the
-large files, and once all of them are there the small ones go, and the plan last. A killed
-compaction goes on from its plan. Meanwhile rows are there twice, which the steps read past; the
-doctor passes over the copies.
+A plan, beside the marks of the folder, says which row of which file goes where. It is published
+first; then come the large files, and once all of them are there the small ones go, and the plan
+last. A killed compaction goes on from its plan. Meanwhile rows are there twice, which the steps
+read past; the doctor passes over the copies.
 
 The plan follows from the rows alone, not from the files they are in: a run that was interrupted
 ends with the files of one that was not.
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.ledger import marks
 from pipelines.storage.columns import file_name
 from pipelines.storage.store import Store
 
@@ -112,7 +113,8 @@ def _execute(
     new = [name for name in _names(planned, "new") if name not in there]
     write_all([planned.filter(pc.equal(planned["new"], name)) for name in new])
     store.each(store.delete, copied(planned, store.files(folder)))
-    store.delete(f"{folder}/{PLAN}")
+    for name in (marks.place(f"{folder}/{PLAN}"), f"{folder}/{PLAN}"):
+        store.delete(name)
 
 
 def _publish(store: Store, folder: str, planned: pa.Table) -> None:
@@ -122,13 +124,13 @@ def _publish(store: Store, folder: str, planned: pa.Table) -> None:
     """
     for name in (_names(planned, "new") & set(store.files(folder))) - _names(planned, "file"):
         store.delete(name)
-    store.publish_table(f"{folder}/{PLAN}", planned, {})
+    store.publish_table(marks.place(f"{folder}/{PLAN}"), planned, {})
 
 
 def _unfinished(store: Store, folder: str) -> pa.Table | None:
     """Return the plan of a compaction that was not finished; None where there is none."""
-    name = f"{folder}/{PLAN}"
-    if not store.exists(name):
+    name = marks.find(store, f"{folder}/{PLAN}")
+    if not name:
         return None
     with store.open_parquet(name) as file:
         return file.read().replace_schema_metadata(None)

@@ -1,5 +1,9 @@
 """Marks: a file `_done*.json`, written last, says that folders are complete, and lists their files.
 
+A mark is called by the folder that it is for, as in `videos/<digest>/_done.json`, and lies below
+`marks/`: a folder of a table holds nothing but that table. Marks of before lie in the folder
+itself, and count as well.
+
 The one check of it is here: a run makes it before each step, the doctor for all of a run. What a
 listing shows (a file is gone, has another size, or is listed nowhere) costs a request for a
 thousand files. What is inside a file its own seal shows (`encoders.seal`), once it is read.
@@ -20,6 +24,8 @@ NOTE = "damaged.json"
 """A note of the doctor: files that the next run reads, however large, and makes again where they
 are damaged.
 """
+
+FOLDER = "marks"
 
 Sizes = Callable[[str], dict[str, int]]
 """Gives {name: bytes} of the visible files of a folder."""
@@ -48,6 +54,51 @@ class Contents:
     files: Sequence[str] = ()
 
 
+def place(name: str) -> str:
+    """Return the file of a mark, or of another note on a folder."""
+    return f"{FOLDER}/{name}"
+
+
+def find(store: Store, name: str) -> str:
+    """Return the file of a mark or note, as it lies today or lay before; "" where there is none."""
+    return next((file for file in (place(name), name) if store.exists(file)), "")
+
+
+def holds(store: Store, mark: str) -> bool:
+    """Return whether a mark is there, and all that it is for: whoever removes a folder by hand
+    may leave its mark.
+    """
+    expected = Contents((_parent(mark),))
+    return bool(find(store, mark)) and not check(store, mark, expected, store.sizes).faults
+
+
+def _read(store: Store, mark: str) -> bytes:
+    try:
+        return store.read(place(mark))
+    except FileNotFoundError:
+        return store.read(mark)
+
+
+def remove(store: Store, name: str) -> None:
+    """Remove a mark or note, wherever it lies; or another file."""
+    store.delete(name)
+    if _is_mark(name):
+        store.delete(place(name))
+
+
+def remove_all(store: Store, folder: str) -> None:
+    """Remove the marks of a folder."""
+    for where in (place(folder), folder):
+        for name in filter(_is_mark, store.sizes(where)):
+            store.delete(name)
+
+
+def remove_folder(store: Store, folder: str) -> None:
+    """Remove a folder, and its marks before it."""
+    for name in (place(folder), folder):
+        store.delete_folder(name)
+
+
 def publish_mark(store: Store, mark: str, facts: dict, contents: Contents) -> None:
     """Publish a mark of folders as they are, with facts for whoever reads it.
 
@@ -60,7 +111,7 @@ def publish_mark(store: Store, mark: str, facts: dict, contents: Contents) -> No
     for folder in contents.folders:
         files |= _visible(store.sizes(folder))
     value = facts | {"folders": list(contents.folders), "files": files, ENTRY: BLANK}
-    store.publish(mark, seal(json.dumps(value, indent=1, sort_keys=True).encode()))
+    store.publish(place(mark), seal(json.dumps(value, indent=1, sort_keys=True).encode()))
 
 
 @dataclass
@@ -83,7 +134,7 @@ def check(store: Store, mark: str, expected: Contents, sizes: Sizes) -> Checked:
     """
     checked = Checked()
     try:
-        value = json.loads(_intact(mark, store.read(mark)))
+        value = json.loads(_intact(mark, _read(store, mark)))
     except FileNotFoundError:
         value = None
     except DamagedError as error:
@@ -98,7 +149,7 @@ def check(store: Store, mark: str, expected: Contents, sizes: Sizes) -> Checked:
         if value is not None and not there:
             checked.blame(mark, folder, GONE)
     for name in expected.files:
-        if value is not None and name not in sizes(_parent(name)):
+        if value is not None and _size_of(sizes, name) is None:
             checked.blame(mark, name, GONE)
     return checked
 
@@ -109,7 +160,7 @@ def _check_listed(checked: Checked, store: Store, mark: str, value: dict, sizes:
         for name in _visible(sizes(folder)).keys() - files.keys():
             checked.blame(mark, name, "no step has written it", is_there=True)
     for name, size in files.items():
-        there = sizes(_parent(name)).get(name)
+        there = _size_of(sizes, name)
         is_mark = name.endswith(".json")
         if there is None:
             checked.blame(name if is_mark else mark, name, GONE)
@@ -145,6 +196,18 @@ def note(store: Store, names: Iterable[str]) -> None:
 
 def _visible(sizes: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if is_visible(name, "")}
+
+
+def _size_of(sizes: Sizes, name: str) -> int | None:
+    """Return the bytes of a file, or of a mark wherever it lies; None where it is gone."""
+    places = [name, place(name)] if _is_mark(name) else [name]
+    return next(
+        (found for file in places if (found := sizes(_parent(file)).get(file)) is not None), None
+    )
+
+
+def _is_mark(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("_done")
 
 
 def _parent(name: str) -> str:

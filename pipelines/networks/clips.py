@@ -12,7 +12,7 @@ from pipelines.cluster import pools, sink
 from pipelines.cluster.datasets import Chain, dataset, progress_line, write_tables
 from pipelines.errors import RunError
 from pipelines.ledger.accounts import Spent
-from pipelines.ledger.marks import Contents, publish_mark
+from pipelines.ledger.marks import Contents, holds, publish_mark
 from pipelines.run.job import Job
 from pipelines.settings.sections import Network, Picture, Sampling
 from pipelines.storage.tables import CLIPS
@@ -30,7 +30,7 @@ def publish_clips(job: Job) -> Spent:
     Raises:
         RunError: no video gives a picture.
     """
-    if job.store.exists(job.clips_mark):
+    if holds(job.store, job.clips_mark):
         return Spent(0.0, ())
     rows = sink.pending(_plan(job), job.store, job.clips, ("clip_id", "source"))
     spent = Spent(0.0, ())

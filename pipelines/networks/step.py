@@ -42,13 +42,13 @@ def train(job: Job) -> tuple[Account, Spent]:
             footer=job.footer("train") | {"video_fisher.network": network.digest},
         )
         for network in job.networks
-        if not job.store.exists(f"{network.folder}/{DONE}")
+        if not holds(job.store, f"{network.folder}/{DONE}")
     ]
     tasks = list({task.network.folder: task for task in tasks}.values())
     if tasks:
         parts.append(train_networks(job, tasks))
     planned = {network.folder for network in job.networks}
-    trained = {folder for folder in planned if job.store.exists(f"{folder}/{DONE}")}
+    trained = {folder for folder in planned if holds(job.store, f"{folder}/{DONE}")}
     return settle("train", "networks", planned, trained), merged(parts)
 
 
@@ -65,7 +65,7 @@ def score(job: Job) -> Spent:
     Raises:
         RunError: a network is not there.
     """
-    results = [r for r in job.scored_by_networks() if not job.store.exists(_mark(job, r))]
+    results = [r for r in job.scored_by_networks() if not holds(job.store, _mark(job, r))]
     return merged([Spent(0.0, ()), *(_score(job, result) for result in results)])
 
 
@@ -76,7 +76,7 @@ def _mark(job: Job, result: Result) -> str:
 def _score(job: Job, result: Result) -> Spent:
     encoder, stream = result.pair
     networks = {network.fold: network for network in job.networks_of(encoder, stream)}
-    missing = [n for n in networks.values() if not job.store.exists(f"{n.folder}/{DONE}")]
+    missing = [n for n in networks.values() if not holds(job.store, f"{n.folder}/{DONE}")]
     if missing:
         raise RunError(
             f"classify: expected the network {missing[0].name} of fold {missing[0].fold} in "

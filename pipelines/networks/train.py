@@ -119,7 +119,7 @@ def _train_all(setting: dict) -> None:
     team = Team.of(config.network.num_workers)
     kept = Checkpoints(store, config.fit.checkpoint_s, team)
     for task in codebooks.dealt(training.tasks, setting["dealer"], team):
-        if team.agree(team.rank == 0 and store.exists(f"{task.network.folder}/{DONE}")):
+        if team.agree(team.rank == 0 and holds(store, f"{task.network.folder}/{DONE}")):
             continue
         started = time.monotonic()
         state, rows = kept.of(task.network)

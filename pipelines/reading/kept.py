@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.ledger import marks
 from pipelines.run.schema import malformed
 from pipelines.run.steps import PAGE, STEPS
 from pipelines.settings.config import digest
@@ -135,7 +136,7 @@ def leaving(store: Store, keep: int) -> list[Leaving]:
 def remove(store: Store, gone: Leaving) -> None:
     """Delete a configuration, its record last."""
     for folder in gone.folders:
-        store.delete_folder(folder)
+        marks.remove_folder(store, folder)
     store.delete_folder(page_of(gone.name).rpartition("/")[0])
     store.delete(f"{FOLDER}/{gone.name}.json")
 

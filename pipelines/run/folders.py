@@ -14,7 +14,8 @@ Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipe
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
 what is being trained (pipelines.cluster.checkpoints).
 
-A file `_done...json` is written last: it marks a folder as complete for the videos of this run.
+A file marks/<folder>/_done...json is written last: it marks the folder as complete for the videos
+of this run.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Job(Folders):
 
     def is_complete(self, step: str) -> bool:
         """Return whether every output of a step, for these inputs and settings, is there."""
-        return all(self.store.exists(mark) for mark in self.marks(step))
+        return all(marks.find(self.store, mark) for mark in self.marks(step))
 
     def is_sound(self, step: str) -> bool:
         """Return whether a step is complete, and its files are as its marks say."""
@@ -81,8 +81,8 @@ class Job(Folders):
         for fault in faults:
             log.warning("%s: %s: %s", step, self.store.uri(fault.file), fault.found)
             if fault.is_there:
-                self.store.delete(fault.file)
-            self.store.delete(fault.mark)
+                marks.remove(self.store, fault.file)
+            marks.remove(self.store, fault.mark)
         if faults:
             log.warning(
                 "%s: files that are damaged or of no step are removed, and what the step lacks is "
@@ -104,12 +104,12 @@ class Job(Folders):
                 passed = dataclasses.replace(self.retries, decoder="")
                 self.store.publish_json(RETRIES, dataclasses.asdict(passed))
         for mark, contents in self.contents(step).items():
-            if not self.store.exists(mark):
+            if not marks.find(self.store, mark):
                 publish_mark(self.store, mark, self.footer(step), contents)
         for table in STEPS[step].replaces:
             for folder in self.older(table):
                 if self._split_of(folder) in (None, self.config.split.name):
-                    self.store.delete_folder(folder)
+                    marks.remove_folder(self.store, folder)
 
     def unmark(self, folder: str) -> None:
         """Remove the marks of a folder, before rows are published there.
@@ -117,8 +117,7 @@ class Job(Folders):
         Their files are named by ids alone: those of a file that has changed may replace rows that
         other inputs count on.
         """
-        for mark in self.store.marks(folder):
-            self.store.delete(mark)
+        marks.remove_all(self.store, folder)
 
     def _split_of(self, folder: str) -> str | None:
         """Return the named split that a folder was made for, "" where it has no name, None where it

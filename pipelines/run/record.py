@@ -17,7 +17,7 @@ from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.job import Job
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.settings.config import Config, digest
-from pipelines.settings.sections import Cluster, Plan
+from pipelines.settings.sections import Cluster, Plan, Track
 from pipelines.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def configuration(config: Config) -> str:
     """Return a digest of the settings that decide the amount of work, without those of the
     cluster.
     """
-    return digest(dataclasses.replace(config, cluster=Cluster(), plan=Plan()))
+    return digest(dataclasses.replace(config, cluster=Cluster(), plan=Plan(), track=Track()))
 
 
 def predicted(job: Job) -> dict:

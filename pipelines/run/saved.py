@@ -7,6 +7,7 @@ from typing import Self
 
 from encoders.settings import CODEBOOK
 from pipelines.errors import ConfigError
+from pipelines.ledger import marks
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
 from pipelines.run.schema import read_record
@@ -107,7 +108,7 @@ class SavedRun:
     def is_encoded(self, encodings: Encodings) -> bool:
         """Return whether the encodings are complete for today's VIDEOS."""
         videos = self.videos.rpartition("/")[2]
-        return self.store.exists(f"{encodings.folder}/_done-{videos}.json")
+        return marks.holds(self.store, f"{encodings.folder}/_done-{videos}.json")
 
     def encodings_for(self, pair: tuple[str, str], fold: int) -> Encodings:
         """Return the encodings of a pair that the classifiers of a fold have; those of the first

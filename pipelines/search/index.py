@@ -1,7 +1,7 @@
 """The index of a search: the encodings of one encoder and stream, compressed (VU 2.3.3), and stored
 with the run.
 
-    search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors   _done.json
+    search/<encoder>-<stream>/<digest>/   *.parquet (SEARCH)   compression.safetensors
 
 It is stored as vectors, in Parquet, and not as a file of faiss: reading one of those takes sizes
 and offsets out of the file and trusts them, which a hostile file turns into writes out of bounds.
@@ -31,6 +31,7 @@ from encoders.codebooks.pca import Pca
 from encoders.encodings.compress import Compression, fit_whitening
 from encoders.scores.retrieval import average_precision, mean_average_precision
 from pipelines.errors import RunError
+from pipelines.ledger import marks
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import Encodings
 from pipelines.run.versions import FORMAT_VERSION, code_revision
@@ -141,12 +142,13 @@ def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
     name = digest(FORMAT_VERSION, encodings, videos, kind)
     siblings = f"search/{folder_name(encodings.encoder, encodings.stream)}"
     folder = f"{siblings}/{name}"
-    done = store.read_json(f"{folder}/{DONE}")
+    mark = f"{folder}/{DONE}"
+    done = store.read_json(marks.find(store, mark)) if marks.holds(store, mark) else None
     if done is None:
         done = _build(store, encodings, videos, folder)
         for older in store.folders(siblings):
             if older != folder:
-                store.delete_folder(older)
+                marks.remove_folder(store, older)
     return Index(store, folder, Facts(**done))
 
 
@@ -189,7 +191,7 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
         content = table.slice(first, ROWS_PER_FILE)
         store.publish_table(f"{folder}/part-{part:05d}.parquet", content, footer, ROWS_PER_GROUP)
     store.publish(f"{folder}/{_COMPRESSION}", compression.to_bytes())
-    store.publish_json(f"{folder}/{DONE}", facts)
+    store.publish_json(marks.place(f"{folder}/{DONE}"), facts)
     log.info(
         "search: index of %d videos in %.0f s, %d values each",
         rows.num_rows,

@@ -44,6 +44,7 @@ from pipelines.settings.sections import (
     Run,
     Sampling,
     Split,
+    Track,
 )
 from pipelines.settings.text import changed, parsed, split_entry, split_setting
 
@@ -122,6 +123,7 @@ class Config:
     run: Run = field(default_factory=Run)
     cluster: Cluster = field(default_factory=Cluster)
     plan: Plan = field(default_factory=Plan)
+    track: Track = field(default_factory=Track)
 
     def __post_init__(self) -> None:
         for section in self.sections():

@@ -557,6 +557,37 @@ class Run(Record):
     )
 
 
+TrackTo = Annotated[
+    str,
+    Rule(
+        "empty, tensorboard:FOLDER or mlflow:URI",
+        lambda text: text == "" or re.fullmatch(r"(tensorboard|mlflow):.+", text) is not None,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track(Record):
+    """Where curves and numbers go beside the run's own tables."""
+
+    to: TrackTo = setting(
+        "",
+        "tensorboard:FOLDER or mlflow:URI: CURVES when fit ends, METRICS when evaluate ends; empty "
+        "sends nothing. No step needs it, and a server that does not answer costs a warning.",
+        Changes.NOTHING,
+    )
+
+    @property
+    def name(self) -> str:
+        """Return the tool; "" where nothing is sent."""
+        return self.to.partition(":")[0]
+
+    @property
+    def where(self) -> str:
+        """Return its folder or URI."""
+        return self.to.partition(":")[2]
+
+
 def _pool(description: str) -> int:
     return setting(0, f"{description}; 0: as the cluster has room for.", Changes.NOTHING)
 

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DONE = "_done.json"
-"""Written last into a finished folder; DuckDB's and Spark's globs pass over it."""
+"""Name of the mark of a finished folder, written last; see `pipelines.ledger.marks`."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of `os.link` on a filesystem without hard links, such as mounted object storage."""
@@ -201,11 +201,6 @@ class Store:
         files = [entry for entry in self._list(folder) if entry["type"] == "file"]
         sizes = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
         return {f"{folder}/{name}": n for name, n in sizes.items() if name[:1] not in ("", ".")}
-
-    def marks(self, folder: str) -> list[str]:
-        """Return the names of the files in `folder` that say it is complete, sorted."""
-        names = [entry["name"].rsplit("/", 1)[-1] for entry in self._list(folder)]
-        return sorted(f"{folder}/{name}" for name in names if name.startswith("_done"))
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in `folder`, sorted; none where it does not exist."""

@@ -24,9 +24,9 @@ FILES |= {
     "codebook": "codebooks/*/*/*.safetensors",
     "classifier": "models/*/*.safetensors",
     "report": "report/index.html",
-    "mark of a codebook": f"codebooks/*/*/{DONE}",
-    "mark of a sample": f"samples/*/*/{DONE}",
-    "mark of encodings": "encodings/*/*/_done-*.json",
+    "mark of a codebook": f"marks/codebooks/*/*/{DONE}",
+    "mark of a sample": f"marks/samples/*/*/{DONE}",
+    "mark of encodings": "marks/encodings/*/*/_done-*.json",
 }
 NOT_TWICE = ("weights", "report", *(kind for kind in FILES if kind.startswith("mark")))
 """Kinds of which a copy under another name is no row and no part of anything, and is let be."""

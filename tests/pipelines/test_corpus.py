@@ -8,7 +8,9 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
@@ -94,6 +96,49 @@ def test_every_video_has_its_rows(finished: Path) -> None:
             vectors = np.stack(table["vector"].to_numpy())
             assert sorted(table["video_id"].to_pylist()) == sorted(videos["video_id"].to_pylist())
             np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+BESIDE_TENSORS = ("solutions", "models")
+"""Tables that lie beside the classifiers whose story they tell."""
+
+
+def test_the_folder_of_a_table_is_read_as_it_is(finished: Path) -> None:
+    tables = json.loads((finished / "run.json").read_text())["tables"]
+    for name, folder in tables.items():
+        if name.partition("/")[0] in BESIDE_TENSORS:
+            continue
+        expected = rows(finished, f"{folder}/*.parquet").num_rows
+        files = f"'{finished / folder}/*.parquet'"
+        assert duckdb.sql(f"SELECT count(*) FROM {files}").fetchall() == [(expected,)]
+        assert polars.read_parquet(finished / folder).height == expected, name
+        assert pyarrow.dataset.dataset(finished / folder).count_rows() == expected
+
+
+@pytest.mark.slow
+def test_the_hugging_face_reads_the_folder_of_a_table(finished: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    tables = json.loads((finished / "run.json").read_text())["tables"]
+    for name in ("videos", f"encodings/ave-{STREAMS[0]}"):
+        found = datasets.load_dataset(
+            "parquet", data_dir=str(finished / tables[name]), cache_dir=str(tmp_path)
+        )
+        assert found["train"].num_rows == 12
+
+
+def test_a_run_whose_marks_lie_in_its_folders_is_complete(
+    finished: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Runs of before have them there."""
+    old = Path(shutil.copytree(finished, tmp_path / "old"))
+    for mark in sorted((old / "marks").rglob("*.json")):
+        mark.rename(old / mark.relative_to(old / "marks"))
+    shutil.rmtree(old / "marks")
+    assert examine.examine(Store(str(old))).findings == ()
+    before = {str(file): file.stat().st_mtime_ns for file in old.rglob("_done*")}
+    with caplog.at_level("INFO"):
+        assert run(data, old) == 0
+    assert "nothing to do: every step is complete" in caplog.text
+    assert {str(file): file.stat().st_mtime_ns for file in old.rglob("_done*")} == before
 
 
 @pytest.mark.slow
@@ -331,6 +376,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(finished: Path, data: Pa
     table = pq.read_table(next(folder.glob("*.parquet")))
     for file in folder.iterdir():
         file.unlink()
+    shutil.rmtree(finished / "marks" / folder.relative_to(finished))
     kept = table.slice(0, 5)
     pq.write_table(kept, folder / "kept.parquet")
     (folder / ".hidden.parquet").write_bytes(b"half a file")
@@ -356,9 +402,10 @@ def test_a_run_killed_between_two_tables_writes_no_row_twice(finished: Path, dat
         table = pa.concat_tables(pq.read_table(file) for file in folder.glob("*.parquet"))
         for file in folder.iterdir():
             file.unlink()
+        shutil.rmtree(finished / "marks" / folder.relative_to(finished))
         kept = table.slice(0, 5)
     pq.write_table(kept, folder / "kept.parquet")
-    for mark in finished.glob("encodings/*/*/_done-*.json"):
+    for mark in finished.glob("marks/encodings/*/*/_done-*.json"):
         mark.unlink()
     assert run(data, finished, extra=("--steps", "index,describe,fit,encode")) == 0
     whole = [record["segments"], record["videos"]]
@@ -383,7 +430,7 @@ def test_an_interrupted_sample_is_drawn_again(
     folder = jobs[0].sample(STREAMS[0])
     before = jobs[0].store.read_table(folder)
     jobs[0].store.publish_table(f"{folder}/partial.parquet", before.slice(0, 3), {})
-    (finished / folder / "_done.json").unlink()
+    (finished / "marks" / folder / "_done.json").unlink()
     fit_step._sample(jobs[0])
     order = [("video_id", "ascending"), ("frame", "ascending")]
     assert jobs[0].store.read_table(folder).sort_by(order).equals(before.sort_by(order))

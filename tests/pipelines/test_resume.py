@@ -13,6 +13,7 @@ from pipelines.encode import step as encode_step
 from pipelines.index import current_rows
 from pipelines.index import step as index_step
 from pipelines.ledger import accounts as ledger
+from pipelines.ledger import marks
 from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.codebook import Codebook
 from pipelines.run.inputs import RETRIES, Retries
@@ -92,7 +93,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             )
             one.store.publish_table(f"{one.failures}/x.parquet", rows, {})
         for book in one.codebooks if name == "encode" else ():
-            assert one.store.exists(f"{book.folder}/{DONE}")
+            assert marks.find(one.store, f"{book.folder}/{DONE}")
         return Account(name, 0, 0, 0), Spent(0.0, ())
 
     for name in STEPS:

@@ -6,6 +6,7 @@ import zlib
 import pyarrow.compute as pc
 
 from pipelines.ledger.accounts import Spent
+from pipelines.ledger.marks import holds
 from pipelines.run.folders import Folders
 from pipelines.run.job import Job
 from pipelines.run.makers import Maker, Result
@@ -24,7 +25,7 @@ def results(run: Folders) -> list[Result]:
 def score(job: Job) -> Spent:
     """Publish SCORES of every tested video: a hash of its name and the class."""
     folder = job.scores(*PAIR)
-    if job.store.exists(f"{folder}/{DONE}"):
+    if holds(job.store, f"{folder}/{DONE}"):
         return Spent(0.0, ())
     classes = sorted({label for labels in job.manifest["labels"].to_pylist() for label in labels})
     for fold in job.folds:

@@ -227,7 +227,7 @@ CODEBOOK_DAMAGE = {
         ),
         lambda run: publish_tensors(run, "weights/w.safetensors", a=np.array([np.nan], np.float32)),
     ],
-    "folder.unfinished": [lambda run: (run / CODEBOOK / "_done.json").unlink()],
+    "folder.unfinished": [lambda run: (run / "marks" / CODEBOOK / "_done.json").unlink()],
     "codebook.missing": [
         lambda run: shutil.rmtree(run / CODEBOOK),
     ],

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from encoders.descriptors.streams import streams_of
 from pipelines.evaluate.results import ScoreMatrix, gain_rows, metric_rows, results
+from pipelines.ledger import marks
 from pipelines.run.combination import Combination
 from pipelines.settings.config import Config, digest
 from pipelines.storage.columns import (
@@ -132,7 +133,7 @@ def make(root: Path) -> None:
     _publish(store, VIDEOS, TABLES["videos"], videos, footer("index"))
     segments = plan_segments(videos)
     _publish(store, SEGMENTS, TABLES["segments"], segments, footer("index"))
-    store.publish_json(f"{TABLES['videos']}/{DONE}", {})
+    store.publish_json(marks.place(f"{TABLES['videos']}/{DONE}"), {})
 
     rows = [_described(row, draw) for row in segments.to_pylist()]
     kinds = {stream: descriptor_type(width(stream)) for stream in STREAMS}
@@ -143,7 +144,7 @@ def make(root: Path) -> None:
     bad = [{c: row[c] for c in columns} for row in rows if row["status"] != "ok"]
     name = f"{TABLES['failures']}/failures.parquet"
     store.publish_table(name, FAILURES.build(bad), footer("describe"))
-    store.publish_json(f"{TABLES['descriptors']}/_done-{INDEXED}.json", {})
+    store.publish_json(marks.place(f"{TABLES['descriptors']}/_done-{INDEXED}.json"), {})
 
     for stream in STREAMS:
         _sample(store, stream, draw)
@@ -211,7 +212,7 @@ def _sample(store: Store, stream: str, draw: np.random.Generator) -> None:
     rows = [row | {"descriptors": v} for row, v in zip(frames, vectors, strict=True)]
     table = SAMPLES.build(rows, descriptors=descriptor_type(width(stream)))
     _publish(store, SAMPLES, f"samples/{stream}/66ff66ff66ff", table, footer("fit"))
-    store.publish_json(f"samples/{stream}/66ff66ff66ff/{DONE}", {})
+    store.publish_json(marks.place(f"samples/{stream}/66ff66ff66ff/{DONE}"), {})
 
 
 def _codebook(store: Store, book: tuple[str, str, int]) -> None:
@@ -225,7 +226,7 @@ def _codebook(store: Store, book: tuple[str, str, int]) -> None:
         named = dict(zip(("codebook", "stream", "fold"), book, strict=True))
         rows = [named | {"quantity": "loss", "step": k, "value": 1.0} for k in range(3)]
         store.publish_table(f"{folder}/curves.parquet", CURVES.build(rows), made_by)
-    store.publish_json(f"{folder}/{DONE}", made_by)
+    store.publish_json(marks.place(f"{folder}/{DONE}"), made_by)
 
 
 def _encode(store: Store, book: tuple, rows: list[dict], draw: np.random.Generator) -> None:
@@ -256,7 +257,7 @@ def _encode(store: Store, book: tuple, rows: list[dict], draw: np.random.Generat
     for part in (encodings[:2], encodings[2:]):
         table = ENCODINGS.build(part, vector=kind)
         _publish(store, ENCODINGS, TABLES[key("encodings", *book)], table, made_by)
-    store.publish_json(f"{TABLES[key('encodings', *book)]}/_done-{INDEXED}.json", {})
+    store.publish_json(marks.place(f"{TABLES[key('encodings', *book)]}/_done-{INDEXED}.json"), {})
     if encoder == "fv_vae":
         table = ATTENTION.build(attention, cells=attention_type(CELLS))
         _publish(store, ATTENTION, TABLES[key("attention", *book)], table, made_by)
@@ -299,7 +300,7 @@ def _classify(store: Store, encoder: str, stream: str, draw: np.random.Generator
         ]
         solutions = f"{classifiers}/solutions-{fold:05d}.parquet"
         store.publish_table(solutions, SOLUTIONS.build(rows), footer("classify"))
-    store.publish_json(f"{folder}/{DONE}", {})
+    store.publish_json(marks.place(f"{folder}/{DONE}"), {})
     return ScoreMatrix(
         encoder=encoder,
         stream=stream,
@@ -336,7 +337,7 @@ def _fuse(store: Store, matrices: list[ScoreMatrix]) -> ScoreMatrix:
             for part in parts
         ]
         store.publish_table(f"{weights}/{name}", FUSIONS.build(rows), footer("classify"))
-    store.publish_json(f"{folder}/{DONE}", {})
+    store.publish_json(marks.place(f"{folder}/{DONE}"), {})
     changes = named | {"scores": scores, "fusion": stream}
     return dataclasses.replace(first, **changes)
 
@@ -358,12 +359,12 @@ def _evaluate(store: Store, matrices: list[ScoreMatrix]) -> None:
     assert not any(isinstance(row["value"], float) and math.isnan(row["value"]) for row in rows)
     folder = TABLES["metrics"]
     store.publish_table(f"{folder}/metrics.parquet", METRICS.build(rows), footer("evaluate"))
-    store.publish_json(f"{folder}/{DONE}", {})
+    store.publish_json(marks.place(f"{folder}/{DONE}"), {})
     store.publish("report/index.html", b"<html></html>")
-    store.publish_json(f"report/_done-{folder.rpartition('/')[2]}.json", {})
+    store.publish_json(marks.place(f"report/_done-{folder.rpartition('/')[2]}.json"), {})
 
 
-def marks() -> dict[str, list[str]]:
+def marks_of_steps() -> dict[str, list[str]]:
     """As `pipelines.run.job.Job.marks`, without those of codebooks."""
     metrics = TABLES["metrics"]
     return {
@@ -377,7 +378,9 @@ def marks() -> dict[str, list[str]]:
 
 
 def _record(store: Store) -> None:
-    steps = {step: {"digest": digest(step, names), "done": 1} for step, names in marks().items()}
+    steps = {
+        step: {"digest": digest(step, names), "done": 1} for step, names in marks_of_steps().items()
+    }
     record = {"steps": steps, "tables": TABLES, "config": dataclasses.asdict(CONFIG)}
     record["streams"] = [dataclasses.asdict(stream) for stream in DESCRIBED.values()]
     record["combinations"] = [dataclasses.asdict(COMBINATION)]

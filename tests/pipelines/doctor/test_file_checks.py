@@ -68,7 +68,7 @@ def test_files_that_the_storage_does_not_give_are_not_called_damaged(
     lost += [next((run / "codebooks").rglob("codebook.safetensors"))]
     names = [str(file.relative_to(run)) for file in lost]
     names += [f"{names[-1].rpartition('/')[0]}/_done.json"]
-    silent = {*names}
+    silent = {*names, f"marks/{names[-1]}"}
     opened, read = Store.open, Store.read
 
     def refuse(store: Store, name: str, call: Callable) -> object:
@@ -82,7 +82,7 @@ def test_files_that_the_storage_does_not_give_are_not_called_damaged(
     assert [finding.check for finding in report.findings] == ["storage.answer"]
     (finding,) = report.findings
     assert finding.count == len(names)
-    assert {name for name in names if any(name in text for text in finding.examples)} == silent
+    assert {name for name in names if any(name in text for text in finding.examples)} == {*names}
     assert "delete nothing" in finding.advice
     assert "rm " not in "\n".join(report.lines())
     assert set(report.not_counted) == {TABLES[key] for key in ("descriptors", AVE, AVE_SCORES)}
@@ -125,7 +125,7 @@ def test_a_missing_folder(run: Path, key: str) -> None:
 
 
 def test_marks_and_report(run: Path) -> None:
-    (run / TABLES[AVE_SCORES] / "_done.json").unlink()
+    (run / "marks" / TABLES[AVE_SCORES] / "_done.json").unlink()
     assert found(run) == {"run.mark"}
     (run / "report" / "index.html").unlink()
     report = examine.examine(Store(str(run)))
@@ -137,7 +137,8 @@ def test_marks_and_report(run: Path) -> None:
 
 def test_a_step_that_was_done_for_other_settings_only_is_unfinished(run: Path) -> None:
     write_json(run, "run.json", lambda record: record["steps"]["describe"].update(digest="0" * 12))
-    shutil.rmtree(run / TABLES["descriptors"])
+    for folder in (TABLES["descriptors"], f"marks/{TABLES['descriptors']}"):
+        shutil.rmtree(run / folder)
     report = examine.examine(Store(str(run)))
     assert [(f.check, f.severity) for f in report.findings] == [("run.unfinished", "note")]
     assert report.findings[0].found.endswith("settings: describe")
@@ -244,7 +245,7 @@ def test_the_advice_makes_the_job_see_what_is_missing(run: Path) -> None:
     advice = examine.examine(Store(str(run))).findings[0].advice
     subprocess.run(advice, shell=True, check=True)
     assert not file.exists()
-    assert not (run / doctor_run.marks()["describe"][0]).exists()
+    assert not (run / "marks" / doctor_run.marks_of_steps()["describe"][0]).exists()
     assert file_of(run, "descriptors").exists()
 
 

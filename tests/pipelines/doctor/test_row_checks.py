@@ -81,12 +81,13 @@ def test_a_result_of_another_maker_is_checked_by_its_scores_alone(run: Path) -> 
 
     def add(record: dict) -> None:
         record["tables"]["scores/tsn-rgb_network"] = folder
-        marks = doctor_run.marks()["classify"]
+        marks = doctor_run.marks_of_steps()["classify"]
         marks.insert(len(doctor_run.PAIRS), f"{folder}/_done.json")
         record["steps"]["classify"]["digest"] = digest("classify", marks)
 
     write_json(run, "run.json", add)
     shutil.copytree(run / TABLES[AVE_SCORES], run / folder)
+    shutil.copytree(run / "marks" / TABLES[AVE_SCORES], run / "marks" / folder)
     for place in (0, 1):
         edit(run, folder, put("encoder", every("tsn")), place)
         edit(run, folder, put("stream", every("rgb_network")), place)
@@ -139,9 +140,9 @@ def test_a_run_under_way_may_lack_rows(run: Path) -> None:
             del record["steps"][step]
 
     write_json(run, "run.json", forget)
-    for name in doctor_run.marks()["encode"]:
-        (run / name).unlink()
-    for folder in ("scores", "classifiers", "metrics", "report"):
+    for name in doctor_run.marks_of_steps()["encode"]:
+        (run / "marks" / name).unlink()
+    for folder in ("marks/scores", "marks/metrics", "scores", "classifiers", "metrics", "report"):
         shutil.rmtree(run / folder)
     file_of(run, AVE).unlink()
     assert found(run) == {"run.unfinished"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.ledger import compaction
+from pipelines.ledger import compaction, marks
 from pipelines.storage.columns import file_name
 from pipelines.storage.store import Store
 
@@ -87,7 +87,7 @@ def test_the_files_are_the_same_however_the_small_ones_were(
     scatter(store, seed)
     compacted(store)
     assert contents(store) == expected
-    assert not store.exists(f"t/{compaction.PLAN}")
+    assert not marks.find(store, f"t/{compaction.PLAN}")
     # Again: nothing to do.
     compacted(store)
     assert contents(store) == expected
@@ -140,7 +140,7 @@ def test_a_compaction_killed_anywhere_any_number_of_times_ends_with_the_same_fil
         found = {name: table for name, table in contents(store).items() if name in names}
         seen = pa.concat_tables(found.values())["id"].to_pylist()
         assert len(set(seen)) == NUM_ROWS
-        if store.exists(f"t/{compaction.PLAN}"):
+        if marks.find(store, f"t/{compaction.PLAN}"):
             assert 0 <= len(seen) - NUM_ROWS <= 3
     assert kills > 10
     assert contents(store) == expected

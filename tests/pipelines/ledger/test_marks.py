@@ -48,7 +48,7 @@ def faults(store: Store, expected: Contents = CONTENTS) -> dict[str, str]:
 
 
 def test_a_mark_says_what_is_there_and_whatever_its_step_said(store: Store) -> None:
-    value = json.loads(store.read(MARK))
+    value = json.loads(store.read(marks.place(MARK)))
     assert value["seconds"] == 1.5
     assert value["folders"] == ["b/1", "c/1"]
     assert value["files"] == {
@@ -79,12 +79,12 @@ def test_what_befell_a_file_is_seen_and_its_mark_named(store: Store, name: str, 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
 @pytest.mark.parametrize("name", [MARK, "a/1/_done.json"])
 def test_a_damaged_mark_does_not_hold(store: Store, name: str, how: str) -> None:
-    DAMAGE[how](Path(store.path(name)))
+    DAMAGE[how](Path(store.path(marks.place(name))))
     assert faults(store) == {name: name}
 
 
 def test_a_mark_that_another_needs_is_missed(store: Store) -> None:
-    store.delete("a/1/_done.json")
+    marks.remove(store, "a/1/_done.json")
     assert faults(store) == {"a/1/_done.json": "a/1/_done.json"}
 
 
@@ -99,6 +99,7 @@ def test_a_mark_of_before_holds_while_no_folder_is_empty(store: Store, old: str)
     for name in ("b/1/x", "b/1/y", "c/1/x"):
         pq.write_table(ROWS, store.path(f"{name}.parquet"), write_page_checksum=True)
     store.publish("w/w.safetensors", safetensors.torch.save({"x": torch.ones(300)}))
+    marks.remove(store, MARK)
     store.publish(MARK, old.encode())
     assert faults(store) == {}
     store.delete("b/1/x.parquet")
@@ -125,7 +126,7 @@ def test_pages_of_files_of_before_are_compared_with_their_checksums(store: Store
 
 def test_a_folder_without_a_mark_is_looked_into(store: Store) -> None:
     """A run that was killed goes on from what is there."""
-    store.delete(MARK)
+    marks.remove(store, MARK)
     store.delete("c/1/x.parquet")
     assert faults(store) == {}
     DAMAGE["flipped"](Path(store.path("b/1/x.parquet")))

@@ -91,7 +91,7 @@ def test_clean_says_first_and_deletes_only_what_no_other_has(
     assert f"deleted: 1 configurations, {num_bytes:,} bytes" in capsys.readouterr().out
     left = {file for file in tmp_path.rglob("*") if file.is_file()}
     gone = {str(file.relative_to(tmp_path)).split("/")[0] for file in everything - left}
-    assert gone == {"metrics", "scores", "runs", "report"}
+    assert gone == {"marks", "metrics", "scores", "runs", "report"}
     assert [record["config"]["classify"]["c"] for record in kept.records(store)] == [[7.0]]
     assert all(store.files(folder) for folder in kept.records(store)[0]["tables"].values())
     assert clean.main(["--out", str(tmp_path), "--keep", "1", "--yes"]) == 0

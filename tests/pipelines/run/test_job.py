@@ -1,9 +1,13 @@
 """Files of a step against its marks: which are read, what is removed, and what has to be done
 again."""
 
+import shutil
 from pathlib import Path
 
+import duckdb
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 from pipelines.ledger import marks
@@ -49,7 +53,7 @@ def test_what_is_not_as_the_mark_says_is_removed_and_only_its_step_is_due(
     assert not job.is_sound("encode")
     before = set(Path(job.store.root).rglob("*"))
     job.repair("encode")
-    mark = Path(job.store.path(job.encodings_mark(job.codebooks[0])))
+    mark = Path(job.store.path(marks.place(job.encodings_mark(job.codebooks[0]))))
     assert before - set(Path(job.store.root).rglob("*")) <= {file, mark}
     assert not file.exists()
     assert not mark.exists()
@@ -104,3 +108,50 @@ def test_every_mark_is_for_the_folders_of_its_result(tmp_path: Path) -> None:
             own = [job.clip_scores(*pair), job.cams(*pair)]
         assert set(folders) == {job.scores(*pair), *own, *fusions}
     assert [contents.files for contents in job.contents("evaluate").values()] == [(), (job.report,)]
+
+
+def move_back(job: Job) -> None:
+    """Put the marks where runs of before have them."""
+    root = Path(job.store.root)
+    for mark in (root / marks.FOLDER).rglob("*.json"):
+        place = root / mark.relative_to(root / marks.FOLDER)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        mark.rename(place)
+
+
+def test_marks_of_before_count_where_they_lie_and_go_with_the_folder(job: Job) -> None:
+    move_back(job)
+    mark = Path(job.store.path(job.encodings_mark(job.codebooks[0])))
+    assert mark.exists()
+    assert job.is_sound("encode")
+    job.finish("encode")
+    assert not (Path(job.store.root) / marks.FOLDER).exists() or not list(
+        (Path(job.store.root) / marks.FOLDER).rglob("*.json")
+    )
+    DAMAGE["flipped"](a_file(job, "x"))
+    again = example(job.store.root)
+    again.repair("encode")
+    assert not mark.exists()
+    assert not again.is_complete("encode")
+    again.finish("encode")
+    assert again.is_sound("encode")
+    again.unmark(again.encodings(again.codebooks[0]))
+    assert not again.is_complete("encode")
+
+
+def test_a_folder_that_is_removed_by_hand_is_missed(job: Job) -> None:
+    """Its mark stays: it lies elsewhere."""
+    shutil.rmtree(job.store.path(job.encodings(job.codebooks[0])))
+    again = example(job.store.root)
+    assert not again.is_sound("encode")
+    assert not marks.holds(again.store, again.encodings_mark(job.codebooks[0]))
+    again.repair("encode")
+    assert not again.is_complete("encode")
+
+
+def test_a_folder_of_a_table_is_read_as_it_is(job: Job) -> None:
+    folder = job.store.path(job.encodings(job.codebooks[0]))
+    assert {file.suffix for file in Path(folder).iterdir()} == {".parquet"}
+    assert pl.read_parquet(folder).height == 4
+    assert pyarrow.dataset.dataset(folder).count_rows() == 4
+    assert duckdb.sql(f"SELECT count(*) FROM '{folder}/*.parquet'").fetchall() == [(4,)]

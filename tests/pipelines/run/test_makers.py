@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.evaluate import step as evaluate_step
+from pipelines.ledger import marks
 from pipelines.ledger.accounts import Spent
 from pipelines.run.folders import OF_RESULTS
 from pipelines.run.job import Job
@@ -52,7 +53,7 @@ def test_the_step_is_complete_only_with_its_results(name: str, job: Job) -> None
     job.finish("classify")
     assert job.is_complete("classify")
     result = next(iter(MAKERS[name].results(job)))
-    job.store.delete(f"{job.scores(*result.pair)}/{DONE}")
+    marks.remove(job.store, f"{job.scores(*result.pair)}/{DONE}")
     assert not job.is_complete("classify")
 
 

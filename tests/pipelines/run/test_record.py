@@ -14,6 +14,7 @@ from benchmarks.accuracy_run import seconds_of
 from pipelines import corpus
 from pipelines.ledger.accounts import Account, Spent
 from pipelines.run.record import FILE, StepTime
+from pipelines.settings.sections import Track
 from pipelines.storage.store import Store
 
 KILLED = """
@@ -67,7 +68,7 @@ class Recorded(SimpleNamespace):
     """What `corpus.run` needs of a job with one step, which is never complete."""
 
     def __init__(self, root: Path) -> None:
-        config = SimpleNamespace(cluster=None)
+        config = SimpleNamespace(cluster=None, track=Track())
         super().__init__(
             store=Store(str(root)), config=config, digest=lambda step: "d1", tables=dict
         )

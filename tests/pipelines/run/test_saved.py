@@ -9,6 +9,7 @@ from encoders.settings import FV_VAE_PRESETS
 from pipelines.describe.stage import described_streams
 from pipelines.doctor.record import Record
 from pipelines.errors import ConfigError
+from pipelines.ledger import marks
 from pipelines.run.saved import SavedRun
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config, config_from_json
@@ -69,7 +70,7 @@ def test_pairs_are_in_the_order_asked_for_and_the_best_comes_first(run: SavedRun
     run.store.delete_folder(run.tables["metrics"])
     assert run.best_first() == pairs
     assert all(run.is_encoded(encodings) for encodings in run.encodings.values())
-    run.store.delete(f"{folder}/_done-{doctor_run.INDEXED}.json")
+    marks.remove(run.store, f"{folder}/_done-{doctor_run.INDEXED}.json")
     assert not run.is_encoded(encodings)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines import flags, prepare
 from pipelines.errors import ConfigError
+from pipelines.ledger import marks
 from pipelines.run.job import Job
 from pipelines.run.saved import SavedRun
 from pipelines.run.steps import STEPS
@@ -43,11 +44,11 @@ def test_it_can_be_asked_for_alone_and_comes_in_its_order(name: str) -> None:
 
 
 def test_its_marks_lie_in_folders_of_today(name: str, job: Job) -> None:
-    marks = job.marks(name)
-    assert marks
-    assert len(set(marks)) == len(marks)
+    names = job.marks(name)
+    assert names
+    assert len(set(names)) == len(names)
     folders = [*job.current(STEPS[name].marked), STEPS[name].page.rpartition("/")[0] or "-"]
-    for mark in marks:
+    for mark in names:
         folder, _, file = mark.rpartition("/")
         assert folder in folders
         assert file == DONE or file.startswith("_done-")
@@ -57,8 +58,7 @@ def test_it_is_complete_when_it_is_finished_and_not_before(name: str, job: Job) 
     assert not job.is_complete(name)
     job.finish(name)
     assert job.is_complete(name)
-    marks = job.marks(name)
-    job.store.delete(marks[-1])
+    marks.remove(job.store, job.marks(name)[-1])
     assert not job.is_complete(name)
 
 

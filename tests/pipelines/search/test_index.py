@@ -152,7 +152,7 @@ def test_it_is_built_once_and_the_same_everywhere(
     first = opened(write(tmp_path / "a", vectors, rows_per_file=64))
     second = opened(write(tmp_path / "b", vectors, rows_per_file=7, seed=2))
     files = sorted(path.name for path in (tmp_path / "a" / first.folder).iterdir())
-    assert files == ["_done.json", "compression.safetensors", "part-00000.parquet"]
+    assert files == ["compression.safetensors", "part-00000.parquet"]
     assert first.folder == second.folder
     for name in files:
         content = (tmp_path / "a" / first.folder / name).read_bytes()
@@ -177,7 +177,7 @@ def test_a_half_built_index_is_built_again_and_an_older_one_removed(tmp_path: Pa
     store = write(tmp_path, clusters(30, 12, 3))
     first = opened(store)
     before = store.read(f"{first.folder}/part-00000.parquet")
-    store.delete(f"{first.folder}/_done.json")
+    store.delete(f"marks/{first.folder}/_done.json")
     store.publish(f"{first.folder}/part-00000.parquet", b"half")
     assert store.read(f"{opened(store).folder}/part-00000.parquet") == before
     store.publish("videos/cc/part.parquet", store.read(f"{VIDEOS_FOLDER}/part.parquet"))
@@ -233,7 +233,6 @@ def test_broken_encodings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nothing_of_an_index_is_a_pickle_or_a_file_of_faiss(tmp_path: Path) -> None:
     index = opened(write(tmp_path, clusters(30, 16, 4)))
     assert {path.suffix for path in (tmp_path / index.folder).iterdir()} == {
-        ".json",
         ".parquet",
         ".safetensors",
     }

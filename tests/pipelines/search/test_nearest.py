@@ -133,7 +133,7 @@ def test_a_wrong_query_is_one_line(shared: Path, given: dict, message: str) -> N
 
 
 def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
-    for mark in run.glob("encodings/*/*/_done*"):
+    for mark in run.glob("marks/encodings/*/*/_done*"):
         mark.unlink()
     with pytest.raises(ConfigError, match=r"expected complete encodings of .*, found some missing"):
         search(str(run), "v0")
