@@ -10,7 +10,9 @@ import pytest
 from encoders.networks.over_time.lstm import READINGS
 from jobs.fcvid_encode import main
 from pipelines.doctor import examine
+from pipelines.run.saved import SavedRun
 from pipelines.storage.store import Store
+from pipelines.studies import networks
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,6 +86,34 @@ def test_scores_are_the_means_of_clips(finished: Path, name: str, outputs: tuple
         expected = np.mean([row["scores"] for row in read], 0)
         found = {row["label"]: row["score"] for row in scores if row["video_id"] == video}
         assert [found[label] for label in read[0]["labels"]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_hits_are_of_clips_and_of_videos(finished: Path) -> None:
+    run = SavedRun.open(str(finished))
+    found = networks.hits(run, NAMES[1], "rgb")
+    assert set(found) == set(READINGS)
+    clips = rows(finished, "clip_scores/lstm*-rgb/*/*.parquet")
+    truth = {
+        (row["video_id"], row["label"])
+        for row in rows(finished, "scores/lstm*-rgb/*/*.parquet")
+        if row["is_true"]
+    }
+    for name, own in found.items():
+        firsts = [
+            (row["video_id"], row["labels"][int(np.argmax(row["scores"]))])
+            for row in clips
+            if row["subnetwork"] == name
+        ]
+        assert own.clip_hit_1 == pytest.approx(np.mean([pair in truth for pair in firsts]))
+        assert own.hit_1 <= own.hit_5 <= 1
+    metrics = rows(finished, "metrics/*/*.parquet")
+    (accuracy,) = {
+        row["value"]
+        for row in metrics
+        if (row["encoder"], row["stream"], row["split"]) == (NAMES[1], "rgb", "all")
+        and (row["fusion"], row["metric"]) == ("none", "accuracy")
+    }
+    assert found["weighted"].hit_1 == pytest.approx(accuracy)
 
 
 def test_the_report_and_the_doctor_know_them(finished: Path) -> None:
