@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
 from encoders.networks import body
+from encoders.networks.settings import TdnSettings
 from encoders.registry import ENCODERS
 from encoders.settings import EncoderSettings
 from pipelines.describe import weights
@@ -227,7 +228,7 @@ def _check_networks(job: Job) -> None:
         flow.require_opencv()
     for name in config.network.networks:
         settings = config.network_variant(name).settings
-        layers = getattr(settings, "layers", ())
+        layers = settings.layers if isinstance(settings, TdnSettings) else ()
         where = (config.describe.backbone, layers, job.network_node, config.network.crop_px)
         try:
             body.layer_nodes(*where)
