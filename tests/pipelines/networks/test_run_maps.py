@@ -122,15 +122,21 @@ def test_the_report_and_the_doctor_know_them(finished: Path) -> None:
     assert examine.examine(Store(str(finished))).findings == ()
 
 
-def test_a_finished_run_has_nothing_to_do(
-    finished: Path, data: Path, capsys: pytest.CaptureFixture
+def test_a_finished_run_has_nothing_to_do_and_lost_scores_come_back(
+    finished: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run(data, finished) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to do" in caplog.text
+    for table in ("scores", "clip_scores"):
+        before = rows(finished, f"{table}/lstm*-rgb/*/*.parquet")
+        next(iter(finished.glob(f"{table}/lstm*-rgb/*/*.parquet"))).unlink()
+        assert run(data, finished) == 0
+        after = rows(finished, f"{table}/lstm*-rgb/*/*.parquet")
+        assert sorted(after, key=str) == sorted(before, key=str)
 
 
 def test_a_run_that_stores_no_maps_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert run(data, tmp_path, "describe.streams=appearance") != 0
+    assert run(data, tmp_path, "describe.streams=appearance") == 2
     assert "add --set describe.streams=appearance,positions" in capsys.readouterr().err
