@@ -25,6 +25,8 @@ from pipelines.settings.recipes import RECIPES
 def command(given: Flags, network: str) -> int:
     """Run the job and return the exit code."""
     own = network if network in RECIPES else "tdn"
+    if NETWORKS[network][1].reads_maps:
+        own = "sports1m"
     given = dataclasses.replace(given, default_recipe=own)
     first = (f"network.networks={network}",)
     return command_line.guarded(lambda: run_flags.run(given, run_flags.configuration(given, first)))

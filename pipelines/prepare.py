@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
 from encoders.networks import body
+from encoders.networks.settings import TdnSettings
 from encoders.registry import ENCODERS
 from encoders.settings import EncoderSettings
 from pipelines.describe import weights
@@ -23,6 +24,7 @@ from pipelines.index.labels import Labels, match, read_labels
 from pipelines.index.manifest import labels_file, list_videos
 from pipelines.index.user_tables import using
 from pipelines.ledger.source import source_of
+from pipelines.networks.maps import stream_of
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
@@ -228,12 +230,19 @@ def _check_networks(job: Job) -> None:
         flow.require_opencv()
     for name in config.network.networks:
         settings = config.network_variant(name).settings
-        layers = getattr(settings, "layers", ())
+        layers = settings.layers if isinstance(settings, TdnSettings) else ()
         where = (config.describe.backbone, layers, job.network_node, config.network.crop_px)
         try:
             body.layer_nodes(*where)
         except ValueError as error:
             raise ConfigError(f"network.networks: {name}: {error}") from error
+    if any(network.reads_maps for network in job.networks):
+        stream_of(job)
+        if "flow" in config.network.streams:
+            raise ConfigError(
+                "network.input=maps: expected network.streams=rgb, got "
+                f"{','.join(config.network.streams)}; set network.input=pixels for optical flow"
+            )
     if not job.store.exists(job.weights.file):
         job.weights.load()
 

@@ -45,6 +45,13 @@ def augmented(
     return clip
 
 
+def augmented_maps(frames: Tensor, settings: NetworkSettings, draw: torch.Generator) -> Tensor:
+    """Return a clip of maps [n, C, h, w], mirrored half of the time: nearly the maps of mirrored
+    pictures."""
+    clip = frames.float()
+    return clip.flip(3) if settings.mirror and _uniform(draw) < 0.5 else clip
+
+
 def crop_box(
     sides: tuple[int, ...], crops: str, crop_px: int, draw: torch.Generator
 ) -> tuple[int, int, int, int]:

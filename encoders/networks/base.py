@@ -5,9 +5,11 @@ training loop, checkpoints, tests of clips and crops, and tables are the same fo
 
     reads        the kind of its frames: `pixels`, uint8 pictures or stacks of flow [b, n, h, w, c];
                  or `maps` of a frozen backbone, float [b, n, C, h, w]
-    frames       n of a clip, in order of time: one snippet of `snippet_frames` consecutive frames
-                 out of each of `settings.segments` equal parts of a video
-    outputs      {subnetwork: scores [b, K] before the softmax}, `noise` for its dropout in training
+    frames       n of a clip, in order of time, as `clip_places` draws them: by default one snippet
+                 of `snippet_frames` consecutive frames out of each of `settings.segments` equal
+                 parts of a video
+    outputs      {name: scores [b, K] before the softmax}, by default one of each subnetwork;
+                 `noise` for its dropout in training
     losses       means over the clips of a batch; `total` is minimised. By default the sum of the
                  class losses of all outputs
     scores       [b, K], of the outputs: by default their mean. They become SCORES
@@ -38,7 +40,7 @@ from torch.nn import functional
 from encoders.backbones import load
 from encoders.networks import training
 from encoders.networks.body import Body, Source
-from encoders.networks.settings import NetworkSettings
+from encoders.networks.settings import NetworkSettings, SnippetSettings
 from encoders.tensor_files import load_tensors, save_tensors
 
 CLASSIFIERS = "classifiers.safetensors"
@@ -116,25 +118,33 @@ class Network(nn.Module, ABC):
         name: the registry key.
         reads: see above.
         snippet_frames: consecutive frames of a snippet.
-        sees_order: the order of a clip's frames changes its scores.
+        sees_order: a clip from its end to its beginning has other scores.
         subnetworks: names of its backbones.
-        bodies: {subnetwork: backbone}. classifiers: {subnetwork: what scores its maps}.
+        bodies: {subnetwork: backbone}; none where it reads maps.
+        classifiers: {subnetwork: what scores its maps}.
     """
 
     name: ClassVar[str]
-    reads: ClassVar[Literal["pixels", "maps"]] = "pixels"
+    reads: Literal["pixels", "maps"] = "pixels"
     snippet_frames: ClassVar[int] = 1
     sees_order: ClassVar[bool] = False
     subnetworks: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(
-        self, bodies: dict[str, Body], settings: NetworkSettings, num_classes: int, seed: int
+        self,
+        bodies: dict[str, Body],
+        settings: NetworkSettings,
+        num_classes: int,
+        seed: int,
+        classifiers: dict[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.num_classes = settings, num_classes
         self.bodies = nn.ModuleDict(bodies)
         self.classifiers = nn.ModuleDict(
-            {
+            classifiers
+            if classifiers is not None
+            else {
                 name: Classifier(
                     body.channels,
                     num_classes,
@@ -166,6 +176,19 @@ class Network(nn.Module, ABC):
         body = self.bodies[name]
         assert isinstance(body, Body)
         return body
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Return the names of the outputs."""
+        return self.subnetworks
+
+    def clip_places(self, num_runs: int, run_frames: int, draw: torch.Generator) -> Sequence[int]:
+        """Draw the frames of a clip, as places among the kept frames of a video: `num_runs` runs of
+        `run_frames` consecutive ones."""
+        assert isinstance(self.settings, SnippetSettings)
+        return snippet_places(
+            num_runs, run_frames, self.settings.segments, self.snippet_frames, draw
+        )
 
     def outputs(self, frames: Tensor, noise: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return {subnetwork: scores [b, K]}, the mean over the clip before the softmax."""
@@ -299,13 +322,15 @@ class Network(nn.Module, ABC):
 
 def class_loss(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
     """Return the mean cross-entropy of scores [b, K]: of the softmax, or of each class."""
+    return class_losses(scores, targets, multi_label=multi_label).mean()
+
+
+def class_losses(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
+    """Return the cross-entropy [b] of each row of scores [b, K]."""
     if multi_label:
-        return (
-            functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-            .sum(1)
-            .mean()
-        )
-    return functional.cross_entropy(scores, targets)
+        loss = functional.binary_cross_entropy_with_logits
+        return loss(scores, targets, reduction="none").sum(1)
+    return functional.cross_entropy(scores, targets, reduction="none")
 
 
 def _optimiser(settings: NetworkSettings) -> partial[torch.optim.Optimizer]:

@@ -6,7 +6,7 @@ Letters: f frames, c channels of a frame, C channels of a map, h and w its sides
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class Source:
         node: whose maps are classified.
         crop_px: side of the frames.
         channels: of a frame: 3 colours, or u and v of each flow of a stack.
+        reads: `maps`: the backbone stays as it is, and a network is given what it computed.
     """
 
     network: str
@@ -36,6 +37,11 @@ class Source:
     weights: bytes
     crop_px: int
     channels: int = COLOURS
+    reads: Literal["pixels", "maps"] = "pixels"
+
+    def map_shape(self) -> tuple[int, int, int]:
+        """Return C, h and w of the node's maps."""
+        return _like(self.network, self.node, self.crop_px, self.channels).map_shape
 
     def body(self, layers: tuple[str, ...] = ()) -> "Body":
         """Return the backbone with its weights, whose outputs at `layers` (`layer_nodes`) are read.
@@ -61,7 +67,7 @@ def _like(network: str, node: str, crop_px: int, channels: int) -> "Body":
     body = Body(bare, cut.layout, module, (), cut.mean, cut.std)
     maps, _ = body(torch.zeros(1, COLOURS, crop_px, crop_px, device="meta"))
     body.trained = tuple(parameters_of(bare, maps))
-    body.channels = maps.shape[1]
+    body.channels, body.map_shape = maps.shape[1], tuple(maps.shape[1:])
     return body
 
 
@@ -152,6 +158,7 @@ class Body(nn.Module):
         self.mean, self.std = mean, std
         self.trained: tuple[str, ...] = ()
         self.channels, self.frame_channels = 0, COLOURS
+        self.map_shape = (0, 0, 0)
 
     def pixels(self, frames: Tensor) -> Tensor:
         """Return the input [f, c, h, w] of frames: uint8 [f, h, w, c], or floats of 0 to 255.

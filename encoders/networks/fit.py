@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from encoders.networks import training
-from encoders.networks.augment import augmented
-from encoders.networks.base import Clips, Network, snippet_places
+from encoders.networks.augment import augmented, augmented_maps
+from encoders.networks.base import Clips, Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class ClipSample:
     """One worker's share of the training videos, and the functions by which it talks to others.
 
     Attributes:
-        frames: uint8 [f, h, w, c], video by video, in order of time; may be a mapped file.
+        frames: uint8 [f, h, w, c], video by video, in order of time; may be a mapped file. Of
+            networks that read maps: float [f, C, h, w].
         counts: [v] kept frames of each video, at least 1.
         targets: [v, K] of 0 and 1.
         run_frames: frames that are consecutive in the video; `counts` are multiples of it.
@@ -136,14 +137,11 @@ class _Training(training.Trainee):
     def _clip(self, step: int, place: int, video: int) -> Tensor:
         network, sample = self.network, self.sample
         draw = training.generator("cpu", sample.seed, step, sample.rank, 0, place)
-        places = snippet_places(
-            sample.counts[video] // sample.run_frames,
-            sample.run_frames,
-            network.settings.segments,
-            network.snippet_frames,
-            draw,
-        )
+        num_runs = sample.counts[video] // sample.run_frames
+        places = network.clip_places(num_runs, sample.run_frames, draw)
         frames = sample.frames[[self.starts[video] + place for place in places]]
+        if network.reads == "maps":
+            return augmented_maps(frames, network.settings, draw)
         return augmented(frames, network.settings, self.crop_px, draw)
 
     def _precision(self) -> contextlib.AbstractContextManager:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from encoders.networks.settings import NetworkSettings, TdnSettings, TsnSettings
+from encoders.networks.settings import (
+    LstmSettings,
+    NetworkSettings,
+    PoolingSettings,
+    TdnSettings,
+    TimeConvSettings,
+    TsnSettings,
+    WindowSettings,
+)
 
 if TYPE_CHECKING:
     from encoders.networks.base import Network
@@ -17,6 +25,13 @@ if TYPE_CHECKING:
 NETWORKS: dict[str, tuple[str, type[NetworkSettings]]] = {
     "tsn": ("encoders.networks.tsn.Tsn", TsnSettings),
     "tdn": ("encoders.networks.tdn.Tdn", TdnSettings),
+    "conv_pooling": ("encoders.networks.over_time.conv_pooling.ConvPooling", PoolingSettings),
+    "late_pooling": ("encoders.networks.over_time.late_pooling.LatePooling", PoolingSettings),
+    "slow_pooling": ("encoders.networks.over_time.slow_pooling.SlowPooling", WindowSettings),
+    "local_pooling": ("encoders.networks.over_time.local_pooling.LocalPooling", WindowSettings),
+    "time_conv": ("encoders.networks.over_time.time_conv.TimeConv", TimeConvSettings),
+    "googlenet_conv": ("encoders.networks.over_time.googlenet_conv.GoogLeNetConv", PoolingSettings),
+    "lstm": ("encoders.networks.over_time.lstm.Lstm", LstmSettings),
 }
 """{name: (module.Class, its settings)}, in the order of the documentation."""
 

@@ -8,25 +8,26 @@ from torch import Tensor
 
 from encoders.backbones.flow_input import COLOURS
 from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
-from encoders.networks.base import Network, snippet_places
+from encoders.networks.base import Network
 
 
 @torch.inference_mode()
 def clip_scores(
     network: Network, frames: Tensor, places: list[list[int]], views: str, crop_px: int
 ) -> dict[str, Tensor]:
-    """Return {subnetwork: scores [m, K] before the softmax, the mean over the crops}.
+    """Return {output: scores [m, K] before the softmax, the mean over the crops}.
 
     Args:
-        frames: uint8 [n, side, side, c].
+        frames: uint8 [n, side, side, c]; or maps [n, C, h, w], of which there are no crops.
         places: [m] clips, each the places of its frames among the kept ones.
         views: a key of `encoders.stream_specs.VIEWS`.
     """
     mirrored = mirrored_picture if frames.shape[-1] == COLOURS else mirrored_flow
     device = next(network.parameters()).device
+    of_maps = network.reads == "maps"
     totals: dict[str, Tensor] = {}
     count = 0
-    for view in views_of(frames, views, crop_px, mirrored):
+    for view in (frames.float(),) if of_maps else views_of(frames, views, crop_px, mirrored):
         on_device = view.to(device)
         clips = torch.stack([on_device[place] for place in places])
         for name, scores in network.outputs(clips).items():
@@ -39,15 +40,5 @@ def drawn_clips(
     num_frames: int, run_frames: int, network: Network, num_clips: int, draw: torch.Generator
 ) -> list[list[int]]:
     """Draw the clips that a video is tested on, at random times (VU 5.4.2)."""
-    return [
-        list(
-            snippet_places(
-                num_frames // run_frames,
-                run_frames,
-                network.settings.segments,
-                network.snippet_frames,
-                draw,
-            )
-        )
-        for _ in range(num_clips)
-    ]
+    num_runs = num_frames // run_frames
+    return [list(network.clip_places(num_runs, run_frames, draw)) for _ in range(num_clips)]

@@ -40,10 +40,9 @@ class NetworkSettings(Record):
     The defaults are VU's on FCVID (5.4.2).
     """
 
-    phases: ClassVar[int] = 1
-    """Phases of the training, each with a number of steps of its own."""
+    reads_maps: ClassVar[bool] = False
+    """It can read maps of a frozen backbone in place of pictures (network.input)."""
 
-    segments: Count = setting(3, "Equal parts of a video; a clip has a random snippet of each.")
     num_steps: Phases = setting((30_000,), "Training steps of each phase.")
     batch_clips: Count = setting(128, "Clips of a training step, over all workers.")
     part_clips: CountOrZero = setting(
@@ -90,6 +89,11 @@ class NetworkSettings(Record):
         1.0, "The first convolution learns that much faster on stream flow (TSN's code: 5)."
     )
 
+    @property
+    def phases(self) -> int:
+        """Return the number of phases of the training, each with a number of steps of its own."""
+        return 1
+
     def __post_init__(self) -> None:
         for name in ("num_steps", "flow_num_steps"):
             steps = getattr(self, name)
@@ -113,16 +117,25 @@ class NetworkSettings(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TsnSettings(NetworkSettings):
+class SnippetSettings(NetworkSettings):
+    """Base of the networks whose clips are snippets out of parts of a video."""
+
+    segments: Count = setting(3, "Equal parts of a video; a clip has a random snippet of each.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TsnSettings(SnippetSettings):
     """Temporal segment network: the mean of the snippets' scores before the softmax (VU 5.3.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TdnSettings(NetworkSettings):
+class TdnSettings(SnippetSettings):
     """Temporal difference network (VU 5.3): an image subnetwork, and one of the differences of its
     maps between neighbouring snippets."""
 
-    phases: ClassVar[int] = 2
+    @property
+    def phases(self) -> int:
+        return 2
 
     num_steps: Phases = setting(
         (30_000, 10_000),
@@ -144,3 +157,82 @@ class TdnSettings(NetworkSettings):
         "Nodes whose differences are added to the difference subnetwork; `stages`: the last before "
         "each loss of resolution (VU 5.3.2). Of a ResNet also conv1, res2, res3, res4 (Table 5.4).",
     )
+
+
+Growing = Annotated[
+    tuple[Steps, ...],
+    Rule("one or more, none below the one before", lambda n: n and list(n) == sorted(n)),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTimeSettings(NetworkSettings):
+    """Base of the networks on full-length video (VU 3): a clip is consecutive sampled frames from a
+    random one on.
+
+    The defaults are for maps of a frozen backbone.
+    """
+
+    reads_maps: ClassVar[bool] = True
+
+    clip_frames: Growing = setting(
+        (1, 30, 120),
+        "Frames of a clip in each phase of the training; parameters are carried over (VU 3.3.3). "
+        "Videos are tested with the last one.",
+    )
+    num_steps: Phases = setting((3000, 1000, 1000), "Training steps of each phase.")
+    learning_rate: Positive = setting(
+        1e-3, "Of the optimiser, at the start of each phase (VU through the backbone: 1e-5)."
+    )
+    rate_factor: Annotated[float, Rule("0 < x <= 1", lambda x: 0 < x <= 1)] = setting(
+        0.95, "The learning rate is multiplied by it."
+    )
+    rate_at: Ascending = setting((), "Steps of a phase at which that is done.")
+    rate_every: CountOrZero = setting(
+        100, "More than 0: it is done little by little, once in so many steps (VU: an epoch)."
+    )
+    decay: NotNegative = setting(5e-4, "Weight decay.")
+
+    @property
+    def phases(self) -> int:
+        return len(self.clip_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingSettings(OverTimeSettings):
+    """A maximum over time, and two fully-connected layers (VU 3.3.1)."""
+
+    units: Count = setting(4096, "Of each fully-connected layer.")
+    dropout: Share = setting(
+        0.6, "Share of a fully-connected layer's values that training takes for 0."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings(PoolingSettings):
+    """Pooling in windows of time; a clip shorter than one is one window."""
+
+    window_frames: Count = setting(10, "Frames of a window.")
+    window_stride: Count = setting(5, "Frames from one window to the next.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeConvSettings(WindowSettings):
+    """Time-domain convolution (VU 3.3.1): of 3 x 3 positions over the frames of a window."""
+
+    kernels: Count = setting(256, "Of the convolution.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LstmSettings(OverTimeSettings):
+    """Deep LSTM with peepholes (VU 3.3.2), whose classifier scores each frame."""
+
+    clip_frames: Growing = setting((30,), "Frames of a clip in each phase of the training.")
+    num_steps: Phases = setting((3000,), "Training steps of each phase.")
+    learning_rate: Positive = setting(
+        0.03,
+        "Of the optimiser, at the start of each phase: clip_frames times the pooling networks', "
+        "as VU's 30 x 1e-5 through the backbone.",
+    )
+    layers: Count = setting(5, "Layers, each of which reads the one below.")
+    cells: Count = setting(512, "Of each layer.")

@@ -5,7 +5,7 @@ y downwards. T is the number of frames. No motion looks beyond the edge of the s
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.random import Generator
@@ -24,6 +24,10 @@ class Motion:
     angle_rad: np.ndarray  # [T]
     brightness: np.ndarray  # [T], a factor
     objects: np.ndarray  # [T, 2, 2]: frame, object, (x, y)
+
+    def backwards(self) -> "Motion":
+        """Return the motion from its end to its beginning."""
+        return Motion(**{part.name: getattr(self, part.name)[::-1] for part in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
 from pipelines.networks.activation import activation_rows
+from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import channels, column, source_of
 from pipelines.run.codebook import FittedNetwork
 from pipelines.settings.config import Config
@@ -43,13 +44,14 @@ _SCORED = pa.schema(
 
 
 class ScoreVideos:
-    """A mapper of places of CLIPS (file, row, video_id, fold, is_shown) to a row of scores for
-    each video.
+    """A mapper of places of CLIPS (file, row, video_id, fold, is_shown), or of maps in DESCRIPTORS
+    (files, rows, video_id, fold), to a row of scores for each video.
 
     Networks are loaded when a fold comes first, and the last one is kept.
 
     Args:
         networks: of one result, by fold.
+        stored: the maps, for networks that read them.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ScoreVideos:
         start: tuple[str, SharedFile],
         classes: list[str],
         meter: Meter = SILENT,
+        stored: StoredMaps | None = None,
     ) -> None:
         logs.configure()
         meter.joined("score")
@@ -67,6 +70,7 @@ class ScoreVideos:
         self.store, self.config, self.networks, self.meter = store, config, networks, meter
         (self.node, self.weights), self.classes = start, classes
         self.fold, self.network = -1, None
+        self.stored, self.reader = stored, stored.reader(store) if stored else None
 
     def __call__(self, places: pa.Table) -> pa.Table:
         rows = []
@@ -82,7 +86,7 @@ class ScoreVideos:
         if self.network is None or self.fold != fold:
             fitted = self.networks[fold]
             with self.meter("read"):
-                source = source_of(self.config, self.node, self.weights(), fitted.stream)
+                source = source_of(self.config, self.node, self.weights(), fitted)
                 kind = network_class(fitted.base)
                 network = kind.build(source, fitted.settings, len(self.classes))
                 names = self.store.files(fitted.folder, ".safetensors")
@@ -92,7 +96,11 @@ class ScoreVideos:
         return self.network
 
     def _frames(self, place: dict) -> tuple[torch.Tensor, list[int]]:
-        """Return the kept frames [n, side, side, c] of a video, and their places in it."""
+        """Return the kept frames [n, side, side, c] of a video, or its maps [n, C, h, w], and their
+        places in it."""
+        if self.stored and self.reader:
+            maps, indices = self.stored.read(self.reader, place["files"], place["rows"])
+            return torch.from_numpy(maps), indices
         network, stream = self.config.network, self.networks[place["fold"]].stream
         with self.store.open_parquet(place["file"]) as file:
             group, row = _group_of(file.metadata, place["row"])
@@ -112,7 +120,7 @@ class ScoreVideos:
         outputs = clip_scores(network, frames, clips, settings.test_views, settings.crop_px)
         scores = network.scores(outputs).mean(0)
         maps = []
-        if place["is_shown"] and fitted.stream == "rgb":
+        if place.get("is_shown") and fitted.stream == "rgb":
             clip, crop_px = clips[0], settings.crop_px
             own = [indices[frame] for frame in clip]
             maps = activation_rows(network, frames[clip], own, crop_px, int(scores.argmax()))

@@ -15,6 +15,7 @@ from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.networks import score as network_score
 from pipelines.networks.clips import publish_clips
+from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import Task, train_networks
 from pipelines.run.job import Job
 from pipelines.run.makers import Result
@@ -33,11 +34,11 @@ def train(job: Job) -> tuple[Account, Spent]:
         RunError: no pictures, or a network that cannot be trained.
     """
     job.weights.keep(job.store)
-    parts = [publish_clips(job)]
+    parts = [publish_clips(job)] if job.networks_see_pictures else [Spent(0.0, ())]
     tasks = [
         Task(
             network=network,
-            sample=job.clips,
+            sample=job.descriptors if network.reads_maps else job.clips,
             labels=_labels(job, network.fold),
             footer=job.footer("train") | {"video_fisher.network": network.digest},
         )
@@ -82,7 +83,9 @@ def _score(job: Job, result: Result) -> Spent:
             f"classify: expected the network {missing[0].name} of fold {missing[0].fold} in "
             f"{job.store.uri(missing[0].folder)}, found none; run step train first"
         )
-    plan, outputs = _plan(job), _outputs(job, result)
+    stored = StoredMaps.of(job) if next(iter(networks.values())).reads_maps else None
+    plan = _plan_of_maps(job, stored) if stored else _plan(job)
+    outputs = _outputs(job, result)
     # CAMS are of few videos.
     done = frozenset.intersection(*(o.visible for o in outputs if o.table is not CAMS))
     rows = plan.filter(pc.invert(pc.is_in(plan["video_id"], pa.array(sorted(done), pa.string()))))
@@ -95,6 +98,7 @@ def _score(job: Job, result: Result) -> Spent:
         (job.network_node, SharedFile.of(job.store, job.weights.file)),
         job.classes,
         line.meter,
+        stored.without_videos() if stored else None,
     )
     data = dataset(rows, VIDEOS_PER_BLOCK).map_batches(
         network_score.ScoreVideos,
@@ -130,6 +134,19 @@ def _outputs(job: Job, result: Result) -> list[sink.Output]:
         for table, (folder, select) in selects.items()
         if table is not CAMS or "cams" in result.tables
     ]
+
+
+def _plan_of_maps(job: Job, stored: StoredMaps) -> pa.Table:
+    """Return where the maps of each tested video are: video_id, fold, files, rows, by fold."""
+    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
+    folds = tested.select(["video_id", "source", "fold"])
+    # Arrow joins no lists.
+    numbers = pa.array(np.arange(stored.videos.num_rows))
+    keys = stored.videos.select(["video_id", "source"]).append_column("number", numbers)
+    keys = keys.join(folds, ["video_id", "source"], join_type="inner")
+    keys = keys.sort_by([("fold", "ascending"), ("video_id", "ascending")])
+    rows = stored.videos.take(keys["number"]).select(["video_id", "source", "files", "rows"])
+    return rows.append_column("fold", keys["fold"])
 
 
 def _plan(job: Job) -> pa.Table:

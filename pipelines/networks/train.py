@@ -22,6 +22,7 @@ from pipelines.cluster.teams import Dealer, Team
 from pipelines.cluster.training import run_training
 from pipelines.fit import codebooks
 from pipelines.ledger.accounts import Spent
+from pipelines.networks.maps import StoredMaps
 from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
@@ -54,6 +55,7 @@ class Training:
         weights: what backbones start from.
         classes: of all videos, in the order of the scores.
         sources: {video: the file that counts}, as in VIDEOS.
+        maps: those of a frozen backbone, where a network reads them.
     """
 
     tasks: list[Task]
@@ -63,6 +65,7 @@ class Training:
     node: str
     classes: list[str]
     sources: dict[str, str]
+    maps: StoredMaps | None = None
 
 
 def train_networks(job: Job, tasks: list[Task]) -> Spent:
@@ -84,6 +87,7 @@ def train_networks(job: Job, tasks: list[Task]) -> Spent:
         job.network_node,
         job.classes,
         job.sources,
+        StoredMaps.of(job) if any(task.network.reads_maps for task in tasks) else None,
     )
     return run_training(
         _worker,
@@ -152,21 +156,29 @@ def _train_all(setting: dict) -> None:
 
 def _train(training: Training, fitted: FittedNetwork, sample: ClipSample) -> dict[str, bytes]:
     config = training.config
-    source = source_of(config, training.node, training.weights(), fitted.stream)
+    source = source_of(config, training.node, training.weights(), fitted)
     kind = network_class(fitted.base)
     network = kind.build(source, fitted.settings, len(training.classes), config.run.seed)
     device = str(ray.train.torch.get_device())
     return fit_network(network, sample, config.network.crop_px, device).files()
 
 
-def source_of(config: Config, node: str, weights: bytes, stream: str) -> Source:
-    """Return the backbone that the networks of a stream start from."""
+def source_of(config: Config, node: str, weights: bytes, fitted: FittedNetwork) -> Source:
+    """Return the backbone that a network starts from, or whose maps it reads."""
+    if fitted.reads_maps:
+        return Source(
+            network=config.describe.backbone,
+            node=node,
+            weights=weights,
+            crop_px=config.picture.crop_px,
+            reads="maps",
+        )
     return Source(
         network=config.describe.backbone,
         node=node,
         weights=weights,
         crop_px=config.network.crop_px,
-        channels=channels(config.network, stream),
+        channels=channels(config.network, fitted.stream),
     )
 
 
@@ -182,7 +194,8 @@ def column(stream: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """Frames uint8 [f, side, side, c] of whole videos, and how many each has."""
+    """Frames uint8 [f, side, side, c] of whole videos, or their maps float16 [f, C, h, w]; and how
+    many each has."""
 
     frames: np.ndarray
     videos: list[str]
@@ -191,6 +204,8 @@ class Share:
 
 def read_share(training: Training, task: Task, team: Team) -> Share:
     """Return this worker's share of a network's training videos: whole videos, dealt in turn."""
+    if training.maps and task.network.reads_maps:
+        return Share(*training.maps.share(training.store, task.videos, team.rank, team.size))
     stream, sources = task.network.stream, training.sources
     names = ["clip_id", "video_id", "source", "frame_indices", "num_flows"]
     rows = []

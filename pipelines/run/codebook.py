@@ -41,6 +41,7 @@ class FittedNetwork:
     Attributes:
         base: the registry key.
         digest: of all that training depends on.
+        reads_maps: of a frozen backbone, instead of pictures.
     """
 
     encoder: str
@@ -49,12 +50,15 @@ class FittedNetwork:
     fold: int
     settings: NetworkSettings
     digest: str
+    reads_maps: bool = False
 
     @classmethod
-    def of(cls, variant: NetworkVariant, stream: str, fold: int, digest: str) -> Self:
+    def of(
+        cls, variant: NetworkVariant, stream: str, fold: int, digest: str, *, reads_maps: bool
+    ) -> Self:
         """Return the network of an entry of network.networks on a stream, without a fold."""
         settings = variant.settings.on(stream)
-        return cls(variant.name, variant.base, stream, fold, settings, digest)
+        return cls(variant.name, variant.base, stream, fold, settings, digest, reads_maps)
 
     @property
     def folder(self) -> str:

@@ -132,11 +132,22 @@ class Folders(Inputs):
         config = self.config
         variants = [config.network_variant(name) for name in sorted(config.network.networks)]
         return [
-            FittedNetwork.of(variant, stream, fold, self._network_digest(variant, stream, fold))
+            FittedNetwork.of(
+                variant,
+                stream,
+                fold,
+                self._network_digest(variant, stream, fold),
+                reads_maps=self.reads_maps(variant),
+            )
             for variant in variants
             for stream in sorted(config.network.streams)
             for fold in self.folds
         ]
+
+    @property
+    def networks_see_pictures(self) -> bool:
+        """Return whether CLIPS are needed."""
+        return not all(network.reads_maps for network in self.networks)
 
     def networks_of(self, encoder: str, stream: str) -> list[FittedNetwork]:
         """Return the networks of a result, one for each fold."""
@@ -148,16 +159,21 @@ class Folders(Inputs):
         tested = (network.test_clips, network.test_views, network.pictures)
         return [
             Result(
-                *pair,
+                encoder,
+                stream,
                 digest(
-                    [network.folder for network in self.networks_of(*pair)],
+                    [network.folder for network in self.networks_of(encoder, stream)],
                     self._videos_digest,
                     tested,
                     self.config.run.seed,
                 ),
-                tables=("clip_scores", "cams") if pair[1] == "rgb" else ("clip_scores",),
+                tables=("clip_scores", "cams") if has_cams else ("clip_scores",),
             )
-            for pair in dict.fromkeys((n.encoder, n.stream) for n in self.networks)
+            for encoder, stream, has_cams in dict.fromkeys(
+                # Networks on full-length video join positions before the scores.
+                (n.encoder, n.stream, n.stream == "rgb" and not n.settings.reads_maps)
+                for n in self.networks
+            )
         ]
 
     def scored(self) -> list[tuple[str, str]]:
@@ -303,7 +319,7 @@ class Folders(Inputs):
             for table in ("fusions", "clip_scores", "cams"):
                 if table in result.tables:
                     named[f"{table}/{name}"] = f"{table}/{self._scores_folder(*result.pair)}"
-        if self.networks:
+        if self.networks_see_pictures:
             named["clips"] = self.clips
         for network in self.networks:
             name = f"{network.encoder}-{network.stream}/fold-{network.fold}"
@@ -425,16 +441,17 @@ class Folders(Inputs):
 
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:
         config, allowed = self.config, self.training_videos(fold)
+        of_maps, crop_px = self.reads_maps(variant), config.network.crop_px
         return digest(
             variant.base,
             stream,
             digested(variant.settings.on(stream)),
-            self._clips_digest,
+            ("maps", self._described_digest) if of_maps else self._clips_digest,
             sorted(pair for pair in self.sources.items() if pair[0] in allowed),
             sorted(self._labels(fold).items()),
             self.classes,
             (config.describe.backbone, self.weights.identity, self.network_node),
-            (config.network.crop_px, config.network.num_workers, config.run.seed),
+            (None if of_maps else crop_px, config.network.num_workers, config.run.seed),
         )
 
     @property

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from encoders.registry import ENCODERS
 from encoders.stream_specs import is_local
 from pipelines.run.codebook import Codebook
-from pipelines.settings.config import Config, Variant
+from pipelines.settings.config import Config, NetworkVariant, Variant
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:  # whoever reads a run loads no torch
@@ -159,6 +159,10 @@ class Inputs:
     def network_node(self) -> str:
         """Return the node whose maps networks classify."""
         return self.config.network.node or self.config.describe.nodes[0]
+
+    def reads_maps(self, variant: NetworkVariant) -> bool:
+        """Return whether a network reads maps of the frozen backbone instead of pictures."""
+        return variant.settings.reads_maps and self.config.network.input == "maps"
 
     @functools.cached_property
     def sources(self) -> dict[str, str]:

@@ -14,7 +14,15 @@ from typing import Any, Self
 
 from encoders.fields import require
 from encoders.networks.registry import NETWORKS
-from encoders.networks.settings import NetworkSettings, TdnSettings, TsnSettings
+from encoders.networks.settings import (
+    LstmSettings,
+    NetworkSettings,
+    PoolingSettings,
+    TdnSettings,
+    TimeConvSettings,
+    TsnSettings,
+    WindowSettings,
+)
 from encoders.registry import ENCODERS
 from encoders.settings import (
     FV_VAE_PRESETS,
@@ -118,6 +126,13 @@ class Config:
     network: Network = field(default_factory=Network)
     tsn: TsnSettings = field(default_factory=TsnSettings)
     tdn: TdnSettings = field(default_factory=TdnSettings)
+    conv_pooling: PoolingSettings = field(default_factory=PoolingSettings)
+    late_pooling: PoolingSettings = field(default_factory=PoolingSettings)
+    slow_pooling: WindowSettings = field(default_factory=WindowSettings)
+    local_pooling: WindowSettings = field(default_factory=WindowSettings)
+    time_conv: TimeConvSettings = field(default_factory=TimeConvSettings)
+    googlenet_conv: PoolingSettings = field(default_factory=PoolingSettings)
+    lstm: LstmSettings = field(default_factory=LstmSettings)
     classify: Classify = field(default_factory=Classify)
     evaluate: Evaluate = field(default_factory=Evaluate)
     run: Run = field(default_factory=Run)

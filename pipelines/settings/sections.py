@@ -389,6 +389,12 @@ class Network(Record):
         "What each is trained on: pictures, and stacks of optical flow (extra `flow`).",
         Changes.WHICH,
     )
+    input: Literal["maps", "pixels"] = setting(
+        "maps",
+        "What the networks on full-length video read: maps of the frozen backbone, out of "
+        "DESCRIPTORS, which need describe.streams=positions; or pictures, whose backbone is "
+        "trained too. tsn and tdn always read pictures.",
+    )
     node: str = setting(
         "", "The node whose maps are classified; none given: the first of describe.nodes."
     )

@@ -22,10 +22,7 @@ def mapped(
         first: {key of a wanted row: place of its first picture}.
         shape: [f, ...] of all pictures.
     """
-    if not shape[0]:
-        return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:
-        pictures = np.memmap(file, np.uint8, "w+", shape=shape)
+    pictures = scratch(shape, np.uint8)
     for name in store.files(folder):
         with store.open_parquet(name) as table:
             for batch in table.iter_batches(8, columns=[*key, column]):
@@ -35,3 +32,11 @@ def mapped(
                         part = np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape[1:])
                         pictures[place : place + len(part)] = part
     return pictures
+
+
+def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Return an empty array in a file without a name."""
+    if not shape[0]:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)

@@ -338,7 +338,7 @@ CLIP_SCORES = Table(
     "classify",
     "clip_scores/<network>-<stream>/*/*.parquet",
     "One row per tested video, clip and subnetwork of a network, whose mean over clips and "
-    "subnetworks is the score in SCORES",
+    "subnetworks is the score in SCORES; of an LSTM that of its weighted reading",
     ("video_id", "encoder", "stream", "clip", "subnetwork"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -346,7 +346,11 @@ CLIP_SCORES = Table(
         Column("stream", pa.string(), "rgb or flow"),
         Column("fold", pa.int32(), "fold that was left out in training"),
         Column("clip", pa.int32(), "0-based"),
-        Column("subnetwork", pa.string(), "image or difference"),
+        Column(
+            "subnetwork",
+            pa.string(),
+            "image or difference; of an LSTM its readings last, max, sum and weighted",
+        ),
         Column("frame_indices", pa.list_(pa.int64()), "its frames"),
         Column("labels", pa.list_(pa.string()), "the classes, sorted"),
         Column(

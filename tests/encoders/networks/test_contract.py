@@ -44,7 +44,7 @@ def test_outputs_are_scores_of_each_clip_alone(name: str, backbone: str, channel
     network = tiny.network(name, backbone, channels=channels).eval()
     clips = tiny.videos(4, 3, channels=channels)[:, :, :CROP, :CROP]
     outputs = network.outputs(clips)
-    assert set(outputs) == set(network.subnetworks)
+    assert set(outputs) == set(network.output_names)
     for subnetwork, scores in outputs.items():
         assert scores.shape == (4, K)
         assert scores.isfinite().all()
@@ -94,7 +94,7 @@ def test_the_last_phase_learns_the_training_clips(name: str, multi_label: bool) 
         multi_label=multi_label,
         log=lambda quantity, step, value: losses.append(value) if quantity == "total" else None,
     )
-    steps = (30,) if NETWORKS[name][1].phases == 1 else (20, 10)
+    steps = tiny.steps(name, 30)
     network = tiny.trained(name, "tiny_plain", of=of, num_steps=steps, rate_at=(), crops="centre")
     assert losses[-1] < 0.7 * losses[0]
     scores = torch.cat(
@@ -186,7 +186,7 @@ def test_clips_and_crops_are_a_mean_of_a_loop(name: str) -> None:
     found = clip_scores(network, video, places, "ten", CROP)
     margin = tiny.SIDE - CROP
     corners = [(margin // 2, margin // 2), *((i, j) for i in (0, margin) for j in (0, margin))]
-    for subnetwork in network.subnetworks:
+    for subnetwork in network.output_names:
         for place, scores in zip(places, found[subnetwork], strict=True):
             views = []
             for top, left in corners:
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_what_to_do(name: str) -> N
 def test_random_labels_give_chance(name: str) -> None:
     draw = torch.Generator().manual_seed(3)
     targets = torch.eye(K)[torch.randint(K, (24,), generator=draw)]
-    steps = (20,) if NETWORKS[name][1].phases == 1 else (10, 10)
+    steps = tiny.steps(name, 20)
     network = tiny.trained(
         name, "tiny_plain", of=tiny.sample(tiny.videos(24, 3), targets), num_steps=steps, rate_at=()
     )

@@ -6,6 +6,7 @@ convolutions without a bias.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,41 @@ from encoders.networks.base import Network
 from encoders.networks.body import Source
 from encoders.networks.fit import ClipSample, fit_network
 from encoders.networks.registry import NETWORKS, network_class
-from encoders.networks.settings import NetworkSettings
+from encoders.networks.settings import (
+    LstmSettings,
+    NetworkSettings,
+    PoolingSettings,
+    TimeConvSettings,
+    WindowSettings,
+)
 
 SIDE, CROP = 20, 16
 K = 3
 NODES = {"tiny": "features.8", "tiny_plain": "features.5", "tiny_linear": "features.2"}
 """The last node of each."""
+
+_POOLING = {
+    "clip_frames": (3, 3),
+    "units": 16,
+    "dropout": 0.0,
+    "decay": 1e-4,
+    "rate_every": 0,
+}
+_WINDOWS = {"window_frames": 2, "window_stride": 1}
+
+SMALL: dict[type[NetworkSettings], dict] = {
+    PoolingSettings: _POOLING,
+    WindowSettings: _POOLING | _WINDOWS,
+    TimeConvSettings: _POOLING | _WINDOWS | {"kernels": 6},
+    LstmSettings: {
+        "clip_frames": (3,),
+        "layers": 2,
+        "cells": 12,
+        "rate_every": 0,
+        "learning_rate": 0.5,
+    },
+}
+"""Settings without which a network is large, by its record."""
 
 
 class Tiny(nn.Module):
@@ -65,22 +95,25 @@ def added() -> Iterator[None]:
 def settings(name: str, **changed: object) -> NetworkSettings:
     """Settings of a training of few steps."""
     kind = NETWORKS[name][1]
-    values = {
-        "num_steps": (4,) if kind.phases == 1 else (2, 2),
-        "batch_clips": 6,
-        "learning_rate": 0.05,
-        "rate_at": (3,),
-    }
-    return kind(**(values | changed))
+    values = {"batch_clips": 6, "learning_rate": 0.05, "rate_at": (3,)} | SMALL.get(kind, {})
+    return kind(**({"num_steps": steps(name, 4)} | values | changed))
 
 
-def source(backbone: str, *, channels: int = 3, seed: int = 0) -> Source:
+def steps(name: str, total: int) -> tuple[int, ...]:
+    """Steps of the phases of a network."""
+    frames = SMALL.get(NETWORKS[name][1], {}).get("clip_frames")
+    phases = len(frames) if frames else NETWORKS[name][1]().phases
+    return (total - (phases - 1) * (total // phases), *[total // phases] * (phases - 1))
+
+
+def source(backbone: str, *, channels: int = 3, seed: int = 0, **changed: Any) -> Source:
     return Source(
         network=backbone,
         node=NODES[backbone],
         weights=load.random_filters(backbone, seed),
         crop_px=CROP,
         channels=channels,
+        **changed,
     )
 
 

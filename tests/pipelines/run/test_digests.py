@@ -13,6 +13,7 @@ import pytest
 
 from encoders.descriptors.streams import Stream
 from encoders.fields import Changes, changes_of
+from encoders.networks.registry import NETWORKS
 from pipelines.run.job import Job
 from pipelines.run.record import configuration
 from pipelines.settings.config import Config, config_from_json, digest
@@ -32,10 +33,11 @@ CONFIGURATIONS = {
     "modern": "19f9e4e0a537",
     "compare_encoders": "f78cae88c6db",
     "demo": "33aec0fa9b42",
-    "tsn": "5844492846e7",
-    "tdn": "5ed14b14cd2b",
-    "hmdb51": "3a37a5d0079f",
-    "act": "b0660e64e4cd",
+    "tsn": "31f7fb20819e",
+    "tdn": "1206cfee0f78",
+    "hmdb51": "fd56fcc03189",
+    "act": "4f12402e0ee4",
+    "sports1m": "e5e506f677aa",
     "plan": "33aec0fa9b42",
     "set": "58987a6c43fb",
 }
@@ -105,7 +107,7 @@ BASE = Config().with_settings(
         *SETTINGS[:1],
         *(f"{name}.pca_components=4" for name in ("vlad", "gmm_fv", "fv_vae", "bilinear")),
         *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4"),
-        *("network.networks=tsn,tdn", "network.streams=rgb,flow"),
+        *(f"network.networks={','.join(NETWORKS)}", "network.streams=rgb,flow"),
     ]
 )
 """With which each field may have another value."""
@@ -129,6 +131,9 @@ def other(section: str, field: dataclasses.Field) -> Config:
         tried += [now + 1, now + 100, now / 2, now / 4, 0.9]
     if isinstance(now, str):
         tried += [f"{now}x"]
+    if isinstance(now, tuple) and all(isinstance(part, int) for part in now):
+        # As many as before: some have one for each phase.
+        tried += [tuple(part + 1 for part in now), (1, 2, 3)]
     for value in (*tried, (1,), (1, 2), (7.0,), ("given",), ("appearance",), ("input",)):
         # As (1.0,) is (1,).
         if value != now and json.dumps(value) != json.dumps(now):

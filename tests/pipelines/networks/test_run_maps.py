@@ -1,0 +1,142 @@
+"""Networks on full-length video in a run: maps out of DESCRIPTORS, Ray Train, SCORES."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from encoders.networks.over_time.lstm import READINGS
+from jobs.fcvid_encode import main
+from pipelines.doctor import examine
+from pipelines.run.saved import SavedRun
+from pipelines.storage.store import Store
+from pipelines.studies import networks
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+NAMES = ("conv_pooling@clip_frames=1/3:num_steps=2/2:units=8", "lstm@clip_frames=3:num_steps=2")
+SETTINGS = (
+    "sampling.num_frames=4",
+    "split.num_folds=2",
+    "picture.resize_px=64",
+    "picture.crop_px=64",
+    "describe.streams=appearance,positions@scaling=whole_map",
+    "encode.encoders=ave",
+    f"network.networks={','.join(NAMES)}",
+    "network.test_clips=3",
+    "conv_pooling.batch_clips=4",
+    "lstm.batch_clips=4",
+    "lstm.cells=6",
+    "lstm.layers=2",
+)
+
+
+def run(data: Path, out: Path, *settings: str) -> int:
+    folder = data / "labelled" / "weizmann"
+    weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
+    flags = ["--videos", str(folder), "--labels", str(folder / "labels.csv"), "--out", str(out)]
+    flags += ["--recipe", "demo", "--limit", "8"]
+    for setting in (weights, *SETTINGS, *settings):
+        flags += ["--set", setting]
+    return main(flags)
+
+
+def rows(out: Path, pattern: str) -> list[dict]:
+    files = [file for file in sorted(out.glob(pattern)) if file.name[0] != "."]
+    assert files
+    tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
+    return pa.concat_tables(tables).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("maps")
+    assert run(data, out) == 0
+    return out
+
+
+def test_maps_train_networks_without_pictures_or_backbones(finished: Path) -> None:
+    assert not (finished / "clips").exists()
+    for name, steps in (("conv_pooling", {1, 2, 3, 4}), ("lstm", {1, 2})):
+        folders = [*finished.glob(f"networks/{name}-rgb/*")]
+        assert len(folders) == 2
+        for folder in folders:
+            assert [f.name for f in folder.glob("*.safetensors")] == ["classifiers.safetensors"]
+            assert {
+                row["step"] for row in pq.read_table(folder / "curves.parquet").to_pylist()
+            } == steps
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("conv_pooling", ("image",)), ("lstm", READINGS)])
+def test_scores_are_the_means_of_clips(finished: Path, name: str, outputs: tuple[str, ...]) -> None:
+    scores = rows(finished, f"scores/{name}*-rgb/*/*.parquet")
+    clips = rows(finished, f"clip_scores/{name}*-rgb/*/*.parquet")
+    assert len(clips) == 8 * 3 * len(outputs)
+    assert {row["subnetwork"] for row in clips} == {*outputs}
+    stored = rows(finished, "descriptors/*/*.parquet")
+    places = {row["video_id"]: row["frame_indices"] for row in stored}
+    for row in clips:
+        own = places[row["video_id"]]
+        start = own.index(row["frame_indices"][0])
+        assert row["frame_indices"] == own[start : start + 3]
+    for video in places:
+        read = [r for r in clips if (r["video_id"], r["subnetwork"]) == (video, outputs[-1])]
+        expected = np.mean([row["scores"] for row in read], 0)
+        found = {row["label"]: row["score"] for row in scores if row["video_id"] == video}
+        assert [found[label] for label in read[0]["labels"]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_hits_are_of_clips_and_of_videos(finished: Path) -> None:
+    run = SavedRun.open(str(finished))
+    found = networks.hits(run, NAMES[1], "rgb")
+    assert set(found) == set(READINGS)
+    clips = rows(finished, "clip_scores/lstm*-rgb/*/*.parquet")
+    truth = {
+        (row["video_id"], row["label"])
+        for row in rows(finished, "scores/lstm*-rgb/*/*.parquet")
+        if row["is_true"]
+    }
+    for name, own in found.items():
+        firsts = [
+            (row["video_id"], row["labels"][int(np.argmax(row["scores"]))])
+            for row in clips
+            if row["subnetwork"] == name
+        ]
+        assert own.clip_hit_1 == pytest.approx(np.mean([pair in truth for pair in firsts]))
+        assert own.hit_1 <= own.hit_5 <= 1
+    metrics = rows(finished, "metrics/*/*.parquet")
+    (accuracy,) = {
+        row["value"]
+        for row in metrics
+        if (row["encoder"], row["stream"], row["split"]) == (NAMES[1], "rgb", "all")
+        and (row["fusion"], row["metric"]) == ("none", "accuracy")
+    }
+    assert found["weighted"].hit_1 == pytest.approx(accuracy)
+
+
+def test_the_report_and_the_doctor_know_them(finished: Path) -> None:
+    page = (finished / "report" / "index.html").read_text()
+    assert all(name in page for name in NAMES)
+    assert examine.examine(Store(str(finished))).findings == ()
+
+
+def test_a_finished_run_has_nothing_to_do_and_lost_scores_come_back(
+    finished: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(data, finished) == 0
+    assert "nothing to do" in caplog.text
+    for table in ("scores", "clip_scores"):
+        before = rows(finished, f"{table}/lstm*-rgb/*/*.parquet")
+        next(iter(finished.glob(f"{table}/lstm*-rgb/*/*.parquet"))).unlink()
+        assert run(data, finished) == 0
+        after = rows(finished, f"{table}/lstm*-rgb/*/*.parquet")
+        assert sorted(after, key=str) == sorted(before, key=str)
+
+
+def test_a_run_that_stores_no_maps_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(data, tmp_path, "describe.streams=appearance") == 2
+    assert "add --set describe.streams=appearance,positions" in capsys.readouterr().err
