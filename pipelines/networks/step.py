@@ -13,6 +13,7 @@ from pipelines.cluster.datasets import dataset, progress_line, write_tables
 from pipelines.errors import RunError
 from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
+from pipelines.ledger.marks import holds
 from pipelines.networks import score as network_score
 from pipelines.networks.clips import publish_clips
 from pipelines.networks.maps import StoredMaps

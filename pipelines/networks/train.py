@@ -22,6 +22,7 @@ from pipelines.cluster.teams import Dealer, Team
 from pipelines.cluster.training import run_training
 from pipelines.fit import codebooks
 from pipelines.ledger.accounts import Spent
+from pipelines.ledger.marks import holds
 from pipelines.networks.maps import StoredMaps
 from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
