@@ -23,7 +23,7 @@ def write(videos: Videos, folder: Path) -> None:
     pattern = str(folder / "shard-%06d.tar")
     limits = {"maxcount": VIDEOS_PER_SHARD, "maxsize": BYTES_PER_SHARD}
     # With the time of day in it the same run would give other bytes.
-    with ShardWriter(pattern, verbose=0, mtime=0, **limits) as shards:
+    with ShardWriter(pattern, verbose=0, mtime=0, **limits) as shards:  # pyright: ignore[reportArgumentType]
         for batch in videos.rows:
             vectors = vectors_from_arrow(batch["vector"])
             facts = batch.drop_columns(["vector"]).to_pylist()

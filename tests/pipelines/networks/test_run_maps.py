@@ -14,7 +14,7 @@ from pipelines.run.saved import SavedRun
 from pipelines.storage.store import Store
 from pipelines.studies import networks
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 NAMES = ("conv_pooling@clip_frames=1/3:num_steps=2/2:units=8", "lstm@clip_frames=3:num_steps=2")
 SETTINGS = (
