@@ -149,6 +149,9 @@ def _num_killed() -> int:
 
     Ray's public way to its table of workers needs a dashboard, which a run's own cluster has not.
     """
+    if not ray.is_initialized():
+        # Whatever asks Ray now would start or look for a cluster.
+        return 0
     from ray._private.state import state
     from ray.core.generated import common_pb2, gcs_pb2
 
