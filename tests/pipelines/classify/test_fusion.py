@@ -20,7 +20,7 @@ from pipelines.classify.fold_sets import fold_sets, fused_fold_sets
 from pipelines.classify.step import _possible, settle_scores, train
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate.step import evaluate
-from pipelines.report.collect import _notes
+from pipelines.report.collect import _warnings
 from pipelines.run.combination import combinations
 from pipelines.run.inputs import LEFT_OUT
 from pipelines.run.job import Job
@@ -271,11 +271,11 @@ def test_the_form_primal_leaves_out_what_needs_the_gram_matrix(tmp_path: Path) -
     assert job.combinations == ()
     left_out = "all-late_weighted, without a Gram matrix: classify.form says so"
     assert job.left_out == left_out
-    assert _notes(job)[-1] == f"Left out: {left_out}."
+    assert _warnings(job)[-1] == f"Left out: {left_out}."
     with_sum = make_job(tmp_path, "classify.form=primal", "classify.fusions=kernel_sum")
     assert {one.stream for one in with_sum.combinations} == {"kernel_sum"}
     assert with_sum.left_out == ""
-    assert not any("Left out" in note for note in _notes(with_sum))
+    assert not any("Left out" in note for note in _warnings(with_sum))
 
 
 def test_a_named_rule_whose_matrix_is_too_large_is_a_message(tmp_path: Path) -> None:
