@@ -107,11 +107,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_what_a_failure_changes_is_fitted_again(tmp_path: Path, steps: list[str]) -> None:
     """A broken test video is in no sample, but codebooks are named by the failures too."""
+    # No network is asked for.
+    wanted = [name for name in STEPS if name != "train"]
     corpus.run(job(tmp_path, 4), tuple(STEPS), None)
-    assert steps == ["connect", *STEPS]
+    assert steps == ["connect", *wanted]
     steps.clear()
     corpus.run(job(tmp_path, 5), tuple(STEPS), None)
-    assert steps == ["connect", *STEPS]
+    assert steps == ["connect", *wanted]
     steps.clear()
     corpus.run(job(tmp_path, 5), tuple(STEPS), None)
     assert steps == []

@@ -350,7 +350,9 @@ def test_published_weights_of_timm_without_a_network(monkeypatch: pytest.MonkeyP
         raise OSError("no route to the hub")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
-    with pytest.raises(WeightsError, match=r"no route to the hub\)\. .*--set describe.weights=FILE"):
+    with pytest.raises(
+        WeightsError, match=r"no route to the hub\)\. .*--set describe.weights=FILE"
+    ):
         load.load_published("timm:resnet18.a1_in1k", "pretrained")
 
 
