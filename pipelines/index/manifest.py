@@ -20,7 +20,7 @@ from pipelines.index.playlists import pieces
 from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
 from pipelines.ledger.source import modified
 from pipelines.storage.uris import refuse_credentials
-from pipelines.video.images.pillow import SUFFIXES, is_picture
+from pipelines.video.images.names import SUFFIXES, is_picture
 
 log = logging.getLogger(__name__)
 

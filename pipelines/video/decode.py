@@ -19,7 +19,8 @@ from pipelines.storage.ranges import RangeFile, Traffic
 from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
-from pipelines.video.images.pillow import PillowVideo, is_picture
+from pipelines.video.images.names import is_picture
+from pipelines.video.images.pillow import PillowVideo
 from pipelines.video.listing.stretch import PartOfVideo, Stretch, Video
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 from pipelines.video.sampling import (

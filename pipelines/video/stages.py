@@ -24,7 +24,8 @@ from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
 from pipelines.video.header import VideoError, VideoFacts, probe
-from pipelines.video.images.pillow import is_picture, probe_picture
+from pipelines.video.images.names import is_picture
+from pipelines.video.images.pillow import probe_picture
 from pipelines.video.isolation import IsolatedDecoder, patience
 from pipelines.video.sampling import num_segments, segment_frames
 

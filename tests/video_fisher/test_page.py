@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import video_fisher as vf
+from pipelines.export.registry import FORMATS
 from tests.pipelines.doctor import run as made
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
@@ -37,4 +38,4 @@ def test_arguments_and_members_are_named() -> None:
     named = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
     arguments = set(inspect.signature(vf.run).parameters) - {"sections"}
     members = {name for name in vars(vf.Run) if not name.startswith("_")}
-    assert arguments | members | set(vf.estimators.__all__) == named
+    assert arguments | members | set(vf.estimators.__all__) | set(FORMATS) == named

@@ -18,12 +18,6 @@ from pipelines.video import watch
 from pipelines.video.door import Source, opened
 from pipelines.video.header import VideoError, VideoFacts, open_source, reading
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".heic", ".heif", ".avif"),
-)
-"""Ends of names of pictures. GIF is read as a film (`pipelines.video.pyav_decoder`)."""
-
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "AVIF", "HEIF")
 _ANIMATED = ("PNG", "WEBP", "AVIF")
 _STILL_MS = 100.0
@@ -31,11 +25,6 @@ _STILL_MS = 100.0
 
 # The limit is decode.max_frame_px, by the header, before there is memory for the picture.
 Image.MAX_IMAGE_PIXELS = None
-
-
-def is_picture(uri: str) -> bool:
-    """Return whether a file is taken for a picture, by its name."""
-    return uri.partition("?")[0].lower().endswith(SUFFIXES)
 
 
 def probe_picture(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:

@@ -134,7 +134,16 @@ def other(section: str, field: dataclasses.Field) -> Config:
     if isinstance(now, tuple) and all(isinstance(part, int) for part in now):
         # As many as before: some have one for each phase.
         tried += [tuple(part + 1 for part in now), (1, 2, 3)]
-    for value in (*tried, (1,), (1, 2), (7.0,), ("given",), ("appearance",), ("input",)):
+    for value in (
+        *tried,
+        (1,),
+        (1, 2),
+        (7.0,),
+        ("given",),
+        ("appearance",),
+        ("input",),
+        "tensorboard:here",
+    ):
         # As (1.0,) is (1,).
         if value != now and json.dumps(value) != json.dumps(now):
             with contextlib.suppress(ValueError):

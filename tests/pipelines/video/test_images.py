@@ -11,7 +11,8 @@ from pipelines.index.manifest import list_videos
 from pipelines.settings.sections import Decode, Manifest, Picture, Sampling
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.header import VideoError
-from pipelines.video.images.pillow import is_picture, probe_picture
+from pipelines.video.images.names import is_picture
+from pipelines.video.images.pillow import probe_picture
 from pipelines.video.isolation import IsolatedDecoder
 from pipelines.video.sampling import num_segments
 
