@@ -276,7 +276,8 @@ def test_scores_are_those_of_separate_fits(
     for module in (classify_gram, classify_vectors):
         monkeypatch.setattr(module, "strip_rows", lambda dim: 13)
     monkeypatch.setattr(classify_gram, "COLUMNS", 2)
-    job = make_job(tmp_path, f"classify.loss={loss}", "classify.c=10", "classify.tolerance=1e-7")
+    settings = ("classify.c=10", "classify.tolerance=1e-7", "classify.keep_folds=true")
+    job = make_job(tmp_path, f"classify.loss={loss}", *settings)
     vectors, ids = stored(job)
     spent = train(job)
     assert {stage.name for stage in spent.stages} == {"read", "gram", "solve", "write"}
@@ -425,7 +426,7 @@ def test_a_killed_run_goes_on_behind_its_folds(local_ray: None, tmp_path: Path) 
 @pytest.mark.ray
 def test_compressed_vectors(local_ray: None, tmp_path: Path) -> None:
     settings = ("compress.kind=pca", "compress.num_features=6", "classify.c=1")
-    job = make_job(tmp_path, *settings)
+    job = make_job(tmp_path, *settings, "classify.keep_folds=true")
     vectors, ids = stored(job)
     train(job)
     classifiers, scores, _ = published(job)
