@@ -9,10 +9,9 @@ from encoders.networks.over_time.head import (
     Connected,
     Head,
     OverTime,
-    Shape,
     linear,
 )
-from encoders.networks.settings import OverTimeSettings, PoolingSettings
+from encoders.networks.settings import PoolingSettings
 
 
 class PooledHead(Head):
@@ -21,7 +20,7 @@ class PooledHead(Head):
     def __init__(
         self, inputs: int, settings: PoolingSettings, num_classes: int, draw: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(inputs, settings, num_classes, draw)
         self.f6 = Connected(inputs, settings, draw)
         self.f7 = Connected(settings.units, settings, draw)
         self.out = linear(settings.units, num_classes, SCORES_STD, draw)
@@ -34,11 +33,4 @@ class ConvPooling(OverTime):
     """max_t x_t -> f6 -> f7 -> K."""
 
     name = "conv_pooling"
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, PoolingSettings)
-        channels, height, width = shape
-        return PooledHead(channels * height * width, settings, num_classes, draw)
+    head_type = PooledHead

@@ -4,9 +4,10 @@ or as a frozen one left them, and a head that joins them over time.
 Letters: b clips, n frames of a clip, K classes, C channels, h and w sides of maps.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,14 @@ Shape = tuple[int, int, int]
 class Head(nn.Module, ABC):
     """What turns the maps of a clip into scores."""
 
+    def __init__(self, inputs: Any, settings: Any, num_classes: int, draw: torch.Generator) -> None:
+        super().__init__()
+
+    @classmethod
+    def for_maps(cls, shape: Shape, settings: Any, num_classes: int, draw: torch.Generator) -> Self:
+        """Return the head for maps of a shape, with drawn weights."""
+        return cls(math.prod(shape), settings, num_classes, draw)
+
     @abstractmethod
     def forward(self, maps: Tensor, noise: torch.Generator | None) -> Tensor:
         """Return scores of maps [b, n, C, h, w]: [b, K], or of each frame [b, n, K]."""
@@ -43,15 +52,20 @@ class Head(nn.Module, ABC):
 
 
 class OverTime(Network):
-    """A network whose clips are consecutive sampled frames, from a random one on."""
+    """A network whose clips are consecutive sampled frames, from a random one on.
+
+    Attributes:
+        head_type: what joins the maps of its frames.
+    """
 
     subnetworks = (IMAGE,)
+    head_type: ClassVar[type[Head]]
 
     def __init__(
         self, source: Source, settings: OverTimeSettings, num_classes: int, seed: int
     ) -> None:
         draw = training.generator("cpu", seed)
-        head = self.new_head(settings, source.map_shape(), num_classes, draw)
+        head = self.head_type.for_maps(source.map_shape(), settings, num_classes, draw)
         bodies = {} if source.reads == "maps" else {IMAGE: source.body()}
         super().__init__(bodies, settings, num_classes, seed, {"head": head})
         self.reads, self.own = source.reads, settings
@@ -64,13 +78,6 @@ class OverTime(Network):
         """Return the network with a new head, and with the backbone unless it reads maps."""
         assert isinstance(settings, OverTimeSettings)
         return cls(source, settings, num_classes, seed)
-
-    @staticmethod
-    @abstractmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        """Return the head for maps of a shape, with drawn weights."""
 
     @property
     def head(self) -> Head:

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from encoders.networks.over_time.conv_pooling import PooledHead
-from encoders.networks.over_time.head import Head, OverTime, Shape
-from encoders.networks.settings import OverTimeSettings, PoolingSettings
+from encoders.networks.over_time.head import OverTime
 
 
 class LateHead(PooledHead):
@@ -20,11 +19,4 @@ class LatePooling(OverTime):
     """f7(f6(x_t)) -> max_t -> K."""
 
     name = "late_pooling"
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, PoolingSettings)
-        channels, height, width = shape
-        return LateHead(channels * height * width, settings, num_classes, draw)
+    head_type = LateHead

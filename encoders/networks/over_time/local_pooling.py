@@ -4,9 +4,9 @@ the windows share, and a larger last layer with weights of its own for each wind
 import torch
 from torch import Tensor, nn
 
-from encoders.networks.over_time.head import SCORES_STD, Connected, Head, OverTime, Shape
+from encoders.networks.over_time.head import SCORES_STD, Connected, Head, OverTime
 from encoders.networks.over_time.windows import num_windows, resampled, window_maxima
-from encoders.networks.settings import OverTimeSettings, WindowSettings
+from encoders.networks.settings import WindowSettings
 
 
 class LocalHead(Head):
@@ -19,7 +19,7 @@ class LocalHead(Head):
     def __init__(
         self, inputs: int, settings: WindowSettings, num_classes: int, draw: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(inputs, settings, num_classes, draw)
         self.window = settings.window_frames, settings.window_stride
         self.f6 = Connected(inputs, settings, draw)
         self.f7 = Connected(settings.units, settings, draw)
@@ -42,12 +42,5 @@ class LocalPooling(OverTime):
     """Maxima of windows -> f6 -> f7 -> side by side -> K."""
 
     name = "local_pooling"
+    head_type = LocalHead
     sees_order = True
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, WindowSettings)
-        channels, height, width = shape
-        return LocalHead(channels * height * width, settings, num_classes, draw)

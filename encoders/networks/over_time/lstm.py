@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from encoders.networks.base import Clips, class_losses, dropped
-from encoders.networks.over_time.head import SCORES_STD, Head, OverTime, Shape, linear
+from encoders.networks.over_time.head import SCORES_STD, Head, OverTime, linear
 from encoders.networks.over_time.peephole_lstm import PeepholeLstm
-from encoders.networks.settings import LstmSettings, OverTimeSettings
+from encoders.networks.settings import LstmSettings
 
 READINGS = ("last", "max", "sum", "weighted")
 """Ways to score a clip by its frames (VU 3.3.3)."""
@@ -22,7 +22,7 @@ class LstmHead(Head):
     def __init__(
         self, inputs: int, settings: LstmSettings, num_classes: int, draw: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(inputs, settings, num_classes, draw)
         widths = [inputs, *[settings.cells] * settings.layers]
         self.layers = torch.nn.ModuleList(
             PeepholeLstm(below, settings.cells, draw) for below in widths[:-1]
@@ -41,15 +41,8 @@ class Lstm(OverTime):
     """Each frame is scored, later ones with a larger gain g_t = t / T."""
 
     name = "lstm"
+    head_type = LstmHead
     sees_order = True
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, LstmSettings)
-        channels, height, width = shape
-        return LstmHead(channels * height * width, settings, num_classes, draw)
 
     @property
     def output_names(self) -> tuple[str, ...]:

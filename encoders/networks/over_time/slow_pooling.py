@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from encoders.networks.over_time.conv_pooling import PooledHead
-from encoders.networks.over_time.head import Head, OverTime, Shape
+from encoders.networks.over_time.head import OverTime
 from encoders.networks.over_time.windows import window_maxima
-from encoders.networks.settings import OverTimeSettings, WindowSettings
+from encoders.networks.settings import WindowSettings
 
 
 class SlowHead(PooledHead):
@@ -32,11 +32,4 @@ class SlowPooling(OverTime):
     """Maxima of windows -> f6 -> maximum over windows -> f7 -> K."""
 
     name = "slow_pooling"
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, WindowSettings)
-        channels, height, width = shape
-        return SlowHead(channels * height * width, settings, num_classes, draw)
+    head_type = SlowHead

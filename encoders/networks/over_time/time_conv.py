@@ -1,14 +1,16 @@
 """Time-domain convolution (VU 3.3.1): kernels of 3 x 3 positions over the frames of a window, then
 conv pooling."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.networks.over_time.conv_pooling import PooledHead
-from encoders.networks.over_time.head import Head, OverTime, Shape
+from encoders.networks.over_time.head import OverTime, Shape
 from encoders.networks.over_time.windows import resampled
-from encoders.networks.settings import OverTimeSettings, TimeConvSettings
+from encoders.networks.settings import TimeConvSettings
 
 SIDE = 3
 """Positions that a kernel spans, each way."""
@@ -33,6 +35,12 @@ class TimeConvHead(PooledHead):
         self.kernel = nn.Parameter(resampled(std * drawn, size))
         self.kernel_bias = nn.Parameter(torch.zeros(settings.kernels))
 
+    @classmethod
+    def for_maps(
+        cls, shape: Shape, settings: TimeConvSettings, num_classes: int, draw: torch.Generator
+    ) -> Self:
+        return cls(shape, settings, num_classes, draw)
+
     def forward(self, maps: Tensor, noise: torch.Generator | None) -> Tensor:
         kernel = resampled(self.kernel, min(len(self.kernel), maps.shape[1]))
         moved = functional.conv3d(
@@ -53,11 +61,5 @@ class TimeConv(OverTime):
     """Convolution over time and positions -> max_t -> f6 -> f7 -> K."""
 
     name = "time_conv"
+    head_type = TimeConvHead
     sees_order = True
-
-    @staticmethod
-    def new_head(
-        settings: OverTimeSettings, shape: Shape, num_classes: int, draw: torch.Generator
-    ) -> Head:
-        assert isinstance(settings, TimeConvSettings)
-        return TimeConvHead(shape, settings, num_classes, draw)
