@@ -17,7 +17,14 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.errors import ConfigError
 from pipelines.index import stretches
 from pipelines.index.playlists import pieces
-from pipelines.index.user_tables import read_user_table, some, texts, user_filesystem, using
+from pipelines.index.user_tables import (
+    column_names,
+    read_user_table,
+    some,
+    texts,
+    user_filesystem,
+    using,
+)
 from pipelines.ledger.source import modified
 from pipelines.storage.uris import refuse_credentials
 from pipelines.video.images.names import SUFFIXES, is_picture
@@ -103,7 +110,7 @@ def _has_labels(videos: str) -> bool:
         ConfigError: it is a manifest that cannot be read.
     """
     is_manifest = videos.lower().endswith((".csv", ".parquet"))
-    return is_manifest and "label" in read_user_table("--videos", videos).column_names
+    return is_manifest and "label" in column_names("--videos", videos)
 
 
 def _list_videos(videos: str, out: str, look: bool, media: Media) -> pa.Table:

@@ -2,6 +2,7 @@
 and the labels.
 """
 
+import codecs
 import collections
 import csv
 import io
@@ -20,6 +21,8 @@ from pipelines.storage.retries import StorageError, may_pass
 from pipelines.storage.uris import refuse_credentials, refuse_empty, refuse_memory
 
 _ERRORS = (OSError, ValueError, ImportError, pa.ArrowException, csv.Error)
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_HEAD_BYTES = 2**16
 _CLIENTS = ("botocore", "aiohttp", "gcsfs", "google", "azure")
 """Packages whose errors for wrong names, rights or credentials are of classes of their own."""
 
@@ -98,6 +101,23 @@ def read_user_table(flag: str, name: str) -> pa.Table:
     return table
 
 
+def column_names(flag: str, name: str) -> list[str]:
+    """Return the columns of the table in the file `name`, of which only the head is read.
+
+    Raises:
+        ConfigError: no such file, or it cannot be read.
+    """
+    fs, path = user_filesystem(flag, name)
+    with using(flag, name):
+        try:
+            if _is_parquet(name):
+                with fs.open(path, "rb") as file:
+                    return pq.read_schema(file).names
+            return _header(cast(bytes, fs.cat_file(path, start=0, end=_HEAD_BYTES)))
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ConfigError(f"{flag} {name}: no such file") from error
+
+
 def _is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
 
@@ -107,10 +127,9 @@ def _read_csv(data: bytes) -> pa.Table:
 
     UTF-8, or UTF-16 where the file begins with its mark.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_UTF_16):
         data = data.decode("utf-16").encode()
-    first_line = data.decode("utf-8-sig").lstrip("\r\n").partition("\n")[0].partition("\r")[0]
-    header = next(csv.reader([first_line.strip()]), [])
+    header = _header(data)
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(header, pa.string()),
         strings_can_be_null=True,
@@ -119,6 +138,14 @@ def _read_csv(data: bytes) -> pa.Table:
     )
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
     return pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=options)
+
+
+def _header(data: bytes) -> list[str]:
+    """Return the names in the first line of a CSV file, of which this may be the head alone."""
+    encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"
+    text = codecs.getincrementaldecoder(encoding)().decode(data)
+    first_line = text.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
+    return next(csv.reader([first_line.strip()]), [])
 
 
 def texts(flag: str, name: str, table: pa.Table, column: str) -> pa.ChunkedArray:

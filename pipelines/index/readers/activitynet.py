@@ -41,6 +41,8 @@ def read(source: Source, videos: Names) -> pa.Table:
                         "split": _SPLITS.get(video["subset"], "unused"),
                     }
                 )
+    except ConfigError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"--labels {source.uri}: expected ActivityNet's JSON, {{'database': {{ID: {{'subset', "

@@ -15,6 +15,7 @@ from pipelines import prepare
 from pipelines.errors import ConfigError, RunError
 from pipelines.index.labels import read_labels
 from pipelines.index.manifest import list_videos
+from pipelines.index.user_tables import column_names
 from pipelines.storage import store as storage_store
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.store import Store
@@ -157,3 +158,27 @@ def test_a_bucket_is_not_made_by_a_wrong_name(s3_bucket: str, tmp_path: Path) ->
     store = prepare.open_store(f"{s3_bucket}/{tmp_path.name}")
     assert store.fs.find(store.path("")) == []
     assert isinstance(store, Store)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "utf16.csv", "parquet"])
+def test_columns_are_known_by_the_head_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    file = tmp_path / f"videos.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"path": ["a"], "label": ["x"]}), file)
+    else:
+        text = "path,label\n" + "\u00e9.mp4,x\n" * 50_000
+        file.write_text(text, encoding="utf-16" if suffix != "csv" else "utf-8")
+    sizes = []
+    whole = LocalFileSystem.cat_file
+
+    def measured(fs: LocalFileSystem, path: str, **limits: int) -> bytes:
+        sizes.append(len(data := whole(fs, path, **limits)))
+        return data
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", measured)
+    assert column_names("--videos", str(file)) == ["path", "label"]
+    assert all(size < file.stat().st_size for size in sizes)
+    with pytest.raises(ConfigError, match="no such file"):
+        column_names("--videos", str(tmp_path / f"gone.{suffix}"))

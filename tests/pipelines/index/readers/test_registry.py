@@ -135,6 +135,8 @@ def test_activitynet(tmp_path: Path) -> None:
         "v_aa.mp4#t=6,9": ["Polo"],
         "bb.mkv#t=0,3": ["Polo"],
     }
+    with pytest.raises(ConfigError, match="expected one video named v_aa, got 2"):
+        read_labels(file, "", ["1/v_aa.mp4", "2/v_aa.mp4", "bb.mkv"])
     (tmp_path / "a" / "a.json").write_text('{"videos": []}')
     with pytest.raises(ConfigError, match="expected ActivityNet's JSON"):
         read_labels(file, "", videos)
