@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.scores.metrics import Ranking, confusion_matrix, mean_over_classes
-from pipelines.evaluate.results import ScoreMatrix
+from pipelines.evaluate.results import ScoreMatrix, chance_level
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def best_of(matrix: ScoreMatrix, first_fold: int) -> Best:
         key=matrix.key,
         classes=tuple(matrix.classes),
         multi_label=matrix.multi_label,
-        chance=float(shares.mean() if matrix.multi_label else shares.max()),
+        chance=float(chance_level(shares, matrix.multi_label)),
         precision_recall=precision_recall(matrix),
         confusion=None if matrix.multi_label else _confusion(matrix),
         picks=_picks(matrix),

@@ -68,6 +68,17 @@ def headline_metric(multi_label: bool) -> str:
     return "mAP" if multi_label else "accuracy"
 
 
+def chance_level(shares: Iterable[float], multi_label: bool) -> float:
+    """Return the headline number of a classifier that has learnt nothing: accuracy of always naming
+    the most frequent class; with several labels a video, mAP of a random order.
+
+    Args:
+        shares: of the tested videos that have each class.
+    """
+    known = list(shares)
+    return sum(known) / len(known) if multi_label else max(known)
+
+
 class Fused(Protocol):
     """A result that is fused of others, either of a run (`pipelines.run.makers.Result`) or of a
     run.json."""

@@ -21,7 +21,14 @@ from pipelines.errors import RunError
 from pipelines.evaluate import results
 from pipelines.evaluate.best import Best, best_of
 from pipelines.evaluate.names import result_words
-from pipelines.evaluate.results import SINGLE, ScoreMatrix, Wanted, headline_metric, metric_rows
+from pipelines.evaluate.results import (
+    SINGLE,
+    ScoreMatrix,
+    Wanted,
+    chance_level,
+    headline_metric,
+    metric_rows,
+)
 from pipelines.ledger.accounts import Spent
 from pipelines.run.job import Job
 from pipelines.settings.sections import Evaluate
@@ -267,7 +274,8 @@ def closing_table(job: Job) -> list[str]:
         )
         if fold >= 0
     ]
-    headline = headline_metric(any(len(names) > 1 for names in labels))
+    multi_label = any(len(names) > 1 for names in labels)
+    headline = headline_metric(multi_label)
     keys = list(dict.fromkeys(key[:3] for key in of_all))
     ranked = sorted(keys, key=lambda key: -(of_all[*key, headline]["value"] or 0.0))
     best = ranked[:NUM_BEST]
@@ -278,22 +286,12 @@ def closing_table(job: Job) -> list[str]:
         f"{with_interval(of_all[*key, 'accuracy'])}, mAP {with_interval(of_all[*key, 'mAP'])}"
         for key, name in zip(best, names, strict=True)
     ]
-    chance = chance_level(labels, headline)
+    counts = collections.Counter(name for names in labels for name in names)
+    chance = chance_level((count / len(labels) for count in counts.values()), multi_label)
     head = f"{len(ranked)} results on {len(labels):,} tested videos"
     if len(ranked) > len(best):
         head += f", the {len(best)} best by {headline}"
     return [f"{head} (chance: {headline} {chance:.3f})", *lines]
-
-
-def chance_level(labels: list[list[str]], headline: str) -> float:
-    """Return accuracy of always naming the most frequent class, or mAP of a random order.
-
-    Args:
-        labels: of each tested video.
-    """
-    counts = collections.Counter(name for names in labels for name in names)
-    shares = [count / len(labels) for count in counts.values()]
-    return sum(shares) / len(shares) if headline == "mAP" else max(shares)
 
 
 def with_interval(row: dict) -> str:

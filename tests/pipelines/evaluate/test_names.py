@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.evaluate.names import result_words
-from pipelines.evaluate.step import chance_level
+from pipelines.evaluate.results import chance_level
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,5 @@ def test_results_are_named_as_people_would(key: tuple[str, ...], words: str) -> 
 
 
 def test_chance_is_the_most_frequent_class_or_the_mean_share() -> None:
-    one = [["a"], ["a"], ["b"], ["c"]]
-    assert chance_level(one, "accuracy") == 0.5
-    assert chance_level([["a", "b"], ["a"]], "mAP") == pytest.approx((1.0 + 0.5) / 2)
+    assert chance_level([0.5, 0.25, 0.25], False) == 0.5
+    assert chance_level([1.0, 0.5], True) == pytest.approx(0.75)
