@@ -9,6 +9,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
@@ -171,14 +172,21 @@ def scarcities(
     return list(lines.values())
 
 
-def _worker(setting: dict) -> None:
-    """Fit codebooks on a worker. Once one fails for good, the other teams begin none any more."""
+@contextmanager
+def stopping_others(dealer: ActorHandle | None) -> Iterator[None]:
+    """Let the other teams begin nothing any more once a fit inside fails for good."""
     try:
-        _fit_all(setting)
+        yield
     except ValueError:
-        if setting["dealer"]:
-            ray.get(setting["dealer"].stop.remote())
+        if dealer:
+            ray.get(dealer.stop.remote())
         raise
+
+
+def _worker(setting: dict) -> None:
+    """Fit codebooks on a worker."""
+    with stopping_others(setting["dealer"]):
+        _fit_all(setting)
 
 
 def _fit_all(setting: dict) -> None:

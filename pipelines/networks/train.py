@@ -109,13 +109,9 @@ def num_teams(settings: Network, num_networks: int) -> int:
 
 
 def _worker(setting: dict) -> None:
-    """Train networks on a worker. Once one fails for good, the other teams begin none any more."""
-    try:
+    """Train networks on a worker."""
+    with codebooks.stopping_others(setting["dealer"]):
         _train_all(setting)
-    except ValueError:
-        if setting["dealer"]:
-            ray.get(setting["dealer"].stop.remote())
-        raise
 
 
 def _train_all(setting: dict) -> None:

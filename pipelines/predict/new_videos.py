@@ -125,7 +125,7 @@ def new_videos(
 def _config(config: Config, settings: Sequence[str]) -> Config:
     plain = dataclasses.replace(
         config,
-        manifest=Manifest(),
+        manifest=Manifest(media=config.manifest.media),
         encode=dataclasses.replace(config.encode, attention=False),
         # Nothing is fused where nothing is trained.
         classify=Classify(fusions=()),

@@ -97,8 +97,6 @@ class PillowVideo:
                 except VideoError as error:
                     reason = error.message
                 except (OSError, ValueError, SyntaxError, EOFError) as error:
-                    if isinstance(error, MemoryError):
-                        raise
                     reason = str(error)
         return images, reason
 

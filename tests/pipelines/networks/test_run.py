@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.fcvid_encode import main
 from pipelines.doctor import examine
 from pipelines.storage.store import Store
+from tests.pipelines.networks.runs import demo_run, rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,20 +33,7 @@ SETTINGS = (
 
 
 def run(data: Path, out: Path, *settings: str) -> int:
-    folder = data / "labelled" / "weizmann"
-    weights = f"describe.weights={data / 'weights' / 'squeezenet1_0.safetensors'}"
-    flags = ["--videos", str(folder), "--labels", str(folder / "labels.csv"), "--out", str(out)]
-    flags += ["--recipe", "demo", "--limit", "12"]
-    for setting in (weights, *SETTINGS, *settings):
-        flags += ["--set", setting]
-    return main(flags)
-
-
-def rows(out: Path, pattern: str) -> list[dict]:
-    files = [file for file in sorted(out.glob(pattern)) if file.name[0] != "."]
-    assert files
-    tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
-    return pa.concat_tables(tables).to_pylist()
+    return demo_run(data, out, 12, (*SETTINGS, *settings))
 
 
 @pytest.fixture(scope="module")
