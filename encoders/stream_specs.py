@@ -106,7 +106,9 @@ class StreamSpec(Record):
     nodes: Annotated[tuple[str, ...], EACH_ONCE] = setting(
         (), "Nodes of the network; none given: describe.nodes."
     )
-    scaling: Scaling | None = setting(None, "What maps are divided by; none: describe.scaling.")
+    scaling: Scaling | Literal[""] = setting(
+        "", "What maps are divided by; none given: describe.scaling."
+    )
 
     @property
     def window(self) -> Window:

@@ -157,7 +157,7 @@ def _kind(kind: Any) -> str:
         part = _kind(arguments[0])
         return f"list of {part}" if part.endswith("`") else f"list of {part}s"
     if origin is Literal:
-        return " / ".join(f"`{value}`" for value in arguments)
+        return " / ".join(f"`{value}`" if value else "nothing" for value in arguments)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_kind(part) for part in arguments)
     words = {int: "whole number", float: "number", bool: "true / false", str: "text"}

@@ -275,7 +275,7 @@ flow_fields = st.fixed_dictionaries({
     "method": st.sampled_from(["dis", "tvl1"]), "gap": st.integers(1, 30),
     "stack": st.integers(1, 20),
     "bound_px": st.integers(1, 999).map(lambda tenths: tenths / 10),
-    "scaling": st.sampled_from([None, "per_position", "whole_map"])})  # fmt: skip
+    "scaling": st.sampled_from(["", "per_position", "none"])})  # fmt: skip
 
 
 @given(st.lists(flow_fields, min_size=2, max_size=2, unique_by=str))

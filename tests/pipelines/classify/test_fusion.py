@@ -53,7 +53,12 @@ def make_job(
     """A run of two encoders on two streams of different widths and scales, in files that are cut
     differently."""
     config = Config().with_settings(
-        ["encode.encoders=ave,vlad", "evaluate.bootstrap=50", *settings]
+        [
+            "encode.encoders=ave,vlad",
+            "evaluate.bootstrap=50",
+            "classify.keep_folds=true",
+            *settings,
+        ]
     )
     folds = [i // 4 % 3 for i in range(NUM)]
     manifest = pa.table(

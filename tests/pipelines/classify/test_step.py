@@ -40,7 +40,8 @@ NUM, DIM = 48, 20
 def make_job(root: Path, *settings: str, num_folds: int = 3, broken: tuple[int, ...] = ()) -> Job:
     """A run with vectors of 48 videos of 12 groups in files of 7; two of them have no label, one no
     vector."""
-    config = Config().with_settings(["encode.encoders=ave", "fit.num_workers=2", *settings])
+    kept = ("classify.keep_folds=true", "encode.encoders=ave", "fit.num_workers=2")
+    config = Config().with_settings([*kept, *settings])
     draw = np.random.default_rng(0)
     labels = [[CLASSES[i % 3]] + (["wave"] if i % 11 == 0 else []) for i in range(NUM)]
     labels[5] = labels[17] = []
@@ -276,8 +277,7 @@ def test_scores_are_those_of_separate_fits(
     for module in (classify_gram, classify_vectors):
         monkeypatch.setattr(module, "strip_rows", lambda dim: 13)
     monkeypatch.setattr(classify_gram, "COLUMNS", 2)
-    settings = ("classify.c=10", "classify.tolerance=1e-7", "classify.keep_folds=true")
-    job = make_job(tmp_path, f"classify.loss={loss}", *settings)
+    job = make_job(tmp_path, f"classify.loss={loss}", "classify.c=10", "classify.tolerance=1e-7")
     vectors, ids = stored(job)
     spent = train(job)
     assert {stage.name for stage in spent.stages} == {"read", "gram", "solve", "write"}
@@ -426,7 +426,7 @@ def test_a_killed_run_goes_on_behind_its_folds(local_ray: None, tmp_path: Path) 
 @pytest.mark.ray
 def test_compressed_vectors(local_ray: None, tmp_path: Path) -> None:
     settings = ("compress.kind=pca", "compress.num_features=6", "classify.c=1")
-    job = make_job(tmp_path, *settings, "classify.keep_folds=true")
+    job = make_job(tmp_path, *settings)
     vectors, ids = stored(job)
     train(job)
     classifiers, scores, _ = published(job)

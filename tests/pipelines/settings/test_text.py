@@ -53,6 +53,16 @@ def accepted(record: Any, name: str, value: object) -> Any:
         return None
 
 
+@pytest.mark.parametrize(
+    ("record", "name"), FIELDS, ids=[f"{type(record).__name__}.{name}" for record, name in FIELDS]
+)
+def test_no_field_has_two_meanings_of_none(record: object, name: str) -> None:
+    """`none` as text is None, or a word of the field's own, never either."""
+    kinds = typing.get_args(typing.get_type_hints(type(record))[name])
+    words = [word for kind in kinds for word in typing.get_args(kind)]
+    assert types.NoneType not in kinds or "none" not in words
+
+
 @settings(max_examples=500)
 @given(st.sampled_from(FIELDS), st.data())
 def test_any_value_of_any_field_comes_back(field: tuple[object, str], data: st.DataObject) -> None:
