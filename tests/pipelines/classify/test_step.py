@@ -353,7 +353,7 @@ def test_primal_and_gram_agree_and_choose_the_same_c(
         make_job(tmp_path / form, *settings, f"classify.form={form}", num_folds=1)
         for form in ("gram", "primal")
     )
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "pipelines"):
         train(gram)
         assert {"solve", "write"} == {stage.name for stage in train(primal).stages}
     assert (
