@@ -41,6 +41,22 @@ class Traffic:
         )
 
 
+_spent = Traffic()
+
+
+def taken() -> Traffic:
+    """Return the traffic of all files of this process since the last call."""
+    global _spent
+    traffic, _spent = _spent, Traffic()
+    return traffic
+
+
+def _spend(num_bytes: int, began: float) -> None:
+    """Add a request that began at a time.perf_counter()."""
+    global _spent
+    _spent += Traffic(1, num_bytes, time.perf_counter() - began)
+
+
 class RangeFile:
     """The file at a URI, for reading. Its copy has no name, so it is gone with the process.
 
@@ -61,8 +77,10 @@ class RangeFile:
         with _as_os_error():
             self._files, self._path = filesystem(uri)
             began = time.perf_counter()
-            self.size = int(self._files.info(self._path)["size"])
-        self._traffic = Traffic(1, 0, time.perf_counter() - began)
+            try:
+                self.size = int(self._files.info(self._path)["size"])
+            finally:
+                _spend(0, began)
         self._here = bytearray(-(-self.size // BLOCK_BYTES))
         # Closed by `close`; unbuffered, because a buffer is stale when a hole is filled.
         self._copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
@@ -77,11 +95,6 @@ class RangeFile:
     def close(self) -> None:
         """Close the copy, which then is gone."""
         self._copy.close()
-
-    def taken(self) -> Traffic:
-        """Return the traffic since the last call."""
-        traffic, self._traffic = self._traffic, Traffic()
-        return traffic
 
     def fileno(self) -> int:
         """Return the descriptor of the copy, which has holes unless `fetch_all` was called."""
@@ -161,6 +174,7 @@ class RangeFile:
         began = time.perf_counter()
         with _as_os_error():
             content = cast(bytes, self._files.cat_file(self._path, start=start, end=end))
+        _spend(len(content), began)
         self._on_block()
         if len(content) != end - start:
             raise OSError(
@@ -168,7 +182,6 @@ class RangeFile:
             )
         os.pwrite(self.fileno(), content, start)
         self._here[block:stop] = b"\1" * (stop - block)
-        self._traffic += Traffic(1, len(content), time.perf_counter() - began)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.storage.ranges import RangeFile, Traffic
+from pipelines.storage.ranges import RangeFile
 from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
@@ -53,8 +53,6 @@ class SegmentFrames:
         num_missing: wanted frames that are not among the m, because they or frames read with them
             do not decode.
         error_type, error: why, where num_missing > 0.
-        traffic: requests to object storage since the segment before, and what came; none of a
-            local file.
         num_parts: recordings that the file holds one after the other.
     """
 
@@ -69,7 +67,6 @@ class SegmentFrames:
     error: str | None
     decoder: str
     decoder_version: str
-    traffic: Traffic = Traffic()  # noqa: RUF009 (frozen)
     num_parts: int = 1
 
     def __post_init__(self) -> None:
@@ -176,11 +173,9 @@ def decode_segment(  # noqa: PLR0913 (what a child is asked in one message)
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
         plan = _plan(uri, video, sampling, segment, num_segments, windows)
         images, reason = video.pictures(plan.ordinals)
-        traffic = opened.traffic()
     frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
     return replace(
         frames,
-        traffic=traffic,
         image_indices=frames.image_indices + part.first,
         frame_indices=frames.frame_indices + part.first,
         timestamps_s=frames.timestamps_s + part.begin_s,
@@ -344,10 +339,6 @@ class _Opened:
             video = kind(self.source, key.uri, key.picture, key.decode, choose)
         self._video = video
         return video
-
-    def traffic(self) -> Traffic:
-        """Return what was read from object storage since the last call."""
-        return Traffic() if isinstance(self.source, str) else self.source.taken()
 
     def close(self) -> None:
         """Close the file. A copy has no name, so it is gone then, or with the process."""

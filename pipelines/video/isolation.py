@@ -11,6 +11,7 @@ survive.
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import importlib
@@ -33,6 +34,8 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, Self, TypeVar
 import numpy as np
 
 from pipelines.settings.sections import Decode
+from pipelines.storage import ranges
+from pipelines.storage.ranges import Traffic
 from pipelines.video import messages, watch
 from pipelines.video.header import ERROR_TYPES, ErrorType, VideoError
 
@@ -88,6 +91,7 @@ class IsolatedDecoder:
         self._patience = 1.0
         self._child: _Child | None = None
         self._start_bytes = 0
+        self._traffic = Traffic()
 
     def call(
         self, function: Callable[..., _Result], *args: object, patience: float = 1.0
@@ -113,6 +117,7 @@ class IsolatedDecoder:
         try:
             self._send(request, end)
             reply, arrays = self._receive(end)
+            self._traffic += _traffic(reply)
             if (failure := _failed(reply)) is None:
                 return _result(reply, function, arrays)
         except TimeoutError as error:
@@ -128,6 +133,13 @@ class IsolatedDecoder:
             # Memory that such a call leaves behind must not count against the next video.
             self.close()
         raise failure
+
+    def taken(self) -> Traffic:
+        """Return what calls have read from object storage since the last time, those that ended in
+        an error too; not what a child that died read in its last call.
+        """
+        traffic, self._traffic = self._traffic, Traffic()
+        return traffic
 
     def _late(self) -> VideoError:
         text = f"no result after decode.timeout_s = {self._decode.timeout_s:g} s{self._longer}"
@@ -273,17 +285,24 @@ class IsolatedDecoder:
 
 
 def _failed(reply: object) -> VideoError | None:
-    """Return the error of an answer ["error", type, message]; None of any other answer."""
+    """Return the error of an answer ["error", type, message, traffic]; None of any other answer."""
     match reply:
-        case ["error", str(error_type), str(message)] if error_type in ERROR_TYPES:
+        case ["error", str(error_type), str(message), _] if error_type in ERROR_TYPES:
             return VideoError(typing.cast(ErrorType, error_type), _as_text(message))
     return None
 
 
-def _result(reply: object, function: Callable, arrays: list[np.ndarray]) -> Any:
-    """Return the result of an answer ["result", value]."""
+def _traffic(reply: object) -> Traffic:
     match reply:
-        case ["result", value]:
+        case [*_, [int(requests), int(num_bytes), float(seconds)]]:
+            return Traffic(requests, num_bytes, seconds)
+    return Traffic()
+
+
+def _result(reply: object, function: Callable, arrays: list[np.ndarray]) -> Any:
+    """Return the result of an answer ["result", value, traffic]."""
+    match reply:
+        case ["result", value, _]:
             return messages.typed(value, _types(function).get("return", object), arrays)
     raise messages.MessageError(f"neither result nor error: {str(reply)[:100]!r}")
 
@@ -383,7 +402,8 @@ def _reply(request: tuple[Any, list[np.ndarray]]) -> list[bytes | memoryview]:
     try:
         (module, name, args, _), arrays = request
         function = operator.attrgetter(name)(importlib.import_module(module))
-        return messages.pack(("result", function(*_arguments(function, args, arrays))))
+        result = function(*_arguments(function, args, arrays))
+        return messages.pack(("result", result, dataclasses.astuple(ranges.taken())))
     except VideoError as error:
         return _failure(error.error_type, str(error.message))
     except BaseException as error:  # noqa: BLE001 (whatever a file provokes becomes its row)
@@ -406,7 +426,8 @@ def _arguments(function: Callable, args: list, arrays: list[np.ndarray]) -> list
 
 
 def _failure(error_type: str, message: str) -> list[bytes | memoryview]:
-    return messages.pack(("error", error_type, _as_text(message)))
+    traffic = dataclasses.astuple(ranges.taken())
+    return messages.pack(("error", error_type, _as_text(message), traffic))
 
 
 def _as_text(message: str) -> str:

@@ -17,7 +17,6 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.format import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -35,7 +34,7 @@ from pipelines.video.header import (
     is_reordered_avi,
 )
 from pipelines.video.listing.cut import ending
-from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown
+from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown, may_jump
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
 from pipelines.video.sampling import end_of
 
@@ -60,10 +59,6 @@ such a frame may change how the next one is read.
 
 Choose = Callable[[np.ndarray, float, np.ndarray], list[int]]
 """Ordinals of the frames to take from a video of these timestamps_s, end_s and is_key."""
-
-
-_JUMPS = Flags.ts_discont.value
-"""Formats whose times may start again within a file."""
 
 _WHOLE = (0, 2**62)
 """From the first packet to the last."""
@@ -164,8 +159,7 @@ class PyAvVideo:
         return listing
 
     def _list_packets(self, packets: Packets) -> Listing:
-        jumps = bool(self._reader.container.format.flags & _JUMPS)
-        return list_shown(packets, float(self._time_base), jumps)
+        return list_shown(packets, float(self._time_base), may_jump(self._reader.container))
 
     def _list_decoded(self, guess: frozenset[int]) -> Listing:
         """Return the listing by decoding all packets.

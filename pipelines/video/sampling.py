@@ -68,6 +68,11 @@ def num_segments(facts: VideoFacts, sampling: Sampling) -> int:
     return max(1, math.ceil(_planned_frames(facts.duration_s, sampling) / SEGMENT_FRAMES))
 
 
+def reads_length(sampling: Sampling) -> bool:
+    """Return True if the number of frames to sample depends on the length of the video."""
+    return sampling.policy not in ("uniform", "segments")
+
+
 def segment_frames(sampling: Sampling) -> int:
     """Return the most sampled frames that a segment of any video has."""
     return min(SEGMENT_FRAMES, _planned_frames(MAX_DURATION_S, sampling))

@@ -27,7 +27,8 @@ from pipelines.video.header import VideoError, VideoFacts, probe
 from pipelines.video.images.names import is_picture
 from pipelines.video.images.pillow import probe_picture
 from pipelines.video.isolation import IsolatedDecoder, patience
-from pipelines.video.sampling import num_segments, segment_frames
+from pipelines.video.listing.length import probe_length
+from pipelines.video.sampling import num_segments, reads_length, segment_frames
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,19 @@ class ProbeVideos:
         meter.joined("probe")
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
-        with self.meter("probe"):
-            return VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
+        spent = Sums(self.meter)
+        with spent("probe"):
+            videos = VIDEOS.build([self._row(row) for row in manifest.to_pylist()])
+        traffic = self.decoder.taken()
+        spent.moved(traffic.requests, traffic.num_bytes)
+        spent.tell()
+        return videos
 
     def _row(self, row: dict) -> dict:
         try:
-            read = probe_picture if is_picture(row["uri"]) else probe
+            read = probe_length if reads_length(self.sampling) else probe
+            if is_picture(row["uri"]):
+                read = probe_picture
             facts = self.decoder.call(read, row["uri"], self.max_frame_px)
         except VideoError as error:
             failed = {
@@ -179,7 +187,7 @@ class DecodeSegments:
         spent = Sums(self.meter)
         for row in segments.to_pylist():
             began, started = time.time(), time.perf_counter()
-            decoded, traffic = self._row(row)
+            decoded, traffic = self._row(row), self.decoder.taken()
             if decoded["status"] != "ok":
                 _tell(decoded)
             frames = pa.Table.from_pylist([decoded], schema=_FRAMES)
@@ -192,8 +200,7 @@ class DecodeSegments:
             yield frames
         spent.tell()
 
-    def _row(self, row: dict) -> tuple[dict, Traffic]:
-        """Return the row, and what was read for it from object storage."""
+    def _row(self, row: dict) -> dict:
         base = {
             "segment_id": row["segment_id"],
             "video_id": row["video_id"],
@@ -205,7 +212,7 @@ class DecodeSegments:
         }
         if row["status"] == "failed":
             failed = {name: row[name] for name in ("stage", "error_type", "error")}
-            return base | _no_frames() | failed | {"decode_s": 0.0}, Traffic()
+            return base | _no_frames() | failed | {"decode_s": 0.0}
         started = time.perf_counter()
         decoder = row.get("decoder") or self.settings.decoder
         try:
@@ -227,9 +234,9 @@ class DecodeSegments:
         except VideoError as error:
             failed = {"error_type": error.error_type, "error": error.message}
             seconds = time.perf_counter() - started
-            return base | _no_frames() | failed | {"decode_s": seconds}, Traffic()
+            return base | _no_frames() | failed | {"decode_s": seconds}
         partial = frames.num_missing > 0
-        decoded = base | {
+        return base | {
             "num_missing": frames.num_missing,
             "frame_indices": frames.frame_indices.tolist(),
             "timestamps_s": frames.timestamps_s.tolist(),
@@ -244,7 +251,6 @@ class DecodeSegments:
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
             "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
-        return decoded, frames.traffic
 
 
 def _require_source(row: dict) -> None:

@@ -96,15 +96,20 @@ def _mp4(file: BinaryIO | RangeFile, size: int) -> bool:
 
 
 def _matroska(file: BinaryIO | RangeFile, size: int) -> bool:
+    return matroska_end(file) > size
+
+
+def matroska_end(file: BinaryIO | RangeFile) -> int:
+    """Return the place where the first recording ends by its header; 0: it does not say."""
     head = _read(file, 0, 4096)
     at = 4
     length, at = _vint(head, at)
     at += length + 4
     if head[at - 4 : at] != b"\x18\x53\x80\x67":
-        return False
+        return 0
     unknown = (1 << 7 * _vint_bytes(head[at : at + 1])) - 1
     length, at = _vint(head, at)
-    return length != unknown and at + length > size
+    return 0 if length == unknown else at + length
 
 
 def _vint_bytes(head: bytes) -> int:
@@ -120,7 +125,18 @@ def _vint(head: bytes, at: int) -> tuple[int, int]:
 
 def _avi(file: BinaryIO | RangeFile, size: int) -> bool:
     """A RIFF of 0 bytes was never finished; one larger than the file was."""
-    return int.from_bytes(_read(file, 4, 4), "little") + 8 > size
+    return avi_end(file) > size
+
+
+def avi_end(file: BinaryIO | RangeFile) -> int:
+    """Return the place where the first recording ends by its header: with what an AVI of more than
+    1 GiB calls AVIX.
+    """
+    at, form = 0, b"AVIX"
+    while form == b"AVIX":
+        at += int.from_bytes(_read(file, at + 4, 4), "little") + 8
+        form = _read(file, at + 8, 4)
+    return at
 
 
 def _flv(file: BinaryIO | RangeFile, size: int) -> bool:

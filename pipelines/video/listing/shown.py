@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from av.container import InputContainer
+from av.format import Flags
 
 from pipelines.video.packets import NO_TICK, Packets
 
@@ -57,6 +59,11 @@ def list_shown(packets: Packets, tick_s: float, jumps_forward: bool) -> Listing:
     ordinal = np.full(len(packets.tick), -1)
     ordinal[own] = np.arange(len(own))
     return Listing(ticks, is_key[own], first, own + _with_second(packets)[own], ordinal, num_parts)
+
+
+def may_jump(container: InputContainer) -> bool:
+    """Return True if the times of such a file may start again within it."""
+    return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def is_open_at_start(packets: Packets) -> bool:

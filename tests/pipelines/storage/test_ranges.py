@@ -24,6 +24,7 @@ def stored() -> Iterator[None]:
 
 
 def opened() -> RangeFile:
+    ranges.taken()
     return RangeFile("memory://ranges/x")
 
 
@@ -44,9 +45,9 @@ def test_what_is_read_is_what_is_there(reads: list[tuple[int, int, int, bool]]) 
             expected = CONTENT[position:] if size < 0 else CONTENT[position : position + size]
             assert file.read(size) == expected
             assert file.tell() == max(position, min(SIZE, position + len(expected)))
-        traffic = file.taken()
+        traffic = ranges.taken()
         assert traffic.num_bytes <= SIZE, "no block is fetched twice"
-        assert file.taken() == Traffic()
+        assert ranges.taken() == Traffic()
 
 
 def test_reads_that_follow_each_other_fetch_ahead() -> None:
@@ -54,7 +55,7 @@ def test_reads_that_follow_each_other_fetch_ahead() -> None:
         while file.read(1000):
             pass
         # 1 + 2 + 4 + 8 blocks of 256 KiB hold 3.75 MiB; and one request for the size.
-        assert file.taken().requests == 1 + 4
+        assert ranges.taken().requests == 1 + 4
 
 
 def test_what_is_expected_comes_in_one_request() -> None:
@@ -63,7 +64,7 @@ def test_what_is_expected_comes_in_one_request() -> None:
         file.seek(100)
         for _ in range(200):
             file.read(1000)
-        assert (file.taken().requests, SIZE < MOST_BYTES) == (2, True)
+        assert (ranges.taken().requests, SIZE < MOST_BYTES) == (2, True)
 
 
 def test_what_lies_apart_is_fetched_alone() -> None:
@@ -71,7 +72,7 @@ def test_what_lies_apart_is_fetched_alone() -> None:
         for position in (10, 2 * 2**20, 2**20):
             file.seek(position)
             file.read(10)
-        assert file.taken().num_bytes == 3 * BLOCK_BYTES
+        assert ranges.taken().num_bytes == 3 * BLOCK_BYTES
 
 
 def test_content_that_is_passed_over_is_zeros_until_it_is_read_again() -> None:
@@ -79,7 +80,7 @@ def test_content_that_is_passed_over_is_zeros_until_it_is_read_again() -> None:
     with opened() as file:
         file.seek(2 * BLOCK_BYTES)
         file.read(10)
-        file.taken()
+        ranges.taken()
         with file.without_content(start, end):
             file.seek(0)
             seen = file.read(6 * BLOCK_BYTES)
@@ -88,7 +89,7 @@ def test_content_that_is_passed_over_is_zeros_until_it_is_read_again() -> None:
             span = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
             expected = bytes(BLOCK_BYTES) if block in passed_over else CONTENT[span]
             assert seen[span] == expected, block
-        assert file.taken().num_bytes == 2 * BLOCK_BYTES
+        assert ranges.taken().num_bytes == 2 * BLOCK_BYTES
         file.seek(0)
         assert file.read() == CONTENT
 

@@ -12,7 +12,9 @@ from pipelines.settings.sections import Decode, Picture, Sampling
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.header import VideoError, open_stream, probe
 from pipelines.video.listing.contents import Holds, content_check
+from pipelines.video.listing.length import probe_length
 from pipelines.video.pyav_decoder import PyAvVideo
+from pipelines.video.sampling import num_segments
 from tests.pipelines.video import films
 
 SMALL = Picture(resize_px=32, crop_px=32)
@@ -81,6 +83,34 @@ def test_a_joined_file_is_its_parts_one_after_the_other(data: Path, name: str) -
     for one, other in zip(first, second, strict=True):
         assert np.abs(255.0 - one[:, ::-1] - other).mean() < 12
     assert np.diff(listed.timestamps_s).tolist() == pytest.approx([0.04] * 199)
+
+
+@pytest.mark.parametrize(
+    "name", ["asl_eat.mkv", "big_buck_bunny_0_30.webm", "mmaction_test.avi", "no_duration.webm"]
+)
+def test_a_joined_file_is_planned_by_its_whole_length(
+    data: Path, tmp_path: Path, name: str
+) -> None:
+    """The header tells the length of the first part alone, or none."""
+    content, path = (data / "clips" / name).read_bytes(), tmp_path / name
+    path.write_bytes(content)
+    alone_s = video(path).end_s
+    assert probe_length(str(path)).duration_s == pytest.approx(alone_s, abs=0.09)
+    # FFmpeg shows two recordings of a joined Matroska file at most.
+    path.write_bytes(content * 2)
+    assert probe_length(str(path)).duration_s == pytest.approx(2 * alone_s, abs=0.09)
+    assert probe_length(str(path)).duration_s == pytest.approx(video(path).end_s, abs=0.09)
+
+
+@pytest.mark.parametrize("name", ["joined_reset.ts", "joined_backwards.ts", "raw_hevc.hevc"])
+def test_the_plan_holds_all_frames(data: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No segment says `longer_than_planned`."""
+    monkeypatch.setattr("pipelines.video.sampling.SEGMENT_FRAMES", 8)
+    sampling, path = Sampling(policy="fps", fps=5.0), str(data / "faulty" / name)
+    num = num_segments(probe_length(path), sampling)
+    segments = [decode_segment(path, k, num, sampling, SMALL, Decode()) for k in range(num)]
+    assert [segment.error_type for segment in segments] == [None] * num
+    assert sum(len(segment.frame_indices) for segment in segments) == 5 * video(Path(path)).end_s
 
 
 @pytest.mark.parametrize(("name", "missing_s"), [("truncated.mp4", 1.56), ("truncated.mkv", 1.56)])
@@ -253,6 +283,7 @@ def test_joined_films_are_shown_one_after_the_other(
     listed = video(path)
     assert len(listed.timestamps_s) == 225
     assert listed.end_s == pytest.approx(9.0, abs=0.05)
+    assert probe_length(str(path)).duration_s == pytest.approx(listed.end_s, abs=0.05)
     images, _ = listed.pictures([40, 115, 190])
     assert np.abs(255.0 - images[40][:, ::-1] - images[115]).mean() < 14
     assert np.abs(images[40].astype(int) - images[190]).mean() < 6

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.cluster.meter import Meter, StepCounter
 from pipelines.index.manifest import list_videos
 from pipelines.ledger.source import source_of
 from pipelines.settings.sections import Decode, Picture, Sampling
@@ -21,6 +22,15 @@ FIRST, SECOND = "asl_eat.mkv", "big_buck_bunny_0_30.webm"
 def planned(videos: str) -> pa.Table:
     """SEGMENTS of the only video, with what decoding needs beside them."""
     (row,) = list_videos(videos).to_pylist()
+    rows = ProbeVideos(SAMPLING, Decode())(manifest_of(row))
+    segments = plan_segments(rows).slice(0, 1)
+    for name in ("uri", "status", "stage", "error_type", "error"):
+        segments = segments.append_column(name, pa.array([rows[name][0].as_py()], pa.string()))
+    return segments
+
+
+def manifest_of(row: dict) -> pa.Table:
+    """A manifest's row of a listed file."""
     source = source_of(row["uri"], row["size_bytes"], row["modified"])
     video = {
         "video_id": row["path"],
@@ -30,12 +40,7 @@ def planned(videos: str) -> pa.Table:
         "fold": -1,
         "size_bytes": row["size_bytes"],
     }
-    manifest = pa.Table.from_pylist([video | {"source": source}])
-    rows = ProbeVideos(SAMPLING, Decode())(manifest)
-    segments = plan_segments(rows).slice(0, 1)
-    for name in ("uri", "status", "stage", "error_type", "error"):
-        segments = segments.append_column(name, pa.array([rows[name][0].as_py()], pa.string()))
-    return segments
+    return pa.Table.from_pylist([video | {"source": source}])
 
 
 SAMPLING, PICTURE = Sampling(policy="uniform", num_frames=2), Picture(resize_px=72, crop_px=64)
@@ -82,6 +87,43 @@ def test_a_link_that_a_manifest_names_is_the_file_it_leads_to(data: Path, tmp_pa
     assert described(segments)["status"] == "ok"
     shutil.copy(data / "clips" / SECOND, file)
     assert_changed(described(segments))
+
+
+def test_what_is_read_counts_also_where_it_is_of_no_use(data: Path, s3_bucket: str) -> None:
+    """Headers, segments, and segments that fail."""
+    store = Store(f"{s3_bucket}/read")
+    store.publish("a.webm", (data / "clips" / FIRST).read_bytes())
+    counted, decode = _Counted(), Decode(decoder="pyav")
+    (row,) = list_videos(store.root).to_pylist()
+    probe = ProbeVideos(SAMPLING, decode, Meter(StepCounter(counted, ("index", 1, 0.0))))
+    probe(manifest_of(row))
+    probe.decoder.close()
+    assert counted.requests == 2, "its size, and its first blocks"
+    segments = planned(store.root)
+    stage = DecodeSegments(
+        SAMPLING, PICTURE, decode, Meter(StepCounter(counted, ("describe", 1, 0.0)))
+    )
+    before = counted.requests
+    (rows,) = stage(segments)
+    assert rows["status"].to_pylist() == ["ok"]
+    after, before = counted.requests, counted.requests - before
+    assert before >= 2
+    store.publish("a.webm", b"no video" * 2**18)
+    (rows,) = stage(segments)
+    assert rows["status"].to_pylist() == ["failed"]
+    assert counted.requests > after
+    stage.decoder.close()
+
+
+class _Counted:
+    """A counter of requests in place of the run's."""
+
+    def __init__(self) -> None:
+        self.tell, self.requests = self, 0
+
+    def remote(self, _step: tuple, method: str, *details: object) -> None:
+        if method == "moved":
+            self.requests += int(str(details[0]))
 
 
 def test_on_object_storage(data: Path, s3_bucket: str) -> None:
