@@ -22,6 +22,7 @@ from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
 from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
+from pipelines.networks.clips import pictured
 from pipelines.run.combination import chooses
 from pipelines.run.job import Job
 from pipelines.run.makers import MAKERS
@@ -42,9 +43,12 @@ much of it."""
 def classify(job: Job) -> tuple[Account, Spent]:
     """Publish SCORES of every result, and account for the videos that must have them."""
     spent = merged([maker.function()(job) for maker in MAKERS.values()])
-    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
-    without_vector = names(tested) - names(current_rows.places(job))
-    return settle_scores(job, names(tested), without_vector), spent
+    tested = names(job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0)))
+    without = {"vectors": tested - names(current_rows.places(job))}
+    without["pictures"] = without["vectors"] if job.variants else frozenset()
+    if job.networks_see_pictures:
+        without["pictures"] |= tested - pictured(job).keys()
+    return settle_scores(job, tested, without), spent
 
 
 def train(job: Job) -> Spent:
@@ -166,16 +170,25 @@ def _locate(
     return examples, examples.places
 
 
-def settle_scores(job: Job, tested: frozenset[str], without_vector: frozenset[str]) -> Account:
+def settle_scores(job: Job, tested: frozenset[str], without: dict[str, frozenset[str]]) -> Account:
     """Return the account of all SCORES, counted by tasks.
 
+    Args:
+        without: tested videos that have no scores, for lack of vectors or of pictures.
+
     Raises:
-        RunError: a tested video that has a vector has no scores.
+        RunError: another tested video has no scores.
     """
-    names = ray.put((tested, without_vector))
+    names = {what: ray.put((tested, lacking)) for what, lacking in without.items()}
+    seen = {(n.encoder, n.stream) for n in job.networks if not n.reads_maps}
     with task_errors("classify"):
         tasks = [
-            _settle.remote(job.store, " ".join(pair), job.scores(*pair), names)
+            _settle.remote(
+                job.store,
+                " ".join(pair),
+                job.scores(*pair),
+                names["pictures" if pair in seen else "vectors"],
+            )
             for pair in job.scored()
         ]
         accounts = ray.get(tasks)

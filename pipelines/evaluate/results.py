@@ -5,7 +5,7 @@ tested videos, K classes, M streams that are fused.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -55,6 +55,17 @@ class ScoreMatrix:
     def key(self) -> tuple[str, str, str]:
         """The result's key in METRICS: encoder, stream and fusion."""
         return self.encoder, self.stream, self.fusion
+
+    def of_videos(self, video_ids: Set[str]) -> "ScoreMatrix":
+        """Return the scores of these videos alone, in the same order."""
+        rows = np.array([video in video_ids for video in self.video_ids])
+        return replace(
+            self,
+            video_ids=[video for video in self.video_ids if video in video_ids],
+            folds=self.folds[rows],
+            scores=self.scores[rows],
+            targets=self.targets[rows],
+        )
 
     @property
     def multi_label(self) -> bool:
@@ -129,7 +140,7 @@ class Wanted:
             matrices: those of the sources, in their order; of a total their `added` sum alone.
 
         Raises:
-            ValueError: parts are of different videos.
+            ValueError: parts have no video in common.
         """
         matrices = list(matrices)
         if self.is_total:
@@ -245,22 +256,24 @@ def _quality(matrix: ScoreMatrix) -> float:
 
 
 def added(total: ScoreMatrix | None, part: ScoreMatrix) -> ScoreMatrix:
-    """Return the sum so far, if there is one, plus the scores of `part`.
+    """Return the sum so far, if there is one, plus the scores of `part`, of their common videos.
 
     Raises:
-        ValueError: they are of different videos.
+        ValueError: there are none.
     """
     if total is None:
         return part
-    _check_videos([total, part])
+    total, part = common([total, part])
     return replace(total, scores=total.scores + part.scores)
 
 
 def fusions(
     parts: list[ScoreMatrix], kinds: tuple[str, ...], given: list[float]
 ) -> Iterator[ScoreMatrix]:
-    """Return the late fusions that an encoder's streams allow; see `run_settings.Evaluate`."""
-    _check_videos(parts)
+    """Return the late fusions that an encoder's streams allow, of the parts' common videos; see
+    `run_settings.Evaluate`.
+    """
+    parts = common(parts)
     first, scores = parts[0], [part.scores for part in parts]
     has_both_kinds = len({is_difference(part.stream) for part in parts}) == 2
     for kind in kinds:
@@ -287,9 +300,20 @@ def _constant(matrix: ScoreMatrix, weights: list[float]) -> dict[int, tuple[floa
     return dict.fromkeys(np.unique(matrix.folds).tolist(), shares)
 
 
-def _check_videos(parts: list[ScoreMatrix]) -> None:
-    if any(part.video_ids != parts[0].video_ids for part in parts):
-        raise ValueError("fusion: expected scores of the same videos; classify all of them again")
+def common(parts: list[ScoreMatrix]) -> list[ScoreMatrix]:
+    """Return the parts with the videos that all of them have scores of, in their order.
+
+    A video may have descriptors but no pictures for a network, or the other way around.
+
+    Raises:
+        ValueError: there is no such video.
+    """
+    if all(part.video_ids == parts[0].video_ids for part in parts):
+        return parts
+    shared = set.intersection(*(set(part.video_ids) for part in parts))
+    if not shared:
+        raise ValueError("fusion: expected parts with scores of the same videos, got none")
+    return [part.of_videos(shared) for part in parts]
 
 
 def metric_rows(
@@ -350,8 +374,9 @@ def gain_rows(
     Args:
         rows: those of the result.
     """
-    if best_part is None or best_part.video_ids != matrix.video_ids:
+    if best_part is None:
         return []
+    matrix, best_part = common([matrix, best_part])
     first = next(row for row in rows if (row["split"], row["class"]) == ("all", None))
     estimates = gains(
         matrix.scores, best_part.scores, matrix.targets, num_draws=settings.bootstrap, seed=seed

@@ -245,7 +245,7 @@ def test_a_sum_of_kernels_is_the_svm_of_concatenated_unit_vectors(
         assert table.schema.equals(FUSIONS.schema())
         assert set(table["weight"].to_pylist()) == {1 / len(combination.parts)}
     tested = frozenset(job.manifest["video_id"].to_pylist())
-    assert settle_scores(job, tested, frozenset()).done == NUM * len(job.scored())
+    assert settle_scores(job, tested, {"vectors": frozenset()}).done == NUM * len(job.scored())
 
 
 @pytest.mark.ray
@@ -317,7 +317,7 @@ def test_the_default_rule_falls_away_where_the_matrix_is_too_large(
     ]
     assert (job.combinations, job.scored()) == ((), job.pairs())
     tested = frozenset(job.manifest["video_id"].to_pylist())
-    assert settle_scores(job, tested, frozenset()).failed == 0
+    assert settle_scores(job, tested, {"vectors": frozenset()}).failed == 0
     evaluate(job)
     with job.store.open_parquet(job.store.files(job.metrics)[0]) as file:
         assert file.metadata.metadata[b"video_fisher.left_out"].decode() == left_out

@@ -180,11 +180,33 @@ def test_scores_that_are_lost_take_their_fusions_with_them() -> None:
     assert {key[0] for key in keys if key[2] != "none"} == {"y"}
 
 
-def test_parts_of_different_videos_are_refused() -> None:
+def test_parts_are_fused_over_the_videos_that_all_of_them_have() -> None:
+    """A video without pictures has no score of a network, one without descriptors no other."""
+    whole = {stream: matrix(stream, seed=seed) for seed, stream in enumerate(STREAMS)}
+    lacking = {
+        stream: part.of_videos(set(part.video_ids) - {f"v{number:02d}"})
+        for number, (stream, part) in enumerate(whole.items())
+    }
+    pairs = [("e", stream) for stream in STREAMS]
+
+    def found(parts: dict[str, ScoreMatrix]) -> dict[tuple, ScoreMatrix]:
+        return {m.key: m for m, _ in results(pairs, QUICK, lambda _, name: parts[name])}
+
+    shared = whole[STREAMS[0]].video_ids[len(STREAMS) :]
+    for key, fused in found(lacking).items():
+        if key[2] != "none":
+            assert fused.video_ids == shared
+            expected = found(whole)[key].of_videos(set(shared))
+            np.testing.assert_allclose(fused.scores, expected.scores, rtol=1e-13)
+            np.testing.assert_array_equal(fused.targets, expected.targets)
+    assert any(key[2] != "none" for key in found(lacking))
+
+
+def test_parts_without_a_common_video_are_refused() -> None:
     def read(encoder: str, stream: str) -> ScoreMatrix:
         return matrix(stream, encoder, video_ids=[f"{stream}{i}" for i in range(24)])
 
-    with pytest.raises(ValueError, match="expected scores of the same videos"):
+    with pytest.raises(ValueError, match="expected parts with scores of the same videos"):
         list(results([("e", stream) for stream in STREAMS], QUICK, read))
 
 

@@ -125,8 +125,6 @@ def test_scores_that_are_not_there_are_a_message(local_ray: None, tmp_path: Path
     with pytest.raises(RunError, match=r"expected a score for each class of each video.*'v00'"):
         step.evaluate(job)
     job.store.delete(first)
-    with pytest.raises(RunError, match="fusion: expected scores of the same videos"):
-        step.evaluate(job)
     job.store.delete_folder(job.scores(*pair))
     with pytest.raises(RunError, match="expected scores of tested videos, found none"):
         step.evaluate(job)
