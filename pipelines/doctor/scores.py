@@ -27,14 +27,9 @@ def read_results(run: Scan, inspect: Callable[[], None]) -> None:
     if not run.is_whole("videos"):
         return
     blank, settings = _blank(run), _settings(run)
-    # Fusions are of the same videos; where that is not so, scores are missing, which is said.
-    videos: list[list[str]] = []
 
     def read(encoder: str, stream: str) -> ScoreMatrix | None:
-        matrix = _matrix(run, replace(blank, encoder=encoder, stream=stream), inspect)
-        if matrix is not None:
-            videos.append(matrix.video_ids)
-        return matrix if matrix is not None and matrix.video_ids == videos[0] else None
+        return _matrix(run, replace(blank, encoder=encoder, stream=stream), inspect)
 
     rows = []
     for matrix, best_part in results(run.record.pairs, settings, read, run.record.combinations):
@@ -96,7 +91,9 @@ def _matrix(run: Scan, blank: ScoreMatrix, inspect: Callable[[], None]) -> Score
     there = np.asarray(~np.isnan(values).any(1) & (len(blank.classes) > 0))
     described = database.column("SELECT is_described FROM tested ORDER BY video")
     scored = np.asarray(~np.isnan(values).all(1))
-    must = scored if None in described else np.array(described, bool)
+    # A described video may have no pictures for a network.
+    sees_pictures = blank.stream in NETWORK_STREAMS
+    must = scored if None in described or sees_pictures else np.array(described, bool)
     is_complete = num_rows == np.isfinite(values).sum() and there[must].all() and there.any()
     if not (run.is_whole(folder.key) and is_complete):
         return None

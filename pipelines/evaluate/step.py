@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +19,7 @@ from pipelines.cluster.meter import Meter
 from pipelines.cluster.pools import memory_options
 from pipelines.cluster.progress import ProgressLine
 from pipelines.errors import RunError
-from pipelines.evaluate import results
+from pipelines.evaluate import clips, results
 from pipelines.evaluate.best import Best, best_of
 from pipelines.evaluate.names import result_words
 from pipelines.evaluate.results import (
@@ -91,9 +92,19 @@ def evaluate(job: Job) -> Evaluated:
                 own_parts = [scores[pair] for pair in sorted(result.parts, key=order.index)]
                 best_part = cast(ObjectRef, functools.reduce(_better.remote, own_parts))
             measured.append(measure.remote(result, measure_settings, best_part, *parts[-1]))
+        of_clips = [
+            _of_clips.remote(
+                job.store,
+                job.clip_scores(*network.pair),
+                scores[network.pair],
+                job.protocol,
+                settings.top_k,
+            )
+            for network in job.scored_by_networks()
+        ]
         values = ray.get([value for _, value in measured])
         best = max(range(len(to_make)), key=lambda index: (values[index], -index))
-        tables = ray.get([table for table, _ in measured])
+        tables = ray.get([*(table for table, _ in measured), *of_clips])
         facts = ray.get(
             _best.options(**matrix_memory(job, MEASURE_BYTES)).remote(
                 to_make[best], job.folds[0], *parts[best]
@@ -108,6 +119,19 @@ def evaluate(job: Job) -> Evaluated:
     job.unmark(job.metrics)
     job.store.publish_table(f"{job.metrics}/metrics.parquet", table, footer)
     return Evaluated(table, facts, line.spent, started)
+
+
+@ray.remote(max_retries=3)
+def _of_clips(
+    store: Store, folder: str, matrix: ScoreMatrix, protocol: str, top_k: Sequence[int]
+) -> pa.Table:
+    """Return the METRICS rows that the clips of a network give."""
+
+    def read(name: str) -> pa.Table:
+        with store.open_parquet(name) as file:
+            return file.read(columns=list(clips.COLUMNS))
+
+    return METRICS.build(clips.clip_rows(matrix, map(read, store.files(folder)), protocol, top_k))
 
 
 READ_BYTES, MEASURE_BYTES = 32, 64

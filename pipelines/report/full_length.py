@@ -9,21 +9,21 @@ _UCF = "UCF101, mean of three splits, 101 classes"
 _WAYS = (
     "The paper trains AlexNet and GoogLeNet with what stands behind them, and averages 240 random "
     "clips of a video; with network.input=maps the backbone is fixed, as in Table 3.2's (fc), and "
-    "network.test_clips are averaged. Accuracy here is Hit@1. "
+    "network.test_clips are averaged. Accuracy here is Hit@1, clip_accuracy that of single clips. "
 )
 
 VU_TABLE_3_1 = PaperTable(
     "VU Table 3.1",
     f"{_SPORTS}; 120 frames, AlexNet",
-    ("accuracy", "top_5"),
+    ("clip_accuracy", "accuracy", "top_5"),
     (
-        ("Conv Pooling", (0.711, 0.893)),
-        ("Late Pooling", (0.675, 0.872)),
-        ("Slow Pooling", (0.697, 0.884)),
-        ("Local Pooling", (0.704, 0.889)),
-        ("Time-Domain Convolution", (0.672, 0.872)),
+        ("Conv Pooling", (0.687, 0.711, 0.893)),
+        ("Late Pooling", (0.651, 0.675, 0.872)),
+        ("Slow Pooling", (0.671, 0.697, 0.884)),
+        ("Local Pooling", (0.681, 0.704, 0.889)),
+        ("Time-Domain Convolution", (0.642, 0.672, 0.872)),
     ),
-    f"{_WAYS}Hit@1 of single clips, in the order of the rows: 0.687, 0.651, 0.671, 0.681, 0.642.",
+    _WAYS,
 )
 
 VU_TABLE_3_2 = PaperTable(

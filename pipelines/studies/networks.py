@@ -55,43 +55,6 @@ def gain(run: SavedRun, network: str, stream: str) -> dict[str, tuple[float, flo
     return found
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Shares of single clips, and of videos by the mean of their clips, one of whose classes is the
-    first, or among the first five (VU 3.4.1)."""
-
-    clip_hit_1: float
-    hit_1: float
-    hit_5: float
-
-
-def hits(run: SavedRun, network: str, stream: str) -> dict[str, Hits]:
-    """Return {output of the network: its hits}: of an LSTM, each way to read it.
-
-    Raises:
-        ConfigError: the run has no such results.
-    """
-    videos = _scores(run, network, stream)
-    rows = run.store.read_table(run.tables[f"clip_scores/{network}-{stream}"]).to_pylist()
-    true = {
-        video: {videos.classes[place] for place in np.flatnonzero(own)}
-        for video, own in zip(videos.video_ids, videos.targets, strict=True)
-    }
-    found = {}
-    for name, means in _subnetworks(run, videos).items():
-        own = [row for row in rows if row["subnetwork"] == name]
-        first = [row["labels"][int(np.argmax(row["scores"]))] for row in own]
-        right = [label in true[row["video_id"]] for label, row in zip(first, own, strict=True)]
-        ranked = np.argsort(-means.scores, 1, kind="stable")
-        of_video = np.take_along_axis(videos.targets, ranked, 1) > 0
-        found[name] = Hits(
-            float(np.mean(right)),
-            float(of_video[:, 0].mean()),
-            float(of_video[:, :5].any(1).mean()),
-        )
-    return found
-
-
 def _scores(run: SavedRun, encoder: str, stream: str) -> ScoreMatrix:
     folder = run.tables.get(f"scores/{encoder}-{stream}")
     if folder is None:
