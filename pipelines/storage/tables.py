@@ -515,7 +515,7 @@ METRICS = Table(
             "accuracy_gain and mAP_gain, the number less that of its part with the highest "
             "accuracy (with several labels a video: mAP), with intervals of the same draws for "
             "both; of a network also clip_accuracy (Hit@1 of single clips), and "
-            "clip_accuracy_NAME, accuracy_NAME and top_K_NAME by its subnetwork or reading NAME alone",
+            "clip_accuracy_NAME, accuracy_NAME and top_K_NAME by its subnetwork or reading NAME",
         ),
         Column("class", pa.string(), "class of an AP", nullable=True),
         Column("value", pa.float64(), "null where a class has no positive", nullable=True),
