@@ -10,16 +10,15 @@ import pyarrow.compute as pc
 from encoders.stream_specs import FRAME, FlowWindow, Window
 from pipelines.cluster import pools, sink
 from pipelines.cluster.datasets import Chain, dataset, progress_line, write_tables
+from pipelines.cluster.meter import SILENT, Meter
 from pipelines.errors import RunError
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import Contents, holds, publish_mark
 from pipelines.run.job import Job
+from pipelines.settings.config import Config
 from pipelines.settings.sections import Network, Picture, Sampling
-from pipelines.storage.tables import CLIPS
+from pipelines.storage.tables import CLIPS, ROWS_PER_FILE
 from pipelines.video import stages
-
-ROWS_PER_FILE = 16
-"""About 100 MB of pictures."""
 
 VIDEOS_AT_A_TIME = 4
 
@@ -32,15 +31,15 @@ def publish_clips(job: Job) -> Spent:
     """
     if holds(job.store, job.clips_mark):
         return Spent(0.0, ())
-    rows = sink.pending(_plan(job), job.store, job.clips, ("clip_id", "source"))
+    rows = sink.pending(clip_plan(job), job.store, job.clips, ("clip_id", "source"))
     spent = Spent(0.0, ())
     if rows.num_rows:
         job.unmark(job.clips)
         spent = _decode(job, rows)
     if not pictured(job):
         raise RunError(
-            f"train: expected pictures of labelled videos, got none of {_plan(job).num_rows}; why "
-            f"is in {job.store.uri(job.clips)}, column error"
+            f"train: expected pictures of labelled videos, got none of {clip_plan(job).num_rows}; "
+            f"why is in {job.store.uri(job.clips)}, column error"
         )
     publish_mark(job.store, job.clips_mark, {}, Contents((job.clips,)))
     return spent
@@ -71,7 +70,7 @@ def windows(network: Network) -> tuple[Window, ...]:
     return (FRAME, moving)
 
 
-def _plan(job: Job) -> pa.Table:
+def clip_plan(job: Job) -> pa.Table:
     """Return a row for each labelled video, as a stage that decodes wants it."""
     columns = ["video_id", "uri", "source", "start_s", "end_s", "width_px", "height_px"]
     columns += ["status", "stage", "error_type", "error"]
@@ -95,19 +94,30 @@ def _decode(job: Job, rows: pa.Table) -> Spent:
     network, config = job.config.network, job.config
     pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "train", rows.num_rows, {("read", "decode"): pool})
-    whole = Picture(resize_px=network.side_px, crop_px=network.side_px)
-    sampling = Sampling(policy="uniform", num_frames=network.frames)
-    decoding = (sampling, whole, config.decode, line.meter, windows(network), True)
     data = dataset(rows, VIDEOS_AT_A_TIME).map_batches(
         Chain,
         fn_constructor_args=(
-            (stages.DecodeSegments, decoding),
+            (decoder, (config, line.meter)),
             (KeepClips, (network.side_px, "flow" in network.streams)),
         ),
         **pool.options(batch_size=VIDEOS_AT_A_TIME),
     )
     outputs = [sink.Output(CLIPS, job.clips, job.footer("train"))]
-    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE)
+    return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["clips"])
+
+
+def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
+    """Return the stage that decodes the pictures of a video, and their flow where it is asked
+    for."""
+    network = config.network
+    return stages.DecodeSegments(
+        Sampling(policy="uniform", num_frames=network.frames),
+        Picture(resize_px=network.side_px, crop_px=network.side_px),
+        config.decode,
+        meter,
+        windows(network),
+        compares=True,
+    )
 
 
 class KeepClips:

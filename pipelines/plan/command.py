@@ -56,13 +56,7 @@ def run(job: Job, steps: tuple[str, ...]) -> str:
         job.store.publish_json(PLAN, record | {"wall_s": dataclasses.asdict(wall)})
     except StorageError as error:
         log.warning("plan: %s cannot be kept for the report: %s", PLAN, error)
-    lines = text(counts, trials, chosen, shape, wall, costs)
-    if job.config.network.networks and "train" in steps:
-        lines += (
-            "\n\nNOT PLANNED: the training and the tests of "
-            f"{', '.join(job.config.network.networks)} (network.networks), which come on top"
-        )
-    return lines
+    return text(counts, trials, chosen, shape, wall, costs)
 
 
 def shape_of(settings: Plan, prices: Prices) -> Shape:

@@ -112,8 +112,12 @@ def plan(
     """Return the plan of all steps, in their order."""
     calculator = _Calculator(counts, trials, config, pools, shape, fixed)
     steps = [calculator.index(), calculator.describe(), calculator.fit(), calculator.encode()]
+    if trials.networks.trials:
+        steps.append(calculator.train())
     if counts.num_folds:
         steps += [calculator.classify(), calculator.evaluate()]
+        if config.classify.final != "none":
+            steps.append(calculator.final())
     return steps
 
 
@@ -341,11 +345,46 @@ class _Calculator:
             peak_bytes=self._held("encode"),
         )
 
+    def train(self) -> StepPlan:
+        """Plan the training of networks, each on a team of workers, and the decoding for CLIPS."""
+        networks, settings = self.trials.networks, self.config.network
+        decode_s = self.counts.labelled * networks.decode_s
+        copies = sum(trial.copies for trial in networks.trials)
+        core_s, gpu_s, flops = self._on_gpus(sum(t.copies * t.train_s for t in networks.trials))
+        slots = self.shape.gpus or self.shape.cpus
+        teams = min(copies, settings.at_once or max(1, slots // settings.num_workers))
+        workers = min(slots, teams * settings.num_workers)
+        # The longest training keeps its team busy while the others are done.
+        rounds = math.ceil(copies / teams) * teams / copies
+        spread = (gpu_s + Range.exactly(core_s)) * (rounds / workers)
+        decoding = decode_s / min(self.pools.decode.size, self.shape.cpus)
+        return StepPlan(
+            name="train",
+            units=copies,
+            unit="networks",
+            core_s=decode_s + core_s,
+            gpu_s=gpu_s,
+            flops=flops,
+            wall_s=self._wall(
+                self.fixed.train_s + self.fixed.pool_s, spread + Range.exactly(decoding)
+            ),
+            tables={
+                "CLIPS": self.counts.labelled * networks.clip_bytes,
+                "networks": float(sum(t.copies * t.num_bytes for t in networks.trials)),
+            },
+            reads=HEADER_READS * self.counts.labelled if networks.decode_s else 0,
+            writes=self._files(self.counts.labelled, "clips", 0) + 4 * copies,
+            # A share of CLIPS is a mapped file.
+            peak_bytes=PROCESS_BYTES + 8 * max(t.num_bytes for t in networks.trials),
+        )
+
     def classify(self) -> StepPlan:
         counts, rates, cost = self.counts, self.trials.rates, self.classifiers
-        results = len(self.dims) + len(cost.fused)
+        networks = self.trials.networks.trials
+        results = len(self.dims) + len(cost.fused) + len(networks)
         product_s = cost.single * rates.product_s + cost.double * rates.double_s
-        core_s, gpu_s, flops = self._on_gpus(product_s)
+        clips = counts.tested * self.config.network.test_clips
+        core_s, gpu_s, flops = self._on_gpus(product_s + clips * sum(t.clip_s for t in networks))
         tasks_s = cost.tasks * self.fixed.task_s
         # Tasks run side by side, but the first of each core load torch, and Ray Train has its own
         # start.
@@ -388,6 +427,44 @@ class _Calculator:
             reads=VECTOR_READS * results * counts.num_folds + 200,
             writes=4,
             peak_bytes=PROCESS_BYTES + 32.0 * counts.tested * counts.classes,
+        )
+
+    def final(self) -> StepPlan:
+        """Plan classifiers of all labelled videos: of every result, or of the best one, which may
+        be a fusion of them all."""
+        counts, rates = self.counts, self.trials.rates
+        cost = classify_cost.cost(
+            self.dims,
+            self.config.classify,
+            num_training=counts.labelled * self.described_videos / counts.videos,
+            num_classes=counts.classes,
+            num_folds=1,
+        )
+        core_s, gpu_s, flops = self._on_gpus(
+            cost.single * rates.product_s + cost.double * rates.double_s
+        )
+        tasks_s = cost.tasks * self.fixed.task_s
+        start_s = max(tasks_s / self.shape.cpus, self.fixed.torch_pool_s)
+        spread = (gpu_s + Range.exactly(core_s)) * (1 / (self.shape.gpus or self.shape.cpus))
+        every = self.config.classify.final == "all"
+        results = len(self.dims) + len(cost.fused) if every else 1
+        # One result alone may be that of a single stream.
+        fewest = 1.0 if every else 1 / max(1, len(self.dims))
+        wall = self._wall(start_s, spread)
+        return StepPlan(
+            name="final",
+            units=results,
+            unit="models",
+            core_s=tasks_s + core_s,
+            gpu_s=gpu_s,
+            flops=flops,
+            wall_s=Range(wall.value, wall.low * fewest, wall.high),
+            tables={"MODELS": FILE_BYTES, "final classifiers": cost.weight_bytes},
+            reads=len(self.dims)
+            * VECTOR_READS
+            * self._files(self.described_videos, "encodings", 1),
+            writes=3 * results,
+            peak_bytes=PROCESS_BYTES + cost.peak_bytes,
         )
 
 

@@ -33,6 +33,7 @@ from pipelines.evaluate import results
 from pipelines.evaluate.results import ScoreMatrix
 from pipelines.fit import sample as fit_sample
 from pipelines.index import current_rows
+from pipelines.plan.networks import NO_NETWORKS, Networks, try_networks
 from pipelines.plan.probe import Decoded, Headers, decode_segments, look_at_videos
 from pipelines.plan.sample import describe, now_s, sample_job
 from pipelines.run.codebook import Codebook, attention_of, encodings_of, sample_of
@@ -121,6 +122,7 @@ class Trials:
     dims: dict[str, int]
     held_bytes: dict[str, int]
     seconds: float
+    networks: Networks = NO_NETWORKS
 
 
 def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials:
@@ -156,6 +158,9 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
             evaluated: dict[str, Any] = {
                 "evaluate_s": _evaluate(part, min(num_tested, SCORED_VIDEOS), num_classes)
             }
+            networks = NO_NETWORKS
+            if job.networks:
+                networks = try_networks(job, store, videos, num_classes)
     products: dict[str, Any] = {
         "product_s": _product_s(torch.float32),
         "double_s": _product_s(torch.float64),
@@ -167,6 +172,7 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
         fits=fits,
         codebooks=len(part.codebooks),
         dims=dims,
+        networks=networks,
         held_bytes=rises,
         seconds=time.monotonic() - began,
     )

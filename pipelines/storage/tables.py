@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from pipelines.storage.columns import Column, Table, VectorColumn
 
-ROWS_PER_FILE = {"videos": 10_000, "descriptors": 16, "samples": 1000, "encodings": 64}
+ROWS_PER_FILE = {
+    "videos": 10_000,
+    "descriptors": 16,
+    "samples": 1000,
+    "encodings": 64,
+    "clips": 16,  # about 100 MB of pictures
+}
 """Least rows of a file, but for the last one of a task."""
 
 

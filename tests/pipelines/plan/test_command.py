@@ -79,8 +79,11 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_one_file(
     out = tmp_path / "out"
     out.mkdir()
     (out / "run.lock").write_text("another run's")
-    shape = ("plan.num_cpus=64", "plan.num_gpus=4", "plan.gpu=l4")
-    assert plan_of(corpus, corpus / "labels.csv", out, *shape) == 0
+    settings = ("plan.num_cpus=64", "plan.num_gpus=4", "plan.gpu=l4")
+    networks = "tsn@num_steps=900:segments=2,conv_pooling@num_steps=50:clip_frames=4:units=8"
+    settings += (f"network.networks={networks}", "network.frames=4", "network.test_views=centre")
+    settings += ("network.side_px=64", "network.crop_px=56", "network.input=pixels")
+    assert plan_of(corpus, corpus / "labels.csv", out, *settings) == 0
     said = capsys.readouterr().out
     assert "12 videos; headers of 12 looked at" in said
     assert "on 64 CPUs, 4 l4 GPUs" in said
@@ -89,11 +92,17 @@ def test_a_plan_says_what_a_run_would_take_and_leaves_one_file(
     assert (out / "run.lock").read_text() == "another run's"
     record = json.loads((out / PLAN).read_text())
     assert list(record["steps"]) == sorted(
-        ["index", "describe", "fit", "encode", "classify", "evaluate"]
+        ["index", "describe", "fit", "encode", "train", "classify", "evaluate", "final"]
     )
+    assert record["steps"]["train"]["units"] == 2 * 2
+    assert record["steps"]["train"]["tables"]["CLIPS"] == 12 * 4 * 64 * 64 * 3
     counts = {"videos": 12, "labelled": 12, "training": 12, "tested": 12, "classes": 2}
     assert record["counts"] == counts | {"num_folds": 2}
     measured = record["measured"]
+    tsn, pooling = measured["networks"]["trials"]
+    assert (tsn["stream"], tsn["copies"], pooling["copies"]) == ("rgb", 2, 2)
+    assert tsn["train_s"] > 900 * tsn["clip_s"] > 0
+    assert measured["networks"]["decode_s"] > 0
     assert measured["segments"]["frames"] == 4
     assert measured["headers"]["mean_segments"] == 1
     # A frame of 50 descriptors, 512 wide, in half precision; zstd saves a little.

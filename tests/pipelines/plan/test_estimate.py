@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.cluster import pools as cluster_pools
 from pipelines.plan.estimate import UNSURE, Counts, Overheads, StepPlan, plan, total
+from pipelines.plan.networks import Networks, NetworkTrial
 from pipelines.plan.prices import Gpu, Machine, Prices, Range, Shape, gpu_hours, offers
 from pipelines.plan.probe import Decoded, Headers
 from pipelines.plan.trials import FitTrial, Rates, Trials
@@ -90,7 +91,32 @@ def test_units_are_what_the_run_will_count() -> None:
         "encode": (3000, "encodings"),
         "classify": (1500, "scored videos"),
         "evaluate": (3 + 1, "results"),  # their mean
+        "final": (1, "models"),
     }
+
+
+def test_networks_are_planned_by_their_steps_and_clips() -> None:
+    trial = NetworkTrial(
+        name="tdn", stream="rgb", copies=3, train_s=1000.0, clip_s=0.2, num_bytes=10**6
+    )
+    trials = dataclasses.replace(TRIALS, networks=Networks((trial,), decode_s=0.4, clip_bytes=1e6))
+    steps, without = planned(Shape(8), trials), planned(Shape(8))
+    train = steps["train"]
+    assert (train.units, train.unit) == (3, "networks")
+    assert train.core_s == pytest.approx(COUNTS.labelled * 0.4 + 3 * 1000.0)
+    # One network a core, each on one worker: all three at once; two decoders beside each other.
+    assert train.wall_s.value == pytest.approx(1000.0 + COUNTS.labelled * 0.4 / 2)
+    assert train.tables == {"CLIPS": COUNTS.labelled * 1e6, "networks": 3e6}
+    more = steps["classify"].core_s - without["classify"].core_s
+    assert more == pytest.approx(COUNTS.tested * CONFIG.network.test_clips * 0.2)
+    assert steps["classify"].units - without["classify"].units == COUNTS.tested
+    assert list(steps) == ["index", "describe", "fit", "encode", "train", *list(steps)[5:]]
+    on_gpus = planned(Shape(8, 2), trials)["train"]
+    assert on_gpus.core_s == pytest.approx(COUNTS.labelled * 0.4)
+    # Three networks on two GPUs: the second round leaves one idle.
+    assert on_gpus.gpu_s.value == pytest.approx(3000.0)
+    # With describers on GPUs six of the eight cores decode.
+    assert on_gpus.wall_s.value == pytest.approx(2000.0 + COUNTS.labelled * 0.4 / 6)
 
 
 def test_describing_takes_the_slowest_of_what_goes_on_together() -> None:
@@ -231,6 +257,7 @@ def test_start_up_is_added_once_to_each_step() -> None:
     more = {name: paid[name].wall_s.value - free[name].wall_s.value for name in free}
     assert more == pytest.approx(
         {"index": 2, "describe": 4, "fit": 2 + 8, "encode": 4, "classify": 4, "evaluate": 16}
+        | {"final": 4}
     )
     wall = total(list(paid.values()), fixed)
     assert wall.value == pytest.approx(1 + sum(step.wall_s.value for step in paid.values()))
