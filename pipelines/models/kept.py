@@ -16,8 +16,8 @@ def kept(job: Job) -> list[Wanted]:
 
 
 def best_first(job: Job) -> list[Wanted]:
-    """Return the results of linear SVMs in METRICS, by their headline number; of equals the first
-    one of METRICS comes first.
+    """Return the results in METRICS that score new videos, by their headline number; of equals the
+    first one of METRICS comes first.
     """
     videos = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
     multi_label = (pc.max(pc.list_value_length(videos["labels"])).as_py() or 0) > 1
@@ -27,11 +27,10 @@ def best_first(job: Job) -> list[Wanted]:
         for row in job.store.read_table(job.metrics).to_pylist()
         if (row["split"], row["metric"]) == headline
     }
-    pairs = set(job.pairs())
+    pairs = {*job.pairs(), *(result.pair for result in job.scored_by_networks())}
     found = [
         result
         for result in wanted(job.singles, job.config.evaluate, job.fused)
-        # Other makers of results have no classifiers of encodings.
         if result.key in values and pairs.issuperset(result.parts)
     ]
     return sorted(found, key=lambda result: -values[result.key])
@@ -44,5 +43,5 @@ def _main(job: Job, ranked: list[Wanted]) -> list[Wanted]:
         result
         for result in ranked
         if result.fusion == fusion
-        and {job.variants[name].base for name, _ in result.parts} == {encoder}
+        and {name.partition("@")[0] for name, _ in result.parts} == {encoder}
     ]

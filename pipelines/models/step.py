@@ -2,7 +2,8 @@
 
 They are the fold that tests nobody: trained as the others are, on vectors of the run's codebooks. A
 codebook that uses labels, of which there is one a fold, is that of the first fold. Weights of a
-fusion are the means of those of the folds, and probabilities are calibrated on SCORES, which no
+fusion are the means of those of the folds. Networks are not trained again: new videos get the mean
+of their scores over all folds. Probabilities are calibrated on SCORES, which no
 classifier has seen.
 """
 
@@ -62,7 +63,7 @@ class FinalSet(FoldSet):
 def train(job: Job) -> tuple[Account, Spent]:
     """Publish final classifiers of the results that are kept, and MODELS."""
     chosen = kept(job)
-    every = [_final_set(job, result) for result in _needed(chosen)]
+    every = [_final_set(job, result) for result in _needed(job, chosen)]
     todo = [each for each in every if not all(map(job.store.exists, each.files(FINAL)))]
     spent = Spent(0.0, ())
     if todo:
@@ -87,12 +88,14 @@ def train(job: Job) -> tuple[Account, Spent]:
     return Account("results", len(chosen), len(chosen), 0), spent
 
 
-def _needed(chosen: list[Wanted]) -> list[Wanted]:
+def _needed(job: Job, chosen: list[Wanted]) -> list[Wanted]:
     """Return the results that have classifiers of their own: sums of kernels, and single ones."""
     needed: dict[Wanted, None] = {}
+    encoded = set(job.pairs())
     for result in chosen:
         own = [result] if sums_kernels(result.fusion) else [Wanted((p,)) for p in result.parts]
-        needed |= dict.fromkeys(own)
+        # Networks are kept as they are.
+        needed |= dict.fromkeys(part for part in own if encoded.issuperset(part.parts))
     return list(needed)
 
 

@@ -71,12 +71,15 @@ def windows(network: Network) -> tuple[Window, ...]:
 
 
 def clip_plan(job: Job) -> pa.Table:
-    """Return a row for each labelled video, as a stage that decodes wants it."""
+    """Return a row for each labelled video, without labels for every one, as a stage that decodes
+    wants it.
+    """
     columns = ["video_id", "uri", "source", "start_s", "end_s", "width_px", "height_px"]
     columns += ["status", "stage", "error_type", "error"]
     videos = job.store.read_table(job.videos, [*columns, "labels", "fold"])
     has_labels = pc.greater(pc.list_value_length(videos["labels"]), 0)
-    videos = videos.filter(pc.or_(has_labels, pc.greater_equal(videos["fold"], 0)))
+    if job.num_folds:
+        videos = videos.filter(pc.or_(has_labels, pc.greater_equal(videos["fold"], 0)))
     ids = pa.array([f"{video}#00000" for video in videos["video_id"].to_pylist()], pa.string())
     one = pa.repeat(pa.scalar(1, pa.int32()), videos.num_rows)
     return (
@@ -140,4 +143,5 @@ class KeepClips:
             "pictures": images[places].tobytes(),
             "flow": flow,
             "num_flows": len(row["places"][1]) if flow and len(row["places"]) > 1 else 0,
+            **{name: row[name] for name in ("error_type", "timestamps_s")},
         }

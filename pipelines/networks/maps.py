@@ -18,6 +18,9 @@ from pipelines.run.job import Job
 from pipelines.storage.pictures import scratch
 from pipelines.storage.store import Store
 
+MAPS = ("positions", "global")
+"""Kinds of stream that hold whole maps."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredMaps:
@@ -47,19 +50,21 @@ class StoredMaps:
 
     def reader(self, store: Store) -> SegmentReader:
         """Return a reader of DESCRIPTORS."""
-        return SegmentReader(store, [self.stream.name, "frame_indices"])
+        return SegmentReader(store, [self.stream.name, "frame_indices", "timestamps_s"])
 
     def read(
         self, reader: SegmentReader, files: list[str], rows: list[int]
-    ) -> tuple[np.ndarray, list[int]]:
-        """Return a video's maps, float16 [n, C, h, w], and the places of their frames in it."""
-        parts, indices = [], []
+    ) -> tuple[np.ndarray, list[int], list[float]]:
+        """Return a video's maps, float16 [n, C, h, w], and the places and times of their frames."""
+        parts, indices, times_s = [], [], []
         for file, row in zip(files, rows, strict=True):
             segment = reader.read(file, row)
             # The first view is the whole crop, not mirrored.
             parts.append(stored_frames(segment, self.stream)[:, : self.stream.cells])
             indices += segment["frame_indices"][0].as_py()
-        return np.concatenate(parts).transpose(0, 2, 1).reshape(-1, *self.shape), indices
+            times_s += segment["timestamps_s"][0].as_py()
+        maps = np.concatenate(parts).transpose(0, 2, 1).reshape(-1, *self.shape)
+        return maps, indices, times_s
 
     def share(
         self, store: Store, wanted: frozenset[str], rank: int, size: int
@@ -86,7 +91,7 @@ def stream_of(job: Job) -> tuple[Stream, tuple[int, int, int]]:
     """
     node = job.network_node
     for stream in job.described.values():
-        if stream.node == node and stream.kind in ("positions", "global"):
+        if stream.node == node and stream.kind in MAPS:
             config = job.config
             source = Source(
                 network=config.describe.backbone,

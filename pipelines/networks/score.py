@@ -10,8 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from encoders.backbones.flow_input import COLOURS
+from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
 from encoders.networks import training
 from encoders.networks.base import Network
+from encoders.networks.over_time.head import OverTime
+from encoders.networks.over_time.timeline import scores_over_time
 from encoders.networks.registry import network_class
 from encoders.networks.scoring import clip_scores, drawn_clips
 from pipelines import logs
@@ -24,11 +28,13 @@ from pipelines.networks.train import channels, column, source_of
 from pipelines.run.codebook import FittedNetwork
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
-from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES
+from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES, SCORES_OVER_TIME
 
 _OF_VIDEO = ("video_id", "encoder", "stream", "fold")
 
 _OF_MAP = ("subnetwork", "place", "frame_indices", "picture", "values")
+
+_AT_FRAME = ("frame_index", "timestamp_s", "scores")
 
 _SCORED = pa.schema(
     [
@@ -38,6 +44,10 @@ _SCORED = pa.schema(
         pa.field("frame_indices", pa.list_(pa.list_(pa.int64()))),
         pa.field("subnetworks", pa.list_(pa.string())),
         pa.field("clip_scores", pa.list_(pa.list_(pa.list_(pa.float32())))),
+        pa.field(
+            "over_time",
+            pa.list_(pa.struct([SCORES_OVER_TIME.schema().field(name) for name in _AT_FRAME])),
+        ),
         pa.field("maps", pa.list_(pa.struct([CAMS.schema().field(name) for name in _OF_MAP]))),
     ]
 )
@@ -77,10 +87,17 @@ class ScoreVideos:
         for place in places.to_pylist():
             network = self._of_fold(place["fold"])
             with self.meter("read"):
-                frames, indices = self._frames(place)
+                frames, indices, times_s = self._frames(place)
             with self.meter("score"):
-                rows.append(self._row(network, place, frames, indices))
+                row = self._row(network, place, frames, indices)
+                if self._is_over_time(place) and isinstance(network, OverTime):
+                    row |= self._over_time(network, frames, indices, times_s)
+                rows.append(row)
         return pa.Table.from_pylist(rows, schema=_SCORED)
+
+    def _is_over_time(self, place: dict) -> bool:
+        wanted = self.config.network.over_time
+        return wanted == "all" or (wanted == "shown" and bool(place.get("is_shown")))
 
     def _of_fold(self, fold: int) -> Network:
         if self.network is None or self.fold != fold:
@@ -95,21 +112,26 @@ class ScoreVideos:
             self.fold = fold
         return self.network
 
-    def _frames(self, place: dict) -> tuple[torch.Tensor, list[int]]:
+    def _frames(self, place: dict) -> tuple[torch.Tensor, list[int], list[float]]:
         """Return the kept frames [n, side, side, c] of a video, or its maps [n, C, h, w], and their
-        places in it."""
+        places and times in it (CLIPS of before have none)."""
         if self.stored and self.reader:
-            maps, indices = self.stored.read(self.reader, place["files"], place["rows"])
-            return torch.from_numpy(maps), indices
+            maps, indices, times_s = self.stored.read(self.reader, place["files"], place["rows"])
+            return torch.from_numpy(maps), indices, times_s
         network, stream = self.config.network, self.networks[place["fold"]].stream
         with self.store.open_parquet(place["file"]) as file:
             group, row = _group_of(file.metadata, place["row"])
-            table = file.read_row_group(group, columns=[column(stream), "frame_indices"])
+            names = [column(stream), "frame_indices", "timestamps_s"]
+            table = file.read_row_group(group, columns=names)
         shape = (-1, network.side_px, network.side_px, channels(network, stream))
         data = table[column(stream)][row].as_buffer()
         frames = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+        indices = table["frame_indices"][row].as_py()
+        times_s = [float("nan")] * len(indices)
+        if "timestamps_s" in table.column_names:
+            times_s = table["timestamps_s"][row].as_py()
         # Flow is of the last frames.
-        return frames, table["frame_indices"][row].as_py()[-len(frames) :]
+        return frames, indices[-len(frames) :], times_s[-len(frames) :]
 
     def _row(self, network: Network, place: dict, frames: torch.Tensor, indices: list[int]) -> dict:
         settings, fitted = self.config.network, self.networks[place["fold"]]
@@ -135,7 +157,19 @@ class ScoreVideos:
             "subnetworks": list(outputs),
             "clip_scores": [values.tolist() for values in outputs.values()],
             "maps": maps,
+            "over_time": [],
         }
+
+    def _over_time(
+        self, network: OverTime, frames: torch.Tensor, indices: list[int], times_s: list[float]
+    ) -> dict:
+        if network.reads != "maps":
+            mirrored = mirrored_picture if frames.shape[-1] == COLOURS else mirrored_flow
+            (frames,) = views_of(frames, "centre", self.config.network.crop_px, mirrored)
+        scores = scores_over_time(network, frames)
+        parts = zip(indices, times_s, scores.tolist(), strict=True)
+        names = ("frame_index", "timestamp_s", "scores")
+        return {"over_time": [dict(zip(names, part, strict=True)) for part in parts]}
 
 
 def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
@@ -162,6 +196,21 @@ def clip_rows(rows: pa.Table) -> pa.Table:
             for row in rows.to_pylist()
             for subnetwork, scores in zip(row["subnetworks"], row["clip_scores"], strict=True)
             for clip, frames in enumerate(row["frame_indices"])
+        ]
+    )
+
+
+def time_rows(rows: pa.Table) -> pa.Table:
+    """Return the SCORES_OVER_TIME of `ScoreVideos`' rows."""
+    return SCORES_OVER_TIME.build(
+        [
+            {
+                **{name: row[name] for name in (*_OF_VIDEO, "labels")},
+                "label": row["labels"][int(np.argmax(values["scores"]))],
+                **values,
+            }
+            for row in rows.to_pylist()
+            for values in row["over_time"]
         ]
     )
 

@@ -22,7 +22,7 @@ from pipelines.run.job import Job
 from pipelines.run.makers import Result
 from pipelines.storage.columns import names
 from pipelines.storage.store import DONE
-from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES
+from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES, SCORES_OVER_TIME
 
 VIDEOS_PER_BLOCK = 8
 """Videos of a fold that an actor scores one after the other: it loads the fold's network once."""
@@ -87,8 +87,8 @@ def _score(job: Job, result: Result) -> Spent:
     stored = StoredMaps.of(job) if next(iter(networks.values())).reads_maps else None
     plan = _plan_of_maps(job, stored) if stored else _plan(job)
     outputs = _outputs(job, result)
-    # CAMS are of few videos.
-    done = frozenset.intersection(*(o.visible for o in outputs if o.table is not CAMS))
+    few = (CAMS, SCORES_OVER_TIME)
+    done = frozenset.intersection(*(o.visible for o in outputs if o.table not in few))
     rows = plan.filter(pc.invert(pc.is_in(plan["video_id"], pa.array(sorted(done), pa.string()))))
     pool = pools.pools(job.config.cluster).encode.fitting(rows.num_rows)
     line = progress_line(job, "classify", rows.num_rows, {("read", "score"): pool})
@@ -119,6 +119,7 @@ def _outputs(job: Job, result: Result) -> list[sink.Output]:
             job.cams(*result.pair),
             functools.partial(network_score.map_rows, labels=labels),
         ),
+        SCORES_OVER_TIME: (job.scores_over_time(*result.pair), network_score.time_rows),
         SCORES: (
             job.scores(*result.pair),
             functools.partial(network_score.score_rows, labels=labels),
@@ -133,21 +134,30 @@ def _outputs(job: Job, result: Result) -> list[sink.Output]:
             job.store.distinct(folder, "video_id") if job.store.files(folder) else frozenset(),
         )
         for table, (folder, select) in selects.items()
-        if table is not CAMS or "cams" in result.tables
+        if table is SCORES or table.name in result.tables
     ]
 
 
 def _plan_of_maps(job: Job, stored: StoredMaps) -> pa.Table:
     """Return where the maps of each tested video are: video_id, fold, files, rows, by fold."""
     tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
-    folds = tested.select(["video_id", "source", "fold"])
+    rows = places_of_maps(tested, stored)
+    folds = dict(zip(*(tested[name].to_pylist() for name in ("video_id", "fold")), strict=True))
+    own = [folds[video] for video in rows["video_id"].to_pylist()]
+    rows = rows.append_column("fold", pa.array(own, pa.int32()))
+    return _with_shown(job, rows.sort_by([("fold", "ascending"), ("video_id", "ascending")]))
+
+
+def places_of_maps(videos: pa.Table, stored: StoredMaps) -> pa.Table:
+    """Return where the maps of videos are: video_id, source, files, rows."""
     # Arrow joins no lists.
     numbers = pa.array(np.arange(stored.videos.num_rows))
     keys = stored.videos.select(["video_id", "source"]).append_column("number", numbers)
-    keys = keys.join(folds, ["video_id", "source"], join_type="inner")
-    keys = keys.sort_by([("fold", "ascending"), ("video_id", "ascending")])
-    rows = stored.videos.take(keys["number"]).select(["video_id", "source", "files", "rows"])
-    return rows.append_column("fold", keys["fold"])
+    keys = keys.join(
+        videos.select(["video_id", "source"]), ["video_id", "source"], join_type="inner"
+    )
+    keys = keys.sort_by("video_id")
+    return stored.videos.take(keys["number"]).select(["video_id", "source", "files", "rows"])
 
 
 def _plan(job: Job) -> pa.Table:
@@ -156,6 +166,25 @@ def _plan(job: Job) -> pa.Table:
 
     Where there are encoders, videos without descriptors are left out: results are of the same ones.
     """
+    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
+    rows = places_of_clips(job, tested)
+    rows = rows.join(tested.select(["video_id", "fold"]), "video_id", join_type="inner")
+    described = names(current_rows.places(job)) if job.variants else names(rows)
+    rows = rows.filter(pc.is_in(rows["video_id"], pa.array(sorted(described), pa.string())))
+    rows = rows.sort_by([("fold", "ascending"), ("video_id", "ascending")])
+    return _with_shown(job, rows)
+
+
+def _with_shown(job: Job, rows: pa.Table) -> pa.Table:
+    """Return the rows with a column that is true for those of network.pictures, evenly spread."""
+    count = min(job.config.network.pictures, rows.num_rows)
+    shown = {rows.num_rows * place // count for place in range(count)}
+    is_shown = [place in shown for place in range(rows.num_rows)]
+    return rows.append_column("is_shown", pa.array(is_shown, pa.bool_()))
+
+
+def places_of_clips(job: Job, videos: pa.Table) -> pa.Table:
+    """Return where the pictures of videos are: video_id, source, file, row."""
 
     def read(name: str) -> pa.Table:
         with job.store.open_parquet(name) as file:
@@ -166,14 +195,6 @@ def _plan(job: Job) -> pa.Table:
 
     rows = cast(pa.Table, job.store.gather(read, job.store.files(job.clips)))
     rows = rows.filter(pc.greater(pc.list_value_length(rows["frame_indices"]), 0))
-    tested = job.manifest.filter(pc.greater_equal(job.manifest["fold"], 0))
-    rows = rows.drop_columns(["frame_indices"]).join(
-        tested.select(["video_id", "source", "fold"]), ["video_id", "source"], join_type="inner"
-    )
-    described = names(current_rows.places(job)) if job.variants else names(rows)
-    rows = rows.filter(pc.is_in(rows["video_id"], pa.array(sorted(described), pa.string())))
-    rows = rows.sort_by([("fold", "ascending"), ("video_id", "ascending")])
-    count = min(job.config.network.pictures, rows.num_rows)
-    shown = {rows.num_rows * place // count for place in range(count)}
-    is_shown = [place in shown for place in range(rows.num_rows)]
-    return rows.append_column("is_shown", pa.array(is_shown, pa.bool_()))
+    rows = rows.drop_columns(["frame_indices"])
+    now = videos.select(["video_id", "source"])
+    return rows.join(now, ["video_id", "source"], join_type="inner").sort_by("video_id")

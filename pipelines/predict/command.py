@@ -18,8 +18,9 @@ from pipelines.cluster import connect, pools, sink
 from pipelines.cluster.datasets import dataset, progress_line, write_tables
 from pipelines.index.user_tables import using
 from pipelines.ledger.accounts import Outcome, settle
-from pipelines.predict.model import Model, choose
-from pipelines.predict.new_videos import STEPS, NewVideos, new_videos
+from pipelines.predict import networks
+from pipelines.predict.model import Model, NetworkPart, choose
+from pipelines.predict.new_videos import NewVideos, new_videos
 from pipelines.predict.stage import ScoreVideos
 from pipelines.ray_job import NO_SUBMISSION, Submission
 from pipelines.run.lock import RunLock
@@ -124,7 +125,7 @@ def predict(
     log.info("predict: %d videos by %s", job.manifest.num_rows, model.name)
     command, take_over = shlex.join(sys.argv), request.take_over
     with RunLock(job.store, command, take_over=take_over, submission=submission) as lock:
-        outcome = corpus.run(job, STEPS, address, lock.check)
+        outcome = corpus.run(job, job.steps, address, lock.check)
         _score(job, run.store, model, address, lock.check)
         return _written(job, model, request.to, outcome)
 
@@ -132,8 +133,12 @@ def predict(
 def _score(
     job: NewVideos, run: Store, model: Model, address: str | None, check: Callable[[], None]
 ) -> None:
-    """Publish PREDICTIONS of the encoded videos that have none."""
+    """Publish PREDICTIONS of the videos that have none."""
     folder = job.predictions(model)
+    for part in model.networks:
+        connect.connect(address, job.config.cluster)
+        check()
+        networks.score(job, part)
     rows = sink.pending(_places(job, model), job.store, folder, ("video_id",))
     if not rows.num_rows:
         return
@@ -151,7 +156,9 @@ def _score(
 
 
 def _places(job: NewVideos, model: Model) -> pa.Table:
-    """Return video_id, and for each part N of the model file_N and row_N of its vector."""
+    """Return video_id, and for each part N of the model file_N and row_N of its vector, or of its
+    scores.
+    """
     videos = job.manifest.select(["video_id", "source"])
     for number, part in enumerate(model.parts):
 
@@ -161,7 +168,10 @@ def _places(job: NewVideos, model: Model) -> pa.Table:
             table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
             return table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
 
-        files = job.store.files(job.encodings(part.codebook))
+        is_network = isinstance(part, NetworkPart)
+        files = job.store.files(
+            networks.scores_folder(job, part) if is_network else job.encodings(part.codebook)
+        )
         if not files:
             return videos.slice(0, 0)
         table = job.store.gather(read, files)
@@ -177,7 +187,7 @@ def _written(job: NewVideos, model: Model, to: str, outcome: Outcome) -> Predict
     """Write the files that the user asked for, and account for every video."""
     folder = job.predictions(model)
     done = job.store.distinct(folder, "video_id")
-    bad = job.store.read_table(job.failures)
+    bad = _failures(job, model)
     failed = names(bad.filter(pc.equal(bad["status"], "failed")))
     account = settle("predict", "videos", names(job.manifest), done, failed)
     is_file = to.endswith(".parquet")
@@ -205,6 +215,19 @@ def _written(job: NewVideos, model: Model, to: str, outcome: Outcome) -> Predict
         exceeds=outcome.failed_fraction > job.config.run.max_failed_fraction,
         first=sorted(shown, key=lambda row: (row["video_id"], row["rank"])),
     )
+
+
+def _failures(job: NewVideos, model: Model) -> pa.Table:
+    """Return FAILURES of segments, and of pictures for networks where these are all that is
+    read.
+    """
+    parts = [job.store.read_table(job.failures)] if "describe" in job.steps else []
+    if any(not part.networks[0].reads_maps for part in model.networks):
+        rows = networks.failures(job)
+        known = names(parts[0]) if parts else frozenset()
+        is_new = [video not in known for video in rows["video_id"].to_pylist()]
+        parts.append(rows.filter(pa.array(is_new, pa.bool_())))
+    return pa.concat_tables(parts, promote_options="default")
 
 
 def _by_rank(store: Store, folder: str) -> Iterator[pa.Table]:

@@ -9,14 +9,16 @@ import torch
 from encoders.encodings.compress import Compression
 from encoders.scores.calibration import Sigmoid
 from encoders.scores.fusion import fuse
+from encoders.stream_specs import NETWORK_STREAMS
 from encoders.svm.classifiers import LinearClassifier
 from encoders.svm.kernel_sum import unit
 from pipelines.classify.fold_sets import FINAL
 from pipelines.errors import ConfigError
-from pipelines.run.codebook import Codebook
+from pipelines.run.codebook import Codebook, FittedNetwork
 from pipelines.run.combination import sums_kernels
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import SavedRun
+from pipelines.settings.config import digest
 from pipelines.storage.store import Store
 
 
@@ -29,6 +31,25 @@ class Part:
     codebook: Codebook
     classifier: str
     compression: str
+
+
+@dataclass(frozen=True)
+class NetworkPart:
+    """The networks of a result, one of each fold whose scores are averaged, and their classes, in
+    order.
+    """
+
+    networks: tuple[FittedNetwork, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.networks[0].name
+
+    @property
+    def digest(self) -> str:
+        """Return twelve hex digits for the networks."""
+        return digest([network.folder for network in self.networks], self.classes)
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,7 @@ class Model:
     stream: str
     fusion: str
     fold: int
-    parts: tuple[Part, ...]
+    parts: tuple[Part | NetworkPart, ...]
     weights: tuple[float, ...]
     joint: str
     sigmoid: Sigmoid
@@ -56,6 +77,16 @@ class Model:
         fusion = "" if self.fusion in ("none", self.stream) else f" by {self.fusion}"
         fold = "" if self.fold == FINAL else f", without fold {self.fold}"
         return f"{self.encoder} on {self.stream}{fusion}{fold}"
+
+    @property
+    def encoded(self) -> list[Part]:
+        """Return the parts that classify vectors."""
+        return [part for part in self.parts if isinstance(part, Part)]
+
+    @property
+    def networks(self) -> list[NetworkPart]:
+        """Return the parts that are networks."""
+        return [part for part in self.parts if isinstance(part, NetworkPart)]
 
 
 def choose(run: SavedRun, asked: Mapping[str, str | None], fold: int | None) -> Model:
@@ -104,6 +135,9 @@ def _model(run: SavedRun, row: dict) -> Model:
     is_joint = sums_kernels(row["fusion"])
     parts = []
     for pair in zip(row["part_encoders"], row["part_streams"], strict=True):
+        if pair[1] in NETWORK_STREAMS:
+            parts.append(_networks(run, pair, fold))
+            continue
         has_compression = run.config.variant(pair[0]).compress.kind != "none"
         parts.append(
             Part(
@@ -122,6 +156,36 @@ def _model(run: SavedRun, row: dict) -> Model:
         joint=_file(run, own, fold) if is_joint else "",
         sigmoid=Sigmoid(row["slope"], row["intercept"]),
     )
+
+
+def _networks(run: SavedRun, pair: tuple[str, str], fold: int) -> NetworkPart:
+    """Return the networks of a result: of a fold, or of all.
+
+    Raises:
+        ConfigError: their weights are not there.
+    """
+    name, stream = pair
+    variant = run.config.network_variant(name)
+    reads_maps = variant.settings.reads_maps and run.config.network.input == "maps"
+    start, found = f"networks/{name}-{stream}/fold-", []
+    for key, folder in sorted(run.tables.items()):
+        if not key.startswith(start) or fold not in (FINAL, int(key.removeprefix(start))):
+            continue
+        own = int(key.removeprefix(start))
+        if not run.store.files(folder, ".safetensors"):
+            raise ConfigError(
+                f"{run.store.uri(folder)}: expected the network {name} of fold {own}, found none; "
+                "run the job again, which trains it"
+            )
+        digest_of = folder.rpartition("/")[2]
+        found.append(FittedNetwork.of(variant, stream, own, digest_of, reads_maps=reads_maps))
+    if not found:
+        raise ConfigError(
+            f"--out {run.store.root}: expected the networks of {name} on {stream}, found none; run "
+            "the job again, which trains them"
+        )
+    classes = run.store.distinct(run.tables[f"scores/{name}-{stream}"], "label")
+    return NetworkPart(tuple(found), tuple(sorted(classes)))
 
 
 def _file(run: SavedRun, pair: tuple[str, str], fold: int, *, compression: bool = False) -> str:
@@ -145,8 +209,32 @@ def _file(run: SavedRun, pair: tuple[str, str], fold: int, *, compression: bool 
     return name
 
 
+@dataclass(frozen=True)
+class _PartScorer:
+    classifier: LinearClassifier | None
+    compression: Compression | None
+
+    def vectors(self, stored: np.ndarray) -> torch.Tensor:
+        rows = torch.from_numpy(stored)
+        return self.compression.transform(rows).float() if self.compression else rows.float()
+
+    def scores(self, stored: np.ndarray) -> np.ndarray:
+        if self.classifier is None:
+            return stored
+        return _decision(self.classifier, self.vectors(stored))
+
+
+def _scorer(store: Store, part: Part | NetworkPart, joint: str) -> _PartScorer:
+    if isinstance(part, NetworkPart):
+        return _PartScorer(None, None)
+    return _PartScorer(
+        None if joint else LinearClassifier.from_bytes(store.read(part.classifier)),
+        Compression.from_bytes(store.read(part.compression)) if part.compression else None,
+    )
+
+
 class Scorer:
-    """The scores of a model, from vectors of its parts.
+    """The scores of a model, from vectors of its parts, or scores where a part is a network.
 
     Args:
         store: of the run.
@@ -154,23 +242,22 @@ class Scorer:
 
     def __init__(self, store: Store, model: Model) -> None:
         self.model = model
-        files = [model.joint] if model.joint else [part.classifier for part in model.parts]
-        self.classifiers = [LinearClassifier.from_bytes(store.read(name)) for name in files]
-        self.classes = self.classifiers[0].classes
-        self.compressions = [
-            Compression.from_bytes(store.read(part.compression)) if part.compression else None
-            for part in model.parts
-        ]
+        self.joint = LinearClassifier.from_bytes(store.read(model.joint)) if model.joint else None
+        self.parts = [_scorer(store, part, model.joint) for part in model.parts]
+        first = self.joint or self.parts[0].classifier
+        self.classes = first.classes if first else list(model.networks[0].classes)
 
-    def scores(self, vectors: list[np.ndarray]) -> np.ndarray:
-        """Return scores [n, K] of vectors [n, D] of each part, as ENCODINGS have them."""
-        parts = []
-        for compression, array in zip(self.compressions, vectors, strict=True):
-            rows = torch.from_numpy(array)
-            parts.append(compression.transform(rows).float() if compression else rows.float())
-        if self.model.joint:
-            return _decision(self.classifiers[0], torch.cat([unit(part) for part in parts], 1))
-        each = [_decision(*pair) for pair in zip(self.classifiers, parts, strict=True)]
+    def scores(self, values: list[np.ndarray]) -> np.ndarray:
+        """Return scores [n, K].
+
+        Args:
+            values: of each part, vectors [n, D] as ENCODINGS have them, or of networks scores
+                [n, K].
+        """
+        if self.joint:
+            rows = [unit(part.vectors(x)) for part, x in zip(self.parts, values, strict=True)]
+            return _decision(self.joint, torch.cat(rows, 1))
+        each = [part.scores(array) for part, array in zip(self.parts, values, strict=True)]
         is_normalised = self.model.fusion == "two_stream"
         if len(each) == 1:
             return each[0]

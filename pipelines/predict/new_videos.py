@@ -10,8 +10,9 @@ from pipelines import prepare
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
 from pipelines.index.manifest import list_videos
+from pipelines.networks.maps import MAPS
 from pipelines.predict.model import Model
-from pipelines.run.codebook import Codebook
+from pipelines.run.codebook import Codebook, FittedNetwork
 from pipelines.run.folders import weights_file
 from pipelines.run.inputs import RETRIES
 from pipelines.run.job import Job
@@ -68,6 +69,16 @@ class NewVideos(Job):
     books: tuple[Codebook, ...] = ()
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """Return the steps that the model needs before it scores."""
+        return STEPS if self.books else STEPS[:2] if self.described else STEPS[:1]
+
+    @property
+    def networks(self) -> list[FittedNetwork]:  # type: ignore[override]
+        """Return no networks: nothing is trained here."""
+        return []
+
+    @property
     def codebooks(self) -> list[Codebook]:  # type: ignore[override]
         """Return the codebooks of the run."""
         return list(self.books)
@@ -102,13 +113,17 @@ def new_videos(
         list_videos(videos, out=work, media=config.manifest.media), None, inputs
     )
     store = prepare.open_store(work)
-    books = tuple(dict.fromkeys(part.codebook for part in model.parts))
-    for book in books:
-        for name in run.store.files(book.folder, ".safetensors"):
+    books = tuple(dict.fromkeys(part.codebook for part in model.encoded))
+    networks = [network for part in model.networks for network in part.networks]
+    for folder in (made.folder for made in (*books, *networks)):
+        for name in run.store.files(folder, ".safetensors"):
             if not store.exists(name):
                 store.publish(name, run.store.read(name))
-    used = {book.stream for book in books}
-    streams = {name: of for name, of in described_streams(config).items() if name in used}
+    described, used = described_streams(config), {book.stream for book in books}
+    if any(network.reads_maps for network in networks):
+        node = config.network.node or config.describe.nodes[0]
+        used |= {n for n, of in described.items() if of.node == node and of.kind in MAPS}
+    streams = {name: of for name, of in described.items() if name in used}
     return NewVideos(
         store,
         config,
@@ -130,5 +145,6 @@ def _config(config: Config, settings: Sequence[str]) -> Config:
         # Nothing is fused where nothing is trained.
         classify=Classify(fusions=()),
         evaluate=Evaluate(),
+        network=dataclasses.replace(config.network, over_time="none"),
     )
     return plain.with_settings(settings)

@@ -1,18 +1,20 @@
 """The Ray callable that turns encodings of new videos into PREDICTIONS."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
 from pipelines.classify.examples import read_vectors
 from pipelines.cluster.meter import SILENT, Meter
-from pipelines.predict.model import Model, Scorer
+from pipelines.predict.model import Model, NetworkPart, Scorer
 from pipelines.storage.store import Store
 from pipelines.storage.tables import PREDICTIONS
 
 
 class ScoreVideos:
-    """A mapper of videos, with the file and row of their vector of each part, to a row for each
-    class.
+    """A mapper of videos, with the file and row of their vector or scores of each part, to a row
+    for each class.
 
     Args:
         store: of the encodings.
@@ -25,19 +27,23 @@ class ScoreVideos:
 
     def __call__(self, videos: pa.Table) -> pa.Table:
         with self.meter("score"):
-            vectors = [
-                self._vectors(videos[f"file_{place}"].to_pylist(), videos[f"row_{place}"])
-                for place in range(len(self.scorer.model.parts))
+            values = [
+                self._values(
+                    read_scores if isinstance(part, NetworkPart) else read_vectors,
+                    videos[f"file_{place}"].to_pylist(),
+                    videos[f"row_{place}"],
+                )
+                for place, part in enumerate(self.scorer.model.parts)
             ]
-            return self._rows(videos["video_id"].to_pylist(), self.scorer.scores(vectors))
+            return self._rows(videos["video_id"].to_pylist(), self.scorer.scores(values))
 
-    def _vectors(self, files: list[str], rows: pa.ChunkedArray) -> np.ndarray:
-        """Return the vectors [n, D] at these places; each file is read once."""
+    def _values(self, read: Callable, files: list[str], rows: pa.ChunkedArray) -> np.ndarray:
+        """Return the rows [n, D] at these places; each file is read once."""
         places, of_file = rows.to_numpy(), np.array(files, object)
         parts, order = [], []
         for name in dict.fromkeys(files):
             own = np.flatnonzero(of_file == name)
-            parts.append(read_vectors(self.store, name, places[own]))
+            parts.append(read(self.store, name, places[own]))
             order.append(own)
         vectors = np.concatenate(parts)
         result = np.empty_like(vectors)
@@ -59,3 +65,10 @@ class ScoreVideos:
             "rank": pa.array(ranks.ravel()),
         }
         return PREDICTIONS.from_columns(columns)
+
+
+def read_scores(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
+    """Return some rows [n, K] of a file of NETWORK_SCORES."""
+    with store.open_parquet(name) as file:
+        column = file.read(columns=["scores"])["scores"]
+    return np.array(column.take(pa.array(rows)).to_pylist())

@@ -18,7 +18,7 @@ def activations(job: Job, rows: list[dict]) -> tuple[ActivationFigure, ...]:
     pairs = [r.pair for r in job.scored_by_networks() if "cams" in r.tables]
     if not pairs:
         return ()
-    best = max(pairs, key=_accuracies(rows).__getitem__)
+    best = max(pairs, key=accuracies(rows).__getitem__)
     by_video: dict[str, list[dict]] = {}
     for row in job.store.read_table(job.cams(*best)).to_pylist():
         by_video.setdefault(row["video_id"], []).append(row)
@@ -45,7 +45,7 @@ def _figure(video_id: str, rows: list[dict]) -> ActivationFigure:
 def class_gains(job: Job, rows: list[dict]) -> tuple[ClassGains, ...]:
     """Return, on each stream with several networks, the classes whose average precision the best
     one has improved most over the next."""
-    accuracy, precision = _accuracies(rows), {}
+    accuracy, precision = accuracies(rows), {}
     for row in rows:
         is_own = row["fusion"] == "none" and (row["split"], row["metric"]) == ("all", "AP")
         if is_own and row["value"] is not None:
@@ -68,7 +68,8 @@ def class_gains(job: Job, rows: list[dict]) -> tuple[ClassGains, ...]:
     return tuple(found)
 
 
-def _accuracies(rows: list[dict]) -> dict[tuple[str, str], float]:
+def accuracies(rows: list[dict]) -> dict[tuple[str, str], float]:
+    """Return {(encoder, stream): accuracy of a single result}, from METRICS."""
     return {
         (row["encoder"], row["stream"]): row["value"] or 0.0
         for row in rows

@@ -16,6 +16,7 @@ from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Spent
 from pipelines.report.activations import activations, class_gains
 from pipelines.report.full_length import TABLES_OF_RECIPES
+from pipelines.report.over_time import over_time
 from pipelines.report.papers import BesidePaper, comparison
 from pipelines.report.records import (
     ClassRow,
@@ -85,6 +86,7 @@ def write(
         paper=comparison(job) if recipe in ("compare_encoders", "ucf101") else None,
         paper_tables=_paper_tables(job, rows, best.multi_label),
         activations=activations(job, rows),
+        over_time=over_time(job, rows),
         class_gains=class_gains(job, rows),
         currency=job.config.cluster.currency,
         planned_for=planned.get("cluster", ""),

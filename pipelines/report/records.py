@@ -262,6 +262,47 @@ class ActivationFigure:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A time in which a class comes first."""
+
+    label: str
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class MindChange:
+    """A span, and the frame that it begins with, as a JPEG file; None: it could not be read."""
+
+    span: Span
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
+class TimeFigure:
+    """What a network says of a video over its time."""
+
+    video_id: str
+    network: str
+    labels: tuple[str, ...]
+    uri: str
+    spans: tuple[Span, ...]
+    changes: tuple[MindChange, ...]
+
+    @property
+    def predicted(self) -> str:
+        """The class that comes first for the longest time."""
+        seconds: dict[str, float] = {}
+        for span in self.spans:
+            seconds[span.label] = seconds.get(span.label, 0.0) + span.end_s - span.begin_s
+        return max(seconds, key=lambda label: seconds[label])
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted in self.labels
+
+
+@dataclass(frozen=True)
 class ClassGains:
     """The classes whose average precision a result improves most over another: (class, gain)."""
 
@@ -355,6 +396,7 @@ class Report:
     paper: Comparison | None = None
     paper_tables: tuple[BesidePaper, ...] = ()
     activations: tuple[ActivationFigure, ...] = ()
+    over_time: tuple[TimeFigure, ...] = ()
     class_gains: tuple[ClassGains, ...] = ()
     currency: str = ""
     planned_for: str = ""

@@ -77,7 +77,7 @@ class Frames:
 
 def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
     """Return the picked videos of the best result with their frames."""
-    rows = _videos(job, [pick.video_id for pick in best.picks])
+    rows = videos_of(job, [pick.video_id for pick in best.picks])
     sampling = job.config.sampling
     frames = _read(
         job,
@@ -179,7 +179,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     search = _nearest.options(num_cpus=1).remote(job.store, job.encodings(book), known, queries)
     rankings, num_searched = ray.get(search)
     video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
-    rows = {row["video_id"]: row for row in _videos(job, video_ids)}
+    rows = {row["video_id"]: row for row in videos_of(job, video_ids)}
     requests = [
         FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]))
         for name in video_ids
@@ -269,11 +269,18 @@ def _unit(column: pa.ChunkedArray) -> np.ndarray:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def _videos(job: Job, video_ids: list[str]) -> list[dict]:
+def videos_of(job: Job, video_ids: list[str]) -> list[dict]:
+    """Return uri, labels, num_segments and stretch of videos."""
     columns = ["video_id", "uri", "labels", "num_segments", "start_s", "end_s"]
     unordered = job.store.read_rows(job.videos, columns, "video_id", video_ids).to_pylist()
     rows = {row["video_id"]: row for row in unordered}
     return [rows[name] for name in video_ids]
+
+
+def read_frames(job: Job, requests: list[FrameRequest]) -> list[bytes | None]:
+    """Return the first frame of each request as a JPEG file; None where it cannot be read."""
+    found = _read(job, requests) if requests else []
+    return [None if one.images is None else _jpeg(one.images[0]) for one in found]
 
 
 def _read(job: Job, requests: list[FrameRequest]) -> list[Frames]:

@@ -9,6 +9,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
+    scores_over_time/...
 
 Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
@@ -36,7 +37,7 @@ from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import NetworkVariant, Variant, digest
 from pipelines.settings.sections import Evaluate
 
-OF_RESULTS = ("scores", "classifiers", "fusions", "clip_scores", "cams")
+OF_RESULTS = ("scores", "classifiers", "fusions", "clip_scores", "cams", "scores_over_time")
 """Tables with a folder for each result."""
 
 
@@ -166,15 +167,24 @@ class Folders(Inputs):
                     self._videos_digest,
                     tested,
                     self.config.run.seed,
+                    *([network.over_time] if "scores_over_time" in tables else []),
                 ),
-                tables=("clip_scores", "cams") if has_cams else ("clip_scores",),
+                tables=tables,
             )
-            for encoder, stream, has_cams in dict.fromkeys(
-                # Networks on full-length video join positions before the scores.
-                (n.encoder, n.stream, n.stream == "rgb" and not n.settings.reads_maps)
-                for n in self.networks
+            for encoder, stream, tables in dict.fromkeys(
+                (n.encoder, n.stream, self._tables_of(n)) for n in self.networks
             )
         ]
+
+    def _tables_of(self, network: FittedNetwork) -> tuple[str, ...]:
+        """Return the tables of a network's result beside SCORES."""
+        # Networks on full-length video join positions before the scores.
+        is_full_length = network.settings.reads_maps
+        cams = ("cams",) if network.stream == "rgb" and not is_full_length else ()
+        over = ()
+        if is_full_length and self.config.network.over_time != "none":
+            over = ("scores_over_time",)
+        return ("clip_scores", *cams, *over)
 
     def scored(self) -> list[tuple[str, str]]:
         """Return (encoder, stream) of all results."""
@@ -266,6 +276,9 @@ class Folders(Inputs):
     def cams(self, encoder: str, stream: str) -> str:
         return f"cams/{self._scores_folder(encoder, stream)}"
 
+    def scores_over_time(self, encoder: str, stream: str) -> str:
+        return f"scores_over_time/{self._scores_folder(encoder, stream)}"
+
     @property
     def clips(self) -> str:
         return f"clips/{self._clips_digest}"
@@ -316,7 +329,7 @@ class Folders(Inputs):
             named[f"scores/{name}"] = self.scores(*result.pair)
             if "classifiers" in result.tables:
                 named[f"solutions/{name}"] = self.classifiers(*result.pair)
-            for table in ("fusions", "clip_scores", "cams"):
+            for table in ("fusions", "clip_scores", "cams", "scores_over_time"):
                 if table in result.tables:
                     named[f"{table}/{name}"] = f"{table}/{self._scores_folder(*result.pair)}"
         if self.networks_see_pictures:

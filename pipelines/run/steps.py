@@ -116,7 +116,14 @@ STEPS: dict[str, Step] = {
     ),
     "classify": Step(
         "pipelines.corpus:classify",
-        tables=(tables.SCORES, tables.SOLUTIONS, tables.FUSIONS, tables.CLIP_SCORES, tables.CAMS),
+        tables=(
+            tables.SCORES,
+            tables.SOLUTIONS,
+            tables.FUSIONS,
+            tables.CLIP_SCORES,
+            tables.CAMS,
+            tables.SCORES_OVER_TIME,
+        ),
         marked="scores",
         needs_labels=True,
     ),

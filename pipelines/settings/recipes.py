@@ -284,6 +284,7 @@ def sports1m() -> Config:
                 *("time_conv", "lstm"),
             ),
             test_clips=8,
+            over_time="shown",
         ),
         conv_pooling=pooling,
         late_pooling=pooling,

@@ -419,6 +419,13 @@ class Network(Record):
     pictures: Annotated[CountOrZero, Unit("videos")] = setting(
         8, "Tested videos of which class activation maps are kept and shown (VU 5.4.5)."
     )
+    over_time: Literal["none", "shown", "all"] = setting(
+        "none",
+        "Tested videos of which networks on full-length video write SCORES_OVER_TIME, the score at "
+        "each frame that they are given: those of network.pictures, whose changes of the first "
+        "class the report shows, or all.",
+        Changes.WHICH,
+    )
     num_workers: Annotated[Count, Unit("workers")] = setting(
         1, "Workers that train a network together, each on its own videos."
     )

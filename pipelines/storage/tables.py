@@ -319,6 +319,13 @@ CLIPS = Table(
             nullable=True,
         ),
         Column("num_flows", pa.int32(), "stacks in column flow"),
+        Column("error_type", pa.string(), "kind of the failure", nullable=True),
+        Column(
+            "timestamps_s",
+            pa.list_(pa.float64()),
+            "when each frame is shown, after the first frame of the video",
+            nullable=True,
+        ),
     ),
 )
 
@@ -364,6 +371,26 @@ CLIP_SCORES = Table(
             pa.list_(pa.float32()),
             "of each class: before the softmax, the mean over the crops",
         ),
+    ),
+)
+
+SCORES_OVER_TIME = Table(
+    "scores_over_time",
+    "classify",
+    "scores_over_time/<network>-<stream>/*/*.parquet",
+    "One row per tested video and frame that a network on full-length video is given, where "
+    "network.over_time asks for it: the scores of the clip that ends with this frame",
+    ("video_id", "encoder", "stream", "frame_index"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("encoder", pa.string(), "name of network.networks"),
+        Column("stream", pa.string(), "rgb or flow"),
+        Column("fold", pa.int32(), "fold that was left out in training"),
+        Column("frame_index", pa.int64(), "place in the video, counted in shown frames"),
+        Column("timestamp_s", pa.float64(), "when the frame is shown"),
+        Column("label", pa.string(), "the class with the highest score"),
+        Column("labels", pa.list_(pa.string()), "the classes, sorted"),
+        Column("scores", pa.list_(pa.float32()), "of each class, before the softmax"),
     ),
 )
 
@@ -582,6 +609,20 @@ MODELS = Table(
     ),
 )
 
+NETWORK_SCORES = Table(
+    "network_scores",
+    "predict",
+    "network_scores/*/*.parquet",
+    "One row per new video, in the work folder of `jobs.predict`: its scores by the networks of a "
+    "result, the mean over those of all folds",
+    ("video_id",),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("source", pa.string(), "as in VIDEOS when it was decoded"),
+        Column("scores", pa.list_(pa.float64()), "of each class, in the order of their names"),
+    ),
+)
+
 PREDICTIONS = Table(
     "predictions",
     "predict",
@@ -616,12 +657,14 @@ TABLES = (
     FUSIONS,
     METRICS,
     MODELS,
+    NETWORK_SCORES,
     PREDICTIONS,
     FRAMES,
     CLIPS,
     NETWORKS,
     CLIP_SCORES,
     CAMS,
+    SCORES_OVER_TIME,
 )
 
 NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES, CLIPS)

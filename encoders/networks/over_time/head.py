@@ -94,12 +94,18 @@ class OverTime(Network):
             maps, _ = body(body.pixels(frames.flatten(0, 1)))
         return {IMAGE: maps.unflatten(0, frames.shape[:2])}
 
-    def head_scores(self, frames: Tensor, noise: torch.Generator | None) -> Tensor:
-        """Return what the head makes of the frames: [b, K], or of each frame [b, n, K]."""
-        return self.head(of_unit_size(self.maps(frames)[IMAGE]), noise)
+    def head_scores(self, maps: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Return what the head makes of maps [b, n, C, h, w]: scores [b, K], or of each frame
+        [b, n, K].
+        """
+        return self.head(of_unit_size(maps), noise)
 
     def outputs(self, frames: Tensor, noise: torch.Generator | None = None) -> dict[str, Tensor]:
-        return {IMAGE: self.head_scores(frames, noise)}
+        return self.joined(self.maps(frames)[IMAGE], noise)
+
+    def joined(self, maps: Tensor, noise: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return the outputs of maps [b, n, C, h, w]."""
+        return {IMAGE: self.head_scores(maps, noise)}
 
     def activation_maps(self, frames: Tensor) -> dict[str, Tensor]:
         """Return none: positions are joined before the scores."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from encoders.networks.base import Clips, class_losses, dropped
-from encoders.networks.over_time.head import SCORES_STD, Head, OverTime, linear
+from encoders.networks.over_time.head import IMAGE, SCORES_STD, Head, OverTime, linear
 from encoders.networks.over_time.peephole_lstm import PeepholeLstm
 from encoders.networks.settings import LstmSettings
 
@@ -48,10 +48,10 @@ class Lstm(OverTime):
     def output_names(self) -> tuple[str, ...]:
         return READINGS
 
-    def outputs(self, frames: Tensor, noise: torch.Generator | None = None) -> dict[str, Tensor]:
+    def joined(self, maps: Tensor, noise: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the four readings of the frames' softmax, as logarithms: of the last frame, the
         maximum, the mean, and the mean weighted by the gain."""
-        return readings(self.head_scores(frames, noise))
+        return readings(self.head_scores(maps, noise))
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """Return the weighted reading, which usually was best (VU 3.3.3)."""
@@ -61,7 +61,7 @@ class Lstm(OverTime):
         self, clips: Clips, targets: Tensor, noise: torch.Generator | None, *, multi_label: bool
     ) -> dict[str, Tensor]:
         """Return the mean over frames of the gain times the class loss, and the last frame's."""
-        scores = self.head_scores(clips.frames, noise)
+        scores = self.head_scores(self.maps(clips.frames)[IMAGE], noise)
         of_frames = torch.stack(
             [class_losses(s, targets, multi_label=multi_label) for s in scores.unbind(1)], 1
         )

@@ -1,12 +1,14 @@
 """Networks in a run on real video: CLIPS, Ray Train, SCORES, and all that reads them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import predict
 from pipelines.doctor import examine
 from pipelines.storage.store import Store
 from tests.pipelines.networks.runs import demo_run, rows
@@ -18,6 +20,8 @@ SETTINGS = (
     "sampling.num_frames=2",
     "split.num_folds=2",
     "encode.encoders=ave",
+    "classify.final=all",
+    "classify.keep_folds=true",
     f"network.networks={VARIANT}",
     "network.streams=rgb,flow",
     "network.flow_stack=2",
@@ -121,6 +125,62 @@ def test_all_that_reads_scores_knows_the_network(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record["steps"]["train"]["done"] == 4
     assert record["config"]["tdn"]["num_steps"] == [2, 1]
+
+
+@pytest.fixture(scope="module")
+def new_videos(finished: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The videos that fold 0 tests, and one that is none."""
+    folder = tmp_path_factory.mktemp("new")
+    for row in rows(finished, "videos/*/*.parquet"):
+        if row["fold"] == 0:
+            (folder / row["video_id"]).parent.mkdir(exist_ok=True)
+            shutil.copy(data / "labelled" / "weizmann" / row["video_id"], folder / row["video_id"])
+    (folder / "empty.avi").write_bytes(b"")
+    return folder
+
+
+def predicted(out: Path, videos: Path, to: Path, *flags: str) -> dict[tuple[str, str], float]:
+    given = ["--out", str(out), "--videos", str(videos), "--to", str(to)]
+    assert predict.main([*given, *flags, "--set", "run.max_failed_fraction=0.5"]) == 0
+    found = pq.read_table(to).to_pylist()
+    return {(row["video_id"], row["class"]): row["score"] for row in found}
+
+
+def test_new_videos_get_the_scores_of_the_tests(
+    finished: Path, new_videos: Path, tmp_path: Path
+) -> None:
+    """By the networks of fold 0, whose test videos they are; then by the mean over both folds."""
+    expected = {
+        (row["video_id"], row["label"]): row["score"]
+        for row in rows(finished, "scores/tdn*-rgb/*/*.parquet")
+        if row["fold"] == 0
+    }
+    asked = ("--encoder", VARIANT, "--stream", "rgb")
+    own = predicted(finished, new_videos, tmp_path / "own.parquet", *asked, "--fold", "0")
+    assert own == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    failed = pq.read_table(tmp_path / "own.failures.parquet").to_pylist()
+    assert [(r["video_id"], r["error_type"]) for r in failed] == [("empty.avi", "empty_file")]
+    other = predicted(finished, new_videos, tmp_path / "other.parquet", *asked, "--fold", "1")
+    mean = {key: (own[key] + other[key]) / 2 for key in own}
+    final = predicted(finished, new_videos, tmp_path / "final.parquet", *asked)
+    assert final == pytest.approx(mean, rel=1e-5, abs=1e-6)
+
+
+def test_networks_are_fused_with_fisher_vectors_for_new_videos_too(
+    finished: Path, new_videos: Path, tmp_path: Path
+) -> None:
+    """Every result of METRICS can be asked for; a second call decodes nothing."""
+    models = [row for row in rows(finished, "models/*/*.parquet") if row["fold"] == 0]
+    mixed = [row for row in models if {"rgb", "flow"} <= set(row["part_streams"])]
+    assert mixed
+    row = mixed[0]
+    asked = [f"--{name}={row[name]}" for name in ("encoder", "stream", "fusion")]
+    to = tmp_path / "mixed.parquet"
+    first = predicted(finished, new_videos, to, *asked, "--fold", "0")
+    clips = {file: file.stat().st_mtime_ns for file in tmp_path.glob("mixed.work/clips/*/*")}
+    assert len(clips) > 0
+    assert predicted(finished, new_videos, to, *asked, "--fold", "0") == first
+    assert {file: file.stat().st_mtime_ns for file in clips} == clips
 
 
 @pytest.mark.parametrize("table", ["scores", "clip_scores"])

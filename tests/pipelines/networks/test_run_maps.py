@@ -24,6 +24,7 @@ SETTINGS = (
     f"network.networks={','.join(NAMES)}",
     "network.test_clips=3",
     "conv_pooling.batch_clips=4",
+    "network.over_time=all",
     "lstm.batch_clips=4",
     "lstm.cells=6",
     "lstm.layers=2",
@@ -83,6 +84,22 @@ def test_hits_of_all_readings_are_in_metrics(finished: Path) -> None:
     assert found["clip_accuracy_weighted"] == found["clip_accuracy"]
     for name in READINGS:
         assert 0 <= found[f"accuracy_{name}"] <= found[f"top_3_{name}"] <= 1
+
+
+def test_scores_over_time_are_of_each_frame_and_on_the_page(finished: Path) -> None:
+    stored = rows(finished, "descriptors/*/*.parquet")
+    places = {row["video_id"]: row for row in stored}
+    for name in ("conv_pooling", "lstm"):
+        found = rows(finished, f"scores_over_time/{name}*-rgb/*/*.parquet")
+        own = {video: [r for r in found if r["video_id"] == video] for video in places}
+        for video, row in places.items():
+            assert [r["frame_index"] for r in own[video]] == row["frame_indices"]
+            assert [r["timestamp_s"] for r in own[video]] == row["timestamps_s"]
+            for r in own[video]:
+                assert r["label"] == r["labels"][int(np.argmax(r["scores"]))]
+    page = (finished / "report" / "index.html").read_text()
+    assert "<h3>Over time</h3>" in page
+    assert page.count('class="spans"') == 8
 
 
 def test_the_report_and_the_doctor_know_them(finished: Path) -> None:

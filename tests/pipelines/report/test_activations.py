@@ -8,6 +8,8 @@ from PIL import Image
 
 from pipelines.report.activations import class_gains
 from pipelines.report.attention import painted
+from pipelines.report.over_time import spans_of
+from pipelines.report.records import Span, TimeFigure
 from tests.pipelines.run.examples import example
 
 
@@ -33,6 +35,17 @@ def test_the_classes_that_the_better_network_improves_most_come_first() -> None:
     assert (gains.name, gains.over) == ("tdn on rgb", "tsn")
     assert [label for label, _ in gains.rows] == ["c6", "c5", "c4", "c3", "c2"]
     assert dict(gains.rows)["c6"] == pytest.approx(0.06)
+
+
+def test_spans_last_until_the_first_class_changes() -> None:
+    labels = ["run", "run", "walk", "walk", "walk", "run"]
+    spans = spans_of([(2.0 * second, label) for second, label in enumerate(labels)])
+    assert spans == [Span("run", 0.0, 4.0), Span("walk", 4.0, 10.0), Span("run", 10.0, 12.0)]
+    assert spans_of([(3.0, "run")]) == [Span("run", 3.0, 4.0)]
+    figure = TimeFigure("v", "lstm on rgb", ("run",), "v", tuple(spans), ())
+    # Six seconds each: the first of equals.
+    assert figure.predicted == "run"
+    assert figure.is_right
 
 
 def test_one_network_has_nothing_to_gain_over() -> None:

@@ -47,9 +47,16 @@ COLUMNS = {
         "encoder stream fusion fold part_encoders part_streams weights slope intercept"
         " num_calibration"
     ),
+    "network_scores": "video_id source scores",
+    "scores_over_time": (
+        "video_id encoder stream fold frame_index timestamp_s label labels scores"
+    ),
     "predictions": "video_id class score probability rank",
     "frames": "segment_id video_id source status error frame_indices pictures",
-    "clips": "clip_id video_id source status error frame_indices pictures flow num_flows",
+    "clips": (
+        "clip_id video_id source status error frame_indices pictures flow num_flows"
+        " error_type timestamps_s"
+    ),
     "networks": "codebook stream fold quantity step value",
     "clip_scores": "video_id encoder stream fold clip subnetwork frame_indices labels scores",
     "cams": (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.networks.base import Clips
+from encoders.networks.over_time.head import IMAGE
 from encoders.networks.over_time.lstm import READINGS, Lstm, gains, readings
 from encoders.networks.over_time.peephole_lstm import PeepholeLstm
 from tests.encoders.networks import tiny
@@ -109,9 +110,8 @@ def test_any_number_of_frames_is_read_and_only_what_came_before_counts() -> None
     assert isinstance(network, Lstm)
     clips = tiny.videos(2, 9)[:, :, :CROP, :CROP]
     with torch.inference_mode():
-        scores = network.head_scores(clips, None)
+        scores = network.head_scores(network.maps(clips)[IMAGE], None)
         for count in (1, 4, 9):
             assert set(network.outputs(clips[:, :count])) == set(READINGS)
-            torch.testing.assert_close(
-                network.head_scores(clips[:, :count], None), scores[:, :count]
-            )
+            maps = network.maps(clips[:, :count])[IMAGE]
+            torch.testing.assert_close(network.head_scores(maps, None), scores[:, :count])
