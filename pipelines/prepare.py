@@ -226,8 +226,13 @@ def _check_networks(job: Job) -> None:
             f"network.num_workers: expected at most the {fewest} training videos, got {workers}; "
             "each worker needs a video of its own"
         )
-    if "flow" in config.network.streams:
+    if "flow" in config.network.streams or config.learns_flow:
         flow.require_opencv()
+    if "flow" in config.network.streams and config.run_frames > 1:
+        raise ConfigError(
+            "network.streams: expected rgb beside actionflownet, whose clips are runs of pictures, "
+            f"got {','.join(config.network.streams)}; give networks of flow a run of their own"
+        )
     for name in config.network.networks:
         settings = config.network_variant(name).settings
         layers = settings.layers if isinstance(settings, TdnSettings) else ()

@@ -116,7 +116,8 @@ class ScoreVideos:
         draw = training.generator(
             "cpu", self.config.run.seed, zlib.crc32(place["video_id"].encode())
         )
-        clips = drawn_clips(len(frames), 1, network, settings.test_clips, draw)
+        size = 1 if fitted.reads_maps else self.config.run_frames
+        clips = drawn_clips(len(frames), size, network, settings.test_clips, draw)
         outputs = clip_scores(network, frames, clips, settings.test_views, settings.crop_px)
         scores = network.scores(outputs).mean(0)
         maps = []

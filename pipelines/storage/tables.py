@@ -305,7 +305,11 @@ CLIPS = Table(
         Column("source", pa.string(), "as in VIDEOS when it was decoded"),
         Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
         Column("error", pa.string(), "message for people", nullable=True),
-        Column("frame_indices", pa.list_(pa.int64()), "which frames, ascending; empty if failed"),
+        Column(
+            "frame_indices",
+            pa.list_(pa.int64()),
+            "which frames, ascending; for actionflownet run by run, each ascending; empty if failed",
+        ),
         Column(
             "pictures",
             pa.large_binary(),
@@ -315,7 +319,8 @@ CLIPS = Table(
             "flow",
             pa.large_binary(),
             "uint8 [frames, side_px, side_px, 2 flow_stack], u and v of each flow, 127.5 where "
-            "nothing moves; of the last frames, as a stream of flow; null where none is asked for",
+            "nothing moves; of the last frames, as a stream of flow; for actionflownet a stack of "
+            "the flows inside each run; null where none is asked for",
             nullable=True,
         ),
         Column("num_flows", pa.int32(), "stacks in column flow"),
