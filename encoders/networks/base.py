@@ -14,8 +14,8 @@ training loop, checkpoints, tests of clips and crops, and tables are the same fo
                  class losses of all outputs
     scores       [b, K], of the outputs: by default their mean. They become SCORES
     training     phases of named parameter groups, with learning rates, schedules, decay, clipping
-    flow         `num_flows` of a clip are given to `losses` where `settings.learns_flow`; in a phase
-                 that `reads_pairs` the examples are pairs of frames with true flow
+    flow         `num_flows` of a clip are given to `losses` where `settings.learns_flow`; in a
+                 phase that `reads_pairs` the examples are pairs of frames with true flow
     files        what is written: {name: bytes}, backbones as `describe.weights` takes them
     maps         of each subnetwork's backbone, which its classifier reads: its outputs and class
                  activation maps follow

@@ -308,7 +308,7 @@ CLIPS = Table(
         Column(
             "frame_indices",
             pa.list_(pa.int64()),
-            "which frames, ascending; for actionflownet run by run, each ascending; empty if failed",
+            "which frames, ascending, for actionflownet within each run; empty if failed",
         ),
         Column(
             "pictures",

@@ -6,6 +6,7 @@ flow. Flow is learned in training alone: outputs need the encoder and the classi
 classes are read from the flow itself (`stacked`).
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
@@ -21,13 +22,18 @@ from encoders.networks.end_point import DIVISOR_PX, flow_loss
 from encoders.networks.flow.decoder import Decoder
 from encoders.networks.flow.resnet import ClipResNet, FlowResNet, PairResNet
 from encoders.networks.settings import PAIR, ActionFlowSettings, NetworkSettings
-from encoders.tensor_files import load_tensors, save_tensors
+from encoders.tensor_files import load_tensors, metadata_of, save_tensors
 
 CLIP = "clip"
 """The one output: scores of a whole clip."""
 
 ENCODER = "encoder.safetensors"
-"""File of the encoder, as `encoders.clip_backbones` takes it."""
+"""File of the encoder, which a stream of clips takes as its weights."""
+
+FILES = (ENCODER, CLASSIFIERS)
+
+HEADER = "network"
+"""Entry of a file's metadata that says which network it is of."""
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 """Of colours in 0..1: those of torchvision's r3d_18, whose weights fit the encoder of clips."""
@@ -62,6 +68,7 @@ class ActionFlowNet(Network):
             encoder.widths[-1], num_classes, settings.dropout, normalises=False, seed=seed
         )
         super().__init__({}, settings, num_classes, seed, {CLIP: classifier})
+        self.channels = channels
         self.own, self.encoder, self.decoder, self.on_flow = settings, encoder, decoder, on_flow
         self.task = settings.tasks[-1]
         self.num_flows = 0
@@ -199,9 +206,27 @@ class ActionFlowNet(Network):
         """Return the encoder in a file of its own, and the rest."""
         state = self.state_dict()
         rest = {n: value for n, value in state.items() if not n.startswith("encoder.")}
-        metadata = {"frames": self.own.frames, "width": self.own.width, "name": self.name}
-        encoder = save_tensors(self.encoder.state_dict(), "encoder", metadata)
-        return {ENCODER: encoder, CLASSIFIERS: save_tensors(rest, "network", {"name": self.name})}
+        own = {name: getattr(self.own, name) for name in ("frames", "width", "learns")}
+        header = {"name": self.name, "channels": self.channels, **own}
+        whole = header | {"num_classes": self.num_classes}
+        return {
+            ENCODER: save_tensors(self.encoder.state_dict(), HEADER, header),
+            CLASSIFIERS: save_tensors(rest, HEADER, whole),
+        }
+
+    @classmethod
+    def read(cls, files: dict[str, bytes]) -> Self:
+        """Return the network that `files` wrote, with what its files say of it.
+
+        Raises:
+            ValueError: files of another network.
+        """
+        header = json.loads(metadata_of(files[CLASSIFIERS]).get(HEADER, "{}"))
+        if header.get("name") != cls.name:
+            raise ValueError(f"expected a network {cls.name}, got {header.get('name')!r}")
+        settings = ActionFlowSettings(**{n: header[n] for n in ("frames", "width", "learns")})
+        made = cls(header["channels"], settings, header["num_classes"], 0)
+        return made.load_files(files)
 
     def load_files(self, files: dict[str, bytes]) -> Self:
         self.encoder.load_state_dict(load_tensors(files[ENCODER]))

@@ -82,8 +82,10 @@ def test_each_phase_has_its_curves(finished: Path, variants: list[str]) -> None:
 
 
 def test_every_network_scores_every_video(finished: Path, variants: list[str]) -> None:
-    scores = rows(finished, "scores/*-rgb/*/*.parquet")
-    by_network = {name: {r["video_id"] for r in scores if r["encoder"] == name} for name in variants}
+    scores = rows(finished, "scores/*rgb/*/*.parquet")
+    by_network = {
+        name: {r["video_id"] for r in scores if r["encoder"] == name} for name in variants
+    }
     assert {name: len(videos) for name, videos in by_network.items()} == dict.fromkeys(variants, 8)
     clips = rows(finished, "clip_scores/actionflownet-rgb/*/*.parquet")
     for row in clips:
