@@ -49,8 +49,10 @@ def resized(flow: Tensor, sides: Sequence[int]) -> Tensor:
         return flow
     planes = flow.flatten(0, -4).permute(0, 3, 1, 2)
     known = planes.isfinite().all(1, keepdim=True)
-    sums = functional.adaptive_avg_pool2d(planes.where(known, planes.new_zeros(())), tuple(sides))
-    share = functional.adaptive_avg_pool2d(known.to(planes.dtype), tuple(sides))
+    height, width = sides
+    values = planes.where(known, planes.new_zeros(()))
+    sums = functional.adaptive_avg_pool2d(values, (height, width))
+    share = functional.adaptive_avg_pool2d(known.to(planes.dtype), (height, width))
     return (sums / share).permute(0, 2, 3, 1).unflatten(0, flow.shape[:-3])
 
 

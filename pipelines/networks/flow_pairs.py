@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 import torch
+from av.error import FFmpegError
 from fsspec import AbstractFileSystem
 from PIL import Image
 from torchvision.transforms.v2 import functional
@@ -130,9 +131,9 @@ def read_kitti(data: bytes, name: str) -> np.ndarray:
     """
     try:
         # Pillow knows no colours of 16 bits.
-        with av.open(io.BytesIO(data), format="png_pipe") as file:
+        with av.open(io.BytesIO(data), "r", format="png_pipe") as file:
             frame = next(file.decode(video=0))
-    except (av.FFmpegError, StopIteration) as error:
+    except (FFmpegError, StopIteration) as error:
         raise FlowFileError(f"{name}: expected a PNG of flow, got {error}") from error
     if not frame.format.name.startswith("rgb48"):
         raise FlowFileError(

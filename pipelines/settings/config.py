@@ -240,7 +240,10 @@ class Config:
             for field_name, equals, text in parts:
                 if not equals:
                     raise ValueError("expected network@field=value:field=value")
-                values[field_name] = parsed(record, base, field_name, text.replace("/", ","))
+                # A path keeps its slashes.
+                is_text = isinstance(getattr(record, field_name, None), str)
+                given = text if is_text else text.replace("/", ",")
+                values[field_name] = parsed(record, base, field_name, given)
             return NetworkVariant(name, base, changed(record, base, values))
         except ValueError as error:
             raise ValueError(f"network.networks: {name}: {error}") from error

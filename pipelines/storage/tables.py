@@ -376,23 +376,27 @@ CAMS = Table(
     "cams",
     "classify",
     "cams/<network>-<stream>/*/*.parquet",
-    "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of pictures",
+    "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of "
+    "pictures. Of actionflownet: one map of what the class loses where a square is black (VU 4.4.3.1)",
     ("video_id", "encoder", "stream", "subnetwork", "place"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("encoder", pa.string(), "name of network.networks"),
         Column("stream", pa.string(), "rgb"),
         Column("fold", pa.int32(), "fold that was left out in training"),
-        Column("subnetwork", pa.string(), "image or difference"),
+        Column("subnetwork", pa.string(), "image, difference or occlusion"),
         Column("place", pa.int32(), "of the frame, or of the pair of frames, in the clip; 0-based"),
-        Column("frame_indices", pa.list_(pa.int64()), "the frame, or both"),
+        Column("frame_indices", pa.list_(pa.int64()), "the frame, or both; first and last one"),
         Column("label", pa.string(), "the class with the highest score, whose map it is"),
         Column("labels", pa.list_(pa.string()), "the video's own classes"),
-        Column("picture", pa.large_binary(), "JPEG of the frame, or of the mean of both"),
+        Column(
+            "picture", pa.large_binary(), "JPEG of the frame, or of the mean of both; middle one"
+        ),
         Column(
             "values",
             pa.list_(pa.float32()),
-            "of a square map, row by row: their mean is the subnetwork's score of the frame",
+            "of a square map, row by row: their mean is the subnetwork's score of the frame; or "
+            "(p - p_hidden) / p for a square of a quarter of the side, in steps of a sixteenth",
         ),
     ),
 )

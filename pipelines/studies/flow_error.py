@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from encoders.networks.end_point import end_point_errors, scaled
-from encoders.networks.flow.action_flow_net import FILES, ActionFlowNet
+from encoders.networks.flow.actionflownet import FILES, ActionFlowNet
 from pipelines.errors import ConfigError
 from pipelines.networks.flow_pairs import Pair, square
 from pipelines.storage.filesystems import filesystem
@@ -84,7 +85,7 @@ def of_network(folder: str) -> Method:
     """
     fs, path = filesystem(folder)
     try:
-        files = {name: fs.cat_file(f"{path}/{name}") for name in FILES}
+        files = {name: cast(bytes, fs.cat_file(f"{path}/{name}")) for name in FILES}
     except OSError as error:
         raise ConfigError(
             f"{folder}: expected {' and '.join(FILES)}, which a run puts into "

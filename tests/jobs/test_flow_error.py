@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.networks.flow.action_flow_net import ActionFlowNet
+from encoders.networks.flow.actionflownet import ActionFlowNet
 from encoders.networks.settings import ActionFlowSettings
 from jobs.flow_error import main
 from pipelines.networks import flow_pairs

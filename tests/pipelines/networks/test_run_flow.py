@@ -92,3 +92,13 @@ def test_every_network_scores_every_video(finished: Path, variants: list[str]) -
         assert len(row["frame_indices"]) == 4
         assert (np.diff(row["frame_indices"]) == 1).all()
     assert examine.examine(Store(str(finished))).findings == ()
+
+
+def test_what_a_black_square_hides_is_shown(finished: Path) -> None:
+    maps = rows(finished, "cams/actionflownet*rgb/*/*.parquet")
+    assert len(maps) == 2 * 2
+    for row in maps:
+        assert (row["subnetwork"], row["place"]) == ("occlusion", 0)
+        assert len(row["values"]) == 13**2
+        assert row["picture"][:2] == b"\xff\xd8"
+    assert "black square hides" in (finished / "report" / "index.html").read_text()

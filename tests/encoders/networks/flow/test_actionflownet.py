@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 from torchvision.models.video import r3d_18
 
+from encoders.backbones.resnet_18 import ClipResNet, PairResNet
 from encoders.networks.augment import augmented
 from encoders.networks.base import Clips
 from encoders.networks.body import Source
 from encoders.networks.end_point import from_levels
 from encoders.networks.fit import Pairs, fit_network
-from encoders.networks.flow.action_flow_net import CLIP, ActionFlowNet
+from encoders.networks.flow.actionflownet import CLIP, ActionFlowNet
 from encoders.networks.flow.decoder import Decoder
-from encoders.networks.flow.resnet import ClipResNet, PairResNet
 from encoders.networks.settings import ActionFlowSettings
 from encoders.networks.training import generator
 from pipelines.video.flow import to_levels

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from encoders.backbones.flow_input import COLOURS
+from encoders.backbones.resnet_18 import ClipResNet, FlowResNet, PairResNet
 from encoders.networks import training
 from encoders.networks.base import CLASSIFIERS, Classifier, Clips, Network, class_loss
 from encoders.networks.body import Source
 from encoders.networks.end_point import DIVISOR_PX, flow_loss
 from encoders.networks.flow.decoder import Decoder
-from encoders.networks.flow.resnet import ClipResNet, FlowResNet, PairResNet
 from encoders.networks.settings import PAIR, ActionFlowSettings, NetworkSettings
 from encoders.tensor_files import load_tensors, metadata_of, save_tensors
 
@@ -207,7 +207,7 @@ class ActionFlowNet(Network):
         state = self.state_dict()
         rest = {n: value for n, value in state.items() if not n.startswith("encoder.")}
         own = {name: getattr(self.own, name) for name in ("frames", "width", "learns")}
-        header = {"name": self.name, "channels": self.channels, **own}
+        header: dict[str, object] = {"name": self.name, "channels": self.channels, **own}
         whole = header | {"num_classes": self.num_classes}
         return {
             ENCODER: save_tensors(self.encoder.state_dict(), HEADER, header),
@@ -242,5 +242,5 @@ def _norms(part: nn.Module) -> list[nn.Module]:
 def _seeded(seed: int) -> Iterator[None]:
     """Draw torch's default weights by a seed, and leave its generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.set_state(training.generator("cpu", seed).get_state())
+        torch.set_rng_state(training.generator("cpu", seed).get_state())
         yield
