@@ -211,7 +211,7 @@ class ActionFlowSettings(NetworkSettings):
         "Folder or URI of pairs of pictures with true flow, as FlyingChairs, which the phase of "
         "flow alone learns with frames=2; none given: the videos, and flow computed of them.",
     )
-    flow_weight: NotNegative = setting(1.0, "Factor of the loss of flow beside that of classes.")
+    epe_weight: NotNegative = setting(1.0, "Factor of the loss of flow beside that of classes.")
     alphas: Alphas = setting(
         (0.08, 0.02, 0.01, 0.005),
         "With frames=2: factors of the errors of flow at each scale, the smallest first (FlowNet's "

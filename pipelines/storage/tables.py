@@ -377,7 +377,8 @@ CAMS = Table(
     "classify",
     "cams/<network>-<stream>/*/*.parquet",
     "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of "
-    "pictures. Of actionflownet: one map of what the class loses where a square is black (VU 4.4.3.1)",
+    "pictures. Of actionflownet: one map of what the class loses where a square is black "
+    "(VU 4.4.3.1)",
     ("video_id", "encoder", "stream", "subnetwork", "place"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -390,7 +391,9 @@ CAMS = Table(
         Column("label", pa.string(), "the class with the highest score, whose map it is"),
         Column("labels", pa.list_(pa.string()), "the video's own classes"),
         Column(
-            "picture", pa.large_binary(), "JPEG of the frame, or of the mean of both; middle one"
+            "picture",
+            pa.large_binary(),
+            "JPEG of the frame, of the mean of both, or the middle one",
         ),
         Column(
             "values",

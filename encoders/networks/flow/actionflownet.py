@@ -163,7 +163,7 @@ class ActionFlowNet(Network):
         if self.task == "both":
             scores = self._scores(maps[0], noise)
             parts["classes"] = class_loss(scores, targets, multi_label=multi_label)
-            total = parts["classes"] + self.own.flow_weight * parts["flow"]
+            total = parts["classes"] + self.own.epe_weight * parts["flow"]
         return {"total": total, **parts}
 
     # --- training -----------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_each_phase_trains_the_parts_of_its_task(changed: dict, tasks, trained) 
 def test_without_weight_of_flow_gradients_are_those_of_the_classes() -> None:
     flow = random_flow(2, 4, CROP, CROP)
     found = []
-    for changed in ({"flow_weight": 0.0}, {"learns": "scratch"}):
+    for changed in ({"epe_weight": 0.0}, {"learns": "scratch"}):
         net = network(pretraining_steps=0, **changed)
         net.begin(0)
         total = net.losses(Clips(clips(2, 4), flow), LABELS[:2], None, multi_label=False)["total"]
