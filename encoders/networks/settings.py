@@ -107,6 +107,11 @@ class NetworkSettings(Record):
         """Return the steps of each phase of the training."""
         return self.num_steps
 
+    def tried(self, num_steps: int, batch_clips: int) -> Self:
+        """Return the settings of a trial: so many steps of each phase, so many clips at a time."""
+        steps = (num_steps,) * self.phases
+        return dataclasses.replace(self, num_steps=steps, batch_clips=batch_clips, part_clips=0)
+
     @property
     def run_frames(self) -> int:
         """Return how many consecutive frames must be kept together of a video."""
@@ -244,6 +249,11 @@ class ActionFlowSettings(NetworkSettings):
     @property
     def steps(self) -> tuple[int, ...]:
         return (self.pretraining_steps, *self.num_steps) if self.pretrains else self.num_steps
+
+    def tried(self, num_steps: int, batch_clips: int) -> Self:
+        few = super().tried(num_steps, batch_clips)
+        steps = min(num_steps, self.pretraining_steps)
+        return dataclasses.replace(few, pretraining_steps=steps and num_steps, pairs="")
 
     @property
     def run_frames(self) -> int:
