@@ -94,6 +94,19 @@ class FlowWindow(Window):
         return 2 * (self.num_frames - 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipWindow(Window):
+    """The frames of a clip, which a network reads at once.
+
+    Attributes:
+        side_px: pictures are resized to it; 0: to the side that the network was made for.
+        pools: descriptors are cells of a pyramid over space and time, and not each place and time.
+    """
+
+    side_px: int = 0
+    pools: bool = True
+
+
 def _is_whole(value: float) -> bool:
     """Return True if a number is whole up to rounding."""
     return abs(value - round(value)) < 1e-6
@@ -213,6 +226,43 @@ class FlowSpec(DifferenceSpec):
         return "_".join(part for part in parts if part)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec(StreamSpec):
+    """A run of frames that ends with the sampled one, described by a network of clips
+    (describe.clip_backbone)."""
+
+    frames: Annotated[int, between(2, MOST_FRAMES), Unit("frames")] = setting(
+        16, "Frames of a clip."
+    )
+    step: Annotated[int, between(1, 10_000), Unit("source frames")] = setting(
+        2, "From one frame of a clip to the next."
+    )
+    side_px: Annotated[int, between(0, 10_000), Unit("px")] = setting(
+        0,
+        "Side to which the pictures are resized for the network; 0: the one it was made for, 112 "
+        "of r3d_18, 224 of s3d.",
+    )
+    rows: Literal["pyramid", "all"] = setting(
+        "pyramid",
+        "Cells of the spatial pyramid over all times and over both halves of them; or each place "
+        "and time.",
+    )
+
+    @property
+    def window(self) -> ClipWindow:
+        return ClipWindow(
+            num_frames=self.frames,
+            gap=self.step,
+            side_px=self.side_px,
+            pools=self.rows == "pyramid",
+        )
+
+    @property
+    def frames_name(self) -> str:
+        side = f"_side{self.side_px}" if self.side_px else ""
+        return f"{self.window.gap_name}x{self.frames}{side}{'_all' if self.rows == 'all' else ''}"
+
+
 SPECS: dict[str, StreamSpec] = {
     "appearance": StreamSpec(),
     "difference": DifferenceSpec(),
@@ -220,6 +270,7 @@ SPECS: dict[str, StreamSpec] = {
     "dense": StreamSpec(),
     "rank": RankSpec(),
     "flow": FlowSpec(),
+    "clip": ClipSpec(),
 }
 """The kinds of describe.streams, with the values of what is not given."""
 
@@ -230,7 +281,8 @@ NETWORK_STREAMS = {"rgb": "appearance", "flow": "flow"}
 """{stream of the networks that write SCORES: its kind}: pictures, and stacks of optical flow."""
 
 _KIND = re.compile(
-    rf"_({'|'.join(SPECS)}|global)(_tvl1)?(_gap[0-9_]+s?)?(_?x[0-9]+)?(_bound[0-9_]+)?$"
+    rf"_({'|'.join(SPECS)}|global)(_tvl1)?(_gap[0-9_]+s?)?(_?x[0-9]+)?(_bound[0-9_]+)?"
+    r"(_side[0-9]+)?(_all)?$"
 )
 
 
@@ -253,4 +305,4 @@ def is_local(stream: str) -> bool:
 
     Only such streams are fused, unless a group of results names others.
     """
-    return kind_of(stream) in ("appearance", "dense") or is_difference(stream)
+    return kind_of(stream) in ("appearance", "dense", "clip") or is_difference(stream)

@@ -27,6 +27,7 @@ COMMANDS = {
     "sweep": "sweep",
     "train-network": "train_network",
     "benchmark-networks": "benchmark_networks",
+    "flow-error": "flow_error",
     "finetune": "finetune",
     "compare-encoders": "compare_encoders",
     "average-splits": "average_splits",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
 from encoders.networks import body
-from encoders.networks.settings import TdnSettings
+from encoders.networks.settings import ActionFlowSettings, TdnSettings
 from encoders.registry import ENCODERS
 from encoders.settings import EncoderSettings
 from pipelines.describe import weights
@@ -24,6 +24,7 @@ from pipelines.index.labels import Labels, match, read_labels
 from pipelines.index.manifest import labels_file, list_videos
 from pipelines.index.user_tables import using
 from pipelines.ledger.source import source_of
+from pipelines.networks import flow_pairs
 from pipelines.networks.maps import stream_of
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
@@ -226,10 +227,17 @@ def _check_networks(job: Job) -> None:
             f"network.num_workers: expected at most the {fewest} training videos, got {workers}; "
             "each worker needs a video of its own"
         )
-    if "flow" in config.network.streams:
+    if "flow" in config.network.streams or config.learns_flow:
         flow.require_opencv()
+    if "flow" in config.network.streams and config.run_frames > 1:
+        raise ConfigError(
+            "network.streams: expected rgb beside actionflownet, whose clips are runs of pictures, "
+            f"got {','.join(config.network.streams)}; give networks of flow a run of their own"
+        )
     for name in config.network.networks:
         settings = config.network_variant(name).settings
+        if isinstance(settings, ActionFlowSettings) and settings.pairs:
+            flow_pairs.found(settings.pairs)
         layers = settings.layers if isinstance(settings, TdnSettings) else ()
         where = (config.describe.backbone, layers, job.network_node, config.network.crop_px)
         try:

@@ -58,6 +58,7 @@ ROOMS = {
     "encoders.svm": "one-vs-rest linear classifiers",
     "encoders.scores": "metrics, intervals, fusion of scores",
     "encoders.fv_vae": "the network whose gradients encode",
+    "encoders.networks.flow": "networks that learn optical flow",
     "encoders.networks.over_time": "networks on full-length video",
     "encoders.networks": "networks that write scores, and the one trainer",
     "encoders.encodings": "sums over descriptors to vectors",

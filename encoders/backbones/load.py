@@ -23,12 +23,14 @@ from encoders.backbones.flow_input import COLOURS, for_stacks, rescales_colours
 from encoders.backbones.stages import stages
 from encoders.backbones.timm_family import Timm
 from encoders.backbones.torchvision_family import Torchvision
+from encoders.backbones.video_family import Video
 from encoders.stream_specs import INPUT, STAGES
 from encoders.tensor_files import load_tensors, sealed
 
 FAMILIES: dict[str, Family] = {
     "": Torchvision(),
     "timm": Timm(),
+    "video": Video(),
 }
 """Families by the prefix before the colon of a network's name."""
 
@@ -36,6 +38,10 @@ OWN: dict[str, Family] = {
     "alexnet_fcn": AlexNetFcnFamily(),
 }
 """Our own networks, each by its whole name."""
+
+
+CLIPS = "clips/"
+"""Before the names of tensors of a second network, of clips, in a file of weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +368,7 @@ def load_model(network: str, weights: bytes) -> nn.Module:
     state = {
         key: value.float() if value.is_floating_point() else value
         for key, value in load_tensors(weights).items()
+        if not key.startswith(CLIPS)
     }
     try:
         model.load_state_dict(family.fitting(state), assign=True)
@@ -379,6 +386,19 @@ def pack(state: dict[str, Tensor]) -> bytes:
         key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
     }
     return sealed(safetensors.torch.save(copies))
+
+
+def with_clips(weights: bytes, of_clips: bytes) -> bytes:
+    """Return one file of weights with those of a network of clips beside."""
+    beside = {f"{CLIPS}{name}": value for name, value in load_tensors(of_clips).items()}
+    return pack({**load_tensors(weights), **beside})
+
+
+def clips_of(weights: bytes) -> bytes:
+    """Return the weights of the network of clips, which `with_clips` has put beside others."""
+    tensors = load_tensors(weights)
+    own = {n.removeprefix(CLIPS): v for n, v in tensors.items() if n.startswith(CLIPS)}
+    return pack(own)
 
 
 def _family(network: str) -> tuple[Family, str]:

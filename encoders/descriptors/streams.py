@@ -14,7 +14,16 @@ from torch.nn import functional
 
 from encoders.descriptors.differences import rank_pooled, signed_parts
 from encoders.descriptors.pyramid import LEVELS, num_cells, pyramid_pool
-from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
+from encoders.stream_specs import (
+    FRAME,
+    INPUT,
+    ClipSpec,
+    ClipWindow,
+    FlowWindow,
+    Scaling,
+    StreamSpec,
+    Window,
+)
 
 EPSILON = 1e-12
 """Least divisor of a map, so that an empty map stays 0."""
@@ -65,8 +74,9 @@ def positions(maps: Tensor, scaling: str) -> Tensor:
 
 KINDS = ("appearance", "difference", "positions", "dense", "global")
 """Kinds of stream. `dense` has the rows of `positions`, for every local encoder (DQ Table 7 row 3).
-The entry `rank` of describe.streams is a difference of several frames, and `flow` the appearance of
-pictures of flow. A node without spatial extent (fc7) gives only "global"."""
+The entry `rank` of describe.streams is a difference of several frames, `flow` the appearance of
+pictures of flow, and `clip` has dense rows of a network of clips. A node without spatial extent
+(fc7) gives only "global"."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,11 @@ class Stream:
         return self.window if isinstance(self.window, FlowWindow) else None
 
     @property
+    def clip(self) -> ClipWindow | None:
+        """The window, if it is one of a clip, which a network of clips reads."""
+        return self.window if isinstance(self.window, ClipWindow) else None
+
+    @property
     def num_descriptors(self) -> int:
         """Number of descriptors of a frame, all views together."""
         return self.views * self.cells
@@ -123,6 +138,16 @@ class Stream:
             return positions(current, self.scaling)
         return current.flatten(1).unsqueeze(1)
 
+    def describe_clips(self, maps: Tensor) -> Tensor:
+        """Return descriptors [k, T, C] of the maps [k, C, t, h, w] of k clips: each place and time
+        in turn, or cells of the spatial pyramid over all times, over the first and the second half
+        of them: the maxima, as in space."""
+        scaled = scale(maps, self.scaling)
+        if self.clip is not None and self.clip.pools:
+            parts = [scaled[:, :, times].amax(2) for times in _parts_of_time(maps.shape[2])]
+            return torch.cat([pyramid_pool(part, self.spp_levels) for part in parts], 1)
+        return scaled.flatten(2).transpose(1, 2).contiguous()
+
     def _difference(self, maps: Tensor, indices: Tensor) -> Tensor:
         signed = rank_pooled(maps, indices)
         if self.scaling in ("per_position", "none"):
@@ -137,7 +162,7 @@ class Stream:
         return over_length(torch.cat(pooled, 2).clamp_min(0), length)
 
 
-_KIND_OF = {"rank": "difference", "flow": "appearance"}
+_KIND_OF = {"rank": "difference", "flow": "appearance", "clip": "dense"}
 """Kinds of the streams of those entries of describe.streams whose kind has another name."""
 
 
@@ -145,6 +170,47 @@ def _vector_entries(entries: list[tuple[str, StreamSpec]]) -> list[tuple[str, St
     """Return the entries of a node without spatial extent: the frame's values, and each flow's."""
     flows = [(kind, spec) for kind, spec in entries if kind == "flow"]
     return [("global", StreamSpec()), *flows] if len(entries) > len(flows) else flows
+
+
+def _parts_of_time(times: int) -> list[slice]:
+    """Return all times and both halves, which share the middle one of an odd number."""
+    halves = [slice(0, (times + 1) // 2), slice(times // 2, times)] if times > 1 else []
+    return [slice(0, times), *halves]
+
+
+def clip_streams(
+    shapes: Sequence[tuple[str, ClipSpec, tuple[int, int, int, int]]],
+    scaling: str,
+    levels: tuple[int, ...],
+    views: int = 1,
+) -> dict[str, Stream]:
+    """Return {name: stream} of networks of clips, such as layer4_clip_gap2x16.
+
+    Args:
+        shapes: node, fields and (C, t, h, w) of each entry of describe.streams and its nodes.
+        scaling: of entries without one.
+
+    Raises:
+        ValueError: two streams would have the same name.
+    """
+    streams: dict[str, Stream] = {}
+    for node, spec, (channels, times, height, width) in shapes:
+        name = f"{re.sub('[^0-9A-Za-z]+', '_', node)}_clip{spec.suffix}"
+        if name in streams:
+            raise ValueError(f"describe.streams: expected each clip once, got two of {name}")
+        pooled = num_cells(levels) * len(_parts_of_time(times))
+        streams[name] = Stream(
+            name=name,
+            node=node,
+            kind=_KIND_OF["clip"],
+            cells=pooled if spec.window.pools else times * height * width,
+            width=channels,
+            window=spec.window,
+            scaling=spec.scaling or scaling,
+            spp_levels=levels,
+            views=views,
+        )
+    return streams
 
 
 def streams_of(

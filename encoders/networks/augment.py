@@ -1,6 +1,6 @@
 """Augmentation of training clips: one draw for all frames of a clip, on tensors.
 
-Letters: n frames of a clip, h and w their sides, c their channels.
+Letters: n frames of a clip, t of them with true flow, h and w their sides, c their channels.
 """
 
 import itertools
@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from encoders.descriptors.views import mirrored_flow, mirrored_picture
+from encoders.networks.end_point import scaled
 from encoders.networks.settings import NetworkSettings
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -25,9 +26,14 @@ PLACES = (
 
 
 def augmented(
-    frames: Tensor, settings: NetworkSettings, crop_px: int, draw: torch.Generator
-) -> Tensor:
-    """Return a clip [n, crop_px, crop_px, c] of uint8 frames [n, h, w, c].
+    frames: Tensor,
+    settings: NetworkSettings,
+    crop_px: int,
+    draw: torch.Generator,
+    flow: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return a clip [n, crop_px, crop_px, c] of uint8 frames [n, h, w, c], and its true flow
+    [t, crop_px, crop_px, 2] in px of [t, h, w, 2], if there is one.
 
     Frames of other than three channels are stacks of flow: mirrored, u has the opposite sign, and
     their colours do not change.
@@ -38,11 +44,15 @@ def augmented(
     if (height, width) != (crop_px, crop_px):
         planes = functional.resize(clip.permute(0, 3, 1, 2), [crop_px, crop_px], antialias=True)
         clip = planes.permute(0, 2, 3, 1)
+    if flow is not None:
+        flow = scaled(flow[:, top : top + height, left : left + width], (crop_px, crop_px))
     if settings.mirror and _uniform(draw) < 0.5:
         clip = mirrored_flow(clip) if is_flow else mirrored_picture(clip)
+        if flow is not None:
+            flow = flow.flip(2) * flow.new_tensor([-1.0, 1.0])
     if settings.colour_jitter and not is_flow:
         clip = _jittered(clip, settings.colour_jitter, draw)
-    return clip
+    return clip, flow
 
 
 def augmented_maps(frames: Tensor, settings: NetworkSettings, draw: torch.Generator) -> Tensor:

@@ -14,6 +14,8 @@ training loop, checkpoints, tests of clips and crops, and tables are the same fo
                  class losses of all outputs
     scores       [b, K], of the outputs: by default their mean. They become SCORES
     training     phases of named parameter groups, with learning rates, schedules, decay, clipping
+    flow         `num_flows` of a clip are given to `losses` where `settings.learns_flow`; in a
+                 phase that `reads_pairs` the examples are pairs of frames with true flow
     files        what is written: {name: bytes}, backbones as `describe.weights` takes them
     maps         of each subnetwork's backbone, which its classifier reads: its outputs and class
                  activation maps follow
@@ -55,7 +57,8 @@ class Clips(NamedTuple):
 
     Attributes:
         frames: [b, n, ...] as `Network.reads` says.
-        flow: flow of the frames, for networks that learn to see it; else None.
+        flow: float [b, t, h, w, 2], true flow of the first t frames in px, u to the right and v
+            downwards, NaN where it is not known; for networks that learn to see it, else None.
     """
 
     frames: Tensor
@@ -117,6 +120,8 @@ class Network(nn.Module, ABC):
     Attributes:
         name: the registry key.
         reads: see above.
+        reads_pairs: the phase under way learns from pairs of frames with true flow.
+        num_flows: flows of a clip that the network learns, from its first frame on.
         snippet_frames: consecutive frames of a snippet.
         sees_order: a clip from its end to its beginning has other scores.
         subnetworks: names of its backbones.
@@ -126,6 +131,8 @@ class Network(nn.Module, ABC):
 
     name: ClassVar[str]
     reads: Literal["pixels", "maps"] = "pixels"
+    reads_pairs: bool = False
+    num_flows: int = 0
     snippet_frames: ClassVar[int] = 1
     sees_order: ClassVar[bool] = False
     subnetworks: ClassVar[tuple[str, ...]] = ("image",)
@@ -247,7 +254,7 @@ class Network(nn.Module, ABC):
                 clip_norm=settings.clip_norm,
                 begin=partial(self.begin, phase),
             )
-            for phase, num_steps in enumerate(settings.num_steps)
+            for phase, num_steps in enumerate(settings.steps)
         ]
 
     def begin(self, phase: int) -> None:
@@ -274,10 +281,12 @@ class Network(nn.Module, ABC):
             if buffer.is_floating_point()
         ]
 
+    def own_parameters(self, phase: int) -> dict[str, nn.Parameter]:
+        """Return what a phase trains beside the backbones: all that is no part of one."""
+        return {n: p for n, p in self.named_parameters() if not n.startswith("bodies.")}
+
     def _groups(self, phase: int) -> Iterable[training.Group]:
-        settings = self.settings
-        # All that is no backbone is always trained.
-        named = {n: p for n, p in self.named_parameters() if not n.startswith("bodies.")}
+        settings, named = self.settings, self.own_parameters(phase)
         first = set()
         for name in self.trained(phase):
             own = self.body(name).trainable()

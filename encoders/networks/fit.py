@@ -13,6 +13,20 @@ from torch import Tensor
 from encoders.networks import training
 from encoders.networks.augment import augmented, augmented_maps
 from encoders.networks.base import Clips, Network
+from encoders.networks.end_point import from_levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs of frames with true flow.
+
+    Attributes:
+        frames: uint8 [p, 2, h, w, 3]; may be a mapped file.
+        flow: [p, h, w, 2] from the first to the second, in px, NaN where it is not known.
+    """
+
+    frames: Tensor
+    flow: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +39,10 @@ class ClipSample:
         counts: [v] kept frames of each video, at least 1.
         targets: [v, K] of 0 and 1.
         run_frames: frames that are consecutive in the video; `counts` are multiples of it.
+        flows: uint8 [f / run_frames, h, w, 2 (run_frames - 1)], levels of the flows of each run of
+            frames, u and v in turn, for networks that learn flow.
+        flow_bound_px: what the largest level stands for.
+        pairs: what phases that read pairs learn from.
         multi_label: a video of any worker has several classes.
         rank, world_size, all_reduce, log, state, checkpoint: as in
             `encoders.codebooks.sample.FitSample`.
@@ -34,6 +52,9 @@ class ClipSample:
     counts: list[int]
     targets: Tensor
     run_frames: int = 1
+    flows: Tensor | None = None
+    flow_bound_px: float = 0.0
+    pairs: Pairs | None = None
     multi_label: bool = False
     seed: int = 0
     rank: int = 0
@@ -61,6 +82,8 @@ def fit_network(network: Network, sample: ClipSample, crop_px: int, device: str 
             f"{network.name} training: expected videos on each of {sample.world_size} workers, got "
             f"none on worker {sample.rank}; lower fit.num_workers"
         )
+    if sample.flows is None and network.settings.learns_flow:
+        raise ValueError(f"{network.name} training: expected flow of the clips, got none")
     network.to(device)
     trainee = _Training(network, sample, crop_px, device)
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
@@ -72,6 +95,14 @@ def fit_network(network: Network, sample: ClipSample, crop_px: int, device: str 
         )
     network.current = ()
     return network.eval()
+
+
+def flow_of(sample: ClipSample, places: list[int]) -> Tensor:
+    """Return the flow [t, h, w, 2] in px from frames to the ones after them in their runs."""
+    assert sample.flows is not None
+    runs, offsets = zip(*(divmod(place, sample.run_frames) for place in places), strict=True)
+    levels = sample.flows[list(runs)].unflatten(3, (-1, 2))
+    return from_levels(levels[torch.arange(len(runs)), :, :, list(offsets)], sample.flow_bound_px)
 
 
 class _Training(training.Trainee):
@@ -102,23 +133,31 @@ class _Training(training.Trainee):
 
     def parts(self, step: int) -> Iterator[training.Part]:
         settings, sample = self.network.settings, self.sample
-        clips = self._clips(step)
+        pairs = sample.pairs if self.network.reads_pairs else None
+        count = len(pairs.frames) if pairs else len(sample.counts)
+        chosen = self._chosen(step, count)
         noise = training.generator(self.device, sample.seed, step, sample.rank, 1)
-        size = settings.part_clips or len(clips)
-        for first in range(0, len(clips), size):
-            part = clips[first : first + size]
-            frames = torch.stack([self._clip(step, place, video) for place, video in part])
-            targets = sample.targets[[video for _, video in part]].to(self.device)
+        size = settings.part_clips or len(chosen)
+        for first in range(0, len(chosen), size):
+            part = chosen[first : first + size]
+            clips = [self._clip(step, place, number, pairs) for place, number in part]
+            flows = [flow.to(self.device) for _, flow in clips if flow is not None]
+            frames = torch.stack([frames for frames, _ in clips]).to(self.device)
+            # Pairs have no classes.
+            rows = [0 if pairs else number for _, number in part]
             with self._precision():
                 losses = self.network.losses(
-                    Clips(frames.to(self.device)), targets, noise, multi_label=sample.multi_label
+                    Clips(frames, torch.stack(flows) if flows else None),
+                    sample.targets[rows].to(self.device),
+                    noise,
+                    multi_label=sample.multi_label,
                 )
             yield training.Part(losses, len(part))
 
-    def _clips(self, step: int) -> list[tuple[int, int]]:
-        """Return place and video of this worker's clips of a step: its videos in random order, each
-        once before one comes again."""
-        sample, count = self.sample, len(self.sample.counts)
+    def _chosen(self, step: int, count: int) -> list[tuple[int, int]]:
+        """Return place and number of this worker's examples of a step, out of `count`: its videos
+        in random order, each once before one comes again."""
+        sample = self.sample
         ends = [
             self.network.settings.batch_clips * (sample.rank + i) // sample.world_size
             for i in (0, 1)
@@ -134,15 +173,23 @@ class _Training(training.Trainee):
             chosen.append((place, orders[epoch][number]))
         return chosen
 
-    def _clip(self, step: int, place: int, video: int) -> Tensor:
+    def _clip(
+        self, step: int, place: int, number: int, pairs: Pairs | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the frames of an example, and its flow where the network learns it."""
         network, sample = self.network, self.sample
         draw = training.generator("cpu", sample.seed, step, sample.rank, 0, place)
-        num_runs = sample.counts[video] // sample.run_frames
+        if pairs:
+            flow = pairs.flow[number].float()[None]
+            return augmented(pairs.frames[number], network.settings, self.crop_px, draw, flow)
+        num_runs = sample.counts[number] // sample.run_frames
         places = network.clip_places(num_runs, sample.run_frames, draw)
-        frames = sample.frames[[self.starts[video] + place for place in places]]
+        own = [self.starts[number] + place for place in places]
+        frames = sample.frames[own]
         if network.reads == "maps":
-            return augmented_maps(frames, network.settings, draw)
-        return augmented(frames, network.settings, self.crop_px, draw)
+            return augmented_maps(frames, network.settings, draw), None
+        flow = flow_of(sample, own[: network.num_flows]) if network.num_flows else None
+        return augmented(frames, network.settings, self.crop_px, draw, flow)
 
     def _precision(self) -> contextlib.AbstractContextManager:
         """Return bfloat16 on a GPU, whose range is that of float32: no loss needs scaling."""

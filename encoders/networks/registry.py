@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from encoders.networks.settings import (
+    ActionFlowSettings,
     LstmSettings,
     NetworkSettings,
     PoolingSettings,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NETWORKS: dict[str, tuple[str, type[NetworkSettings]]] = {
     "tsn": ("encoders.networks.tsn.Tsn", TsnSettings),
     "tdn": ("encoders.networks.tdn.Tdn", TdnSettings),
+    "actionflownet": ("encoders.networks.flow.actionflownet.ActionFlowNet", ActionFlowSettings),
     "conv_pooling": ("encoders.networks.over_time.conv_pooling.ConvPooling", PoolingSettings),
     "late_pooling": ("encoders.networks.over_time.late_pooling.LatePooling", PoolingSettings),
     "slow_pooling": ("encoders.networks.over_time.slow_pooling.SlowPooling", WindowSettings),

@@ -17,9 +17,17 @@ from encoders.fields import (
     Record,
     Rule,
     at_least,
+    between,
     require,
     setting,
 )
+from encoders.stream_specs import MOST_FRAMES
+
+PAIR = 2
+"""Frames that are one picture of six channels."""
+
+SCALES = 4
+"""Scales at which the network of a pair gives flow."""
 
 Stream = Literal["rgb", "flow"]
 """Frames of a network: pictures, or stacks of optical flow."""
@@ -91,8 +99,28 @@ class NetworkSettings(Record):
 
     @property
     def phases(self) -> int:
-        """Return the number of phases of the training, each with a number of steps of its own."""
+        """Return how many numbers num_steps has, one for each phase of the training."""
         return 1
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Return the steps of each phase of the training."""
+        return self.num_steps
+
+    def tried(self, num_steps: int, batch_clips: int) -> Self:
+        """Return the settings of a trial: so many steps of each phase, so many clips at a time."""
+        steps = (num_steps,) * self.phases
+        return dataclasses.replace(self, num_steps=steps, batch_clips=batch_clips, part_clips=0)
+
+    @property
+    def run_frames(self) -> int:
+        """Return how many consecutive frames must be kept together of a video."""
+        return 1
+
+    @property
+    def learns_flow(self) -> bool:
+        """Return whether training needs the optical flow between these frames."""
+        return False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "flow_num_steps"):
@@ -157,6 +185,102 @@ class TdnSettings(SnippetSettings):
         "Nodes whose differences are added to the difference subnetwork; `stages`: the last before "
         "each loss of resolution (VU 5.3.2). Of a ResNet also conv1, res2, res3, res4 (Table 5.4).",
     )
+
+
+Alphas = Annotated[
+    tuple[NotNegative, ...], Rule("four numbers", lambda weights: len(weights) == SCALES)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionFlowSettings(NetworkSettings):
+    """ActionFlowNet: a network of clips that learns optical flow beside the classes (VU 4)."""
+
+    frames: Annotated[int, between(2, MOST_FRAMES)] = setting(
+        16,
+        "Consecutive frames of a clip: convolutions over time, and a flow of each frame, the last "
+        "one extrapolated. 2: a pair as one picture of six channels, and the flow between them.",
+    )
+    learns: Literal["multitask", "fine_tuned", "scratch", "stacked"] = setting(
+        "multitask",
+        "Classes and flow together; flow first and then the classes; the classes alone; or, with "
+        "frames=2, classes by a second network of the first one's flow.",
+    )
+    width: Count = setting(64, "Channels of the first stage, which all others are multiples of.")
+    pretraining_steps: CountOrZero = setting(
+        40_000, "Steps of a phase of flow alone that comes first; none with learns=scratch."
+    )
+    num_steps: Phases = setting((40_000,), "Steps of the phase that learns the classes.")
+    pairs: str = setting(
+        "",
+        "Folder or URI of pairs of pictures with true flow, as FlyingChairs, which the phase of "
+        "flow alone learns with frames=2; none given: the videos, and flow computed of them.",
+    )
+    epe_weight: NotNegative = setting(1.0, "Factor of the loss of flow beside that of classes.")
+    alphas: Alphas = setting(
+        (0.08, 0.02, 0.01, 0.005),
+        "With frames=2: factors of the errors of flow at each scale, the smallest first (FlowNet's "
+        "code). With more frames there is the largest scale alone, and its factor is 1.",
+    )
+    batch_clips: Count = setting(128, "Clips of a training step, over all workers.")
+    optimiser: Literal["sgd", "adam"] = setting("adam", "Of the training.")
+    learning_rate: Positive = setting(1e-4, "Of the optimiser, at the start of each phase.")
+    rate_at: Ascending = setting((), "Steps of a phase at which it is multiplied by rate_factor.")
+    decay: NotNegative = setting(0.0, "Weight decay.")
+    dropout: Share = setting(0.5, "Share of a vector's values that training takes for 0.")
+    crops: Literal["centre", "random", "corners"] = setting(
+        "corners", "Crops in training. corners: one of four sizes at one of 13 places."
+    )
+    colour_jitter: Share = setting(
+        0.4, "Brightness, contrast and saturation of a training clip change by at most this share."
+    )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the task of each phase: flow, classes, or both."""
+        last = "both" if self.learns == "multitask" else "classes"
+        return ("flow", last) if self.pretrains else (last,)
+
+    @property
+    def pretrains(self) -> bool:
+        """Return whether a phase of flow alone comes first."""
+        return self.learns_flow and self.pretraining_steps > 0
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return (self.pretraining_steps, *self.num_steps) if self.pretrains else self.num_steps
+
+    def tried(self, num_steps: int, batch_clips: int) -> Self:
+        few = super().tried(num_steps, batch_clips)
+        steps = min(num_steps, self.pretraining_steps)
+        return dataclasses.replace(few, pretraining_steps=steps and num_steps, pairs="")
+
+    @property
+    def run_frames(self) -> int:
+        # The flow of the last frame leads to one more, which the network is not given.
+        return self.frames + 1 if self.frames > PAIR else PAIR
+
+    @property
+    def learns_flow(self) -> bool:
+        return self.learns != "scratch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_pair = self.frames == PAIR
+        require(self.learns != "stacked" or is_pair, "frames", "2 with learns=stacked", self.frames)
+        require(not self.pairs or is_pair, "frames", "2 with pairs, which have two", self.frames)
+        require(
+            not self.pairs or self.pretrains,
+            "pairs",
+            "none without a phase of flow alone (learns=scratch, or pretraining_steps=0)",
+            self.pairs,
+        )
+        require(
+            self.learns in ("scratch", "multitask") or self.pretraining_steps > 0,
+            "pretraining_steps",
+            f"1 or more with learns={self.learns}",
+            self.pretraining_steps,
+        )
 
 
 Growing = Annotated[

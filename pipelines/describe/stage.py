@@ -24,6 +24,7 @@ from encoders.stream_specs import VIEWS, FlowWindow, Window
 from pipelines import logs
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
+from pipelines.describe.clips import ClipNetwork, described_clips
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
 from pipelines.storage.columns import descriptor_type, descriptors_to_arrow
@@ -44,13 +45,16 @@ def described_streams(config: Config) -> dict[str, Stream]:
         nodes = named(describe.used_nodes)
         shapes = load.node_shapes(describe.backbone, nodes, size)
         entries = [
-            (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
+            (kind, spec, named(spec.nodes or describe.nodes))
+            for kind, spec in describe.specs
+            if kind != "clip"
         ]
         for window in describe.windows:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
                 load.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
-        return streams_of(shapes, entries, describe.scaling, levels, views)
+        streams = streams_of(shapes, entries, describe.scaling, levels, views)
+        return streams | described_clips(config, levels, views)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
@@ -61,10 +65,12 @@ def described_streams(config: Config) -> dict[str, Stream]:
 
 
 def nodes_of(streams: dict[str, Stream]) -> dict[FlowWindow | None, tuple[str, ...]]:
-    """Return the inputs of the network (None: pictures), and the nodes to compute of each."""
-    inputs = dict.fromkeys(stream.flow for stream in streams.values())
+    """Return the inputs of the network (None: pictures), and the nodes to compute of each; a
+    network of clips has its own."""
+    own = [stream for stream in streams.values() if not stream.clip]
+    inputs = dict.fromkeys(stream.flow for stream in own)
     return {
-        flow: tuple(dict.fromkeys(s.node for s in streams.values() if s.flow == flow))
+        flow: tuple(dict.fromkeys(stream.node for stream in own if stream.flow == flow))
         for flow in inputs
     }
 
@@ -123,9 +129,13 @@ class DescribeFrames:
         self.device = device(meter, config.cluster.allow_missing_gpu)
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
-        name = self.settings.backbone
-        if weights:
-            cut = functools.partial(load.cut, name, load.load_model(name, weights()))
+        name, data = self.settings.backbone, weights() if weights else None
+        self.clips = None
+        if any(stream.clip for stream in streams.values()):
+            dtype = precision(self.settings.precision, self.device)
+            self.clips = ClipNetwork(data, self.settings, self.device, dtype)
+        if data:
+            cut = functools.partial(load.cut, name, load.load_model(name, data))
         else:
             cut = functools.partial(load.random_part, name)
         nodes_by_flow = nodes_of(self.streams)
@@ -134,7 +144,7 @@ class DescribeFrames:
             for flow, nodes in nodes_by_flow.items()
         }
         self.batch_frames = self.settings.batch_frames or min(
-            map(self._fitting_frames, nodes_by_flow)
+            map(self._fitting_frames, nodes_by_flow), default=CPU_FRAMES
         )
 
     def _ready(self, backbone: load.Backbone) -> load.Backbone:
@@ -157,6 +167,8 @@ class DescribeFrames:
 
     def _described(self, batch: pa.Table) -> pa.Table:
         inputs = {flow: self._inputs(batch, flow) for flow in self.backbones}
+        if self.clips:
+            inputs[None] = inputs.get(None) or self._inputs(batch, None)
         starts = {flow: np.cumsum([0, *map(len, parts)]) for flow, parts in inputs.items()}
         read = [self._places(row) for row in batch["places"].to_pylist()]
         outputs, ends = {}, {}
@@ -165,8 +177,13 @@ class DescribeFrames:
             ends[name] = np.cumsum([len(indices) for indices in windows])
             first = np.repeat(starts[stream.flow][:-1], [len(indices) for indices in windows])
             outputs[name] = _Descriptors(stream, np.concatenate(windows) + first[:, None])
+        own = [output for output in outputs.values() if not output.stream.clip]
         for flow, images in inputs.items():
-            self._describe(np.concatenate(images), flow, list(outputs.values()))
+            if flow in self.backbones:
+                self._describe(np.concatenate(images), flow, own)
+        if self.clips:
+            clips = [output for output in outputs.values() if output.stream.clip]
+            self.clips.describe(self._views(np.concatenate(inputs[None]), None), clips)
         table = batch.drop_columns(["images", "num_images", "places", "flows"])
         rows_by_stream = {
             name: np.split(output.rows, ends[name][:-1]) for name, output in outputs.items()

@@ -1,11 +1,15 @@
 """The backbone's weights: named before the cluster is used, fetched once, kept with the run."""
 
+import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 from encoders.backbones import load as backbones_load
+from encoders.backbones.clips import PREFIX, named
 from encoders.tensor_files import metadata_of, sealed
 from pipelines.errors import ConfigError
 from pipelines.ledger.marks import damage
@@ -28,17 +32,20 @@ class Weights:
             sha256.
         description: for the report.
         is_random: seeded random filters instead of trained ones.
+        clips: those of the network of clips, which stand beside in the same file.
     """
 
     settings: Describe
     identity: str
     description: str
     is_random: bool
+    clips: "Weights | None" = None
 
     @property
     def is_at_hand(self) -> bool:
         """Return whether these are trained weights that `resolve` has read."""
-        return not self.is_random and not _is_published(self.settings.weights)
+        own = not self.is_random and not _is_published(self.settings.weights)
+        return own and (self.clips is None or self.clips.is_at_hand)
 
     def _are(self, data: bytes) -> bool:
         """Return whether a file holds these weights; one of before seals says it by its name
@@ -68,6 +75,8 @@ class Weights:
             else:
                 data = backbones_load.load_file(_read(source), source)
             backbones_load.load_model(network, data)
+            if self.clips:
+                data = backbones_load.with_clips(data, self.clips.load())
         except backbones_load.WeightsError as error:
             raise ConfigError(str(error)) from error
         return data
@@ -82,14 +91,56 @@ class Weights:
         _read.cache_clear()
 
 
+class _OfClips(Weights):
+    """Weights of a network of clips, whose messages name their own settings."""
+
+    def load(self) -> bytes:
+        with about_clips():
+            return super().load()
+
+
+@contextmanager
+def about_clips() -> Iterator[None]:
+    """Name the settings of the network of clips in messages about a network."""
+    try:
+        yield
+    except (ConfigError, backbones_load.WeightsError) as error:
+        text = str(error).replace("describe.weights", "describe.clip_weights")
+        text = text.replace("describe.backbone", "describe.clip_backbone").replace(PREFIX, "")
+        raise ConfigError(text.replace("describe.nodes", "describe.streams: clip")) from error
+
+
 def resolve(settings: Describe) -> Weights:
-    """Return the weights that the settings name.
+    """Return the weights that the settings name, with those of a network of clips where there are
+    streams of clips.
 
     Names and files are checked, nothing is downloaded.
 
     Raises:
         ConfigError: an unknown network, node or weights, or a file that cannot be read.
     """
+    own = _resolve(settings)
+    if not settings.clips:
+        return own
+    nodes = {node for spec in settings.clips for node in spec.nodes}
+    with about_clips():
+        of_clips = dataclasses.replace(
+            settings,
+            backbone=f"{PREFIX}{settings.clip_backbone}",
+            weights=settings.clip_weights,
+            nodes=named(settings.clip_backbone, (*sorted(nodes),)),
+            streams=("appearance",),
+        )
+        clips = _OfClips(**vars(_resolve(of_clips)))
+    return dataclasses.replace(
+        own,
+        identity=f"{own.identity} with {settings.clip_backbone} {clips.identity}",
+        description=f"{own.description}; clips: {settings.clip_backbone} {clips.description}",
+        clips=clips,
+    )
+
+
+def _resolve(settings: Describe) -> Weights:
     source, network = settings.weights, settings.backbone
     try:
         backbones_load.resolve_nodes(network, settings.used_nodes)
@@ -118,7 +169,7 @@ def _seed(source: str) -> int:
     return int(text)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _read(source: str) -> bytes:
     refuse_credentials("describe.weights", source)
     try:

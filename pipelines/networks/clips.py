@@ -1,6 +1,6 @@
 """CLIPS: the pictures that networks are trained and tested on, decoded once.
 
-One row per video, because at most as many pictures are kept as a segment has.
+One row per video, because at most as many pictures, or runs of them, are kept as a segment has.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import Contents, holds, publish_mark
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
-from pipelines.settings.sections import Network, Picture, Sampling
+from pipelines.settings.sections import Picture, Sampling
 from pipelines.storage.tables import CLIPS, ROWS_PER_FILE
 from pipelines.video import stages
 
@@ -57,17 +57,20 @@ def pictured(job: Job) -> dict[str, int]:
     return dict(zip(rows["video_id"].to_pylist(), rows["count"].to_pylist(), strict=True))
 
 
-def windows(network: Network) -> tuple[Window, ...]:
-    """Return the windows of frames that are decoded for each kept picture."""
-    if "flow" not in network.streams:
-        return (FRAME,)
-    moving = FlowWindow(
-        num_frames=network.flow_stack + 1,
-        gap=1,
-        method=network.flow_method,
-        bound_px=network.flow_bound_px,
-    )
-    return (FRAME, moving)
+def windows(config: Config) -> tuple[Window, ...]:
+    """Return the windows of frames that are decoded for each kept picture: itself or the run that
+    ends with it, and flow."""
+    network, size = config.network, config.run_frames
+    shown = (FRAME,) if size == 1 else (FRAME, Window(num_frames=size, gap=1))
+    if "flow" in network.streams or config.learns_flow:
+        moving = FlowWindow(
+            num_frames=network.flow_stack + 1 if size == 1 else size,
+            gap=1,
+            method=network.flow_method,
+            bound_px=network.flow_bound_px,
+        )
+        return (*shown, moving)
+    return shown
 
 
 def clip_plan(job: Job) -> pa.Table:
@@ -101,7 +104,7 @@ def _decode(job: Job, rows: pa.Table) -> Spent:
         Chain,
         fn_constructor_args=(
             (decoder, (config, line.meter)),
-            (KeepClips, (network.side_px, "flow" in network.streams)),
+            (KeepClips, (network.side_px, windows(config))),
         ),
         **pool.options(batch_size=VIDEOS_AT_A_TIME),
     )
@@ -118,7 +121,7 @@ def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
         Picture(resize_px=network.side_px, crop_px=network.side_px),
         config.decode,
         meter,
-        windows(network),
+        windows(config),
         compares=True,
     )
 
@@ -126,22 +129,37 @@ def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
 class KeepClips:
     """A mapper of decoded segments to CLIPS rows."""
 
-    def __init__(self, side_px: int, has_flow: bool) -> None:
-        self.side_px, self.has_flow = side_px, has_flow
+    def __init__(self, side_px: int, windows: tuple[Window, ...]) -> None:
+        moving = [isinstance(window, FlowWindow) for window in windows]
+        self.side_px, self.has_flow = side_px, any(moving)
+        # The last that is shown: runs, where there are some.
+        self.shown = moving.index(True) - 1 if self.has_flow else len(windows) - 1
+        self.run_frames = windows[self.shown].num_frames
 
     def __call__(self, segments: pa.Table) -> pa.Table:
         return CLIPS.build([self._row(row) for row in segments.to_pylist()])
 
     def _row(self, row: dict) -> dict:
         images = np.frombuffer(row["images"], np.uint8).reshape(-1, self.side_px**2 * 3)
-        places = row["places"][0] if row["places"] else []
+        places = row["places"][self.shown] if row["places"] else []
+        indices, status = row["frame_indices"], row["status"]
+        kind, error = row["error_type"], row["error"]
+        if self.run_frames > 1:
+            indices = [row["image_indices"][place] for place in places]
+            if not places and status != "failed":
+                status, kind = "failed", "no_frames"
+                error = f"fewer than the {self.run_frames} frames of a run"
         flow = (row["flows"][0] if row["flows"] else b"") if self.has_flow else None
         return {
             "clip_id": row["segment_id"],
-            **{name: row[name] for name in ("video_id", "source", "status", "error")},
-            "frame_indices": row["frame_indices"],
+            **{name: row[name] for name in ("video_id", "source")},
+            "status": status,
+            "error": error,
+            "frame_indices": indices,
             "pictures": images[places].tobytes(),
             "flow": flow,
-            "num_flows": len(row["places"][1]) if flow and len(row["places"]) > 1 else 0,
-            **{name: row[name] for name in ("error_type", "timestamps_s")},
+            "num_flows": len(row["places"][-1]) if flow else 0,
+            "error_type": kind,
+            # Of runs the frames between the sampled ones have no times here.
+            "timestamps_s": row["timestamps_s"] if self.run_frames == 1 else None,
         }

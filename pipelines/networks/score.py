@@ -128,7 +128,7 @@ class ScoreVideos:
         frames = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
         indices = table["frame_indices"][row].as_py()
         times_s = [float("nan")] * len(indices)
-        if "timestamps_s" in table.column_names:
+        if "timestamps_s" in table.column_names and table["timestamps_s"][row].is_valid:
             times_s = table["timestamps_s"][row].as_py()
         # Flow is of the last frames.
         return frames, indices[-len(frames) :], times_s[-len(frames) :]
@@ -138,7 +138,8 @@ class ScoreVideos:
         draw = training.generator(
             "cpu", self.config.run.seed, zlib.crc32(place["video_id"].encode())
         )
-        clips = drawn_clips(len(frames), 1, network, settings.test_clips, draw)
+        size = 1 if fitted.reads_maps else self.config.run_frames
+        clips = drawn_clips(len(frames), size, network, settings.test_clips, draw)
         outputs = clip_scores(network, frames, clips, settings.test_views, settings.crop_px)
         scores = network.scores(outputs).mean(0)
         maps = []

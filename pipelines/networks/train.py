@@ -13,8 +13,9 @@ import ray.train.torch
 import torch
 
 from encoders.networks.body import Source
-from encoders.networks.fit import ClipSample, fit_network
+from encoders.networks.fit import ClipSample, Pairs, fit_network
 from encoders.networks.registry import network_class
+from encoders.networks.settings import ActionFlowSettings
 from pipelines.cluster import pools
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.checkpoints import Checkpoints
@@ -23,6 +24,7 @@ from pipelines.cluster.training import run_training
 from pipelines.fit import codebooks
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import holds
+from pipelines.networks import flow_pairs
 from pipelines.networks.maps import StoredMaps
 from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
@@ -130,6 +132,10 @@ def _train_all(setting: dict) -> None:
         sample = ClipSample(
             frames=torch.from_numpy(share.frames),
             counts=share.counts,
+            run_frames=1 if task.network.reads_maps else config.run_frames,
+            flows=None if share.flows is None else torch.from_numpy(share.flows),
+            flow_bound_px=config.network.flow_bound_px,
+            pairs=read_pairs(training, task, team),
             targets=targets(training.classes, [task.labels[video] for video in share.videos]),
             multi_label=any(len(labels) > 1 for labels in task.labels.values()),
             seed=config.run.seed,
@@ -191,12 +197,13 @@ def column(stream: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """Frames uint8 [f, side, side, c] of whole videos, or their maps float16 [f, C, h, w]; and how
-    many each has."""
+    """Frames uint8 [f, side, side, c] of whole videos, or their maps float16 [f, C, h, w]; how many
+    each has; and for a network that learns flow that of each run, uint8 [runs, side, side, 2L]."""
 
     frames: np.ndarray
     videos: list[str]
     counts: list[int]
+    flows: np.ndarray | None = None
 
 
 def read_share(training: Training, task: Task, team: Team) -> Share:
@@ -219,7 +226,21 @@ def read_share(training: Training, task: Task, team: Team) -> Share:
     shape = (sum(counts), network.side_px, network.side_px, channels(network, stream))
     key = ("clip_id", "source")
     frames = mapped(training.store, task.sample, column(stream), key, first, shape)
-    return Share(frames, [video for *_, video, _ in own], counts)
+    flows, size = None, training.config.run_frames
+    if task.network.settings.learns_flow:
+        first = {key: place // size for key, place in first.items()}
+        shape = (sum(counts) // size, *shape[1:3], 2 * (size - 1))
+        flows = mapped(training.store, task.sample, "flow", key, first, shape)
+    return Share(frames, [video for *_, video, _ in own], counts, flows)
+
+
+def read_pairs(training: Training, task: Task, team: Team) -> Pairs | None:
+    """Return this worker's share of the pairs with true flow that a network learns from, if any."""
+    settings = task.network.settings
+    if not isinstance(settings, ActionFlowSettings) or not settings.pairs:
+        return None
+    own = flow_pairs.found(settings.pairs)[team.rank :: team.size]
+    return flow_pairs.read_all(own, training.config.network.side_px)
 
 
 def targets(classes: Sequence[str], labels: Sequence[Sequence[str]]) -> torch.Tensor:

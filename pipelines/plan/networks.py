@@ -2,7 +2,6 @@
 of a clip, with random filters and on noise; and decoding for CLIPS, on videos of the sample.
 """
 
-import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -84,7 +83,9 @@ def try_networks(job: Job, store: Store, videos: pa.Table, num_classes: int) -> 
     if not (trials and job.networks_see_pictures):
         return Networks(trials)
     settings = job.config.network
-    size = 3 + (2 * settings.flow_stack if "flow" in settings.streams else 0)
+    run = job.config.run_frames
+    size = 3 * run + (2 * settings.flow_stack if "flow" in settings.streams else 0)
+    size += 2 * (run - 1) if job.config.learns_flow else 0
     return Networks(
         trials, _decode_s(job, store, videos), float(settings.frames * settings.side_px**2 * size)
     )
@@ -94,12 +95,7 @@ def _try(job: Job, fitted: FittedNetwork, num_classes: int, copies: int) -> Netw
     config, settings = job.config, fitted.settings
     weights = random_filters(config.describe.backbone, 0)
     source = source_of(config, job.network_node, weights, fitted)
-    few = dataclasses.replace(
-        settings,
-        num_steps=(STEPS,) * settings.phases,
-        batch_clips=CLIPS,
-        part_clips=0,
-    )
+    few = settings.tried(STEPS, CLIPS)
     network = network_class(fitted.base).build(source, few, num_classes)
     frames = _frames(job, fitted)
     ends: list[float] = []
@@ -107,20 +103,23 @@ def _try(job: Job, fitted: FittedNetwork, num_classes: int, copies: int) -> Netw
         frames=torch.cat([frames] * CLIPS),
         counts=[len(frames)] * CLIPS,
         targets=torch.eye(num_classes)[:CLIPS],
+        run_frames=_run_frames(job, fitted),
+        flows=_flows(job) if settings.learns_flow else None,
+        flow_bound_px=config.network.flow_bound_px,
         checkpoint=lambda _: ends.append(now_s()),
     )
     fit_network(network, sample, config.network.crop_px)
     # The last step of a phase: the first one has new optimisers.
     step_s = [
         ends[phase * STEPS + STEPS - 1] - ends[phase * STEPS + STEPS - 2]
-        for phase in range(settings.phases)
+        for phase in range(len(few.steps))
     ]
     return NetworkTrial(
         name=fitted.encoder,
         stream=fitted.stream,
         copies=copies,
         train_s=_whole(settings, step_s),
-        clip_s=_clip_s(job, network, frames),
+        clip_s=_clip_s(job, network, frames, sample.run_frames),
         num_bytes=sum(map(len, network.files().values())),
     )
 
@@ -128,13 +127,13 @@ def _try(job: Job, fitted: FittedNetwork, num_classes: int, copies: int) -> Netw
 def _whole(settings: NetworkSettings, step_s: list[float]) -> float:
     """Return the seconds of the whole training, from those of a step of each phase in a trial."""
     clips = settings.batch_clips / CLIPS
-    return clips * sum(n * s for n, s in zip(settings.num_steps, step_s, strict=True))
+    return clips * sum(n * s for n, s in zip(settings.steps, step_s, strict=True))
 
 
-def _clip_s(job: Job, network: Network, frames: torch.Tensor) -> float:
+def _clip_s(job: Job, network: Network, frames: torch.Tensor, run_frames: int) -> float:
     """Return the seconds of one clip of a test, with its crops; the better of two."""
     settings, draw = job.config.network, training.generator("cpu", 0)
-    places = drawn_clips(len(frames), 1, network, 1, draw)
+    places = drawn_clips(len(frames), run_frames, network, 1, draw)
     times = []
     for _ in range(2):
         started = now_s()
@@ -150,7 +149,19 @@ def _frames(job: Job, fitted: FittedNetwork) -> torch.Tensor:
         _, shape = stream_of(job)
         return torch.rand((FRAMES, *shape), generator=draw).half()
     side, depth = settings.side_px, channels(settings, fitted.stream)
-    shape = (settings.frames, side, side, depth)
+    shape = (settings.frames * job.config.run_frames, side, side, depth)
+    return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
+
+
+def _run_frames(job: Job, fitted: FittedNetwork) -> int:
+    return 1 if fitted.reads_maps else job.config.run_frames
+
+
+def _flows(job: Job) -> torch.Tensor:
+    """Return the flow of each run of frames, as CLIPS have it: noise."""
+    settings, draw = job.config.network, training.generator("cpu", 0)
+    depth = 2 * (job.config.run_frames - 1)
+    shape = (CLIPS * settings.frames, settings.side_px, settings.side_px, depth)
     return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
 
 

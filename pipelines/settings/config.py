@@ -15,6 +15,7 @@ from typing import Any, Self
 from encoders.fields import require
 from encoders.networks.registry import NETWORKS
 from encoders.networks.settings import (
+    ActionFlowSettings,
     LstmSettings,
     NetworkSettings,
     PoolingSettings,
@@ -126,6 +127,7 @@ class Config:
     network: Network = field(default_factory=Network)
     tsn: TsnSettings = field(default_factory=TsnSettings)
     tdn: TdnSettings = field(default_factory=TdnSettings)
+    actionflownet: ActionFlowSettings = field(default_factory=ActionFlowSettings)
     conv_pooling: PoolingSettings = field(default_factory=PoolingSettings)
     late_pooling: PoolingSettings = field(default_factory=PoolingSettings)
     slow_pooling: WindowSettings = field(default_factory=WindowSettings)
@@ -238,10 +240,29 @@ class Config:
             for field_name, equals, text in parts:
                 if not equals:
                     raise ValueError("expected network@field=value:field=value")
-                values[field_name] = parsed(record, base, field_name, text.replace("/", ","))
+                # A path keeps its slashes.
+                is_text = isinstance(getattr(record, field_name, None), str)
+                given = text if is_text else text.replace("/", ",")
+                values[field_name] = parsed(record, base, field_name, given)
             return NetworkVariant(name, base, changed(record, base, values))
         except ValueError as error:
             raise ValueError(f"network.networks: {name}: {error}") from error
+
+    @property
+    def networks(self) -> list[NetworkSettings]:
+        """Return the settings of each network of network.networks."""
+        return [self.network_variant(name).settings for name in self.network.networks]
+
+    @property
+    def run_frames(self) -> int:
+        """Return how many consecutive frames are kept together of a video, for networks of all
+        kinds: a frame of a longer run is one too."""
+        return max((settings.run_frames for settings in self.networks), default=1)
+
+    @property
+    def learns_flow(self) -> bool:
+        """Return whether a network learns the flow between these frames."""
+        return any(settings.learns_flow for settings in self.networks)
 
     def with_settings(self, settings: Sequence[str]) -> Self:
         """Return this configuration after `section.field=value` (or fv_vae=PRESET) settings, in

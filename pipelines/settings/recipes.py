@@ -259,6 +259,21 @@ def act() -> Config:
     )
 
 
+def actionflownet() -> Config:
+    """UCF101 by ActionFlowNet: 16 frames, flow first and then flow and classes (VU 4.4.2).
+
+    The thesis's other rows are variants of it: `network.networks=actionflownet@frames=2`,
+    `@learns=scratch` and so on (docs/networks.md). Eight runs of frames are kept of each video.
+    """
+    return dataclasses.replace(
+        ucf101(),
+        recipe="actionflownet",
+        describe=Describe(backbone="resnet18", nodes=("layer4",), streams=("appearance",)),
+        encode=Encode(encoders=("ave",)),
+        network=Network(networks=("actionflownet",), frames=8),
+    )
+
+
 def sports1m() -> Config:
     """Sports-1M by networks on full-length video: AlexNet's maps of a frame a second of the first
     five minutes, clips of 1, 30 and 120 frames in turn (VU 3.3, 3.4.1).
@@ -309,6 +324,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "tdn": tdn,
     "hmdb51": hmdb51,
     "act": act,
+    "actionflownet": actionflownet,
     "sports1m": sports1m,
 }
 

@@ -40,6 +40,7 @@ from encoders.stream_specs import (
     MOST_FLOWS,
     MOST_FRAMES,
     SPECS,
+    ClipSpec,
     Scaling,
     StreamSpec,
     Window,
@@ -239,12 +240,24 @@ class Describe(Record):
         "A torchvision weights name, a file or URI of a state dict, or random:SEED.",
         Changes.CONTENT,
     )
+    clip_backbone: str = setting(
+        "r3d_18",
+        "The network that streams of clips are described by: r3d_18, mc3_18, r2plus1d_18, s3d, "
+        "mvit_v2_s, swin3d_t and others of torchvision.models.video, or the encoder of a trained "
+        "actionflownet (of width 16 actionflownet_16).",
+        Changes.CONTENT,
+    )
+    clip_weights: str = setting(
+        "KINETICS400_V1",
+        "Its weights: a torchvision weights name, a file or URI of a state dict, or random:SEED.",
+        Changes.CONTENT,
+    )
     streams: Annotated[tuple[str, ...], ONE_OR_MORE] = setting(
         ("appearance", "difference"),
         "What is kept of each node's maps (docs/streams.md): pyramids of the maps, of their "
-        "differences and of rank pooling, of maps of optical flow, or every position, which "
-        "`concat` and DQ's AVE read. kind, or kind@field=value:field=value, lists with /. A node "
-        "without spatial extent, such as fc7, gives one stream "
+        "differences and of rank pooling, of maps of optical flow, of clips, or every position, "
+        "which `concat` and DQ's AVE read. kind, or kind@field=value:field=value, lists with /. A "
+        "node without spatial extent, such as fc7, gives one stream "
         '"global" instead, which `ga` reads.',
     )
     scaling: Scaling = setting("per_position", "What maps are divided by before the pyramid.")
@@ -278,9 +291,14 @@ class Describe(Record):
 
     @property
     def used_nodes(self) -> tuple[str, ...]:
-        """Return the nodes of all streams, as named."""
-        nodes = (node for _, spec in self.specs for node in spec.nodes or self.nodes)
-        return tuple(dict.fromkeys(nodes))
+        """Return the nodes of all streams of pictures and of flow, as named."""
+        specs = [spec for kind, spec in self.specs if kind != "clip"]
+        return tuple(dict.fromkeys(node for spec in specs for node in spec.nodes or self.nodes))
+
+    @property
+    def clips(self) -> tuple[ClipSpec, ...]:
+        """Return the entries of `streams` that a network of clips describes."""
+        return tuple(spec for _, spec in self.specs if isinstance(spec, ClipSpec))
 
     @property
     def windows(self) -> tuple[Window, ...]:

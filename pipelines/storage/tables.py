@@ -305,7 +305,11 @@ CLIPS = Table(
         Column("source", pa.string(), "as in VIDEOS when it was decoded"),
         Column("status", pa.string(), "ok, partial (some wanted frames are missing) or failed"),
         Column("error", pa.string(), "message for people", nullable=True),
-        Column("frame_indices", pa.list_(pa.int64()), "which frames, ascending; empty if failed"),
+        Column(
+            "frame_indices",
+            pa.list_(pa.int64()),
+            "which frames, ascending, for actionflownet within each run; empty if failed",
+        ),
         Column(
             "pictures",
             pa.large_binary(),
@@ -315,7 +319,8 @@ CLIPS = Table(
             "flow",
             pa.large_binary(),
             "uint8 [frames, side_px, side_px, 2 flow_stack], u and v of each flow, 127.5 where "
-            "nothing moves; of the last frames, as a stream of flow; null where none is asked for",
+            "nothing moves; of the last frames, as a stream of flow; for actionflownet a stack of "
+            "the flows inside each run; null where none is asked for",
             nullable=True,
         ),
         Column("num_flows", pa.int32(), "stacks in column flow"),
@@ -398,23 +403,30 @@ CAMS = Table(
     "cams",
     "classify",
     "cams/<network>-<stream>/*/*.parquet",
-    "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of pictures",
+    "Class activation maps of some tested videos (VU 5.4.5): one row per map of a clip of "
+    "pictures. Of actionflownet: one map of what the class loses where a square is black "
+    "(VU 4.4.3.1)",
     ("video_id", "encoder", "stream", "subnetwork", "place"),
     (
         Column("video_id", pa.string(), "key of VIDEOS"),
         Column("encoder", pa.string(), "name of network.networks"),
         Column("stream", pa.string(), "rgb"),
         Column("fold", pa.int32(), "fold that was left out in training"),
-        Column("subnetwork", pa.string(), "image or difference"),
+        Column("subnetwork", pa.string(), "image, difference or occlusion"),
         Column("place", pa.int32(), "of the frame, or of the pair of frames, in the clip; 0-based"),
-        Column("frame_indices", pa.list_(pa.int64()), "the frame, or both"),
+        Column("frame_indices", pa.list_(pa.int64()), "the frame, or both; first and last one"),
         Column("label", pa.string(), "the class with the highest score, whose map it is"),
         Column("labels", pa.list_(pa.string()), "the video's own classes"),
-        Column("picture", pa.large_binary(), "JPEG of the frame, or of the mean of both"),
+        Column(
+            "picture",
+            pa.large_binary(),
+            "JPEG of the frame, of the mean of both, or the middle one",
+        ),
         Column(
             "values",
             pa.list_(pa.float32()),
-            "of a square map, row by row: their mean is the subnetwork's score of the frame",
+            "of a square map, row by row: their mean is the subnetwork's score of the frame; or "
+            "(p - p_hidden) / p for a square of a quarter of the side, in steps of a sixteenth",
         ),
     ),
 )

@@ -18,6 +18,9 @@ from pipelines.video import watch
 _PAIR_S = {"dis": 0.0065, "tvl1": 0.69}
 """Seconds of an unloaded core for the flow of two pictures of 256 x 256 px (docs/streams.md)."""
 
+METHODS = tuple(_PAIR_S)
+"""Names of the algorithms."""
+
 _MARGIN = 4.0
 """Older processors take twice as long, and so do cores that share their units."""
 
@@ -54,6 +57,11 @@ def flow_between(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarr
             on the CPU).
     """
     return _engine(method).calc(before, after, None)
+
+
+def flow_of_pictures(before: np.ndarray, after: np.ndarray, method: str) -> np.ndarray:
+    """Return `flow_between` of RGB pictures, uint8 [h, w, 3]."""
+    return flow_between(_grey(before), _grey(after), method)
 
 
 def to_levels(flow: np.ndarray, bound_px: float) -> np.ndarray:

@@ -51,6 +51,8 @@ _FRAMES = pa.schema(
     + [
         pa.field("images", pa.large_binary()),
         pa.field("num_images", pa.int32()),
+        # Of `images`, in the video.
+        pa.field("image_indices", pa.list_(pa.int64())),
         # For each window its `SegmentFrames.places`, flattened.
         pa.field("places", pa.list_(pa.list_(pa.int32()))),
         # For each window of optical flow its `SegmentFrames.flows`.
@@ -248,6 +250,7 @@ class DecodeSegments:
             "decoder": f"{frames.decoder} {frames.decoder_version}{_joined(frames.num_parts)}",
             "images": frames.images.tobytes(),
             "num_images": len(frames.images),
+            "image_indices": frames.image_indices.tolist(),
             "places": [frames.places[window].ravel().tolist() for window in self.windows],
             "flows": [frames.flows[w].tobytes() for w in self.windows if isinstance(w, FlowWindow)],
         }
@@ -285,6 +288,7 @@ def _no_frames() -> dict:
         "timestamps_s": [],
         "images": b"",
         "num_images": 0,
+        "image_indices": [],
         "places": [],
         "flows": [],
     }

@@ -41,7 +41,7 @@ def test_one_draw_is_for_all_frames_of_a_clip() -> None:
     frame = torch.randint(256, (1, 20, 24, 3), dtype=torch.uint8)
     seen = set()
     for seed in range(20):
-        clip = augmented(
+        clip, _ = augmented(
             frame.expand(4, -1, -1, -1), settings(), 16, training.generator("cpu", seed)
         )
         assert clip.shape == (4, 16, 16, 3)
@@ -56,7 +56,7 @@ def test_flow_is_mirrored_with_its_sign_and_keeps_its_levels() -> None:
     kinds = set()
     for seed in range(20):
         record = settings(crops="centre")
-        clip = augmented(flow, record, 8, training.generator("cpu", seed))
+        clip, _ = augmented(flow, record, 8, training.generator("cpu", seed))
         mirrored = flow.flip(2)
         mirrored[..., ::2] = 255 - mirrored[..., ::2]
         assert torch.equal(clip, flow) != torch.equal(clip, mirrored)
@@ -67,7 +67,7 @@ def test_flow_is_mirrored_with_its_sign_and_keeps_its_levels() -> None:
 def test_colours_change_by_at_most_the_share() -> None:
     grey = torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)
     record = settings(crops="centre", mirror=False, colour_jitter=0.2)
-    levels = {augmented(grey, record, 8, draw)[0, 0, 0, 0].item() for draw in DRAWS[:50]}
+    levels = {augmented(grey, record, 8, draw)[0][0, 0, 0, 0].item() for draw in DRAWS[:50]}
     assert len(levels) > 10
     assert 79 <= min(levels) <= max(levels) <= 120
 

@@ -174,9 +174,10 @@ def test_files_bring_the_same_scores_back(name: str, backbone: str) -> None:
         assert torch.equal(again.outputs(clips)[subnetwork], scores)
     assert again.files() == files
     # Backbones are what describe.weights takes.
-    model = load.load_model(backbone, files["image.safetensors"])
-    for key, value in network.body("image").model.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value)
+    for subnetwork in network.bodies:
+        model = load.load_model(backbone, files[f"{subnetwork}.safetensors"])
+        for key, value in network.body(subnetwork).model.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value)
 
 
 def test_clips_and_crops_are_a_mean_of_a_loop(name: str) -> None:
@@ -201,7 +202,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_what_to_do(name: str) -> N
     network = tiny.network(name, "tiny_plain")
     of = tiny.sample(tiny.videos(6), TARGETS)
     with torch.no_grad():
-        network.body("image").model.features[0].weight[0, 0, 0, 0] = torch.nan
+        next(network.parameters()).flatten()[0] = torch.nan
     with pytest.raises(
         ValueError, match=rf"{name} training, step 0: expected finite .* lower {name}.learning_rate"
     ):

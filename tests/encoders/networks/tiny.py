@@ -18,6 +18,7 @@ from encoders.networks.body import Source
 from encoders.networks.fit import ClipSample, fit_network
 from encoders.networks.registry import NETWORKS, network_class
 from encoders.networks.settings import (
+    ActionFlowSettings,
     LstmSettings,
     NetworkSettings,
     PoolingSettings,
@@ -40,6 +41,15 @@ _POOLING = {
 _WINDOWS = {"window_frames": 2, "window_stride": 1}
 
 SMALL: dict[type[NetworkSettings], dict] = {
+    ActionFlowSettings: {
+        "frames": 3,
+        "width": 4,
+        "learns": "scratch",
+        "optimiser": "sgd",
+        "dropout": 0.0,
+        "crops": "random",
+        "colour_jitter": 0.0,
+    },
     PoolingSettings: _POOLING,
     WindowSettings: _POOLING | _WINDOWS,
     TimeConvSettings: _POOLING | _WINDOWS | {"kernels": 6},
