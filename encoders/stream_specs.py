@@ -32,7 +32,7 @@ STAGES = "stages"
 """Placeholder of the last nodes before each loss of resolution (`encoders.backbones.stages`)."""
 
 
-VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
+VIEWS = {"centre": 1, "mirror": 2, "ten": 10, "fifty": 50}
 """Views of a frame by picture.views, see `encoders.descriptors.views`."""
 
 

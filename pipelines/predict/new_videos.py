@@ -109,9 +109,9 @@ def new_videos(
         )
     config = _config(run.config, settings)
     inputs = prepare.Inputs(videos=videos, labels=None, out=work, config=config, steps=STEPS)
-    manifest, split, num_folds = prepare.manifest_of(
-        list_videos(videos, out=work, media=config.manifest.media), None, inputs
-    )
+    has_boxes = config.picture.box == "crop"
+    listed = list_videos(videos, out=work, media=config.manifest.media, with_boxes=has_boxes)
+    manifest, split, num_folds = prepare.manifest_of(listed, None, inputs)
     store = prepare.open_store(work)
     books = tuple(dict.fromkeys(part.codebook for part in model.encoded))
     networks = [network for part in model.networks for network in part.networks]

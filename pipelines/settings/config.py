@@ -161,6 +161,12 @@ class Config:
             f"at least {LEAST_FLOW_PX} px where describe.streams has flow",
             self.picture.resize_px,
         )
+        require(
+            not flows or not self.picture.scales,
+            "picture.scales",
+            "none where describe.streams has flow",
+            self.picture.scales,
+        )
         apart = [w for w in self.describe.windows if not w.is_sampled]
         require(
             not apart or self.sampling.policy != "keyframes",

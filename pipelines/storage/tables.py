@@ -44,7 +44,8 @@ VIDEOS = Table(
         Column(
             "source",
             pa.string(),
-            "digest of uri, size and modification time or etag: it changes with the file",
+            "digest of uri, size and modification time or etag, and of the box where there is one: "
+            "it changes with them",
         ),
         Column("container", pa.string(), "FFmpeg's name of the container", nullable=True),
         Column("codec", pa.string(), "FFmpeg's name of the codec", nullable=True),
@@ -82,6 +83,16 @@ VIDEOS = Table(
             nullable=True,
         ),
         Column("end_s", pa.float64(), "where it ends in its file", nullable=True),
+        Column(
+            "box_x",
+            pa.float64(),
+            "left edge of the part of the picture that is the video, in px of the picture as "
+            "shown, with picture.box_margin; null where it is the whole picture",
+            nullable=True,
+        ),
+        Column("box_y", pa.float64(), "its upper edge", nullable=True),
+        Column("box_width", pa.float64(), "its width in px", nullable=True),
+        Column("box_height", pa.float64(), "its height in px", nullable=True),
     ),
 )
 

@@ -106,7 +106,7 @@ BASE = Config().with_settings(
     [
         *SETTINGS[:1],
         *(f"{name}.pca_components=4" for name in ("vlad", "gmm_fv", "fv_vae", "bilinear")),
-        *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4"),
+        *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4", "picture.box=crop"),
         *(f"network.networks={','.join(NETWORKS)}", "network.streams=rgb,flow"),
     ]
 )
