@@ -261,11 +261,33 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
             f"{stream.name} have {stream.width} values; set at most that many, or give the "
             "stream a run of its own"
         )
+    if settings.is_scaled:
+        _check_scales(name, settings, stream)
     if stream.kind in ("positions", "dense") and settings.is_spatial:
         raise ConfigError(
             f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and "
             f"{stream.name} has none; leave out levels, per_level and position_weight, or give "
             "the stream a run of its own"
+        )
+
+
+def _check_scales(name: str, settings: EncoderSettings, stream: Stream) -> None:
+    """Refuse an encoder that tells sizes apart which a stream does not have."""
+    sides = [scale.side_px for scale in stream.scales]
+    if not set(settings.sides) <= set(sides):
+        raise ConfigError(
+            f"encode.encoders: {name}: sides: expected some of {sides} (picture.scales, or "
+            f"picture.crop_px), got {list(settings.sides)}"
+        )
+    if settings.regions and not all(scale.height for scale in stream.scales):
+        raise ConfigError(
+            f"encode.encoders: {name}: regions: expected streams of positions, got "
+            f"{stream.name}, cells of a pyramid; set describe.streams=dense, or leave regions out"
+        )
+    if settings.is_spatial:
+        raise ConfigError(
+            f"encode.encoders: {name}: scales, sides and regions: expected none of levels, "
+            "per_level and position_weight beside them, got one; leave either out"
         )
 
 

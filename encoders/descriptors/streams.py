@@ -3,6 +3,7 @@
 Letters: f frames, C channels, T cells of the spatial pyramid.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from encoders.descriptors.differences import rank_pooled, signed_parts
 from encoders.descriptors.pyramid import LEVELS, num_cells, pyramid_pool
-from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scaling, StreamSpec, Window
+from encoders.stream_specs import FRAME, INPUT, FlowWindow, Scale, Scaling, StreamSpec, Window
 
 EPSILON = 1e-12
 """Least divisor of a map, so that an empty map stays 0."""
@@ -77,11 +78,13 @@ class Stream:
         name: the column of DESCRIPTORS.
         node: of the network, or `input`.
         kind: one of `KINDS`.
-        cells: T, the number of descriptors of one view of a frame.
+        cells: T, the number of descriptors of one view of a frame, those of all scales together.
         width: C, the length of a descriptor.
         window: the frames that it reads for one sampled frame.
         scaling, spp_levels: scaling of the maps, and levels of the pyramid.
         views: number of crops of a frame; their descriptors stand one view after the other.
+        scales: the sizes of the picture, smallest first, as their rows stand in each view; none
+            given: one size.
     """
 
     name: str
@@ -93,6 +96,14 @@ class Stream:
     scaling: str = "per_position"
     spp_levels: tuple[int, ...] = LEVELS
     views: int = 1
+    scales: tuple[Scale, ...] = ()
+
+    @property
+    def spans(self) -> list[slice]:
+        """The rows of each scale in a view."""
+        rows = [scale.rows for scale in self.scales] or [self.cells]
+        ends = list(itertools.accumulate(rows))
+        return [slice(end - number, end) for number, end in zip(rows, ends, strict=True)]
 
     @property
     def flow(self) -> FlowWindow | None:
@@ -105,7 +116,7 @@ class Stream:
         return self.views * self.cells
 
     def describe(self, maps: Tensor, indices: Tensor) -> Tensor:
-        """Return descriptors [k, T, C] of one view.
+        """Return descriptors [k, T, C] of one view at one scale.
 
         The values of a global node stay as the network gives them.
 
@@ -153,6 +164,8 @@ def streams_of(
     scaling: str,
     levels: tuple[int, ...],
     views: int = 1,
+    smaller: Sequence[dict[str, tuple[int, int, int]]] = (),
+    sides_px: Sequence[int] = (0,),
 ) -> dict[str, Stream]:
     """Return {name: stream}, node by node; a name is for example features_12_appearance.
 
@@ -160,6 +173,8 @@ def streams_of(
         shapes: {node: (C, h, w)}, in the order of the streams.
         entries: kind, fields and nodes of each entry of describe.streams.
         scaling: of entries without one.
+        smaller: the shapes at smaller sizes of the picture, smallest first.
+        sides_px: the sides of the picture at all sizes.
 
     Raises:
         ValueError: two streams would have the same name, or a vector has only differences.
@@ -191,19 +206,23 @@ def streams_of(
             input_channels = channels
             if isinstance(window, FlowWindow) and node == INPUT:
                 input_channels = max(channels, window.num_channels)
+            sizes = [at[node][1:] for at in smaller] + [(height, width)]
+            scales = tuple(
+                Scale(side_px, h * w, h, w)
+                if kind in ("positions", "dense", "global")
+                else Scale(side_px, num_cells(levels))
+                for side_px, (h, w) in zip(sides_px, sizes, strict=True)
+            )
             streams[name] = Stream(
                 name=name,
                 node=node,
                 kind=kind,
-                cells={
-                    "positions": height * width,
-                    "dense": height * width,
-                    "global": 1,
-                }.get(kind, num_cells(levels)),
+                cells=sum(scale.rows for scale in scales),
                 width=input_channels * (2 if kind == "difference" else 1),
                 window=window,
                 scaling=spec.scaling or scaling,
                 spp_levels=levels,
                 views=views,
+                scales=scales,
             )
     return streams

@@ -38,11 +38,12 @@ def described_streams(config: Config) -> dict[str, Stream]:
     Raises:
         ConfigError: the network has no such node, or does not take such pictures or stacks of flow.
     """
-    describe, size = config.describe, config.picture.crop_px
+    describe, sides = config.describe, config.picture.sides
+    size = sides[-1]
     try:
         named = functools.partial(load.expanded, describe.backbone, crop_px=size)
         nodes = named(describe.used_nodes)
-        shapes = load.node_shapes(describe.backbone, nodes, size)
+        *smaller, shapes = (load.node_shapes(describe.backbone, nodes, side) for side in sides)
         entries = [
             (kind, spec, named(spec.nodes or describe.nodes)) for kind, spec in describe.specs
         ]
@@ -50,13 +51,13 @@ def described_streams(config: Config) -> dict[str, Stream]:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
                 load.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
-        return streams_of(shapes, entries, describe.scaling, levels, views)
+        return streams_of(shapes, entries, describe.scaling, levels, views, smaller, sides)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
-            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: "
-            f"{error}"
+            f"picture.{'scales' if config.picture.scales else 'crop_px'}: {describe.backbone} does "
+            f"not take {' or '.join(map(str, sides))} px: {error}"
         ) from error
 
 
@@ -193,18 +194,35 @@ class DescribeFrames:
         """
         if not len(images):
             return
-        for view, pictures in enumerate(self._views(images, flow)):
-            nodes = {
-                node: _Maps(
-                    [d for d in outputs if (d.stream.node, d.stream.flow) == (node, flow)], view
-                )
-                for node in self.backbones[flow].nodes
-            }
-            for part in pictures.split(self.batch_frames):
-                for node, maps in self._forward(part, flow).items():
-                    nodes[node].add(maps)
-            for node_maps in nodes.values():
-                node_maps.describe()
+        for scale, sized in enumerate(self._sizes(images)):
+            # Larger pictures take more memory each.
+            area = (self.picture.sides[scale] / self.picture.sides[0]) ** 2
+            most = max(1, int(self.batch_frames / area))
+            for view, pictures in enumerate(self._views(sized, flow)):
+                nodes = {
+                    node: _Maps(
+                        [d for d in outputs if (d.stream.node, d.stream.flow) == (node, flow)],
+                        view,
+                        scale,
+                    )
+                    for node in self.backbones[flow].nodes
+                }
+                for part in pictures.split(most):
+                    for node, maps in self._forward(part, flow, most).items():
+                        nodes[node].add(maps)
+                for node_maps in nodes.values():
+                    node_maps.describe()
+
+    def _sizes(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the pictures [u, side, side, c] at each scale."""
+        if not self.picture.scales:
+            yield images
+            return
+        first = 0
+        for side in self.picture.scales:
+            rows = images[:, 0, first : first + side**2]
+            yield rows.reshape(len(images), side, side, -1)
+            first += side**2
 
     def _places(self, flat: list[list[int]]) -> dict[Window, np.ndarray]:
         """Return the images that each window reads for the segment's frames, [k, num_read] indices;
@@ -220,26 +238,31 @@ class DescribeFrames:
         }
 
     def _inputs(self, batch: pa.Table, flow: FlowWindow | None) -> list[np.ndarray]:
-        """Return uint8 [u, side, side, c] of each segment: its pictures, or its stacks of flow."""
-        side, channels = self.picture.decoded_px, flow.num_channels if flow else COLOURS
+        """Return uint8 [u, *decoded_shape, c] of each segment: its pictures, or its stacks of
+        flow.
+        """
+        shape, channels = self.picture.decoded_shape, flow.num_channels if flow else COLOURS
         values = batch["images"]
         if flow:
             index = [w for w in self.settings.windows if isinstance(w, FlowWindow)].index(flow)
             failed = pa.scalar(b"", pa.large_binary())
             values = [row[index] if len(row) else failed for row in batch["flows"]]
         buffers = (np.frombuffer(value.as_buffer(), np.uint8) for value in values)
-        return [buffer.reshape(-1, side, side, channels) for buffer in buffers]
+        return [buffer.reshape(-1, *shape, channels) for buffer in buffers]
 
     def _views(self, images: np.ndarray, flow: FlowWindow | None) -> Iterator[torch.Tensor]:
         mirrored = mirrored_flow if flow else mirrored_picture
-        kind, crop_px = self.picture.views, self.picture.crop_px
+        kind = self.picture.views
+        crop_px = images.shape[1] if self.picture.scales else self.picture.crop_px
         return views_of(torch.from_numpy(images), kind, crop_px, mirrored)
 
-    def _forward(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, images: torch.Tensor, flow: FlowWindow | None, most: int
+    ) -> dict[str, torch.Tensor]:
         count = len(images)
-        if self.settings.compile and count < self.batch_frames:
+        if self.settings.compile and count < most:
             # Another size would be compiled anew.
-            padding = images.new_zeros(self.batch_frames - count, *images.shape[1:])
+            padding = images.new_zeros(most - count, *images.shape[1:])
             images = torch.cat([images, padding])
         return {node: maps[:count] for node, maps in self._run(images, flow).items()}
 
@@ -248,12 +271,12 @@ class DescribeFrames:
         return backbone.flow_maps(images) if flow else backbone.maps(images)
 
     def _fitting_frames(self, flow: FlowWindow | None) -> int:
-        """Return the number of frames in a forward pass that take half of the GPU's free memory, at
-        most MOST_FRAMES.
+        """Return the number of frames, of the smallest scale, in a forward pass that take half of
+        the GPU's free memory, at most MOST_FRAMES.
         """
         if self.device == "cpu":
             return CPU_FRAMES
-        size = self.picture.crop_px
+        size = self.picture.sides[0]
         channels = flow.num_channels if flow else COLOURS
         trial = torch.zeros(8, size, size, channels, dtype=torch.uint8)
         self._run(trial, flow)
@@ -319,10 +342,12 @@ class _Descriptors:
 
 
 class _Maps:
-    """One view's maps of a node, from when they come until no window reads them any more."""
+    """One view's maps of a node at one scale, from when they come until no window reads them any
+    more.
+    """
 
-    def __init__(self, outputs: list[_Descriptors], view: int) -> None:
-        self.outputs, self.view = outputs, view
+    def __init__(self, outputs: list[_Descriptors], view: int, scale: int = 0) -> None:
+        self.outputs, self.view, self.scale = outputs, view, scale
         self.done = [0] * len(outputs)
         self.start, self.stop, self.most = 0, 0, 1
         self.parts: list[torch.Tensor] = []
@@ -353,7 +378,8 @@ class _Maps:
             maps = self._between(start, output.stops[end - 1])
             indices = torch.from_numpy(output.indices[first:end] - start).to(maps.device)
             rows = output.stream.describe(maps, indices)
-            output.rows[first:end, self.view] = rows.half().cpu().numpy()
+            own = output.rows[first:end, self.view, output.stream.spans[self.scale]]
+            own[:] = rows.half().cpu().numpy()
             self.done[i] = end
         return min([self.stop, *output.starts[ready : ready + 1]])
 

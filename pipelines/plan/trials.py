@@ -285,6 +285,7 @@ def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) 
         video=torch.arange(number),
         targets=targets if part.config.variant(book.encoder).uses_labels else None,
         levels=part.config.describe.spp_levels,
+        scales=part.described[book.stream].scales,
         seed=part.config.run.seed,
         checkpoint=lambda _: ends.append(now_s()),
     )
