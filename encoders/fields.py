@@ -56,7 +56,7 @@ def description_of(field: dataclasses.Field) -> str:
 
 
 def said(record: Any) -> list[dataclasses.Field]:
-    """Return the fields of a record that digests name: all but the `added` ones at their default."""
+    """Return the fields of a record that digests name: not `added` ones at their default."""
     return [
         field
         for field in dataclasses.fields(record)

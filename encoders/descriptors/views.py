@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-
 _MIDDLE = 12
 """The centre's place in a 5 x 5 grid, row by row."""
 

@@ -101,9 +101,7 @@ class PerScale(Encoder):
         """
         used, own = used_scales(sample.scales, settings.sides), sample
         if len(used) < len(sample.scales):
-            rows = torch.cat(
-                [torch.arange(first, first + scale.rows) for scale, first in used]
-            )
+            rows = torch.cat([torch.arange(first, first + scale.rows) for scale, first in used])
             own = replace(sample, frames=some_cells(sample.frames, rows))
         part = kind.fit(own, settings, "none")
         return cls(
@@ -117,9 +115,7 @@ class PerScale(Encoder):
 
     def _batch_sums(self, descriptors: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         frames = descriptors.unflatten(1, (self.cells, -1))
-        sums = [
-            self._span_sums(frames, span, lengths) for bands in self._spans for span in bands
-        ]
+        sums = [self._span_sums(frames, span, lengths) for bands in self._spans for span in bands]
         shape = (len(self._spans), len(self._spans[0]))
         return [torch.stack(own).unflatten(0, shape) for own in zip(*sums, strict=True)]
 

@@ -17,9 +17,7 @@ Box = tuple[float, float, float, float]
 COLUMNS = ("box_x", "box_y", "box_width", "box_height")
 
 
-def read_boxes(
-    flag: str, name: str, table: pa.Table, ids: Sequence[str]
-) -> dict[str, Box] | None:
+def read_boxes(flag: str, name: str, table: pa.Table, ids: Sequence[str]) -> dict[str, Box] | None:
     """Return {video: its box}, of those that have one; None without such columns.
 
     Args:
@@ -94,9 +92,7 @@ def with_margin(videos: pa.Table, picture: Picture) -> pa.Table:
             "manifest of --videos, got none with a value; give them, or set picture.box=ignore"
         )
     if without := videos.num_rows - number:
-        log.warning(
-            "%d of %d videos have no box, and are whole pictures", without, videos.num_rows
-        )
+        log.warning("%d of %d videos have no box, and are whole pictures", without, videos.num_rows)
     # NaN stands for null.
     x, y, width, height = (videos[column].to_numpy() for column in COLUMNS)
     margin = picture.box_margin

@@ -210,7 +210,9 @@ def _respelled(videos: pa.Table, labels: Labels) -> Labels:
         labels_of[path] = sorted({*labels_of.get(path, []), *classes})
     return Labels(
         labels_of,
-        *(_by_path(values, path_of) for values in (labels.group, labels.split, labels.box)),
+        _by_path(labels.group, path_of),
+        _by_path(labels.split, path_of),
+        _by_path(labels.box, path_of),
     )
 
 

@@ -73,7 +73,12 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 
 
 def list_videos(
-    videos: str, *, out: str = "", look: bool = True, media: Media = "auto", with_boxes: bool = False
+    videos: str,
+    *,
+    out: str = "",
+    look: bool = True,
+    media: Media = "auto",
+    with_boxes: bool = False,
 ) -> pa.Table:
     """Return columns path, uri, size_bytes, modified, start_s and end_s of all videos, sorted by
     path.

@@ -35,8 +35,8 @@ from pipelines.storage.columns import places_of, vectors_from_arrow
 from pipelines.storage.store import Store
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
-from pipelines.video.isolation import IsolatedDecoder
 from pipelines.video.images.frame import Box
+from pipelines.video.isolation import IsolatedDecoder
 from pipelines.video.stages import BOX, box_of, stretch_of
 
 FRAMES_PER_SAMPLE = 3
@@ -190,9 +190,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
     rows = {row["video_id"]: row for row in videos_of(job, video_ids)}
     requests = [
-        FrameRequest(
-            rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]), box_of(rows[name])
-        )
+        FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]), box_of(rows[name]))
         for name in video_ids
     ]
     pictures = dict(zip(video_ids, _read(job, requests), strict=True))

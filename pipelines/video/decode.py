@@ -105,11 +105,7 @@ class SegmentFrames:
         """
         sizes = {array.shape[1:3] for array in (self.images, *self.flows.values())}
         moving = {window for window in windows if isinstance(window, FlowWindow)}
-        if (
-            sizes != {shape}
-            or set(self.places) != set(windows)
-            or set(self.flows) != moving
-        ):
+        if sizes != {shape} or set(self.places) != set(windows) or set(self.flows) != moving:
             text = f"the decoder's answer has pictures of {sizes} px, windows {list(self.places)}"
             raise VideoError("crashed", f"{text}; expected {shape} px and {list(windows)}")
 

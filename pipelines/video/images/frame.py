@@ -37,7 +37,8 @@ def resized_px(picture: Picture, width: int, height: int, side_px: int) -> tuple
         return side_px, side_px
     shorter = min(width, height)
     # Never below the side: the centre is cut out of it.
-    return tuple(max(side_px, round(side_px * size / shorter)) for size in (width, height))
+    resized = (max(side_px, round(side_px * size / shorter)) for size in (width, height))
+    return next(resized), next(resized)
 
 
 def centre(pixels: np.ndarray, side_px: int) -> np.ndarray:

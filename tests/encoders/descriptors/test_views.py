@@ -6,7 +6,6 @@ import torch
 
 from encoders.descriptors.views import views_of
 from encoders.stream_specs import VIEWS
-from encoders.stream_specs import VIEWS
 
 
 def crop_loop(frame: np.ndarray, top: int, left: int, size: int, is_mirrored: bool) -> np.ndarray:

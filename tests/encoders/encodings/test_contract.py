@@ -20,8 +20,8 @@ from encoders.codebooks.sample import FitSample
 from encoders.encodings.base import Encoder
 from encoders.encodings.bilinear import Bilinear
 from encoders.encodings.gmm_fisher import GmmFisher
-from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
 from encoders.encodings.per_scale import PerScale
+from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
 from encoders.encodings.random_maps import TensorSketch
 from encoders.encodings.spatial import Spatial
 from encoders.encodings.vlad import Vlad
@@ -163,15 +163,23 @@ def scaled(name: str, switch: str) -> Encoder:
     return fit_encoder(name, sample, settings, "signed_sqrt_l2")
 
 
-EXAMPLES = REGISTERED | {
-    f"{name} by {switch}": functools.partial(scaled, name, switch)
-    for name, switch in [*((name, "mpp") for name in ON_PYRAMIDS), ("vlad", "csf"), ("vlad", "one")]
-} | {
-    f"{name} with {switch}": functools.partial(spatial, name, switch)
-    for name, own in ON_PYRAMIDS.items()
-    for switch, changes in SWITCHES.items()
-    if changes.keys() <= vars(own).keys()
-}
+EXAMPLES = (
+    REGISTERED
+    | {
+        f"{name} by {switch}": functools.partial(scaled, name, switch)
+        for name, switch in [
+            *((name, "mpp") for name in ON_PYRAMIDS),
+            ("vlad", "csf"),
+            ("vlad", "one"),
+        ]
+    }
+    | {
+        f"{name} with {switch}": functools.partial(spatial, name, switch)
+        for name, own in ON_PYRAMIDS.items()
+        for switch, changes in SWITCHES.items()
+        if changes.keys() <= vars(own).keys()
+    }
+)
 
 pytestmark = pytest.mark.parametrize("name", EXAMPLES)
 repeatable = settings(derandomize="CI" in os.environ, deadline=None, max_examples=25)

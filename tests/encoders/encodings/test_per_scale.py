@@ -159,7 +159,10 @@ def test_one_codebook_is_fitted_on_all_rows_of_the_sides_that_are_read() -> None
     one = fit_encoder("vlad", sample, replace(settings, sides=(20,)), "signed_sqrt_l2")
     assert float(one.part.tensors()["centroids"].min()) > 5
     plain = fit_encoder(
-        "vlad", replace(sample, frames=frames[:, 4:].contiguous(), scales=()), settings, "signed_sqrt_l2"
+        "vlad",
+        replace(sample, frames=frames[:, 4:].contiguous(), scales=()),
+        settings,
+        "signed_sqrt_l2",
     )
     x = frames[:3]
     torch.testing.assert_close(
@@ -183,7 +186,7 @@ def test_what_cannot_be_is_refused() -> None:
         PerScale(Average(C), scales(), "mpp", sides=(7,))
     with pytest.raises(ValueError, match=r"regions: expected a stream of positions"):
         PerScale(Average(C), [Scale(1, 5)], "mpp", regions=True)
-    with pytest.raises(ValueError, match="expected some of picture.scales"):
+    with pytest.raises(ValueError, match=r"expected some of picture\.scales"):
         PerScale(Average(C), [], "mpp")
 
 
