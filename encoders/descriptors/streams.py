@@ -6,7 +6,7 @@ Letters: f frames, C channels, T cells of the spatial pyramid.
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -79,12 +79,14 @@ class Stream:
         node: of the network, or `input`.
         kind: one of `KINDS`.
         cells: T, the number of descriptors of one view of a frame, those of all scales together.
-        width: C, the length of a descriptor.
+        width: C, the length of a stored descriptor.
         window: the frames that it reads for one sampled frame.
         scaling, spp_levels: scaling of the maps, and levels of the pyramid.
         views: number of crops of a frame; their descriptors stand one view after the other.
         scales: the sizes of the picture, smallest first, as their rows stand in each view; none
             given: one size.
+        raw_width: length of a descriptor before the projection of describe.pca_components; 0
+            without one.
     """
 
     name: str
@@ -97,6 +99,25 @@ class Stream:
     spp_levels: tuple[int, ...] = LEVELS
     views: int = 1
     scales: tuple[Scale, ...] = ()
+    raw_width: int = 0
+
+    @property
+    def unprojected(self) -> "Stream":
+        """The stream before its projection."""
+        return replace(self, width=self.raw_width or self.width, raw_width=0)
+
+    def projected(self, components: int) -> "Stream":
+        """Return the stream whose descriptors are stored with so many values; 0: as they are.
+
+        Raises:
+            ValueError: they have fewer.
+        """
+        if components > self.width:
+            raise ValueError(
+                f"describe.pca_components: expected at most the {self.width} values of "
+                f"{self.name}, got {components}; lower it, or leave the stream to another run"
+            )
+        return replace(self, width=components, raw_width=self.width) if components else self
 
     @property
     def spans(self) -> list[slice]:

@@ -18,9 +18,11 @@ import torch
 
 from encoders.backbones import load
 from encoders.backbones.flow_input import COLOURS
+from encoders.codebooks.pca import Pca
 from encoders.descriptors.streams import Stream, streams_of
 from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
+from encoders.tensor_files import load_tensors
 from pipelines import logs
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
@@ -51,7 +53,9 @@ def described_streams(config: Config) -> dict[str, Stream]:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
                 load.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
-        return streams_of(shapes, entries, describe.scaling, levels, views, smaller, sides)
+        named_streams = streams_of(shapes, entries, describe.scaling, levels, views, smaller, sides)
+        components = describe.pca_components
+        return {name: stream.projected(components) for name, stream in named_streams.items()}
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
@@ -84,6 +88,16 @@ MOST_FRAMES = 256
 """Most frames of a forward pass on a GPU: more make it no faster."""
 
 
+def projections(data: bytes) -> dict[str, Pca]:
+    """Return {stream: its projection} of a file of `pipelines.describe.projection`."""
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_tensors(data).items():
+        stream, _, key = name.partition("/")
+        tensors.setdefault(stream, {})[key] = tensor
+    found = {stream: Pca.from_tensors(own) for stream, own in tensors.items()}
+    return {stream: pca for stream, pca in found.items() if pca is not None}
+
+
 def precision(name: str, on: str) -> torch.dtype:
     """Return the dtype of the forward pass by describe.precision, on cuda or cpu."""
     if name == "auto":
@@ -107,6 +121,10 @@ class DescribeFrames:
     Args:
         weights: gives the network's, as `backbones.load_model` takes them. None: random filters,
             to learn how long a call takes.
+        projection: gives the file of `pipelines.describe.projection`, where streams need one.
+
+    Raises:
+        ConfigError: streams need a projection, and there is none.
     """
 
     def __init__(
@@ -116,6 +134,7 @@ class DescribeFrames:
         streams: dict[str, Stream],
         num_threads: int,
         meter: Meter = SILENT,
+        projection: Callable[[], bytes] | None = None,
     ) -> None:
         logs.configure()
         self.settings, self.picture = config.describe, config.picture
@@ -124,6 +143,17 @@ class DescribeFrames:
         self.device = device(meter, config.cluster.allow_missing_gpu)
         if self.device == "cpu":
             torch.set_num_threads(num_threads)
+        self.projections: dict[str, Pca] = {}
+        if any(stream.raw_width for stream in streams.values()):
+            if projection is None:
+                raise ConfigError(
+                    "describe.pca_components: expected the projection of the run, which is not at "
+                    "hand here; name a video of the run instead of a file"
+                )
+            self.projections = {
+                name: Pca(*(t.to(self.device) for t in (pca.mean, pca.components, pca.scale)))
+                for name, pca in projections(projection()).items()
+            }
         name = self.settings.backbone
         if weights:
             cut = functools.partial(load.cut, name, load.load_model(name, weights()))
@@ -165,7 +195,8 @@ class DescribeFrames:
             windows = [indices[stream.window] for indices in read]
             ends[name] = np.cumsum([len(indices) for indices in windows])
             first = np.repeat(starts[stream.flow][:-1], [len(indices) for indices in windows])
-            outputs[name] = _Descriptors(stream, np.concatenate(windows) + first[:, None])
+            indices = np.concatenate(windows) + first[:, None]
+            outputs[name] = _Descriptors(stream, indices, self.projections.get(name))
         for flow, images in inputs.items():
             self._describe(np.concatenate(images), flow, list(outputs.values()))
         table = batch.drop_columns(["images", "num_images", "places", "flows"])
@@ -334,8 +365,8 @@ class _Descriptors:
             i and those before it none from stops[i] on.
     """
 
-    def __init__(self, stream: Stream, indices: np.ndarray) -> None:
-        self.stream, self.indices = stream, indices
+    def __init__(self, stream: Stream, indices: np.ndarray, pca: Pca | None = None) -> None:
+        self.stream, self.indices, self.pca = stream, indices, pca
         self.rows = np.empty((len(indices), stream.views, stream.cells, stream.width), np.float16)
         self.starts = np.minimum.accumulate(indices.min(1)[::-1])[::-1]
         self.stops = np.maximum.accumulate(indices.max(1)) + 1
@@ -378,6 +409,8 @@ class _Maps:
             maps = self._between(start, output.stops[end - 1])
             indices = torch.from_numpy(output.indices[first:end] - start).to(maps.device)
             rows = output.stream.describe(maps, indices)
+            if output.pca:
+                rows = output.pca.transform(rows.float())
             own = output.rows[first:end, self.view, output.stream.spans[self.scale]]
             own[:] = rows.half().cpu().numpy()
             self.done[i] = end

@@ -3,6 +3,7 @@ settings, weights and codebooks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,9 +65,19 @@ class KeptWeights:
 
 @dataclass(frozen=True, eq=False)
 class NewVideos(Job):
-    """A job of videos without labels, with codebooks of another run."""
+    """A job of videos without labels, with codebooks of another run.
+
+    Attributes:
+        of_run: the folder of the run's DESCRIPTORS, whose projection is used.
+    """
 
     books: tuple[Codebook, ...] = ()
+    of_run: str = ""
+
+    @functools.cached_property
+    def _sample_pool(self) -> str:
+        """Return what a projection was fitted on: that of the run."""
+        return self.of_run
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -124,7 +135,7 @@ def new_videos(
         node = config.network.node or config.describe.nodes[0]
         used |= {n for n, of in described.items() if of.node == node and of.kind in MAPS}
     streams = {name: of for name, of in described.items() if name in used}
-    return NewVideos(
+    job = NewVideos(
         store,
         config,
         manifest,
@@ -134,7 +145,13 @@ def new_videos(
         streams,
         prepare.kept_retries(store, store.read_json(RETRIES) or {}),
         books=books,
+        of_run=run.tables["descriptors"],
     )
+    if job.projection and not store.exists(job.projection):
+        digest_of_run = job.of_run.rpartition("/")[2]
+        fitted = run.store.read(f"projections/{digest_of_run}.safetensors")
+        store.publish(job.projection, fitted)
+    return job
 
 
 def _config(config: Config, settings: Sequence[str]) -> Config:

@@ -39,7 +39,7 @@ def over_time(job: Job, rows: list[dict]) -> tuple[TimeFigure, ...]:
     spans = {name: spans_of(sorted(found[name])) for name in chosen}
     shown = {name: _shown(own) for name, own in spans.items()}
     requests = [
-        FrameRequest(videos[name]["uri"], 1, ONE_FRAME, 1, _moment(videos[name], span))
+        FrameRequest(videos[name]["uri"], 1, ONE_FRAME, 1, _moment(videos[name], span), box_of(videos[name]))
         for name in chosen
         for span in shown[name]
     ]

@@ -306,6 +306,13 @@ class Describe(Record):
     spp_levels: Annotated[tuple[Side, ...], ONE_OR_MORE] = setting(
         (6, 3, 2, 1), "Sides of the levels of the spatial pyramid, in cells."
     )
+    pca_components: CountOrZero = setting(
+        0,
+        "Values of a stored descriptor: a first pass fits a PCA on 256 rows of each of 1,000 "
+        "training videos at most (FK 4.3), the second stores its components; 0 stores descriptors "
+        "as they are.",
+        added=True,
+    )
     batch_frames: Annotated[CountOrZero, Unit("frames")] = setting(
         0,
         "Frames of one forward pass; 0: few on a CPU, on a GPU what its memory holds.",

@@ -10,15 +10,21 @@ import torch
 from PIL import Image
 
 from encoders.backbones import load
+from encoders.codebooks.pca import fit_pca_of_parts
 from encoders.codebooks.sample import FitSample
 from encoders.encodings.per_scale import PerScale
 from encoders.registry import encoder_from_bytes, fit_encoder
 from encoders.stream_specs import Scale
+from encoders.tensor_files import save_tensors
+from pipelines.cluster.meter import SILENT
+from pipelines.describe.projection import DescribeRows, unprojected
 from pipelines.describe.segments import stored_frames
 from pipelines.describe.stage import DescribeFrames, described_streams
 from pipelines.errors import ConfigError
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Decode
+from pipelines.storage.columns import descriptors_from_arrow
+from pipelines.storage.ranges import Traffic
 from pipelines.video.stages import DecodeSegments
 
 BASE = (
@@ -49,8 +55,13 @@ class Here:
     def call(self, function: Callable, *args: object, patience: float = 1.0) -> object:
         return function(*args)
 
+    def taken(self) -> Traffic:
+        return Traffic()
 
-def described(file: Path, of: Config) -> tuple[pa.Table, dict[str, np.ndarray]]:
+
+def described(
+    file: Path, of: Config, projection: Callable[[], bytes] | None = None
+) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """The row of a file, and {stream: its rows [f, V T, C]}."""
     row = {"segment_id": "a#0", "video_id": "a", "segment": 0, "source": "1", "uri": str(file)}
     row |= {"num_segments": 1, "status": "ok"}
@@ -58,7 +69,8 @@ def described(file: Path, of: Config) -> tuple[pa.Table, dict[str, np.ndarray]]:
     decode.decoder = Here()
     frames = pa.concat_tables(decode(pa.Table.from_pylist([row])))
     streams = described_streams(of)
-    table = DescribeFrames(lambda: WEIGHTS, of, streams, num_threads=1)(frames)
+    stage = DescribeFrames(lambda: WEIGHTS, of, streams, num_threads=1, projection=projection)
+    table = stage(frames)
     return table, {name: stored_frames(table, stream) for name, stream in streams.items()}
 
 
@@ -135,3 +147,40 @@ def test_what_several_sizes_do_not_go_with_is_refused() -> None:
             config(*settings)
     with pytest.raises(ConfigError, match=r"picture.scales|px"):
         described_streams(config("picture.scales=4,64"))
+
+
+def test_rows_are_projected_before_they_are_stored(film: Path) -> None:
+    of = config("picture.scales=48,64", "describe.pca_components=8")
+    streams = described_streams(of)
+    assert {(s.width, s.raw_width) for s in streams.values()} == {(8, 256), (8, 512)}
+    _, raw = described(film, SCALED)
+    pcas = {
+        n: fit_pca_of_parts([torch.from_numpy(raw[n].copy()).flatten(0, 1)], 8) for n in streams
+    }
+    named = {f"{n}/{key}": t for n, pca in pcas.items() for key, t in pca.tensors().items()}
+    _, rows = described(film, of, lambda: save_tensors(named, "projection", {}))
+    for name, pca in pcas.items():
+        expected = pca.transform(torch.from_numpy(raw[name].copy()).float())
+        # The stored raw rows were rounded to half precision.
+        assert float((torch.from_numpy(rows[name]).float() - expected).abs().max()) < 0.01
+    with pytest.raises(ConfigError, match=r"expected the projection of the run"):
+        described(film, of)
+    with pytest.raises(ConfigError, match=r"pca_components: expected at most the 256 values"):
+        described_streams(config("describe.pca_components=257"))
+
+
+def test_the_first_pass_keeps_some_rows_of_each_segment(film: Path) -> None:
+    of = config("picture.scales=48,64", "describe.pca_components=8")
+    whole, raw = described(film, SCALED)
+    stage = DescribeRows(lambda: WEIGHTS, of, unprojected(described_streams(of)), 1, SILENT)
+    stage.describe = lambda _: whole
+    kept = {
+        name: descriptors_from_arrow(stage(whole)[name][0])
+        for name in (DENSE.name, DIFFERENCE.name)
+    }
+    assert kept[DENSE.name].shape == (256, 256)
+    every = {row.tobytes() for row in raw[DENSE.name].reshape(-1, 256)}
+    assert all(row.tobytes() in every for row in kept[DENSE.name])
+    assert np.array_equal(kept[DIFFERENCE.name], raw[DIFFERENCE.name].reshape(-1, 512))
+    again = descriptors_from_arrow(stage(whole)[DENSE.name][0])
+    assert np.array_equal(again, kept[DENSE.name])
