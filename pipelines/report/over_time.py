@@ -8,7 +8,7 @@ from pipelines.report.records import MindChange, Span, TimeFigure
 from pipelines.report.videos import FrameRequest, read_frames, videos_of
 from pipelines.run.job import Job
 from pipelines.settings.sections import Sampling
-from pipelines.video.stages import stretch_of
+from pipelines.video.stages import box_of, stretch_of
 
 NUM_FRAMES = 6
 """Changes of a video that are shown with their frames: the longest spans begin with them."""

@@ -38,6 +38,10 @@ CONFIGURATIONS = {
     "hmdb51": "ccba006382e6",
     "act": "a89bd198f646",
     "sports1m": "282e45b8b957",
+    "cub": "2f0f51f37eb1",
+    "voc2007": "99da68ccded6",
+    "indoor67": "84d065e5149d",
+    "flowers102": "d908c0556b35",
     "plan": "81d7430b9fda",
     "set": "c5c21a57461e",
 }
