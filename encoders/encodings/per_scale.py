@@ -148,6 +148,34 @@ class PerScale(Encoder):
             return state.sums.new_zeros(self.part.output_dim)
         return self.part._vector(*state)
 
+    def covers(self, side_px: int) -> bool:
+        """Return whether the scale of this side is read."""
+        return not self.sides or side_px in self.sides
+
+    def encode_rows(self, x: Tensor, side_px: int, first: int) -> Tensor:
+        """Return vectors [n, D'] as of n pictures that have but one of the rows x [n, C] each.
+
+        Args:
+            first: the place of the first of them in the map of the scale of this side.
+        """
+        used = used_scales(self.scales, self.sides)
+        place, scale = next((p, s) for p, (s, _) in enumerate(used) if s.side_px == side_px)
+        vectors = self.part.encode_batch(x, [1] * len(x)).double()
+        if self.pooling != "nfk":
+            vectors = l2(vectors)
+        if self.pooling == "csf":
+            side_by_side = vectors.new_zeros(len(x), len(used), vectors.shape[1])
+            side_by_side[:, place] = vectors
+            vectors = side_by_side.flatten(1)
+        if self.regions:
+            one = NORMALISATIONS[self.of_region](vectors)
+            rows = torch.arange(first, first + len(x)) // scale.width
+            band = (2 * rows + 1) * NUM_BANDS // (2 * scale.height)
+            regions = one.new_zeros(len(x), 1 + NUM_BANDS, one.shape[1])
+            regions[:, 0], regions[torch.arange(len(x)), 1 + band] = one, one
+            vectors = regions.flatten(1)
+        return NORMALISATIONS[self.normalisation](vectors).float()
+
     def files(self) -> dict[str, bytes]:
         """Return files like those of the part."""
         files = self.part.files()

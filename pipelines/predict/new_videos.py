@@ -148,9 +148,7 @@ def new_videos(
         of_run=run.tables["descriptors"],
     )
     if job.projection and not store.exists(job.projection):
-        digest_of_run = job.of_run.rpartition("/")[2]
-        fitted = run.store.read(f"projections/{digest_of_run}.safetensors")
-        store.publish(job.projection, fitted)
+        store.publish(job.projection, run.store.read(run.projection))
     return job
 
 

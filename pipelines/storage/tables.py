@@ -653,6 +653,29 @@ PREDICTIONS = Table(
     ),
 )
 
+CONFIDENCE = Table(
+    "confidence",
+    "confidence",
+    "confidence/*.parquet",
+    "One row per picture and class, by `jobs.confidence`, which writes a file beside its PNG: what "
+    "the positions of the picture's maps say of the class, each by itself (FK 4.5)",
+    ("uri", "encoder", "stream", "class"),
+    (
+        Column("uri", pa.string(), "the picture"),
+        Column("encoder", pa.string(), "as in METRICS"),
+        Column("stream", pa.string(), "as in METRICS"),
+        Column("class", pa.string(), "class that the run was trained on"),
+        Column("score", pa.float64(), "of the whole picture, as in SCORES"),
+        Column("cells", pa.int32(), "cells along a side of the grid over what the network saw"),
+        Column(
+            "values",
+            pa.list_(pa.float64()),
+            "of the grid, row by row: mean score of the positions that see a cell; NaN where none "
+            "does",
+        ),
+    ),
+)
+
 TABLES = (
     VIDEOS,
     SEGMENTS,
@@ -676,6 +699,7 @@ TABLES = (
     CLIP_SCORES,
     CAMS,
     SCORES_OVER_TIME,
+    CONFIDENCE,
 )
 
 NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES, CLIPS)

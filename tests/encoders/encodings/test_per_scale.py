@@ -194,3 +194,37 @@ def test_settings_say_when_scales_are_told_apart() -> None:
     assert not GmmFvSettings().is_scaled
     for changed in ({"scales": "nfk"}, {"sides": (224,)}, {"regions": True}):
         assert AveSettings(**changed).is_scaled
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_row_alone_is_a_picture_with_nothing_else(pooling: str) -> None:
+    """What FK 4.5 paints: the equations with but one row of one scale."""
+    encoder, x = fisher(pooling), maps()[1].flatten(0, 1)
+    found = encoder.encode_rows(x, 101, 0)
+    for row, vector in zip(x, found, strict=True):
+        alone = finish(fisher_vector([row.numpy()]))
+        expected = alone
+        if pooling == "csf":
+            empty = np.zeros_like(alone)
+            expected = np.concatenate([empty, alone, empty])
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+
+
+def test_a_row_alone_is_in_the_whole_picture_and_in_its_third() -> None:
+    encoder, x = fisher("mpp", regions=True), maps()[2].flatten(0, 1)
+    found = encoder.encode_rows(x[12:30], 102, 12).view(18, 4, -1)
+    alone = fisher("mpp").encode_rows(x[12:30], 102, 12) / math.sqrt(2)
+    for place, (regions, vector) in enumerate(zip(found, alone, strict=True)):
+        third = 3 * (2 * ((12 + place) // 6) + 1) // 14
+        for region in range(4):
+            held = vector if region in (0, 1 + third) else 0 * vector
+            torch.testing.assert_close(regions[region], held, rtol=0, atol=1e-6)
+
+
+def test_a_picture_of_one_row_is_that_row() -> None:
+    part = GmmFisher(mixture(), normalisation="none")
+    encoder = PerScale(part, [Scale(227, 1, 1, 1)], "mpp", normalisation="signed_sqrt_l2")
+    x = random(1, C)
+    torch.testing.assert_close(
+        encoder.encode_rows(x, 227, 0), encoder.encode(x)[None], rtol=0, atol=1e-6
+    )
