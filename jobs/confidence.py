@@ -8,6 +8,7 @@ decoded.
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import rich_click as click
 
@@ -35,9 +36,15 @@ from pipelines.storage.uris import refuse_credentials
 @click.option(
     "--stream", metavar="NAME", help="Of the result to use, as in METRICS (default: the best)."
 )
-def command(out: str, image: str, to: str, label: str | None, **asked: str | None) -> int:
+@click.option(
+    "--fold",
+    type=int,
+    metavar="K",
+    help="Use the classifier that fold K was left out of (default: that of all videos).",
+)
+def command(out: str, image: str, to: str, **asked: Any) -> int:
     """Write the map, print where, and return the exit code."""
-    return command_line.guarded(lambda: _run(out, image, to, asked, label))
+    return command_line.guarded(lambda: _run(out, image, to, asked))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.main(command, "python -m jobs.confidence", argv)
 
 
-def _run(out: str, image: str, to: str, asked: dict[str, str | None], label: str | None) -> int:
+def _run(out: str, image: str, to: str, asked: dict[str, Any]) -> int:
     for flag, uri in (("--out", out), ("--image", image), ("--to", to)):
         refuse_credentials(flag, uri)
     # torch takes seconds to load: wrong flags are reported before.
-    from pipelines.predict.confidence import confidence
+    from pipelines.predict.confidence import Request, confidence
 
-    found = confidence(out, image, to, asked, label)
+    found = confidence(Request(out, image, to, **asked))
     print(f"{found.label}: {found.score:.3f}\npicture: {found.picture}\ntable: {found.table}")
     return 0
 

@@ -57,25 +57,39 @@ class Confidence:
     table: str
 
 
-def confidence(
-    out: str, image: str, to: str, asked: dict[str, str | None], label: str | None
-) -> Confidence:
-    """Write the confidence of a class over a picture, or over the first frame of a film.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
 
-    Args:
+    Attributes:
         out: the run. to: the PNG to write; CONFIDENCE lies beside it.
-        asked: encoder and stream of the result to use; None: the best that is kept.
         label: the class; None: that with the highest score.
+        encoder, stream: of the result to use; None: the best that is kept.
+        fold: use the classifier that this fold was left out of; None: the final one.
+    """
+
+    out: str
+    image: str
+    to: str
+    label: str | None = None
+    encoder: str | None = None
+    stream: str | None = None
+    fold: int | None = None
+
+
+def confidence(request: Request) -> Confidence:
+    """Write the confidence of a class over a picture, or over the first frame of a film.
 
     Raises:
         ConfigError: the run has no such result, it is not of single positions, or the picture
             cannot be decoded.
     """
-    run = SavedRun.open(out)
-    model = choose(run, {**asked, "fusion": "none"}, None)
+    run, label, to = SavedRun.open(request.out), request.label, request.to
+    asked = {"encoder": request.encoder, "stream": request.stream, "fusion": "none"}
+    model = choose(run, asked, request.fold)
     stream = _stream(run, model)
     encoder = load_encoder(model.parts[0].codebook, run.store, "cpu")
-    uri = absolute_uri(image)
+    uri = absolute_uri(request.image)
     with torch.inference_mode():
         rows = _rows(run, stream, uri)
         scorer = Scorer(run.store, model)

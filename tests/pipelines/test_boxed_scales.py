@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from jobs import predict
+from jobs import confidence, predict
 from jobs.fcvid_encode import main
 from pipelines.doctor import examine
 from pipelines.storage.store import Store
@@ -27,6 +28,7 @@ SETTINGS = (
     "fit.num_frames=40",
     "encode.encoders=ave@scales=mpp,ave@sides=96,vlad@scales=csf:num_centroids=3:regions=true",
     "classify.fusions=",
+    "classify.final=all",
     "evaluate.bootstrap=10",
 )
 STREAM = "features_12_dense"
@@ -155,6 +157,26 @@ def test_new_videos_have_boxes_and_the_projection_of_the_run(
     assert len(again) == len(of_run)
     for row in again:
         assert row["vector"] == of_run[row["video_id"]]
+
+
+def test_the_confidence_of_a_class_is_painted_and_in_a_table(
+    out: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(table, encoding="utf-8") as file:
+        bird = next(row["path"] for row in csv.DictReader(file) if row["box_x"])
+    for encoder in ("ave@scales=mpp", "vlad@scales=csf:num_centroids=3:regions=true"):
+        flags = ["--out", str(out), "--image", bird, "--to", str(tmp_path / "map.png")]
+        assert confidence.main([*flags, "--encoder", encoder, "--class", "walk"]) == 0
+        assert "walk: " in capsys.readouterr().out
+        assert Image.open(tmp_path / "map.png").size == (512, 512)
+        [row] = pq.read_table(tmp_path / "map.parquet").to_pylist()
+        assert (row["encoder"], row["class"], row["cells"]) == (encoder, "walk", 64)
+        values = np.array(row["values"])
+        assert values.shape == (64**2,)
+        assert np.isfinite(values).all()
+        assert len(set(values.tolist())) > 9
+    assert confidence.main([*flags, "--class", "cat"]) == 2
+    assert "--class cat: expected one of " in capsys.readouterr().err
 
 
 def test_a_plan_counts_the_rows_of_all_scales(
