@@ -29,10 +29,19 @@ class Changes(StrEnum):
     """Time, memory or money; or which videos fail, which FAILURES say."""
 
 
-def setting(default: T, description: str, changes: Changes = Changes.RESULTS) -> T:
-    """Return a field of a settings record; `changes_of` and `description_of` read it back."""
+def setting(
+    default: T, description: str, changes: Changes = Changes.RESULTS, *, added: bool = False
+) -> T:
+    """Return a field of a settings record; `changes_of` and `description_of` read it back.
+
+    Args:
+        added: the field came when there were runs already, whose results are those of its default.
+            At its default it is in no digest, so that these runs stay complete. It stays so for
+            good, as does the default.
+    """
     return dataclasses.field(
-        default=default, metadata={"description": description, "changes": changes}
+        default=default,
+        metadata={"description": description, "changes": changes, "added": added},
     )
 
 
@@ -46,14 +55,22 @@ def description_of(field: dataclasses.Field) -> str:
     return field.metadata["description"]
 
 
+def said(record: Any) -> list[dataclasses.Field]:
+    """Return the fields of a record that digests name: not `added` ones at their default."""
+    return [
+        field
+        for field in dataclasses.fields(record)
+        if not field.metadata.get("added") or getattr(record, field.name) != field.default
+    ]
+
+
 def digested(record: Any, *others: Changes) -> dict[str, Any] | None:
     """Return the fields of a record that go into its digest: `RESULTS` and the kinds in `others`.
 
     A record without fields gives None: so do the digests of all runs made up to now have it.
     """
     kinds = (Changes.RESULTS, *others)
-    fields = dataclasses.fields(record)
-    return {f.name: getattr(record, f.name) for f in fields if changes_of(f) in kinds} or None
+    return {f.name: getattr(record, f.name) for f in said(record) if changes_of(f) in kinds} or None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ ENCODERS = Registry(
 def fit_encoder(
     name: str, sample: FitSample, settings: EncoderSettings, normalisation: str
 ) -> Encoder:
-    """Fit the named encoder with its settings, on positions and pyramid levels if they say so.
+    """Fit the named encoder with its settings, on positions and pyramid levels, or apart for sizes
+    of the picture, if they say so.
 
     Raises:
         ValueError: see `Encoder.fit`.
@@ -71,6 +72,10 @@ def fit_encoder(
         from encoders.encodings.spatial import Spatial
 
         return Spatial.fit(sample, settings, normalisation, kind=kind)
+    if settings.is_scaled:
+        from encoders.encodings.per_scale import PerScale
+
+        return PerScale.fit(sample, settings, normalisation, kind=kind)
     return kind.fit(sample, settings, normalisation)
 
 
@@ -81,18 +86,20 @@ def encoder_from_bytes(data: bytes) -> Encoder:
         ValueError: the file names an encoder that is not in `ENCODERS`, or none.
     """
     from encoders.encodings.base import header_of
+    from encoders.encodings.per_scale import PerScale
     from encoders.encodings.spatial import Spatial
     from encoders.tensor_files import load_tensors
 
     tensors, header = load_tensors(data), header_of(data)
     name = header.get("name")
-    if name not in (*ENCODERS, Spatial.name):
+    wrappers = {wrapper.name: wrapper for wrapper in (Spatial, PerScale)}
+    if name not in (*ENCODERS, *wrappers):
         raise ValueError(
             f"codebook file: expected an encoder out of {sorted(ENCODERS)}, got {name!r}; "
             "was the file written by this version?"
         )
     settings = header["settings"]
-    if name == Spatial.name:
-        # The registry imports Spatial, which therefore cannot look its parts up there.
-        return Spatial.build(tensors, settings, ENCODERS[settings["kind"]])
+    if name in wrappers:
+        # The registry imports them, so they cannot look their parts up there.
+        return wrappers[name].build(tensors, settings, ENCODERS[settings["kind"]])
     return ENCODERS[name].build(tensors, settings)

@@ -75,6 +75,27 @@ class EncoderSettings(Record):
         return 0.0
 
     @property
+    def scales(self) -> str:
+        """Pooling of several sizes of a picture; "" takes all descriptors alike."""
+        return ""
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the pictures whose descriptors are read; () is all."""
+        return ()
+
+    @property
+    def regions(self) -> bool:
+        """True if thirds of the picture are pooled too."""
+        return False
+
+    @property
+    def is_scaled(self) -> bool:
+        """True if sizes of the picture or its regions are told apart
+        (`encoders.encodings.per_scale`)."""
+        return bool(self.scales or self.sides or self.regions)
+
+    @property
     def is_spatial(self) -> bool:
         """True if positions or pyramid levels are used (`encoders.encodings.spatial`)."""
         return self.position_weight > 0 or self.per_level or bool(self.levels)
@@ -109,7 +130,31 @@ class PcaSettings(EncoderSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidSettings(EncoderSettings):
+class ScaleSettings(EncoderSettings):
+    """Pooling of several sizes of a picture (picture.scales, `encoders.encodings.per_scale`)."""
+
+    scales: Literal["", "mpp", "csf", "nfk"] = setting(
+        "",
+        "mpp: the mean over scales of the encodings, each of length 1 (FK's multi-scale pyramid "
+        "pooling); csf: these side by side; nfk, or none: the descriptors of all scales alike.",
+        added=True,
+    )
+    sides: Annotated[tuple[Side, ...], EACH_ONCE] = setting(
+        (),
+        "Sides, of picture.scales, that are read; none given is all. One alone is a picture of one "
+        "size.",
+        added=True,
+    )
+    regions: bool = setting(
+        False,
+        "The whole picture, its top, middle and bottom third side by side (FK's MPP + SP), of "
+        "streams of positions.",
+        added=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidSettings(ScaleSettings):
     """Levels of the spatial pyramid that are used, and that are summed together
     (`encoders.encodings.spatial`)."""
 

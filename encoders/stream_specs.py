@@ -32,8 +32,25 @@ STAGES = "stages"
 """Placeholder of the last nodes before each loss of resolution (`encoders.backbones.stages`)."""
 
 
-VIEWS = {"centre": 1, "mirror": 2, "ten": 10}
+VIEWS = {"centre": 1, "mirror": 2, "ten": 10, "fifty": 50}
 """Views of a frame by picture.views, see `encoders.descriptors.views`."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The rows of a frame's descriptors that are of one size of the picture (picture.scales).
+
+    Attributes:
+        side_px: of the picture that the network saw.
+        rows: number of them.
+        height, width: of the map whose positions they are, row by row; 0 where they are cells of a
+            pyramid.
+    """
+
+    side_px: int
+    rows: int
+    height: int = 0
+    width: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from encoders.settings import EncoderSettings
 from pipelines.describe import weights
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
+from pipelines.index.boxes import with_margin
 from pipelines.index.folds import assign_folds, unsplit
 from pipelines.index.labels import Labels, match, read_labels
 from pipelines.index.manifest import labels_file, list_videos
@@ -36,6 +37,7 @@ from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
 from pipelines.track import tracker
 from pipelines.video import flow
+from pipelines.video.stages import BOX, box_of
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +75,15 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     config, steps = inputs.config, inputs.steps
     resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
-    media = config.manifest.media
-    listed = list_videos(inputs.videos, out=inputs.out, look=not plan, media=media)
+    media, has_boxes = config.manifest.media, config.picture.box == "crop"
+    listed = list_videos(
+        inputs.videos, out=inputs.out, look=not plan, media=media, with_boxes=has_boxes
+    )
     labels = None
     if (file := labels_file(inputs.videos, inputs.labels)) is not None:
         paths = listed["path"].to_pylist()
-        labels = read_labels(file, config.split.name, paths, config.manifest.stretches)
+        stretches = config.manifest.stretches
+        labels = read_labels(file, config.split.name, paths, stretches, with_boxes=has_boxes)
     table, split, num_folds = manifest_of(listed, labels, inputs)
     config = sized(config, table.num_rows)
     _say_what_was_chosen(inputs.config, config, table.num_rows, split, num_folds)
@@ -264,11 +269,33 @@ def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> Non
             f"{stream.name} have {stream.width} values; set at most that many, or give the "
             "stream a run of its own"
         )
+    if settings.is_scaled:
+        _check_scales(name, settings, stream)
     if stream.kind in ("positions", "dense") and settings.is_spatial:
         raise ConfigError(
             f"encode.encoders: {name} tells the cells of a spatial pyramid apart, and "
             f"{stream.name} has none; leave out levels, per_level and position_weight, or give "
             "the stream a run of its own"
+        )
+
+
+def _check_scales(name: str, settings: EncoderSettings, stream: Stream) -> None:
+    """Refuse an encoder that tells sizes apart which a stream does not have."""
+    sides = [scale.side_px for scale in stream.scales]
+    if not set(settings.sides) <= set(sides):
+        raise ConfigError(
+            f"encode.encoders: {name}: sides: expected some of {sides} (picture.scales, or "
+            f"picture.crop_px), got {list(settings.sides)}"
+        )
+    if settings.regions and not all(scale.height for scale in stream.scales):
+        raise ConfigError(
+            f"encode.encoders: {name}: regions: expected streams of positions, got "
+            f"{stream.name}, cells of a pyramid; set describe.streams=dense, or leave regions out"
+        )
+    if settings.is_spatial:
+        raise ConfigError(
+            f"encode.encoders: {name}: scales, sides and regions: expected none of levels, "
+            "per_level and position_weight beside them, got one; leave either out"
         )
 
 
@@ -284,7 +311,7 @@ def manifest_of(
             "path,label[,group][,split]); without labels use --steps "
             f"{','.join(n for n in STEPS if n not in need_labels)}"
         )
-    rows = match(listed, labels, config.manifest)
+    rows = with_margin(match(listed, labels, config.manifest), config.picture)
     if limit is not None and limit < rows.num_rows:
         # Spread over the sorted paths, so that a few videos still show several classes.
         rows = rows.take(pa.array([index * rows.num_rows // limit for index in range(limit)]))
@@ -302,10 +329,10 @@ def manifest_of(
         again = dataclasses.replace(config.split, kind="group_kfold" if has_groups else "random")
         rows, split, num_folds = assign_folds(training, again, config.run.seed)
     sources = [
-        source_of(*row)
-        for row in zip(
-            *(rows[c].to_pylist() for c in ("uri", "size_bytes", "modified")), strict=True
-        )
+        source_of(row["uri"], row["size_bytes"], row["modified"], box_of(row))
+        for row in rows.select(
+            [c for c in ("uri", "size_bytes", "modified", *BOX) if c in rows.column_names]
+        ).to_pylist()
     ]
     rows = rows.drop_columns(["modified"]).append_column("source", pa.array(sources))
     return rows.rename_columns({"path": "video_id"}), split, num_folds

@@ -3,6 +3,7 @@
 Letters: n rows, C width before, P width after.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -111,6 +112,38 @@ def fit_pca(x: Tensor, num_components: int, whiten: bool = False) -> Pca:
     # Contiguous like a stored one: another memory layout would round differently.
     components = torch.from_numpy(fitted.components_).contiguous()
     return Pca(torch.from_numpy(fitted.mean_), components, scale)
+
+
+def fit_pca_of_parts(parts: Iterable[Tensor], num_components: int) -> Pca:
+    """Fit the principal components of rows [n, C] that come in parts, as `fit_pca` of all of them.
+
+    Only sums are held, in float64: C x C values. The result is float32.
+
+    Raises:
+        ValueError: see `fit_pca`.
+    """
+    count, total, gram = 0, torch.zeros(0), torch.zeros(0, 0)
+    for part in parts:
+        x = part.double()
+        if not torch.isfinite(x).all():
+            raise ValueError("expected finite rows for PCA, got NaN or infinity")
+        if not count:
+            total, gram = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
+        count, total = count + len(x), total + x.sum(0)
+        add_gram(gram, x)
+    width = len(total)
+    if not 1 <= num_components <= min(count, width):
+        raise ValueError(
+            f"expected components between 1 and {min(count, width)} for {count} rows of width "
+            f"{width}, got {num_components}; lower it, or give more training videos"
+        )
+    mean, upper = total / count, gram.triu()
+    covariance = upper + upper.triu(1).T - count * mean.outer(mean)
+    # Ascending: the last are the first components.
+    components = torch.linalg.eigh(covariance)[1].flip(1)[:, :num_components].T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = (components * largest.sign()).contiguous()
+    return Pca(mean.float(), components.float(), torch.ones(num_components))
 
 
 def add_gram(sums: Tensor, x: Tensor) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from encoders.stream_specs import Scale
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitSample:
@@ -24,6 +26,7 @@ class FitSample:
         multi_label: a video may have several labels.
         group: [v] int64, videos of one group belong together; None if each is its own group.
         levels: sides of the pyramid whose cells give a frame's descriptors, once for each view.
+        scales: the sizes of the picture that a frame's descriptors are of, in their order.
         rank, world_size: number of this worker, and of workers.
         all_reduce: sums a tensor over the workers and gives each the sum.
         log: (quantity, step, value) for the training curves.
@@ -37,6 +40,7 @@ class FitSample:
     multi_label: bool = False
     group: Tensor | None = None
     levels: tuple[int, ...] = ()
+    scales: tuple[Scale, ...] = ()
     seed: int = 0
     rank: int = 0
     world_size: int = 1

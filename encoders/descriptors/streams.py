@@ -3,9 +3,10 @@
 Letters: f frames, C channels, T cells of the spatial pyramid.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -20,6 +21,7 @@ from encoders.stream_specs import (
     ClipSpec,
     ClipWindow,
     FlowWindow,
+    Scale,
     Scaling,
     StreamSpec,
     Window,
@@ -87,11 +89,15 @@ class Stream:
         name: the column of DESCRIPTORS.
         node: of the network, or `input`.
         kind: one of `KINDS`.
-        cells: T, the number of descriptors of one view of a frame.
-        width: C, the length of a descriptor.
+        cells: T, the number of descriptors of one view of a frame, those of all scales together.
+        width: C, the length of a stored descriptor.
         window: the frames that it reads for one sampled frame.
         scaling, spp_levels: scaling of the maps, and levels of the pyramid.
         views: number of crops of a frame; their descriptors stand one view after the other.
+        scales: the sizes of the picture, smallest first, as their rows stand in each view; none
+            given: one size.
+        raw_width: length of a descriptor before the projection of describe.pca_components; 0
+            without one.
     """
 
     name: str
@@ -103,6 +109,33 @@ class Stream:
     scaling: str = "per_position"
     spp_levels: tuple[int, ...] = LEVELS
     views: int = 1
+    scales: tuple[Scale, ...] = ()
+    raw_width: int = 0
+
+    @property
+    def unprojected(self) -> "Stream":
+        """The stream before its projection."""
+        return replace(self, width=self.raw_width or self.width, raw_width=0)
+
+    def projected(self, components: int) -> "Stream":
+        """Return the stream whose descriptors are stored with so many values; 0: as they are.
+
+        Raises:
+            ValueError: they have fewer.
+        """
+        if components > self.width:
+            raise ValueError(
+                f"describe.pca_components: expected at most the {self.width} values of "
+                f"{self.name}, got {components}; lower it, or leave the stream to another run"
+            )
+        return replace(self, width=components, raw_width=self.width) if components else self
+
+    @property
+    def spans(self) -> list[slice]:
+        """The rows of each scale in a view."""
+        rows = [scale.rows for scale in self.scales] or [self.cells]
+        ends = list(itertools.accumulate(rows))
+        return [slice(end - number, end) for number, end in zip(rows, ends, strict=True)]
 
     @property
     def flow(self) -> FlowWindow | None:
@@ -120,7 +153,7 @@ class Stream:
         return self.views * self.cells
 
     def describe(self, maps: Tensor, indices: Tensor) -> Tensor:
-        """Return descriptors [k, T, C] of one view.
+        """Return descriptors [k, T, C] of one view at one scale.
 
         The values of a global node stay as the network gives them.
 
@@ -219,6 +252,8 @@ def streams_of(
     scaling: str,
     levels: tuple[int, ...],
     views: int = 1,
+    smaller: Sequence[dict[str, tuple[int, int, int]]] = (),
+    sides_px: Sequence[int] = (0,),
 ) -> dict[str, Stream]:
     """Return {name: stream}, node by node; a name is for example features_12_appearance.
 
@@ -226,6 +261,8 @@ def streams_of(
         shapes: {node: (C, h, w)}, in the order of the streams.
         entries: kind, fields and nodes of each entry of describe.streams.
         scaling: of entries without one.
+        smaller: the shapes at smaller sizes of the picture, smallest first.
+        sides_px: the sides of the picture at all sizes.
 
     Raises:
         ValueError: two streams would have the same name, or a vector has only differences.
@@ -257,19 +294,23 @@ def streams_of(
             input_channels = channels
             if isinstance(window, FlowWindow) and node == INPUT:
                 input_channels = max(channels, window.num_channels)
+            sizes = [at[node][1:] for at in smaller] + [(height, width)]
+            scales = tuple(
+                Scale(side_px, h * w, h, w)
+                if kind in ("positions", "dense", "global")
+                else Scale(side_px, num_cells(levels))
+                for side_px, (h, w) in zip(sides_px, sizes, strict=True)
+            )
             streams[name] = Stream(
                 name=name,
                 node=node,
                 kind=kind,
-                cells={
-                    "positions": height * width,
-                    "dense": height * width,
-                    "global": 1,
-                }.get(kind, num_cells(levels)),
+                cells=sum(scale.rows for scale in scales),
                 width=input_channels * (2 if kind == "difference" else 1),
                 window=window,
                 scaling=spec.scaling or scaling,
                 spp_levels=levels,
                 views=views,
+                scales=scales,
             )
     return streams

@@ -1,8 +1,12 @@
 """The views of a frame: crops that are described one by one (DQ Table 4, VU 5.4.2)."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
+
+_MIDDLE = 12
+"""The centre's place in a 5 x 5 grid, row by row."""
 
 
 def mirrored_picture(frames: Tensor) -> Tensor:
@@ -29,11 +33,15 @@ def views_of(
     """Yield the crops [f, crop_px, crop_px, c] of frames [f, side, side, c], by `VIEWS[kind]`.
 
     The first is the centre, the second its mirror image. Ten views have the corners too (top left,
-    top right, bottom left, bottom right), each before its mirror image, which `mirrored` makes.
+    top right, bottom left, bottom right), fifty the 24 other places of a 5 x 5 grid, row by row;
+    each before its mirror image, which `mirrored` makes.
     """
     margin = frames.shape[1] - crop_px
-    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin)] if kind == "ten" else []
-    for top, left in [(margin // 2, margin // 2), *corners]:
+    steps = {"ten": 1, "fifty": 4}.get(kind)
+    grid = [margin * place // steps for place in range(steps + 1)] if steps else []
+    centre = (margin // 2, margin // 2)
+    others = [place for n, place in enumerate(itertools.product(grid, grid)) if n != _MIDDLE]
+    for top, left in [centre, *others]:
         crop = frames[:, top : top + crop_px, left : left + crop_px]
         yield crop
         if kind != "centre":

@@ -151,8 +151,7 @@ class Spatial(Encoder):
         index = _cells_of_parts(sample.levels, used, cells, per_level=settings.per_level)
         used_sample = sample
         if settings.levels and (settings.pca_components or settings.position_weight):
-            frames = _prepared(sample.frames, lambda x: x, torch.cat(index))
-            used_sample = replace(sample, frames=frames)
+            used_sample = replace(sample, frames=some_cells(sample.frames, torch.cat(index)))
         pca = fit_sample_pca(used_sample, settings)
         positions = None
         if settings.position_weight:
@@ -344,6 +343,11 @@ def _prepared(frames: Tensor, widen: Callable[[Tensor], Tensor], cells: Tensor) 
         rows = slice(start, start + CHUNK_FRAMES)
         prepared[rows] = widen(frames[rows].float())[:, cells]
     return prepared
+
+
+def some_cells(frames: Tensor, cells: Tensor) -> Tensor:
+    """Return some cells of a sample's frames, as `_prepared` keeps them."""
+    return _prepared(frames, lambda x: x, cells)
 
 
 def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

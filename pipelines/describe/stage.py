@@ -18,9 +18,11 @@ import torch
 
 from encoders.backbones import load
 from encoders.backbones.flow_input import COLOURS
+from encoders.codebooks.pca import Pca
 from encoders.descriptors.streams import Stream, streams_of
 from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
 from encoders.stream_specs import VIEWS, FlowWindow, Window
+from encoders.tensor_files import load_tensors
 from pipelines import logs
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
@@ -39,11 +41,12 @@ def described_streams(config: Config) -> dict[str, Stream]:
     Raises:
         ConfigError: the network has no such node, or does not take such pictures or stacks of flow.
     """
-    describe, size = config.describe, config.picture.crop_px
+    describe, sides = config.describe, config.picture.sides
+    size = sides[-1]
     try:
         named = functools.partial(load.expanded, describe.backbone, crop_px=size)
         nodes = named(describe.used_nodes)
-        shapes = load.node_shapes(describe.backbone, nodes, size)
+        *smaller, shapes = (load.node_shapes(describe.backbone, nodes, side) for side in sides)
         entries = [
             (kind, spec, named(spec.nodes or describe.nodes))
             for kind, spec in describe.specs
@@ -53,14 +56,16 @@ def described_streams(config: Config) -> dict[str, Stream]:
             if isinstance(window, FlowWindow) and channels_of(window) > COLOURS:
                 load.check_stacks(describe.backbone, nodes, size, window.num_channels)
         levels, views = describe.spp_levels, VIEWS[config.picture.views]
-        streams = streams_of(shapes, entries, describe.scaling, levels, views)
-        return streams | described_clips(config, levels, views)
+        named_streams = streams_of(shapes, entries, describe.scaling, levels, views, smaller, sides)
+        components = describe.pca_components
+        projected = {name: stream.projected(components) for name, stream in named_streams.items()}
+        return projected | described_clips(config, levels, views)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
-            f"picture.crop_px: {describe.backbone} does not take {config.picture.crop_px} px: "
-            f"{error}"
+            f"picture.{'scales' if config.picture.scales else 'crop_px'}: {describe.backbone} does "
+            f"not take {' or '.join(map(str, sides))} px: {error}"
         ) from error
 
 
@@ -89,6 +94,16 @@ MOST_FRAMES = 256
 """Most frames of a forward pass on a GPU: more make it no faster."""
 
 
+def projections(data: bytes) -> dict[str, Pca]:
+    """Return {stream: its projection} of a file of `pipelines.describe.projection`."""
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_tensors(data).items():
+        stream, _, key = name.partition("/")
+        tensors.setdefault(stream, {})[key] = tensor
+    found = {stream: Pca.from_tensors(own) for stream, own in tensors.items()}
+    return {stream: pca for stream, pca in found.items() if pca is not None}
+
+
 def precision(name: str, on: str) -> torch.dtype:
     """Return the dtype of the forward pass by describe.precision, on cuda or cpu."""
     if name == "auto":
@@ -112,6 +127,10 @@ class DescribeFrames:
     Args:
         weights: gives the network's, as `backbones.load_model` takes them. None: random filters,
             to learn how long a call takes.
+        projection: gives the file of `pipelines.describe.projection`, where streams need one.
+
+    Raises:
+        ConfigError: streams need a projection, and there is none.
     """
 
     def __init__(
@@ -121,6 +140,7 @@ class DescribeFrames:
         streams: dict[str, Stream],
         num_threads: int,
         meter: Meter = SILENT,
+        projection: Callable[[], bytes] | None = None,
     ) -> None:
         logs.configure()
         self.settings, self.picture = config.describe, config.picture
@@ -134,6 +154,17 @@ class DescribeFrames:
         if any(stream.clip for stream in streams.values()):
             dtype = precision(self.settings.precision, self.device)
             self.clips = ClipNetwork(data, self.settings, self.device, dtype)
+        self.projections: dict[str, Pca] = {}
+        if any(stream.raw_width for stream in streams.values()):
+            if projection is None:
+                raise ConfigError(
+                    "describe.pca_components: expected the projection of the run, which is not at "
+                    "hand here; name a video of the run instead of a file"
+                )
+            self.projections = {
+                name: Pca(*(t.to(self.device) for t in (pca.mean, pca.components, pca.scale)))
+                for name, pca in projections(projection()).items()
+            }
         if data:
             cut = functools.partial(load.cut, name, load.load_model(name, data))
         else:
@@ -176,7 +207,8 @@ class DescribeFrames:
             windows = [indices[stream.window] for indices in read]
             ends[name] = np.cumsum([len(indices) for indices in windows])
             first = np.repeat(starts[stream.flow][:-1], [len(indices) for indices in windows])
-            outputs[name] = _Descriptors(stream, np.concatenate(windows) + first[:, None])
+            indices = np.concatenate(windows) + first[:, None]
+            outputs[name] = _Descriptors(stream, indices, self.projections.get(name))
         own = [output for output in outputs.values() if not output.stream.clip]
         for flow, images in inputs.items():
             if flow in self.backbones:
@@ -210,18 +242,35 @@ class DescribeFrames:
         """
         if not len(images):
             return
-        for view, pictures in enumerate(self._views(images, flow)):
-            nodes = {
-                node: _Maps(
-                    [d for d in outputs if (d.stream.node, d.stream.flow) == (node, flow)], view
-                )
-                for node in self.backbones[flow].nodes
-            }
-            for part in pictures.split(self.batch_frames):
-                for node, maps in self._forward(part, flow).items():
-                    nodes[node].add(maps)
-            for node_maps in nodes.values():
-                node_maps.describe()
+        for scale, sized in enumerate(self._sizes(images)):
+            # Larger pictures take more memory each.
+            area = (self.picture.sides[scale] / self.picture.sides[0]) ** 2
+            most = max(1, int(self.batch_frames / area))
+            for view, pictures in enumerate(self._views(sized, flow)):
+                nodes = {
+                    node: _Maps(
+                        [d for d in outputs if (d.stream.node, d.stream.flow) == (node, flow)],
+                        view,
+                        scale,
+                    )
+                    for node in self.backbones[flow].nodes
+                }
+                for part in pictures.split(most):
+                    for node, maps in self._forward(part, flow, most).items():
+                        nodes[node].add(maps)
+                for node_maps in nodes.values():
+                    node_maps.describe()
+
+    def _sizes(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the pictures [u, side, side, c] at each scale."""
+        if not self.picture.scales:
+            yield images
+            return
+        first = 0
+        for side in self.picture.scales:
+            rows = images[:, 0, first : first + side**2]
+            yield rows.reshape(len(images), side, side, -1)
+            first += side**2
 
     def _places(self, flat: list[list[int]]) -> dict[Window, np.ndarray]:
         """Return the images that each window reads for the segment's frames, [k, num_read] indices;
@@ -237,26 +286,31 @@ class DescribeFrames:
         }
 
     def _inputs(self, batch: pa.Table, flow: FlowWindow | None) -> list[np.ndarray]:
-        """Return uint8 [u, side, side, c] of each segment: its pictures, or its stacks of flow."""
-        side, channels = self.picture.decoded_px, flow.num_channels if flow else COLOURS
+        """Return uint8 [u, *decoded_shape, c] of each segment: its pictures, or its stacks of
+        flow.
+        """
+        shape, channels = self.picture.decoded_shape, flow.num_channels if flow else COLOURS
         values = batch["images"]
         if flow:
             index = [w for w in self.settings.windows if isinstance(w, FlowWindow)].index(flow)
             failed = pa.scalar(b"", pa.large_binary())
             values = [row[index] if len(row) else failed for row in batch["flows"]]
         buffers = (np.frombuffer(value.as_buffer(), np.uint8) for value in values)
-        return [buffer.reshape(-1, side, side, channels) for buffer in buffers]
+        return [buffer.reshape(-1, *shape, channels) for buffer in buffers]
 
     def _views(self, images: np.ndarray, flow: FlowWindow | None) -> Iterator[torch.Tensor]:
         mirrored = mirrored_flow if flow else mirrored_picture
-        kind, crop_px = self.picture.views, self.picture.crop_px
+        kind = self.picture.views
+        crop_px = images.shape[1] if self.picture.scales else self.picture.crop_px
         return views_of(torch.from_numpy(images), kind, crop_px, mirrored)
 
-    def _forward(self, images: torch.Tensor, flow: FlowWindow | None) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, images: torch.Tensor, flow: FlowWindow | None, most: int
+    ) -> dict[str, torch.Tensor]:
         count = len(images)
-        if self.settings.compile and count < self.batch_frames:
+        if self.settings.compile and count < most:
             # Another size would be compiled anew.
-            padding = images.new_zeros(self.batch_frames - count, *images.shape[1:])
+            padding = images.new_zeros(most - count, *images.shape[1:])
             images = torch.cat([images, padding])
         return {node: maps[:count] for node, maps in self._run(images, flow).items()}
 
@@ -265,12 +319,12 @@ class DescribeFrames:
         return backbone.flow_maps(images) if flow else backbone.maps(images)
 
     def _fitting_frames(self, flow: FlowWindow | None) -> int:
-        """Return the number of frames in a forward pass that take half of the GPU's free memory, at
-        most MOST_FRAMES.
+        """Return the number of frames, of the smallest scale, in a forward pass that take half of
+        the GPU's free memory, at most MOST_FRAMES.
         """
         if self.device == "cpu":
             return CPU_FRAMES
-        size = self.picture.crop_px
+        size = self.picture.sides[0]
         channels = flow.num_channels if flow else COLOURS
         trial = torch.zeros(8, size, size, channels, dtype=torch.uint8)
         self._run(trial, flow)
@@ -328,18 +382,20 @@ class _Descriptors:
             i and those before it none from stops[i] on.
     """
 
-    def __init__(self, stream: Stream, indices: np.ndarray) -> None:
-        self.stream, self.indices = stream, indices
+    def __init__(self, stream: Stream, indices: np.ndarray, pca: Pca | None = None) -> None:
+        self.stream, self.indices, self.pca = stream, indices, pca
         self.rows = np.empty((len(indices), stream.views, stream.cells, stream.width), np.float16)
         self.starts = np.minimum.accumulate(indices.min(1)[::-1])[::-1]
         self.stops = np.maximum.accumulate(indices.max(1)) + 1
 
 
 class _Maps:
-    """One view's maps of a node, from when they come until no window reads them any more."""
+    """One view's maps of a node at one scale, from when they come until no window reads them any
+    more.
+    """
 
-    def __init__(self, outputs: list[_Descriptors], view: int) -> None:
-        self.outputs, self.view = outputs, view
+    def __init__(self, outputs: list[_Descriptors], view: int, scale: int = 0) -> None:
+        self.outputs, self.view, self.scale = outputs, view, scale
         self.done = [0] * len(outputs)
         self.start, self.stop, self.most = 0, 0, 1
         self.parts: list[torch.Tensor] = []
@@ -370,7 +426,10 @@ class _Maps:
             maps = self._between(start, output.stops[end - 1])
             indices = torch.from_numpy(output.indices[first:end] - start).to(maps.device)
             rows = output.stream.describe(maps, indices)
-            output.rows[first:end, self.view] = rows.half().cpu().numpy()
+            if output.pca:
+                rows = output.pca.transform(rows.float())
+            own = output.rows[first:end, self.view, output.stream.spans[self.scale]]
+            own[:] = rows.half().cpu().numpy()
             self.done[i] = end
         return min([self.stop, *output.starts[ready : ready + 1]])
 

@@ -17,8 +17,9 @@ from pipelines.cluster.datasets import (
     write_tables,
 )
 from pipelines.describe import stage
+from pipelines.describe.projection import fit_projection
 from pipelines.index import current_rows
-from pipelines.ledger.accounts import Account, Spent, settle
+from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.run.job import Job
 from pipelines.storage.columns import names
 from pipelines.storage.tables import DESCRIPTORS, FAILURES
@@ -34,6 +35,7 @@ def describe(job: Job) -> tuple[Account, Spent]:
     job.weights.keep(job.store)
     plan = current_rows.segment_plan(job)
     rows = current_rows.to_describe(job, plan)
+    before = fit_projection(job, plan)
     log.debug("describe: %d segments, %d of them to describe", plan.num_rows, rows.num_rows)
     if rows.num_rows:
         job.unmark(job.descriptors)
@@ -46,16 +48,20 @@ def describe(job: Job) -> tuple[Account, Spent]:
     windows = config.describe.windows
     decoding = (config.sampling, config.picture, config.decode, line.meter, windows, True)
     weights = SharedFile.of(job.store, job.weights.file)
-    network = (weights, config, job.described, pools.describe.num_threads)
+    network = (weights, config, job.described, pools.describe.num_threads, line.meter)
+    if job.projection:
+        network = (*network, SharedFile.of(job.store, job.projection))
     data = describing(
         rows,
         config,
         pools,
         (video_stages.DecodeSegments, decoding),
-        (stage.DescribeFrames, (*network, line.meter)),
+        (stage.DescribeFrames, network),
     )
     outputs = [sink.Output(DESCRIPTORS, job.descriptors, job.footer("describe"))]
-    spent = write_tables(job, line, data, outputs, rows_per_file=SEGMENTS_PER_FILE)
+    spent = merged(
+        [before, write_tables(job, line, data, outputs, rows_per_file=SEGMENTS_PER_FILE)]
+    )
     account = _write_failures(job, plan)
     frame_bytes = sum(
         2.0 * stream.cells * stream.views * stream.width for stream in job.described.values()

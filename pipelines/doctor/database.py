@@ -49,7 +49,7 @@ _COLUMNS = {
 }
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
-_LARGE = ("search", "frames", "clips", "cams", "scores_over_time", "network_scores")
+_LARGE = ("search", "frames", "clips", "cams", "scores_over_time", "network_scores", "confidence")
 
 KEPT = [table for table in TABLES if table.name not in _LARGE]
 """The tables in the database; SCORES of one result at a time."""

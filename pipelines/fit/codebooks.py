@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
@@ -116,6 +116,7 @@ def publish_unfitted(
             frames=torch.zeros(0, stream.cells, stream.width),
             video=torch.zeros(0, dtype=torch.int64),
             levels=config.describe.spp_levels,
+            scales=stream.scales,
         )
         try:
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
@@ -160,6 +161,9 @@ def scarcities(
             # The coarsest level has the fewest.
             counted = (min(used),) if book.settings.per_level else used
             cells = cells * num_cells(counted) // num_cells(levels)
+        if book.settings.sides:
+            own_rows = (s.rows for s in stream.scales if s.side_px in book.settings.sides)
+            cells = sum(own_rows)
         own = pc.is_in(samples[task.sample], pa.array(sorted(task.videos), pa.string()))
         number = stream.views * cells * (pc.sum(own).as_py() or 0)
         if number < FEW_DESCRIPTORS * size:
@@ -198,14 +202,16 @@ def _fit_all(setting: dict) -> None:
         book = task.codebook
         if team.agree(team.rank == 0 and holds(store, f"{book.folder}/{DONE}")):
             continue
+        stream = setting["streams"][book.stream]
         if task.sample not in frames:
-            stream = setting["streams"][book.stream]
             with meter("read"):
                 frames = {task.sample: _read_share(store, task.sample, stream, team)}
         started = time.monotonic()
         state, rows = kept.of(book)
         curves = Curves(book, team.rank, setting["counter"], rows=rows)
-        sample = fit_sample(task, frames[task.sample], config, team, curves, kept, state)
+        share = frames[task.sample]
+        sample = fit_sample(task, share, config, team, curves, kept, state)
+        sample = replace(sample, scales=stream.scales)
         with meter("fit"):
             encoder = fit_encoder(book.base, sample, book.settings, book.normalisation)
         if team.rank == 0:

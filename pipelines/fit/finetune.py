@@ -222,7 +222,7 @@ def _decode(todo: FinetuneJob) -> None:
     most = max(1, round(config.finetune.num_frames / segments.num_rows))
     pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
     line = datasets.progress_line(job, "frames", rows.num_rows, {("read", "decode"): pool})
-    centre = dataclasses.replace(config.picture, views="centre")
+    centre = dataclasses.replace(config.picture, views="centre", scales=())
     decoding = (config.sampling, centre, config.decode, line.meter, (FRAME,), True)
     keeping = (config.picture.crop_px, most, config.run.seed)
     data = datasets.dataset(rows, 4).map_batches(

@@ -60,9 +60,10 @@ def segment_plan(job: Job) -> pa.Table:
     """Return SEGMENTS with the columns of VIDEOS that decoding needs, and the number of the
     attempt.
     """
-    columns = ["video_id", "uri", "start_s", "end_s", "width_px", "height_px"]
+    columns = ["video_id", "uri", "start_s", "end_s", *stages.BOX, "width_px", "height_px"]
     columns += ["status", "stage", "error_type", "error"]
     segments = job.store.read_table(job.segments)
+    # VIDEOS of before lack some.
     plan = segments.join(job.store.read_table(job.videos, columns), "video_id")
     attempt = pa.repeat(pa.scalar(job.retries.passes + 1, pa.int32()), plan.num_rows)
     return plan.append_column("attempts", attempt).sort_by("segment_id")

@@ -7,28 +7,33 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
+from pipelines.index import boxes
 from pipelines.index import stretches as cut_out
+from pipelines.index.boxes import Box
 from pipelines.index.readers.registry import is_untrimmed, read_annotations
 from pipelines.index.user_tables import read_user_table, some, texts
 from pipelines.settings.sections import Manifest
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Labels:
-    """The content of a labels file, each a dictionary by path; `group` and `split` are None without
-    such a column.
+    """The content of a labels file, each a dictionary by path; `group`, `split` and `box` are None
+    without such columns.
     """
 
     labels: dict[str, list[str]]
     group: dict[str, str] | None
     split: dict[str, str] | None
+    box: dict[str, Box] | None = None
 
 
 def read_labels(
@@ -36,6 +41,8 @@ def read_labels(
     split: str = "",
     videos: Sequence[str] = (),
     stretches: Literal["auto", "use", "ignore"] = "auto",
+    *,
+    with_boxes: bool = False,
 ) -> Labels:
     """Read a CSV or Parquet file with columns path, label[, group][, split][, start_s, end_s], or
     annotations of a data set (`pipelines.index.readers.registry`).
@@ -49,10 +56,11 @@ def read_labels(
         videos: paths of the listed videos, which annotations of data sets name in ways of their
             own.
         stretches: see `manifest.stretches`.
+        with_boxes: read the columns of `pipelines.index.boxes` too.
 
     Raises:
-        ConfigError: no such file, a missing column, an empty cell, or rows of one path with
-            different groups or splits.
+        ConfigError: no such file, a missing column, an empty cell, rows of one path with different
+            groups, splits or boxes, or cells that are no box.
     """
     table = _table(labels, videos, stretches)
     paths = texts("--labels", labels, table, "path").to_pylist()
@@ -84,6 +92,7 @@ def read_labels(
         labels=labels_of,
         group=_one_per_path(labels, table, "group", paths),
         split=splits,
+        box=boxes.read_boxes("--labels", labels, table, paths) if with_boxes else None,
     )
 
 
@@ -159,6 +168,8 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
     else:
         labels = _respelled(videos, labels)
         videos = cut_out.cut(videos, labels.labels)
+        if labels.box is not None:
+            videos = boxes.with_boxes(videos, labels.box)
         paths = videos["path"].to_pylist()
         labels_of, group, split = labels.labels, labels.group, labels.split
         _match_errors(set(paths), set(labels_of), settings)
@@ -197,7 +208,12 @@ def _respelled(videos: pa.Table, labels: Labels) -> Labels:
     for name, classes in labels.labels.items():
         path = path_of.get(name, name)
         labels_of[path] = sorted({*labels_of.get(path, []), *classes})
-    return Labels(labels_of, _by_path(labels.group, path_of), _by_path(labels.split, path_of))
+    return Labels(
+        labels_of,
+        _by_path(labels.group, path_of),
+        _by_path(labels.split, path_of),
+        _by_path(labels.box, path_of),
+    )
 
 
 def _in_list(name: str, path_of: dict[str, str]) -> str | None:
@@ -211,10 +227,10 @@ def _plain(name: str) -> str:
     return name if "://" in name else os.path.normpath(name)
 
 
-def _by_path(values: dict[str, str] | None, path_of: dict[str, str]) -> dict[str, str] | None:
+def _by_path(values: dict[str, T] | None, path_of: dict[str, str]) -> dict[str, T] | None:
     if values is None:
         return None
-    merged: dict[str, str] = {}
+    merged: dict[str, T] = {}
     for name, value in values.items():
         path = path_of.get(name, name)
         if merged.setdefault(path, value) != value:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ConfigError
-from pipelines.index import stretches
+from pipelines.index import boxes, stretches
 from pipelines.index.playlists import pieces
 from pipelines.index.user_tables import (
     column_names,
@@ -73,7 +73,12 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 
 
 def list_videos(
-    videos: str, *, out: str = "", look: bool = True, media: Media = "auto"
+    videos: str,
+    *,
+    out: str = "",
+    look: bool = True,
+    media: Media = "auto",
+    with_boxes: bool = False,
 ) -> pa.Table:
     """Return columns path, uri, size_bytes, modified, start_s and end_s of all videos, sorted by
     path.
@@ -89,13 +94,14 @@ def list_videos(
         look: look at each file that a manifest names. Without, sizes are 0, and missing files are
             not noticed.
         media: see `manifest.media`.
+        with_boxes: with the columns of `pipelines.index.boxes`, where a manifest has them.
 
     Raises:
         ConfigError: nothing is there, it cannot be read, the root of a file system is named, or the
             manifest has no column `path`.
     """
     with using("--videos", videos):
-        return _list_videos(videos, out, look, media)
+        return _list_videos(videos, out, look, media, with_boxes)
 
 
 def labels_file(videos: str, labels: str | None) -> str | None:
@@ -113,7 +119,7 @@ def _has_labels(videos: str) -> bool:
     return is_manifest and "label" in column_names("--videos", videos)
 
 
-def _list_videos(videos: str, out: str, look: bool, media: Media) -> pa.Table:
+def _list_videos(videos: str, out: str, look: bool, media: Media, with_boxes: bool) -> pa.Table:
     fs, root = user_filesystem("--videos", videos)
     is_local = isinstance(fs, LocalFileSystem)
     if not root or (is_local and root == "/"):
@@ -122,7 +128,7 @@ def _list_videos(videos: str, out: str, look: bool, media: Media) -> pa.Table:
             "of a file system; name the folder, such as /data/videos or s3://bucket/videos"
         )
     if videos.lower().endswith((".csv", ".parquet")):
-        return _from_manifest(videos, fs, root, look)
+        return _from_manifest(videos, fs, root, look, with_boxes)
     skipped: dict[str, list[str]] = {}
     if fs.isdir(root):
         base = root.rstrip("/")
@@ -347,7 +353,9 @@ def _row(relative: str, uri: str, info: dict) -> dict:
     }
 
 
-def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: bool) -> pa.Table:
+def _from_manifest(
+    videos: str, fs: fsspec.AbstractFileSystem, path: str, look: bool, with_boxes: bool
+) -> pa.Table:
     table = read_user_table("--videos", videos)
     if "path" not in table.column_names:
         raise ConfigError(f"--videos {videos}: expected a column 'path', got {table.column_names}")
@@ -356,14 +364,14 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     if not all(column):
         raise ConfigError(f"--videos {videos}: a row has no path")
     names, uris, name_of = _once(fs, base, column)
-    ids = sorted(
-        {
-            f"{name_of[path]}{video_id.removeprefix(path)}"
-            for video_id, path in zip(
-                stretches.ids("--videos", videos, table, column), column, strict=True
-            )
-        }
-    )
+    of_rows = [
+        f"{name_of[path]}{video_id.removeprefix(path)}"
+        for video_id, path in zip(
+            stretches.ids("--videos", videos, table, column), column, strict=True
+        )
+    ]
+    found = boxes.read_boxes("--videos", videos, table, of_rows) if with_boxes else None
+    ids = sorted(set(of_rows))
     if len(ids) < len(column):
         log.warning(
             "%s: %d of %d rows repeat a video and count once",
@@ -375,7 +383,7 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
         unknown = pa.nulls(len(names), pa.string())
         sizes = pa.repeat(pa.scalar(0, pa.int64()), len(names))
         listed = [pa.array(names), pa.array(uris), sizes, unknown]
-        return _of_ids(pa.Table.from_arrays(listed, schema=_LISTED), ids)
+        return _of_ids(pa.Table.from_arrays(listed, schema=_LISTED), ids, found)
     # On object storage each look is a request.
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         looks = list(pool.map(lambda name: _look(fs, base, name), names, chunksize=1))
@@ -393,15 +401,16 @@ def _from_manifest(videos: str, fs: fsspec.AbstractFileSystem, path: str, look: 
     rows = [row for row in looks if isinstance(row, dict)]
     if not rows:
         raise ConfigError(f"--videos {videos}: expected videos, found none")
-    return _of_ids(pa.Table.from_pylist(rows, schema=_LISTED), ids)
+    return _of_ids(pa.Table.from_pylist(rows, schema=_LISTED), ids, found)
 
 
-def _of_ids(files: pa.Table, ids: list[str]) -> pa.Table:
+def _of_ids(files: pa.Table, ids: list[str], found: dict[str, boxes.Box] | None) -> pa.Table:
     """Return a row for each video of a manifest, from the rows of its files."""
     row_of = {path: row for row, path in enumerate(files["path"].to_pylist())}
     there = [name for name in ids if stretches.split(name)[0] in row_of]
     rows = files.take(pa.array([row_of[stretches.split(name)[0]] for name in there], pa.int64()))
-    return stretches.with_times(rows.set_column(0, "path", pa.array(there, pa.string())))
+    listed = stretches.with_times(rows.set_column(0, "path", pa.array(there, pa.string())))
+    return listed if found is None else boxes.with_boxes(listed, found)
 
 
 _LOOKS_AT_ONCE = 16

@@ -18,12 +18,19 @@ def modified(info: dict) -> str | None:
     return None if changed is None else str(changed)
 
 
-def source_of(uri: str, size_bytes: int, modified: str | None) -> str:
-    """Return the source of a file, as VIDEOS has it."""
-    return hashlib.sha256(repr((uri, size_bytes, modified)).encode()).hexdigest()[:16]
+def source_of(
+    uri: str,
+    size_bytes: int,
+    modified: str | None,
+    box: tuple[float, float, float, float] | None = None,
+) -> str:
+    """Return the source of a file, or of a box in its pictures, as VIDEOS has it."""
+    of_file = (uri, size_bytes, modified)
+    parts = of_file if box is None else (*of_file, box)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def source_now(uri: str) -> str | None:
+def source_now(uri: str, box: tuple[float, float, float, float] | None = None) -> str | None:
     """Return the present source of a video; None where there is no file any more."""
     fs, path = filesystem(uri)
     try:
@@ -31,7 +38,7 @@ def source_now(uri: str) -> str | None:
         info = _local(path) if isinstance(fs, LocalFileSystem) else fs.info(path)
     except FileNotFoundError:
         return None
-    return source_of(uri, info["size"], modified(info))
+    return source_of(uri, info["size"], modified(info), box)
 
 
 def _local(path: str) -> dict:

@@ -78,6 +78,7 @@ def clip_plan(job: Job) -> pa.Table:
     wants it.
     """
     columns = ["video_id", "uri", "source", "start_s", "end_s", "width_px", "height_px"]
+    columns += stages.BOX
     columns += ["status", "stage", "error_type", "error"]
     videos = job.store.read_table(job.videos, [*columns, "labels", "fold"])
     has_labels = pc.greater(pc.list_value_length(videos["labels"]), 0)

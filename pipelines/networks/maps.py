@@ -93,6 +93,16 @@ def stream_of(job: Job) -> tuple[Stream, tuple[int, int, int]]:
     for stream in job.described.values():
         if stream.node == node and stream.kind in MAPS:
             config = job.config
+            if stream.raw_width:
+                raise ConfigError(
+                    "network.input=maps: expected whole maps, got describe.pca_components = "
+                    f"{stream.width}; set it to 0, or network.input=pixels"
+                )
+            if config.picture.scales:
+                raise ConfigError(
+                    "network.input=maps: expected pictures of one size, got picture.scales = "
+                    f"{config.picture.scales}; set network.input=pixels, or leave it out"
+                )
             source = Source(
                 network=config.describe.backbone,
                 node=node,

@@ -26,6 +26,7 @@ from encoders.codebooks.sample import FitSample
 from encoders.registry import ENCODERS, fit_encoder
 from pipelines.cluster import sink
 from pipelines.cluster.device import cuda_or_cpu
+from pipelines.describe.projection import trial_projections
 from pipelines.describe.stage import DescribeFrames
 from pipelines.encode import stage as encode_stage
 from pipelines.errors import ConfigError
@@ -146,6 +147,7 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
                 job.config,
                 job.described,
                 num_threads,
+                projection=lambda: trial_projections(job.described),
             )
             part, flops = sample_job(job, store, videos, network, segments.frames, 0.25 * share)
             described: dict[str, Any] = {"flops": flops, **describe(part, network, 0.25 * share)}
@@ -285,6 +287,7 @@ def _fit_one(part: Job, book: Codebook, frames: torch.Tensor, num_classes: int) 
         video=torch.arange(number),
         targets=targets if part.config.variant(book.encoder).uses_labels else None,
         levels=part.config.describe.spp_levels,
+        scales=part.described[book.stream].scales,
         seed=part.config.run.seed,
         checkpoint=lambda _: ends.append(now_s()),
     )

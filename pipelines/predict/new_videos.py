@@ -3,6 +3,7 @@ settings, weights and codebooks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,9 +65,19 @@ class KeptWeights:
 
 @dataclass(frozen=True, eq=False)
 class NewVideos(Job):
-    """A job of videos without labels, with codebooks of another run."""
+    """A job of videos without labels, with codebooks of another run.
+
+    Attributes:
+        of_run: the folder of the run's DESCRIPTORS, whose projection is used.
+    """
 
     books: tuple[Codebook, ...] = ()
+    of_run: str = ""
+
+    @functools.cached_property
+    def _sample_pool(self) -> str:
+        """Return what a projection was fitted on: that of the run."""
+        return self.of_run
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -109,9 +120,9 @@ def new_videos(
         )
     config = _config(run.config, settings)
     inputs = prepare.Inputs(videos=videos, labels=None, out=work, config=config, steps=STEPS)
-    manifest, split, num_folds = prepare.manifest_of(
-        list_videos(videos, out=work, media=config.manifest.media), None, inputs
-    )
+    has_boxes = config.picture.box == "crop"
+    listed = list_videos(videos, out=work, media=config.manifest.media, with_boxes=has_boxes)
+    manifest, split, num_folds = prepare.manifest_of(listed, None, inputs)
     store = prepare.open_store(work)
     books = tuple(dict.fromkeys(part.codebook for part in model.encoded))
     networks = [network for part in model.networks for network in part.networks]
@@ -124,7 +135,7 @@ def new_videos(
         node = config.network.node or config.describe.nodes[0]
         used |= {n for n, of in described.items() if of.node == node and of.kind in MAPS}
     streams = {name: of for name, of in described.items() if name in used}
-    return NewVideos(
+    job = NewVideos(
         store,
         config,
         manifest,
@@ -134,7 +145,11 @@ def new_videos(
         streams,
         prepare.kept_retries(store, store.read_json(RETRIES) or {}),
         books=books,
+        of_run=run.tables["descriptors"],
     )
+    if job.projection and not store.exists(job.projection):
+        store.publish(job.projection, run.store.read(run.projection))
+    return job
 
 
 def _config(config: Config, settings: Sequence[str]) -> Config:

@@ -8,7 +8,7 @@ from pipelines.report.records import MindChange, Span, TimeFigure
 from pipelines.report.videos import FrameRequest, read_frames, videos_of
 from pipelines.run.job import Job
 from pipelines.settings.sections import Sampling
-from pipelines.video.stages import stretch_of
+from pipelines.video.stages import box_of, stretch_of
 
 NUM_FRAMES = 6
 """Changes of a video that are shown with their frames: the longest spans begin with them."""
@@ -39,7 +39,9 @@ def over_time(job: Job, rows: list[dict]) -> tuple[TimeFigure, ...]:
     spans = {name: spans_of(sorted(found[name])) for name in chosen}
     shown = {name: _shown(own) for name, own in spans.items()}
     requests = [
-        FrameRequest(videos[name]["uri"], 1, ONE_FRAME, 1, _moment(videos[name], span))
+        FrameRequest(
+            videos[name]["uri"], 1, ONE_FRAME, 1, _moment(videos[name], span), box_of(videos[name])
+        )
         for name in chosen
         for span in shown[name]
     ]

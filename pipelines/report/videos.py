@@ -35,8 +35,9 @@ from pipelines.storage.columns import places_of, vectors_from_arrow
 from pipelines.storage.store import Store
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
+from pipelines.video.images.frame import Box
 from pipelines.video.isolation import IsolatedDecoder
-from pipelines.video.stages import stretch_of
+from pipelines.video.stages import BOX, box_of, stretch_of
 
 FRAMES_PER_SAMPLE = 3
 NUM_NEAREST = 5
@@ -64,6 +65,7 @@ class FrameRequest:
     sampling: Sampling
     num_frames: int
     stretch: tuple[float, float] | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,15 @@ def samples(job: Job, best: Best, results: list[Result]) -> tuple[Sample, ...]:
     frames = _read(
         job,
         [
-            FrameRequest(r["uri"], r["num_segments"], sampling, FRAMES_PER_SAMPLE, stretch_of(r))
-            for r in rows
+            FrameRequest(
+                row["uri"],
+                row["num_segments"],
+                sampling,
+                FRAMES_PER_SAMPLE,
+                stretch_of(row),
+                box_of(row),
+            )
+            for row in rows
         ],
     )
     attention = _attention(job, best, results)
@@ -181,7 +190,7 @@ def neighbours(job: Job, best: Best, results: list[Result]) -> NeighbourSearch |
     video_ids = list(dict.fromkeys([*queries, *(name for rows in rankings for name, _ in rows)]))
     rows = {row["video_id"]: row for row in videos_of(job, video_ids)}
     requests = [
-        FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]))
+        FrameRequest(rows[name]["uri"], 1, ONE_FRAME, 1, stretch_of(rows[name]), box_of(rows[name]))
         for name in video_ids
     ]
     pictures = dict(zip(video_ids, _read(job, requests), strict=True))
@@ -270,8 +279,8 @@ def _unit(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def videos_of(job: Job, video_ids: list[str]) -> list[dict]:
-    """Return uri, labels, num_segments and stretch of videos."""
-    columns = ["video_id", "uri", "labels", "num_segments", "start_s", "end_s"]
+    """Return uri, labels, num_segments, stretch and box of videos."""
+    columns = ["video_id", "uri", "labels", "num_segments", "start_s", "end_s", *BOX]
     unordered = job.store.read_rows(job.videos, columns, "video_id", video_ids).to_pylist()
     rows = {row["video_id"]: row for row in unordered}
     return [rows[name] for name in video_ids]
@@ -297,7 +306,7 @@ def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
     limits = config.decode
     limits = dataclasses.replace(limits, timeout_s=min(VIDEO_S, limits.timeout_s))
     # Attention is of the centre crop.
-    picture = dataclasses.replace(config.picture, views="centre")
+    picture = dataclasses.replace(config.picture, views="centre", scales=())
     decoded, end = [], time.monotonic() + DECODE_S
     with IsolatedDecoder(limits) as decoder:
         for request in requests:
@@ -315,6 +324,7 @@ def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
                     limits,
                     (FRAME,),
                     request.stretch,
+                    request.box,
                 )
             except VideoError as error:
                 decoded.append(Frames(missing=f"cannot be read any more ({error.error_type})"))

@@ -8,6 +8,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
+    projections/<digest>.safetensors
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
     scores_over_time/...
 
@@ -246,6 +247,18 @@ class Folders(Inputs):
     def failures(self) -> str:
         return f"failures/{digest(self._videos_digest, self._descriptors_digest)}"
 
+    @property
+    def projection(self) -> str:
+        """Return the file of the projection of describe.pca_components; "" without one."""
+        if not self.config.describe.pca_components:
+            return ""
+        return f"projections/{self._descriptors_digest}.safetensors"
+
+    @property
+    def projection_rows(self) -> str:
+        """Return the folder of the rows that it is fitted on, until it is."""
+        return f"projections/{self._descriptors_digest}"
+
     def sample(self, stream: str) -> str:
         return f"samples/{stream}/{self._sample_digest(stream)}"
 
@@ -402,7 +415,15 @@ class Folders(Inputs):
             self.config.decode.decoder,
             digested(self.config.describe),
             self.weights.identity,
+            *self._projected_by,
         )
+
+    @property
+    def _projected_by(self) -> tuple[object, ...]:
+        """Return what a projection of descriptors depends on beside them."""
+        if not self.config.describe.pca_components:
+            return ()
+        return self._sample_pool, self.config.run.seed
 
     @functools.cached_property
     def _described_digest(self) -> str:

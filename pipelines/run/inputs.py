@@ -120,11 +120,12 @@ class Inputs:
         return self.folds if variant.uses_labels and self.num_folds > 1 else [-1]
 
     def writes_attention(self, book: Codebook) -> bool:
-        """Return whether ATTENTION has rows of this codebook: it has attention, on a spatial
-        pyramid.
+        """Return whether ATTENTION has rows of this codebook: it has attention, on the spatial
+        pyramid of pictures of one size.
         """
-        kind = self.described[book.stream].kind
-        is_asked = self.config.encode.attention and kind in ("appearance", "difference")
+        kind, scales = self.described[book.stream].kind, self.config.picture.scales
+        is_asked = self.config.encode.attention and not scales and not book.settings.is_scaled
+        is_asked = is_asked and kind in ("appearance", "difference")
         return is_asked and ENCODERS[book.base].has_attention
 
     def training_videos(self, fold: int | None) -> frozenset[str]:

@@ -148,6 +148,11 @@ class SavedRun:
         """Return the identity of those weights, as in the footers."""
         return self._footer(self.tables["descriptors"], "video_fisher.weights")
 
+    @property
+    def projection(self) -> str:
+        """Return the file of the projection that DESCRIPTORS were made with, where there is one."""
+        return f"projections/{self.tables['descriptors'].rpartition('/')[2]}.safetensors"
+
     def _footer(self, folder: str, entry: str) -> str:
         """Return an entry of the footers of a table's files, which are equal."""
         for name in self.store.files(folder)[:1]:

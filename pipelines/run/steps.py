@@ -93,7 +93,7 @@ STEPS: dict[str, Step] = {
         tables=(tables.DESCRIPTORS, tables.FAILURES),
         marked="descriptors",
         mark=FOR_VIDEOS,
-        beside=lambda run: [run.weights.file],
+        beside=lambda run: [run.weights.file, *filter(None, [run.projection])],
         replaces=("failures",),
     ),
     "fit": Step(

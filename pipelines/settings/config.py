@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from encoders.fields import require
+from encoders.fields import require, said
 from encoders.networks.registry import NETWORKS
 from encoders.networks.settings import (
     ActionFlowSettings,
@@ -162,6 +162,12 @@ class Config:
             "picture.resize_px",
             f"at least {LEAST_FLOW_PX} px where describe.streams has flow",
             self.picture.resize_px,
+        )
+        require(
+            not flows or not self.picture.scales,
+            "picture.scales",
+            "none where describe.streams has flow",
+            self.picture.scales,
         )
         apart = [w for w in self.describe.windows if not w.is_sampled]
         require(
@@ -367,9 +373,15 @@ def digest(*parts: object) -> str:
 
     def plain(value: Any) -> object:
         if isinstance(value, Config):
-            return value.to_json()
+            # A setting that came later, and is not used, is none of a configuration of before.
+            return {
+                name: {field.name: values[field.name] for field in said(getattr(value, name))}
+                if isinstance(values, dict)
+                else values
+                for name, values in value.to_json().items()
+            }
         is_record = hasattr(value, "__dataclass_fields__")
-        return dataclasses.asdict(value) if is_record else str(value)
+        return {f.name: getattr(value, f.name) for f in said(value)} if is_record else str(value)
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

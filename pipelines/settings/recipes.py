@@ -14,6 +14,7 @@ from encoders.networks.settings import (
 from encoders.settings import FV_VAE_PRESETS, GmmFvSettings, VladSettings
 from pipelines.errors import ConfigError, near
 from pipelines.settings.config import AUTO_ENCODERS, Config
+from pipelines.settings.image_recipes import IMAGE_RECIPES
 from pipelines.settings.sections import (
     Classify,
     Describe,
@@ -326,6 +327,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "act": act,
     "actionflownet": actionflownet,
     "sports1m": sports1m,
+    **IMAGE_RECIPES,
 }
 
 

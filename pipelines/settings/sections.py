@@ -170,24 +170,79 @@ class Sampling(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Picture(Record):
-    """Resizing and cropping of a decoded frame: resize_px x resize_px (aspect ratio not kept, as VU
-    5.4.1), then the centre crop_px x crop_px.
+    """Resizing and cropping of a decoded frame: its box, resize_px x resize_px (aspect ratio not
+    kept, as VU 5.4.1), then the centre crop_px x crop_px.
     """
 
     resize_px: Pixels = setting(256, "Side of the resized frame.")
     crop_px: Pixels = setting(224, "Side of what is cut out of it.")
-    views: Literal["centre", "mirror", "ten"] = setting(
+    views: Literal["centre", "mirror", "ten", "fifty"] = setting(
         "centre",
-        "The crops of a frame that are described: the centre; it and its mirror image; or ten, "
-        "the centre and the four corners, each with its mirror image (DQ Table 4, VU 5.4.2).",
+        "The crops of a frame that are described: the centre; it and its mirror image; ten, "
+        "the centre and the four corners, each with its mirror image (DQ Table 4, VU 5.4.2); or "
+        "fifty, a grid of 5 x 5, each with its mirror image (FK's AP50).",
+    )
+    resize: Literal["stretch", "short_side"] = setting(
+        "stretch",
+        "stretch: to a square; short_side: the shorter side to resize_px, with the proportions of "
+        "the picture.",
+        added=True,
+    )
+    box: Literal["ignore", "crop"] = setting(
+        "ignore",
+        "crop: only the box of each picture is the video, by columns box_x, box_y, box_width and "
+        "box_height of the labels or of the manifest, in px of the picture as shown.",
+        added=True,
+    )
+    box_margin: Annotated[float, between(0, 10)] = setting(
+        0.0,
+        "What is added to each side of the box, as a share of its width and height.",
+        added=True,
+    )
+    scales: Annotated[
+        tuple[Pixels, ...],
+        Rule("sides in px, ascending", lambda sides: [*sides] == sorted(set(sides))),
+    ] = setting(
+        (),
+        "Sides to which each picture is resized, one forward pass each, instead of resize_px and "
+        "crop_px (FK: 227,322,454,643,908,1285,1816; VU 2: 224,448). A stream's rows are those of "
+        "all scales, smallest first; encoders pool them by `scales` and `sides`.",
+        added=True,
     )
 
     @property
     def decoded_px(self) -> int:
         """Return the side of the centre of a decoded frame, from which all views are cut."""
-        return self.resize_px if self.views == "ten" else self.crop_px
+        return self.resize_px if self.views in ("ten", "fifty") else self.crop_px
+
+    @property
+    def decoded_shape(self) -> tuple[int, int]:
+        """Return height and width of what is kept of a decoded frame.
+
+        Of several scales it is one row with the pixels of each, row by row.
+        """
+        if self.scales:
+            return 1, sum(side**2 for side in self.scales)
+        return self.decoded_px, self.decoded_px
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Return the sides at which the network sees a picture, smallest first."""
+        return self.scales or (self.crop_px,)
 
     def __post_init__(self) -> None:
+        require(
+            not self.scales or self.views in ("centre", "mirror"),
+            "views",
+            "centre or mirror where picture.scales is given",
+            self.views,
+        )
+        require(
+            self.box == "crop" or not self.box_margin,
+            "box_margin",
+            "0 where picture.box is ignore",
+            self.box_margin,
+        )
         require(
             self.resize_px >= self.crop_px,
             "resize_px",
@@ -263,6 +318,13 @@ class Describe(Record):
     scaling: Scaling = setting("per_position", "What maps are divided by before the pyramid.")
     spp_levels: Annotated[tuple[Side, ...], ONE_OR_MORE] = setting(
         (6, 3, 2, 1), "Sides of the levels of the spatial pyramid, in cells."
+    )
+    pca_components: CountOrZero = setting(
+        0,
+        "Values of a stored descriptor: a first pass fits a PCA on 256 rows of each of 1,000 "
+        "training videos at most (FK 4.3), the second stores its components; 0 stores descriptors "
+        "as they are.",
+        added=True,
     )
     batch_frames: Annotated[CountOrZero, Unit("frames")] = setting(
         0,

@@ -44,7 +44,8 @@ VIDEOS = Table(
         Column(
             "source",
             pa.string(),
-            "digest of uri, size and modification time or etag: it changes with the file",
+            "digest of uri, size and modification time or etag, and of the box where there is one: "
+            "it changes with them",
         ),
         Column("container", pa.string(), "FFmpeg's name of the container", nullable=True),
         Column("codec", pa.string(), "FFmpeg's name of the codec", nullable=True),
@@ -82,6 +83,16 @@ VIDEOS = Table(
             nullable=True,
         ),
         Column("end_s", pa.float64(), "where it ends in its file", nullable=True),
+        Column(
+            "box_x",
+            pa.float64(),
+            "left edge of the part of the picture that is the video, in px of the picture as "
+            "shown, with picture.box_margin; null where it is the whole picture",
+            nullable=True,
+        ),
+        Column("box_y", pa.float64(), "its upper edge", nullable=True),
+        Column("box_width", pa.float64(), "its width in px", nullable=True),
+        Column("box_height", pa.float64(), "its height in px", nullable=True),
     ),
 )
 
@@ -654,6 +665,29 @@ PREDICTIONS = Table(
     ),
 )
 
+CONFIDENCE = Table(
+    "confidence",
+    "confidence",
+    "confidence/*.parquet",
+    "One row per picture and class, by `jobs.confidence`, which writes a file beside its PNG: what "
+    "the positions of the picture's maps say of the class, each by itself (FK 4.5)",
+    ("uri", "encoder", "stream", "class"),
+    (
+        Column("uri", pa.string(), "the picture"),
+        Column("encoder", pa.string(), "as in METRICS"),
+        Column("stream", pa.string(), "as in METRICS"),
+        Column("class", pa.string(), "class that the run was trained on"),
+        Column("score", pa.float64(), "of the whole picture, as in SCORES"),
+        Column("cells", pa.int32(), "cells along a side of the grid over what the network saw"),
+        Column(
+            "values",
+            pa.list_(pa.float64()),
+            "of the grid, row by row: mean score of the positions that see a cell; NaN where none "
+            "does",
+        ),
+    ),
+)
+
 TABLES = (
     VIDEOS,
     SEGMENTS,
@@ -677,6 +711,7 @@ TABLES = (
     CLIP_SCORES,
     CAMS,
     SCORES_OVER_TIME,
+    CONFIDENCE,
 )
 
 NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES, CLIPS)

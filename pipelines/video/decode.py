@@ -19,6 +19,7 @@ from pipelines.storage.ranges import RangeFile
 from pipelines.video import flow
 from pipelines.video.decord_decoder import DecordVideo
 from pipelines.video.header import ErrorType, VideoError, local_path, open_remote, reading
+from pipelines.video.images.frame import Box
 from pipelines.video.images.names import is_picture
 from pipelines.video.images.pillow import PillowVideo
 from pipelines.video.listing.stretch import PartOfVideo, Stretch, Video
@@ -37,8 +38,8 @@ class SegmentFrames:
     """The frames of one segment.
 
     Attributes:
-        images: uint8 [u, decoded_px, decoded_px, 3], RGB, contiguous: the source frames that the
-            windows read, each once, in order of time. These are the segment's own sampled frames,
+        images: uint8 [u, *decoded_shape, 3], RGB, contiguous: the source frames that the windows
+            read, each once, in order of time. These are the segment's own sampled frames,
             sampled frames before its first one, and neighbours of all these in the source: results
             do not depend on where the video was cut.
         image_indices: int64 [u], places among the frames of the video in order of display.
@@ -96,21 +97,17 @@ class SegmentFrames:
         if (self.num_missing > 0) != (self.error_type is not None) or self.num_missing < 0:
             raise ValueError(f"{self.num_missing} frames missing, error_type {self.error_type}")
 
-    def require(self, size_px: int, windows: tuple[Window, ...]) -> None:
-        """Check the size of the frames, and their windows.
+    def require(self, shape: tuple[int, int], windows: tuple[Window, ...]) -> None:
+        """Check height and width of the frames, and their windows.
 
         Raises:
             VideoError: crashed, they are not: the decoder's process is damaged.
         """
         sizes = {array.shape[1:3] for array in (self.images, *self.flows.values())}
         moving = {window for window in windows if isinstance(window, FlowWindow)}
-        if (
-            sizes != {(size_px, size_px)}
-            or set(self.places) != set(windows)
-            or set(self.flows) != moving
-        ):
+        if sizes != {shape} or set(self.places) != set(windows) or set(self.flows) != moving:
             text = f"the decoder's answer has pictures of {sizes} px, windows {list(self.places)}"
-            raise VideoError("crashed", f"{text}; expected {size_px} px and {list(windows)}")
+            raise VideoError("crashed", f"{text}; expected {shape} px and {list(windows)}")
 
 
 def _require_form(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -135,6 +132,7 @@ def decode_segment(  # noqa: PLR0913 (what a child is asked in one message)
     decode: Decode,
     windows: tuple[Window, ...] = (FRAME,),
     stretch: tuple[float, float] | None = None,
+    box: Box | None = None,
 ) -> SegmentFrames:
     """Decode segment `segment` (0-based) of the `num_segments` planned for the video at `uri`, with
     what `windows` read.
@@ -142,16 +140,18 @@ def decode_segment(  # noqa: PLR0913 (what a child is asked in one message)
     Args:
         stretch: begin and end in seconds of the file, where that alone is the video; indices and
             times of frames stay those of the file.
+        box: the part of the picture that is the video.
 
     Raises:
-        VideoError: the file cannot be opened, holds no frame, or none of those wanted decodes.
+        VideoError: the file cannot be opened, holds no frame, none of those wanted decodes, or the
+            box is not in the picture.
     """
-    size_px = picture.decoded_px
+    shape = picture.decoded_shape
     if any(isinstance(window, FlowWindow) for window in windows):
         # Motion across the border of the crop is seen in the whole picture alone.
         picture = replace(picture, crop_px=picture.resize_px)
     is_last = segment + 1 >= num_segments
-    with _opened(uri, picture, decode, is_last) as opened, reading(uri):
+    with _opened(_key(uri, picture, decode, box), is_last) as opened, reading(uri):
 
         def choose(timestamps_s: np.ndarray, end_s: float, is_key: np.ndarray) -> list[int]:
             part = Stretch.of(stretch, timestamps_s, end_s)
@@ -173,7 +173,7 @@ def decode_segment(  # noqa: PLR0913 (what a child is asked in one message)
             raise VideoError("no_frames", f"{uri}: the header is fine, but no frame follows it")
         plan = _plan(uri, video, sampling, segment, num_segments, windows)
         images, reason = video.pictures(plan.ordinals)
-    frames = _segment_frames(uri, video, plan, windows, images, reason, size_px)
+    frames = _segment_frames(uri, video, plan, windows, images, reason, shape)
     return replace(
         frames,
         image_indices=frames.image_indices + part.first,
@@ -232,7 +232,7 @@ def _segment_frames(
     windows: tuple[Window, ...],
     images: dict[int, np.ndarray],
     reason: str,
-    size_px: int,
+    shape: tuple[int, int],
 ) -> SegmentFrames:
     complete = np.isin(plan.wanted, list(images))
     for frames in plan.partners.values():
@@ -266,9 +266,9 @@ def _segment_frames(
     shown = np.unique(
         np.concatenate([before, sampled, *(frames.ravel() for frames in read.values())])
     )
-    stacked = np.empty((len(shown), size_px, size_px, 3), np.uint8)
+    stacked = np.empty((len(shown), *shape, 3), np.uint8)
     for index, ordinal in enumerate(shown.tolist()):
-        stacked[index] = flow.centre(images[ordinal], size_px)
+        stacked[index] = flow.centre(images[ordinal], shape[1]) if moving else images[ordinal]
     indices = {window: np.searchsorted(shown, frames) for window, frames in read.items()}
     indices |= {window: np.arange(len(frames))[:, None] for window, frames in moving.items()}
     return SegmentFrames(
@@ -277,7 +277,7 @@ def _segment_frames(
         frame_indices=sampled,
         timestamps_s=video.timestamps_s[sampled],
         places=indices,
-        flows={w: flow.stacks(images, frames, w, size_px) for w, frames in moving.items()},
+        flows={w: flow.stacks(images, frames, w, shape[1]) for w, frames in moving.items()},
         num_missing=num_lost + plan.num_unplanned + plan.num_beyond,
         error_type=errors[0][0] if errors else None,
         error=f"{uri}: " + "; ".join(text for _, text in errors) if errors else None,
@@ -311,6 +311,7 @@ class _Key:
     state: tuple[int, ...]
     picture: Picture
     decode: Decode
+    box: Box | None
 
 
 class _Opened:
@@ -333,10 +334,10 @@ class _Opened:
         key = self.key
         video: Video
         if is_picture(key.uri):
-            video = PillowVideo(self.source, key.uri, key.picture, key.decode)
+            video = PillowVideo(self.source, key.uri, key.picture, key.decode, key.box)
         else:
             kind = DECODERS[key.decode.decoder]
-            video = kind(self.source, key.uri, key.picture, key.decode, choose)
+            video = kind(self.source, key.uri, key.picture, key.decode, choose, key.box)
         self._video = video
         return video
 
@@ -355,12 +356,15 @@ _kept: _Opened | None = None
 """The video of this process's last call, where more segments of it may be asked for."""
 
 
+def _key(uri: str, picture: Picture, decode: Decode, box: Box | None) -> _Key:
+    with reading(uri):
+        return _Key(uri, _state(uri), picture, decode, box)
+
+
 @contextmanager
-def _opened(uri: str, picture: Picture, decode: Decode, is_last: bool) -> Iterator[_Opened]:
+def _opened(key: _Key, is_last: bool) -> Iterator[_Opened]:
     """Yield the video. It stays open for the next segment unless this is the last one or fails."""
     global _kept
-    with reading(uri):
-        key = _Key(uri, _state(uri), picture, decode)
     opened, _kept = _kept, None
     if opened and opened.key != key:
         opened.close()

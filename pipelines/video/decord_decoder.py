@@ -15,11 +15,13 @@ import re
 from contextlib import closing
 
 import numpy as np
+from PIL import Image
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video import watch
 from pipelines.video.door import Source, opened
 from pipelines.video.header import VideoError
+from pipelines.video.images.frame import Box, centre, framed
 from pipelines.video.pyav_decoder import Choose, PyAvVideo
 
 _TIME_TOLERANCE = 2.0**-20
@@ -45,6 +47,7 @@ class DecordVideo:
         picture: Picture,
         decode: Decode,
         choose: Choose | None = None,
+        box: Box | None = None,
     ) -> None:
         with closing(PyAvVideo(source, uri, picture, decode)) as listed:
             if listed.listed_by == "decoding":
@@ -61,9 +64,10 @@ class DecordVideo:
         decord.logging.set_level(decord.logging.QUIET)
         self.version = decord.__version__
         self._errors = (DECORDError, DECORDLimitReachedError)
-        self._crop_px = picture.decoded_px
-        self._margin = (picture.resize_px - picture.decoded_px) // 2
-        size = picture.resize_px
+        self._picture, self._box = picture, box
+        # -1: as large as they are; decord itself can but stretch.
+        self._is_whole = box is not None or bool(picture.scales) or picture.resize != "stretch"
+        size = -1 if self._is_whole else picture.resize_px
         try:
             with opened(source) as file:
                 self._reader = decord.VideoReader(
@@ -106,7 +110,6 @@ class DecordVideo:
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
         """Decode pictures as `pipelines.video.decode.Video` says."""
         images, reason = {}, ""
-        crop = slice(self._margin, self._margin + self._crop_px)
         for ordinal in ordinals:
             watch.alive()
             try:
@@ -114,7 +117,11 @@ class DecordVideo:
             except self._errors as error:
                 reason = _reason(error)
             else:
-                images[ordinal] = image[crop, crop]
+                images[ordinal] = (
+                    framed(Image.fromarray(image), self._picture, self._box)
+                    if self._is_whole
+                    else centre(image, self._picture.decoded_px)
+                )
         return images, reason
 
 

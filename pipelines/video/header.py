@@ -48,6 +48,7 @@ ErrorType = Literal[
     "no_video_stream",  # audio or cover art alone
     "unsupported",  # the chosen decoder cannot read this file
     "frame_too_large",  # more than decode.max_frame_px
+    "box_outside",  # the box of the video is not in its picture
     "no_frames",  # the header is fine, but no frame follows it
     "damaged",  # wanted frames could not be decoded
     "longer_than_planned",  # frames lie beyond what the header promised

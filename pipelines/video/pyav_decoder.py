@@ -22,6 +22,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
 from pipelines.settings.sections import Decode, Picture
 from pipelines.video.door import Source, opened
@@ -33,6 +34,7 @@ from pipelines.video.header import (
     frame_rate,
     is_reordered_avi,
 )
+from pipelines.video.images.frame import Box, centre, covers, framed, resized_px
 from pipelines.video.listing.cut import ending
 from pipelines.video.listing.shown import Listing, is_open_at_start, list_shown, may_jump
 from pipelines.video.packets import NO_TICK, PacketReader, Packets
@@ -86,8 +88,9 @@ class PyAvVideo:
         picture: Picture,
         decode: Decode,
         choose: Choose | None = None,
+        box: Box | None = None,
     ) -> None:
-        self._source, self._picture = source, picture
+        self._source, self._picture, self._box = source, picture, box
         self._reader = PacketReader(source, uri, decode)
         self._is_fresh = True
         stream = self._reader.stream
@@ -293,19 +296,38 @@ class PyAvVideo:
         return [ordinal for ordinal in images if self._listing.last[ordinal] > at]
 
     def _image(self, scaler: VideoReformatter, frame: VideoFrame) -> np.ndarray:
-        size, crop = self._picture.resize_px, self._picture.decoded_px
-        # In planes: at full chroma resolution the scaler writes these more than twice as fast.
-        scaled = scaler.reformat(frame, size, size, "gbrp", interpolation=int(_SCALING), threads=1)
-        margin = (size - crop) // 2
+        picture = self._picture
         signs = display_matrix(frame)
-        image = np.empty((crop, crop, 3), np.uint8)
-        for channel, plane in zip((1, 2, 0), scaled.planes, strict=True):
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(size, plane.line_size)[
-                :, :size
-            ]
-            turned = orient(rows, signs)
-            image[..., channel] = turned[margin : margin + crop, margin : margin + crop]
-        return image
+        size = (frame.width, frame.height)
+        is_lying = signs is not None and not signs[0, 0]
+        if picture.scales or not covers(self._box, *(size[::-1] if is_lying else size)):
+            # What is resized is a part of the picture as it is shown, or it is resized more often.
+            whole = self._shown(scaler, frame, *size)
+            return framed(Image.fromarray(whole), picture, self._box)
+        resized = resized_px(picture, *size, picture.resize_px)
+        return self._shown(scaler, frame, *resized, picture.decoded_px)
+
+    def _shown(
+        self,
+        scaler: VideoReformatter,
+        frame: VideoFrame,
+        width: int,
+        height: int,
+        crop: int | None = None,
+    ) -> np.ndarray:
+        """Return a frame resized, turned as players show it, and the centre of that, if asked."""
+        # In planes: at full chroma resolution the scaler writes these more than twice as fast.
+        scaled = scaler.reformat(
+            frame, width, height, "gbrp", interpolation=int(_SCALING), threads=1
+        )
+        signs = display_matrix(frame)
+        channels = []
+        for plane in scaled.planes:
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+            turned = orient(rows[:, :width], signs)
+            channels.append(centre(turned, crop) if crop else turned)
+        green, blue, red = channels
+        return np.stack([red, green, blue], axis=-1)
 
 
 def orient(image: np.ndarray, signs: np.ndarray | None) -> np.ndarray:

@@ -24,6 +24,7 @@ from pipelines.storage.tables import DESCRIPTORS, SEGMENTS, VIDEOS
 from pipelines.video.decode import SegmentFrames, decode_segment
 from pipelines.video.flow import limit_s, require_opencv
 from pipelines.video.header import VideoError, VideoFacts, probe
+from pipelines.video.images.frame import Box
 from pipelines.video.images.names import is_picture
 from pipelines.video.images.pillow import probe_picture
 from pipelines.video.isolation import IsolatedDecoder, patience
@@ -45,6 +46,9 @@ FACTS = (
     "is_mirrored",
 )
 """The columns of VIDEOS that come out of the header."""
+
+BOX = ("box_x", "box_y", "box_width", "box_height")
+"""The columns of VIDEOS with the part of the picture that is the video."""
 
 _FRAMES = pa.schema(
     [f for f in DESCRIPTORS.schema() if f.name not in ("num_frames",)]
@@ -115,10 +119,18 @@ def stretch_of(row: dict) -> tuple[float, float] | None:
     return None if start_s is None or end_s is None else (start_s, end_s)
 
 
+def box_of(row: dict) -> Box | None:
+    """Return the part of the picture that is a video; None of the whole picture."""
+    x, y, width, height = (row.get(name) for name in BOX)
+    if x is None or y is None or width is None or height is None:
+        return None
+    return x, y, width, height
+
+
 def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
     """Return a VIDEOS row with status ok, of a manifest row and its header."""
     return {
-        **dict.fromkeys(("start_s", "end_s")),
+        **dict.fromkeys(("start_s", "end_s", *BOX)),
         **row,
         **{name: getattr(facts, name, None) for name in FACTS},
         "num_segments": segments,
@@ -152,7 +164,7 @@ class DecodeSegments:
 
     A row's column `decoder`, if it is there and not empty, stands before that of the settings; with
     `width_px` and `height_px` of the video, large pictures get more time; `start_s` and `end_s` are
-    the stretch of the file that is the video.
+    the stretch of the file that is the video, and `BOX` the part of its pictures.
 
     Args:
         windows: what the streams read (config.Describe.windows).
@@ -228,9 +240,10 @@ class DecodeSegments:
                 dataclasses.replace(self.settings, decoder=decoder),
                 self.windows,
                 stretch_of(row),
+                box_of(row),
                 patience=patience(row.get("width_px"), row.get("height_px")),
             )
-            frames.require(self.picture.decoded_px, self.windows)
+            frames.require(self.picture.decoded_shape, self.windows)
             if self.compares:
                 _require_source(row)
         except VideoError as error:
@@ -262,7 +275,7 @@ def _require_source(row: dict) -> None:
     Raises:
         VideoError: it was replaced, or is gone.
     """
-    if source_now(row["uri"]) != row["source"]:
+    if source_now(row["uri"], box_of(row)) != row["source"]:
         raise VideoError(
             "changed",
             f"{row['uri']}: expected the file that was planned, got one of another size or time of "

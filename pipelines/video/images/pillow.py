@@ -17,6 +17,7 @@ from pipelines.settings.sections import Decode, Picture
 from pipelines.video import watch
 from pipelines.video.door import Source, opened
 from pipelines.video.header import VideoError, VideoFacts, open_source, reading
+from pipelines.video.images.frame import Box, framed
 
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "AVIF", "HEIF")
 _ANIMATED = ("PNG", "WEBP", "AVIF")
@@ -68,8 +69,10 @@ class PillowVideo:
     num_parts = 1
     missing_s: float | None = 0.0
 
-    def __init__(self, source: Source, uri: str, picture: Picture, decode: Decode) -> None:
-        self._source, self._uri, self._picture = source, uri, picture
+    def __init__(
+        self, source: Source, uri: str, picture: Picture, decode: Decode, box: Box | None = None
+    ) -> None:
+        self._source, self._uri, self._picture, self._box = source, uri, picture, box
         self._max_frame_px = decode.max_frame_px
         with _opened(source, uri, decode.max_frame_px) as image:
             count = num_frames(image)
@@ -84,17 +87,17 @@ class PillowVideo:
         self.is_key = np.ones(count, bool)
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """Return {ordinal: uint8 [decoded_px, decoded_px, 3]} of frames, and why others do not
-        decode.
-        """
+        """Return {ordinal: uint8 [*decoded_shape, 3]} of frames, and why others do not decode."""
         images, reason = {}, ""
         with _opened(self._source, self._uri, self._max_frame_px) as image:
             for ordinal in ordinals:
                 watch.alive()
                 try:
                     _seek(image, ordinal, self._uri)
-                    images[ordinal] = scaled(as_rgb(image), self._picture)
+                    images[ordinal] = framed(as_rgb(image), self._picture, self._box)
                 except VideoError as error:
+                    if error.error_type == "box_outside":
+                        raise
                     reason = error.message
                 except (OSError, ValueError, SyntaxError, EOFError) as error:
                     reason = str(error)
@@ -117,18 +120,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", shown.size, "white")
         turned = Image.alpha_composite(white, shown)
     return turned.convert("RGB")
-
-
-def scaled(image: Image.Image, picture: Picture) -> np.ndarray:
-    """Return the picture stretched to resize_px, and its centre: uint8 [decoded_px, decoded_px,
-    3].
-    """
-    size = (picture.resize_px, picture.resize_px)
-    # Antialiased, as frames of videos are.
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    margin = (picture.resize_px - picture.decoded_px) // 2
-    inside = slice(margin, margin + picture.decoded_px)
-    return np.ascontiguousarray(pixels[inside, inside])
 
 
 def _seek(image: Image.Image, number: int, uri: str) -> None:

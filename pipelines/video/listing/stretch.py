@@ -29,8 +29,8 @@ class Video(Protocol):
     missing_s: float | None
 
     def pictures(self, ordinals: list[int]) -> tuple[dict[int, np.ndarray], str]:
-        """Return {ordinal: uint8 [decoded_px, decoded_px, 3]} of the frames that decode, and why
-        the others do not.
+        """Return {ordinal: uint8 [*decoded_shape, 3]} of the frames that decode, and why the others
+        do not.
 
         Size and crop are those of the `Picture` that the video was opened with.
         """

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.codebooks.pca import Pca, fit_pca, fit_sample_pca, input_width
+from encoders.codebooks.pca import Pca, fit_pca, fit_pca_of_parts, fit_sample_pca, input_width
 from encoders.codebooks.sample import FitSample
 from encoders.settings import (
     BilinearSettings,
@@ -114,3 +114,20 @@ def test_whitening_needs_components(record: type) -> None:
     assert record(pca_components=2, pca_whiten=True).pca_whiten
     with pytest.raises(ValueError, match=r"pca_whiten: expected false where .*pca_components is 0"):
         record(pca_whiten=True)
+
+
+def test_rows_in_parts_give_the_components_of_all_rows() -> None:
+    x = torch.randn(200, 7, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+        torch.arange(1.0, 8)
+    )
+    x = (x + 3).half()
+    whole, parts = fit_pca(x.float(), 4), fit_pca_of_parts(iter(x.split(33)), 4)
+    for name, tensor in whole.tensors().items():
+        torch.testing.assert_close(parts.tensors()[name], tensor.float(), rtol=0, atol=1e-5)
+
+
+def test_too_few_rows_in_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="between 1 and 3 for 3 rows of width 7, got 4"):
+        fit_pca_of_parts(iter([torch.rand(2, 7), torch.rand(1, 7)]), 4)
+    with pytest.raises(ValueError, match="got NaN or infinity"):
+        fit_pca_of_parts(iter([torch.full((9, 3), float("nan"))]), 2)

@@ -44,3 +44,17 @@ def test_the_first_views_are_the_same_whatever_their_number() -> None:
     assert torch.equal(alone, centre)
     assert all(torch.equal(a, b) for a, b in zip(ten[:2], mirror, strict=True))
     assert torch.equal(mirror[0], alone)
+
+
+def test_fifty_views_are_a_grid_and_its_mirror_images() -> None:
+    frames = torch.arange(2 * 14 * 14 * 3, dtype=torch.int32).view(2, 14, 14, 3)
+    fifty = list(views_of(frames, "fifty", 6))
+    assert len(fifty) == VIEWS["fifty"] == 50
+    ten = list(views_of(frames, "ten", 6))
+    assert torch.equal(fifty[0], ten[0])
+    places = {int(crop[0, 0, 0, 0]) // 3 for crop in fifty[::2]}
+    assert places == {14 * top + left for top in range(0, 9, 2) for left in range(0, 9, 2)}
+    for crop, mirrored in zip(fifty[::2], fifty[1::2], strict=True):
+        assert torch.equal(crop.flip(2), mirrored)
+    # All of the ten are among the fifty.
+    assert all(any(torch.equal(crop, other) for other in fifty) for crop in ten)

@@ -20,6 +20,7 @@ from encoders.codebooks.sample import FitSample
 from encoders.encodings.base import Encoder
 from encoders.encodings.bilinear import Bilinear
 from encoders.encodings.gmm_fisher import GmmFisher
+from encoders.encodings.per_scale import PerScale
 from encoders.encodings.pooling import Average, Concatenation, GlobalActivation
 from encoders.encodings.random_maps import TensorSketch
 from encoders.encodings.spatial import Spatial
@@ -35,6 +36,7 @@ from encoders.settings import (
     PyramidSettings,
     VladSettings,
 )
+from encoders.stream_specs import Scale
 from pipelines.settings.config import Config
 
 C, N = 6, 37
@@ -143,12 +145,41 @@ def spatial(name: str, switch: str) -> Encoder:
     return fit_encoder(name, sample, settings, "signed_sqrt_l2")
 
 
-EXAMPLES = REGISTERED | {
-    f"{name} with {switch}": functools.partial(spatial, name, switch)
-    for name, own in ON_PYRAMIDS.items()
-    for switch, changes in SWITCHES.items()
-    if changes.keys() <= vars(own).keys()
+SCALES = (Scale(8, 2, 2, 1), Scale(16, 12, 4, 3))
+SCALED = {
+    "mpp": {"scales": "mpp", "regions": True},
+    "csf": {"scales": "csf"},
+    "one": {"sides": (16,)},
 }
+
+
+@functools.cache
+def scaled(name: str, switch: str) -> Encoder:
+    """Fitted on frames of two sizes, without what is stored in other files."""
+    frames = torch.rand(12, 14, 3, generator=torch.Generator().manual_seed(3))
+    video = torch.arange(4).repeat_interleave(3)
+    sample = FitSample(frames=frames, video=video, scales=SCALES)
+    settings = replace(ON_PYRAMIDS[name], **SCALED[switch])
+    return fit_encoder(name, sample, settings, "signed_sqrt_l2")
+
+
+EXAMPLES = (
+    REGISTERED
+    | {
+        f"{name} by {switch}": functools.partial(scaled, name, switch)
+        for name, switch in [
+            *((name, "mpp") for name in ON_PYRAMIDS),
+            ("vlad", "csf"),
+            ("vlad", "one"),
+        ]
+    }
+    | {
+        f"{name} with {switch}": functools.partial(spatial, name, switch)
+        for name, own in ON_PYRAMIDS.items()
+        for switch, changes in SWITCHES.items()
+        if changes.keys() <= vars(own).keys()
+    }
+)
 
 pytestmark = pytest.mark.parametrize("name", EXAMPLES)
 repeatable = settings(derandomize="CI" in os.environ, deadline=None, max_examples=25)
@@ -177,8 +208,11 @@ def test_examples_cover_the_registry(name: str) -> None:
     assert {key for key, own in sections if isinstance(own, PyramidSettings)} == ON_PYRAMIDS.keys()
     base = name.partition(" ")[0]
     encoder = EXAMPLES[name]()
-    assert type(encoder.parts[0] if isinstance(encoder, Spatial) else encoder) is ENCODERS[base]
-    assert isinstance(encoder, Spatial) == (name != base)
+    part = encoder.parts[0] if isinstance(encoder, Spatial) else encoder
+    part = encoder.part if isinstance(encoder, PerScale) else part
+    assert type(part) is ENCODERS[base]
+    assert isinstance(encoder, Spatial) == (" with " in name)
+    assert isinstance(encoder, PerScale) == (" by " in name)
     assert ENCODERS[base].name == base
 
 
@@ -186,7 +220,8 @@ def test_declared_widths_hold(name: str) -> None:
     encoder = EXAMPLES[name]()
     state = encoder.accumulate(descriptors(encoder))
     vector = encoder.finalise(state)
-    assert encoder.descriptor_dim == (30 if isinstance(encoder, Spatial) else C)
+    widths = {Spatial: 30, PerScale: 42}
+    assert encoder.descriptor_dim == widths.get(type(encoder), C)
     assert (vector.shape, vector.dtype) == ((encoder.output_dim,), torch.float32)
     assert (state.count, state.sums.dtype) == (N, torch.float64)
     assert vector.isfinite().all()

@@ -39,6 +39,10 @@ CONFIGURATIONS = {
     "act": "5abbc1826b66",
     "actionflownet": "742889f650c6",
     "sports1m": "95fa588ef762",
+    "cub": "abb868daf3b0",
+    "voc2007": "eabd8875d458",
+    "indoor67": "2f9fccd96a67",
+    "flowers102": "8035c96e807d",
     "plan": "37cc3187b576",
     "set": "e04b0fe6f8c3",
 }
@@ -107,7 +111,7 @@ BASE = Config().with_settings(
     [
         *SETTINGS[:1],
         *(f"{name}.pca_components=4" for name in ("vlad", "gmm_fv", "fv_vae", "bilinear")),
-        *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4"),
+        *("compress.kind=pca", "cluster.max_cpus=4", "plan.num_cpus=4", "picture.box=crop"),
         *(f"network.networks={','.join(NETWORKS)}", "network.streams=rgb,flow"),
         # Of two frames, which have every setting.
         "actionflownet.frames=2",

@@ -86,7 +86,7 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ("describe.streams=appearance@nodes=a/a", "nodes: expected each once"),
         ("describe.streams=appearance@scaling=l1", "expected one of ['per_position'"),
         ("describe.streams=rank@frames=1", "frames: expected 2 to 64, got 1"),
-        ("picture.views=five", "expected one of ['centre', 'mirror', 'ten']"),
+        ("picture.views=five", "expected one of ['centre', 'mirror', 'ten', 'fifty']"),
         ("run.max_failed_fraction=2", "0 to 1"),
         ("classify.c=1,0", "classify.c: expected more than 0, got 0.0"),
         ("classify.c=", "classify.c: expected one or more values, each once, got ()"),
@@ -96,8 +96,8 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         (
             "encode.encoders=vlad@k=3",
             (
-                "no field 'k'; there are levels, per_level, pca_components, pca_whiten,"
-                " position_weight, num_centroids, intra"
+                "no field 'k'; there are scales, sides, regions, levels, per_level, pca_components,"
+                " pca_whiten, position_weight, num_centroids, intra"
             ),
         ),
         (
@@ -106,7 +106,7 @@ def test_a_preset_is_a_section_that_later_settings_change() -> None:
         ),
         (
             "encode.encoders=ave@pca_components=4",
-            "no field 'pca_components'; there are levels, per_level",
+            "no field 'pca_components'; there are scales, sides, regions, levels, per_level",
         ),
         ("encode.encoders=vlad@num_centroids", "expected encoder@field=value:field=value"),
         ("encode.encoders=vlad@num_centroids=0", "vlad.num_centroids: expected at least 1"),
