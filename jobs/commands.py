@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "predict",
     "compare": "compare",
     "search": "search",
+    "retrieve": "retrieve",
     "export": "export",
     "doctor": "doctor",
     "clean": "clean",

@@ -49,9 +49,8 @@ _COLUMNS = {
 }
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
-_LARGE = ("search", "frames", "clips", "cams", "scores_over_time", "network_scores")
-
-KEPT = [table for table in TABLES if table.name not in _LARGE]
+_BESIDE = ("search", "retrieval", "frames", "clips", "cams")
+KEPT = [table for table in TABLES if table.name not in _BESIDE]
 """The tables in the database; SCORES of one result at a time."""
 
 _FILES_TOGETHER, _ROWS_TOGETHER = 64, 10_000
