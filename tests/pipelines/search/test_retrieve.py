@@ -83,7 +83,8 @@ def test_shifted_crops_of_a_texture_find_each_other(data: Path, tmp_path: Path) 
 
     _, found = retrieve([store.root], truth_of(groups, tmp_path / "truth.csv"))
     assert found.results[0].whole.value == pytest.approx(1)
-    assert found.results[0].compressed.value > 0.95
+    # Of 40 images 13 values are kept, of which 9 tell 10 groups apart: the others are noise.
+    assert found.results[0].compressed.value > 0.75
 
     shuffled = np.random.default_rng(1).permutation(groups)
     _, found = retrieve([store.root], truth_of(shuffled, tmp_path / "shuffled.csv"))
