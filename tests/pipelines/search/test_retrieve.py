@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import hsv_to_rgb
 
 from encoders.backbones import load
 from encoders.codebooks.sample import FitSample
@@ -54,16 +55,17 @@ def truth_of(groups: np.ndarray, file: Path) -> str:
 
 
 def textures(side: int = 160, crop: int = 96) -> np.ndarray:
-    """Shifted crops [N, crop, crop, 3] of textures: gratings of an angle and a colour each, and
-    some noise."""
+    """Shifted crops [N, crop, crop, 3] of textures: stripes of two colours with some noise."""
     draw = np.random.default_rng(0)
     crops = []
     for group in range(NUM_GROUPS):
         y, x = np.mgrid[:side, :side] / side
-        angle, waves = np.pi * group / NUM_GROUPS, 8 + 6 * (group % 2)
-        grating = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
-        tile = np.kron(draw.normal(size=(20, 20)), np.ones((8, 8)))
-        picture = (0.5 + 0.3 * grating + 0.03 * tile)[..., None] * draw.uniform(0.3, 1, 3)
+        angle, waves = np.pi * group / NUM_GROUPS, 6 + 2 * (group % 5)
+        stripes = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
+        tiles = np.kron(draw.normal(size=(side // 8, side // 8)), np.ones((8, 8)))
+        light = np.clip(0.5 + 0.5 * stripes + 0.1 * tiles, 0, 1)[..., None]
+        bright, dark = hsv_to_rgb([(group / NUM_GROUPS, 0.9, 1), (0.3 * group % 1, 0.9, 0.5)])
+        picture = light * bright + (1 - light) * dark
         for top, left in draw.integers(side - crop, size=(GROUP, 2)):
             crops.append(picture[top : top + crop, left : left + crop])
     return (255 * np.clip(crops, 0, 1)).astype(np.uint8)
@@ -71,7 +73,7 @@ def textures(side: int = 160, crop: int = 96) -> np.ndarray:
 
 @pytest.mark.slow
 def test_shifted_crops_of_a_texture_find_each_other(data: Path, tmp_path: Path) -> None:
-    name, node = "squeezenet1_0", "features.7"
+    name, node = "squeezenet1_0", "features.5"
     weights = data / "weights" / f"{name}.safetensors"
     network = load.build(name, (node,), load.load_file(weights.read_bytes(), weights.name))
     rows = positions(network.maps(torch.from_numpy(textures()))[node], "per_position")
