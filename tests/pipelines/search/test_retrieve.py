@@ -64,7 +64,9 @@ def textures(side: int = 160, crop: int = 96) -> np.ndarray:
         stripes = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
         tiles = np.kron(draw.normal(size=(side // 8, side // 8)), np.ones((8, 8)))
         light = np.clip(0.5 + 0.5 * stripes + 0.1 * tiles, 0, 1)[..., None]
-        bright, dark = hsv_to_rgb([(group / NUM_GROUPS, 0.9, 1), (0.3 * group % 1, 0.9, 0.5)])
+        bright, dark = hsv_to_rgb(
+            [(group / NUM_GROUPS, 0.9, 1), ((0.35 + 0.3 * group) % 1, 0.9, 0.5)]
+        )
         picture = light * bright + (1 - light) * dark
         for top, left in draw.integers(side - crop, size=(GROUP, 2)):
             crops.append(picture[top : top + crop, left : left + crop])
