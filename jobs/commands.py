@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "compare",
     "search": "search",
     "retrieve": "retrieve",
+    "correspond": "correspond",
     "export": "export",
     "doctor": "doctor",
     "clean": "clean",
