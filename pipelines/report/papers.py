@@ -383,7 +383,7 @@ def comparison(job: Job) -> Comparison:
                 accuracy=accuracy[name, stream],
             )
             for name, stream in job.pairs()
-            if job.described[stream].kind in COMPARED
+            if stream in job.described and job.described[stream].kind in COMPARED
         ),
         data=f"{job.manifest.num_rows} videos, split {folds}; {config.describe.backbone}",
         differences=(

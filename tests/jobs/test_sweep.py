@@ -84,9 +84,19 @@ def test_a_vector_is_compressed_in_three_ways_as_far_as_each_goes() -> None:
     # Compressed vectors are of the codebook of the whole ones.
     assert len({config.variant(name).codebook for name in names}) == 2
     paper = recipe("ucf101").with_settings(["describe.streams=appearance"])
-    lengths = [int(name.rpartition("=")[2]) for name in variants(paper, "compression", None, 9537)]
-    assert max(lengths[1:]) == 2**16
-    with pytest.raises(ConfigError, match=r"--values: expected whole numbers below 32,768, .* 4e"):
+    swept = variants(paper, "compression", None, 9537)
+    longest = {
+        way: max(int(name[len(way) :]) for name in swept if name.startswith(way))
+        for way in (
+            "fv_vae@num_latents=",
+            f"{random}=",
+            "fv_vae@compress.kind=pca:compress.num_features=",
+        )
+    }
+    assert list(longest.values()) == [127, 2**16, 2**13]
+    with pytest.raises(
+        ConfigError, match=r"--values: expected whole numbers below 32,768, .* got 400000"
+    ):
         variants(config, "compression", (4e5,), 50)
 
 
