@@ -11,7 +11,8 @@ A changed setting never mixes with old output, and recomputes only what depends 
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
     scores_over_time/...
 
-Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
+More are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
+retrieval/<encoder>-<stream>/<digest>/ and retrieval_metrics/ (pipelines.search.retrieve),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
 what is being trained (pipelines.cluster.checkpoints).
 

@@ -133,7 +133,12 @@ def correspond(
     """
     run = SavedRun.open(out)
     described = described_streams(run.config)
-    local = [name for name, stream in described.items() if stream.kind in ("positions", "dense")]
+    local = [
+        name
+        for name, stream in described.items()
+        # Positions of one square map: a row's place in it is that of its patch.
+        if stream.kind in ("positions", "dense") and math.isqrt(stream.cells) ** 2 == stream.cells
+    ]
     for name in streams:
         if name not in local:
             raise ConfigError(

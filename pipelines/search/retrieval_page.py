@@ -66,7 +66,7 @@ def lines(found: Retrieved) -> list[str]:
         (
             result.encoder,
             result.stream,
-            str(result.side_px),
+            result.sides_px,
             f"{result.dim:,}",
             f"{result.whole.value:.3f}",
             f"{result.whole.low:.3f} to {result.whole.high:.3f}",
@@ -92,7 +92,7 @@ def beside(found: Retrieved) -> list[Beside]:
         is_compressed = table.metrics == (MAP_COMPRESSED,)
         own = [
             (
-                f"{r.encoder} on {r.stream}, {r.side_px} px",
+                f"{r.encoder} on {r.stream}, {r.sides_px} px",
                 r.compressed if is_compressed else r.whole,
             )
             for r in found.results
@@ -110,7 +110,7 @@ def charts(found: Retrieved) -> list[Chart]:
         return []
     curves: dict[str, list[Result]] = {}
     for result in found.results:
-        name = f"{result.encoder} on {result.kind}, {result.side_px} px"
+        name = f"{result.encoder} on {result.kind}, {result.sides_px} px"
         curves.setdefault(name, []).append(result)
     return [
         _chart("Whole vectors", nodes, curves, lambda result: result.whole),

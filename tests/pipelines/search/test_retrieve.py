@@ -213,8 +213,8 @@ def test_the_page_draws_layers_and_sides_beside_the_paper(measured: Path) -> Non
     _, found = retrieve([str(measured / "run")], str(measured / "truth.csv"))
     first = found.results[0]
     several = tuple(
-        dataclasses.replace(first, node=f"conv{i}", stream=f"conv{i}_dense", side_px=side)
-        for side in (224, 448)
+        dataclasses.replace(first, node=f"conv{i}", stream=f"conv{i}_dense", sides_px=side)
+        for side in ("224", "448")
         for i in range(4)
     )
     found = dataclasses.replace(found, preset="holidays", results=several)
