@@ -7,14 +7,17 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import RunError
 from pipelines.storage.columns import places_of, vectors_from_arrow
 from pipelines.storage.read_ahead import in_order
+from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,34 @@ _AHEAD = 4
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+_KEEPS = (
+    "a search keeps its index there, and its page if --page names no other place: give it the "
+    "right to write"
+)
+
+
+@contextmanager
+def told(store: Store) -> Iterator[None]:
+    """Turn errors of a run's files, while it is searched, into one message.
+
+    Raises:
+        RunError: a file is gone, or nothing can be written.
+    """
+    try:
+        yield
+    except StorageError as error:
+        if not store.is_local:
+            raise
+        raise RunError(f"{error}; {_KEEPS}") from error
+    except RunError:
+        raise
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{store.root}: a file is gone ({error}); another job has replaced it, so search again"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{store.root}: {error}; {_KEEPS}") from error
 
 
 def current(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:

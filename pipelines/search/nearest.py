@@ -28,12 +28,12 @@ from pipelines.encode.stage import StreamEncoders, VideoSums, load_encoder
 from pipelines.errors import ConfigError, RunError
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import Encodings, SavedRun
+from pipelines.search.encodings import told
 from pipelines.search.index import Index, open_index
 from pipelines.search.page import Answer, Shown, render
 from pipelines.search.video_ids import near_id
 from pipelines.settings.config import digest
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 from pipelines.video.decode import decode_segment
@@ -52,12 +52,6 @@ _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
 """Most seconds for the pictures of one video, and of all; videos that take longer are shown
 without."""
-
-
-_KEEPS = (
-    "a search keeps its index there, and its page if --page names no other place: give it the "
-    "right to write"
-)
 
 
 @dataclass(frozen=True)
@@ -103,21 +97,8 @@ def search(
             f"--out {out}: expected complete encodings of {pair[0]} on {pair[1]}, found some "
             "missing; run the job again, at least with --steps index,describe,fit,encode"
         )
-    try:
+    with told(run.store):
         return _answer(run, pair, query, num, page)
-    except StorageError as error:
-        if not run.store.is_local:
-            raise
-        raise RunError(f"{error}; {_KEEPS}") from error
-    except RunError:
-        raise
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{run.store.root}: a file is gone ({error}); another job has replaced it, so "
-            "search again"
-        ) from error
-    except OSError as error:
-        raise RunError(f"{run.store.root}: {error}; {_KEEPS}") from error
 
 
 def _answer(run: SavedRun, pair: tuple[str, str], query: str, num: int, page: str | None) -> Answer:

@@ -102,10 +102,11 @@ def retrieve(
     pairs = [_pairs(run, encoder, stream) for run in runs]
     results: list[Result] = []
     for run, known, of_run in zip(runs, truths, pairs, strict=True):
-        made = [_measured(run, pair, known) for pair in of_run]
-        rows = [row for result in made for row in metric_rows(result, known)]
-        footer = {"video_fisher.step": "retrieve", "video_fisher.code": code_revision()}
-        run.store.publish_table(f"{FOLDER}/{known.name}.parquet", METRICS.build(rows), footer)
+        with encodings.told(run.store):
+            made = [_measured(run, pair, known) for pair in of_run]
+            rows = [row for result in made for row in metric_rows(result, known)]
+            footer = {"video_fisher.step": "retrieve", "video_fisher.code": code_revision()}
+            run.store.publish_table(f"{FOLDER}/{known.name}.parquet", METRICS.build(rows), footer)
         results += made
     return runs, Retrieved(truth=truths[0], preset=preset, results=tuple(results))
 

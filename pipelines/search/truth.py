@@ -196,7 +196,11 @@ def _matched(rows: list[_Row], videos: pa.Table, flag: str) -> list[_Row]:
             by_name.setdefault(spelling, set()).add(video)
     unknown: dict[str, str] = {}
 
+    own = set(videos["video_id"].to_pylist())
+
     def found(column: str, path: str) -> str:
+        if path in own:
+            return path
         tried = (path, path if "://" in path else os.path.normpath(path))
         ids = next((by_name[name] for name in tried if name in by_name), set())
         if len(ids) != 1:

@@ -54,6 +54,13 @@ def test_numbers_tell_the_truth_of_holidays() -> None:
     assert truth.ignore_query
 
 
+def test_an_id_stands_for_itself_before_it_is_a_name_without_suffix(tmp_path: Path) -> None:
+    ids = ["1", "1.jpg", "2.jpg"]
+    videos = pa.table({"video_id": ids, "uri": ids})
+    truth = read_truth(write(tmp_path, "query,path\n1,2\n"), None, videos)
+    assert truth.queries == (Query("1", frozenset(["2.jpg"])),)
+
+
 def test_queries_without_an_answer_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
