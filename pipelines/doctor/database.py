@@ -49,8 +49,9 @@ _COLUMNS = {
 }
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
-_BESIDE = ("search", "retrieval", "frames", "clips", "cams")
-KEPT = [table for table in TABLES if table.name not in _BESIDE]
+_LARGE = ("search", "retrieval", "frames", "clips", "cams", "scores_over_time", "network_scores")
+
+KEPT = [table for table in TABLES if table.name not in _LARGE]
 """The tables in the database; SCORES of one result at a time."""
 
 _FILES_TOGETHER, _ROWS_TOGETHER = 64, 10_000

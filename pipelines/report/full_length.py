@@ -185,5 +185,6 @@ TABLES_OF_RECIPES = {
         *(VU_TABLE_3_6, VU_TABLE_3_7, VU_TABLE_4_1["ucf101"], VU_TABLE_4_2, VU_TABLE_4_3),
     ),
     "hmdb51": (*papers.TABLES_OF_RECIPES["hmdb51"], VU_TABLE_4_1["hmdb51"]),
+    "actionflownet": (VU_TABLE_4_1["ucf101"], VU_TABLE_4_2, VU_TABLE_4_3),
 }
 """Tables of the papers whose protocol a recipe follows."""
