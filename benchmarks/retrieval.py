@@ -5,7 +5,7 @@ both sides: the first is the query, the other four are right, and the query is l
 ranking. VLAD with 100 words and intra-normalisation on every position of the layers of SqueezeNet
 1.0 (weights of $VIDEO_FISHER_DATA/weights), at 224 px and at 448 px, and the unit vectors of both
 side by side; mAP by the L2 distance of whole vectors, and after PCA with whitening. --quick: fewer
-clips, 224 px alone. --json FILE writes the rows.
+clips, 224 px alone. --json FILE writes the rows, which docs/retrieval.md shows.
 """
 
 import argparse
