@@ -21,6 +21,8 @@ COMMANDS = {
     "compare": "compare",
     "search": "search",
     "confidence": "confidence",
+    "retrieve": "retrieve",
+    "correspond": "correspond",
     "export": "export",
     "doctor": "doctor",
     "clean": "clean",

@@ -22,6 +22,7 @@ from pipelines.settings.recipes import RECIPES
 from pipelines.storage.uris import refuse_credentials
 
 if TYPE_CHECKING:  # torch and Ray are loaded after the settings were checked
+    from pipelines.prepare import Inputs
     from pipelines.run.job import Job
 
 log = logging.getLogger("video_fisher")
@@ -215,6 +216,21 @@ def configuration(given: Flags, first: Sequence[str] = ()) -> Config:
     return config
 
 
+def inputs(given: Flags, config: Config, *, training_only: bool = False) -> Inputs:
+    """Return the inputs of a run; see `run`."""
+    from pipelines import prepare
+
+    return prepare.Inputs(
+        videos=given.videos,
+        labels=given.labels,
+        out=given.out,
+        config=config,
+        steps=flags.possible_steps(given.steps, given.videos, given.labels),
+        limit=given.limit,
+        training_only=training_only,
+    )
+
+
 def run(
     given: Flags,
     config: Config,
@@ -237,18 +253,9 @@ def run(
     from pipelines import corpus, prepare
     from pipelines.plan import command as plan_command
 
-    steps = flags.possible_steps(given.steps, given.videos, given.labels)
-    inputs = prepare.Inputs(
-        videos=given.videos,
-        labels=given.labels,
-        out=given.out,
-        config=config,
-        steps=steps,
-        limit=given.limit,
-        training_only=training_only,
-    )
+    wanted = inputs(given, config, training_only=training_only)
     if given.plan:
-        print(plan_command.run(prepare.prepare(inputs, plan=True), steps))
+        print(plan_command.run(prepare.prepare(wanted, plan=True), wanted.steps))
         return 0
     start = launch.Start(
         command=shlex.join(sys.argv),
@@ -258,8 +265,8 @@ def run(
         retry_failed=given.retry_failed,
         restore=restore,
     )
-    job, outcome = launch.launch(inputs, start)
-    for line in corpus.closing_lines(job, outcome, steps):
+    job, outcome = launch.launch(wanted, start)
+    for line in corpus.closing_lines(job, outcome, wanted.steps):
         log.info(line)
     finish(job)
     if reason := launch.too_many_failed(job, outcome):

@@ -1,4 +1,4 @@
-"""Draw accuracy against the vector's length or the weight of the class loss (DQ Figure 4).
+"""Draw accuracy against the vector's length, its compression or the class loss (DQ Figure 4).
 
 `python -m jobs.sweep --sweep dimension --videos ... --labels ... --out ...`; the other flags and
 the exit codes are those of `jobs/fcvid_encode.py`. Every point is a variant of an encoder in one
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @click.option(
     "--sweep",
     "quantity",
-    type=click.Choice(("dimension", "lambda3")),
+    type=click.Choice(("dimension", "lambda3", "compression")),
     required=True,
-    help="What is varied: the length of the vector (2^12 to 2^17), or lambda3 of the FV-VAE (0, "
-    "and 1 to 1e5).",
+    help="What is varied: the length of the vector (2^12 to 2^17); lambda3 of the FV-VAE (0, "
+    "and 1 to 1e5); or the length to which its vectors are compressed, by PCA, random Maclaurin "
+    "features, or fewer latents (2^5 to 2^16, as far as each goes).",
 )
 @click.option("--values", metavar="NUMBERS", help="Use these values instead, joined by commas.")
 def command(given: Flags, quantity: str, values: str | None) -> int:
@@ -51,9 +52,14 @@ def _run(given: Flags, quantity: str, values: str | None, typed: str) -> int:
     config = run_flags.configuration(given, sweep_settings)
     numbers = flags.parse_numbers(values)
     # torch takes seconds to load: wrong settings are reported before.
+    from pipelines import prepare
     from pipelines.studies import sweep
 
-    encoders = sweep.variants(config, quantity, numbers)
+    num_training = 0
+    if quantity == "compression":
+        job = prepare.prepare(run_flags.inputs(given, config, training_only=True), plan=True)
+        num_training = min(len(job.training_videos(fold)) for fold in job.folds)
+    encoders = sweep.variants(config, quantity, numbers, num_training)
     config = config.with_settings(
         [f"encode.encoders={','.join(encoders)}", "encode.attention=false"]
     )

@@ -19,6 +19,7 @@ from encoders.settings import EncoderSettings
 from pipelines.describe import weights
 from pipelines.describe.stage import described_streams
 from pipelines.errors import ConfigError
+from pipelines.index import external
 from pipelines.index.boxes import with_margin
 from pipelines.index.folds import assign_folds, unsplit
 from pipelines.index.labels import Labels, match, read_labels
@@ -99,6 +100,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         streams,
         kept_retries(store, retries),
         no_gram,
+        external.sources(config, table["video_id"].to_pylist()),
     )
     _check_pairs(job, steps)
     if plan:
@@ -185,7 +187,7 @@ def kept_retries(store: Store, record: dict) -> Retries:
 
 def _check_pairs(job: Job, steps: tuple[str, ...]) -> None:
     kinds = {stream.kind for stream in job.described.values()}
-    for variant in job.variants.values():
+    for variant in (job.variants[name] for name in job.config.encode.encoders):
         reads = ENCODERS[variant.base].reads
         if not reads & kinds:
             raise ConfigError(
@@ -196,6 +198,8 @@ def _check_pairs(job: Job, steps: tuple[str, ...]) -> None:
                 "add positions to describe.streams, or a node such as fc7 for a global one"
             )
     for name, stream in job.pairs():
+        if stream not in job.described:
+            continue
         _check_settings(name, job.variants[name].settings, job.described[stream])
     labelled = [name for name, variant in job.variants.items() if variant.uses_labels]
     if labelled and not job.num_folds and set(steps) - {"index", "describe"}:

@@ -1,11 +1,18 @@
 """Quality of a ranking of search results (METHODS 4 and 6). Letters: N videos of the collection.
 
-The protocol of Holidays, Oxford and Paris, which VU 2.3 follows: the query itself and "junk", which
-is neither right nor wrong, are taken out of the ranking as if they were not in the collection.
+The protocol of the data sets that VU 2.4 measures on: what is ignored is taken out of the ranking
+as if it were not in the collection. On Holidays that is the query itself. On Oxford and Paris it is
+"junk" alone, which is neither right nor wrong: there the query is one of its own right answers.
 """
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def ranking(similarity: NDArray) -> NDArray:
+    """Return the places [N] from the largest similarity to the smallest; of equal ones the first
+    ranks first."""
+    return np.argsort(-similarity, kind="stable")
 
 
 def average_precision(
@@ -21,13 +28,12 @@ def average_precision(
 
         AP = 1/m sum_i (p_i + i / r_i) / 2,    p_i = (i - 1) / (r_i - 1), and 1 where r_i = 1,
 
-    as the evaluation programs of the three data sets compute it. Of videos with equal similarity,
-    the first one ranks first.
+    as the evaluation programs of the three data sets compute it.
 
     Args:
         similarity: [N], the larger the more alike.
         relevant: [N] bool, the right results.
-        ignored: [N] bool, the query itself and junk; relevant or not, they do not count.
+        ignored: [N] bool, such as junk; relevant or not, they do not count.
         trapezoid: False leaves out p_i: AP = 1/m sum_i i / r_i, as in scikit-learn and
             `encoders.scores.metrics`.
 
@@ -36,7 +42,7 @@ def average_precision(
     """
     _check(similarity, relevant, ignored)
     counted = np.ones(len(similarity), bool) if ignored is None else ~ignored.astype(bool)
-    order = np.argsort(-similarity[counted], kind="stable")
+    order = ranking(similarity[counted])
     ranks = np.flatnonzero(relevant[counted][order]) + 1
     if not len(ranks):
         return float("nan")

@@ -49,7 +49,10 @@ _COLUMNS = {
 }
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
-_LARGE = ("search", "frames", "clips", "cams", "scores_over_time", "network_scores", "confidence")
+_LARGE = (
+    *("search", "retrieval", "confidence", "frames", "clips", "cams"),
+    *("scores_over_time", "network_scores"),
+)
 
 KEPT = [table for table in TABLES if table.name not in _LARGE]
 """The tables in the database; SCORES of one result at a time."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from pipelines.run.combination import Combination
 from pipelines.run.schema import malformed
 from pipelines.run.steps import STEPS
-from pipelines.settings.config import Config, config_from_json, digest
+from pipelines.settings.config import EXTERNAL_STREAM, Config, config_from_json, digest
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 
@@ -71,13 +71,13 @@ class Record:
             (encoder, stream["name"])
             for stream in self.streams
             for encoder in self.config.encode.encoders
-        ]
+        ] + [(encoder, EXTERNAL_STREAM) for encoder in self.config.external]
         return [pair for pair in order if pair in known] + sorted(known.difference(order))
 
     @property
     def scored(self) -> list[tuple[str, str]]:
         """(encoder, stream) of all results with SCORES: of encoders, the fused, the others."""
-        own = [pair for pair in self.pairs if pair[0] in self.config.encode.encoders]
+        own = [pair for pair in self.pairs if pair[0] in self.config.encoder_names]
         fused = [combination.pair for combination in self.combinations]
         return [*own, *fused, *(pair for pair in self.pairs if pair not in own)]
 
@@ -103,7 +103,7 @@ class Record:
         elif table == "networks":
             keys = sorted(keys, key=split_key)
         elif table == "encodings":
-            variants = {name: self.config.variant(name) for name in self.config.encode.encoders}
+            variants = {name: self.config.variant(name) for name in self.config.encoder_names}
             results = [
                 f"encodings/{variants[encoder].codebook}-{stream}"
                 for encoder, stream in self.pairs

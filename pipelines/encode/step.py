@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,11 +15,11 @@ from pipelines.cluster.datasets import (
     write_tables,
 )
 from pipelines.encode import stage
-from pipelines.index import current_rows
+from pipelines.index import current_rows, external
 from pipelines.ledger.accounts import Account, Spent, settle
 from pipelines.run import codebook
 from pipelines.run.job import Job
-from pipelines.storage.columns import names, places_of
+from pipelines.storage.columns import encoding_type, names, numbers_to_arrow, places_of
 from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
 
 _OF_FILE = ("video_id", "source")
@@ -37,7 +38,10 @@ def encode(job: Job) -> tuple[Account, Spent]:
     # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
     done = {book: visible(book) for book in books}
     if missing := {book: there for book, there in done.items() if there != described}:
-        spent = _encode(job, missing, videos)
+        for book in filter(lambda book: book.is_external, missing):
+            _copy(job, book, videos)
+        if made := {b: there for b, there in missing.items() if not b.is_external}:
+            spent = _encode(job, made, videos)
         done |= {book: visible(book) for book in missing}
     for book in books:
         settle(f"encode {book.name}", "videos", described, done[book])
@@ -46,6 +50,31 @@ def encode(job: Job) -> tuple[Account, Spent]:
     number = len(job.codebooks)
     done = videos.num_rows * number
     return Account("encodings", planned * number, done, planned * number - done), spent
+
+
+def _copy(job: Job, book: codebook.Codebook, videos: pa.Table) -> None:
+    """Publish vectors that were given (encode.external) as the encodings of described videos."""
+    folder, source = (
+        job.encodings(book),
+        dict(zip(*(videos[column].to_pylist() for column in _OF_FILE), strict=True)),
+    )
+    left = names(sink.pending(videos, job.store, folder, _OF_FILE))
+    job.unmark(folder)
+    output = sink.Output(ENCODINGS, folder, job.footer("encode"))
+    for paths, vectors in external.vectors(job.config, book.encoder, left):
+        kind = encoding_type(vectors.shape[1], job.config.encode.dtype)
+        columns = {
+            "video_id": pa.array(paths),
+            "source": pa.array([source[path] for path in paths]),
+            "num_descriptors": pa.repeat(pa.scalar(1, pa.int64()), len(paths)),
+            "encoder": pa.repeat(book.encoder, len(paths)),
+            "stream": pa.repeat(book.stream, len(paths)),
+            "fold": pa.repeat(pa.scalar(book.fold, pa.int32()), len(paths)),
+            "vector": pa.FixedSizeListArray.from_arrays(
+                numbers_to_arrow(np.ascontiguousarray(vectors).reshape(-1)), type=kind
+            ),
+        }
+        sink.publish(job.store, [output], ENCODINGS.from_columns(columns, vector=kind))
 
 
 def _without_attention(job: Job, book: codebook.Codebook, videos: pa.Table) -> frozenset[str]:

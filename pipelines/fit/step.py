@@ -38,7 +38,7 @@ def fit(job: Job) -> tuple[Account, Spent]:
     if tasks := [task for task in tasks if task.codebook.folder in learning]:
         fitting = (tasks, job.store, job.config, job.described, job.digest("fit"))
         parts.append(codebooks.fit_codebooks(*fitting))
-    planned = {book.folder for book in job.codebooks}
+    planned = {book.folder for book in job.fitted}
     fitted = {folder for folder in planned if holds(job.store, f"{folder}/{DONE}")}
     account = settle("fit", "codebooks", planned, fitted)
     return account, merged(parts)
@@ -55,7 +55,7 @@ def fit_tasks(job: Job) -> list[codebooks.Task]:
             groups=job.groups_for(book),
             footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
         )
-        for book in job.codebooks
+        for book in job.fitted
     ]
 
 

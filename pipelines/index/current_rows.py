@@ -5,6 +5,8 @@ Tables keep the rows of files that have changed, of other videos and of earlier 
 read past them through here.
 """
 
+from typing import Protocol
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.ledger.accounts import Outcome
 from pipelines.run.job import Job
 from pipelines.storage.columns import places_of
+from pipelines.storage.store import Store
 from pipelines.storage.tables import VIDEOS
 from pipelines.video import stages
 from pipelines.video.header import VideoFacts
@@ -98,7 +101,18 @@ def current(plan: pa.Table, rows: pa.Table) -> pa.Table:
     return rows.filter(np.concatenate([np.ones(min(1, len(ids)), bool), ~later]))
 
 
-def places(job: Job) -> pa.Table:
+class Described(Protocol):
+    """The tables that `places` reads: those of a Job, or of a run that is opened later."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def segments(self) -> str: ...
+    @property
+    def descriptors(self) -> str: ...
+
+
+def places(job: Described) -> pa.Table:
     """Return the rows of DESCRIPTORS that are described: segment_id, video_id, source, segment,
     file, row.
     """

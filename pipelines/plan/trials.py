@@ -33,7 +33,7 @@ from pipelines.errors import ConfigError
 from pipelines.evaluate import results
 from pipelines.evaluate.results import ScoreMatrix
 from pipelines.fit import sample as fit_sample
-from pipelines.index import current_rows
+from pipelines.index import current_rows, external
 from pipelines.plan.networks import NO_NETWORKS, Networks, try_networks
 from pipelines.plan.probe import Decoded, Headers, decode_segments, look_at_videos
 from pipelines.plan.sample import describe, now_s, sample_job
@@ -172,7 +172,7 @@ def run(job: Job, num_threads: int, num_tested: int, num_classes: int) -> Trials
         segments=segments,
         rates=Rates(**described, **sampled, **encoded, **products, **evaluated),
         fits=fits,
-        codebooks=len(part.codebooks),
+        codebooks=len(part.fitted),
         dims=dims,
         networks=networks,
         held_bytes=rises,
@@ -255,7 +255,7 @@ def _fit_frames(frames: torch.Tensor) -> torch.Tensor:
 def _books(part: Job) -> list[Codebook]:
     """Return one codebook of each encoder and stream: those of other folds cost the same."""
     books: dict[tuple[str, str], Codebook] = {}
-    for book in part.codebooks:
+    for book in part.fitted:
         books.setdefault((book.encoder, book.stream), book)
     return list(books.values())
 
@@ -266,7 +266,7 @@ def _fit(part: Job, frames: dict[str, torch.Tensor], num_classes: int) -> tuple[
     for book in _books(part):
         if book.folder not in trials:
             pair = book.encoder, book.stream
-            copies = {b.folder for b in part.codebooks if (b.encoder, b.stream) == pair}
+            copies = {b.folder for b in part.fitted if (b.encoder, b.stream) == pair}
             trial = _fit_one(part, book, frames[book.stream], num_classes)
             trials[book.folder] = dataclasses.replace(trial, copies=len(copies))
     return tuple(trials.values())
@@ -343,14 +343,17 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
         sum(map(store.size_bytes, sink.publish(store, o, encodings))) for o in (vectors, attention)
     ]
     published_s = now_s() - started
-    copies = len(part.codebooks) / len(books)
+    copies = len(part.fitted) / len(books)
     frames = pc.sum(current_rows.places(part)["num_frames"]).as_py()
     kinds = {(b.encoder, b.stream): encodings.schema.field(b.column).type for b in books}
     dims = {}
     for name, stream in part.pairs():
         variant = part.variants[name]
         is_shorter = variant.compress.kind != "none"
-        length = kinds[variant.codebook, stream].list_size
+        if stream in part.described:
+            length = kinds[variant.codebook, stream].list_size
+        else:
+            length = external.width(part.config, name)
         dims[f"{name} {stream}"] = variant.compress.num_features if is_shorter else length
     return {
         "encode_s": copies * encoded_s / frames,

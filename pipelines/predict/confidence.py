@@ -132,8 +132,8 @@ def _parts(rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
 def _stream(run: SavedRun, model: Model) -> Stream:
     if model.networks:
         raise ConfigError(
-            f"--out {run.store.root}: expected a result of an encoder, got the network {model.name}; "
-            "name an encoder with --encoder"
+            f"--out {run.store.root}: expected a result of an encoder, got the network "
+            f"{model.name}; name an encoder with --encoder"
         )
     stream = described_streams(run.config)[model.stream]
     book = model.encoded[0].codebook

@@ -156,7 +156,7 @@ def _config(config: Config, settings: Sequence[str]) -> Config:
     plain = dataclasses.replace(
         config,
         manifest=Manifest(media=config.manifest.media),
-        encode=dataclasses.replace(config.encode, attention=False),
+        encode=dataclasses.replace(config.encode, attention=False, external=()),
         # Nothing is fused where nothing is trained.
         classify=Classify(fusions=()),
         evaluate=Evaluate(),

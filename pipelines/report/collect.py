@@ -157,14 +157,20 @@ def _paper_tables(job: Job, rows: list[dict], multi_label: bool) -> tuple[Beside
         f"{job.protocol}; {config.describe.backbone} ({', '.join(config.describe.used_nodes)}; "
         f"{job.weights.description})"
     )
+    by_class: dict[tuple[str, str, str], dict[tuple[str, str], dict]] = {}
+    for row in rows:
+        # FK Table 5 has a column for each class.
+        if row["class"] is not None:
+            own = by_class.setdefault((row["encoder"], row["stream"], row["fusion"]), {})
+            own[row["split"], f"{row['metric']} {row['class']}"] = row
     beside_papers = []
     for table in tables:
         results = []
         for key in ranked[:NUM_OWN_ROWS]:
             encoder, stream, fusion = key
             name = f"{encoder} on {stream}" + ("" if fusion == SINGLE else f" ({fusion})")
-            estimates = [_estimate(numbers[key].get(("all", m))) for m in table.metrics]
-            results.append((name, tuple(estimates)))
+            own = numbers[key] | by_class.get(key, {})
+            results.append((name, tuple(_estimate(own.get(("all", m))) for m in table.metrics)))
         beside_papers.append(BesidePaper(table, tuple(results), data))
     return tuple(beside_papers)
 

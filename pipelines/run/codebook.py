@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from encoders.networks.settings import NetworkSettings
 from encoders.settings import EncoderSettings
-from pipelines.settings.config import NetworkVariant, Variant
+from pipelines.settings.config import EXTERNAL, NetworkVariant, Variant
 from pipelines.storage.columns import attention_type
 from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
 
@@ -112,6 +112,11 @@ class Codebook:
     @property
     def name(self) -> str:
         return f"{self.base}-{self.stream}"
+
+    @property
+    def is_external(self) -> bool:
+        """Return whether it stands for vectors that were given, and is no codebook at all."""
+        return self.base == EXTERNAL
 
     @property
     def column(self) -> str:

@@ -12,7 +12,8 @@ A changed setting never mixes with old output, and recomputes only what depends 
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
     scores_over_time/...
 
-Three more are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
+More are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
+retrieval/<encoder>-<stream>/<digest>/ and retrieval_metrics/ (pipelines.search.retrieve),
 frames/<digest>/ and finetuned/<digest>/ (pipelines.fit.finetune). train/ has the checkpoints of
 what is being trained (pipelines.cluster.checkpoints).
 
@@ -35,7 +36,7 @@ from pipelines.run.inputs import LEFT_OUT, Inputs
 from pipelines.run.makers import MAKERS, Result
 from pipelines.run.steps import PAGE, STEPS
 from pipelines.run.versions import FORMAT_VERSION, NUMBERS
-from pipelines.settings.config import NetworkVariant, Variant, digest
+from pipelines.settings.config import EXTERNAL, NetworkVariant, Variant, digest
 from pipelines.settings.sections import Evaluate
 
 OF_RESULTS = ("scores", "classifiers", "fusions", "clip_scores", "cams", "scores_over_time")
@@ -217,7 +218,12 @@ class Folders(Inputs):
     @property
     def learning(self) -> list[Codebook]:
         """Return the codebooks that are fitted on descriptors."""
-        return [book for book in self.codebooks if ENCODERS[book.base].learns]
+        return [book for book in self.fitted if ENCODERS[book.base].learns]
+
+    @property
+    def fitted(self) -> list[Codebook]:
+        """Return the codebooks that step fit makes: all but those of vectors that were given."""
+        return [book for book in self.codebooks if not book.is_external]
 
     def codebook(self, encoder: str, stream: str, fold: int) -> Codebook:
         """Return the codebook whose encodings the classifier of this fold may use."""
@@ -314,7 +320,7 @@ class Folders(Inputs):
     def current(self, table: str) -> list[str]:
         """Return today's folders of a table, or of the codebooks, in the order of the run."""
         if table == "codebooks":
-            return [book.folder for book in self.codebooks]
+            return [book.folder for book in self.fitted]
         if table == "networks":
             return [network.folder for network in self.networks]
         if table == "encodings":
@@ -450,6 +456,8 @@ class Folders(Inputs):
         return digest(self._described_digest, stream, settings, self._sample_pool)
 
     def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:
+        if variant.base == EXTERNAL:
+            return digest(EXTERNAL, variant.name, self.external[variant.name])
         learns = ENCODERS[variant.base].learns
         return digest(
             variant.base,

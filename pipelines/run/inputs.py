@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from encoders.registry import ENCODERS
 from encoders.stream_specs import is_local
 from pipelines.run.codebook import Codebook
-from pipelines.settings.config import Config, NetworkVariant, Variant
+from pipelines.settings.config import EXTERNAL_STREAM, Config, NetworkVariant, Variant
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:  # whoever reads a run loads no torch
@@ -67,6 +67,7 @@ class Inputs:
         described: {column of DESCRIPTORS: what it holds}.
         retries: how often failed segments have been tried again.
         no_gram: what LEFT_OUT says.
+        external: {name in encode.external: what tells its file as it is now}.
     """
 
     store: Store
@@ -78,27 +79,29 @@ class Inputs:
     described: dict[str, Stream]
     retries: Retries = Retries()
     no_gram: dict[str, str] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def variants(self) -> dict[str, Variant]:
-        """Return the entries of encode.encoders by name."""
-        return {name: self.config.variant(name) for name in self.config.encode.encoders}
+        """Return the entries of encode.encoders and encode.external by name."""
+        return {name: self.config.variant(name) for name in self.config.encoder_names}
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return (encoder, stream) of all single results, in the order of the report: every encoder
-        on its streams.
+        on its streams, then vectors that were given.
         """
-        return [
-            (variant.name, stream.name)
+        encoded = [
+            (name, stream.name)
             for stream in self.described.values()
-            for variant in self.variants.values()
-            if stream.kind in ENCODERS[variant.base].reads
+            for name in self.config.encode.encoders
+            if stream.kind in ENCODERS[self.variants[name].base].reads
         ]
+        return encoded + [(name, EXTERNAL_STREAM) for name in self.config.external]
 
     @property
     def streams(self) -> list[str]:
         """Return the streams that are encoded: columns of DESCRIPTORS."""
-        return list(dict.fromkeys(stream for _, stream in self.pairs()))
+        return list(dict.fromkeys(s for _, s in self.pairs() if s in self.described))
 
     @property
     def local_streams(self) -> list[str]:
@@ -123,6 +126,8 @@ class Inputs:
         """Return whether ATTENTION has rows of this codebook: it has attention, on the spatial
         pyramid of pictures of one size.
         """
+        if book.is_external:
+            return False
         kind, scales = self.described[book.stream].kind, self.config.picture.scales
         is_asked = self.config.encode.attention and not scales and not book.settings.is_scaled
         is_asked = is_asked and kind in ("appearance", "difference")

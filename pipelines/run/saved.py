@@ -11,7 +11,7 @@ from pipelines.ledger import marks
 from pipelines.run.codebook import Codebook
 from pipelines.run.folders import weights_file
 from pipelines.run.schema import read_record
-from pipelines.settings.config import Config, config_from_json
+from pipelines.settings.config import EXTERNAL, Config, config_from_json
 from pipelines.storage.store import Store
 from pipelines.storage.uris import absolute_uri
 
@@ -81,7 +81,7 @@ class SavedRun:
                 if pair not in by_pair or fold < by_pair[pair].fold:
                     by_pair[pair] = Encodings(*pair, fold, folder)
         streams = sorted({stream for _, stream in by_pair})
-        variants = [self.config.variant(name) for name in self.config.encode.encoders]
+        variants = [self.config.variant(name) for name in self.config.encoder_names]
         return {
             (variant.name, stream): by_pair[variant.codebook, stream]
             for variant in variants
@@ -128,6 +128,11 @@ class SavedRun:
             ConfigError: it is not there any more.
         """
         variant, encodings = self.config.variant(pair[0]), self.encodings_for(pair, fold)
+        if variant.base == EXTERNAL:
+            raise ConfigError(
+                f"encode.external: the vectors of {pair[0]} were given for the videos of the run; "
+                "a new video has none, so choose another encoder, or another result"
+            )
         fitted = self._footer(encodings.folder, "video_fisher.codebook")
         book = Codebook.of(variant, encodings.stream, encodings.fold, fitted)
         if not self.store.exists(f"{book.folder}/{CODEBOOK}"):

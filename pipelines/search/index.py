@@ -16,12 +16,9 @@ Letters: N videos, D length of an encoding, P of a compressed one.
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TypeVar, cast
+from typing import cast
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,15 +26,15 @@ import torch
 
 from encoders.codebooks.pca import Pca
 from encoders.encodings.compress import Compression, fit_whitening
-from encoders.scores.retrieval import average_precision, mean_average_precision
+from encoders.scores.retrieval import average_precision, mean_average_precision, ranking
 from pipelines.errors import RunError
 from pipelines.ledger import marks
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import Encodings
 from pipelines.run.versions import FORMAT_VERSION, code_revision
+from pipelines.search import encodings
 from pipelines.settings.config import digest
-from pipelines.storage.columns import encoding_type, places_of, vectors_from_arrow
-from pipelines.storage.read_ahead import in_order
+from pipelines.storage.columns import encoding_type, vectors_from_arrow
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import SEARCH
 
@@ -53,15 +50,10 @@ ROWS_PER_FILE, ROWS_PER_GROUP = 2**17, 2**10
 NUM_QUERIES = 100
 """Videos as sample queries, for the mAP of an index."""
 
-_AHEAD = 4
-"""Row groups of ENCODINGS, of about 16 MiB each, that are fetched at a time."""
-
 _TOGETHER = 16
 """Vectors that are compressed in one matrix product."""
 
 _COMPRESSION = "compression.safetensors"
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -113,60 +105,68 @@ class Index:
                     row -= num_rows
         return None
 
+    def similarities(self, queries: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """Return the N videos of the index by video_id, and their similarity [Q, N] to compressed
+        vectors [Q, P].
+
+        Each is computed alone: what stands beside it must not change its last bits, and so the
+        order.
+        """
+        names, parts = [], []
+        for name in self.store.files(self.folder):
+            with self.store.open_parquet(name) as file:
+                rows = file.read(columns=["video_id", "vector"])
+            vectors = vectors_from_arrow(rows["vector"])
+            parts.append(np.stack([np.einsum("np,p->n", vectors, query) for query in queries]))
+            names += rows["video_id"].chunks
+        return pa.chunked_array(names), np.concatenate(parts, 1)
+
     def nearest(
         self, vector: np.ndarray, num: int, leave_out: frozenset[str]
     ) -> list[tuple[str, float]]:
         """Return the `num` videos most like the compressed vector [P]: (video_id, similarity), best
         first."""
-        num_asked = num + len(leave_out)
-        scored: list[tuple[str, float]] = []
-        for name in self.store.files(self.folder):
-            with self.store.open_parquet(name) as file:
-                rows = file.read(columns=["video_id", "vector"])
-            index = faiss.IndexFlatIP(len(vector))
-            index.add(vectors_from_arrow(rows["vector"]))
-            similarity, row = index.search(vector[None], min(num_asked, rows.num_rows))
-            names = rows["video_id"].take(pa.array(row[0])).to_pylist()
-            scored += zip(names, similarity[0].tolist(), strict=True)
-        kept = [item for item in scored if item[0] not in leave_out]
-        return sorted(kept, key=lambda item: (-item[1], item[0]))[:num]
+        names, (similarity,) = self.similarities(vector[None])
+        order = ranking(similarity)[: num + len(leave_out)]
+        best = zip(names.take(pa.array(order)).to_pylist(), similarity[order].tolist(), strict=True)
+        return [item for item in best if item[0] not in leave_out][:num]
 
 
-def open_index(store: Store, encodings: Encodings, videos: str) -> Index:
+def open_index(store: Store, made: Encodings, videos: str) -> Index:
     """Return the index of some encodings and the VIDEOS of a folder; build it if it does not exist.
 
     Raises:
         RunError: too few encodings, or some that are not finite.
     """
     kind = (NUM_FEATURES, SAMPLE_BYTES, [field.name for field in fields(Facts)])
-    name = digest(FORMAT_VERSION, encodings, videos, kind)
-    siblings = f"search/{folder_name(encodings.encoder, encodings.stream)}"
+    name = digest(FORMAT_VERSION, made, videos, kind)
+    siblings = f"search/{folder_name(made.encoder, made.stream)}"
     folder = f"{siblings}/{name}"
     mark = f"{folder}/{DONE}"
     done = store.read_json(marks.find(store, mark)) if marks.holds(store, mark) else None
     if done is None:
-        done = _build(store, encodings, videos, folder)
+        done = _build(store, made, videos, folder)
         for older in store.folders(siblings):
             if older != folder:
                 marks.remove_folder(store, older)
     return Index(store, folder, Facts(**done))
 
 
-def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict:
+def _build(store: Store, made: Encodings, videos: str, folder: str) -> dict:
     """Build and publish the index; return the facts of its mark."""
     started = time.monotonic()
     labels = store.read_table(videos, ["video_id", "source", "labels"])
-    rows, num_all = _rows(store, encodings.folder, labels)
+    rows, num_all = encodings.current(store, made.folder, labels)
     if rows.num_rows < 3:
         raise RunError(
-            f"{store.uri(encodings.folder)}: expected encodings of at least 3 of today's "
+            f"{store.uri(made.folder)}: expected encodings of at least 3 of today's "
             f"videos, found {rows.num_rows}; too few to search in"
         )
     shuffled = _permutation(rows["video_id"].to_pylist())
     try:
         compression = fit_whitening(_sample(store, rows, shuffled), NUM_FEATURES)
     except ValueError as error:
-        raise RunError(f"{store.uri(encodings.folder)}: {error}") from error
+        raise RunError(f"{store.uri(made.folder)}: {error}") from error
     vectors = _compressed(store, rows, compression)
     names = labels["labels"].take(pc.index_in(rows["video_id"], labels["video_id"]))
 
@@ -179,11 +179,11 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
         "num_queries": len(known),
         "map": mean_average_precision(known) if len(known) else None,
     }
-    table = _table(rows, encodings, vectors)
+    table = _table(rows, made, vectors)
     footer = {
         "video_fisher.format": FORMAT_VERSION,
         "video_fisher.step": "search",
-        "video_fisher.encodings": encodings.folder,
+        "video_fisher.encodings": made.folder,
         "video_fisher.videos": videos,
         "video_fisher.code": code_revision(),
     }
@@ -201,34 +201,7 @@ def _build(store: Store, encodings: Encodings, videos: str, folder: str) -> dict
     return facts
 
 
-# --- reading ENCODINGS ------------------------------------------------------------------------
-
-
-def _rows(store: Store, folder: str, videos: pa.Table) -> tuple[pa.Table, int]:
-    """Return the rows of ENCODINGS to be indexed, and their number.
-
-    Rows are ordered by video_id and have video_id, source, file, group and row in the group.
-
-    Left out are those of files that have changed, by their source, and those of no descriptor.
-    """
-
-    def read(name: str) -> pa.Table:
-        with store.open_parquet(name) as file:
-            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-            table = file.read(columns=["video_id", "source", "num_descriptors"])
-        group = np.repeat(np.arange(len(sizes)), sizes)
-        row = np.concatenate([np.arange(size) for size in sizes])
-        table = table.replace_schema_metadata(None)
-        table = table.append_column("file", pa.array([name] * len(row), pa.string()))
-        return table.append_column("group", pa.array(group)).append_column("row", pa.array(row))
-
-    tables = list(_ahead(read, store.files(folder)))
-    if not tables:
-        return videos.select(["video_id", "source"]).slice(0, 0), 0
-    table = pa.concat_tables(tables)
-    current = pc.is_valid(places_of(table, videos, ("video_id", "source")))
-    kept = pc.and_(current, pc.greater(table["num_descriptors"], 0))
-    return table.filter(kept).sort_by("video_id"), table.num_rows
+# --- compression --------------------------------------------------------------------------------
 
 
 def _permutation(video_ids: list[str]) -> np.ndarray:
@@ -245,7 +218,7 @@ def _sample(store: Store, rows: pa.Table, shuffled: np.ndarray) -> torch.Tensor:
     size = min(rows.num_rows, max(3, SAMPLE_BYTES // (4 * width)))
     chosen = rows.take(pa.array(np.sort(shuffled[:size])))
     sample = np.empty((size, width), np.float32)
-    for indices, part in _vectors(store, chosen, "sample"):
+    for indices, part in encodings.vectors(store, chosen, "sample"):
         sample[indices] = part
     return torch.from_numpy(sample)
 
@@ -259,7 +232,7 @@ def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.nd
     whitening = cast(Pca, compression.map)  # by `fit_whitening`
     vectors = np.empty((rows.num_rows, len(whitening.scale)), np.float32)
     batch = torch.zeros(_TOGETHER, compression.input_dim)
-    for indices, part in _vectors(store, rows, "compress"):
+    for indices, part in encodings.vectors(store, rows, "compress"):
         for first in range(0, len(part), _TOGETHER):
             rows_of_batch = torch.from_numpy(part[first : first + _TOGETHER])
             batch[: len(rows_of_batch)] = rows_of_batch
@@ -273,39 +246,6 @@ def _compressed(store: Store, rows: pa.Table, compression: Compression) -> np.nd
             f"{len(vectors)}, such as that of {name!r}; python -m jobs.doctor says what to do"
         )
     return vectors
-
-
-def _vectors(store: Store, rows: pa.Table, action: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices into `rows`, their encodings [n, D] float32), one row group at a time.
-
-    Memory does not grow with N.
-    """
-    order = pc.sort_indices(rows, [(name, "ascending") for name in ("file", "group", "row")])
-    rows, order = rows.take(order), order.to_numpy()
-    keys = list(zip(rows["file"].to_pylist(), rows["group"].to_pylist(), strict=True))
-    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
-    spans = list(zip(starts, [*starts[1:], len(keys)], strict=True))
-    in_group = rows["row"].to_numpy()
-
-    def read(span: tuple[int, int]) -> np.ndarray:
-        name, group = keys[span[0]]
-        with store.open_parquet(name) as file:
-            column = file.read_row_group(group, columns=["vector"])["vector"]
-        return vectors_from_arrow(column.take(pa.array(in_group[slice(*span)]))).astype(np.float32)
-
-    logged = started = time.monotonic()
-    for span, part in zip(spans, _ahead(read, spans), strict=True):
-        yield order[slice(*span)], part
-        if time.monotonic() - logged > 5:
-            logged = time.monotonic()
-            left_s = (logged - started) * (len(keys) / span[1] - 1)
-            log.info("search: %s %d/%d, %.0f s left", action, span[1], len(keys), left_s)
-
-
-def _ahead(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield call(item) of each item, in order; a few calls run ahead."""
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        yield from in_order(pool, call, items, _AHEAD)
 
 
 # --- quality, and the table ------------------------------------------------------------------
@@ -326,15 +266,15 @@ def _precisions(vectors: np.ndarray, labels: pa.ChunkedArray, shuffled: np.ndarr
     return np.array(precisions)
 
 
-def _table(rows: pa.Table, encodings: Encodings, vectors: np.ndarray) -> pa.Table:
+def _table(rows: pa.Table, made: Encodings, vectors: np.ndarray) -> pa.Table:
     count, kind = len(vectors), encoding_type(vectors.shape[1], "float32")
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     columns = {
         "video_id": rows["video_id"],
         "source": rows["source"],
-        "encoder": pa.repeat(encodings.encoder, count),
-        "stream": pa.repeat(encodings.stream, count),
-        "fold": pa.repeat(pa.scalar(encodings.fold, pa.int32()), count),
+        "encoder": pa.repeat(made.encoder, count),
+        "stream": pa.repeat(made.stream, count),
+        "fold": pa.repeat(pa.scalar(made.fold, pa.int32()), count),
         "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
     }
     return SEARCH.from_columns(columns, vector=kind)

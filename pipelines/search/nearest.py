@@ -4,15 +4,12 @@ No cluster: an index is read in pieces, and a new file is described and encoded 
 that Ray runs.
 """
 
-import bisect
 import contextlib
 import dataclasses
-import difflib
 import functools
 import io
 import logging
 import os
-import posixpath
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,11 +28,12 @@ from pipelines.encode.stage import StreamEncoders, VideoSums, load_encoder
 from pipelines.errors import ConfigError, RunError
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import Encodings, SavedRun
+from pipelines.search.encodings import told
 from pipelines.search.index import Index, open_index
 from pipelines.search.page import Answer, Shown, render
+from pipelines.search.video_ids import near_id
 from pipelines.settings.config import digest
 from pipelines.settings.sections import Decode, Picture, Sampling
-from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 from pipelines.video.decode import decode_segment
@@ -54,15 +52,6 @@ _THUMBNAIL_PX = 160
 _THUMBNAIL_S, _ALL_THUMBNAILS_S = 20.0, 120.0
 """Most seconds for the pictures of one video, and of all; videos that take longer are shown
 without."""
-
-_NEIGHBOURS = 500
-"""Ids before and after the place of an unknown one in which similar ones are looked for."""
-
-
-_KEEPS = (
-    "a search keeps its index there, and its page if --page names no other place: give it the "
-    "right to write"
-)
 
 
 @dataclass(frozen=True)
@@ -108,21 +97,8 @@ def search(
             f"--out {out}: expected complete encodings of {pair[0]} on {pair[1]}, found some "
             "missing; run the job again, at least with --steps index,describe,fit,encode"
         )
-    try:
+    with told(run.store):
         return _answer(run, pair, query, num, page)
-    except StorageError as error:
-        if not run.store.is_local:
-            raise
-        raise RunError(f"{error}; {_KEEPS}") from error
-    except RunError:
-        raise
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{run.store.root}: a file is gone ({error}); another job has replaced it, so "
-            "search again"
-        ) from error
-    except OSError as error:
-        raise RunError(f"{run.store.root}: {error}; {_KEEPS}") from error
 
 
 def _answer(run: SavedRun, pair: tuple[str, str], query: str, num: int, page: str | None) -> Answer:
@@ -188,7 +164,7 @@ def _query(run: SavedRun, pair: tuple[str, str], index: Index, query: str) -> _Q
     if not is_uri and not os.path.isfile(uri):
         raise ConfigError(
             f"--query {query}: expected a video_id of the run, or a video file; found neither"
-            f"{_near(query, index.video_ids())}"
+            f"{near_id(query, index.video_ids())}"
         )
     videos = _probe(run, uri)
     vector = index.compress(_encode(run, pair, videos))
@@ -205,21 +181,6 @@ def _reason(run: SavedRun, row: dict) -> str:
     if not rows:
         return "no descriptor, such as a video of one frame on a difference stream"
     return _said(rows[0])
-
-
-def _near(query: str, video_ids: list[str]) -> str:
-    """Return ids like an unknown one: those with the same file name, and those with a similar
-    spelling."""
-    base = posixpath.basename(query)
-    same = [name for name in video_ids if base and posixpath.basename(name) == base]
-    ordered = sorted(video_ids)
-    index = bisect.bisect(ordered, query)
-    pool = ordered[max(0, index - _NEIGHBOURS) : index + _NEIGHBOURS]
-    close = difflib.get_close_matches(query, pool, n=3, cutoff=0.5)
-    near = list(dict.fromkeys([*sorted(same)[:3], *close]))[:3]
-    if near:
-        return f"; did you mean {' or '.join(map(repr, near))}?"
-    return f"; ids look like {ordered[0]!r}"
 
 
 def _probe(run: SavedRun, uri: str) -> pa.Table:

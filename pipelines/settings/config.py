@@ -61,6 +61,9 @@ _OF_ENCODE = ("temporal_pyramid", "normalisation")
 """Fields of section encode that a variant may have a value of its own for."""
 
 
+EXTERNAL, EXTERNAL_STREAM = "external", "external_global"
+"""In place of the registry key and the stream of vectors that were given (encode.external)."""
+
 AUTO_ENCODERS = ("auto",)
 """In place of encode.encoders: chosen by the number of videos, `pipelines.settings.recipes.sized`.
 """
@@ -154,6 +157,13 @@ class Config:
                 f"some of describe.spp_levels {self.describe.spp_levels}",
                 variant.settings.levels,
             )
+        for name in self.external:
+            require(
+                name not in (*ENCODERS, *self.encode.encoders, *NETWORKS),
+                "encode.external",
+                "names that no encoder or network has",
+                name,
+            )
         for name in self.network.networks:
             self.network_variant(name)
         flows = [w for w in self.describe.windows if isinstance(w, FlowWindow)]
@@ -183,6 +193,16 @@ class Config:
         """Return the names of the sections."""
         return [f.name for f in dataclasses.fields(cls) if f.name != "recipe"]
 
+    @property
+    def external(self) -> dict[str, str]:
+        """Return {name: URI} of encode.external."""
+        return {name: uri for name, _, uri in (e.partition(":") for e in self.encode.external)}
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """Return the entries of encode.encoders, and the names of encode.external."""
+        return (*self.encode.encoders, *self.external)
+
     def variant(self, name: str) -> Variant:
         """Return the meaning of a name in encode.encoders: an encoder with settings of its own.
 
@@ -194,6 +214,9 @@ class Config:
             ValueError: no such encoder, malformed, or a field or value that the section does not
                 have.
         """
+        if name in self.external:
+            given = EncoderSettings()
+            return Variant(name, EXTERNAL, name, given, (1,), "none", self.compress)
         base, parts = split_entry(name)
         if base not in ENCODERS:
             raise ValueError(

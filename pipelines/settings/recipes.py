@@ -36,6 +36,10 @@ _ENCODERS_FOR: tuple[tuple[float, tuple[str, ...]], ...] = (
 costs."""
 
 
+_BLOCKS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+"""Inception modules of GoogLeNet (VU Table 2.1)."""
+
+
 def auto() -> Config:
     """Any corpus: 25 frames a video, SqueezeNet, encoders by its size, the split that the labels
     allow.
@@ -311,6 +315,38 @@ def sports1m() -> Config:
     )
 
 
+def holidays() -> Config:
+    """Retrieval on Holidays (VU 2.3): VLAD with 100 words and intra-normalisation on every position
+    of GoogLeNet's layers, whole pictures at 224 px; `jobs.retrieve --preset holidays` measures.
+
+    The paper's second scale is another run, with picture.resize_px=448 and picture.crop_px=448.
+    """
+    layers = ("pool1-norm1", "conv2-norm2", *(f"inception {b}" for b in _BLOCKS))
+    return Config(
+        recipe="holidays",
+        sampling=Sampling(policy="uniform", num_frames=1),
+        picture=Picture(resize_px=224),
+        describe=Describe(
+            backbone="googlenet", nodes=layers, streams=("dense",), scaling="per_position"
+        ),
+        # About a million rows of a layer of 28 x 28 positions; the paper does not print its number.
+        fit=Fit(num_frames=1300),
+        vlad=VladSettings(num_centroids=100, intra=True),
+        encode=Encode(encoders=("vlad",), dtype="float16"),
+        classify=Classify(fusions=()),
+    )
+
+
+def oxford() -> Config:
+    """Retrieval on Oxford: as `holidays`, with `jobs.retrieve --preset oxford --truth FOLDER`."""
+    return dataclasses.replace(holidays(), recipe="oxford")
+
+
+def paris() -> Config:
+    """Retrieval on Paris: as `holidays`, with `jobs.retrieve --preset paris --truth FOLDER`."""
+    return dataclasses.replace(holidays(), recipe="paris")
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "auto": auto,
     "fcvid": fcvid,
@@ -328,6 +364,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "actionflownet": actionflownet,
     "sports1m": sports1m,
     **IMAGE_RECIPES,
+    "holidays": holidays,
+    "oxford": oxford,
+    "paris": paris,
 }
 
 

@@ -68,6 +68,15 @@ FusionGroup = Annotated[
 ]
 """A name, which becomes part of a file name, and what it stands for."""
 
+ExternalVectors = Annotated[
+    str,
+    Rule(
+        "NAME:URI with a name of letters, digits and _",
+        lambda entry: re.fullmatch(r"[0-9A-Za-z_]+:\S+", entry) is not None,
+    ),
+]
+"""A name, and the file of its vectors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Record):
@@ -422,6 +431,20 @@ class Encode(Record):
         "Names of encoders (docs/encoders.md), or variants such as vlad@num_centroids=64, which "
         "change fields of the encoder's section, lists with /; also fields of `compress`, as "
         "compress.kind=pca. auto, alone: by the number of videos.",
+        Changes.WHICH,
+    )
+    external: Annotated[
+        tuple[ExternalVectors, ...],
+        EACH_ONCE,
+        Rule(
+            "each name once",
+            lambda entries: len({entry.partition(":")[0] for entry in entries}) == len(entries),
+        ),
+    ] = setting(
+        (),
+        "Vectors of your own beside those of the encoders, NAME:URI of a Parquet file with columns "
+        "path and vector, one row a video (docs/encoders.md). They get classifiers as they are, "
+        "and are fused where classify.fusion_groups names them.",
         Changes.WHICH,
     )
     normalisation: Literal["signed_sqrt_l2", "signed_sqrt", "l2", "none"] = setting(

@@ -249,6 +249,32 @@ SEARCH = Table(
     ),
 )
 
+RETRIEVAL = Table(
+    "retrieval",
+    "retrieve",
+    "retrieval/<encoder>-<stream>/*/*.parquet",
+    "One row per query of a retrieval benchmark, by `jobs.retrieve` (VU 2.4), which also writes "
+    "their mAP as rows of METRICS into retrieval_metrics/",
+    ("truth", "encoder", "stream", "compression", "query"),
+    (
+        Column("truth", pa.string(), "name of --truth without its suffix, or of the preset"),
+        Column("encoder", pa.string(), "as in METRICS"),
+        Column("stream", pa.string(), "as in METRICS"),
+        Column(
+            "compression",
+            pa.string(),
+            "none: L2 distance of whole vectors; pca_whitening: the vectors of SEARCH",
+        ),
+        Column("query", pa.string(), "key of VIDEOS"),
+        Column(
+            "ap",
+            pa.float64(),
+            "area under the precision-recall curve; answers without an encoding count as never "
+            "found, and 0 is also a query without one",
+        ),
+    ),
+)
+
 ATTENTION = Table(
     "attention",
     "encode",
@@ -571,7 +597,8 @@ METRICS = Table(
             "accuracy_gain and mAP_gain, the number less that of its part with the highest "
             "accuracy (with several labels a video: mAP), with intervals of the same draws for "
             "both; of a network also clip_accuracy (Hit@1 of single clips), and "
-            "clip_accuracy_NAME, accuracy_NAME and top_K_NAME by its subnetwork or reading NAME",
+            "clip_accuracy_NAME, accuracy_NAME and top_K_NAME by its subnetwork or reading NAME; "
+            "of `jobs.retrieve` retrieval_mAP and retrieval_mAP_compressed, over queries",
         ),
         Column("class", pa.string(), "class of an AP", nullable=True),
         Column("value", pa.float64(), "null where a class has no positive", nullable=True),
@@ -697,6 +724,7 @@ TABLES = (
     CURVES,
     ENCODINGS,
     SEARCH,
+    RETRIEVAL,
     ATTENTION,
     SCORES,
     SOLUTIONS,

@@ -13,23 +13,33 @@ from pipelines.studies.sweep_page import Sweep, SweepPoint, render_sweep, text_t
 
 DIMENSIONS = tuple(2**power for power in range(12, 18))
 LAMBDA3 = (0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+COMPRESSED = tuple(2**power for power in range(5, 17))
+"""Lengths below that of the whole vector; the paper prints none of its own."""
+
+KINDS = {"dimension": "D", "lambda3": "lambda3", "compression": "P"}
+"""{what is varied: the parameter of its curves, as `SweepPoint` has it}."""
+
+_METHODS = {"pca": "PCA of", "random_maclaurin": "random Maclaurin of", "none": "fewer latents of"}
 
 
-def variants(config: Config, kind: str, values: tuple[float, ...] | None) -> tuple[str, ...]:
+def variants(
+    config: Config, kind: str, values: tuple[float, ...] | None, num_training: int = 0
+) -> tuple[str, ...]:
     """Return the entries of encode.encoders that a sweep needs.
+
+    Args:
+        kind: key of KINDS.
+        num_training: least training videos of a fold; `compression` needs it: a PCA has no more
+            components than they vary in.
 
     Raises:
         ConfigError: the streams differ in width, or a dimension that no codebook has.
     """
     if kind == "lambda3":
         return tuple(f"fv_vae@lambda3={value:g}" for value in values or LAMBDA3)
-    widths = _widths(config)
-    if len(widths) != 1:
-        raise ConfigError(
-            "describe.streams: expected streams of one width for a sweep over dimensions, got "
-            f"{widths}; sweep one of them at a time"
-        )
-    width = next(iter(widths.values()))
+    width = _width(config)
+    if kind == "compression":
+        return _compressed(config, width, values, num_training)
     names = []
     for dimension in values or DIMENSIONS:
         if dimension % (2 * width) or dimension < 2 * width:
@@ -46,9 +56,38 @@ def variants(config: Config, kind: str, values: tuple[float, ...] | None) -> tup
     return tuple(names)
 
 
-def _widths(config: Config) -> dict[str, int]:
+def _compressed(
+    config: Config, width: int, values: tuple[float, ...] | None, num_training: int
+) -> tuple[str, ...]:
+    """Return the whole FV-VAE, and its vectors shortened to each length in the three ways of DQ
+    Figure 4(c), where the way has that length: few latents give multiples of the channels alone."""
+    whole = (config.fv_vae.num_latents + 1) * width
+    lengths = values or tuple(value for value in COMPRESSED if value < whole)
+    if odd := [value for value in lengths if not 1 <= value < whole or value % 1]:
+        raise ConfigError(
+            f"--values: expected whole numbers below {whole:,}, the length of the vector with "
+            f"fv_vae.num_latents={config.fv_vae.num_latents}, got {odd[0]:g}"
+        )
+    names = ["fv_vae"]
+    for length in map(int, lengths):
+        if length % width == 0 and length >= 2 * width:
+            names.append(f"fv_vae@num_latents={length // width - 1}")
+        if length < num_training:
+            names.append(f"fv_vae@compress.kind=pca:compress.num_features={length}")
+        names.append(f"fv_vae@compress.kind=random_maclaurin:compress.num_features={length}")
+    return tuple(names)
+
+
+def _width(config: Config) -> int:
+    """Return the width of the streams, which must be one."""
     streams = described_streams(config)
-    return {name: s.width for name, s in streams.items() if s.kind != "global"}
+    widths = {name: s.width for name, s in streams.items() if s.kind != "global"}
+    if len(widths) != 1:
+        raise ConfigError(
+            "describe.streams: expected streams of one width for this sweep, got "
+            f"{widths}; sweep one of them at a time"
+        )
+    return next(iter(widths.values()))
 
 
 def publish(job: Job, kind: str, command: str) -> list[str]:
@@ -68,7 +107,7 @@ def publish(job: Job, kind: str, command: str) -> list[str]:
             "Accuracy is over the tested videos of all folds; bars are its spread over folds."
         )
     sweep = Sweep(
-        title=f"{config.recipe}: accuracy against {'D' if kind == 'dimension' else 'lambda3'}",
+        title=f"{config.recipe}: accuracy against {KINDS[kind]}",
         data=f"{config.recipe}, {job.manifest.num_rows} videos",
         points=tuple(points),
         notes=tuple(notes),
@@ -95,14 +134,19 @@ def _points(job: Job, kind: str) -> list[SweepPoint]:
     for name, stream in job.pairs():
         variant = job.variants[name]
         text = name.partition("@")[2]
-        dimension = cast(int, job.output_dim(name, stream))  # None for fusions alone
         folds = [numbers.get((name, stream, f"fold:{fold}", "accuracy")) for fold in job.folds]
+        dimension = cast(int, job.output_dim(name, stream))  # None for fusions alone
+        encoder = variant.base
+        if kind == "compression":
+            method = variant.compress.kind
+            encoder = f"{_METHODS[method]} {variant.base}"
+            dimension = dimension if method == "none" else variant.compress.num_features
         points.append(
             SweepPoint(
-                encoder=variant.base,
+                encoder=encoder,
                 stream=stream,
-                parameter="D" if kind == "dimension" else text.partition("=")[0],
-                value=float(dimension if kind == "dimension" else text.partition("=")[2]),
+                parameter=KINDS[kind],
+                value=float(text.partition("=")[2] if kind == "lambda3" else dimension),
                 dimension=dimension,
                 accuracy=numbers[name, stream, "all", "accuracy"],
                 map=numbers[name, stream, "all", "mAP"],

@@ -25,7 +25,7 @@ from pipelines.report.charts import (
 from pipelines.report.template import template
 from pipelines.text_table import aligned
 
-PARAMETERS = ("D", "lambda3")
+PARAMETERS = ("D", "lambda3", "P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class SweepPoint:
     """The result of one setting of an encoder on a stream.
 
     Args:
-        parameter: what was swept, out of `PARAMETERS`: D, the length of the vector, or lambda3, the
-            weight of the FV-VAE's class loss.
+        parameter: what was swept, out of `PARAMETERS`: D, the length of the vector, lambda3, the
+            weight of the FV-VAE's class loss, or P, the length after compression.
         value: of the parameter.
         dimension: D.
         accuracy: over the tested videos of all folds; None where nothing was tested.
@@ -59,7 +59,7 @@ class SweepPoint:
             raise ValueError(
                 f"SweepPoint: expected a parameter out of {PARAMETERS}, got {self.parameter!r}"
             )
-        lowest = 1 if self.parameter == "D" else 0
+        lowest = 0 if self.parameter == "lambda3" else 1
         if not isfinite(self.value) or self.value < lowest:
             raise ValueError(
                 f"SweepPoint: expected {self.parameter} of at least {lowest}, got {self.value:g}"
@@ -180,7 +180,10 @@ _MARKS = {
     "D": "M0 -4.6L4.6 0L0 4.6L-4.6 0Z",
     "v": "M0 4L4 -4H-4Z",
 }
-_MARK_OF = {"fv_vae": "o", "vlad": "s", "gmm_fv": "^"}
+_MARK_OF = {
+    **{"fv_vae": "o", "vlad": "s", "gmm_fv": "^"},
+    **{"fewer latents of fv_vae": "o", "PCA of fv_vae": "s", "random Maclaurin of fv_vae": "^"},
+}
 _FEATURE_MARKS = {"FV-VAE": "o", "VLAD": "s", "FV": "^", "FV-VAE^-": "D"}
 _OTHER_MARK = "v"
 
@@ -192,7 +195,7 @@ def _chart(parameter: str, points: list[SweepPoint]) -> SweepChart:
     lines: dict[str, list[SweepPoint]] = {}
     for point in drawn:
         lines.setdefault(f"{point.encoder} on {point.stream}", []).append(point)
-    axis = _DimensionAxis(drawn) if parameter == "D" else _Lambda3Axis(drawn)
+    axis = _AXES[parameter](drawn)
     with mpl.rc_context(settings_of(parameter)):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         axes = figure.add_subplot()
@@ -214,6 +217,15 @@ def _chart(parameter: str, points: list[SweepPoint]) -> SweepChart:
     return SweepChart(axis.title, svg, alt, tuple(entries), axis.facts)
 
 
+def _reference(row: papers.Published) -> _Reference:
+    return _Reference(
+        f"{row.feature} {row.accuracy:.4f} at {row.dimension:,}, {papers.DQ_DATA}",
+        _FEATURE_MARKS[row.feature],
+        log2(row.dimension),
+        row.accuracy,
+    )
+
+
 class _DimensionAxis:
     """D in powers of 2, from 2^12 to 2^17 or as far as the points go."""
 
@@ -221,12 +233,7 @@ class _DimensionAxis:
     label = "D"
     facts = papers.DQ_FIGURE_4A
     references = tuple(
-        _Reference(
-            f"{row.feature} {row.accuracy:.4f} at {row.dimension:,}, {papers.DQ_DATA}",
-            _FEATURE_MARKS[row.feature],
-            log2(row.dimension),
-            row.accuracy,
-        )
+        _reference(row)
         for row in (*papers.DQ_TABLE_2, papers.DQ_SEVEN_LATENTS)
         if row.feature in ("FV-VAE", "VLAD", "FV")
     )
@@ -273,6 +280,18 @@ class _Lambda3Axis:
         axes.set_xticks([self._zero, *self._powers], ["0", *labels])
         axes.set_xlim(self._zero - 0.4, self._powers[-1] + 0.4)
         axes.axvline(self._zero + 0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+
+
+class _CompressedAxis(_DimensionAxis):
+    """P in powers of 2."""
+
+    title = "Accuracy against the length after compression"
+    label = "P"
+    facts = papers.DQ_FIGURE_4C
+    references = tuple(_reference(row) for row in (papers.DQ_SEVEN_LATENTS, papers.DQ_TABLE_2[-1]))
+
+
+_AXES = {"D": _DimensionAxis, "lambda3": _Lambda3Axis, "P": _CompressedAxis}
 
 
 def _draw(

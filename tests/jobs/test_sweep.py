@@ -69,6 +69,37 @@ def test_lambda3_is_swept_over_its_decades() -> None:
     ]
 
 
+def test_a_vector_is_compressed_in_three_ways_as_far_as_each_goes() -> None:
+    config = recipe("weizmann").with_settings(["describe.streams=appearance"])
+    names = variants(config, "compression", (32.0, 64.0, 2048.0), num_training=50)
+    random = "fv_vae@compress.kind=random_maclaurin:compress.num_features"
+    assert names == (
+        "fv_vae",
+        "fv_vae@compress.kind=pca:compress.num_features=32",
+        f"{random}=32",
+        f"{random}=64",
+        "fv_vae@num_latents=3",
+        f"{random}=2048",
+    )
+    # Compressed vectors are of the codebook of the whole ones.
+    assert len({config.variant(name).codebook for name in names}) == 2
+    paper = recipe("ucf101").with_settings(["describe.streams=appearance"])
+    swept = variants(paper, "compression", None, 9537)
+    longest = {
+        way: max(int(name[len(way) :]) for name in swept if name.startswith(way))
+        for way in (
+            "fv_vae@num_latents=",
+            f"{random}=",
+            "fv_vae@compress.kind=pca:compress.num_features=",
+        )
+    }
+    assert list(longest.values()) == [127, 2**16, 2**13]
+    with pytest.raises(
+        ConfigError, match=r"--values: expected whole numbers below 32,768, .* got 400000"
+    ):
+        variants(config, "compression", (4e5,), 50)
+
+
 def test_a_dimension_without_a_codebook_is_refused() -> None:
     config = recipe("weizmann").with_settings(["describe.streams=appearance"])
     with pytest.raises(ConfigError, match=r"--values: expected multiples of 1024 .*, got 5000"):
@@ -113,6 +144,27 @@ def test_a_sweep_writes_metrics_and_draws_its_curves(
     assert "best: " in printed
     page = (tmp_path / "report" / "sweep-dimension.html").read_text()
     assert "python -m jobs.sweep --sweep dimension" in page
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_compressions_share_one_codebook_and_draw_three_curves(
+    local_ray: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = ["--sweep", "compression", "--values", "3,64,1024"]
+    assert sweep.main([*values, *flags(data, tmp_path, "split.num_folds=2")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    points = {
+        (" ".join(line.split()[:-8]), line.split()[-5]) for line in lines if "of fv_vae" in line
+    }
+    assert ("PCA of fv_vae", "3") in points
+    assert ("random Maclaurin of fv_vae", "1,024") in points
+    assert ("fewer latents of fv_vae", "1,024") in points
+    assert ("fewer latents of fv_vae", "2,048") in points
+    assert len(list(tmp_path.glob("encodings/fv_vae-*/*"))) == 2
+    page = (tmp_path / "report" / "sweep-compression.html").read_text()
+    assert "always achieves the best accuracy" in page
 
 
 @pytest.mark.nightly

@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,16 @@ def fitted(kind: str, num_features: int = 3, x: Tensor | None = None) -> Compres
 
 def unit(x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x**2).sum(-1, keepdims=True))
+
+
+def test_whitening_for_a_search_is_that_of_faiss_up_to_signs() -> None:
+    x, new = vectors(300, 30), vectors(5, 30, seed=1)
+    other = faiss.PCAMatrix(30, 12, -0.5)
+    other.train(x.float().numpy())
+    expected = unit(other.apply(new.float().numpy()))
+    found = fit_whitening(x, 12).transform(new).numpy()
+    signs = np.sign((expected * found).sum(0))
+    np.testing.assert_allclose(found, expected * signs, atol=2e-4)
 
 
 @pytest.mark.parametrize("block", [50, 2000, 2**24], ids=lambda size: f"blocks of {size}")

@@ -32,6 +32,7 @@ COLUMNS = {
     "curves": "codebook stream fold quantity step value",
     "encodings": "video_id source encoder stream fold num_descriptors",
     "search": "video_id source encoder stream fold",
+    "retrieval": "truth encoder stream compression query ap",
     "attention": "video_id source encoder stream fold frame_index timestamp_s value",
     "scores": "video_id encoder stream fold label is_true score",
     "solutions": (

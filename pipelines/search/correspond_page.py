@@ -1,0 +1,62 @@
+"""The page of correspondences (VU Figures 2.3 and 2.4); it needs no network and no script."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from pipelines.report.template import template
+from pipelines.run.saved import SavedRun
+from pipelines.search.correspond import NEIGHBOURS, Layer
+
+FILE = "report/correspond.html"
+
+_PICTURE_PX, _PATCH_PX, _GAP_PX = 224, 48, 2
+
+
+def publish(run: SavedRun, layers: list[Layer], command: str) -> str:
+    """Publish the page in the run, and return its URI."""
+    run.store.publish(FILE, render(layers, command).encode("utf-8", "backslashreplace"))
+    return run.store.uri(FILE)
+
+
+def render(layers: list[Layer], command: str = "") -> str:
+    """Return the page as the text of a UTF-8 file."""
+    shown = [
+        {
+            "layer": layer,
+            "pictures": [
+                {
+                    "video_id": picture.video_id,
+                    "jpeg": _jpeg(_resized(picture.pixels)),
+                    "repainted": {
+                        n: _jpeg(_resized(pixels)) for n, pixels in picture.repainted.items()
+                    },
+                }
+                for picture in layer.pictures
+            ],
+            "clusters": [_jpeg(Image.fromarray(_strip(part))) for part in layer.clusters],
+        }
+        for layer in layers
+    ]
+    page = template("search/correspond.html.j2")
+    return page.render(shown=shown, neighbours=NEIGHBOURS, command=command)
+
+
+def _strip(patches: np.ndarray) -> np.ndarray:
+    """Return patches [k, p, p, 3] side by side, enlarged, with gaps between them."""
+    times = max(1, round(_PATCH_PX / patches.shape[1]))
+    large = np.rint(patches).astype(np.uint8).repeat(times, 1).repeat(times, 2)
+    gaps = np.pad(large, ((0, 0), (0, 0), (0, _GAP_PX), (0, 0)), constant_values=255)
+    return np.concatenate(list(gaps), 1)
+
+
+def _resized(pixels: np.ndarray) -> Image.Image:
+    size = (_PICTURE_PX, _PICTURE_PX)
+    return Image.fromarray(np.rint(pixels).astype(np.uint8)).resize(size, Image.Resampling.LANCZOS)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
