@@ -33,6 +33,7 @@ from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES, sized
+from pipelines.storage.columns import names
 from pipelines.storage.store import Store
 from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
@@ -140,14 +141,26 @@ def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:
         log.info("--retry-failed: describe is not finished yet, and goes on first")
         return job
     rows = job.store.read_table(job.failures, ["video_id"])
-    if not rows.num_rows:
+    clips = _failed_clips(job)
+    if not rows.num_rows and not clips:
         log.info("--retry-failed: no segment has failed")
         return job
     videos = len(set(rows["video_id"].to_pylist()))
     log.info("--retry-failed: %d segments of %d videos again", rows.num_rows, videos)
+    if clips:
+        log.info("--retry-failed: pictures of %d videos for networks again", clips)
     retries = Retries(job.retries.passes + 1, decoder)
     job.store.publish_json(RETRIES, dataclasses.asdict(retries))
     return dataclasses.replace(job, retries=retries)
+
+
+def _failed_clips(job: Job) -> int:
+    """Return the number of videos without pictures for networks."""
+    if not job.networks_see_pictures or not job.store.files(job.clips):
+        return 0
+    rows = job.store.read_table(job.clips, ["video_id", "status"])
+    failed = rows.filter(pc.equal(rows["status"], "failed"))
+    return len(names(failed) - names(rows.filter(pc.not_equal(rows["status"], "failed"))))
 
 
 def _say_what_was_chosen(

@@ -17,6 +17,7 @@ from pipelines.ledger.marks import Contents, holds, publish_mark
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Picture, Sampling
+from pipelines.storage.columns import places_of
 from pipelines.storage.tables import CLIPS, ROWS_PER_FILE
 from pipelines.video import stages
 
@@ -31,7 +32,7 @@ def publish_clips(job: Job) -> Spent:
     """
     if holds(job.store, job.clips_mark):
         return Spent(0.0, ())
-    rows = sink.pending(clip_plan(job), job.store, job.clips, ("clip_id", "source"))
+    rows = _to_decode(job, clip_plan(job))
     spent = Spent(0.0, ())
     if rows.num_rows:
         job.unmark(job.clips)
@@ -43,6 +44,26 @@ def publish_clips(job: Job) -> Spent:
         )
     publish_mark(job.store, job.clips_mark, {}, Contents((job.clips,)))
     return spent
+
+
+def _to_decode(job: Job, plan: pa.Table) -> pa.Table:
+    """Return the videos without a row; after `--retry-failed` also the failed ones that were not
+    yet tried again, with its decoder.
+    """
+    passes = job.retries.passes
+    plan = plan.append_column("attempts", pa.repeat(pa.scalar(passes + 1, pa.int32()), len(plan)))
+    if not job.store.files(job.clips):
+        return plan
+    rows = job.store.read_table(job.clips, ["clip_id", "source", "status", "attempts"])
+    tried = pa.repeat(pa.scalar(1, pa.int32()), len(rows))
+    if "attempts" in rows.column_names:
+        # Rows of before have none.
+        tried = pc.fill_null(rows["attempts"], 1)
+    is_done = pc.or_(pc.not_equal(rows["status"], "failed"), pc.greater(tried, passes))
+    is_old = pc.is_valid(places_of(plan, rows, ("clip_id", "source")))
+    places = places_of(plan, rows.filter(is_done), ("clip_id", "source"))
+    plan = plan.append_column("decoder", pc.if_else(is_old, job.retries.decoder, ""))
+    return plan.filter(pc.is_null(places))
 
 
 def pictured(job: Job) -> dict[str, int]:
@@ -163,4 +184,5 @@ class KeepClips:
             "error_type": kind,
             # Of runs the frames between the sampled ones have no times here.
             "timestamps_s": row["timestamps_s"] if self.run_frames == 1 else None,
+            "attempts": row["attempts"],
         }

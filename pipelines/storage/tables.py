@@ -335,7 +335,7 @@ CLIPS = Table(
     "One row per video: the pictures that networks are trained and tested on, where "
     "network.networks asks for some. Rows of a file that has changed since stay: join VIDEOS on "
     "video_id and source",
-    ("clip_id",),
+    ("clip_id", "attempts"),
     (
         Column("clip_id", pa.string(), "video_id, '#' and the place in the video in five digits"),
         Column("video_id", pa.string(), "key of VIDEOS"),
@@ -366,6 +366,12 @@ CLIPS = Table(
             "timestamps_s",
             pa.list_(pa.float64()),
             "when each frame is shown, after the first frame of the video",
+            nullable=True,
+        ),
+        Column(
+            "attempts",
+            pa.int32(),
+            "times that it was tried: after --retry-failed a failed one has several rows",
             nullable=True,
         ),
     ),

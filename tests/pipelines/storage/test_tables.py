@@ -17,7 +17,7 @@ COLUMNS = {
     "videos": (
         "video_id uri labels group fold size_bytes source container codec width_px height_px "
         "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error "
-        "listed_by is_mirrored start_s end_s"
+        "listed_by is_mirrored start_s end_s box_x box_y box_width box_height"
     ),
     "segments": "segment_id video_id segment num_segments source",
     "descriptors": (
@@ -52,11 +52,12 @@ COLUMNS = {
     "scores_over_time": (
         "video_id encoder stream fold frame_index timestamp_s label labels scores"
     ),
+    "confidence": "uri encoder stream class score cells values",
     "predictions": "video_id class score probability rank",
     "frames": "segment_id video_id source status error frame_indices pictures",
     "clips": (
         "clip_id video_id source status error frame_indices pictures flow num_flows"
-        " error_type timestamps_s"
+        " error_type timestamps_s attempts"
     ),
     "networks": "codebook stream fold quantity step value",
     "clip_scores": "video_id encoder stream fold clip subnetwork frame_indices labels scores",
