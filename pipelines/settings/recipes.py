@@ -67,6 +67,7 @@ def fcvid() -> Config:
         sampling=Sampling(policy="interval", interval_s=3.0),
         split=Split(kind="given"),
         encode=Encode(dtype="float16"),
+        classify=Classify(fusions=()),
     )
 
 
@@ -76,6 +77,7 @@ def ucf101() -> Config:
         recipe="ucf101",
         sampling=Sampling(policy="uniform", num_frames=25),
         split=Split(kind="given"),
+        classify=Classify(fusions=()),
     )
 
 
@@ -88,6 +90,7 @@ def activitynet() -> Config:
         split=Split(kind="given"),
         encode=Encode(dtype="float16"),
         evaluate=Evaluate(top_k=(3,)),
+        classify=Classify(fusions=()),
     )
 
 
