@@ -29,8 +29,10 @@ def fit_sigmoid(scores: NDArray, targets: NDArray) -> Sigmoid:
     There is one for all classes: a class of few videos has too few positives for its own. The
     likelihood is that of Platt's targets (1999, section 2.2), (N+ + 1) / (N+ + 2) and 1 / (N- + 2),
     so that the slope is finite even if scores separate the classes. The slope is not negative.
+    Targets of -1 do not count.
     """
-    f, positive = scores.astype(np.float64).ravel(), targets.ravel() > 0
+    counts = targets.ravel() >= 0
+    f, positive = scores.astype(np.float64).ravel()[counts], targets.ravel()[counts] > 0
     num_positive = int(positive.sum())
     high = (num_positive + 1) / (num_positive + 2)
     soft_targets = np.where(positive, high, 1 / (len(f) - num_positive + 2))

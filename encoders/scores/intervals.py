@@ -37,7 +37,7 @@ def intervals(
     ranking = metrics.Ranking(scores, targets)
     ranks = metrics.hit_ranks(scores, targets)
     hits = {"accuracy": ranks < 1} | {f"top_{k}": ranks < k for k in top_k}
-    has_one_class = bool((targets.sum(1) == 1).all())
+    has_one_class = bool(((targets > 0).sum(1) == 1).all())
     drawn: dict[str, list[NDArray]] = {}
     for weights in _draws(len(scores), num_draws, seed):
         values = _hit_rates(hits, targets, weights)
@@ -102,7 +102,7 @@ def _draws(num_videos: int, num_draws: int, seed: int) -> Iterator[NDArray]:
 
 def _hit_rates(hits: dict[str, NDArray], targets: NDArray, weights: NDArray) -> dict[str, NDArray]:
     """Return {metric: [b]} of the hits [N] of each metric, over the videos with a class."""
-    labelled = _share(np.asarray(targets.any(1)), weights)
+    labelled = _share(np.asarray((targets > 0).any(1)), weights)
     return {
         name: np.divide(
             _share(hit, weights), labelled, out=np.full(len(labelled), np.nan), where=labelled > 0

@@ -2,9 +2,10 @@
 
 Letters: N videos, K classes, P steps of a curve, B weightings.
 
-Scores are [N, K], the larger the likelier; targets are [N, K] of 0 and 1. In a video's ranking of
-the classes, equal scores rank by the order of the classes; in a class's ranking of the videos,
-equal scores are one step: all of them are retrieved together.
+Scores are [N, K], the larger the likelier; targets are [N, K] of 0 and 1, or -1 where a video does
+not count for a class (VOC's difficult images): the class's ranking leaves it out. In a video's
+ranking of the classes, equal scores rank by the order of the classes; in a class's ranking of the
+videos, equal scores are one step: all of them are retrieved together.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Ranking:
 
     def __init__(self, scores: NDArray, targets: NDArray) -> None:
         _check(scores, targets)
-        self._steps = [_steps(scores[:, k], targets[:, k] > 0) for k in range(scores.shape[1])]
+        self._steps = [_steps(scores[:, k], targets[:, k]) for k in range(scores.shape[1])]
 
     def average_precision(self, weights: NDArray) -> NDArray:
         """Return areas [K, B] under the precision-recall steps, all points, as scikit-learn does.
@@ -72,23 +73,26 @@ class Ranking:
 
 
 def _steps(
-    score: NDArray, positive: NDArray
+    score: NDArray, target: NDArray
 ) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix] | None:
     """Return the positives, and all videos, of each step as matrices [P, N] of 0 and 1.
 
     None without positives.
     """
+    positive = target > 0
     if not positive.any():
         return None
     # Not stable, which is several times faster: videos of equal scores are one step in any order.
     order = np.argsort(-score).astype(np.int32)
+    order = order[target[order] >= 0]
     ranked, ranks = score[order], np.flatnonzero(positive[order])
     # A step ends with the last video of the score that its positives have.
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     ends = np.unique(last[np.searchsorted(last, ranks)]) + 1
     starts = np.append(0, ends)
     counts = np.append(0, np.searchsorted(ranks, ends))
-    return _sums(order[ranks], counts, len(order)), _sums(order[: ends[-1]], starts, len(order))
+    size = len(score)
+    return _sums(order[ranks], counts, size), _sums(order[: ends[-1]], starts, size)
 
 
 def _sums(columns: NDArray, starts: NDArray, size: int) -> scipy.sparse.csr_matrix:
@@ -144,7 +148,7 @@ def top_k_accuracy(scores: NDArray, targets: NDArray, k: int) -> float:
     _check(scores, targets)
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"top-k accuracy: expected 1 <= k <= {scores.shape[1]}, got {k}")
-    hits = hit_ranks(scores, targets)[targets.any(1)] < k
+    hits = hit_ranks(scores, targets)[(targets > 0).any(1)] < k
     return float(hits.mean()) if len(hits) else float("nan")
 
 
@@ -176,7 +180,7 @@ def confusion_matrix(scores: NDArray, targets: NDArray) -> NDArray[np.int64]:
         ValueError: a video does not have exactly one class.
     """
     _check(scores, targets)
-    counts = targets.sum(1)
+    counts = (targets > 0).sum(1)
     if (counts != 1).any():
         row = int(np.flatnonzero(counts != 1)[0])
         raise ValueError(
@@ -194,9 +198,9 @@ def _check(scores: NDArray, targets: NDArray) -> None:
             f"metrics: expected scores and targets of one shape [N, K] with K at least 1, got "
             f"{list(scores.shape)} and {list(targets.shape)}"
         )
-    if not np.isin(targets, (0, 1)).all():
+    if not np.isin(targets, (-1, 0, 1)).all():
         raise ValueError(
-            f"metrics: expected targets of 0 and 1, got {np.unique(targets)[:5].tolist()}"
+            f"metrics: expected targets of 0, 1 and -1, got {np.unique(targets)[:5].tolist()}"
         )
     bad = np.flatnonzero(~np.isfinite(scores).all(1))
     if len(bad):

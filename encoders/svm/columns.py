@@ -177,8 +177,8 @@ def balanced(targets: Tensor, training: Tensor) -> Tensor:
         training: [N, F] of booleans.
     """
     training = training.double()
-    count = training.sum(0).unsqueeze(1)
-    positives = training.T @ targets.double()
+    count = training.T @ (targets >= 0).double()
+    positives = training.T @ (targets > 0).double()
     return count / 2 / torch.stack([count - positives, positives]).clamp_min(1)
 
 
@@ -193,7 +193,7 @@ def one_vs_rest(
     """Return the columns of all classes in all folds, fold by fold: J = F K.
 
     Args:
-        targets: [N, K] of 0 and 1.
+        targets: [N, K] of 0 and 1; -1 leaves a vector out of the problem of a class.
         training: [N, F] of booleans.
         c: one for all, or one for each fold, [F].
         weights: factors of c, [2, F, K] as from `balanced`.
@@ -207,11 +207,11 @@ def one_vs_rest(
             f"SVM: expected a loss out of {get_args(Loss)} and a positive c, got {loss!r} and "
             f"{c.flatten().tolist()}"
         )
-    positive = targets.bool().unsqueeze(1)
+    positive = (targets > 0).unsqueeze(1)
     costs = c * training.unsqueeze(2)
     if weights is not None:
         costs = costs * torch.where(positive, weights[1], weights[0])
-    costs = costs.expand(-1, -1, targets.shape[1])
+    costs = costs.expand(-1, -1, targets.shape[1]) * (targets >= 0).unsqueeze(1)
     signs = (2.0 * positive.double() - 1).expand_as(costs)
     return Columns(signs.flatten(1).contiguous(), costs.flatten(1).contiguous(), loss)
 

@@ -64,7 +64,7 @@ def log_losses(scores: NDArray, targets: NDArray) -> NDArray[np.float64]:
         return np.zeros(0)
     sigmoid = fit_sigmoid(scores, targets)
     z = sigmoid.slope * scores + sigmoid.intercept
-    return (np.logaddexp(0, z) - (targets > 0) * z).sum(1)
+    return ((np.logaddexp(0, z) - (targets > 0) * z) * (targets >= 0)).sum(1)
 
 
 def weights_by_loss(

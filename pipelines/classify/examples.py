@@ -1,5 +1,6 @@
 """Training and test examples of a fold: vectors, and the classes that they are in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,8 @@ class Examples:
     Videos that train in any fold of the set come first; each part is sorted by video_id.
 
     Attributes:
-        video_ids: [N]. targets: [N, K] uint8. folds: [N], the fold that tests each. groups: [N].
+        video_ids: [N]. folds: [N], the fold that tests each. groups: [N].
+        targets: [N, K] int8, 1 or 0, -1 where a video does not count for a class.
         seed: of the inner folds.
     """
 
@@ -108,7 +110,8 @@ def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Ex
     over.
 
     Args:
-        manifest: video_id, source, labels, group and fold of the run's videos.
+        manifest: video_id, source, labels, group and fold of the run's videos, and ignored where
+            there are classes that they do not count for.
         seed: of the inner folds.
     """
     classes = sorted({name for names in manifest["labels"].to_pylist() for name in names})
@@ -140,7 +143,11 @@ def locate(store: Store, fold_set: FoldSet, manifest: pa.Table, seed: int) -> Ex
     )
     return Examples(
         video_ids=videos["video_id"].to_pylist(),
-        targets=target_matrix(videos["labels"].to_pylist(), classes),
+        targets=target_matrix(
+            videos["labels"].to_pylist(),
+            classes,
+            videos["ignored"].to_pylist() if "ignored" in videos.column_names else (),
+        ),
         folds=videos["fold"].to_numpy(),
         groups=_groups(videos),
         classes=classes,
@@ -155,10 +162,16 @@ def _groups(videos: pa.Table) -> list[str]:
     return [f"video {video}" if group is None else f"group {group}" for group, video in pairs]
 
 
-def target_matrix(labels: list[list[str]], classes: list[str]) -> np.ndarray:
-    """Return the targets [N, K], 1 where a video has a class, else 0."""
+def target_matrix(
+    labels: list[list[str]], classes: list[str], ignored: Sequence[list[str]] = ()
+) -> np.ndarray:
+    """Return the targets [N, K]: 1 where a video has a class, -1 where it does not count for it,
+    else 0.
+    """
     index_of_class = {name: k for k, name in enumerate(classes)}
-    targets = np.zeros((len(labels), len(classes)), np.uint8)
+    targets = np.zeros((len(labels), len(classes)), np.int8)
+    for row, names in enumerate(ignored):
+        targets[row, [index_of_class[name] for name in names if name in index_of_class]] = -1
     for row, names in enumerate(labels):
         targets[row, [index_of_class[name] for name in names]] = 1
     return targets

@@ -144,9 +144,11 @@ def _solution_rows(
     fold_set: FoldSet, examples: Examples, settings: Classify, trained: Trained
 ) -> Iterator[dict]:
     training = examples.training((trained.fold,))[:, 0]
-    positives = examples.training_targets[training].sum(0, dtype=np.int64)
+    targets = examples.training_targets[training]
+    positives, negatives = (targets > 0).sum(0), (targets == 0).sum(0)
     solved = ((part, column) for part in trained.parts for column in range(len(part.bias)))
-    for label, positive, (part, column) in zip(examples.classes, positives, solved, strict=True):
+    counted = zip(examples.classes, positives, negatives, solved, strict=True)
+    for label, positive, negative, (part, column) in counted:
         primal, dual = float(part.primal[column]), float(part.dual[column])
         one_sided = math.isnan(primal)
         gap = None if one_sided else (primal - dual) / primal
@@ -159,7 +161,7 @@ def _solution_rows(
             "loss": settings.loss,
             "c": trained.c,
             "num_positive": int(positive),
-            "num_negative": int(training.sum() - positive),
+            "num_negative": int(negative),
             "primal": None if one_sided else primal,
             "dual": None if one_sided else dual,
             "gap": gap,
@@ -171,6 +173,7 @@ def _solution_rows(
 
 def _score_rows(fold_set: FoldSet, examples: Examples, fold: int, scores: np.ndarray) -> pa.Table:
     tested, classes = np.flatnonzero(examples.tested(fold)), examples.classes
+    targets = examples.targets[tested].reshape(-1)
     count = len(tested) * len(classes)
     columns = {
         "video_id": pa.array([examples.video_ids[i] for i in tested for _ in classes], pa.string()),
@@ -178,7 +181,7 @@ def _score_rows(fold_set: FoldSet, examples: Examples, fold: int, scores: np.nda
         "stream": pa.repeat(fold_set.stream, count),
         "fold": pa.repeat(pa.scalar(fold, pa.int32()), count),
         "label": pa.array(np.tile(np.array(classes, object), len(tested)), pa.string()),
-        "is_true": pa.array(examples.targets[tested].reshape(-1).astype(bool)),
+        "is_true": pa.array(targets > 0, mask=targets < 0),
         "score": pa.array(scores.reshape(-1).astype(np.float64)),
     }
     schema = SCORES.schema()

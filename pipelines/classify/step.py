@@ -70,7 +70,9 @@ def solve(
             classify.fusions that needs a larger Gram matrix than there can be. The default rule is
             left out then.
     """
-    manifest = ray.put(job.manifest.select(["video_id", "source", "labels", "group", "fold"]))
+    columns = ["video_id", "source", "labels", "group", "fold", "ignored"]
+    manifest = job.manifest.select([n for n in columns if n in job.manifest.column_names])
+    manifest = ray.put(manifest)
     store_bytes = _object_store_bytes()
     on_gram: list[Work] = []
     on_weights: list[Work] = []

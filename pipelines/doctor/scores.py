@@ -88,6 +88,10 @@ def _matrix(run: Scan, blank: ScoreMatrix, inspect: Callable[[], None]) -> Score
     for batch in database.stream("SELECT video, class, score FROM known_scores"):
         values[batch["video"].to_numpy(), batch["class"].to_numpy()] = batch["score"].to_numpy()
         num_rows += batch.num_rows
+    targets = blank.targets.copy()
+    ignored = "SELECT video, class FROM known_scores WHERE is_true IS NULL"
+    for batch in database.stream(ignored):
+        targets[batch["video"].to_numpy(), batch["class"].to_numpy()] = -1
     there = np.asarray(~np.isnan(values).any(1) & (len(blank.classes) > 0))
     described = database.column("SELECT is_described FROM tested ORDER BY video")
     scored = np.asarray(~np.isnan(values).all(1))
@@ -103,6 +107,6 @@ def _matrix(run: Scan, blank: ScoreMatrix, inspect: Callable[[], None]) -> Score
         video_ids=[blank.video_ids[video] for video in np.flatnonzero(there)],
         folds=blank.folds[there],
         scores=values[there],
-        targets=blank.targets[there],
+        targets=targets[there],
         fusion=rules.get((blank.encoder, blank.stream), SINGLE),
     )

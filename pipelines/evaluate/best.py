@@ -90,7 +90,7 @@ class Best:
 
 def best_of(matrix: ScoreMatrix, first_fold: int) -> Best:
     """Return the facts of a result."""
-    shares, ids = matrix.targets.mean(0), np.array(matrix.video_ids, object)
+    shares, ids = (matrix.targets > 0).mean(0), np.array(matrix.video_ids, object)
     return Best(
         key=matrix.key,
         classes=tuple(matrix.classes),

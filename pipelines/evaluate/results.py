@@ -70,7 +70,7 @@ class ScoreMatrix:
     @property
     def multi_label(self) -> bool:
         """True if a video has several classes. The headline metric is then mAP, else accuracy."""
-        return bool((self.targets.sum(1) > 1).any())
+        return bool(((self.targets > 0).sum(1) > 1).any())
 
 
 def headline_metric(multi_label: bool) -> str:
@@ -337,7 +337,7 @@ def metric_rows(
     for index, (split, split_rows) in enumerate(splits.items()):
         weights = _stated_weights(matrix, split_rows)
         positives = dict(
-            zip(matrix.classes, matrix.targets[split_rows].sum(0).astype(int).tolist(), strict=True)
+            zip(matrix.classes, (matrix.targets[split_rows] > 0).sum(0).tolist(), strict=True)
         )
         for (metric, label), values in numbers.items():
             low, high = ends.get((metric, label), (None, None)) if split == "all" else (None, None)
@@ -435,7 +435,7 @@ def _numbers(
     }
     for k in top_k:
         numbers[f"top_{k}", None] = [metrics.top_k_accuracy(*part, k) for part in parts]
-    if (targets.sum(1) == 1).all():
+    if ((targets > 0).sum(1) == 1).all():
         numbers["balanced_accuracy", None] = [metrics.balanced_accuracy(*part) for part in parts]
     for name, values in precision.items():
         numbers[f"m{name}", None] = metrics.mean_over_classes(values).tolist()

@@ -229,8 +229,10 @@ def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: 
                     group, ["video_id", "label", "fold", "is_true", "score"]
                 )
                 video, label = videos.of(table["video_id"]), classes.of(table["label"])
-                values = (table[n].to_numpy() for n in ("fold", "is_true", "score"))
-                parts.append((video, label, *values))
+                fold, score = (table[n].to_numpy() for n in ("fold", "score"))
+                # Null: the video does not count for the class.
+                target = table["is_true"].cast(pa.int8()).fill_null(-1).to_numpy()
+                parts.append((video, label, fold, target, score))
     if not sum(len(part[0]) for part in parts):
         raise RunError(
             f"{store.uri(folder)}: expected scores of tested videos, found none; are all of "
@@ -241,9 +243,9 @@ def read_scores(store: Store, encoder: str, stream: str, folder: str, failures: 
     shape = (len(video_ids), len(labels))
     scores, targets = np.full(shape, np.nan), np.zeros(shape, np.float32)
     folds = np.zeros(shape[0], np.int64)
-    for video, label, fold, is_true, score in parts:
+    for video, label, fold, target, score in parts:
         row, class_index = rank[video], column[label]
-        scores[row, class_index], targets[row, class_index], folds[row] = score, is_true, fold
+        scores[row, class_index], targets[row, class_index], folds[row] = score, target, fold
     if np.isnan(scores).any():
         example = video_ids[int(np.isnan(scores).any(1).argmax())]
         raise RunError(

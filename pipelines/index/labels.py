@@ -26,14 +26,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Labels:
-    """The content of a labels file, each a dictionary by path; `group`, `split` and `box` are None
-    without such columns.
+    """The content of a labels file, each a dictionary by path; `group`, `split`, `box` and
+    `ignored` are None without such columns.
     """
 
     labels: dict[str, list[str]]
     group: dict[str, str] | None
     split: dict[str, str] | None
     box: dict[str, Box] | None = None
+    ignored: dict[str, list[str]] | None = None
 
 
 def read_labels(
@@ -44,8 +45,8 @@ def read_labels(
     *,
     with_boxes: bool = False,
 ) -> Labels:
-    """Read a CSV or Parquet file with columns path, label[, group][, split][, start_s, end_s], or
-    annotations of a data set (`pipelines.index.readers.registry`).
+    """Read a CSV or Parquet file with columns path, label[, group][, split][, start_s, end_s][,
+    ignore], or annotations of a data set (`pipelines.index.readers.registry`).
 
     A video with several labels has several rows. Blanks at the ends of a cell are no part of it,
     but for paths; classes that differ by case or blanks alone are warned of.
@@ -92,6 +93,7 @@ def read_labels(
         labels=labels_of,
         group=_one_per_path(labels, table, "group", paths),
         split=splits,
+        ignored=_ignored(labels, table, paths, labels_of),
         box=boxes.read_boxes("--labels", labels, table, paths) if with_boxes else None,
     )
 
@@ -155,6 +157,31 @@ def _one_per_path(
     return values
 
 
+def _ignored(
+    labels: str, table: pa.Table, paths: list[str], labels_of: dict[str, list[str]]
+) -> dict[str, list[str]] | None:
+    """Return {path: classes that it neither trains nor tests}, of those that have some; None
+    without any.
+
+    Raises:
+        ConfigError: a class that no row has, or that its own row has as a label.
+    """
+    if "ignore" not in table.column_names:
+        return None
+    known = {name for classes in labels_of.values() for name in classes}
+    found: dict[str, set[str]] = defaultdict(set)
+    cells = texts("--labels", labels, table, "ignore").to_pylist()
+    for row, (path, cell) in enumerate(zip(paths, cells, strict=True), start=2):
+        names = {name.strip() for name in (cell or "").split(";")} - {""}
+        if wrong := sorted(names - known) or sorted(names & {*labels_of[path]}):
+            raise ConfigError(
+                f"--labels {labels}: row {row}, {path}: ignore: expected classes that other rows "
+                f"have, and not this video, joined by ;, got {some(wrong)}"
+            )
+        found[path] |= names
+    return {path: sorted(names) for path, names in found.items() if names} or None
+
+
 def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Table:
     """Return `videos` with three more columns: labels (empty where there are none), group and split
     (null where there are none).
@@ -164,10 +191,11 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
     """
     paths = videos["path"].to_pylist()
     if labels is None:
-        labels_of, group, split = {}, None, None
+        labels_of, group, split, ignored = {}, None, None, None
     else:
         labels = _respelled(videos, labels)
         videos = cut_out.cut(videos, labels.labels)
+        ignored = labels.ignored
         if labels.box is not None:
             videos = boxes.with_boxes(videos, labels.box)
         paths = videos["path"].to_pylist()
@@ -184,6 +212,9 @@ def match(videos: pa.Table, labels: Labels | None, settings: Manifest) -> pa.Tab
         ("split", pa.array([(split or {}).get(p) for p in paths], pa.string())),
     ):
         videos = videos.append_column(name, column)
+    if ignored is not None:
+        names = pa.array([ignored.get(path, []) for path in paths], pa.list_(pa.string()))
+        videos = videos.append_column("ignored", names)
     return videos
 
 
@@ -213,6 +244,7 @@ def _respelled(videos: pa.Table, labels: Labels) -> Labels:
         _by_path(labels.group, path_of),
         _by_path(labels.split, path_of),
         _by_path(labels.box, path_of),
+        _by_path(labels.ignored, path_of),
     )
 
 

@@ -405,6 +405,8 @@ class Folders(Inputs):
     @functools.cached_property
     def _videos_digest(self) -> str:
         columns = ["video_id", "uri", "source", "labels", "group", "fold"]
+        # Only where some are ignored: runs of before keep their digest.
+        columns += ["ignored"] if "ignored" in self.manifest.column_names else []
         rows = zip(*(self.manifest[name].to_pylist() for name in columns), strict=True)
         sha = hashlib.sha256()
         for row in rows:

@@ -93,6 +93,13 @@ VIDEOS = Table(
         Column("box_y", pa.float64(), "its upper edge", nullable=True),
         Column("box_width", pa.float64(), "its width in px", nullable=True),
         Column("box_height", pa.float64(), "its height in px", nullable=True),
+        Column(
+            "ignored",
+            pa.list_(pa.string()),
+            "classes that the video neither trains nor tests, sorted; null where labels have no "
+            "column ignore",
+            nullable=True,
+        ),
     ),
 )
 
@@ -487,7 +494,13 @@ SCORES = Table(
         Column("stream", pa.string(), "column of DESCRIPTORS; of a combination the rule"),
         Column("fold", pa.int32(), "fold that was left out in training"),
         Column("label", pa.string(), "class"),
-        Column("is_true", pa.bool_(), "whether the video has this label"),
+        Column(
+            "is_true",
+            pa.bool_(),
+            "whether the video has this label; null where it does not count for it (column ignore "
+            "of the labels)",
+            nullable=True,
+        ),
         Column(
             "score",
             pa.float64(),

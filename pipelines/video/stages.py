@@ -130,7 +130,7 @@ def box_of(row: dict) -> Box | None:
 def videos_row(row: dict, facts: VideoFacts | None, segments: int) -> dict:
     """Return a VIDEOS row with status ok, of a manifest row and its header."""
     return {
-        **dict.fromkeys(("start_s", "end_s", *BOX)),
+        **dict.fromkeys(("start_s", "end_s", *BOX, "ignored")),
         **row,
         **{name: getattr(facts, name, None) for name in FACTS},
         "num_segments": segments,

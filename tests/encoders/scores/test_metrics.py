@@ -96,7 +96,7 @@ def test_wrong_inputs() -> None:
         metrics.average_precision(broken, MULTI)
     with pytest.raises(ValueError, match=r"one shape \[N, K\].*got \[4, 3\] and \[4, 2\]"):
         metrics.accuracy(SCORES, MULTI[:, :2])
-    with pytest.raises(ValueError, match=r"0 and 1, got \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"0, 1 and -1, got \[0, 2\]"):
         metrics.accuracy(SCORES, 2 * MULTI)
     with pytest.raises(ValueError, match=r"1 <= k <= 3, got 4"):
         metrics.top_k_accuracy(SCORES, SINGLE, 4)
@@ -172,3 +172,26 @@ def test_hit_at_k_of_several_labels() -> None:
         np.array([[0.1, 0.9, 0.5], [1.0, 2.0, 3.0]]), np.array([[1, 0, 1], [0, 0, 0]])
     )
     assert ranks.tolist() == [1, 3]
+
+
+def test_a_video_that_does_not_count_for_a_class_is_not_in_its_ranking() -> None:
+    draw = np.random.default_rng(5)
+    scores, targets = draw.standard_normal((40, 3)), draw.integers(0, 2, (40, 3))
+    targets[draw.random((40, 3)) < 0.3] = -1
+    once = np.ones((40, 1))
+    found, voc = metrics.average_precision(scores, targets), metrics.Ranking(scores, targets)
+    for k in range(3):
+        kept = targets[:, k] >= 0
+        alone = scores[kept, k : k + 1], targets[kept, k : k + 1]
+        assert found[k] == metrics.average_precision(*alone)[0]
+        own = metrics.Ranking(*alone).voc_average_precision(np.ones((kept.sum(), 1)))[0, 0]
+        assert voc.voc_average_precision(once)[k, 0] == own
+    # In a video's ranking of the classes it is a class that the video does not have.
+    as_negatives = np.where(targets < 0, 0, targets)
+    assert metrics.accuracy(scores, targets) == metrics.accuracy(scores, as_negatives)
+
+
+def test_a_class_whose_positives_do_not_count_has_no_value() -> None:
+    assert np.isnan(
+        metrics.average_precision(np.array([[1.0], [0.0]]), np.array([[-1], [0]]))
+    ).all()

@@ -134,3 +134,22 @@ def test_wrong_inputs() -> None:
         fit_one_vs_rest(x, targets, c=0, loss="hinge")
     with pytest.raises(ValueError, match=r"vectors of shape \[N, 20\], got \[10, 19\]"):
         fit_one_vs_rest(x, targets).decision(x[:, 1:])
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_a_vector_that_does_not_count_for_a_class_has_no_part_in_its_problem(
+    class_weight: str,
+) -> None:
+    x, targets = problem(60, 20)
+    ignored = np.zeros(targets.shape, bool)
+    ignored[3:20, 1] = True
+    signed = np.where(ignored, -1, targets).astype(np.int8)
+    found = fit_one_vs_rest(x, signed, c=10, tolerance=1e-10, class_weight=class_weight)
+    plain = fit_one_vs_rest(x, targets, c=10, tolerance=1e-10, class_weight=class_weight)
+    kept = ~ignored[:, 1]
+    alone = fit_one_vs_rest(
+        x[kept], targets[kept], c=10, tolerance=1e-10, class_weight=class_weight
+    )
+    np.testing.assert_allclose(found.weights[[0, 2]], plain.weights[[0, 2]], atol=1e-5)
+    np.testing.assert_allclose(found.weights[1], alone.weights[1], atol=1e-5)
+    assert np.abs(found.weights[1] - plain.weights[1]).max() > 1e-3

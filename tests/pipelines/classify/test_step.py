@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from pipelines.classify.publish import best_c
 from pipelines.classify.step import choose_form, train
 from pipelines.cluster.meter import SILENT
 from pipelines.errors import RunError
+from pipelines.evaluate.step import read_scores
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Classify
@@ -34,6 +36,7 @@ from pipelines.storage.tables import ENCODINGS, SCORES, SOLUTIONS
 from tests.encoders.in_memory import fit_one_vs_rest
 
 CLASSES = ["jump", "run", "wave"]
+STREAM = "pool5_appearance"
 NUM, DIM = 48, 20
 
 
@@ -153,6 +156,11 @@ def test_labels_are_of_videos_with_a_vector_of_their_source(tmp_path: Path) -> N
 def test_targets_are_one_column_per_class() -> None:
     targets = target_matrix([["b"], ["a", "b"], []], ["a", "b", "c"])
     np.testing.assert_array_equal(targets, [[0, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_ignored_classes_are_targets_that_do_not_count() -> None:
+    targets = target_matrix([["b"], ["a"]], ["a", "b", "c"], [["c", "no class"], []])
+    np.testing.assert_array_equal(targets, [[0, 1, -1], [1, 0, 0]])
 
 
 def test_a_finished_fold_is_no_work(tmp_path: Path) -> None:
@@ -313,6 +321,44 @@ def test_scores_are_those_of_separate_fits(
         training = folds != row["fold"]
         assert row["num_positive"] == targets[training, CLASSES.index(row["label"])].sum()
         assert row["num_positive"] + row["num_negative"] == training.sum()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("form", ["gram", "primal"])
+def test_videos_that_do_not_count_for_a_class_neither_train_nor_test_it(
+    local_ray: None, tmp_path: Path, form: str
+) -> None:
+    job = make_job(tmp_path, "classify.c=10", "classify.tolerance=1e-8", f"classify.form={form}")
+    ignored = [["run"] if i % 3 == 0 and i % 2 else [] for i in range(NUM)]
+    column = pa.array(ignored, pa.list_(pa.string()))
+    job = replace(job, manifest=job.manifest.append_column("ignored", column))
+    vectors, ids = stored(job)
+    train(job)
+    classifiers, scores, solutions = published(job)
+    rows = {row["video_id"]: row for row in job.manifest.to_pylist()}
+    for row in scores.to_pylist():
+        video = rows[row["video_id"]]
+        counts = row["label"] not in video["ignored"]
+        assert row["is_true"] == ((row["label"] in video["labels"]) if counts else None)
+    folds = np.array([rows[name]["fold"] for name in ids])
+    kept = np.array(["run" not in rows[name]["ignored"] for name in ids])
+    targets = target_matrix([rows[name]["labels"] for name in ids], CLASSES)
+    for fold in range(3):
+        trains = (folds != fold) & kept
+        expected = fit_one_vs_rest(vectors[trains], targets[trains], c=10, tolerance=1e-10)
+        own = LinearClassifier.from_bytes(classifiers[f"fold-{fold:05d}.safetensors"])
+        np.testing.assert_allclose(own.weights[1], expected.weights[1], atol=1e-3)
+        [counted] = [
+            row["num_positive"] + row["num_negative"]
+            for row in solutions.to_pylist()
+            if (row["fold"], row["label"]) == (fold, "run")
+        ]
+        assert counted == trains.sum()
+    matrix = read_scores(job.store, "ave", STREAM, job.scores("ave", STREAM), "failures")
+    run = matrix.targets[:, CLASSES.index("run")]
+    assert [name for name, t in zip(matrix.video_ids, run, strict=True) if t < 0] == [
+        name for name in matrix.video_ids if rows[name]["ignored"]
+    ]
 
 
 @pytest.mark.ray

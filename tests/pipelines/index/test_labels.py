@@ -144,3 +144,23 @@ def test_two_spellings_of_a_video_have_one_group(tmp_path: Path) -> None:
     labels = read_labels(write_labels(tmp_path, "path,label,group\na.mp4,x,1\n./a.mp4,x,2\n"))
     with pytest.raises(ConfigError, match=r"are the same file, and have . and .; give it one row"):
         match(videos, labels, Manifest())
+
+
+def test_ignored_classes_are_joined_by_semicolons(tmp_path: Path) -> None:
+    text = "path,label,ignore\n1.mp4,x,y; z\n1.mp4,w,\n2.mp4,y,\n3.mp4,z,w\n"
+    labels = read_labels(write_labels(tmp_path, text))
+    assert labels.ignored == {"1.mp4": ["y", "z"], "3.mp4": ["w"]}
+    for name in "123":
+        (tmp_path / f"{name}.mp4").write_bytes(b"x")
+    table = match(list_videos(f"{tmp_path}/*.mp4"), labels, Manifest())
+    assert table["ignored"].to_pylist() == [["y", "z"], [], ["w"]]
+    # A column without a value changes nothing.
+    empty = read_labels(write_labels(tmp_path, "path,label,ignore\n1.mp4,x,\n"))
+    assert empty.ignored is None
+
+
+@pytest.mark.parametrize("ignored", ["x", "nobody", "y;nobody"])
+def test_ignored_classes_are_those_of_other_rows(tmp_path: Path, ignored: str) -> None:
+    text = f"path,label,ignore\n1.mp4,x,{ignored}\n2.mp4,y,\n"
+    with pytest.raises(ConfigError, match=r"row 2, 1.mp4: ignore: expected classes that other"):
+        read_labels(write_labels(tmp_path, text))
