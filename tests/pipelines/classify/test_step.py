@@ -328,7 +328,11 @@ def test_scores_are_those_of_separate_fits(
 def test_videos_that_do_not_count_for_a_class_neither_train_nor_test_it(
     local_ray: None, tmp_path: Path, form: str
 ) -> None:
-    job = make_job(tmp_path, "classify.c=10", "classify.tolerance=1e-8", f"classify.form={form}")
+    job = make_job(
+        tmp_path,
+        *("classify.c=10", "classify.tolerance=1e-8", "classify.loss=squared_hinge"),
+        f"classify.form={form}",
+    )
     ignored = [["run"] if i % 3 == 0 and i % 2 else [] for i in range(NUM)]
     column = pa.array(ignored, pa.list_(pa.string()))
     job = replace(job, manifest=job.manifest.append_column("ignored", column))

@@ -162,7 +162,7 @@ def test_rows_are_projected_before_they_are_stored(film: Path) -> None:
     for name, pca in pcas.items():
         expected = pca.transform(torch.from_numpy(raw[name].copy()).float())
         # The stored raw rows were rounded to half precision.
-        assert float((torch.from_numpy(rows[name]).float() - expected).abs().max()) < 0.01
+        assert float((torch.from_numpy(rows[name].copy()).float() - expected).abs().max()) < 0.01
     with pytest.raises(ConfigError, match=r"expected the projection of the run"):
         described(film, of)
     with pytest.raises(ConfigError, match=r"pca_components: expected at most the 256 values"):
