@@ -364,5 +364,6 @@ FV_VAE_PRESETS = {
     ),
 }
 """The two published settings, and one for small corpora, which needs no labels; its steps grow
-with the sample. DQ does not print its lambda3: 1,000 is that of the released network, and the one
-that `jobs.sweep` picks (docs/encoders.md)."""
+with the sample. DQ does not print its lambda3: 1,000 is what `jobs.sweep` picks (docs/encoders.md).
+The released training file has 1,000 too, but of a loss that is summed over 128 frames, not their
+mean as here, so that it does not say which value is the paper's."""
