@@ -324,7 +324,7 @@ def test_scores_are_those_of_separate_fits(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("form", ["gram", "primal"])
+@pytest.mark.parametrize("form", ["gram", pytest.param("primal", marks=pytest.mark.nightly)])
 def test_videos_that_do_not_count_for_a_class_neither_train_nor_test_it(
     local_ray: None, tmp_path: Path, form: str
 ) -> None:
