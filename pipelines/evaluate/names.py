@@ -2,6 +2,8 @@
 
 import re
 
+from pipelines.settings.config import EXTERNAL_STREAM
+
 ENCODERS = {
     "ga": "GA",
     "concat": "Concatenation",
@@ -61,6 +63,8 @@ def _kind(name: str) -> str:
 
 
 def _stream(name: str) -> str:
+    if name == EXTERNAL_STREAM:
+        return "vectors that were given"
     found = _STREAM.fullmatch(name)
     if not found:
         return name

@@ -47,7 +47,7 @@ def test_given_vectors_are_a_result_as_others_are(
     assert demo_run(data, out, 24, settings) == 0
 
     given = {row["path"]: row["vector"] for row in pq.read_table(vectors).to_pylist()}
-    encodings = rows(out, "encodings/idt-external_global/*/*.parquet")
+    encodings = rows(out, "encodings/external-external_global/*/*.parquet")
     assert len(encodings) == 24
     for row in encodings:
         assert row["vector"] == pytest.approx(given[row["video_id"]])
@@ -77,4 +77,4 @@ def test_given_vectors_are_a_result_as_others_are(
     write(vectors, data, seed=1)
     assert demo_run(data, out, 24, settings) == 0
     assert len(rows(out, "encodings/ave-*/*/*.parquet")) == 24
-    assert len(rows(out, "encodings/idt-external_global/*/*.parquet")) == 48
+    assert len(rows(out, "encodings/external-external_global/*/*.parquet")) == 48

@@ -21,6 +21,7 @@ from pipelines.evaluate.results import chance_level
             ("ave+vlad", "a_appearance+a_difference", "given"),
             "AVE + VLAD on appearance and differences (scores added)",
         ),
+        (("idt", "external_global"), "idt on vectors that were given"),
         (("toy", "of_elsewhere"), "toy on of_elsewhere"),
     ],
 )
