@@ -239,8 +239,23 @@ def test_equal_sweeps_give_equal_pages():
     assert render_sweep(FULL) == render_sweep(FULL)
 
 
+def test_compressions_are_three_curves_with_what_the_paper_says_of_them() -> None:
+    ways = ("fewer latents of fv_vae", "PCA of fv_vae", "random Maclaurin of fv_vae")
+    points = tuple(
+        point(way, "P", value, accuracy, dimension=value)
+        for way, accuracy in zip(ways, (0.8, 0.7, 0.6), strict=True)
+        for value in (1024, 4096)
+    )
+    page = Page(render_sweep(Sweep(title="c", data="60 videos", points=points)))
+    (words,) = charts(page)
+    assert words.startswith("Accuracy against P. ")
+    assert all(way in words for way in ways)
+    assert "always achieves the best accuracy" in page.text
+    assert "FV-VAE 0.7837 at 4,096" in words
+
+
 def test_impossible_points_are_refused():
-    with pytest.raises(ValueError, match=r"a parameter out of \('D', 'lambda3'\), got 'K'"):
+    with pytest.raises(ValueError, match=r"a parameter out of \('D', 'lambda3', 'P'\), got 'K'"):
         point("a", "K", 1, 0.5)
     with pytest.raises(ValueError, match="D of at least 1, got 0"):
         point("a", "D", 0, 0.5)
