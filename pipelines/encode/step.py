@@ -60,7 +60,8 @@ def _copy(job: Job, book: codebook.Codebook, videos: pa.Table) -> None:
     )
     left = names(sink.pending(videos, job.store, folder, _OF_FILE))
     job.unmark(folder)
-    output = sink.Output(ENCODINGS, folder, job.footer("encode"))
+    footer = job.footer("encode") | {"video_fisher.codebook": book.digest}
+    output = sink.Output(ENCODINGS, folder, footer)
     for paths, vectors in external.vectors(job.config, book.encoder, left):
         kind = encoding_type(vectors.shape[1], job.config.encode.dtype)
         columns = {

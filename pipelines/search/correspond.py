@@ -81,15 +81,12 @@ class Rows:
     def nearest(self, rows: np.ndarray, span: tuple[int, int], num: int) -> np.ndarray:
         """Return the `num` rows nearest to each of some rows of an image, [rows, num], nearest
         first, none of them within `span`."""
+        first, last = span
         index = faiss.IndexFlatIP(self.vectors.shape[1])
-        index.add(self.vectors)
-        own = faiss.IDSelectorRange(*span)
-        parameters = faiss.SearchParameters()
-        parameters.sel = others = faiss.IDSelectorNot(own)  # faiss keeps no reference of its own
-        num = min(num, len(self.vectors) - (span[1] - span[0]))
-        found = index.search(self.vectors[rows], num, params=parameters)[1]
-        del others, own
-        return found
+        index.add(self.vectors[:first])
+        index.add(self.vectors[last:])
+        found = index.search(self.vectors[rows], min(num, index.ntotal))[1]
+        return np.where(found < first, found, found + last - first)
 
 
 @dataclass(frozen=True)
