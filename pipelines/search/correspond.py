@@ -32,7 +32,7 @@ from pipelines.storage.store import Store
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
 from pipelines.video.isolation import IsolatedDecoder
-from pipelines.video.stages import stretch_of
+from pipelines.video.stages import box_of, stretch_of
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ def correspond(
         name
         for name, stream in described.items()
         # Positions of one square map: a row's place in it is that of its patch.
-        if stream.kind in ("positions", "dense") and math.isqrt(stream.cells) ** 2 == stream.cells
+        if stream.kind in ("positions", "dense")
+        and not stream.scales
+        and math.isqrt(stream.cells) ** 2 == stream.cells
     ]
     for name in streams:
         if name not in local:
@@ -268,8 +270,7 @@ def read_patches(run: SavedRun, rows: Rows, asked: Sequence[int]) -> dict[int, n
     for row in patches:
         video, frame, cell = rows.place(row)
         by_video[video][frame].append((row, cell))
-    columns = ["video_id", "uri", "start_s", "end_s", "num_segments"]
-    facts = run.store.read_rows(run.videos, columns, "video_id", [*by_video]).to_pylist()
+    facts = run.store.read_rows(run.videos, None, "video_id", [*by_video]).to_pylist()
     num_gone = 0
     with IsolatedDecoder(run.config.decode) as decoder:
         for video in facts:
@@ -298,7 +299,12 @@ def _frames(run: SavedRun, decoder: IsolatedDecoder, video: dict, last: int) -> 
         for segment in range(video["num_segments"]):
             asked = (video["uri"], segment, video["num_segments"], config.sampling, picture)
             decoded = decoder.call(
-                decode_segment, *asked, config.decode, (FRAME,), stretch_of(video)
+                decode_segment,
+                *asked,
+                config.decode,
+                (FRAME,),
+                stretch_of(video),
+                box_of(video),
             )
             images = decoded.images[decoded.places[FRAME][:, 0]]
             frames += list(images.astype(np.float32))

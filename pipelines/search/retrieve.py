@@ -46,7 +46,7 @@ class Result:
     Attributes:
         node: of the network, as describe.nodes has it.
         kind: the rest of the stream's name.
-        sides_px: of the pictures that the network is given, such as 224.
+        sides_px: of the pictures that the network is given, such as 224 or 224+448.
         dim, num_features: lengths of the whole vectors and of the compressed ones.
     """
 
@@ -136,13 +136,14 @@ def _measured(run: SavedRun, pair: tuple[str, str], truth: Truth) -> Result:
     compressed = _compressed(index, truth)
     whole, dim = _whole(run, made, truth)
     _publish(run, pair, truth, {"none": whole, "pca_whitening": compressed})
-    node, kind, sides_px = _place(run, pair[1])
+    node, kind = _place(run, pair[1])
+    sides = run.config.variant(pair[0]).settings.sides or run.config.picture.sides
     result = Result(
         encoder=pair[0],
         stream=pair[1],
         node=node,
         kind=kind,
-        sides_px=sides_px,
+        sides_px="+".join(map(str, sides)),
         dim=dim,
         num_features=index.facts.num_features,
         whole=_estimate(whole),
@@ -233,12 +234,12 @@ def _estimate(by_query: dict[str, float]) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def _place(run: SavedRun, stream: str) -> tuple[str, str, str]:
-    """Return the node of a stream, the rest of the stream's name, and the side of the pictures."""
+def _place(run: SavedRun, stream: str) -> tuple[str, str]:
+    """Return the node of a stream, and the rest of the stream's name."""
     streams = (read_record(run.store) or {}).get("streams", [])
     node = next((s["node"] for s in streams if s["name"] == stream and "node" in s), stream)
     prefix = re.sub("[^0-9A-Za-z]+", "_", node) + "_"
-    return node, stream.removeprefix(prefix), str(run.config.picture.crop_px)
+    return node, stream.removeprefix(prefix)
 
 
 def _publish(

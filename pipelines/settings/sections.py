@@ -446,6 +446,7 @@ class Encode(Record):
         "path and vector, one row a video (docs/encoders.md). They get classifiers as they are, "
         "and are fused where classify.fusion_groups names them.",
         Changes.WHICH,
+        added=True,
     )
     normalisation: Literal["signed_sqrt_l2", "signed_sqrt", "l2", "none"] = setting(
         "signed_sqrt_l2",
