@@ -22,9 +22,9 @@ from pipelines.report.charts import (
     to_svg,
 )
 from pipelines.report.papers import PaperTable
-from pipelines.report.retrieval import MAP_COMPRESSED, TABLES, VU_FIGURE_2_2
 from pipelines.report.template import template
 from pipelines.run.saved import SavedRun
+from pipelines.search.published import MAP_COMPRESSED, TABLES, VU_FIGURE_2_2
 from pipelines.search.retrieve import Result, Retrieved
 from pipelines.text_table import aligned
 

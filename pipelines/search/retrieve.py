@@ -15,13 +15,13 @@ import pyarrow as pa
 from encoders.scores.retrieval import average_precision
 from pipelines.errors import ConfigError
 from pipelines.evaluate.results import SINGLE, Estimate
-from pipelines.report.retrieval import MAP, MAP_COMPRESSED
 from pipelines.run.folders import folder_name
 from pipelines.run.saved import Encodings, SavedRun
 from pipelines.run.schema import read_record
 from pipelines.run.versions import FORMAT_VERSION, code_revision
 from pipelines.search import encodings
 from pipelines.search.index import Index, open_index
+from pipelines.search.published import MAP, MAP_COMPRESSED
 from pipelines.search.truth import Query, Truth, read_truth
 from pipelines.settings.config import digest
 from pipelines.storage.columns import vectors_from_arrow

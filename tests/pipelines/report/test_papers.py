@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from encoders.registry import ENCODERS
-from pipelines.report import full_length, images, papers, retrieval
+from pipelines.report import full_length, images, papers
 from pipelines.report.collect import _paper_tables
 from pipelines.report.papers import Compared, Comparison, comparison_table, feature_of
 from pipelines.run.job import Job
+from pipelines.search import published
 from pipelines.search.truth import PRESETS
 from pipelines.settings.config import Config
 
@@ -143,8 +144,8 @@ def test_table_3_agrees_with_table_2_and_with_the_runs_without_class_loss() -> N
     assert len(rows) == 9
     for feature in ("GA", "FV-VAE^-", "FV-VAE"):
         assert rows[f"{feature}, pool5"] == (table_2[feature].accuracy,)
-    for network, published in papers.DQ_NO_CLASS_LOSS.items():
-        assert rows[f"FV-VAE^-, {network}"] == (published.accuracy,)
+    for network, row in papers.DQ_NO_CLASS_LOSS.items():
+        assert rows[f"FV-VAE^-, {network}"] == (row.accuracy,)
     # 5.3: fine-tuning helps GA and FV-VAE^-, and harms FV-VAE.
     for feature, is_better in (("GA", True), ("FV-VAE^-", True), ("FV-VAE", False)):
         tuned, plain = rows[f"{feature}, pool5 fine-tuned"], rows[f"{feature}, pool5"]
@@ -228,8 +229,8 @@ def test_tables_of_motion_agree_with_the_text() -> None:
 
 
 def test_tables_of_retrieval_agree_with_each_other() -> None:
-    assert retrieval.TABLES.keys() == PRESETS.keys()
-    for data, (whole, compressed) in retrieval.TABLES.items():
+    assert published.TABLES.keys() == PRESETS.keys()
+    for data, (whole, compressed) in published.TABLES.items():
         best = max(name for name, _ in whole.rows if name.startswith("Ours"))
         assert best == "Ours (VGG-16)"
         for network in ("VGG-16", "GoogLeNet"):
@@ -237,8 +238,8 @@ def test_tables_of_retrieval_agree_with_each_other() -> None:
             short = dict(compressed.rows)[f"Ours ({network}), 128 values"]
             # "minimal performance loss" (2.4.4), but on Paris.
             assert 0 < full[0] - short[0] < (0.12 if data == "paris" else 0.06)
-    assert len(retrieval.TABLES["holidays"][0].rows) == 11
-    assert len(retrieval.TABLES["paris"][1].rows) == 3
+    assert len(published.TABLES["holidays"][0].rows) == 11
+    assert len(published.TABLES["paris"][1].rows) == 3
 
 
 def test_own_classes_stand_beside_those_of_the_table() -> None:
