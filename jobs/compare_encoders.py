@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(job: Job) -> None:
-    from pipelines.report import papers
+    from pipelines.report.papers import tables as papers
 
     for line in papers.text(job):
         print(line)

@@ -143,7 +143,9 @@ class ScoreVideos:
         outputs = clip_scores(network, frames, clips, settings.test_views, settings.crop_px)
         scores = network.scores(outputs).mean(0)
         maps = []
-        if place.get("is_shown") and fitted.stream == "rgb":
+        # Networks on full-length video join positions before the scores.
+        has_maps = fitted.stream == "rgb" and not fitted.settings.reads_maps
+        if place.get("is_shown") and has_maps:
             clip, crop_px = clips[0], settings.crop_px
             own = [indices[frame] for frame in clip]
             maps = activation_rows(network, frames[clip], own, crop_px, int(scores.argmax()))

@@ -15,9 +15,9 @@ from pipelines.evaluate.step import Evaluated
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Spent
 from pipelines.report.activations import activations, class_gains
-from pipelines.report.full_length import TABLES_OF_RECIPES
 from pipelines.report.over_time import over_time
-from pipelines.report.papers import BesidePaper, comparison
+from pipelines.report.papers.full_length import TABLES_OF_RECIPES
+from pipelines.report.papers.tables import BesidePaper, comparison
 from pipelines.report.records import (
     ClassRow,
     Failure,

@@ -15,7 +15,7 @@ from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.names import result_words
 from pipelines.evaluate.results import Estimate, headline_metric
 from pipelines.ledger.accounts import Account
-from pipelines.report.papers import BesidePaper, Comparison
+from pipelines.report.papers.tables import BesidePaper, Comparison
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.evaluate.best import Confusion
 from pipelines.report.attention import picture
 from pipelines.report.charts import NUM_STYLES, Chart, charts, gains_chart
-from pipelines.report.papers import DQ_DATA
+from pipelines.report.papers.tables import DQ_DATA
 from pipelines.report.records import ClassRow, Failures, Report, Result
 from pipelines.report.template import template
 

@@ -1,6 +1,6 @@
 """VU's tables of retrieval (chapter 2), for one data set each."""
 
-from pipelines.report.papers import PaperTable
+from pipelines.report.papers.tables import PaperTable
 
 MAP, MAP_COMPRESSED = "retrieval_mAP", "retrieval_mAP_compressed"
 """Names in METRICS: of the whole vectors, and after PCA with whitening."""

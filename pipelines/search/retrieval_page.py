@@ -21,7 +21,7 @@ from pipelines.report.charts import (
     style_of,
     to_svg,
 )
-from pipelines.report.papers import PaperTable
+from pipelines.report.papers.tables import PaperTable
 from pipelines.report.template import template
 from pipelines.run.saved import SavedRun
 from pipelines.search.published import MAP_COMPRESSED, TABLES, VU_FIGURE_2_2

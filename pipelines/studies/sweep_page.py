@@ -11,7 +11,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.report import papers
 from pipelines.report.charts import (
     INK,
     NUM_STYLES,
@@ -22,6 +21,7 @@ from pipelines.report.charts import (
     style_of,
     to_svg,
 )
+from pipelines.report.papers import tables as papers
 from pipelines.report.template import template
 from pipelines.text_table import aligned
 

@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.results import Estimate
 from pipelines.ledger.accounts import Account
-from pipelines.report.papers import DQ_TABLE_5, BesidePaper, Compared, Comparison
+from pipelines.report.papers.tables import DQ_TABLE_5, BesidePaper, Compared, Comparison
 from pipelines.report.records import (
     AttentionStrip,
     ClassRow,

@@ -10,7 +10,7 @@ import pytest
 from encoders.registry import ENCODERS
 from pipelines.report import full_length, images, papers
 from pipelines.report.collect import _paper_tables
-from pipelines.report.papers import Compared, Comparison, comparison_table, feature_of
+from pipelines.report.papers.tables import Compared, Comparison, comparison_table, feature_of
 from pipelines.run.job import Job
 from pipelines.search import published
 from pipelines.search.truth import PRESETS

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.evaluate.best import Confusion, Curve
 from pipelines.evaluate.results import Estimate
 from pipelines.ledger.accounts import Account
-from pipelines.report.papers import DQ_TABLE_5
+from pipelines.report.papers.tables import DQ_TABLE_5
 from pipelines.report.records import (
     NUM_FAILURES_LISTED,
     ClassRow,

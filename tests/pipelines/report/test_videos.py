@@ -12,7 +12,7 @@ from pipelines.evaluate.results import ScoreMatrix
 from pipelines.ledger.accounts import Account
 from pipelines.report import videos as report_videos
 from pipelines.report.collect import step_fact
-from pipelines.report.papers import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
+from pipelines.report.papers.tables import DQ_TABLE_4, DQ_TABLE_5, TABLES_OF_RECIPES, VU_TABLE_5_3
 from pipelines.report.videos import ONE_FRAME, FrameRequest, decode, nearest
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES

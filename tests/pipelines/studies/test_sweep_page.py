@@ -6,7 +6,7 @@ from math import sqrt
 
 import pytest
 
-from pipelines.report import papers
+from pipelines.report.papers import tables as papers
 from pipelines.studies.sweep_page import Sweep, SweepPoint, render_sweep, standard_error, text_table
 from tests.pipelines.report.page import (
     HOSTILE,

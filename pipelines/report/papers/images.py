@@ -5,7 +5,7 @@ FK: Fisher Kernel for Deep Neural Activations. Its text has 77.76 for what Table
 5 are 7 by the table.
 """
 
-from pipelines.report.papers import PaperTable
+from pipelines.report.papers.tables import PaperTable
 
 _CUB_COLUMNS = ("without fine-tuning", "fine-tuned", "boxes", "boxes, fine-tuned")
 

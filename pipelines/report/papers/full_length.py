@@ -2,7 +2,7 @@
 recipe."""
 
 from pipelines.report import images, papers
-from pipelines.report.papers import PaperTable
+from pipelines.report.papers.tables import PaperTable
 
 _SPORTS = "Sports-1M, 1.1 million videos of which some have several classes, 487 classes"
 _UCF = "UCF101, mean of three splits, 101 classes"
@@ -177,14 +177,14 @@ VU_TABLE_4_3 = PaperTable(
 )
 
 TABLES_OF_RECIPES = {
-    **papers.TABLES_OF_RECIPES,
+    **tables.TABLES_OF_RECIPES,
     **images.TABLES_OF_RECIPES,
     "sports1m": (VU_TABLE_3_1, VU_TABLE_3_2, VU_TABLE_3_3, VU_TABLE_3_4, VU_TABLE_3_5),
     "ucf101": (
-        *papers.TABLES_OF_RECIPES["ucf101"],
+        *tables.TABLES_OF_RECIPES["ucf101"],
         *(VU_TABLE_3_6, VU_TABLE_3_7, VU_TABLE_4_1["ucf101"], VU_TABLE_4_2, VU_TABLE_4_3),
     ),
-    "hmdb51": (*papers.TABLES_OF_RECIPES["hmdb51"], VU_TABLE_4_1["hmdb51"]),
+    "hmdb51": (*tables.TABLES_OF_RECIPES["hmdb51"], VU_TABLE_4_1["hmdb51"]),
     "actionflownet": (VU_TABLE_4_1["ucf101"], VU_TABLE_4_2, VU_TABLE_4_3),
 }
 """Tables of the papers whose protocol a recipe follows."""
