@@ -71,6 +71,7 @@ def test_a_video_shorter_than_a_run_fails_and_says_so() -> None:
     keep = KeepClips(SIDE, windows(job.config))
     row = dict.fromkeys(("segment_id", "video_id", "source", "error", "error_type"), "a")
     row |= {
+        "attempts": 1,
         "timestamps_s": [0.0],
         "status": "ok",
         "frame_indices": [0],
