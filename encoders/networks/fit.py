@@ -82,7 +82,7 @@ def fit_network(network: Network, sample: ClipSample, crop_px: int, device: str 
             f"{network.name} training: expected videos on each of {sample.world_size} workers, got "
             f"none on worker {sample.rank}; lower fit.num_workers"
         )
-    if sample.flows is None and network.settings.learns_flow:
+    if sample.flows is None and sample.pairs is None and network.settings.learns_flow:
         raise ValueError(f"{network.name} training: expected flow of the clips, got none")
     network.to(device)
     trainee = _Training(network, sample, crop_px, device)
@@ -188,7 +188,8 @@ class _Training(training.Trainee):
         frames = sample.frames[own]
         if network.reads == "maps":
             return augmented_maps(frames, network.settings, draw), None
-        flow = flow_of(sample, own[: network.num_flows]) if network.num_flows else None
+        is_moving = network.num_flows and sample.flows is not None
+        flow = flow_of(sample, own[: network.num_flows]) if is_moving else None
         return augmented(frames, network.settings, self.crop_px, draw, flow)
 
     def _precision(self) -> contextlib.AbstractContextManager:

@@ -10,6 +10,9 @@ from encoders.backbones.flow_input import COLOURS
 from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
 from encoders.networks.base import Network
 
+FRAMES_AT_A_TIME = 128
+"""Pictures of a forward pass: 25 clips of 16 at once would take gigabytes."""
+
 
 @torch.inference_mode()
 def clip_scores(
@@ -29,11 +32,22 @@ def clip_scores(
     count = 0
     for view in (frames.float(),) if of_maps else views_of(frames, views, crop_px, mirrored):
         on_device = view.to(device)
-        clips = torch.stack([on_device[place] for place in places])
-        for name, scores in network.outputs(clips).items():
+        for name, scores in _outputs(network, on_device, places).items():
             totals[name] = totals[name] + scores if name in totals else scores
         count += 1
     return {name: (total / count).float().cpu() for name, total in totals.items()}
+
+
+def _outputs(network: Network, frames: Tensor, places: list[list[int]]) -> dict[str, Tensor]:
+    """Return {output: scores [m, K]} of clips, in passes of so many that memory does not grow."""
+    size = len(places)
+    if network.reads == "pixels":
+        size = max(1, FRAMES_AT_A_TIME // len(places[0]))
+    parts = [
+        network.outputs(torch.stack([frames[place] for place in places[first : first + size]]))
+        for first in range(0, len(places), size)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def drawn_clips(

@@ -35,6 +35,11 @@ def described_clips(config: Config, levels: tuple[int, ...], views: int) -> dict
         WeightsError: the network has no such node, or does not take such clips.
     """
     describe, found = config.describe, []
+    if describe.clips and config.picture.scales:
+        raise load.WeightsError(
+            "describe.streams: clip: expected pictures of one size, got picture.scales="
+            f"{','.join(map(str, config.picture.scales))}; give clips a run of their own"
+        )
     for spec in describe.clips:
         nodes = clips.named(describe.clip_backbone, spec.nodes)
         shapes = clips.shapes(describe.clip_backbone, nodes, spec.frames, spec.side_px)

@@ -50,7 +50,7 @@ _COLUMNS = {
 """{table: its columns in the database, as SQL over its rows}; of other tables the keys."""
 
 _LARGE = (
-    *("search", "retrieval", "confidence", "frames", "clips", "cams"),
+    *("search", "retrieval", "confidence", "frames", "clips", "cams", "flows"),
     *("scores_over_time", "network_scores"),
 )
 

@@ -50,7 +50,7 @@ def activation_rows(
                     "subnetwork": subnetwork,
                     "place": place,
                     "frame_indices": indices[place : place + span],
-                    "picture": _jpeg(own),
+                    "picture": as_jpeg(own),
                     "values": maps[0, place, label].float().flatten().tolist(),
                 }
             )
@@ -70,7 +70,7 @@ def _occlusion_row(
         "subnetwork": OCCLUSION,
         "place": 0,
         "frame_indices": [indices[0], indices[-1]],
-        "picture": _jpeg(clip[len(clip) // 2].numpy()),
+        "picture": as_jpeg(clip[len(clip) // 2].numpy()),
         "values": values.flatten().tolist(),
     }
 
@@ -100,7 +100,8 @@ def occlusion_map(network: Network, clip: torch.Tensor, label: int) -> torch.Ten
     return ((shares[0] - shares[1:]) / shares[0]).view(len(starts), len(starts))
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def as_jpeg(image: np.ndarray) -> bytes:
+    """Return a picture, uint8 [h, w, 3], as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

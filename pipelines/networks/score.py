@@ -14,6 +14,7 @@ from encoders.backbones.flow_input import COLOURS
 from encoders.descriptors.views import mirrored_flow, mirrored_picture, views_of
 from encoders.networks import training
 from encoders.networks.base import Network
+from encoders.networks.flow.actionflownet import ActionFlowNet
 from encoders.networks.over_time.head import OverTime
 from encoders.networks.over_time.timeline import scores_over_time
 from encoders.networks.registry import network_class
@@ -23,18 +24,20 @@ from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
 from pipelines.networks.activation import activation_rows
+from pipelines.networks.flows import flow_rows
 from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import channels, column, source_of
 from pipelines.run.codebook import FittedNetwork
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
-from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES, SCORES_OVER_TIME
+from pipelines.storage.tables import CAMS, CLIP_SCORES, FLOWS, SCORES, SCORES_OVER_TIME
 
 _OF_VIDEO = ("video_id", "encoder", "stream", "fold")
 
 _OF_MAP = ("subnetwork", "place", "frame_indices", "picture", "values")
 
 _AT_FRAME = ("frame_index", "timestamp_s", "scores")
+_OF_FLOW = tuple(name for name in FLOWS.schema().names if name not in _OF_VIDEO)
 
 _SCORED = pa.schema(
     [
@@ -49,6 +52,7 @@ _SCORED = pa.schema(
             pa.list_(pa.struct([SCORES_OVER_TIME.schema().field(name) for name in _AT_FRAME])),
         ),
         pa.field("maps", pa.list_(pa.struct([CAMS.schema().field(name) for name in _OF_MAP]))),
+        pa.field("flows", pa.list_(pa.struct([FLOWS.schema().field(name) for name in _OF_FLOW]))),
     ]
 )
 
@@ -161,6 +165,7 @@ class ScoreVideos:
             "clip_scores": [values.tolist() for values in outputs.values()],
             "maps": maps,
             "over_time": [],
+            "flows": self._flows(network, place, frames, indices, clips[0]),
         }
 
     def _over_time(
@@ -173,6 +178,37 @@ class ScoreVideos:
         parts = zip(indices, times_s, scores.tolist(), strict=True)
         names = ("frame_index", "timestamp_s", "scores")
         return {"over_time": [dict(zip(names, part, strict=True)) for part in parts]}
+
+    def _flows(
+        self,
+        network: Network,
+        place: dict,
+        frames: torch.Tensor,
+        indices: list[int],
+        clip: list[int],
+    ) -> list[dict]:
+        """Return rows of FLOWS of a clip, by the places of its frames; none of other networks."""
+        if not (isinstance(network, ActionFlowNet) and network.num_flows):
+            return []
+        settings, size = self.config.network, self.config.run_frames
+        with self.store.open_parquet(place["file"]) as file:
+            group, row = _group_of(file.metadata, place["row"])
+            data = file.read_row_group(group, columns=["flow"])["flow"][row].as_buffer()
+        levels = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        # Of each run those between its frames: there is none from its last one on.
+        levels = levels.view(-1, settings.side_px, settings.side_px, size - 1, 2)
+        run, first = divmod(clip[0], size)
+        first_px = (settings.side_px - settings.crop_px) // 2
+        crop = slice(first_px, first_px + settings.crop_px)
+        own = levels[run, crop, crop, first : first + network.num_flows].permute(2, 0, 1, 3)
+        return flow_rows(
+            network,
+            frames[clip][:, crop, crop],
+            own,
+            settings.flow_bound_px,
+            [indices[frame] for frame in clip],
+            is_shown=bool(place.get("is_shown")),
+        )
 
 
 def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
@@ -230,6 +266,17 @@ def map_rows(rows: pa.Table, labels: dict[str, list[str]]) -> pa.Table:
             }
             for row in rows.to_pylist()
             for values in row["maps"]
+        ]
+    )
+
+
+def flow_table(rows: pa.Table) -> pa.Table:
+    """Return the FLOWS of `ScoreVideos`' rows."""
+    return FLOWS.build(
+        [
+            {**{name: row[name] for name in _OF_VIDEO}, **values}
+            for row in rows.to_pylist()
+            for values in row["flows"]
         ]
     )
 

@@ -22,7 +22,7 @@ from pipelines.run.job import Job
 from pipelines.run.makers import Result
 from pipelines.storage.columns import names
 from pipelines.storage.store import DONE
-from pipelines.storage.tables import CAMS, CLIP_SCORES, SCORES, SCORES_OVER_TIME
+from pipelines.storage.tables import CAMS, CLIP_SCORES, FLOWS, SCORES, SCORES_OVER_TIME
 
 VIDEOS_PER_BLOCK = 8
 """Videos of a fold that an actor scores one after the other: it loads the fold's network once."""
@@ -120,6 +120,7 @@ def _outputs(job: Job, result: Result) -> list[sink.Output]:
             functools.partial(network_score.map_rows, labels=labels),
         ),
         SCORES_OVER_TIME: (job.scores_over_time(*result.pair), network_score.time_rows),
+        FLOWS: (job.flows(*result.pair), network_score.flow_table),
         SCORES: (
             job.scores(*result.pair),
             functools.partial(network_score.score_rows, labels=labels),

@@ -1,8 +1,10 @@
-"""Class activation maps of networks (VU Figure 5.3), and the classes that one network improves over
-another (VU 5.4.3.3)."""
+"""Class activation maps of networks (VU Figure 5.3), the optical flow that they estimate (Figure
+4.5), and the classes that one result improves over another (Figure 4.6, VU 5.4.3.3)."""
 
+from pipelines.evaluate.results import ScoreMatrix
+from pipelines.evaluate.step import read_scores
 from pipelines.report.attention import painted
-from pipelines.report.records import ActivationFigure, ClassGains
+from pipelines.report.records import AccuracyGains, ActivationFigure, ClassGains, FlowFigure
 from pipelines.run.job import Job
 
 NUM_CLASSES = 5
@@ -42,6 +44,43 @@ def _figure(video_id: str, rows: list[dict]) -> ActivationFigure:
     )
 
 
+def flows(job: Job, rows: list[dict]) -> tuple[FlowFigure, ...]:
+    """Return the figures of the network of flow with the highest accuracy, by videos.
+
+    Args:
+        rows: of METRICS.
+    """
+    accuracy = accuracies(rows)
+    pairs = [r.pair for r in job.scored_by_networks() if "flows" in r.tables]
+    if not pairs:
+        return ()
+    best = max(pairs, key=lambda pair: accuracy.get(pair, 0.0))
+    by_video: dict[str, list[dict]] = {}
+    for row in job.store.read_table(job.flows(*best)).to_pylist():
+        by_video.setdefault(row["video_id"], []).append(row)
+    shown = {name: own for name, own in by_video.items() if any(row["flow"] for row in own)}
+    return tuple(_flow_figure(name, shown[name]) for name in sorted(shown))
+
+
+def _flow_figure(video_id: str, rows: list[dict]) -> FlowFigure:
+    rows.sort(key=lambda row: row["place"])
+    return FlowFigure(
+        video_id=video_id,
+        network=f"{rows[0]['encoder']} on {rows[0]['stream']}",
+        error_px=sum(row["error_px"] for row in rows) / len(rows),
+        length_px=sum(row["length_px"] for row in rows) / len(rows),
+        columns=tuple(
+            (
+                row["frame_index"],
+                row["is_extrapolated"],
+                *(row[name] for name in ("picture", "flow", "truth")),
+            )
+            for row in rows
+            if row["flow"]
+        ),
+    )
+
+
 def class_gains(job: Job, rows: list[dict]) -> tuple[ClassGains, ...]:
     """Return, on each stream with several networks, the classes whose average precision the best
     one has improved most over the next."""
@@ -66,6 +105,35 @@ def class_gains(job: Job, rows: list[dict]) -> tuple[ClassGains, ...]:
         largest = sorted(gains.items(), key=lambda item: (-item[1], item[0]))[:NUM_CLASSES]
         found.append(ClassGains(f"{first} on {stream}", second, tuple(largest)))
     return tuple(found)
+
+
+def accuracy_gains(job: Job, rows: list[dict]) -> AccuracyGains | None:
+    """Return, by class, the accuracy of the best network less that of the best result of vectors
+    that is no fusion, from the largest gain to the largest loss; None where either is missing, or
+    videos have several labels."""
+    accuracy = accuracies(rows)
+    networks = [r.pair for r in job.scored_by_networks() if r.pair in accuracy]
+    vectors = [pair for pair in job.pairs() if pair in accuracy]
+    if not networks or not vectors:
+        return None
+    best, other = (max(pairs, key=accuracy.__getitem__) for pairs in (networks, vectors))
+    own, less = (
+        read_scores(job.store, *pair, job.scores(*pair), job.failures) for pair in (best, other)
+    )
+    if own.multi_label or less.multi_label:
+        return None
+    both = set(own.video_ids) & set(less.video_ids)
+    shares = [_by_class(matrix.of_videos(both)) for matrix in (own, less)]
+    gains = {label: share - shares[1][label] for label, share in shares[0].items()}
+    ranked = tuple(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
+    return AccuracyGains(" on ".join(best), " on ".join(other), ranked)
+
+
+def _by_class(matrix: ScoreMatrix) -> dict[str, float]:
+    """Return {class: the share of its videos whose highest score it has}."""
+    true = matrix.targets.argmax(1)
+    is_right = matrix.scores.argmax(1) == true
+    return {matrix.classes[label]: is_right[true == label].mean() for label in set(true.tolist())}
 
 
 def accuracies(rows: list[dict]) -> dict[tuple[str, str], float]:

@@ -14,7 +14,7 @@ from pipelines.evaluate.results import SINGLE, Estimate, headline_metric
 from pipelines.evaluate.step import Evaluated
 from pipelines.index.current_rows import outcome
 from pipelines.ledger.accounts import Account, Spent
-from pipelines.report.activations import activations, class_gains
+from pipelines.report.activations import accuracy_gains, activations, class_gains, flows
 from pipelines.report.over_time import over_time
 from pipelines.report.papers.full_length import TABLES_OF_RECIPES
 from pipelines.report.papers.tables import BesidePaper, comparison
@@ -87,7 +87,9 @@ def write(
         paper_tables=_paper_tables(job, rows, best.multi_label),
         activations=activations(job, rows),
         over_time=over_time(job, rows),
+        flows=flows(job, rows),
         class_gains=class_gains(job, rows),
+        accuracy_gains=accuracy_gains(job, rows),
         currency=job.config.cluster.currency,
         planned_for=planned.get("cluster", ""),
         provenance=job.footer("evaluate") | {"tables": job.store.root},

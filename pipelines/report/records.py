@@ -243,6 +243,23 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class FlowFigure:
+    """Optical flow that a network estimates of a clip, beside that of the pictures (VU Figure 4.5).
+
+    Args:
+        error_px, length_px: mean end-point error, and error of no flow.
+        columns: frame of the video; whether the flow is extrapolated; the picture (JPEG), the
+            estimated flow and that of the pictures (PNG).
+    """
+
+    video_id: str
+    network: str
+    error_px: float
+    length_px: float
+    columns: tuple[tuple[int, bool, bytes, bytes, bytes], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ActivationFigure:
     """Class activation maps of a network in a clip (VU Figure 5.3).
 
@@ -312,6 +329,15 @@ class ClassGains:
 
 
 @dataclass(frozen=True)
+class AccuracyGains:
+    """Accuracy of a result less that of another, by class (VU Figure 4.6): (class, difference)."""
+
+    name: str
+    over: str
+    rows: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class Near:
     """A neighbour of a video.
 
@@ -366,7 +392,9 @@ class Report:
         samples: the most confident wrong and right videos of the best result.
         paper: the results beside DQ Table 2; None where they were not compared.
         paper_tables: other tables of the paper that the recipe follows.
-        activations: class activation maps of the best network. class_gains: by networks.
+        activations: class activation maps of the best network. flows: those it estimates.
+        class_gains: by networks. accuracy_gains: of the best network over the best result of
+            vectors.
         currency: of `StepFact.cost`.
         planned_for: the cluster that `StepFact.predicted_s` is for.
     """
@@ -397,7 +425,9 @@ class Report:
     paper_tables: tuple[BesidePaper, ...] = ()
     activations: tuple[ActivationFigure, ...] = ()
     over_time: tuple[TimeFigure, ...] = ()
+    flows: tuple[FlowFigure, ...] = ()
     class_gains: tuple[ClassGains, ...] = ()
+    accuracy_gains: AccuracyGains | None = None
     currency: str = ""
     planned_for: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -42,6 +42,7 @@ def template(name: str) -> jinja2.Template:
         "duration": _duration,
         "breakable": _breakable,
         "jpeg": _jpeg,
+        "png": _png,
         "link": _link,
         "markup": Markup,  # only for the SVG that report_charts and attention_picture made
     }
@@ -118,6 +119,10 @@ def _link(uri: str) -> str:
         return f"file://{quote(uri)}"
     scheme, mark, rest = uri.partition("://")
     return f"{scheme}://{quote(rest)}" if mark and scheme in _OPENED else ""
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _jpeg(content: bytes) -> str:

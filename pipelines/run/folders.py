@@ -10,7 +10,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
     projections/<digest>.safetensors
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
-    scores_over_time/...
+    scores_over_time/...   flows/...
 
 More are made outside the steps: search/<encoder>-<stream>/<digest>/ (pipelines.search.index),
 retrieval/<encoder>-<stream>/<digest>/ and retrieval_metrics/ (pipelines.search.retrieve),
@@ -39,7 +39,15 @@ from pipelines.run.versions import FORMAT_VERSION, NUMBERS
 from pipelines.settings.config import EXTERNAL, NetworkVariant, Variant, digest
 from pipelines.settings.sections import Evaluate
 
-OF_RESULTS = ("scores", "classifiers", "fusions", "clip_scores", "cams", "scores_over_time")
+OF_RESULTS = (
+    "scores",
+    "classifiers",
+    "fusions",
+    "clip_scores",
+    "cams",
+    "flows",
+    "scores_over_time",
+)
 """Tables with a folder for each result."""
 
 
@@ -186,7 +194,8 @@ class Folders(Inputs):
         over = ()
         if is_full_length and self.config.network.over_time != "none":
             over = ("scores_over_time",)
-        return ("clip_scores", *cams, *over)
+        flows = ("flows",) if network.settings.learns_flow else ()
+        return ("clip_scores", *cams, *over, *flows)
 
     def scored(self) -> list[tuple[str, str]]:
         """Return (encoder, stream) of all results."""
@@ -298,6 +307,9 @@ class Folders(Inputs):
     def scores_over_time(self, encoder: str, stream: str) -> str:
         return f"scores_over_time/{self._scores_folder(encoder, stream)}"
 
+    def flows(self, encoder: str, stream: str) -> str:
+        return f"flows/{self._scores_folder(encoder, stream)}"
+
     @property
     def clips(self) -> str:
         return f"clips/{self._clips_digest}"
@@ -348,7 +360,7 @@ class Folders(Inputs):
             named[f"scores/{name}"] = self.scores(*result.pair)
             if "classifiers" in result.tables:
                 named[f"solutions/{name}"] = self.classifiers(*result.pair)
-            for table in ("fusions", "clip_scores", "cams", "scores_over_time"):
+            for table in ("fusions", "clip_scores", "cams", "flows", "scores_over_time"):
                 if table in result.tables:
                     named[f"{table}/{name}"] = f"{table}/{self._scores_folder(*result.pair)}"
         if self.networks_see_pictures:

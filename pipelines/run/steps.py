@@ -123,6 +123,7 @@ STEPS: dict[str, Step] = {
             tables.CLIP_SCORES,
             tables.CAMS,
             tables.SCORES_OVER_TIME,
+            tables.FLOWS,
         ),
         marked="scores",
         needs_labels=True,

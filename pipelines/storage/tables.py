@@ -481,6 +481,38 @@ CAMS = Table(
     ),
 )
 
+FLOWS = Table(
+    "flows",
+    "classify",
+    "flows/<network>-<stream>/*/*.parquet",
+    "Optical flow that actionflownet estimates of tested videos (VU 4.4.3.2): one row per flow of "
+    "a clip's centre crop, beside the flow of the pictures that training takes for true",
+    ("video_id", "encoder", "stream", "place"),
+    (
+        Column("video_id", pa.string(), "key of VIDEOS"),
+        Column("encoder", pa.string(), "name of network.networks"),
+        Column("stream", pa.string(), "rgb"),
+        Column("fold", pa.int32(), "fold that was left out in training"),
+        Column("place", pa.int32(), "of the frame in the clip; 0-based"),
+        Column("frame_index", pa.int64(), "the frame in the video that the flow begins at"),
+        Column(
+            "is_extrapolated",
+            pa.bool_(),
+            "the flow leads to a frame that the network was not given",
+        ),
+        Column("error_px", pa.float32(), "mean end-point error, at a quarter of the crop's side"),
+        Column("length_px", pa.float32(), "mean length of the pictures' flow: error of no flow"),
+        Column("picture", pa.large_binary(), "JPEG of the frame; of few videos", nullable=True),
+        Column(
+            "flow",
+            pa.large_binary(),
+            "PNG of the estimate: the hue is its direction, the fullness its length",
+            nullable=True,
+        ),
+        Column("truth", pa.large_binary(), "PNG of the pictures' flow, so coloured", nullable=True),
+    ),
+)
+
 SCORES = Table(
     "scores",
     "classify",
@@ -759,6 +791,7 @@ TABLES = (
     CAMS,
     SCORES_OVER_TIME,
     CONFIDENCE,
+    FLOWS,
 )
 
 NAMED_BY_KEYS = (VIDEOS, SEGMENTS, DESCRIPTORS, SAMPLES, ENCODINGS, ATTENTION, FRAMES, CLIPS)

@@ -1,7 +1,7 @@
 """VU's tables of networks on full-length video and on motion (chapters 3 and 4), and all tables by
 recipe."""
 
-from pipelines.report import images, papers
+from pipelines.report.papers import images, tables
 from pipelines.report.papers.tables import PaperTable
 
 _SPORTS = "Sports-1M, 1.1 million videos of which some have several classes, 487 classes"

@@ -217,6 +217,10 @@ def test_the_encoder_of_a_trained_actionflownet_is_a_backbone(data: Path, tmp_pa
             "describe.clip_weights: cannot read",
         ),
         (
+            ("picture.scales=32,64",),
+            "clip: expected pictures of one size, got picture.scales=32,64",
+        ),
+        (
             ("describe.clip_backbone=actionflownet", "describe.clip_weights=KINETICS400_V1"),
             "describe.clip_weights: actionflownet has no published weights",
         ),

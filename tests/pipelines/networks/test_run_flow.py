@@ -1,4 +1,5 @@
-"""ActionFlowNet in a run on real video: runs of frames, their flow, Ray Train, SCORES."""
+"""ActionFlowNet in a run on real video: runs of frames, their flow, Ray Train, SCORES; and beside
+it encodings of clips, described by a network over time."""
 
 from pathlib import Path
 
@@ -18,7 +19,10 @@ VARIANTS = ("actionflownet", "actionflownet@frames=2:learns=stacked:pairs={pairs
 SETTINGS = (
     "sampling.num_frames=2",
     "split.num_folds=2",
-    "encode.encoders=ave",
+    "encode.encoders=ave,vlad@num_centroids=4",
+    "describe.streams=appearance,clip@frames=4:step=1:side_px=32",
+    "describe.clip_backbone=actionflownet_4",
+    "describe.clip_weights=random:0",
     f"network.side_px={SIDE}",
     "network.crop_px=32",
     f"network.frames={RUNS}",
@@ -94,6 +98,15 @@ def test_every_network_scores_every_video(finished: Path, variants: list[str]) -
     assert examine.examine(Store(str(finished))).findings == ()
 
 
+def test_clips_are_encoded_beside_pictures(finished: Path) -> None:
+    descriptors = rows(finished, "descriptors/*/*.parquet")
+    name = "layer4_clip_gap1x4_side32"
+    assert all(np.asarray(row[name]).size == 2 * 50 * 32 for row in descriptors)
+    scores = rows(finished, f"scores/*{name}/*/*.parquet")
+    assert {row["encoder"] for row in scores} == {"ave", "vlad@num_centroids=4"}
+    assert len({row["video_id"] for row in scores}) == 8
+
+
 def test_what_a_black_square_hides_is_shown(finished: Path) -> None:
     maps = rows(finished, "cams/actionflownet*rgb/*/*.parquet")
     assert len(maps) == 2 * 2
@@ -102,3 +115,23 @@ def test_what_a_black_square_hides_is_shown(finished: Path) -> None:
         assert len(row["values"]) == 13**2
         assert row["picture"][:2] == b"\xff\xd8"
     assert "black square hides" in (finished / "report" / "index.html").read_text()
+
+
+def test_flow_of_every_tested_video_is_measured_and_some_shown(finished: Path) -> None:
+    flows = rows(finished, "flows/actionflownet*rgb/*/*.parquet")
+    of_clips = [row for row in flows if row["encoder"] == "actionflownet"]
+    assert len({row["video_id"] for row in of_clips}) == 8
+    assert len(of_clips) == 8 * 4
+    assert len(flows) == 8 * 4 + 8
+    # The flow from the last frame leads to one that the network was not given.
+    assert all(row["is_extrapolated"] == (row["place"] == 3) for row in of_clips)
+    assert not any(row["is_extrapolated"] for row in flows if row not in of_clips)
+    assert all(np.isfinite(row["error_px"]) and row["length_px"] >= 0 for row in flows)
+    shown = [row for row in of_clips if row["flow"]]
+    assert len(shown) == 2 * 4
+    for row in shown:
+        assert row["flow"][:4] == row["truth"][:4] == b"\x89PNG"
+        assert row["picture"][:2] == b"\xff\xd8"
+    page = (finished / "report" / "index.html").read_text()
+    assert page.count('alt="estimated flow') == 8
+    assert page.count('class="extrapolated"') == 2

@@ -1,15 +1,20 @@
 """Class activation maps on the page, and gains by class."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.report.activations import class_gains
+from pipelines.report.activations import accuracy_gains, class_gains
 from pipelines.report.attention import painted
 from pipelines.report.over_time import spans_of
-from pipelines.report.records import Span, TimeFigure
+from pipelines.report.records import AccuracyGains, FlowFigure, Span, TimeFigure
+from pipelines.report.render import render
+from pipelines.run.job import Job
+from pipelines.storage.tables import SCORES
+from tests.pipelines.report.examples import EMPTY
 from tests.pipelines.run.examples import example
 
 
@@ -69,3 +74,61 @@ def test_a_map_is_painted_where_its_values_are_high() -> None:
     assert row < own.shape[0] / 4
     assert column > own.shape[1] * 3 / 4
     assert abs(plain - 128).max() < 6
+
+
+def put_scores(job: Job, pair: tuple[str, str], guesses: dict[str, str]) -> None:
+    rows = [
+        {
+            "video_id": video,
+            "encoder": pair[0],
+            "stream": pair[1],
+            "fold": 0,
+            "label": label,
+            "is_true": label == "ab"[int(video[1:]) % 2],
+            "score": float(label == guess),
+        }
+        for video, guess in guesses.items()
+        for label in "ab"
+    ]
+    job.store.publish_table(f"{job.scores(*pair)}/a.parquet", SCORES.build(rows), {})
+
+
+def test_accuracy_by_class_is_of_the_best_network_less_the_best_vectors(tmp_path) -> None:
+    job = example(str(tmp_path), "network.networks=tdn")
+    right = {f"v{n}": "ab"[n % 2] for n in range(6)}
+    # The network is wrong about one of three of class a; vectors about all of class b, and they
+    # have no score of another video.
+    put_scores(job, ("tdn", "rgb"), right | {"v0": "b"})
+    vectors = right | dict.fromkeys(("v1", "v3"), "a")
+    vectors.pop("v5")
+    put_scores(job, ("vlad", "n_appearance"), vectors)
+    rows = [metric("tdn", "accuracy", 0.8)]
+    for encoder, value in (("vlad", 0.5), ("ave", 0.4)):
+        rows.append(metric(encoder, "accuracy", value) | {"stream": "n_appearance"})
+    found = accuracy_gains(job, rows)
+    assert (found.name, found.over) == ("tdn on rgb", "vlad on n_appearance")
+    assert found.rows == (("b", 1.0), ("a", pytest.approx(-1 / 3)))
+    assert accuracy_gains(job, rows[:1]) is None
+
+
+def test_flow_is_shown_with_its_extrapolated_frame_in_red() -> None:
+    figure = FlowFigure(
+        video_id="v",
+        network="actionflownet on rgb",
+        error_px=0.5,
+        length_px=1.25,
+        columns=((3, False, b"\xff\xd8", b"\x89P", b"\x89T"), (4, True, b"\xff\xd8", b"E", b"T")),
+    )
+    gains = AccuracyGains("one", "other", (("up", 0.25), ("down", -0.5)))
+    page = render(replace(EMPTY, flows=(figure,), accuracy_gains=gains))
+    assert "v: 0.50 px wrong, 1.25 px without flow" in page
+    assert page.count('class="extrapolated"') == 1
+    assert 'class="extrapolated" alt="estimated flow from frame 4"' in page
+    assert page.count('alt="flow of the pictures from frame') == 2
+    bars = [
+        part.split("</li>")[0] for part in page.split('<ul class="gains">')[1].split("<li>")[1:]
+    ]
+    assert 'class="gain" style="width: 2.0rem"' in bars[0]
+    assert bars[0].rstrip().endswith("+0.25")
+    assert 'class="loss" style="width: 4.0rem"' in bars[1]
+    assert bars[1].rstrip().endswith("-0.50")

@@ -64,6 +64,10 @@ COLUMNS = {
     "cams": (
         "video_id encoder stream fold subnetwork place frame_indices label labels picture values"
     ),
+    "flows": (
+        "video_id encoder stream fold place frame_index is_extrapolated error_px length_px"
+        " picture flow truth"
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.models.video import r3d_18
 
 from encoders.backbones.resnet_18 import ClipResNet, PairResNet
+from encoders.networks import scoring
 from encoders.networks.augment import augmented
 from encoders.networks.base import Clips
 from encoders.networks.body import Source
@@ -13,6 +14,7 @@ from encoders.networks.end_point import from_levels
 from encoders.networks.fit import Pairs, fit_network
 from encoders.networks.flow.actionflownet import CLIP, ActionFlowNet
 from encoders.networks.flow.decoder import Decoder
+from encoders.networks.scoring import clip_scores
 from encoders.networks.settings import ActionFlowSettings
 from encoders.networks.training import generator
 from pipelines.video.flow import to_levels
@@ -317,3 +319,15 @@ def test_files_of_every_variant_bring_the_scores_back() -> None:
         given = clips(2, 4)
         assert torch.equal(again.outputs(given)[CLIP], net.outputs(given)[CLIP])
         assert torch.equal(again.flows(given), net.flows(given))
+
+
+def test_clips_are_scored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (video,) = network().eval(), tiny.videos(1, 9)
+    places = [list(range(start, start + 4)) for start in range(5)]
+    whole = clip_scores(net, video, places, "mirror", CROP)[CLIP]
+    sizes, outputs = [], net.outputs
+    monkeypatch.setattr(scoring, "FRAMES_AT_A_TIME", 8)
+    monkeypatch.setattr(net, "outputs", lambda clips: sizes.append(len(clips)) or outputs(clips))
+    parts = clip_scores(net, video, places, "mirror", CROP)[CLIP]
+    assert sizes == [2, 2, 1] * 2
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
