@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import av
 import numpy as np
 import torch
-from av.error import FFmpegError
 from fsspec import AbstractFileSystem
 from PIL import Image
+from torchvision.io import decode_png
 from torchvision.transforms.v2 import functional
 
 from encoders.networks.end_point import scaled
@@ -131,15 +130,13 @@ def read_kitti(data: bytes, name: str) -> np.ndarray:
     """
     try:
         # Pillow knows no colours of 16 bits.
-        with av.open(io.BytesIO(data), "r", format="png_pipe") as file:
-            frame = next(file.decode(video=0))
-    except (FFmpegError, StopIteration) as error:
+        pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
         raise FlowFileError(f"{name}: expected a PNG of flow, got {error}") from error
-    if not frame.format.name.startswith("rgb48"):
-        raise FlowFileError(
-            f"{name}: expected a PNG of 3 channels of 16 bits, got {frame.format.name}"
-        )
-    values = frame.to_ndarray().astype(np.float32)
+    if pixels.dtype != torch.uint16 or len(pixels) != 3:
+        kind = f"{len(pixels)} of {8 * pixels.itemsize}"
+        raise FlowFileError(f"{name}: expected a PNG of 3 channels of 16 bits, got {kind}")
+    values = pixels.permute(1, 2, 0).numpy().astype(np.float32)
     flow = (values[..., :2] - 2**15) / 64
     return np.where(values[..., 2:] > 0, flow, np.float32("nan"))
 

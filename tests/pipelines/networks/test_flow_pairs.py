@@ -112,7 +112,7 @@ def test_what_is_no_kitti_file_is_named() -> None:
         flow_pairs.read_kitti(b"none", "a.png")
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
-    with pytest.raises(ConfigError, match=r"3 channels of 16 bits, got rgb24"):
+    with pytest.raises(ConfigError, match=r"3 channels of 16 bits, got 3 of 8"):
         flow_pairs.read_kitti(buffer.getvalue(), "a.png")
 
 

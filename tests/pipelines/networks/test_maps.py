@@ -44,7 +44,9 @@ def stored(tmp_path: Path) -> tuple[StoredMaps, Store, dict[str, torch.Tensor]]:
     places = {}
     for name, numbers in files.items():
         column = descriptors_to_arrow([values[n] for n in numbers], SHAPE[0])
-        table = {STREAM.name: column, "frame_indices": [indices[n] for n in numbers]}
+        own = [indices[n] for n in numbers]
+        times_s = [[index / 25 for index in part] for part in own]
+        table = {STREAM.name: column, "frame_indices": own, "timestamps_s": times_s}
         pq.write_table(pa.table(table), tmp_path / name, row_group_size=2)
         places |= {number: (name, row) for row, number in enumerate(numbers)}
     videos = [
@@ -67,11 +69,12 @@ def test_a_video_is_read_as_it_was_described(
     one, store, maps = stored
     reader = one.reader(store)
     for row in one.videos.to_pylist():
-        found, indices = one.read(reader, row["files"], row["rows"])
+        found, indices, times_s = one.read(reader, row["files"], row["rows"])
         assert found.dtype == np.float16
         expected = whole(maps[row["video_id"]]).numpy()
         np.testing.assert_allclose(found, expected, rtol=2e-3)
         assert indices == list(range(0, 10 * row["num_frames"], 10))
+        assert times_s == [index / 25 for index in indices]
 
 
 def test_workers_share_whole_videos(

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from encoders.registry import ENCODERS
-from pipelines.report import full_length, images, papers
 from pipelines.report.collect import _paper_tables
+from pipelines.report.papers import full_length, images
+from pipelines.report.papers import tables as papers
 from pipelines.report.papers.tables import Compared, Comparison, comparison_table, feature_of
 from pipelines.run.job import Job
 from pipelines.search import published

@@ -17,7 +17,7 @@ COLUMNS = {
     "videos": (
         "video_id uri labels group fold size_bytes source container codec width_px height_px "
         "rotation_deg duration_s fps num_frames_header num_segments status stage error_type error "
-        "listed_by is_mirrored start_s end_s box_x box_y box_width box_height"
+        "listed_by is_mirrored start_s end_s box_x box_y box_width box_height ignored"
     ),
     "segments": "segment_id video_id segment num_segments source",
     "descriptors": (
