@@ -55,7 +55,7 @@ def weizmann(data: Path) -> dict[str, str]:
         ({"--recipe": "ucf11"}, "--recipe: expected one of"),
         (
             {"--set": "describe.streams=motion"},
-            "expected one of ['appearance', 'difference', 'positions', 'dense', 'rank', 'flow', 'cl",
+            "expected one of ['appearance', 'difference', 'positions', 'dense', 'rank', 'flow', ",
         ),
         ({"--set": "encode.encoders=vlat"}, "encode.encoders: expected some of"),
         ({"--set": "encode.encoders=ga"}, "ga reads streams of kind global, but"),
