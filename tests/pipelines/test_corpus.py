@@ -142,7 +142,7 @@ def test_a_run_whose_marks_lie_in_its_folders_is_complete(
     assert {str(file): file.stat().st_mtime_ns for file in old.rglob("_done*")} == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_streams_at_depth_and_views_go_through_all_steps(
     local_ray: None, data: Path, tmp_path: Path
 ) -> None:

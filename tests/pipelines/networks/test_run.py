@@ -166,6 +166,7 @@ def test_new_videos_get_the_scores_of_the_tests(
     assert final == pytest.approx(mean, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.nightly
 def test_networks_are_fused_with_fisher_vectors_for_new_videos_too(
     finished: Path, new_videos: Path, tmp_path: Path
 ) -> None:

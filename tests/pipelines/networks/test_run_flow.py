@@ -12,7 +12,7 @@ from pipelines.storage.store import Store
 from pipelines.video.flow import flow_between, to_levels
 from tests.pipelines.networks.runs import demo_run, rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 SIDE, RUNS, RUN = 40, 2, 5
 VARIANTS = ("actionflownet", "actionflownet@frames=2:learns=stacked:pairs={pairs}", "tsn")
