@@ -16,8 +16,8 @@ COLUMNS = ("video_id", "clip", "subnetwork", "labels", "scores")
 """The columns of CLIP_SCORES that are read."""
 
 _Found = dict[str, list[tuple[np.ndarray, np.ndarray]]]
-"""{of clips or of videos, and NAME: rows of the score matrix and scores [n, K] for these, file by
-file}."""
+"""{metric: rows of the score matrix, and the rank at which a class of their video comes first, file
+by file}."""
 
 
 def clip_rows(
@@ -29,13 +29,23 @@ def clip_rows(
     clip Hit@1). Where there are several subnetworks, or ways to read an LSTM, clip_accuracy_NAME,
     accuracy_NAME and top_K_NAME are of clips and of videos by the one called NAME alone.
 
+    Of a file ranks are kept, and no scores.
+
     Args:
         matrix: the network's scores of videos, which tell what is true.
         files: `COLUMNS` of each file; a video is whole in one of them.
     """
+    # A video without a class has nothing to hit.
+    row_of = {
+        video: row
+        for row, (video, is_any) in enumerate(
+            zip(matrix.video_ids, matrix.targets.any(1).tolist(), strict=True)
+        )
+        if is_any
+    }
     found: _Found = {}
     for table in files:
-        _add(found, matrix, table)
+        _add(found, matrix, row_of, table)
     splits = {"all": np.ones(len(matrix.folds), bool)}
     folds = np.unique(matrix.folds).tolist()
     if len(folds) > 1:
@@ -43,8 +53,7 @@ def clip_rows(
     rows = []
     most = sorted({min(k, len(matrix.classes)) for k in top_k})
     for name, parts in found.items():
-        places, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
-        targets = matrix.targets[places]
+        places, first = (np.concatenate(each) for each in zip(*parts, strict=True))
         ranks = {name: 1}
         if name.startswith("accuracy"):
             ranks |= {name.replace("accuracy", f"top_{k}"): k for k in most}
@@ -52,13 +61,12 @@ def clip_rows(
             inside = is_inside[places]
             num_videos = len(np.unique(places[inside]))
             for metric, k in ranks.items():
-                value = metrics.top_k_accuracy(scores[inside], targets[inside], k)
+                value = float((first[inside] < k).mean()) if num_videos else None
                 rows.append(_row(matrix, protocol, split, metric, value, num_videos))
     return rows + (mean_rows(rows) if len(folds) > 1 else [])
 
 
-def _add(found: _Found, matrix: ScoreMatrix, table: pa.Table) -> None:
-    row_of = {video: row for row, video in enumerate(matrix.video_ids)}
+def _add(found: _Found, matrix: ScoreMatrix, row_of: dict[str, int], table: pa.Table) -> None:
     table = table.filter(pa.array([video in row_of for video in table["video_id"].to_pylist()]))
     if not table.num_rows:
         return
@@ -66,15 +74,20 @@ def _add(found: _Found, matrix: ScoreMatrix, table: pa.Table) -> None:
     clips = table["clip"].to_numpy().astype(np.int64)
     names = np.array(table["subnetwork"].to_pylist(), object)
     scores = _by_class(table, matrix.classes)
+
+    def add(metric: str, rows: np.ndarray, values: np.ndarray) -> None:
+        ranks = metrics.hit_ranks(values, matrix.targets[rows])
+        found.setdefault(metric, []).append((rows, ranks))
+
     several = sorted(set(names.tolist()))
     read = names == SCORED_BY if SCORED_BY in several else np.ones(len(names), bool)
     most = int(clips.max()) + 1
     of_clip, means = _means(places[read] * most + clips[read], scores[read])
-    found.setdefault("clip_accuracy", []).append((of_clip // most, means))
+    add("clip_accuracy", of_clip // most, means)
     for name in several if len(several) > 1 else ():
         own = names == name
-        found.setdefault(f"clip_accuracy_{name}", []).append((places[own], scores[own]))
-        found.setdefault(f"accuracy_{name}", []).append(_means(places[own], scores[own]))
+        add(f"clip_accuracy_{name}", places[own], scores[own])
+        add(f"accuracy_{name}", *_means(places[own], scores[own]))
 
 
 def _by_class(table: pa.Table, classes: list[str]) -> np.ndarray:
@@ -94,7 +107,12 @@ def _means(keys: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _row(
-    matrix: ScoreMatrix, protocol: str, split: str, metric: str, value: float, num_videos: int
+    matrix: ScoreMatrix,
+    protocol: str,
+    split: str,
+    metric: str,
+    value: float | None,
+    num_videos: int,
 ) -> dict:
     unknown = dict.fromkeys(
         ("weights", "class", "ci_low", "ci_high", "sd", "num_positives", "parts")
@@ -104,6 +122,6 @@ def _row(
         "protocol": protocol,
         "split": split,
         "metric": metric,
-        "value": None if np.isnan(value) else value,
+        "value": value,
         "num_videos": num_videos,
     }
