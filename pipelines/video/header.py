@@ -143,10 +143,13 @@ def probe(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFacts:
     Raises:
         VideoError: the file is not there or holds no video that can be shown.
     """
-    with (
-        open_source(uri) as source,
-        open_stream(source, uri, max_frame_px) as (container, stream),
-    ):
+    with open_source(uri) as source:
+        return facts_of(source, uri, max_frame_px)
+
+
+def facts_of(source: Source, uri: str, max_frame_px: int) -> VideoFacts:
+    """Read the header of an opened source, as `probe`."""
+    with open_stream(source, uri, max_frame_px) as (container, stream):
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
         try:
             frame, has_times, has_pairs = _first_frame(container, stream)

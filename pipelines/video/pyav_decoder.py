@@ -162,7 +162,7 @@ class PyAvVideo:
         return listing
 
     def _list_packets(self, packets: Packets) -> Listing:
-        return list_shown(packets, float(self._time_base), may_jump(self._reader.container))
+        return list_shown(packets, float(self._time_base), may_jump(self._reader.container.format))
 
     def _list_decoded(self, guess: frozenset[int]) -> Listing:
         """Return the listing by decoding all packets.

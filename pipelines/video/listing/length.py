@@ -5,16 +5,15 @@ Such a file is read once more when it is planned, without decoding; others are n
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import BinaryIO
 
-from av.container import InputContainer
+from av.format import ContainerFormat
 
 from pipelines.settings.sections import Decode
 from pipelines.storage.ranges import RangeFile
-from pipelines.video.door import opened
-from pipelines.video.header import VideoFacts, open_source, probe
+from pipelines.video.door import Source, opened
+from pipelines.video.header import VideoFacts, facts_of, open_source
 from pipelines.video.listing.cut import avi_end, matroska_end
 from pipelines.video.listing.shown import list_shown, may_jump
 from pipelines.video.packets import PacketReader
@@ -28,33 +27,28 @@ def probe_length(uri: str, max_frame_px: int = Decode.max_frame_px) -> VideoFact
     Raises:
         VideoError: as `probe`.
     """
-    facts = probe(uri, max_frame_px)
     with open_source(uri) as source:
+        facts = facts_of(source, uri, max_frame_px)
+        if facts.duration_s is not None and not _goes_on(source, facts.container):
+            return facts
         reader = PacketReader(source, uri, Decode(max_frame_px=max_frame_px))
         try:
-            with opened(source) as file:
-                tells = facts.duration_s is not None and not _goes_on(file, reader.container)
-            if tells:
-                return facts
             duration_s = _listed_s(reader, facts.fps)
         finally:
             reader.close()
     return dataclasses.replace(facts, duration_s=duration_s or facts.duration_s)
 
 
-def _goes_on(file: BinaryIO | RangeFile, container: InputContainer) -> bool:
+def _goes_on(source: Source, container: str) -> bool:
     """Return True where another recording may follow the one that the header is of."""
-    name = container.format.name.split(",")[0]
+    name = container.split(",")[0]
     if name not in _ENDS:
-        return may_jump(container)
-    before = file.tell()
-    try:
+        return may_jump(ContainerFormat(name, "r"))
+    with opened(source) as file:
         find, mark = _ENDS[name]
         end = find(file)
         file.seek(end)
         return end > 0 and file.read(len(mark)) == mark
-    finally:
-        file.seek(before, os.SEEK_SET)
 
 
 _ENDS: dict[str, tuple[Callable[[BinaryIO | RangeFile], int], bytes]] = {
@@ -70,5 +64,5 @@ def _listed_s(reader: PacketReader, fps: float | None) -> float:
     if not packets.has_times:
         return len(packets.tick) / fps if fps else 0.0
     tick_s = float(reader.stream.time_base or 0)
-    ticks = list_shown(packets, tick_s, may_jump(reader.container)).ticks
+    ticks = list_shown(packets, tick_s, may_jump(reader.container.format)).ticks
     return end_of((ticks - ticks[0]) * tick_s, fps) if len(ticks) else 0.0

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from av.container import InputContainer
-from av.format import Flags
+from av.format import ContainerFormat, Flags
 
 from pipelines.video.packets import NO_TICK, Packets
 
@@ -61,9 +60,9 @@ def list_shown(packets: Packets, tick_s: float, jumps_forward: bool) -> Listing:
     return Listing(ticks, is_key[own], first, own + _with_second(packets)[own], ordinal, num_parts)
 
 
-def may_jump(container: InputContainer) -> bool:
+def may_jump(container: ContainerFormat) -> bool:
     """Return True if the times of such a file may start again within it."""
-    return bool(container.format.flags & Flags.ts_discont.value)
+    return bool(container.flags & Flags.ts_discont.value)
 
 
 def is_open_at_start(packets: Packets) -> bool:

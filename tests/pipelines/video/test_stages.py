@@ -13,7 +13,10 @@ from pipelines.cluster.meter import Meter, StepCounter
 from pipelines.index.manifest import list_videos
 from pipelines.ledger.source import source_of
 from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage import ranges
 from pipelines.storage.store import Store
+from pipelines.video.header import probe
+from pipelines.video.listing.length import probe_length
 from pipelines.video.stages import DecodeSegments, ProbeVideos, plan_segments
 
 FIRST, SECOND = "asl_eat.mkv", "big_buck_bunny_0_30.webm"
@@ -113,6 +116,20 @@ def test_what_is_read_counts_also_where_it_is_of_no_use(data: Path, s3_bucket: s
     assert rows["status"].to_pylist() == ["failed"]
     assert counted.requests > after
     stage.decoder.close()
+
+
+@pytest.mark.parametrize(("name", "more"), [("bikes.mp4", 0), ("asl_eat.mkv", 1)])
+def test_a_header_that_tells_the_length_is_read_once(
+    data: Path, s3_bucket: str, name: str, more: int
+) -> None:
+    """Where a container may go on, so is the place where it ends."""
+    store = Store(f"{s3_bucket}/length")
+    store.publish(name, (data / "clips" / name).read_bytes())
+    ranges.taken()
+    alone = probe(store.uri(name))
+    requests = ranges.taken().requests
+    assert probe_length(store.uri(name)) == alone
+    assert ranges.taken().requests <= requests + more
 
 
 class _Counted:
