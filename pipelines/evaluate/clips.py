@@ -36,13 +36,8 @@ def clip_rows(
         files: `COLUMNS` of each file; a video is whole in one of them.
     """
     # A video without a class has nothing to hit.
-    row_of = {
-        video: row
-        for row, (video, is_any) in enumerate(
-            zip(matrix.video_ids, matrix.targets.any(1).tolist(), strict=True)
-        )
-        if is_any
-    }
+    with_class = np.flatnonzero(matrix.targets.any(axis=1)).tolist()
+    row_of = {matrix.video_ids[row]: row for row in with_class}
     found: _Found = {}
     for table in files:
         _add(found, matrix, row_of, table)

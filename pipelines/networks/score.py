@@ -61,12 +61,14 @@ class ScoreVideos:
     """A mapper of places of CLIPS (file, row, video_id, fold, is_shown), or of maps in DESCRIPTORS
     (files, rows, video_id, fold), to a row of scores for each video.
 
-    Networks are loaded when a fold comes first, and the last one is kept.
+    Networks are loaded when a fold comes first, and the last `most_kept` are kept.
 
     Args:
         networks: of one result, by fold.
         stored: the maps, for networks that read them.
     """
+
+    most_kept = 1
 
     def __init__(
         self,
@@ -83,17 +85,17 @@ class ScoreVideos:
         self.device = device(meter, config.cluster.allow_missing_gpu)
         self.store, self.config, self.networks, self.meter = store, config, networks, meter
         (self.node, self.weights), self.classes = start, classes
-        self.fold, self.network = -1, None
+        self.loaded: dict[int, Network] = {}
         self.stored, self.reader = stored, stored.reader(store) if stored else None
 
     def __call__(self, places: pa.Table) -> pa.Table:
         rows = []
         for place in places.to_pylist():
-            network = self._of_fold(place["fold"])
+            network = self.of_fold(place["fold"])
             with self.meter("read"):
-                frames, indices, times_s = self._frames(place)
+                frames, indices, times_s = self.frames(place)
             with self.meter("score"):
-                row = self._row(network, place, frames, indices)
+                row = self.row(network, place, frames, indices)
                 if self._is_over_time(place) and isinstance(network, OverTime):
                     row |= self._over_time(network, frames, indices, times_s)
                 rows.append(row)
@@ -103,8 +105,12 @@ class ScoreVideos:
         wanted = self.config.network.over_time
         return wanted == "all" or (wanted == "shown" and bool(place.get("is_shown")))
 
-    def _of_fold(self, fold: int) -> Network:
-        if self.network is None or self.fold != fold:
+    def of_fold(self, fold: int) -> Network:
+        """Return the network of a fold."""
+        if fold not in self.loaded:
+            if len(self.loaded) == self.most_kept:
+                # Before the next one is loaded: two may not fit.
+                self.loaded.clear()
             fitted = self.networks[fold]
             with self.meter("read"):
                 source = source_of(self.config, self.node, self.weights(), fitted)
@@ -112,11 +118,10 @@ class ScoreVideos:
                 network = kind.build(source, fitted.settings, len(self.classes))
                 names = self.store.files(fitted.folder, ".safetensors")
                 files = {name.rsplit("/", 1)[-1]: self.store.read(name) for name in names}
-                self.network = network.load_files(files).to(self.device)
-            self.fold = fold
-        return self.network
+                self.loaded[fold] = network.load_files(files).to(self.device)
+        return self.loaded[fold]
 
-    def _frames(self, place: dict) -> tuple[torch.Tensor, list[int], list[float]]:
+    def frames(self, place: dict) -> tuple[torch.Tensor, list[int], list[float]]:
         """Return the kept frames [n, side, side, c] of a video, or its maps [n, C, h, w], and their
         places and times in it (CLIPS of before have none)."""
         if self.stored and self.reader:
@@ -137,7 +142,8 @@ class ScoreVideos:
         # Flow is of the last frames.
         return frames, indices[-len(frames) :], times_s[-len(frames) :]
 
-    def _row(self, network: Network, place: dict, frames: torch.Tensor, indices: list[int]) -> dict:
+    def row(self, network: Network, place: dict, frames: torch.Tensor, indices: list[int]) -> dict:
+        """Return the scores of a video, by the network of the fold that `place` names."""
         settings, fitted = self.config.network, self.networks[place["fold"]]
         draw = training.generator(
             "cpu", self.config.run.seed, zlib.crc32(place["video_id"].encode())

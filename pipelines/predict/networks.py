@@ -7,16 +7,12 @@ import pyarrow as pa
 from pipelines.cluster import pools, sink
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.datasets import dataset, progress_line, write_tables
-from pipelines.cluster.meter import SILENT, Meter
-from pipelines.networks import score as network_score
 from pipelines.networks.clips import publish_clips
 from pipelines.networks.maps import StoredMaps
+from pipelines.networks.score import ScoreVideos
 from pipelines.networks.step import places_of_clips, places_of_maps
 from pipelines.predict.model import NetworkPart
-from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
-from pipelines.settings.config import Config
-from pipelines.storage.store import Store
 from pipelines.storage.tables import FAILURES, NETWORK_SCORES
 
 VIDEOS_AT_A_TIME = 8
@@ -46,7 +42,7 @@ def score(job: Job, part: NetworkPart) -> None:
     arguments = (
         job.store,
         job.config,
-        part.networks,
+        {network.fold: network for network in part.networks},
         (job.network_node, SharedFile.of(job.store, job.weights.file)),
         list(part.classes),
         line.meter,
@@ -77,38 +73,24 @@ def failures(job: Job) -> pa.Table:
     )
 
 
-class ScoreByAll:
-    """A mapper of places of CLIPS, or of maps in DESCRIPTORS, to NETWORK_SCORES: the mean over
-    several networks, which all are kept in memory.
-
-    Args:
-        networks: of one result, one of each fold.
+class ScoreByAll(ScoreVideos):
+    """A mapper of places of CLIPS, or of maps in DESCRIPTORS, to NETWORK_SCORES: the mean over the
+    networks of several folds, which all are kept in memory, of frames that are read once.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        config: Config,
-        networks: tuple[FittedNetwork, ...],
-        start: tuple[str, SharedFile],
-        classes: list[str],
-        meter: Meter = SILENT,
-        stored: StoredMaps | None = None,
-    ) -> None:
-        self.scorers = {
-            network.fold: network_score.ScoreVideos(
-                store, config, {network.fold: network}, start, classes, meter, stored
-            )
-            for network in networks
-        }
-
     def __call__(self, places: pa.Table) -> pa.Table:
-        scores = []
-        for fold, scorer in self.scorers.items():
-            own = places.append_column("fold", pa.repeat(pa.scalar(fold, pa.int32()), len(places)))
-            scores.append(np.array(scorer(own)["scores"].to_pylist()))
-        rows = places.select(["video_id", "source"])
-        mean = pa.array(np.mean(scores, 0).tolist(), pa.list_(pa.float64()))
-        return NETWORK_SCORES.from_columns(
-            {name: rows[name] for name in rows.column_names} | {"scores": mean}
-        )
+        self.most_kept = len(self.networks)
+        rows = []
+        for place in places.to_pylist():
+            folds = [place | {"fold": fold} for fold in self.networks]
+            networks = [self.of_fold(of["fold"]) for of in folds]
+            with self.meter("read"):
+                frames, indices, _ = self.frames(folds[0])
+            with self.meter("score"):
+                scores = [
+                    self.row(network, of, frames, indices)["scores"]
+                    for network, of in zip(networks, folds, strict=True)
+                ]
+            known = {name: place[name] for name in ("video_id", "source")}
+            rows.append(known | {"scores": np.mean(scores, 0).tolist()})
+        return NETWORK_SCORES.build(rows)

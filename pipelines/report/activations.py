@@ -1,11 +1,17 @@
 """Class activation maps of networks (VU Figure 5.3), the optical flow that they estimate (Figure
 4.5), and the classes that one result improves over another (Figure 4.6, VU 5.4.3.3)."""
 
-from pipelines.evaluate.results import ScoreMatrix
-from pipelines.evaluate.step import read_scores
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipelines.evaluate.results import ScoreMatrix, common
+from pipelines.evaluate.step import READ_BYTES, matrix_memory, read_scores
 from pipelines.report.attention import painted
 from pipelines.report.records import AccuracyGains, ActivationFigure, ClassGains, FlowFigure
 from pipelines.run.job import Job
+from pipelines.storage.columns import names
+from pipelines.storage.store import Store
 
 NUM_CLASSES = 5
 """Classes with the largest gains, as many as the thesis names."""
@@ -55,11 +61,19 @@ def flows(job: Job, rows: list[dict]) -> tuple[FlowFigure, ...]:
     if not pairs:
         return ()
     best = max(pairs, key=lambda pair: accuracy.get(pair, 0.0))
-    by_video: dict[str, list[dict]] = {}
-    for row in job.store.read_table(job.flows(*best)).to_pylist():
-        by_video.setdefault(row["video_id"], []).append(row)
-    shown = {name: own for name, own in by_video.items() if any(row["flow"] for row in own)}
-    return tuple(_flow_figure(name, shown[name]) for name in sorted(shown))
+    folder = job.flows(*best)
+
+    def pictured(name: str) -> pa.Table:
+        with job.store.open_parquet(name) as file:
+            rows = file.read(columns=["video_id", "flow"])
+        return rows.filter(pc.is_valid(rows["flow"])).select(["video_id"])
+
+    # Rows of all tested videos, pictures of a few: only these are brought here.
+    shown = names(job.store.gather(pictured, job.store.files(folder)))
+    by_video: dict[str, list[dict]] = {name: [] for name in sorted(shown)}
+    for row in job.store.read_rows(folder, None, "video_id", [*by_video]).to_pylist():
+        by_video[row["video_id"]].append(row)
+    return tuple(_flow_figure(name, own) for name, own in by_video.items())
 
 
 def _flow_figure(video_id: str, rows: list[dict]) -> FlowFigure:
@@ -111,22 +125,50 @@ def accuracy_gains(job: Job, rows: list[dict]) -> AccuracyGains | None:
     """Return, by class, the accuracy of the best network less that of the best result of vectors
     that is no fusion, from the largest gain to the largest loss; None where either is missing, or
     videos have several labels."""
+    compared = compared_results(job, rows)
+    if not compared:
+        return None
+    pairs = {pair: job.scores(*pair) for pair in compared}
+    task = _gains.options(**matrix_memory(job, 2 * READ_BYTES))
+    ranked = ray.get(task.remote(job.store, pairs, job.failures))
+    best, other = (" on ".join(pair) for pair in compared)
+    return AccuracyGains(best, other, ranked) if ranked else None
+
+
+def compared_results(job: Job, rows: list[dict]) -> tuple[tuple[str, str], ...]:
+    """Return the best network, and the best result of vectors that is no fusion; none where either
+    is missing.
+    """
     accuracy = accuracies(rows)
     networks = [r.pair for r in job.scored_by_networks() if r.pair in accuracy]
     vectors = [pair for pair in job.pairs() if pair in accuracy]
     if not networks or not vectors:
-        return None
-    best, other = (max(pairs, key=accuracy.__getitem__) for pairs in (networks, vectors))
-    own, less = (
-        read_scores(job.store, *pair, job.scores(*pair), job.failures) for pair in (best, other)
-    )
-    if own.multi_label or less.multi_label:
-        return None
-    both = set(own.video_ids) & set(less.video_ids)
-    shares = [_by_class(matrix.of_videos(both)) for matrix in (own, less)]
-    gains = {label: share - shares[1][label] for label, share in shares[0].items()}
-    ranked = tuple(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
-    return AccuracyGains(" on ".join(best), " on ".join(other), ranked)
+        return ()
+    return tuple(max(pairs, key=accuracy.__getitem__) for pairs in (networks, vectors))
+
+
+@ray.remote(max_retries=3)
+def _gains(
+    store: Store, pairs: dict[tuple[str, str], str], failures: str
+) -> tuple[tuple[str, float], ...]:
+    return gains_by_class(store, pairs, failures)
+
+
+def gains_by_class(
+    store: Store, pairs: dict[tuple[str, str], str], failures: str
+) -> tuple[tuple[str, float], ...]:
+    """Return classes and gains in accuracy of the first result over the second; none where videos
+    have several labels.
+
+    Args:
+        pairs: {encoder and stream: the folder of SCORES}.
+    """
+    parts = [read_scores(store, *pair, folder, failures) for pair, folder in pairs.items()]
+    if any(part.multi_label for part in parts):
+        return ()
+    own, less = map(_by_class, common(parts))
+    gains = {label: share - less[label] for label, share in own.items()}
+    return tuple(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _by_class(matrix: ScoreMatrix) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.report.activations import accuracy_gains, class_gains
+from pipelines.report.activations import class_gains, compared_results, gains_by_class
 from pipelines.report.attention import painted
 from pipelines.report.over_time import spans_of
 from pipelines.report.records import AccuracyGains, FlowFigure, Span, TimeFigure
@@ -105,10 +105,11 @@ def test_accuracy_by_class_is_of_the_best_network_less_the_best_vectors(tmp_path
     rows = [metric("tdn", "accuracy", 0.8)]
     for encoder, value in (("vlad", 0.5), ("ave", 0.4)):
         rows.append(metric(encoder, "accuracy", value) | {"stream": "n_appearance"})
-    found = accuracy_gains(job, rows)
-    assert (found.name, found.over) == ("tdn on rgb", "vlad on n_appearance")
-    assert found.rows == (("b", 1.0), ("a", pytest.approx(-1 / 3)))
-    assert accuracy_gains(job, rows[:1]) is None
+    compared = compared_results(job, rows)
+    assert compared == (("tdn", "rgb"), ("vlad", "n_appearance"))
+    found = gains_by_class(job.store, {p: job.scores(*p) for p in compared}, job.failures)
+    assert found == (("b", 1.0), ("a", pytest.approx(-1 / 3)))
+    assert compared_results(job, rows[:1]) == ()
 
 
 def test_flow_is_shown_with_its_extrapolated_frame_in_red() -> None:
