@@ -174,6 +174,19 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+def show(rows: Sequence[dict], path: Path | None = None) -> None:
+    """Print rows of measurements as a table, and write them with the machine to a JSON file."""
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values())
+        print("| " + " | ".join(cells) + " |")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": machine(), "rows": list(rows)}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     arguments = argparse.ArgumentParser(description=description)

@@ -17,7 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import machine, optional, progress
+from benchmarks.harness import machine, optional, progress, show
 from benchmarks.pipeline_decode import ROOT, best_seconds, data_folder, encode
 from pipelines.settings.sections import Decode, Picture, Sampling
 from pipelines.video.decode import decode_segment
@@ -114,11 +114,7 @@ def main() -> int:
                 found = measure(path, folder / f"run-{len(rows)}", sampling)
                 rows.append({"corpus": corpus, "sampling": name} | found)
                 progress(f"{rows[-1]} in {time.perf_counter() - began:.0f} s")
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values())
-        print("| " + " | ".join(cells) + " |")
+    show(rows)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         content = [row | {"machine": machine()} for row in rows]

@@ -10,7 +10,6 @@ writes the rows.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor
 
-from benchmarks.harness import machine, progress
+from benchmarks.harness import progress, show
 from benchmarks.pipeline_decode import data_folder
 from encoders.backbones import load
 from encoders.networks.body import Source
@@ -150,14 +149,7 @@ def main() -> int:
     for name in arguments.networks.split(",") if arguments.networks else known:
         rows.append(measure(name, train, test, size))
         progress(f"{rows[-1]}")
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values())
-        print("| " + " | ".join(cells) + " |")
-    if arguments.json:
-        content = {"machine": machine(), "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(rows, arguments.json)
     return 0
 
 

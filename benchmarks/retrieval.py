@@ -9,7 +9,6 @@ clips, 224 px alone. --json FILE writes the rows, which docs/retrieval.md shows.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness import machine, progress
+from benchmarks.harness import progress, show
 from benchmarks.pipeline_decode import data_folder
 from encoders.backbones import load
 from encoders.codebooks.sample import FitSample
@@ -124,14 +123,7 @@ def main() -> int:
         by_side[side_px] = vectors(images, side_px)
         progress(f"{len(images)} crops at {side_px} px")
     rows = measure(by_side)
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values())
-        print("| " + " | ".join(cells) + " |")
-    if arguments.json:
-        content = {"machine": machine(), "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(rows, arguments.json)
     return 0
 
 

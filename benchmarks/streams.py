@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import machine, progress
+from benchmarks.harness import machine, progress, show
 from benchmarks.pipeline_decode import data_folder
 from encoders.backbones import load
 from encoders.descriptors.views import views_of
@@ -97,11 +97,7 @@ def main() -> int:
         for name, settings in CASES.items():
             rows.append({"streams": name} | measure(path, settings, 1 if arguments.quick else 3))
             progress(f"{rows[-1]}")
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values())
-        print("| " + " | ".join(cells) + " |")
+    show(rows)
     if arguments.json:
         content = [row | {"machine": machine()} for row in rows]
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ CREATE VIEW used_codebooks AS
     SELECT DISTINCT value AS digest FROM footers
     WHERE starts_with(folder, 'encodings/') AND entry = 'codebook'
     -- Vectors that were given have no codebook.
-    AND NOT starts_with(folder, 'encodings/external-');
+    AND NOT ends_with(folder, '-external_global');
 -- Entries of each folder's footers, and the value where all have the same. Recipe, configuration
 -- and code may differ: a run that goes on after a change leaves files of both in one folder.
 CREATE VIEW expected_footers AS

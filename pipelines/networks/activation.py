@@ -1,13 +1,10 @@
 """Class activation maps of tested videos (VU 5.4.5), or maps of what their scores lose where a
 square is black (VU 4.4.3.1), as rows of CAMS."""
 
-import io
-
-import numpy as np
 import torch
-from PIL import Image
 
 from encoders.networks.base import Network
+from pipelines.storage.pictures import image_file
 
 SHOWN = 2
 """Frames of a clip that are shown, as in VU Figure 5.3."""
@@ -50,7 +47,7 @@ def activation_rows(
                     "subnetwork": subnetwork,
                     "place": place,
                     "frame_indices": indices[place : place + span],
-                    "picture": as_jpeg(own),
+                    "picture": image_file(own),
                     "values": maps[0, place, label].float().flatten().tolist(),
                 }
             )
@@ -70,7 +67,7 @@ def _occlusion_row(
         "subnetwork": OCCLUSION,
         "place": 0,
         "frame_indices": [indices[0], indices[-1]],
-        "picture": as_jpeg(clip[len(clip) // 2].numpy()),
+        "picture": image_file(clip[len(clip) // 2].numpy()),
         "values": values.flatten().tolist(),
     }
 
@@ -98,10 +95,3 @@ def occlusion_map(network: Network, clip: torch.Tensor, label: int) -> torch.Ten
     ]
     shares = torch.cat(parts).float().softmax(1)[:, label].cpu()
     return ((shares[0] - shares[1:]) / shares[0]).view(len(starts), len(starts))
-
-
-def as_jpeg(image: np.ndarray) -> bytes:
-    """Return a picture, uint8 [h, w, 3], as JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()

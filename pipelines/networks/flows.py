@@ -4,16 +4,12 @@
 Letters: n frames of a clip, t its flows, h and w sides.
 """
 
-import io
-
-import numpy as np
 import torch
-from PIL import Image
 from torchvision.utils import flow_to_image
 
 from encoders.networks.end_point import end_point_errors, from_levels, resized
 from encoders.networks.flow.actionflownet import ActionFlowNet
-from pipelines.networks.activation import as_jpeg
+from pipelines.storage.pictures import image_file
 
 SHOWN = 8
 """The last frames of a clip, of which pictures are kept (VU Figure 4.5)."""
@@ -59,15 +55,9 @@ def flow_rows(
             # One scale for both: the longest flow of either has the fullest colour.
             coloured = flow_to_image(both).permute(0, 2, 3, 1).numpy()
             row |= {
-                "picture": as_jpeg(clip[place].numpy()),
-                "flow": _png(coloured[0]),
-                "truth": _png(coloured[1]),
+                "picture": image_file(clip[place].numpy()),
+                "flow": image_file(coloured[0], kind="PNG"),
+                "truth": image_file(coloured[1], kind="PNG"),
             }
         rows.append(row)
     return rows
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -12,6 +12,7 @@ its reason.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from encoders.registry import ENCODERS
 from encoders.stream_specs import VIEWS
@@ -378,36 +379,48 @@ class _Calculator:
             peak_bytes=PROCESS_BYTES + 8 * max(t.num_bytes for t in networks.trials),
         )
 
-    def classify(self) -> StepPlan:
-        counts, rates, cost = self.counts, self.trials.rates, self.classifiers
-        networks = self.trials.networks.trials
-        results = len(self.dims) + len(cost.fused) + len(networks)
-        product_s = cost.single * rates.product_s + cost.double * rates.double_s
-        clips = counts.tested * self.config.network.test_clips
-        core_s, gpu_s, flops = self._on_gpus(product_s + clips * sum(t.clip_s for t in networks))
+    def _solved(self, cost: classify_cost.Cost, more_s: float = 0.0) -> dict[str, Any]:
+        """Return what solving classifiers takes, as fields of a StepPlan.
+
+        Args:
+            more_s: of other work on the same cores or GPUs.
+        """
+        rates = self.trials.rates
+        core_s, gpu_s, flops = self._on_gpus(
+            cost.single * rates.product_s + cost.double * rates.double_s + more_s
+        )
         tasks_s = cost.tasks * self.fixed.task_s
         # Tasks run side by side, but the first of each core load torch, and Ray Train has its own
         # start.
         start_s = max(tasks_s / self.shape.cpus, self.fixed.torch_pool_s)
         start_s += 0.0 if cost.form == "gram" else self.fixed.train_s
         spread = (gpu_s + Range.exactly(core_s)) * (1 / (self.shape.gpus or self.shape.cpus))
-        rows = counts.tested * counts.classes * results
         files = self._files(self.described_videos, "encodings", 1)
+        return {
+            "core_s": tasks_s + core_s,
+            "gpu_s": gpu_s,
+            "flops": flops,
+            "wall_s": self._wall(start_s, spread),
+            "reads": len(self.dims) * VECTOR_READS * files,
+            "peak_bytes": PROCESS_BYTES + cost.peak_bytes,
+        }
+
+    def classify(self) -> StepPlan:
+        counts, cost = self.counts, self.classifiers
+        networks = self.trials.networks.trials
+        results = len(self.dims) + len(cost.fused) + len(networks)
+        clips = counts.tested * self.config.network.test_clips
+        rows = counts.tested * counts.classes * results
         return StepPlan(
             name="classify",
             units=counts.tested * results,
             unit="scored videos",
-            core_s=tasks_s + core_s,
-            gpu_s=gpu_s,
-            flops=flops,
-            wall_s=self._wall(start_s, spread),
             tables={
                 "SCORES": FILE_BYTES * results * counts.num_folds + ROW_BYTES["SCORES"] * rows,
                 "classifiers": cost.weight_bytes,
             },
-            reads=len(self.dims) * VECTOR_READS * files,
             writes=(3 * results + len(cost.fused)) * counts.num_folds,
-            peak_bytes=PROCESS_BYTES + cost.peak_bytes,
+            **self._solved(cost, clips * sum(trial.clip_s for trial in networks)),
         )
 
     def evaluate(self) -> StepPlan:
@@ -432,7 +445,7 @@ class _Calculator:
     def final(self) -> StepPlan:
         """Plan classifiers of all labelled videos: of every result, or of the best one, which may
         be a fusion of them all."""
-        counts, rates = self.counts, self.trials.rates
+        counts = self.counts
         cost = classify_cost.cost(
             self.dims,
             self.config.classify,
@@ -440,31 +453,20 @@ class _Calculator:
             num_classes=counts.classes,
             num_folds=1,
         )
-        core_s, gpu_s, flops = self._on_gpus(
-            cost.single * rates.product_s + cost.double * rates.double_s
-        )
-        tasks_s = cost.tasks * self.fixed.task_s
-        start_s = max(tasks_s / self.shape.cpus, self.fixed.torch_pool_s)
-        spread = (gpu_s + Range.exactly(core_s)) * (1 / (self.shape.gpus or self.shape.cpus))
         every = self.config.classify.final == "all"
         results = len(self.dims) + len(cost.fused) if every else 1
-        # One result alone may be that of a single stream.
-        fewest = 1.0 if every else 1 / max(1, len(self.dims))
-        wall = self._wall(start_s, spread)
+        solved = self._solved(cost)
+        if not every:
+            # It may be that of a single stream.
+            wall = solved["wall_s"]
+            solved["wall_s"] = Range(wall.value, wall.low / max(1, len(self.dims)), wall.high)
         return StepPlan(
             name="final",
             units=results,
             unit="models",
-            core_s=tasks_s + core_s,
-            gpu_s=gpu_s,
-            flops=flops,
-            wall_s=Range(wall.value, wall.low * fewest, wall.high),
             tables={"MODELS": FILE_BYTES, "final classifiers": cost.weight_bytes},
-            reads=len(self.dims)
-            * VECTOR_READS
-            * self._files(self.described_videos, "encodings", 1),
             writes=3 * results,
-            peak_bytes=PROCESS_BYTES + cost.peak_bytes,
+            **solved,
         )
 
 

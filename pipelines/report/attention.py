@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.report.records import AttentionStrip
+from pipelines.storage.pictures import image_file
 
 MAX_COLUMNS = 8
 WIDTH_PX = 136
@@ -167,9 +168,7 @@ def _thumbnail(frame: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return buffer.getvalue()
+    return image_file(image, quality=_QUALITY)
 
 
 def _where(values: np.ndarray) -> str:

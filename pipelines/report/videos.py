@@ -7,7 +7,6 @@ and all in limited time, and vectors are read one row group at a time, up to a n
 
 import dataclasses
 import heapq
-import io
 import math
 import time
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from PIL import Image
 
 from encoders.stream_specs import FRAME, kind_of
 from pipelines.evaluate.best import Best
@@ -32,6 +30,7 @@ from pipelines.run.job import Job
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Sampling
 from pipelines.storage.columns import places_of, vectors_from_arrow
+from pipelines.storage.pictures import image_file
 from pipelines.storage.store import Store
 from pipelines.video.decode import decode_segment
 from pipelines.video.header import VideoError
@@ -337,7 +336,4 @@ def decode(requests: list[FrameRequest], config: Config) -> list[Frames]:
 
 
 def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    size = (THUMBNAIL_PX, THUMBNAIL_PX)
-    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=75)
-    return buffer.getvalue()
+    return image_file(image, quality=75, size_px=(THUMBNAIL_PX, THUMBNAIL_PX))

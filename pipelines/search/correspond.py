@@ -81,12 +81,17 @@ class Rows:
     def nearest(self, rows: np.ndarray, span: tuple[int, int], num: int) -> np.ndarray:
         """Return the `num` rows nearest to each of some rows of an image, [rows, num], nearest
         first, none of them within `span`."""
-        first, last = span
-        index = faiss.IndexFlatIP(self.vectors.shape[1])
-        index.add(self.vectors[:first])
-        index.add(self.vectors[last:])
-        found = index.search(self.vectors[rows], min(num, index.ntotal))[1]
-        return np.where(found < first, found, found + last - first)
+        # Both sides of the span, without a copy of the rows.
+        similar, places = [], []
+        for start, part in ((0, self.vectors[: span[0]]), (span[1], self.vectors[span[1] :])):
+            if len(part):
+                values, found = faiss.knn(
+                    self.vectors[rows], part, min(num, len(part)), metric=faiss.METRIC_INNER_PRODUCT
+                )
+                similar.append(values)
+                places.append(found + start)
+        order = np.argsort(-np.concatenate(similar, 1), axis=1, kind="stable")[:, :num]
+        return np.take_along_axis(np.concatenate(places, 1), order, 1)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """The page of correspondences (VU Figures 2.3 and 2.4); it needs no network and no script."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from pipelines.report.template import template
 from pipelines.run.saved import SavedRun
 from pipelines.search.correspond import NEIGHBOURS, Layer
+from pipelines.storage.pictures import image_file
 
 FILE = "report/correspond.html"
 
@@ -28,14 +26,12 @@ def render(layers: list[Layer], command: str = "") -> str:
             "pictures": [
                 {
                     "video_id": picture.video_id,
-                    "jpeg": _jpeg(_resized(picture.pixels)),
-                    "repainted": {
-                        n: _jpeg(_resized(pixels)) for n, pixels in picture.repainted.items()
-                    },
+                    "jpeg": _resized(picture.pixels),
+                    "repainted": {n: _resized(pixels) for n, pixels in picture.repainted.items()},
                 }
                 for picture in layer.pictures
             ],
-            "clusters": [_jpeg(Image.fromarray(_strip(part))) for part in layer.clusters],
+            "clusters": [image_file(_strip(part)) for part in layer.clusters],
         }
         for layer in layers
     ]
@@ -51,12 +47,6 @@ def _strip(patches: np.ndarray) -> np.ndarray:
     return np.concatenate(list(gaps), 1)
 
 
-def _resized(pixels: np.ndarray) -> Image.Image:
-    size = (_PICTURE_PX, _PICTURE_PX)
-    return Image.fromarray(np.rint(pixels).astype(np.uint8)).resize(size, Image.Resampling.LANCZOS)
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+def _resized(pixels: np.ndarray) -> bytes:
+    rounded = np.rint(pixels).astype(np.uint8)
+    return image_file(rounded, size_px=(_PICTURE_PX, _PICTURE_PX))

@@ -7,7 +7,6 @@ that Ray runs.
 import contextlib
 import dataclasses
 import functools
-import io
 import logging
 import os
 import time
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.stream_specs import FRAME
@@ -34,6 +32,7 @@ from pipelines.search.page import Answer, Shown, render
 from pipelines.search.video_ids import near_id
 from pipelines.settings.config import digest
 from pipelines.settings.sections import Decode, Picture, Sampling
+from pipelines.storage.pictures import image_file
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
 from pipelines.video.decode import decode_segment
@@ -315,9 +314,7 @@ def _jpeg(image: np.ndarray, video: dict) -> bytes:
     size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX / share))
     if share < 1:
         size = (round(_THUMBNAIL_PX * share), _THUMBNAIL_PX)
-    buffer = io.BytesIO()
-    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return image_file(image, quality=80, size_px=size)
 
 
 def _publish(

@@ -1,8 +1,10 @@
-"""Pictures of a table as a file that is mapped into memory: there may be more than fit there."""
+"""Pictures of a table as a file that is mapped into memory: there may be more than fit there. And\nsingle ones as image files.\n"""
 
+import io
 import tempfile
 
 import numpy as np
+from PIL import Image
 
 from pipelines.storage.store import Store
 
@@ -40,3 +42,23 @@ def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def image_file(
+    pixels: np.ndarray,
+    *,
+    kind: str = "JPEG",
+    quality: int = 85,
+    size_px: tuple[int, int] | None = None,
+) -> bytes:
+    """Return a picture, uint8 [h, w, 3], as a file.
+
+    Args:
+        kind: JPEG, or PNG, which loses nothing.
+        size_px: width and height to resize it to.
+    """
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if size_px:
+        image = image.resize(size_px, Image.Resampling.LANCZOS)
+    image.save(buffer, kind, quality=quality, optimize=True)
+    return buffer.getvalue()

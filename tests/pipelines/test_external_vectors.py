@@ -76,5 +76,5 @@ def test_given_vectors_are_a_result_as_others_are(
 
     write(vectors, data, seed=1)
     assert demo_run(data, out, 24, settings) == 0
-    assert len(rows(out, "encodings/ave-*/*/*.parquet")) == 24
+    assert len(rows(out, "encodings/ave-*_appearance/*/*.parquet")) == 24
     assert len(rows(out, "encodings/external-external_global/*/*.parquet")) == 48
