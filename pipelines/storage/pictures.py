@@ -1,4 +1,6 @@
-"""Pictures of a table as a file that is mapped into memory: there may be more than fit there. And\nsingle ones as image files.\n"""
+"""Pictures of a table as a file that is mapped into memory: there may be more than fit there. And
+single ones as image files.
+"""
 
 import io
 import tempfile
