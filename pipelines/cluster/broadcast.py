@@ -14,7 +14,7 @@ from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pipelines.cluster.progress import counter
-from pipelines.errors import RunError, user_error
+from pipelines.errors import ConfigError, RunError, user_error
 from pipelines.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,12 @@ def task_errors(step: str) -> Iterator[None]:
     Raises:
         RunError: a task says that the run cannot go on, or by a ValueError that its inputs are
             wrong.
+        ConfigError: a task says that what the user gave is wrong.
     """
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, RunError):
+        if isinstance(error.cause, RunError | ConfigError):
             raise error.cause from error
         if isinstance(error.cause, ValueError):
             raise RunError(f"{step}: {error.cause}") from error

@@ -5,8 +5,10 @@ import functools
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from pipelines.cluster import pools, sink
+from pipelines.cluster.broadcast import task_errors
 from pipelines.cluster.datasets import (
     batches_at_a_time,
     compact,
@@ -19,7 +21,9 @@ from pipelines.index import current_rows, external
 from pipelines.ledger.accounts import Account, Spent, settle
 from pipelines.run import codebook
 from pipelines.run.job import Job
+from pipelines.settings.config import Config
 from pipelines.storage.columns import encoding_type, names, numbers_to_arrow, places_of
+from pipelines.storage.store import Store
 from pipelines.storage.tables import ATTENTION, ENCODINGS, ROWS_PER_FILE
 
 _OF_FILE = ("video_id", "source")
@@ -54,16 +58,23 @@ def encode(job: Job) -> tuple[Account, Spent]:
 
 def _copy(job: Job, book: codebook.Codebook, videos: pa.Table) -> None:
     """Publish vectors that were given (encode.external) as the encodings of described videos."""
-    folder, source = (
-        job.encodings(book),
-        dict(zip(*(videos[column].to_pylist() for column in _OF_FILE), strict=True)),
-    )
-    left = names(sink.pending(videos, job.store, folder, _OF_FILE))
+    folder = job.encodings(book)
+    left = sink.pending(videos, job.store, folder, _OF_FILE).select(_OF_FILE)
     job.unmark(folder)
     footer = job.footer("encode") | {"video_fisher.codebook": book.digest}
     output = sink.Output(ENCODINGS, folder, footer)
-    for paths, vectors in external.vectors(job.config, book.encoder, left):
-        kind = encoding_type(vectors.shape[1], job.config.encode.dtype)
+    with task_errors("encode"):
+        ray.get(_copied.remote(job.store, job.config, book, left, output))
+
+
+@ray.remote(max_retries=3)
+def _copied(
+    store: Store, config: Config, book: codebook.Codebook, videos: pa.Table, output: sink.Output
+) -> None:
+    """Publish the vectors of some videos: they may be many times what the driver has to hold."""
+    source = dict(zip(*(videos[column].to_pylist() for column in _OF_FILE), strict=True))
+    for paths, vectors in external.vectors(config, book.encoder, frozenset(source)):
+        kind = encoding_type(vectors.shape[1], config.encode.dtype)
         columns = {
             "video_id": pa.array(paths),
             "source": pa.array([source[path] for path in paths]),
@@ -75,7 +86,7 @@ def _copy(job: Job, book: codebook.Codebook, videos: pa.Table) -> None:
                 numbers_to_arrow(np.ascontiguousarray(vectors).reshape(-1)), type=kind
             ),
         }
-        sink.publish(job.store, [output], ENCODINGS.from_columns(columns, vector=kind))
+        sink.publish(store, [output], ENCODINGS.from_columns(columns, vector=kind))
 
 
 def _without_attention(job: Job, book: codebook.Codebook, videos: pa.Table) -> frozenset[str]:

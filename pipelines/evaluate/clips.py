@@ -36,7 +36,7 @@ def clip_rows(
         files: `COLUMNS` of each file; a video is whole in one of them.
     """
     # A video without a class has nothing to hit.
-    with_class = np.flatnonzero(matrix.targets.any(axis=1)).tolist()
+    with_class = np.flatnonzero((matrix.targets > 0).any(axis=1)).tolist()
     row_of = {matrix.video_ids[row]: row for row in with_class}
     found: _Found = {}
     for table in files:

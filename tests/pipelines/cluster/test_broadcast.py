@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from pipelines.cluster.broadcast import SharedFile, task_errors
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import Store
 
@@ -45,6 +45,7 @@ def test_a_shared_file_is_read_once(local_ray: None, tmp_path: Path) -> None:
     [
         (RunError("a: expected b"), RunError, "a: expected b"),
         (StorageError("s3://x: cannot read it"), StorageError, "s3://x: cannot read it"),
+        (ConfigError("x.y: expected d"), ConfigError, "x.y: expected d"),
         (ValueError("expected c"), RunError, "step: expected c"),
     ],
 )

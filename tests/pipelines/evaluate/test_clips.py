@@ -17,6 +17,8 @@ def network(names: tuple[str, ...], seed: int = 0) -> tuple[ScoreMatrix, list[di
     draw = np.random.default_rng(seed)
     targets = np.eye(4, dtype=np.float32)[draw.integers(0, 4, NUM)]
     targets[0, :2], targets[1] = 1, 0
+    # A class that a video does not count for is none of its own.
+    targets[1, 2] = targets[2, targets[2].argmin()] = -1
     labels = ["c", "a", "d", "b"]
     rows = [
         {
@@ -54,7 +56,9 @@ def share(ranked: dict[tuple, list[float]], matrix: ScoreMatrix, k: int, fold: i
     hits = []
     for (video, *_), scores in ranked.items():
         row = matrix.video_ids.index(video)
-        true = {name for name, is_true in zip(CLASSES, matrix.targets[row], strict=True) if is_true}
+        true = {
+            name for name, is_true in zip(CLASSES, matrix.targets[row], strict=True) if is_true > 0
+        }
         if true and fold in (None, int(matrix.folds[row])):
             first = sorted(zip(scores, ["c", "a", "d", "b"], strict=True), reverse=True)[:k]
             hits.append(bool(true & {name for _, name in first}))
