@@ -451,6 +451,7 @@ def test_codebooks_are_the_same_side_by_side(finished: Path, data: Path, tmp_pat
     assert not (out / "train").exists()
 
 
+@pytest.mark.nightly
 def test_labels_in_the_loss_give_a_codebook_per_fold(finished: Path, data: Path) -> None:
     """On two teams of two Ray Train workers, which gloo connects."""
     settings = ("encode.encoders=fv_vae,gmm_fv", "describe.streams=appearance", "fv_vae.lambda3=1")
@@ -572,6 +573,7 @@ def one_video(data: Path, folder: Path, number: int = 0) -> list[str]:
     return flags
 
 
+@pytest.mark.nightly
 def test_a_file_that_is_put_back_is_described_again_where_its_rows_were_replaced(
     local_ray: None, data: Path, tmp_path: Path
 ) -> None:

@@ -248,6 +248,7 @@ def test_a_sum_of_kernels_is_the_svm_of_concatenated_unit_vectors(
     assert settle_scores(job, tested, {"vectors": frozenset()}).done == NUM * len(job.scored())
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 def test_both_forms_find_the_same_scores(local_ray: None, tmp_path: Path) -> None:
     settings = ("classify.c=1", "classify.loss=squared_hinge", "classify.fusions=kernel_sum")

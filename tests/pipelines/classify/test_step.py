@@ -389,6 +389,7 @@ def test_the_same_bytes_whatever_the_files(
     assert scores.equals(scores_again)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_primal_and_gram_agree_and_choose_the_same_c(

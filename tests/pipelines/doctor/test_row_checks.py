@@ -37,7 +37,11 @@ def run(sound_run: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("check", "key", "change"),
-    [(check, *case) for check, cases in ROW_EDITS.items() for case in cases],
+    [
+        pytest.param(check, *case, marks=[pytest.mark.nightly] if number else [])
+        for check, cases in ROW_EDITS.items()
+        for number, case in enumerate(cases)
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_row_is_found(run: Path, check: str, key: str, change: Callable) -> None:

@@ -146,6 +146,7 @@ def predicted(out: Path, videos: Path, to: Path, *flags: str) -> dict[tuple[str,
     return {(row["video_id"], row["class"]): row["score"] for row in found}
 
 
+@pytest.mark.nightly
 def test_new_videos_get_the_scores_of_the_tests(
     finished: Path, new_videos: Path, tmp_path: Path
 ) -> None:
