@@ -10,13 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("jobs", "pipelines", "encoders")
-_OF_WORKERS = ("pipelines", "encoders")
-"""Packages that Ray's workers load, which look into the working directory of the driver first."""
+_LOADED = ("pipelines", "encoders")
+"""Packages that `import video_fisher` loads."""
 
 
 def ours_first() -> None:
     """Let this process find the packages beside this one before others of their names."""
-    others = [entry for entry in sys.path if foreign(Path(entry or "."), NAMES)]
+    others = [entry for entry in sys.path if _holds_others(Path(entry or "."))]
     ours = [entry for entry in sys.path if entry not in others]
     if str(ROOT) not in ours:
         # An editable install is found after all of sys.path.
@@ -24,22 +24,10 @@ def ours_first() -> None:
     sys.path[:] = [*ours, *others]
 
 
-def foreign(folder: Path, names: tuple[str, ...] = _OF_WORKERS) -> list[str]:
-    """Return those of the names that a folder has a package or module of, which is not ours."""
-    if folder.resolve() == ROOT:
-        return []
-    return [name for name in names if (folder / name).is_dir() or (folder / f"{name}.py").is_file()]
-
-
-def refusal(folder: Path) -> str:
-    """Return why no run can start in a folder; "" where it can."""
-    names = foreign(folder)
-    if not names:
-        return ""
-    return (
-        f"{folder.resolve()}: expected a folder without a {names[0]} of its own to start in, "
-        f"because the workers would load it in place of video-fisher's; change to another folder"
-    )
+def _holds_others(folder: Path) -> bool:
+    """Return whether a folder has a package or module of one of our names that is not ours."""
+    named = ((folder / name, folder / f"{name}.py") for name in NAMES)
+    return folder.resolve() != ROOT and any(a.is_dir() or b.is_file() for a, b in named)
 
 
 def check() -> None:
@@ -48,7 +36,7 @@ def check() -> None:
     Raises:
         ImportError: one comes first.
     """
-    for name in _OF_WORKERS:
+    for name in _LOADED:
         spec = importlib.util.find_spec(name)
         places = spec.submodule_search_locations or [spec.origin] if spec else []
         found = [str(path) for path in places if path]

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from pipelines.run.steps import PAGE
 from pipelines.storage.columns import places_of, vectors_from_arrow
 from pipelines.storage.store import Store
 from pipelines.storage.uris import refuse_credentials
-from video_fisher import place
 
 log = logging.getLogger("video_fisher")
 
@@ -204,8 +202,6 @@ class Run:
             ConfigError: there is no such result or video, or the output cannot be written.
             RunError: the work cannot go on, or more segments failed than run.max_failed_fraction.
         """
-        if reason := place.refusal(Path.cwd()):
-            raise ConfigError(reason)
         paths = {"--videos": os.fspath(videos), "--to": os.fspath(to)}
         for flag, path in paths.items():
             refuse_credentials(flag, path)
@@ -287,8 +283,6 @@ def run(  # noqa: PLR0913 - each is a flag of the command
         ConfigError: something in the inputs or settings is wrong.
         RunError: the run could not go on, or more segments failed than run.max_failed_fraction.
     """
-    if reason := place.refusal(Path.cwd()):
-        raise ConfigError(reason)
     paths = {
         "--videos": os.fspath(videos),
         "--labels": None if labels is None else os.fspath(labels),

@@ -1,5 +1,6 @@
 """Connection to a Ray cluster, or the start of one here (docs/autoscaling.md)."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,6 +17,9 @@ from pipelines.settings.sections import Cluster
 
 log = logging.getLogger(__name__)
 
+_ROOT = Path(__file__).resolve().parents[2]
+"""The folder of our packages."""
+
 ANSWER_S = 10.0
 """Longest time that a head may be silent."""
 
@@ -24,6 +28,9 @@ _AGAIN_S = 1.0
 
 def connect(address: str | None, settings: Cluster) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS, as in a Ray job), else starts one here.
+
+    Workers look for modules in the folder in which the driver connects, before all others: that is
+    the one of our packages, because the user's may hold a `pipelines` of its own.
 
     Raises:
         ConfigError: the cluster has no CPU, and no setting says that it grows.
@@ -38,10 +45,12 @@ def connect(address: str | None, settings: Cluster) -> None:
         pass
     elif address:
         require_answer(address)
-        packages = [str(Path(__file__).parents[2] / name) for name in ("encoders", "pipelines")]
+        packages = [str(_ROOT / name) for name in ("encoders", "pipelines")]
         # A Ray job ships its working directory already.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        ray.init(address=address, runtime_env=None if in_job else {"py_modules": packages}, **quiet)
+        with contextlib.chdir(_ROOT):
+            modules = None if in_job else {"py_modules": packages}
+            ray.init(address=address, runtime_env=modules, **quiet)
     else:
         if not doors.are_closed():
             raise RuntimeError(
@@ -54,12 +63,13 @@ def connect(address: str | None, settings: Cluster) -> None:
         # An idle process that has loaded torch can serve the next step, which follows in seconds;
         # Ray's default is 1 s.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        with contextlib.chdir(_ROOT):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
     if threading.current_thread() is threading.main_thread():
         # Ray's C++ handler prints a stack before it calls ours: set again, ours is called alone.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

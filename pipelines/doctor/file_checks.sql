@@ -20,7 +20,8 @@ WHERE is_recorded AND table_name NOT IN ('samples', 'curves')
 
 -- warning run.mark: steps that are recorded as done have their marks and their report
 -- do: {again}: it makes what is missing of the step, and its mark
-SELECT folder, file, 'step ' || step || ' is recorded as done, but its mark is missing' AS found
+SELECT folder, if(regexp_matches(file, '/_done[^/]*$'), 'marks/', '') || file AS file,
+    'step ' || step || ' is recorded as done, but its mark is missing' AS found
 FROM marks JOIN steps USING (step)
     ANTI JOIN (SELECT regexp_replace(file, '^marks/', '') AS file FROM listing) USING (file)
 WHERE is_recorded AND (folder IN (SELECT folder FROM listing) OR folder = 'report');

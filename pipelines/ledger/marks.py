@@ -138,7 +138,7 @@ def check(store: Store, mark: str, expected: Contents, sizes: Sizes) -> Checked:
     except FileNotFoundError:
         value = None
     except DamagedError as error:
-        checked.blame(mark, mark, str(error), is_there=True)
+        checked.blame(mark, find(store, mark), str(error), is_there=True)
         value = None
     if value and "files" in value:
         _check_listed(checked, store, mark, value, sizes)
@@ -163,7 +163,7 @@ def _check_listed(checked: Checked, store: Store, mark: str, value: dict, sizes:
         there = _size_of(sizes, name)
         is_mark = name.endswith(".json")
         if there is None:
-            checked.blame(name if is_mark else mark, name, GONE)
+            checked.blame(name if is_mark else mark, place(name) if is_mark else name, GONE)
         elif size not in (None, there):
             found = f"it has {there:,} bytes, and was written with {size:,}"
             checked.blame(mark, name, found, is_there=True)

@@ -100,3 +100,20 @@ def test_the_package_is_imported_elsewhere(site: Path, elsewhere: Path) -> None:
     done = ran(site, elsewhere, sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{__version__} {site}/pipelines/__init__.py\n")
+
+
+@pytest.mark.ray
+def test_workers_load_our_packages_also_beside_others_of_their_names(
+    site: Path, data: Path, tmp_path: Path
+) -> None:
+    """Ray's workers look into the driver's folder first; paths stay relative to the user's."""
+    for name in ("pipelines", "encoders"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not video-fisher')")
+    (tmp_path / "videos").mkdir()
+    shutil.copy(next((data / "labelled" / "weizmann").rglob("*.avi")), tmp_path / "videos")
+    program = [sys.executable, str(site / "bin" / "video-fisher")]
+    flags = ("--videos", "videos", "--out", "out", "--steps", "index")
+    done = ran(site, tmp_path, *program, "run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out" / "segments").glob("*/*.parquet"))
