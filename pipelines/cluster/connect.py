@@ -5,8 +5,10 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -48,7 +50,7 @@ def connect(address: str | None, settings: Cluster) -> None:
         packages = [str(_ROOT / name) for name in ("encoders", "pipelines")]
         # A Ray job ships its working directory already.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        with contextlib.chdir(_ROOT):
+        with contextlib.chdir(_ROOT), _without_notice():
             modules = None if in_job else {"py_modules": packages}
             ray.init(address=address, runtime_env=modules, **quiet)
     else:
@@ -63,7 +65,7 @@ def connect(address: str | None, settings: Cluster) -> None:
         # An idle process that has loaded torch can serve the next step, which follows in seconds;
         # Ray's default is 1 s.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "20000")
-        with contextlib.chdir(_ROOT):
+        with contextlib.chdir(_ROOT), _without_notice():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -100,6 +102,27 @@ def connect(address: str | None, settings: Cluster) -> None:
             resources["CPU"],
             resources.get("GPU", 0),
         )
+
+
+@contextlib.contextmanager
+def _without_notice() -> Iterator[None]:
+    """Keep Ray's C++ side from telling the user which level of its log we have set.
+
+    It writes past Python, so what comes on stderr meanwhile is held back and given at the end.
+    """
+    notice = b"Set ray log level from environment variable"
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if notice not in line:
+                    os.write(2, line)
 
 
 def require_answer(address: str, patience_s: float = ANSWER_S) -> None:

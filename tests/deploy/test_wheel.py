@@ -117,3 +117,5 @@ def test_workers_load_our_packages_also_beside_others_of_their_names(
     done = ran(site, tmp_path, *program, "run", *flags)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out" / "segments").glob("*/*.parquet"))
+    assert "Set ray log level" not in done.stderr
+    assert "index: done" in done.stderr + done.stdout
