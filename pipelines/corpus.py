@@ -95,6 +95,8 @@ def run(
     """
     did_work = False
     for name in steps:
+        if not STEPS[name].wanted(job.config):
+            continue
         # Asked just before the step: `describe` may change the inputs of later steps.
         if not is_due(job, name, restore=restore):
             log.info("%s: complete, nothing to do", name)
@@ -149,6 +151,6 @@ def closing_lines(job: Job, result: Outcome, steps: tuple[str, ...]) -> list[str
         lines += evaluate_step.closing_table(job)
         lines.append(f"report: {job.store.uri(job.report)}")
     if "final" in steps and job.config.classify.final != "none":
-        command = f"python -m jobs.predict --out {job.store.root} --videos FOLDER --to FILE"
+        command = f"video-fisher predict --out {job.store.root} --videos FOLDER --to FILE"
         lines.append(f"for new videos: {command}")
     return [*lines, f"output: {job.store.root}"]

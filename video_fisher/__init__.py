@@ -18,16 +18,18 @@ from video_fisher import place
 if TYPE_CHECKING:
     from pipelines import __version__
     from pipelines.errors import ConfigError, RunError
+    from pipelines.reading.views import connect
     from video_fisher import estimators
     from video_fisher.runs import Run, open, run  # noqa: A004
 
-__all__ = ["ConfigError", "Run", "RunError", "__version__", "estimators", "open", "run"]
+__all__ = ["ConfigError", "Run", "RunError", "__version__", "connect", "estimators", "open", "run"]
 
 _FROM = {
     "ConfigError": "pipelines.errors",
     "Run": "video_fisher.runs",
     "RunError": "pipelines.errors",
     "__version__": "pipelines",
+    "connect": "pipelines.reading.views",
     "open": "video_fisher.runs",
     "run": "video_fisher.runs",
 }

@@ -36,16 +36,19 @@ def fit_sigmoid(scores: NDArray, targets: NDArray) -> Sigmoid:
     num_positive = int(positive.sum())
     high = (num_positive + 1) / (num_positive + 2)
     soft_targets = np.where(positive, high, 1 / (len(f) - num_positive + 2))
-    scale = f.std() or 1.0
+    # Scores that lie far from 0 for their spread would leave the optimiser nowhere.
+    centre, scale = f.mean(), f.std() or 1.0
+    standard = (f - centre) / scale
 
     def loss(parameters: NDArray) -> tuple[float, NDArray]:
-        z = parameters[0] * f / scale + parameters[1]
+        z = parameters[0] * standard + parameters[1]
         error = scipy.special.expit(z) - soft_targets
         value = (np.logaddexp(0, z) - soft_targets * z).sum()
-        return float(value), np.array([error @ f / scale, error.sum()])
+        return float(value), np.array([error @ standard, error.sum()])
 
     prior = np.log(soft_targets.mean() / (1 - soft_targets.mean()))
     fit = scipy.optimize.minimize(
         loss, [1.0, prior], jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]
     )
-    return Sigmoid(float(fit.x[0] / scale), float(fit.x[1]))
+    slope = fit.x[0] / scale
+    return Sigmoid(float(slope), float(fit.x[1] - slope * centre))

@@ -95,7 +95,8 @@ SELECT '' AS folder, old.folder AS file, '# folders of other settings or inputs,
 FROM (SELECT folder, sum(num_bytes) AS num_bytes FROM listing GROUP BY ALL) AS old
 WHERE contains(folder, '/')
     AND folder NOT IN (SELECT path FROM folders WHERE table_name != 'curves')
-    AND folder NOT IN (FROM kept)
+    AND NOT EXISTS (FROM kept
+        WHERE old.folder = kept.folder OR starts_with(old.folder, kept.folder || '/'))
     AND NOT EXISTS (FROM folders WHERE starts_with(old.folder, path || '/'))
     AND split_part(folder, '/', 1) IN (SELECT split_part(path, '/', 1) FROM folders)
     AND split_part(folder, '/', 1) != 'samples'

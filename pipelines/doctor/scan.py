@@ -31,7 +31,7 @@ from pipelines.storage.columns import Table, encoding_type, file_name
 from pipelines.storage.parquet import footer_of
 from pipelines.storage.retries import StorageError
 from pipelines.storage.store import DONE, Store, is_visible
-from pipelines.storage.tables import CURVES, ENCODINGS, NAMED_BY_KEYS, SAMPLES, SCORES
+from pipelines.storage.tables import CURVES, ENCODINGS, NAMED_BY_KEYS, SAMPLES, SCORES, TABLES
 
 PROVENANCE = "video_fisher."
 
@@ -241,13 +241,14 @@ class Scan:
         others = [] if self.quick else [*self.tensors, *pages]
         every = [name for folder in self.folders.values() for name in folder.files]
         progress = Progress(sum(self.sizes[name] for name in [*every, *others]))
-        for table in KEPT:
+        for table in TABLES:
             for folder in self.folders.values():
                 if folder.table is table:
                     for file in folder.files:
                         self._read_file(folder, file)
                         progress.add(self.sizes[file])
-            self.database.flush(table)
+            if table in KEPT:
+                self.database.flush(table)
         for name in others:
             self._read_other(name)
             progress.add(self.sizes[name])

@@ -7,6 +7,7 @@ view of a whole table, whose vectors differ in length, they are plain lists. Nee
 torch.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 
 import duckdb
@@ -27,7 +28,7 @@ _OF_FILE = ("encodings", "attention")
 """Tables that keep rows of files which have changed."""
 
 
-def connect(out: str) -> duckdb.DuckDBPyConnection:
+def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     """Return a connection with the views of the run at the URI `out`, as its folders are now.
 
     On object storage DuckDB reads by the client of the run, with its credentials.
@@ -35,7 +36,7 @@ def connect(out: str) -> duckdb.DuckDBPyConnection:
     Raises:
         ConfigError: there is no run.
     """
-    store = Store(absolute_uri(out))
+    store = Store(absolute_uri(os.fspath(out)))
     try:
         record = read_record(store)
     except (ValueError, ImportError) as error:

@@ -333,6 +333,8 @@ class Folders(Inputs):
         """Return today's folders of a table, or of the codebooks, in the order of the run."""
         if table == "codebooks":
             return [book.folder for book in self.fitted]
+        if table == "clips":
+            return [self.clips] if self.networks_see_pictures else []
         if table == "networks":
             return [network.folder for network in self.networks]
         if table == "encodings":

@@ -28,6 +28,8 @@ class Step:
         marked: the table, or `codebooks`, in each of whose folders it leaves a mark, written last.
         mark: the name of a mark; `{videos}` stands for the digest of the videos that the folder is
             complete for.
+        also_marked: another of its tables, whose folder, where there is one, has a mark for the
+            videos.
         page: a page of the whole run, marked in its folder by the digest of what the page shows.
         beside: gives, of a `pipelines.run.folders.Folders`, files that a mark is for beside folders
             of the step's tables.
@@ -43,6 +45,7 @@ class Step:
     tables: tuple[Table, ...]
     marked: str
     mark: str = DONE
+    also_marked: str = ""
     page: str = ""
     beside: Callable[..., Sequence[str]] = lambda run: ()
     folders: Callable[..., dict[str, str]] = lambda run: {}
@@ -62,15 +65,16 @@ class Step:
             folders: gives the folders of a table in the order of the run: a Job has them of its
                 settings, the doctor of run.json. Only those that are needed are asked for.
         """
-        name = self.mark
-        if "{videos}" in name:
-            name = name.format(videos=_digest_of(folders("videos")[0]))
-        marked = folders(self.marked)
-        pages = marked if self.page else ()
-        home = self.page.rpartition("/")[0]
-        return [f"{folder}/{name}" for folder in marked] + [
-            f"{home}/_done-{_digest_of(folder)}.json" for folder in pages
-        ]
+        pairs = [(folder, self.mark) for folder in folders(self.marked)]
+        if self.also_marked:
+            pairs += [(folder, FOR_VIDEOS) for folder in folders(self.also_marked)]
+        if any("{videos}" in name for _, name in pairs):
+            videos = _digest_of(folders("videos")[0])
+            pairs = [(folder, name.format(videos=videos)) for folder, name in pairs]
+        if self.page:
+            home = self.page.rpartition("/")[0]
+            pairs += [(home, f"_done-{_digest_of(folder)}.json") for folder, _ in pairs]
+        return [f"{folder}/{name}" for folder, name in pairs]
 
 
 def _digest_of(folder: str) -> str:
@@ -111,6 +115,7 @@ STEPS: dict[str, Step] = {
         "pipelines.corpus:train",
         tables=(tables.CLIPS, tables.NETWORKS),
         marked="networks",
+        also_marked="clips",
         needs_labels=True,
         wanted=lambda config: bool(config.network.networks),
     ),

@@ -36,6 +36,6 @@ def test_descriptors_of_ones_own() -> None:
 def test_arguments_and_members_are_named() -> None:
     cells = re.findall(r"^\| (.*?) \|", PAGE, re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
-    arguments = set(inspect.signature(vf.run).parameters) - {"sections"}
+    arguments = set(inspect.signature(vf.run).parameters) - {"sections"} | {"vf"}
     members = {name for name in vars(vf.Run) if not name.startswith("_")}
     assert arguments | members | set(vf.estimators.__all__) | set(FORMATS) == named

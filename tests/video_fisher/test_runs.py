@@ -45,6 +45,13 @@ def test_tables_are_those_that_run_json_names(root: Path) -> None:
     assert Path(run.report).read_text() == "<html></html>"
 
 
+def test_duckdb_has_a_view_of_each_table(root: Path) -> None:
+    with vf.connect(root) as db:
+        found = db.sql("SELECT encoder, stream, value FROM metrics").fetchall()
+    expected = [(row["encoder"], row["stream"], row["value"]) for row in rows_of(root, "metrics")]
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+
 def test_other_libraries_take_a_table_as_it_is(root: Path) -> None:
     metrics = vf.open(root).metrics
     assert len(metrics.to_pandas()) == metrics.num_rows

@@ -47,7 +47,9 @@ def test_its_marks_lie_in_folders_of_today(name: str, job: Job) -> None:
     names = job.marks(name)
     assert names
     assert len(set(names)) == len(names)
-    folders = [*job.current(STEPS[name].marked), STEPS[name].page.rpartition("/")[0] or "-"]
+    tables = filter(None, (STEPS[name].marked, STEPS[name].also_marked))
+    folders = [folder for table in tables for folder in job.current(table)]
+    folders.append(STEPS[name].page.rpartition("/")[0] or "-")
     for mark in names:
         folder, _, file = mark.rpartition("/")
         assert folder in folders
