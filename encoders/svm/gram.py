@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from encoders import matmul
 from encoders.svm.columns import Columns, Objectives, best_length, unsolved
 
 STRIP_BYTES = 3 * 2**27
@@ -75,6 +76,7 @@ class Strip:
     cross: Tensor
 
 
+@matmul.fastest()
 def gram_strip(
     rows: Tensor, others: Iterable[Tensor], centre: Tensor, *, first: int, num_vectors: int
 ) -> Strip:
@@ -177,7 +179,8 @@ class Gram:
         """Return K' beta [N, J] of beta [N, J], float64."""
         total = beta.sum(0)
         common = self.cross @ beta + self.square * total
-        product = (self.centred @ beta.to(self.centred.dtype)).double()
+        with matmul.fastest():
+            product = (self.centred @ beta.to(self.centred.dtype)).double()
         return product.addr_(self.cross, total).add_(common)
 
 
