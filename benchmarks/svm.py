@@ -34,6 +34,7 @@ from benchmarks.harness import (
     parser,
     progress,
 )
+from benchmarks.products import with_best_blas
 from encoders.svm.classifiers import fit_weights
 from encoders.svm.columns import Loss, one_vs_rest
 from encoders.svm.gram import Gram, block_rows, centre_of, gram_strip, strip_rows
@@ -363,6 +364,7 @@ if __name__ == "__main__":
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--device", default="cpu", help="cuda: N 45,000 is run, not sampled")
     given = arguments.parse_args()
+    with_best_blas(given.threads)
     if given.device == "cuda" and not torch.cuda.is_available():
         progress("benchmarks.svm: expected a CUDA device, got none; leave --device out")
         sys.exit(2)
