@@ -207,7 +207,9 @@ def _publish(file: Path, text: str) -> None:
 
 
 def _cache_file() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video-fisher"
+    # Unlike Path.home, it does not fail for a user without a home.
+    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache_home) / "video-fisher"
     digest = hashlib.sha256(json.dumps(_key()).encode()).hexdigest()[:16]
     return folder / f"matmul-{digest}.json"
 
