@@ -78,7 +78,7 @@ def _mean(side: str, out: Path, num_videos: int) -> torch.Tensor:
     """
     folder, column = out, "appearance"
     if side == "ours":
-        folder, column = out / "descriptors", "features.12_appearance"
+        folder, column = out / "descriptors", "features_12_appearance"
     table = ds.dataset(folder, format="parquet").to_table(columns=["num_frames", column])
     frames = sum(table["num_frames"].to_pylist())
     if abs(frames - NUM_FRAMES * num_videos) > num_videos:
