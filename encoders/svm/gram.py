@@ -31,6 +31,9 @@ STRIP_BYTES = 3 * 2**27
 BLOCK_BYTES = 2**27
 """Size, in float32, of the vectors that a strip is multiplied with at a time."""
 
+PART_ROWS = 256
+"""Most rows of a strip's product with itself: smaller ones leave out more of the lower triangle."""
+
 EXACT_VECTORS = 1024
 """Most vectors whose products are float64."""
 
@@ -91,7 +94,7 @@ def gram_strip(
     dtype = torch.float64 if num_vectors <= EXACT_VECTORS else torch.float32
     centre = centre.to(dtype)
     left = rows.to(dtype) - centre
-    parts = left.split(block_rows(left.shape[1]))
+    parts = left.split(min(PART_ROWS, block_rows(left.shape[1])))
     products = left.new_empty(len(rows), num_vectors - first)
     done = 0
     for part in parts:
