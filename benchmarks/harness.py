@@ -136,6 +136,7 @@ def machine() -> dict[str, object]:
         "load_before": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
+        "openblas_core": os.environ.get("OPENBLAS_CORETYPE", ""),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
     }

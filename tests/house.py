@@ -69,6 +69,7 @@ ROOMS = {
     "encoders.settings": "a record for each encoder",
     "encoders.fields": "fields of settings that say themselves what they may be",
     "encoders.tensor_files": "tensors in files",
+    "encoders.matmul": "the fastest exact way to a matrix product",
     "encoders.seal": "a digest inside a file",
 }
 """Rooms from the top down, with what one finds there: imports point from an earlier one to a later

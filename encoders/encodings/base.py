@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from encoders import matmul
 from encoders.codebooks.sample import FitSample
 from encoders.encodings.normalise import NORMALISATIONS
 from encoders.settings import CODEBOOK, EncoderSettings
@@ -164,7 +165,8 @@ class Encoder(ABC):
                 f"descriptors, got {len(lengths)} of sum {sum(lengths)}, the smallest "
                 f"{min(lengths, default=0)}; give the number of descriptors of each video"
             )
-        sums = self._batch_sums(descriptors, lengths) if lengths else []
+        with matmul.fastest():
+            sums = self._batch_sums(descriptors, lengths) if lengths else []
         return [State(*state) for state in zip(sums, lengths, strict=True)]
 
     def finalise(self, state: State) -> Tensor:

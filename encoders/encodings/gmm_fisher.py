@@ -121,9 +121,10 @@ class GmmFisher(Encoder):
         mass = sums[:num_components].unsqueeze(1) / count
         first, second = (sums[num_components:].view(num_components, -1) / count).chunk(2, 1)
         to_mean, mean_offset, to_sigma, twice_offset, sigma_offset = self._whitening
-        vector = torch.stack([first * to_mean, second * to_sigma])
-        vector[0].addcmul_(mass, mean_offset)
-        vector[1].addcmul_(first, twice_offset).addcmul_(mass, sigma_offset)
+        vector = first.new_empty(2, *first.shape)
+        torch.mul(first, to_mean, out=vector[0]).addcmul_(mass, mean_offset)
+        sigma = torch.mul(second, to_sigma, out=vector[1])
+        sigma.addcmul_(first, twice_offset).addcmul_(mass, sigma_offset)
         return vector.flatten()
 
     @cached_property

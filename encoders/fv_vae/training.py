@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from encoders import matmul
 from encoders.codebooks.sample import FitSample
 from encoders.fv_vae.network import FvVaeNet, descriptor_moments
 from encoders.networks import training
@@ -40,6 +41,7 @@ class Trunk:
     learning_rate_factor: float
 
 
+@matmul.fastest()
 def fit_fv_vae(  # noqa: PLR0913 - a training run has this many independent inputs
     batch: Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]],
     descriptor_dim: int,

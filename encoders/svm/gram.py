@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from encoders import matmul
 from encoders.svm.columns import Columns, Objectives, best_length, unsolved
 
 STRIP_BYTES = 3 * 2**27
@@ -29,6 +30,9 @@ STRIP_BYTES = 3 * 2**27
 
 BLOCK_BYTES = 2**27
 """Size, in float32, of the vectors that a strip is multiplied with at a time."""
+
+PART_ROWS = 256
+"""Most rows of a strip's product with itself: smaller ones leave out more of the lower triangle."""
 
 EXACT_VECTORS = 1024
 """Most vectors whose products are float64."""
@@ -75,6 +79,7 @@ class Strip:
     cross: Tensor
 
 
+@matmul.fastest()
 def gram_strip(
     rows: Tensor, others: Iterable[Tensor], centre: Tensor, *, first: int, num_vectors: int
 ) -> Strip:
@@ -89,7 +94,7 @@ def gram_strip(
     dtype = torch.float64 if num_vectors <= EXACT_VECTORS else torch.float32
     centre = centre.to(dtype)
     left = rows.to(dtype) - centre
-    parts = left.split(block_rows(left.shape[1]))
+    parts = left.split(min(PART_ROWS, block_rows(left.shape[1])))
     products = left.new_empty(len(rows), num_vectors - first)
     done = 0
     for part in parts:
@@ -177,7 +182,8 @@ class Gram:
         """Return K' beta [N, J] of beta [N, J], float64."""
         total = beta.sum(0)
         common = self.cross @ beta + self.square * total
-        product = (self.centred @ beta.to(self.centred.dtype)).double()
+        with matmul.fastest():
+            product = (self.centred @ beta.to(self.centred.dtype)).double()
         return product.addr_(self.cross, total).add_(common)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from encoders import matmul
 from encoders.svm.columns import SCALES, Columns, Objectives, best_length, unsolved
 from encoders.svm.gram import FULL_STEP, SMOOTHING
 
@@ -74,6 +75,7 @@ class PrimalSolution(Objectives):
     bias: Tensor
 
 
+@matmul.fastest()
 def solve_primal(
     data: Data,
     *,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import driver_resume, encoders, harness, networks
+from benchmarks import driver_resume, encoders, harness, networks, products
 from benchmarks.harness import Disagreement, Options, Row, at_least, at_most
 
 KEYS = {"measure", "against", "ratio", "target", "met", "detail"}
@@ -28,7 +28,6 @@ def small(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("case", "num_rows"),
     [
-        (encoders.fv_vae_against_autograd, 2),
         (encoders.fv_vae_against_product, 1),
         (encoders.gmm_against_skimage, 1),
         (encoders.gmm_against_product, 1),
@@ -43,17 +42,15 @@ def test_a_case_finds_equal_results_and_times_both_sides(case, num_rows: int) ->
     assert len(rows) == num_rows
     for row in rows:
         assert row.ratio > 0
-        assert len(row.detail["seconds"]) == 2
+        assert len(row.detail["seconds"]) in (2, 4)
         assert min(row.detail["seconds"].values()) > 0
 
 
 def test_a_side_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     autograd = encoders._autograd
     monkeypatch.setattr(encoders, "_autograd", lambda x: 1.001 * autograd(x))
-    with pytest.raises(
-        Disagreement, match=r"FV-VAE against autograd by 1: expected results within"
-    ):
-        encoders.fv_vae_against_autograd(Options(quick=True, threads=1))
+    with pytest.raises(Disagreement, match=r"FV-VAE against autograd: expected results within"):
+        encoders.fv_vae_against_product(Options(quick=True, threads=1))
 
 
 def one_case(options: Options) -> list[Row]:
@@ -139,3 +136,18 @@ def test_what_a_run_that_goes_on_reads_is_counted() -> None:
         assert row.met
         assert row.detail["left"] == 16
         assert row.detail["bytes"] > 10 * 5000
+
+
+def test_ways_to_a_product_agree_and_a_core_that_is_not_there_is_left_out(monkeypatch) -> None:
+    a, b = products._factors((40, 24, 16))
+    exact = a.double() @ b.double()
+    with torch.inference_mode():
+        ways = products.torch_ways(a, b).items()
+        found = {name: run().clone() for name, run in ways}  # they share their output
+    for name, product in found.items():
+        # oneDNN may round to bfloat16 where the processor multiplies it.
+        bound = {"plain": 1e-6, "onednn": 1e-2}.get(name, 1e-4)
+        assert float((product - exact).norm() / exact.norm()) < bound, name
+    rates = {"": {"x": [50.0, 0.0]}, "Haswell": {"x": [60.0, 0.0]}, "SkylakeX": {}}
+    monkeypatch.setattr(products, "by_numpy", lambda core, *_: rates.get(core, {}))
+    assert products.best_core(1) == "Haswell"
