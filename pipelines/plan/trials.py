@@ -216,10 +216,11 @@ def _sample(part: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         ConfigError: a stream has no descriptor in the sample.
     """
     described = {stream: part.described[stream] for stream in part.streams}
-    stage = fit_sample.SampleFrames(part.store, described, 2.0, 0)
-    positions = current_rows.places(part)
+    every = {stream: fit_sample.Draw(2.0) for stream in described}
+    stage = fit_sample.SampleFrames(part.store, described, every, 0)
+    places = fit_sample.ranked(current_rows.places(part), 0)
     started, names = now_s(), {}
-    rows = stage(positions.select(["video_id", "file", "row"]))
+    rows = stage(places.select(["video_id", "file", "row", "rank"]))
     for stream in described:
         select = functools.partial(sample_of, stream=stream)
         output = sink.Output(SAMPLES, part.sample(stream), part.footer("fit"), select)

@@ -466,7 +466,9 @@ class Folders(Inputs):
         return digest(sorted(pair for pair in pairs if pair[0] in allowed))
 
     def _sample_digest(self, stream: str) -> str:
-        settings = (self.config.fit.num_frames, self.config.run.seed)
+        settings = (self.sampled_frames(stream), self.config.run.seed)
+        if not self.config.fit.num_frames:
+            settings = ("each video", *settings)
         return digest(self._described_digest, stream, settings, self._sample_pool)
 
     def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:
