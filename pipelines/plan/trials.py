@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from encoders.codebooks.sample import FitSample
 from encoders.registry import ENCODERS, fit_encoder
+from encoders.settings import INFORMATION_FILE
 from pipelines.cluster import sink
 from pipelines.cluster.device import cuda_or_cpu
 from pipelines.describe.projection import trial_projections
@@ -324,6 +325,10 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the cost of all encodings, and the vector length of each result."""
     books = _books(part)
     attentive = [book for book in books if part.writes_attention(book)]
+    for book in books:
+        if book.information:
+            content = part.store.read(f"{book.folder}/{INFORMATION_FILE}")
+            part.store.publish(book.information, content)
     settings = (part.store, books, attentive, part.described, part.config.encode)
     stage = encode_stage.EncodeVideos(*settings)
     videos, footer = current_rows.places_by_video(part), part.footer("encode")

@@ -8,7 +8,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
-    projections/<digest>.safetensors
+    projections/<digest>.safetensors   information/<encoder>-<stream>/<digest>.safetensors
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
     scores_over_time/...   flows/...
 
@@ -273,6 +273,11 @@ class Folders(Inputs):
     def projection_rows(self) -> str:
         """Return the folder of the rows that it is fitted on, until it is."""
         return f"projections/{self._descriptors_digest}"
+
+    @property
+    def information(self) -> list[str]:
+        """Return the files of Fisher information of all frames."""
+        return sorted({book.information for book in self.codebooks} - {""})
 
     def sample(self, stream: str) -> str:
         return f"samples/{stream}/{self._sample_digest(stream)}"
