@@ -137,11 +137,10 @@ def _decode(job: Job, rows: pa.Table) -> Spent:
 def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
     """Return the stage that decodes the pictures of a video, and their flow where it is asked
     for."""
-    network, picture = config.network, config.picture
-    side, boxed = network.side_px, {"box": picture.box, "box_margin": picture.box_margin}
+    network = config.network
     return stages.DecodeSegments(
         Sampling(policy="uniform", num_frames=network.frames),
-        Picture(resize_px=side, crop_px=side, **boxed),
+        Picture(resize_px=network.side_px, crop_px=network.side_px),
         config.decode,
         meter,
         windows(config),

@@ -496,13 +496,12 @@ class Folders(Inputs):
     def _clips_digest(self) -> str:
         network = self.config.network
         moving = (network.flow_stack, network.flow_method, network.flow_bound_px)
-        in_runs, picture = self.config.run_frames > 1, self.config.picture
+        in_runs = self.config.run_frames > 1
         return digest(
             FORMAT_VERSION,
             (network.side_px, network.frames, self.config.decode.decoder),
             moving if "flow" in network.streams else None,
             *([self.config.run_frames, self.config.learns_flow and moving[1:]] if in_runs else []),
-            *([picture.box, picture.box_margin] if picture.box == "crop" else []),
         )
 
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:

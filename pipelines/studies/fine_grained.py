@@ -58,7 +58,8 @@ def _accuracies(run: SavedRun) -> dict[tuple[str, str], float]:
     return {
         (row["encoder"], row["stream"]): row["value"]
         for row in metrics
-        if (row["split"], row["metric"]) == ("all", "accuracy") and row["value"] is not None
+        if (row["split"], row["metric"], row["fusion"]) == ("all", "accuracy", "none")
+        and row["value"] is not None
     }
 
 
