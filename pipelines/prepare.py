@@ -127,11 +127,13 @@ def as_sampled_before(job: Job) -> Job:
     """Return the job with the sample that its folder has of before fit.num_frames followed the
     corpus: what is complete stays complete.
     """
-    if job.config.fit.num_frames:
+    if job.config.fit.num_frames or not job.store.exists("run.json"):
         return job
     fit = dataclasses.replace(job.config.fit, num_frames=LEAST_FRAMES)
     before = dataclasses.replace(job, config=dataclasses.replace(job.config, fit=fit))
-    folders = {f for book in before.learning for f in (before.sample(book.stream), book.folder)}
+    folders = [before.sample(book.stream) for book in before.learning]
+    # Somebody may have removed the samples, which no later step reads.
+    folders = list(dict.fromkeys([*folders, *(book.folder for book in before.learning)]))
     return before if any(marks.find(job.store, f"{f}/{DONE}") for f in folders) else job
 
 

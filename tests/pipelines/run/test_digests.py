@@ -210,6 +210,8 @@ def test_a_sample_of_before_stays_where_a_folder_has_one(tmp_path) -> None:
     assert as_sampled_before(now) is now
     stream = before.streams[0]
     assert now.sample(stream) != before.sample(stream)
+    before.store.publish_json("run.json", {})
+    assert as_sampled_before(now) is now
     before.store.publish_json(f"{before.sample(stream)}/_done.json", {})
     assert folders(as_sampled_before(now)) == folders(before)
     assert as_sampled_before(now).config == before.config
