@@ -38,7 +38,6 @@ OWN = (
     "tsn.rate_at=1500",
     "tsn.batch_clips=32",
     "tsn.learning_rate=0.001",
-    "tsn.classifier_rate_factor=10",
     "tsn.decay=0.0005",
 )
 """Of the runs, after the recipe: DQ says nothing of its fine-tuning."""
