@@ -8,10 +8,15 @@ less); --json FILE writes the rows; --only CASE runs one, such as describe_step.
 
 import sys
 
-from benchmarks import pipeline_decode, pipeline_plan, pipeline_run
+from benchmarks import pipeline_decode, pipeline_images, pipeline_plan, pipeline_run
 from benchmarks.harness import main, parser, progress
 
-CASES = (*pipeline_decode.CASES, *pipeline_run.CASES, *pipeline_plan.CASES)
+CASES = (
+    *pipeline_decode.CASES,
+    *pipeline_run.CASES,
+    *pipeline_images.CASES,
+    *pipeline_plan.CASES,
+)
 QUICK = (
     *pipeline_decode.CASES,
     pipeline_run.describers,

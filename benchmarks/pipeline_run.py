@@ -43,12 +43,12 @@ SETTINGS = (
 def describe_step(options: Options) -> list[Row]:
     """The describe step, its parts alone, and Ray Data's own reader"""
     paths = _videos(6 if options.quick else 200)
-    alone = _in_a_process(_alone, paths)
-    step = _in_a_process(_job, paths, ("describe",), _cores())["describe"]
+    alone = in_a_process(_alone, paths)
+    step = in_a_process(run_job, paths, ("describe",), _cores())["describe"]
     together = None
     if not options.quick:
-        together = _in_a_process(_job, paths, ("describe",), _cores(), "together")["describe"]
-    reader = _in_a_process(_read_videos, paths)
+        together = in_a_process(run_job, paths, ("describe",), _cores(), "together")["describe"]
+    reader = in_a_process(_read_videos, paths)
     bound_s = (alone["decode_s"] + alone["forward_s"]) / 2
     what = f"describe, {len(paths)} real videos, squeezenet1_0 features.12"
     if abs(reader["frames"] - alone["frames"]) > len(paths):
@@ -120,8 +120,8 @@ def workers(options: Options) -> list[Row]:
     paths = _videos(6 if options.quick else 100)
     cores = _cores()
     steps = ("describe", "encode")
-    one = _in_a_process(_job, paths, ("describe", "fit", "encode"), cores[:1])
-    two = _in_a_process(_job, paths, ("describe", "fit", "encode"), cores)
+    one = in_a_process(run_job, paths, ("describe", "fit", "encode"), cores[:1])
+    two = in_a_process(run_job, paths, ("describe", "fit", "encode"), cores)
     seconds = [sum(side[step]["seconds"] for step in steps) for side in (one, two)]
     return [
         at_least(
@@ -138,9 +138,9 @@ def workers(options: Options) -> list[Row]:
 def scheduling(options: Options) -> list[Row]:
     """What Ray costs for a segment that takes no work"""
     few, many = 5000, 1000 if options.quick else 20_000
-    sides = {"separate": _in_a_process(_scheduled, many, False)}
+    sides = {"separate": in_a_process(_scheduled, many, False)}
     if not options.quick:
-        sides["together"] = _in_a_process(_scheduled, many, True)
+        sides["together"] = in_a_process(_scheduled, many, True)
     rows = [
         at_most(
             f"scheduling of {many:,} segments without work, decoders and describers {name}:"
@@ -155,7 +155,7 @@ def scheduling(options: Options) -> list[Row]:
     ]
     if options.quick:
         return rows
-    small = _in_a_process(_scheduled, few, False)
+    small = in_a_process(_scheduled, few, False)
     peaks = small["peak_bytes"], sides["separate"]["peak_bytes"]
     return [
         *rows,
@@ -172,7 +172,7 @@ def scheduling(options: Options) -> list[Row]:
 def resume(options: Options) -> list[Row]:
     """How long it takes to see which of many segments are finished"""
     count = 20_000 if options.quick else 200_000
-    found = _in_a_process(_resumed, count)
+    found = in_a_process(_resumed, count)
     return [
         at_most(
             f"resume check, {count:,} finished segments: seconds",
@@ -185,7 +185,7 @@ def resume(options: Options) -> list[Row]:
     ]
 
 
-def _in_a_process(side: Callable, *arguments: object) -> dict:
+def in_a_process(side: Callable, *arguments: object) -> dict:
     progress(f"  {side.__name__}")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -271,8 +271,12 @@ def _network() -> load.Backbone:
     return load.build(describe.backbone, describe.nodes, weights)
 
 
-def _job(
-    paths: list[str], steps: tuple[str, ...], cores: tuple[int, ...], placement: str = "separate"
+def run_job(
+    paths: list[str],
+    steps: tuple[str, ...],
+    cores: tuple[int, ...],
+    placement: str = "separate",
+    settings: tuple[str, ...] = (),
 ) -> dict[str, dict]:
     """{step: seconds and words} of the pipeline itself, on some cores; the index is there
     already."""
@@ -290,7 +294,7 @@ def _job(
             videos=str(manifest),
             labels=None,
             out=f"{folder}/out",
-            config=Config().with_settings([*SETTINGS, f"cluster.placement={placement}"]),
+            config=Config().with_settings([*SETTINGS, f"cluster.placement={placement}", *settings]),
             steps=("index", "describe", "fit", "encode"),
         )
         job = prepare.prepare(inputs)

@@ -27,6 +27,9 @@ from encoders.fields import (
 CODEBOOK = "codebook.safetensors"
 """The file of a fitted encoder, in the folder of its codebook."""
 
+INFORMATION_FILE = "information.safetensors"
+"""The file of an FV-VAE's Fisher information, beside its codebook."""
+
 MIN_STEPS = 100
 """Least steps of an FV-VAE's training where num_steps is 0: with fewer it learns little."""
 
@@ -302,6 +305,13 @@ class FvVaeSettings(SpatialSettings):
         "codebook.",
         Changes.VECTORS,
     )
+    information_frames: Literal["sample", "all"] = setting(
+        "sample",
+        "The frames that the information is estimated on: those the codebook is fitted on, or all "
+        "of the training videos, which are read once more before they are encoded.",
+        Changes.VECTORS,
+        added=True,
+    )
     damping: NotNegative = setting(0.01, "Relative damping of the information.", Changes.VECTORS)
     gradient_power: Annotated[float, between(0, 1)] = setting(
         1.0,
@@ -309,6 +319,15 @@ class FvVaeSettings(SpatialSettings):
         "A gradient grows with the square of a descriptor's deviation from the usual; with 0.5 it "
         "grows linearly, as VLAD's residuals do.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.information_frames == "sample" or not self.is_spatial,
+            "information_frames",
+            "sample with levels, per_level or position_weight",
+            self.information_frames,
+        )
 
     @property
     def uses_labels(self) -> bool:

@@ -33,6 +33,7 @@ COMMANDS = {
     "flow-error": "flow_error",
     "finetune": "finetune",
     "compare-encoders": "compare_encoders",
+    "fine-grained": "fine_grained",
     "average-splits": "average_splits",
     "submit": "submit",
     "demo": "demo",

@@ -25,6 +25,7 @@ from pipelines.index.folds import assign_folds, unsplit
 from pipelines.index.labels import Labels, match, read_labels
 from pipelines.index.manifest import labels_file, list_videos
 from pipelines.index.user_tables import using
+from pipelines.ledger import marks
 from pipelines.ledger.source import source_of
 from pipelines.networks import flow_pairs
 from pipelines.networks.maps import stream_of
@@ -33,8 +34,9 @@ from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
 from pipelines.settings.config import Config
 from pipelines.settings.recipes import RECIPES, sized
+from pipelines.settings.sections import LEAST_FRAMES
 from pipelines.storage.columns import names
-from pipelines.storage.store import Store
+from pipelines.storage.store import DONE, Store
 from pipelines.storage.trial import try_out
 from pipelines.storage.uris import absolute_uri
 from pipelines.track import tracker
@@ -103,6 +105,7 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         no_gram,
         external.sources(config, table["video_id"].to_pylist()),
     )
+    job = as_sampled_before(job)
     _check_pairs(job, steps)
     if plan:
         return job
@@ -118,6 +121,20 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
     if "train" in steps and not job.is_complete("train"):
         _check_networks(job)
     return job
+
+
+def as_sampled_before(job: Job) -> Job:
+    """Return the job with the sample that its folder has of before fit.num_frames followed the
+    corpus: what is complete stays complete.
+    """
+    if job.config.fit.num_frames or not job.store.exists("run.json"):
+        return job
+    fit = dataclasses.replace(job.config.fit, num_frames=LEAST_FRAMES)
+    before = dataclasses.replace(job, config=dataclasses.replace(job.config, fit=fit))
+    folders = [before.sample(book.stream) for book in before.learning]
+    # Somebody may have removed the samples, which no later step reads.
+    folders = list(dict.fromkeys([*folders, *(book.folder for book in before.learning)]))
+    return before if any(marks.find(job.store, f"{f}/{DONE}") for f in folders) else job
 
 
 def retry_failed(job: Job, steps: tuple[str, ...], decoder: str) -> Job:

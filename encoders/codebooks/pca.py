@@ -14,8 +14,9 @@ from encoders import matmul
 from encoders.codebooks.sample import FitSample
 from encoders.settings import EncoderSettings
 
-MAX_ROWS = 65536
-"""Most descriptors of a sample that the PCA of a codebook is estimated from."""
+MAX_ROWS, MAX_VALUES = 262_144, 2**28
+"""Most descriptors of a sample that the PCA of a codebook is estimated from (FK 4.3: 256,000), and
+most values of them: 2 GiB in double precision."""
 
 NEGLIGIBLE_VARIANCE = 1e-10
 """Least variance to whiten, relative to the first component's: below it there is only noise."""
@@ -159,7 +160,8 @@ def fit_sample_pca(sample: FitSample, settings: EncoderSettings) -> Pca | None:
     """Fit the float32 PCA of a sample's descriptors, on worker 0; None for 0 components."""
     if not settings.pca_components:
         return None
-    fitted = fit_pca(sample.gather(MAX_ROWS), settings.pca_components, settings.pca_whiten)
+    most = min(MAX_ROWS, MAX_VALUES // sample.frames.shape[2])
+    fitted = fit_pca(sample.gather(most), settings.pca_components, settings.pca_whiten)
     return Pca(
         *(
             from_first_worker(sample, t.float())

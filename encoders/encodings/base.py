@@ -134,6 +134,15 @@ class Encoder(ABC):
         """
         raise TypeError(f"{self.name}: expected an encoder with attention, got one without")
 
+    @property
+    def core(self) -> "Encoder":
+        """Return the encoder of single descriptors: itself, or the one that it wraps."""
+        return self
+
+    def learned_rows(self, frames: Tensor) -> Tensor:
+        """Return the descriptors [n, C] of frames [f, T, C] that `core` is fitted on."""
+        return frames.flatten(0, 1)
+
     def accumulate(self, descriptors: Tensor) -> State:
         """Return the state of descriptors [n, C]; n may be 0. The input is not changed.
 

@@ -99,10 +99,7 @@ class PerScale(Encoder):
         Raises:
             ValueError: see the constructor, and the kind's own `fit`.
         """
-        used, own = used_scales(sample.scales, settings.sides), sample
-        if len(used) < len(sample.scales):
-            rows = torch.cat([torch.arange(first, first + scale.rows) for scale, first in used])
-            own = replace(sample, frames=some_cells(sample.frames, rows))
+        own = replace(sample, frames=read_rows(sample.frames, sample.scales, settings.sides))
         part = kind.fit(own, settings, "none")
         return cls(
             part,
@@ -147,6 +144,13 @@ class PerScale(Encoder):
         if not state.count:
             return state.sums.new_zeros(self.part.output_dim)
         return self.part._vector(*state)
+
+    @property
+    def core(self) -> Encoder:
+        return self.part
+
+    def learned_rows(self, frames: Tensor) -> Tensor:
+        return read_rows(frames, self.scales, self.sides).flatten(0, 1)
 
     def covers(self, side_px: int) -> bool:
         """Return whether the scale of this side is read."""
@@ -235,6 +239,16 @@ class PerScale(Encoder):
             regions=self.regions,
             normalisation=self.of_region,
         )
+
+
+def read_rows(frames: Tensor, scales: Sequence[Scale], sides: Sequence[int]) -> Tensor:
+    """Return the rows of frames [f, T, C] that are of these sides, all where none is given."""
+    used = used_scales(scales, sides)
+    if len(used) == len(scales):
+        return frames
+    return some_cells(
+        frames, torch.cat([torch.arange(first, first + scale.rows) for scale, first in used])
+    )
 
 
 def used_scales(scales: Sequence[Scale], sides: Sequence[int]) -> list[tuple[Scale, int]]:

@@ -19,10 +19,8 @@ from encoders.encodings.base import Encoder, FitWork
 from encoders.fv_vae.information import INFORMATION, Information, choose, estimate
 from encoders.fv_vae.network import FvVaeNet
 from encoders.fv_vae.training import fit_fv_vae, random_frames, with_steps
-from encoders.settings import CODEBOOK, FvVaeSettings
+from encoders.settings import CODEBOOK, INFORMATION_FILE, FvVaeSettings
 from encoders.tensor_files import load_tensors, save_tensors
-
-INFORMATION_FILE = "information.safetensors"
 
 SHORTEST_GRADIENT = 1e-12
 """Least length of a gradient for a gradient power."""

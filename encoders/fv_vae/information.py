@@ -47,7 +47,10 @@ def diagonal_statistics(fv_vae: HasGradients, descriptors: Tensor) -> Tensor:
         fv_vae: the encoder of the gradients; its own information has no effect.
         descriptors: [n, C], all sampled frames of one video. No descriptors give zeros.
     """
-    state = fv_vae.accumulate(descriptors)
+    return _squared_mean(fv_vae.accumulate(descriptors))
+
+
+def _squared_mean(state: State) -> Tensor:
     gradient = state.sums / max(state.count, 1)
     num_sets = gradient.new_tensor([float(state.count > 0)])
     return torch.cat([num_sets, gradient.square().flatten()])
@@ -163,6 +166,33 @@ Information = DiagonalInformation | KroneckerInformation
 INFORMATION = {form.kind: form for form in (DiagonalInformation, KroneckerInformation)}
 
 
+class Sums:
+    """Statistics of both forms, summed over videos whose descriptors come in parts.
+
+    Attributes:
+        totals: {form: packed sum}; those of other videos may be added.
+    """
+
+    def __init__(self, fv_vae: HasGradients) -> None:
+        self.fv_vae, self.totals = fv_vae, dict[str, Tensor]()
+        self._state: State | None = None
+
+    def add(self, descriptors: Tensor) -> None:
+        """Add some descriptors [n, C] of a video."""
+        state = self.fv_vae.accumulate(descriptors)
+        self._state = state if self._state is None else self._state + state
+        self._count("kronecker", kronecker_statistics(self.fv_vae, descriptors))
+
+    def end_video(self) -> None:
+        """Count the parts since the last one as a whole video."""
+        if self._state is not None:
+            self._count("diagonal", _squared_mean(self._state))
+        self._state = None
+
+    def _count(self, kind: str, part: Tensor) -> None:
+        self.totals[kind] = self.totals[kind] + part if kind in self.totals else part
+
+
 def estimate(
     fv_vae: HasGradients,
     videos: Iterable[Tensor],
@@ -174,15 +204,19 @@ def estimate(
         videos: the sampled descriptors [n, C] of each of this worker's videos, at least one.
         all_reduce: sums a tensor over workers and gives each the sum.
     """
-    totals: dict[str, Tensor] = {}
+    sums = Sums(fv_vae)
     for descriptors in videos:
-        for kind, statistics in _STATISTICS.items():
-            part = statistics(fv_vae, descriptors)
-            totals[kind] = totals[kind] + part if kind in totals else part
+        sums.add(descriptors)
+        sums.end_video()
+    totals = {kind: all_reduce(sums.totals[kind]) for kind in INFORMATION}
+    return estimated(totals, fv_vae.width)
+
+
+def estimated(totals: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Return the tensors of both forms, by name, of the totals of `Sums`."""
     tensors = {}
     for kind, total in totals.items():
-        form = INFORMATION[kind]
-        information = form.from_statistics(all_reduce(total), fv_vae.width, damping=0.0)
+        information = INFORMATION[kind].from_statistics(total, width, damping=0.0)
         tensors |= {f"{kind}.{name}": value for name, value in information.tensors().items()}
     return tensors
 
@@ -198,9 +232,6 @@ def choose(tensors: dict[str, Tensor], settings: FvVaeSettings) -> Information |
         if name.startswith(f"{kind}.")
     }
     return INFORMATION[kind](**parameters, damping=settings.damping)
-
-
-_STATISTICS = {"diagonal": diagonal_statistics, "kronecker": kronecker_statistics}
 
 
 def _mean(statistics: Tensor, name: str) -> Tensor:

@@ -30,6 +30,7 @@ contract suite tests/encoders/networks/test_contract.py takes it up by itself.
 Letters: b clips, n frames of a clip, K classes, C channels, h and w sides of frames or maps.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -287,24 +288,25 @@ class Network(nn.Module, ABC):
 
     def _groups(self, phase: int) -> Iterable[training.Group]:
         settings, named = self.settings, self.own_parameters(phase)
+        new = set(named) if settings.classifier_rate_factor != 1 else set()
         first = set()
         for name in self.trained(phase):
             own = self.body(name).trainable()
             named |= {f"{name}.{key}": value for key, value in own.items()}
             first |= {f"{name}.{key}" for key in self.body(name).first_of_flow}
-        for is_bias in (False, True):
-            for is_first in (False, True):
-                chosen = tuple(
-                    value
-                    for key, value in named.items()
-                    if (key.endswith(".bias"), key in first) == (is_bias, is_first)
-                )
-                rate = settings.learning_rate * self.rate_factor(phase)
-                rate *= settings.bias_rate_factor if is_bias else 1
-                rate *= settings.flow_first_rate_factor if is_first else 1
-                decay = 0.0 if is_bias and not settings.decay_biases else settings.decay
-                if chosen:
-                    yield training.Group(parameters=chosen, learning_rate=rate, decay=decay)
+        for is_bias, is_first, is_new in itertools.product((False, True), repeat=3):
+            chosen = tuple(
+                value
+                for key, value in named.items()
+                if (key.endswith(".bias"), key in first, key in new) == (is_bias, is_first, is_new)
+            )
+            rate = settings.learning_rate * self.rate_factor(phase)
+            rate *= settings.bias_rate_factor if is_bias else 1
+            rate *= settings.flow_first_rate_factor if is_first else 1
+            rate *= settings.classifier_rate_factor if is_new else 1
+            decay = 0.0 if is_bias and not settings.decay_biases else settings.decay
+            if chosen:
+                yield training.Group(parameters=chosen, learning_rate=rate, decay=decay)
 
     # --- files --------------------------------------------------------------------------------
 

@@ -70,6 +70,9 @@ class NetworkSettings(Record):
     momentum: Share = setting(0.9, "Of sgd.")
     decay: NotNegative = setting(1e-4, "Weight decay.")
     bias_rate_factor: Positive = setting(1.0, "Biases learn that much faster (TSN's code: 2).")
+    classifier_rate_factor: Positive = setting(
+        1.0, "What is no part of the backbone learns that much faster.", added=True
+    )
     decay_biases: bool = setting(True, "Weight decay of biases too (TSN's code: none).")
     clip_norm: NotNegative = setting(
         0.0, "Longest gradient of all parameters together (TSN's code: 40); 0: no limit."

@@ -3,6 +3,7 @@ tables.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
@@ -120,11 +121,23 @@ def write_tables(
     if not line.total:
         return line.spent
     table_sink = sink.TableSink(job.store, outputs, line.counter, rows_per_file)
+    cpus = cluster_pools.pools(job.config.cluster).write_cpus
+    with running(job, line):
+        data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+    return line.spent
+
+
+@contextmanager
+def running(job: Job, line: ProgressLine) -> Iterator[None]:
+    """Show the progress line, and raise what ends a pipeline as a user's error.
+
+    Raises:
+        RunError: an actor says that the step cannot go on, or nothing has been done for too long.
+    """
     settings = job.config.cluster
-    cpus = cluster_pools.pools(settings).write_cpus
     try:
         with line:
-            data.write_datasink(table_sink, ray_remote_args={"num_cpus": cpus})
+            yield
     except (RayError, ExecutionTimeoutError) as error:
         if reason := line.failure():
             raise RunError(f"{line.step}: {reason}") from error
@@ -135,7 +148,6 @@ def write_tables(
             if isinstance(cause, RunError):
                 raise cause from error
         raise
-    return line.spent
 
 
 def compact(job: Job, table: Table, folder: str, sized_by: tuple[str, float]) -> None:

@@ -16,7 +16,7 @@ from encoders.descriptors.streams import Stream
 from encoders.encodings.base import Encoder, State
 from encoders.encodings.time_pyramid import TemporalPyramid
 from encoders.registry import encoder_from_bytes
-from encoders.settings import CODEBOOK
+from encoders.settings import CODEBOOK, INFORMATION_FILE
 from pipelines import logs
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter, Sums
@@ -34,6 +34,8 @@ def load_encoder(book: Codebook, store: Store, on: str) -> Encoder:
     """Load the encoder from the files of the codebook's folder."""
     names = store.files(book.folder, ".safetensors")
     files = {name.rsplit("/", 1)[-1]: store.read(name) for name in names}
+    if book.information:
+        files[INFORMATION_FILE] = store.read(book.information)
     encoder = encoder_from_bytes(files[CODEBOOK])
     return encoder.with_files(files, book.settings).to(on)
 

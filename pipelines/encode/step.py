@@ -17,8 +17,9 @@ from pipelines.cluster.datasets import (
     write_tables,
 )
 from pipelines.encode import stage
+from pipelines.encode.information import publish_information
 from pipelines.index import current_rows, external
-from pipelines.ledger.accounts import Account, Spent, settle
+from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.run import codebook
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
@@ -31,7 +32,7 @@ _OF_FILE = ("video_id", "source")
 
 def encode(job: Job) -> tuple[Account, Spent]:
     """Publish ENCODINGS and ATTENTION: one pass over DESCRIPTORS for all streams and codebooks."""
-    videos, spent = current_rows.places_by_video(job), Spent(0.0, ())
+    videos = current_rows.places_by_video(job)
     described = names(videos)
 
     def visible(book: codebook.Codebook) -> frozenset[str]:
@@ -39,13 +40,14 @@ def encode(job: Job) -> tuple[Account, Spent]:
         return there - _without_attention(job, book, videos) if there else there
 
     books = [book for book in job.codebooks if not job.store.exists(job.encodings_mark(book))]
+    spent = publish_information(job, books, videos)
     # Other labels leave the encodings of most codebooks as they are, and only their marks are new.
     done = {book: visible(book) for book in books}
     if missing := {book: there for book, there in done.items() if there != described}:
         for book in filter(lambda book: book.is_external, missing):
             _copy(job, book, videos)
         if made := {b: there for b, there in missing.items() if not b.is_external}:
-            spent = _encode(job, made, videos)
+            spent = merged([spent, _encode(job, made, videos)])
         done |= {book: visible(book) for book in missing}
     for book in books:
         settle(f"encode {book.name}", "videos", described, done[book])

@@ -170,7 +170,8 @@ def scarcities(
             lines[book.encoder, book.stream] = (
                 f"{book.encoder} on {book.stream}: {number:,} descriptors for "
                 f"{book.base}.{field_name} = {size}, less than {FEW_DESCRIPTORS} each; raise "
-                f"fit.num_frames (now {config.fit.num_frames}) where videos have more frames, or "
+                f"fit.num_frames (now {config.fit.num_frames or 'auto'}) where videos have more "
+                "frames, or "
                 f"lower {book.base}.{field_name}"
             )
     return list(lines.values())

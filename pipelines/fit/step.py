@@ -61,7 +61,7 @@ def fit_tasks(job: Job) -> list[codebooks.Task]:
 
 def _sample(job: Job) -> Spent:
     """Publish SAMPLES: about fit.num_frames frames of the videos that codebooks may see, the same
-    for all streams.
+    for all streams as far as their numbers allow; see `pipelines.fit.sample.Draw`.
     """
     streams = list(dict.fromkeys(book.stream for book in job.learning))
     streams = [s for s in streams if not holds(job.store, f"{job.sample(s)}/{DONE}")]
@@ -79,8 +79,10 @@ def _sample(job: Job) -> Spent:
             f"fit: expected training videos with descriptors, found none; are all of them in "
             f"{job.store.uri(job.failures)}?"
         )
-    rate = job.config.fit.num_frames / num_frames
-    rows = places.select(["video_id", "file", "row"])
+    places = sample.ranked(places.filter(pc.greater(places["num_frames"], 0)), job.config.run.seed)
+    draws = {stream: _draw(job, stream, places, num_frames) for stream in streams}
+    # By file again, for locality.
+    rows = places.sort_by("segment_id").select(["video_id", "file", "row", "rank"])
     pool, seed = (
         pools.pools(job.config.cluster).read.fitting(rows.num_rows),
         job.config.run.seed,
@@ -89,7 +91,7 @@ def _sample(job: Job) -> Spent:
     described = {stream: job.described[stream] for stream in streams}
     data = dataset(rows, 64).map_batches(
         sample.SampleFrames,
-        fn_constructor_args=(job.store, described, rate, seed, line.meter),
+        fn_constructor_args=(job.store, described, draws, seed, line.meter),
         **pool.options(batch_size=64),
     )
     outputs = [
@@ -110,7 +112,15 @@ def _sample(job: Job) -> Spent:
             "shorter gap, or sample more frames"
         )
     for stream in streams:
-        facts = {"rate": rate, "num_frames": num_frames}
+        facts = {**draws[stream]._asdict(), "num_frames": num_frames}
         folder = job.sample(stream)
         publish_mark(job.store, f"{folder}/{DONE}", facts, Contents((folder,)))
     return spent
+
+
+def _draw(job: Job, stream: str, places: pa.Table, num_frames: int) -> sample.Draw:
+    frames = job.sampled_frames(stream)
+    if job.config.fit.num_frames:
+        return sample.Draw(frames / num_frames)
+    num_videos = pc.count_distinct(places["video_id"]).as_py()
+    return sample.Draw.of_each_video(frames, num_frames, num_videos)

@@ -159,17 +159,21 @@ class _Calculator:
     def described_videos(self) -> float:
         return self.described / self.trials.headers.mean_segments
 
-    @property
-    def sampled_frames(self) -> float:
-        share = self.counts.training / self.counts.videos if self.counts.num_folds else 1.0
-        return min(self.frames * share, self.config.fit.num_frames)
+    def sampled_frames(self, cells: int) -> float:
+        """Return the frames of SAMPLES of a stream with so many descriptors in a view."""
+        videos = self.counts.training if self.counts.num_folds else self.counts.videos
+        drawn = self.config.fit.frames_for(videos, cells * VIEWS[self.config.picture.views])
+        return min(self.frames * videos / self.counts.videos, drawn)
 
     @property
     def sample_bytes(self) -> dict[str, float]:
         """Bytes of SAMPLES, {stream: bytes}, for the streams that a codebook learns from."""
-        streams = {trial.stream for trial in self.trials.fits if trial.learns}
         sizes = self.trials.rates.sample_bytes
-        return {stream: self.sampled_frames * sizes[stream] for stream in streams}
+        return {
+            trial.stream: self.sampled_frames(trial.cells) * sizes[trial.stream]
+            for trial in self.trials.fits
+            if trial.learns
+        }
 
     @property
     def dims(self) -> dict[tuple[str, str], int]:
@@ -273,6 +277,8 @@ class _Calculator:
         core_s, gpu_s, flops = self._on_gpus(sum(self._fit_s(t) * t.copies for t in fits))
         spread = (gpu_s + Range.exactly(core_s)) * (1 / self._fit_workers())
         books, reads = sum(trial.copies for trial in fits), bool(sizes) * VECTOR_READS
+        cells = {trial.stream: trial.cells for trial in fits if trial.learns}
+        samples = [self.sampled_frames(number) for number in cells.values()]
         return StepPlan(
             name="fit",
             units=books,
@@ -289,8 +295,8 @@ class _Calculator:
                 "codebooks": sum(trial.num_bytes * trial.copies for trial in fits),
             },
             reads=reads * self._files(self.segments, "descriptors", 1)
-            + len(sizes) * VECTOR_READS * self._files(self.sampled_frames, "samples", 1),
-            writes=len(sizes) * (self._files(self.sampled_frames, "samples", actors) + 1)
+            + VECTOR_READS * sum(self._files(frames, "samples", 1) for frames in samples),
+            writes=sum(self._files(frames, "samples", actors) + 1 for frames in samples)
             + 3 * books,
             # The sample is a mapped file; EM and training use a small part of it at a time.
             peak_bytes=PROCESS_BYTES + 2 * max(sizes.values(), default=0),
@@ -300,7 +306,7 @@ class _Calculator:
         """Return the seconds of a core for one codebook."""
         variant = self.config.variant(trial.name)
         # A view of a frame counts as a frame.
-        fitted = int(self.sampled_frames * VIEWS[self.config.picture.views])
+        fitted = int(self.sampled_frames(trial.cells) * VIEWS[self.config.picture.views])
         work = ENCODERS[variant.base].fit_work
         whole, tried = (work(variant.settings, n, trial.cells) for n in (fitted, trial.frames))
         once_s = trial.once_s * whole.once / tried.once

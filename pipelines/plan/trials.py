@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from encoders.codebooks.sample import FitSample
 from encoders.registry import ENCODERS, fit_encoder
+from encoders.settings import INFORMATION_FILE
 from pipelines.cluster import sink
 from pipelines.cluster.device import cuda_or_cpu
 from pipelines.describe.projection import trial_projections
@@ -216,10 +217,11 @@ def _sample(part: Job) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         ConfigError: a stream has no descriptor in the sample.
     """
     described = {stream: part.described[stream] for stream in part.streams}
-    stage = fit_sample.SampleFrames(part.store, described, 2.0, 0)
-    positions = current_rows.places(part)
+    every = {stream: fit_sample.Draw(2.0) for stream in described}
+    stage = fit_sample.SampleFrames(part.store, described, every, 0)
+    places = fit_sample.ranked(current_rows.places(part), 0)
     started, names = now_s(), {}
-    rows = stage(positions.select(["video_id", "file", "row"]))
+    rows = stage(places.select(["video_id", "file", "row", "rank"]))
     for stream in described:
         select = functools.partial(sample_of, stream=stream)
         output = sink.Output(SAMPLES, part.sample(stream), part.footer("fit"), select)
@@ -323,6 +325,10 @@ def _encode(part: Job) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the cost of all encodings, and the vector length of each result."""
     books = _books(part)
     attentive = [book for book in books if part.writes_attention(book)]
+    for book in books:
+        if book.information:
+            content = part.store.read(f"{book.folder}/{INFORMATION_FILE}")
+            part.store.publish(book.information, content)
     settings = (part.store, books, attentive, part.described, part.config.encode)
     stage = encode_stage.EncodeVideos(*settings)
     videos, footer = current_rows.places_by_video(part), part.footer("encode")

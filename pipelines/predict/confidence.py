@@ -1,10 +1,12 @@
 """Confidence of a class over a picture: what each single position says of it (FK 4.5)."""
 
+import dataclasses
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import matplotlib as mpl
 import numpy as np
@@ -35,6 +37,9 @@ CELLS = 64
 
 ROWS_AT_A_TIME = 256
 """Positions whose vectors are held at once: each is as long as that of a video."""
+
+NO_BOX: Mapping[str, float | None] = MappingProxyType({})
+"""Of a picture that is described whole."""
 
 SHOWN_PX = 512
 _COLORS = mpl.colormaps["inferno"]
@@ -91,7 +96,7 @@ def confidence(request: Request) -> Confidence:
     encoder = load_encoder(model.encoded[0].codebook, run.store, "cpu")
     uri = absolute_uri(request.image)
     with torch.inference_mode():
-        rows = _rows(run, stream, uri)
+        rows = described_rows(run, stream, uri)
         scorer = Scorer(run.store, model)
         whole = encoder.encode(rows.reshape(-1, encoder.descriptor_dim)).numpy()[None]
         own = scorer.scores([whole])[0]
@@ -101,7 +106,7 @@ def confidence(request: Request) -> Confidence:
         number = int(own.argmax()) if label is None else names.index(label)
         values = over_picture(run.config.describe.backbone, stream, encoder, rows, scorer, number)
     found = Confidence(names[number], float(own[number]), values, *_files(to))
-    _publish(found, model, uri, to, _shown(uri, run.config))
+    _publish(found, model, uri, to, shown(uri, run.config))
     return found
 
 
@@ -145,9 +150,11 @@ def _stream(run: SavedRun, model: Model) -> Stream:
     return stream
 
 
-def _rows(run: SavedRun, stream: Stream, uri: str) -> torch.Tensor:
+def described_rows(
+    run: SavedRun, stream: Stream, uri: str, box: Mapping[str, float | None] = NO_BOX
+) -> torch.Tensor:
     """Return the descriptors [T, C] of the first view of a picture, as the run describes it."""
-    frames = _decoded(uri, run.config.picture, run.config)
+    frames = _decoded(uri, run.config.picture, run.config, box)
     describe = DescribeFrames(
         lambda: run.store.read(run.weights),
         run.config,
@@ -159,16 +166,19 @@ def _rows(run: SavedRun, stream: Stream, uri: str) -> torch.Tensor:
     return torch.from_numpy(described[0, : stream.cells].copy()).float()
 
 
-def _shown(uri: str, config: Config) -> np.ndarray:
+def shown(uri: str, config: Config, box: Mapping[str, float | None] = NO_BOX) -> np.ndarray:
     """Return what the network saw of the picture, [SHOWN_PX, SHOWN_PX, 3]."""
     picture = config.picture
     share = 1.0 if picture.scales else picture.crop_px / picture.resize_px
-    seen = Picture(resize_px=round(SHOWN_PX / share), crop_px=SHOWN_PX, resize=picture.resize)
-    pixels = np.frombuffer(_decoded(uri, seen, config)["images"][0].as_py(), np.uint8)
+    side = {"resize_px": round(SHOWN_PX / share), "crop_px": SHOWN_PX, "scales": ()}
+    seen = dataclasses.replace(picture, views="centre", **side)
+    pixels = np.frombuffer(_decoded(uri, seen, config, box)["images"][0].as_py(), np.uint8)
     return pixels.reshape(-1, SHOWN_PX, SHOWN_PX, 3)[0]
 
 
-def _decoded(uri: str, picture: Picture, config: Config) -> pa.Table:
+def _decoded(
+    uri: str, picture: Picture, config: Config, box: Mapping[str, float | None]
+) -> pa.Table:
     """Return the first frame, as a stage that describes takes it.
 
     Raises:
@@ -176,7 +186,7 @@ def _decoded(uri: str, picture: Picture, config: Config) -> pa.Table:
     """
     one, read = Sampling(policy="uniform", num_frames=1), config.describe.windows
     decode = DecodeSegments(one, picture, config.decode, windows=read)
-    row = {"segment_id": uri, "video_id": uri, "segment": 0, "num_segments": 1, "source": ""}
+    row = {"segment_id": uri, "video_id": uri, "segment": 0, "num_segments": 1, "source": "", **box}
     with closing(decode.decoder):
         [frames] = decode(pa.Table.from_pylist([row | {"uri": uri, "status": "ok"}]))
     if frames["status"][0].as_py() == "failed":

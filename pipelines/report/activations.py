@@ -24,7 +24,7 @@ def activations(job: Job, rows: list[dict]) -> tuple[ActivationFigure, ...]:
         rows: of METRICS.
     """
     pairs = [r.pair for r in job.scored_by_networks() if "cams" in r.tables]
-    if not pairs:
+    if not pairs or not job.config.network.pictures:
         return ()
     best = max(pairs, key=accuracies(rows).__getitem__)
     by_video: dict[str, list[dict]] = {}

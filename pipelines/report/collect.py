@@ -222,6 +222,12 @@ def _notes(job: Job) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _sample(job: Job) -> str:
+    numbers = sorted({job.sampled_frames(stream) for stream in job.described})
+    said = f"about {' to '.join(f'{n:,}' for n in numbers)} frames per stream"
+    return said if job.config.fit.num_frames else f"{said}, of every training video if they suffice"
+
+
 def _facts(job: Job) -> tuple[tuple[str, str], ...]:
     config = job.config
     return (
@@ -231,7 +237,7 @@ def _facts(job: Job) -> tuple[tuple[str, str], ...]:
         ("Descriptors", f"L2 {config.describe.scaling}, pyramid {config.describe.spp_levels}"),
         ("Data", _data(job)),
         ("Split", job.protocol),
-        ("Codebook sample", f"about {config.fit.num_frames:,} frames per stream"),
+        ("Codebook sample", _sample(job)),
         (
             "Classifier",
             f"one-vs-rest linear SVM, {config.classify.words}",

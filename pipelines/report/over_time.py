@@ -24,7 +24,7 @@ def over_time(job: Job, rows: list[dict]) -> tuple[TimeFigure, ...]:
         rows: of METRICS.
     """
     pairs = [r.pair for r in job.scored_by_networks() if "scores_over_time" in r.tables]
-    if not pairs:
+    if not pairs or not job.config.network.pictures:
         return ()
     best = max(pairs, key=accuracies(rows).__getitem__)
     folder = job.scores_over_time(*best)

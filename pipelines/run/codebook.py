@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.networks.settings import NetworkSettings
-from encoders.settings import EncoderSettings
+from encoders.settings import EncoderSettings, FvVaeSettings
 from pipelines.settings.config import EXTERNAL, NetworkVariant, Variant
 from pipelines.storage.columns import attention_type
 from pipelines.storage.tables import ATTENTION, ENCODINGS, SAMPLES
@@ -108,6 +108,16 @@ class Codebook:
     @property
     def folder(self) -> str:
         return f"codebooks/{self.base}-{self.stream}/{self.digest}"
+
+    @property
+    def information(self) -> str:
+        """Return the file of the Fisher information of all frames; "" where that of the sample is
+        used, in the codebook's folder.
+        """
+        settings = self.settings
+        if not isinstance(settings, FvVaeSettings) or settings.information_frames == "sample":
+            return ""
+        return f"information/{self.name}/{self.digest}.safetensors"
 
     @property
     def name(self) -> str:

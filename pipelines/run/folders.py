@@ -8,7 +8,7 @@ A changed setting never mixes with old output, and recomputes only what depends 
     encodings/<encoder>-<stream>/<digest>/   attention/...   classifiers/...   scores/...
     fusions/...   metrics/<digest>/   models/<digest>/   split_metrics/   report/index.html
     runs/<digest>.json   report/<digest>/index.html      of each configuration (reading/kept.py)
-    projections/<digest>.safetensors
+    projections/<digest>.safetensors   information/<encoder>-<stream>/<digest>.safetensors
     clips/<digest>/   networks/<network>-<stream>/<digest>/   clip_scores/...   cams/...
     scores_over_time/...   flows/...
 
@@ -274,6 +274,11 @@ class Folders(Inputs):
         """Return the folder of the rows that it is fitted on, until it is."""
         return f"projections/{self._descriptors_digest}"
 
+    @property
+    def information(self) -> list[str]:
+        """Return the files of Fisher information of all frames."""
+        return sorted({book.information for book in self.codebooks} - {""})
+
     def sample(self, stream: str) -> str:
         return f"samples/{stream}/{self._sample_digest(stream)}"
 
@@ -468,7 +473,9 @@ class Folders(Inputs):
         return digest(sorted(pair for pair in pairs if pair[0] in allowed))
 
     def _sample_digest(self, stream: str) -> str:
-        settings = (self.config.fit.num_frames, self.config.run.seed)
+        settings = (self.sampled_frames(stream), self.config.run.seed)
+        if not self.config.fit.num_frames:
+            settings = ("each video", *settings)
         return digest(self._described_digest, stream, settings, self._sample_pool)
 
     def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:

@@ -175,6 +175,11 @@ class Inputs:
         """Return {video: what tells its file as it is now}."""
         return dict(zip(self._video_ids, self.manifest["source"].to_pylist(), strict=True))
 
+    def sampled_frames(self, stream: str) -> int:
+        """Return the frames of a stream that codebooks are fitted on, where there are so many."""
+        num_descriptors = self.described[stream].num_descriptors
+        return self.config.fit.frames_for(len(self.training_videos(None)), num_descriptors)
+
     @functools.cached_property
     def classes(self) -> list[str]:
         """Return the labels of all videos, sorted: what networks score."""

@@ -110,6 +110,7 @@ STEPS: dict[str, Step] = {
         tables=(tables.ENCODINGS, tables.ATTENTION),
         marked="encodings",
         mark=FOR_VIDEOS,
+        beside=lambda run: run.information,
     ),
     "train": Step(
         "pipelines.corpus:train",

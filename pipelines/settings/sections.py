@@ -398,13 +398,19 @@ def _spec(entry: str) -> tuple[str, StreamSpec]:
     return kind, changed(SPECS[kind], kind, changes)
 
 
+LEAST_FRAMES, MOST_DESCRIPTORS = 20_000, 2**23
+"""Bounds of a sample that follows the corpus: of 512 values in half precision, 8 GiB at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit(Record):
     """The sample that codebooks are fitted on, and the workers that fit them (Ray Train)."""
 
-    num_frames: Annotated[Count, Unit("frames")] = setting(
-        20_000,
-        "Frames drawn from the training videos for each stream (50 descriptors each by default).",
+    num_frames: Annotated[CountOrZero, Unit("frames")] = setting(
+        0,
+        f"Frames drawn from the training videos for each stream. 0: at least one of each of them, "
+        f"{LEAST_FRAMES:,} or more in all, of at most {MOST_DESCRIPTORS:,} descriptors together: "
+        "then of some videos none.",
     )
     num_workers: Annotated[Count, Unit("workers")] = setting(
         1,
@@ -420,6 +426,11 @@ class Fit(Record):
     checkpoint_s: Seconds = setting(
         30.0, "Seconds between checkpoints of a running fit.", Changes.NOTHING
     )
+
+    def frames_for(self, num_videos: int, num_descriptors: int) -> int:
+        """Return the frames drawn from so many training videos, with so many descriptors each."""
+        most = max(1, MOST_DESCRIPTORS // num_descriptors)
+        return self.num_frames or min(max(LEAST_FRAMES, num_videos), most)
 
 
 @dataclass(frozen=True, kw_only=True)

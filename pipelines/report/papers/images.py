@@ -7,7 +7,7 @@ FK: Fisher Kernel for Deep Neural Activations. Its text has 77.76 for what Table
 
 from pipelines.report.papers.tables import PaperTable
 
-_CUB_COLUMNS = ("without fine-tuning", "fine-tuned", "boxes", "boxes, fine-tuned")
+CUB_COLUMNS = ("without fine-tuning", "fine-tuned", "boxes", "boxes, fine-tuned")
 
 
 def _by_scenario(
@@ -16,7 +16,7 @@ def _by_scenario(
     """Return a row for each number of DQ Table 6, those of one scenario together."""
     return tuple(
         (f"{method}, {scenario}", (numbers[column],))
-        for column, scenario in enumerate(_CUB_COLUMNS)
+        for column, scenario in enumerate(CUB_COLUMNS)
         for method, *numbers in rows
     )
 

@@ -150,3 +150,13 @@ def test_parameters_have_the_rates_of_their_kinds() -> None:
                 0.05 * (2 if is_bias else 5 if is_first else 1)
             )
             assert group.decay == (0 if is_bias else 0.01)
+
+
+def test_a_new_classifier_may_learn_faster_than_the_backbone() -> None:
+    network = tiny.network("tsn", channels=10, learning_rate=0.1, classifier_rate_factor=10.0)
+    names = {id(value): name for name, value in network.named_parameters()}
+    (phase,) = network.phases()
+    rates = {names[id(p)]: group.learning_rate for group in phase.groups for p in group.parameters}
+    assert {name.partition(".")[0] for name in rates} == {"bodies", "classifiers"}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(1.0 if name.startswith("classifiers.") else 0.1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -22,7 +23,7 @@ from encoders.settings import CODEBOOK, FvVaeSettings
 from pipelines.describe.segments import stored_frames
 from pipelines.describe.stage import CPU_FRAMES, DescribeFrames, described_streams, precision
 from pipelines.encode.stage import EncodeVideos
-from pipelines.fit.sample import SampleFrames
+from pipelines.fit.sample import Draw, SampleFrames, ranked
 from pipelines.run.codebook import Codebook, attention_of, encodings_of, sample_of
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Decode, Encode
@@ -462,13 +463,14 @@ def test_the_sample_is_the_same_however_it_is_read(
 ) -> None:
     width = described.schema.field(DIFFERENCE).type.value_type.list_size
     places = [
-        {"video_id": "big_buck_bunny_0_30.webm", "file": f"d/{name}.parquet", "row": 0}
+        {"video_id": "big_buck_bunny_0_30.webm", "file": f"d/{name}.parquet", "row": 0, "rank": 1}
         for name in ("a", "b")
     ]
 
     def draw(rate: float, seed: int, rows: list[dict]) -> list[int]:
         both = {name: STREAMS[name] for name in (APPEARANCE, DIFFERENCE)}
-        made = SampleFrames(store, both, rate, seed)(pa.Table.from_pylist(rows))
+        draws = dict.fromkeys(both, Draw(rate))
+        made = SampleFrames(store, both, draws, seed)(pa.Table.from_pylist(rows))
         appearances, table = (sample_of(made, name) for name in both)
         first = {0} if made["frame"].to_pylist().count(0) else set()
         assert set(appearances["frame"].to_pylist()) == set(table["frame"].to_pylist()) | first
@@ -484,13 +486,60 @@ def test_the_sample_is_the_same_however_it_is_read(
     assert len(draw(1.0, 0, places)) == 89
 
 
+def test_a_video_of_the_corpus_has_a_frame_in_the_sample(
+    store: Store, described: pa.Table, placed: pa.Table
+) -> None:
+    """At the smallest rate as well: in each stream its frame with the smallest number, which a
+    larger rate keeps too. Of too many videos the first by rank have one."""
+    both = {name: STREAMS[name] for name in (APPEARANCE, DIFFERENCE)}
+    row = {"file": "d/a.parquet", "row": 0}
+    rows = [row | {"video_id": f"v{n}", "rank": n} for n in range(6)]
+
+    def draw(rate: float, videos: int, seed: int = 0) -> list[tuple[str, int]]:
+        draws = {APPEARANCE: Draw(0.0, 5), DIFFERENCE: Draw(rate, videos)}
+        made = SampleFrames(store, both, draws, seed)(pa.Table.from_pylist(rows))
+        assert sorted(sample_of(made, APPEARANCE)["video_id"].to_pylist()) == [
+            f"v{n}" for n in range(5)
+        ]
+        own = sample_of(made, DIFFERENCE)
+        return list(zip(own["video_id"].to_pylist(), own["frame"].to_pylist(), strict=True))
+
+    alone = draw(0.0, 3)
+    assert sorted(video for video, _ in alone) == ["v0", "v1", "v2"]
+    assert 0 not in dict(alone).values()
+    assert set(alone) | set(draw(0.2, 0)) <= set(draw(0.2, 6))
+    assert len({video for video, _ in draw(0.2, 6)}) == 6
+
+
+def test_a_draw_has_about_as_many_frames_as_are_asked_for() -> None:
+    assert Draw.of_each_video(20, 110, 10) == (0.1, 10)
+    assert Draw.of_each_video(20, 110, 30) == (0.0, 20)
+    assert Draw.of_each_video(500, 30, 30) == (0.0, 30)
+    assert Draw.of_each_video(500, 130, 30).rate > 1
+
+
+def test_one_random_segment_of_each_video_is_ranked_in_whatever_order_it_is_read() -> None:
+    segments = [(f"v{n % 7}", n // 7) for n in range(100)]
+    columns = ("video_id", "segment")
+    table = pa.table({c: [s[k] for s in segments] for k, c in enumerate(columns)})
+    found = ranked(table, 3)
+    chosen = found.filter(pc.less(found["rank"], 7))
+    assert sorted(chosen["rank"].to_pylist()) == list(range(7))
+    assert sorted(chosen["video_id"].to_pylist()) == [f"v{n}" for n in range(7)]
+    assert len(set(chosen["segment"].to_pylist())) > 2
+    assert ranked(table.take(np.arange(100)[::-1]), 3) == found
+    assert ranked(table, 4) != found
+
+
 def test_descriptors_are_read_where_a_frame_is_drawn_alone(
     store: Store, described: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are the bytes of a run; of a large corpus most segments give the sample nothing."""
     copies = pa.concat_tables([described.slice(0, 1).drop_columns([POSITIONS, GLOBAL])] * 40)
     store.publish_table("d/many.parquet", copies, {}, rows_per_group=2)
-    places = [{"video_id": f"v{k}", "file": "d/many.parquet", "row": k} for k in range(40)]
+    places = [
+        {"video_id": f"v{k}", "file": "d/many.parquet", "row": k, "rank": 40} for k in range(40)
+    ]
     read, really = [], pq.ParquetFile.read_row_group
 
     def noted(self: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
@@ -499,7 +548,8 @@ def test_descriptors_are_read_where_a_frame_is_drawn_alone(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
     both = {name: STREAMS[name] for name in (APPEARANCE, DIFFERENCE)}
-    made = SampleFrames(store, both, 0.003, 0)(pa.Table.from_pylist(places))
+    draws = dict.fromkeys(both, Draw(0.003))
+    made = SampleFrames(store, both, draws, 0)(pa.Table.from_pylist(places))
     drawn = {int(name[1:]) // 2 for name in made["video_id"].to_pylist()}
     assert 0 < len(drawn) < 15
     assert sorted(read) == sorted(

@@ -14,31 +14,34 @@ import pytest
 from encoders.descriptors.streams import Stream
 from encoders.fields import Changes, changes_of
 from encoders.networks.registry import NETWORKS
+from pipelines.prepare import as_sampled_before
 from pipelines.run.job import Job
 from pipelines.run.record import configuration
 from pipelines.settings.config import Config, config_from_json, digest
 from pipelines.settings.recipes import RECIPES, recipe
+from pipelines.settings.sections import Fit
 from pipelines.storage.store import Store
 
 # These are newer: of whole configurations, which name no folder, but say whether a plan is of this
 # run. The default of evaluate.fusions lost a rule; decode.accept_old_codecs,
-# manifest.stretches, classify.final and classify.keep_folds came.
+# manifest.stretches, classify.final and classify.keep_folds came; fit.num_frames follows the
+# corpus.
 CONFIGURATIONS = {
     "auto": "aaeb22bc14f3",
-    "fcvid": "88d296067a09",
-    "ucf101": "136727e764b8",
-    "activitynet": "eebac6d5e0c8",
+    "fcvid": "506b25d79769",
+    "ucf101": "adddde781ed0",
+    "activitynet": "ca3d382cffe9",
     "weizmann": "8bb1cad57a3e",
     "actions": "2a12fbdd6da8",
     "modern": "8c6c457fac32",
     "compare_encoders": "a808e59b9c86",
     "demo": "37cc3187b576",
-    "tsn": "9beae3fb504f",
-    "tdn": "5f2a96268d96",
-    "hmdb51": "710fb8d8e553",
-    "act": "3efd3bb50192",
-    "actionflownet": "02f1c8dba6f3",
-    "sports1m": "95fa588ef762",
+    "tsn": "b0a952955c3e",
+    "tdn": "8f0e72ab43e9",
+    "hmdb51": "652791cf34ba",
+    "act": "18da53ccbe33",
+    "actionflownet": "19aaa5b8e0de",
+    "sports1m": "7e92a0acbb9e",
     "cub": "abb868daf3b0",
     "voc2007": "eabd8875d458",
     "indoor67": "2f9fccd96a67",
@@ -62,6 +65,7 @@ SETTINGS = (
     "encode.encoders=ave,ga,concat,vlad@num_centroids=64,vlad@levels=1:compress.kind=pca,"
     "gmm_fv,fv_vae,fv_vae@lambda3=0:early_stopping_steps=50,bilinear@temporal_pyramid=1/2",
     "describe.batch_frames=7",
+    "fit.num_frames=20000",
     "classify.fusions=kernel_sum",
 )
 STREAMS = [
@@ -195,3 +199,28 @@ def test_sections_of_networks_say_nothing_without_networks() -> None:
 
 def test_folders_are_those_of_before() -> None:
     assert folders(job(Config().with_settings(list(SETTINGS)))) == FOLDERS
+
+
+def test_a_sample_of_before_stays_where_a_folder_has_one(tmp_path) -> None:
+    """fit.num_frames was 20,000 by default: what a run of then made is complete today."""
+    before = dataclasses.replace(
+        job(Config().with_settings(["fit.num_frames=20000"])), store=Store(str(tmp_path))
+    )
+    now = dataclasses.replace(job(Config()), store=before.store)
+    assert as_sampled_before(now) is now
+    stream = before.streams[0]
+    assert now.sample(stream) != before.sample(stream)
+    before.store.publish_json("run.json", {})
+    assert as_sampled_before(now) is now
+    before.store.publish_json(f"{before.sample(stream)}/_done.json", {})
+    assert folders(as_sampled_before(now)) == folders(before)
+    assert as_sampled_before(now).config == before.config
+
+
+def test_the_sample_follows_the_corpus_within_its_bounds() -> None:
+    fit = Config().fit
+    assert fit.frames_for(300, 50) == 20_000
+    assert fit.frames_for(45_000, 50) == 45_000
+    assert fit.frames_for(1_000_000, 50) == 2**23 // 50
+    assert fit.frames_for(10, 4410) == 2**23 // 4410
+    assert Fit(num_frames=7).frames_for(45_000, 50) == 7
