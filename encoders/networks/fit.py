@@ -5,11 +5,12 @@ Letters: f kept frames of this worker, v its videos, b clips, n frames of a clip
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from encoders.fields import said
 from encoders.networks import training
 from encoders.networks.augment import augmented, augmented_maps
 from encoders.networks.base import Clips, Network
@@ -116,7 +117,9 @@ class _Training(training.Trainee):
         self.starts = [end - count for end, count in zip(ends, sample.counts, strict=True)]
         settings = network.settings
         # As a saved state has them: lists stay lists, and tuples tuples.
-        self.run = {"network": network.name, **asdict(settings), "seed": sample.seed}
+        # A state of before knows no added settings.
+        own = {f.name: getattr(settings, f.name) for f in said(settings)}
+        self.run = {"network": network.name, **own, "seed": sample.seed}
         self.advice = (
             f"lower {network.name}.learning_rate ({settings.learning_rate:g}), or set "
             f"{network.name}.clip_norm"

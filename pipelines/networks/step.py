@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.networks.settings import OF_RGB
 from pipelines.cluster import pools, sink
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.datasets import dataset, progress_line, write_tables
@@ -18,11 +19,13 @@ from pipelines.networks import score as network_score
 from pipelines.networks.clips import publish_clips
 from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import Task, train_networks
+from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
 from pipelines.run.makers import Result
 from pipelines.storage.columns import names
 from pipelines.storage.store import DONE
 from pipelines.storage.tables import CAMS, CLIP_SCORES, FLOWS, SCORES, SCORES_OVER_TIME
+from pipelines.storage.uris import absolute_uri
 
 VIDEOS_PER_BLOCK = 8
 """Videos of a fold that an actor scores one after the other: it loads the fold's network once."""
@@ -42,16 +45,27 @@ def train(job: Job) -> tuple[Account, Spent]:
             sample=job.descriptors if network.reads_maps else job.clips,
             labels=_labels(job, network.fold),
             footer=job.footer("train") | {"video_fisher.network": network.digest},
+            start=_start(job, network),
         )
         for network in job.networks
         if not holds(job.store, f"{network.folder}/{DONE}")
     ]
     tasks = list({task.network.folder: task for task in tasks}.values())
-    if tasks:
-        parts.append(train_networks(job, tasks))
+    # Networks of flow may start from those of pictures.
+    waiting = [task for task in tasks if task.network.settings.start == OF_RGB]
+    first = [task for task in tasks if task not in waiting]
+    parts += [train_networks(job, now) for now in (first, waiting) if now]
     planned = {network.folder for network in job.networks}
     trained = {folder for folder in planned if holds(job.store, f"{folder}/{DONE}")}
     return settle("train", "networks", planned, trained), merged(parts)
+
+
+def _start(job: Job, network: FittedNetwork) -> str:
+    """Return the folder or URI of the network that one starts from; "": none."""
+    if network.settings.start != OF_RGB:
+        return network.settings.start and absolute_uri(network.settings.start)
+    (own,) = [n for n in job.networks_of(network.encoder, "rgb") if n.fold == network.fold]
+    return job.store.uri(own.folder)
 
 
 def _labels(job: Job, fold: int) -> dict[str, list[str]]:

@@ -4,8 +4,9 @@ Teams of workers train one network after another, each fold's on its own; what i
 published at once, and a network that was under way goes on from its last checkpoint.
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +34,24 @@ from pipelines.settings.sections import Network
 from pipelines.storage.pictures import mapped
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import NETWORKS
+from pipelines.storage.uris import absolute_uri
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network to train: the folder of CLIPS, and {training video: its labels}."""
+    """A network to train.
+
+    Attributes:
+        sample: folder of CLIPS, or of DESCRIPTORS.
+        labels: {training video: its labels}.
+        start: folder or URI of the network that it starts from; "": none.
+    """
 
     network: FittedNetwork
     sample: str
     labels: dict[str, list[str]]
     footer: dict[str, str]
+    start: str = ""
 
     @property
     def videos(self) -> frozenset[str]:
@@ -149,7 +158,7 @@ def _train_all(setting: dict) -> None:
             ),
         )
         with meter("fit"):
-            files = _train(training, task.network, sample)
+            files = _train(training, task, sample)
         if team.rank == 0:
             seconds = time.monotonic() - started
             folder = task.network.folder
@@ -157,13 +166,23 @@ def _train_all(setting: dict) -> None:
             meter.done({"ok": 1})
 
 
-def _train(training: Training, fitted: FittedNetwork, sample: ClipSample) -> dict[str, bytes]:
-    config = training.config
+def _train(training: Training, task: Task, sample: ClipSample) -> dict[str, bytes]:
+    config, fitted = training.config, task.network
     source = source_of(config, training.node, training.weights(), fitted)
     kind = network_class(fitted.base)
     network = kind.build(source, fitted.settings, len(training.classes), config.run.seed)
+    if task.start:
+        network.start_from({name: read() for name, read in files_of(task.start).items()})
     device = str(ray.train.torch.get_device())
     return fit_network(network, sample, config.network.crop_px, device).files()
+
+
+def files_of(start: str) -> dict[str, Callable[[], bytes]]:
+    """Return {file: a function that reads it} of a trained network in a folder or at a URI."""
+    root, _, folder = absolute_uri(start).rstrip("/").rpartition("/")
+    store = Store(root)
+    names = store.files(folder, ".safetensors")
+    return {name.rpartition("/")[2]: functools.partial(store.read, name) for name in names}
 
 
 def source_of(config: Config, node: str, weights: bytes, fitted: FittedNetwork) -> Source:

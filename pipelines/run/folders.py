@@ -28,6 +28,7 @@ import hashlib
 import re
 
 from encoders.fields import Changes, digested
+from encoders.networks.settings import OF_RGB
 from encoders.registry import ENCODERS
 from pipelines.ledger.marks import Contents, damage
 from pipelines.run.codebook import Codebook, FittedNetwork
@@ -510,6 +511,11 @@ class Folders(Inputs):
             self.classes,
             (config.describe.backbone, self.weights.identity, self.network_node),
             (None if of_maps else crop_px, config.network.num_workers, config.run.seed),
+            *(
+                [self._network_digest(variant, "rgb", fold)]
+                if stream == "flow" and variant.settings.flow_start == OF_RGB
+                else []
+            ),
         )
 
     @property

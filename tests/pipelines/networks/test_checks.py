@@ -26,6 +26,7 @@ def job(root: str, *settings: str) -> Job:
         ("network.node=features.99", "network.networks: tsn: .* got 'features.99'"),
         ("tdn.layers=input,classifier.1", "nodes of squeezenet1_0 before features.12, got classif"),
         ("network.networks=tdn@layers=input/features.12", "before features.12, got features.12"),
+        ("tsn.start=nowhere", "start: expected the folder of a trained .* nowhere without classif"),
         ("network.num_workers=9", "network.num_workers: expected at most the 2 training videos"),
     ],
 )
@@ -64,6 +65,33 @@ def test_a_network_has_folders_of_its_own_for_each_fold_and_stream(tmp_path) -> 
     changed = {n.folder for n in other.networks} ^ {n.folder for n in made.networks}
     assert {name.split("/")[1] for name in changed} == {"tdn-flow"}
     assert example(str(tmp_path), "network.networks=").networks == []
+
+
+def test_one_width_is_that_of_all_networks_that_have_one(tmp_path) -> None:
+    def folders(*settings: str) -> list[str]:
+        names = "network.networks=actionflownet,tsn,actionflownet@frames=2:width=8"
+        return [n.folder for n in example(str(tmp_path), names, *settings).networks]
+
+    assert folders("network.width=16") == folders("actionflownet.width=16") != folders()
+    # A variant's own is its own.
+    assert set(folders("network.width=16")) & set(folders()) >= set(folders()[2:4])
+
+
+def test_a_network_of_flow_that_starts_from_pictures_depends_on_theirs(tmp_path) -> None:
+    def folders(*settings: str) -> dict[str, list[str]]:
+        made = example(str(tmp_path), "network.streams=rgb,flow", "network.networks=tsn", *settings)
+        return {s: [n.folder for n in made.networks if n.stream == s] for s in ("rgb", "flow")}
+
+    own, of_rgb, faster = (
+        folders(*settings)
+        for settings in (
+            ("tsn.flow_learning_rate=0.1",),
+            ("tsn.flow_learning_rate=0.1", "tsn.flow_start=rgb"),
+            ("tsn.flow_learning_rate=0.1", "tsn.flow_start=rgb", "tsn.learning_rate=0.5"),
+        )
+    )
+    assert own["rgb"] == of_rgb["rgb"] != faster["rgb"]
+    assert len({tuple(f["flow"]) for f in (own, of_rgb, faster)}) == 3
 
 
 def test_targets_are_in_the_order_of_the_classes() -> None:
