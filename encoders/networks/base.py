@@ -375,7 +375,8 @@ def class_loss(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
 
 
 def class_losses(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
-    """Return the cross-entropy [b] of each row of scores [b, K]."""
+    """Return the cross-entropy [b] of each row of scores [b, K], over the classes that count."""
+    scores, targets = training.counted(scores, targets)
     if multi_label:
         loss = functional.binary_cross_entropy_with_logits
         return loss(scores, targets, reduction="none").sum(1)

@@ -38,7 +38,7 @@ class ClipSample:
         frames: uint8 [f, h, w, c], video by video, in order of time; may be a mapped file. Of
             networks that read maps: float [f, C, h, w].
         counts: [v] kept frames of each video, at least 1.
-        targets: [v, K] of 0 and 1.
+        targets: [v, K] of 0 and 1, or -1 where a video does not count for a class.
         run_frames: frames that are consecutive in the video; `counts` are multiples of it.
         flows: uint8 [f / run_frames, h, w, 2 (run_frames - 1)], levels of the flows of each run of
             frames, u and v in turn, for networks that learn flow.

@@ -46,6 +46,7 @@ def train(job: Job) -> tuple[Account, Spent]:
             labels=_labels(job, network.fold),
             footer=job.footer("train") | {"video_fisher.network": network.digest},
             start=_start(job, network),
+            ignored=job.ignored(network.fold),
         )
         for network in job.networks
         if not holds(job.store, f"{network.folder}/{DONE}")

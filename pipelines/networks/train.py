@@ -6,8 +6,8 @@ published at once, and a network that was under way goes on from its last checkp
 
 import functools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray.train.torch
@@ -23,6 +23,7 @@ from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.teams import Dealer, Team
 from pipelines.cluster.training import run_training
 from pipelines.fit import codebooks
+from pipelines.index.labels import target_matrix
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import holds
 from pipelines.networks import flow_pairs
@@ -43,7 +44,7 @@ class Task:
 
     Attributes:
         sample: folder of CLIPS, or of DESCRIPTORS.
-        labels: {training video: its labels}.
+        labels: {training video: its labels}. ignored: classes that it does not count for.
         start: folder or URI of the network that it starts from; "": none.
     """
 
@@ -52,6 +53,7 @@ class Task:
     labels: dict[str, list[str]]
     footer: dict[str, str]
     start: str = ""
+    ignored: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def videos(self) -> frozenset[str]:
@@ -145,7 +147,7 @@ def _train_all(setting: dict) -> None:
             flows=None if share.flows is None else torch.from_numpy(share.flows),
             flow_bound_px=config.network.flow_bound_px,
             pairs=read_pairs(training, task, team),
-            targets=targets(training.classes, [task.labels[video] for video in share.videos]),
+            targets=targets(training.classes, task, share.videos),
             multi_label=any(len(labels) > 1 for labels in task.labels.values()),
             seed=config.run.seed,
             rank=team.rank,
@@ -262,11 +264,9 @@ def read_pairs(training: Training, task: Task, team: Team) -> Pairs | None:
     return flow_pairs.read_all(own, training.config.network.side_px)
 
 
-def targets(classes: Sequence[str], labels: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Return [v, K] of 0 and 1."""
-    place = {label: number for number, label in enumerate(classes)}
-    table = torch.zeros(len(labels), len(classes))
-    for row, own in zip(table, labels, strict=True):
-        for label in own:
-            row[place[label]] = 1
-    return table
+def targets(classes: list[str], task: Task, videos: list[str]) -> torch.Tensor:
+    """Return [v, K] of 0 and 1, and -1 where a video does not count for a class."""
+    ignored = [task.ignored.get(video, []) for video in videos]
+    return torch.from_numpy(
+        target_matrix([task.labels[video] for video in videos], classes, ignored)
+    ).float()

@@ -473,7 +473,7 @@ class Folders(Inputs):
     def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:
         if variant.base == EXTERNAL:
             return digest(EXTERNAL, variant.name, self.external[variant.name])
-        learns = ENCODERS[variant.base].learns
+        learns, ignored = ENCODERS[variant.base].learns, self.ignored(fold)
         return digest(
             variant.base,
             stream,
@@ -484,6 +484,7 @@ class Folders(Inputs):
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
             *([self._groups_digest] if variant.settings.holds_out else []),
+            *([sorted(ignored.items())] if variant.uses_labels and ignored else []),
         )
 
     @functools.cached_property
@@ -500,6 +501,7 @@ class Folders(Inputs):
 
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:
         config, allowed = self.config, self.training_videos(fold)
+        ignored = self.ignored(fold)
         of_maps, crop_px = self.reads_maps(variant), config.network.crop_px
         return digest(
             variant.base,
@@ -516,6 +518,7 @@ class Folders(Inputs):
                 if stream == "flow" and variant.settings.flow_start == OF_RGB
                 else []
             ),
+            *([sorted(ignored.items())] if ignored else []),
         )
 
     @property

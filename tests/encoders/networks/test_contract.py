@@ -237,6 +237,25 @@ def test_the_phases_are_the_settings(name: str) -> None:
         assert all(later < sooner for sooner, later in pairwise(rates))
 
 
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_class_that_a_video_does_not_count_for_has_no_part_in_its_loss(
+    name: str, multi_label: bool
+) -> None:
+    network, targets = tiny.network(name, "tiny_plain").eval(), torch.eye(K)
+    targets[0, 1] = -1
+    clips = random_clips(K)
+    losses = [
+        network.losses(Clips(clips), t, None, multi_label=multi_label)["total"]
+        for t in (targets, targets.clamp(min=0))
+    ]
+    assert losses[0] < losses[1]
+    alone = network.losses(Clips(clips[:1]), targets[:1], None, multi_label=multi_label)["total"]
+    bias = [p for n, p in network.named_parameters() if n.startswith("class") and p.shape == (K,)]
+    (gradient,) = torch.autograd.grad(alone, bias[-1])
+    assert gradient[1] == 0
+    assert gradient[0] != 0
+
+
 def test_a_network_starts_from_one_of_other_classes(name: str) -> None:
     kind, record = network_class(name), tiny.settings(name)
     before, files = tiny.network(name), tiny.network(name).files()

@@ -1,12 +1,15 @@
 """Networks that cannot be trained are refused before anything is decoded."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
+import pyarrow as pa
 import pytest
 
 from pipelines import prepare
 from pipelines.errors import ConfigError
-from pipelines.networks.train import targets
+from pipelines.networks.train import Task, targets
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
 from tests.pipelines.run.examples import example
@@ -95,5 +98,27 @@ def test_a_network_of_flow_that_starts_from_pictures_depends_on_theirs(tmp_path)
 
 
 def test_targets_are_in_the_order_of_the_classes() -> None:
-    found = targets(["a", "b", "c"], [["c"], ["a", "b"], []])
-    assert found.tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 0]]
+    task = SimpleNamespace(
+        labels={"u": ["c"], "v": ["a", "b"], "w": []}, ignored={"w": ["b", "none"], "u": ["a"]}
+    )
+    found = targets(["a", "b", "c"], cast(Task, task), ["u", "v", "w"])
+    # -1: the video does not count for the class.
+    assert found.tolist() == [[-1, 0, 1], [1, 1, 0], [0, -1, 0]]
+
+
+def test_classes_that_a_video_does_not_count_for_change_networks_and_codebooks(tmp_path) -> None:
+    def folders(job: Job) -> dict[str, list[str]]:
+        bases = ("fv_vae", "vlad")
+        return {base: [b.folder for b in job.fitted if b.base == base] for base in bases}
+
+    made = example(str(tmp_path), "encode.encoders=fv_vae,vlad")
+    networks = [network.folder for network in made.networks]
+    (video, *_) = made.training_videos(made.folds[0])
+    manifest = made.manifest
+    for names, is_same in (([], True), (["b"], False)):
+        own = [names if v == video else [] for v in manifest["video_id"].to_pylist()]
+        column = pa.array(own, pa.list_(pa.string()))
+        other = replace(made, manifest=manifest.append_column("ignored", column))
+        assert (networks == [network.folder for network in other.networks]) == is_same
+        assert folders(other)["vlad"] == folders(made)["vlad"]
+        assert (folders(other)["fv_vae"] == folders(made)["fv_vae"]) == is_same
