@@ -39,6 +39,7 @@ def train(job: Job) -> tuple[Account, Spent]:
     """
     job.weights.keep(job.store)
     parts = [publish_clips(job)] if job.networks_see_pictures else [Spent(0.0, ())]
+    job.clips_came()
     tasks = [
         Task(
             network=network,

@@ -488,6 +488,21 @@ class Folders(Inputs):
         )
 
     @functools.cached_property
+    def _brought_back(self) -> list[tuple[str, str]]:
+        """Return (video, source) of CLIPS that have failed and came back with `--retry-failed`:
+        networks were trained without them."""
+        files = self.store.files(self.clips) if self.retries.passes else []
+        # Damaged ones are no better than none: `train` writes them anew, and this is forgotten.
+        if not files or any(damage(name, self.store.read(name)) for name in files):
+            return []
+        rows = self.store.read_table(self.clips, ["video_id", "source", "status"]).to_pylist()
+        failed, there = (
+            {(row["video_id"], row["source"]) for row in rows if (row["status"] == "failed") == is_}
+            for is_ in (True, False)
+        )
+        return sorted(failed & there)
+
+    @functools.cached_property
     def _clips_digest(self) -> str:
         network = self.config.network
         moving = (network.flow_stack, network.flow_method, network.flow_bound_px)
@@ -502,6 +517,7 @@ class Folders(Inputs):
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:
         config, allowed = self.config, self.training_videos(fold)
         ignored = self.ignored(fold)
+        back = [pair for pair in self._brought_back if pair[0] in allowed]
         of_maps, crop_px = self.reads_maps(variant), config.network.crop_px
         return digest(
             variant.base,
@@ -519,6 +535,7 @@ class Folders(Inputs):
                 else []
             ),
             *([sorted(ignored.items())] if ignored else []),
+            *([back] if back and not of_maps else []),
         )
 
     @property
