@@ -16,7 +16,7 @@ from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.ledger.marks import holds
 from pipelines.networks import score as network_score
-from pipelines.networks.clips import publish_clips
+from pipelines.networks.clips import clip_plan, publish_clips
 from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import Task, train_networks
 from pipelines.run.codebook import FittedNetwork
@@ -205,7 +205,7 @@ def places_of_clips(job: Job, videos: pa.Table) -> pa.Table:
 
     def read(name: str) -> pa.Table:
         with job.store.open_parquet(name) as file:
-            table = file.read(columns=["video_id", "source", "frame_indices"])
+            table = file.read(columns=["clip_id", "video_id", "source", "frame_indices"])
         table = table.replace_schema_metadata(None)
         table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
         return table.append_column("row", pa.array(np.arange(table.num_rows)))
@@ -213,5 +213,10 @@ def places_of_clips(job: Job, videos: pa.Table) -> pa.Table:
     rows = cast(pa.Table, job.store.gather(read, job.store.files(job.clips)))
     rows = rows.filter(pc.greater(pc.list_value_length(rows["frame_indices"]), 0))
     rows = rows.drop_columns(["frame_indices"])
+    if job.config.network.stream:
+        # They are decoded where they are scored.
+        plan = clip_plan(job)
+        own = [n for n in plan.column_names if n not in rows.column_names or n == "clip_id"]
+        rows = rows.join(plan.select(own), "clip_id", join_type="inner")
     now = videos.select(["video_id", "source"])
     return rows.join(now, ["video_id", "source"], join_type="inner").sort_by("video_id")

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.train
 import ray.train.torch
 import torch
 
@@ -27,7 +30,9 @@ from pipelines.index.labels import target_matrix
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import holds
 from pipelines.networks import flow_pairs
+from pipelines.networks.clips import clip_plan
 from pipelines.networks.maps import StoredMaps
+from pipelines.networks.streamed import Streamed, channels, column
 from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
@@ -70,6 +75,7 @@ class Training:
         classes: of all videos, in the order of the scores.
         sources: {video: the file that counts}, as in VIDEOS.
         maps: those of a frozen backbone, where a network reads them.
+        plan: of the videos, where they are decoded again and again (network.stream).
     """
 
     tasks: list[Task]
@@ -80,6 +86,7 @@ class Training:
     classes: list[str]
     sources: dict[str, str]
     maps: StoredMaps | None = None
+    plan: pa.Table | None = None
 
 
 def train_networks(job: Job, tasks: list[Task]) -> Spent:
@@ -102,6 +109,7 @@ def train_networks(job: Job, tasks: list[Task]) -> Spent:
         job.classes,
         job.sources,
         StoredMaps.of(job) if any(task.network.reads_maps for task in tasks) else None,
+        clip_plan(job) if job.config.network.stream else None,
     )
     return run_training(
         _worker,
@@ -116,6 +124,9 @@ def train_networks(job: Job, tasks: list[Task]) -> Spent:
 
 def num_teams(settings: Network, num_networks: int) -> int:
     """Return the number of networks that are trained at once on today's cluster."""
+    if settings.stream and not settings.at_once:
+        # Decoders need the other CPUs.
+        return 1
     there = ray.cluster_resources()
     room = int(there.get("GPU", 0) or there.get("CPU", 1)) // settings.num_workers
     return min(num_networks, settings.at_once or max(1, room))
@@ -145,6 +156,7 @@ def _train_all(setting: dict) -> None:
             counts=share.counts,
             run_frames=1 if task.network.reads_maps else config.run_frames,
             flows=None if share.flows is None else torch.from_numpy(share.flows),
+            stream=share.stream,
             flow_bound_px=config.network.flow_bound_px,
             pairs=read_pairs(training, task, team),
             targets=targets(training.classes, task, share.videos),
@@ -206,16 +218,6 @@ def source_of(config: Config, node: str, weights: bytes, fitted: FittedNetwork) 
     )
 
 
-def channels(network: Network, stream: str) -> int:
-    """Return the channels of a frame: colours, or u and v of a stack of flows."""
-    return 3 if stream == "rgb" else 2 * network.flow_stack
-
-
-def column(stream: str) -> str:
-    """Return the column of CLIPS with the frames of a stream."""
-    return "pictures" if stream == "rgb" else "flow"
-
-
 @dataclass(frozen=True, eq=False)
 class Share:
     """Frames uint8 [f, side, side, c] of whole videos, or their maps float16 [f, C, h, w]; how many
@@ -225,6 +227,7 @@ class Share:
     videos: list[str]
     counts: list[int]
     flows: np.ndarray | None = None
+    stream: Streamed | None = None
 
 
 def read_share(training: Training, task: Task, team: Team) -> Share:
@@ -246,6 +249,14 @@ def read_share(training: Training, task: Task, team: Team) -> Share:
     network = training.config.network
     shape = (sum(counts), network.side_px, network.side_px, channels(network, stream))
     key = ("clip_id", "source")
+    if training.plan is not None:
+        ids = pa.array([row[0] for row in own], pa.string())
+        plan = training.plan.take(pc.index_in(ids, training.plan["clip_id"]))
+        learns_flow = task.network.settings.learns_flow
+        workers = ray.train.get_context().get_world_size()
+        videos = Streamed(training.config, plan, counts, stream, learns_flow, workers)
+        names, none = [row[2] for row in own], np.zeros((0, *shape[1:]), np.uint8)
+        return Share(none, names, counts, stream=videos)
     frames = mapped(training.store, task.sample, column(stream), key, first, shape)
     flows, size = None, training.config.run_frames
     if task.network.settings.learns_flow:

@@ -512,6 +512,7 @@ class Folders(Inputs):
             (network.side_px, network.frames, self.config.decode.decoder),
             moving if "flow" in network.streams else None,
             *([self.config.run_frames, self.config.learns_flow and moving[1:]] if in_runs else []),
+            *(["streamed"] if network.stream else []),
         )
 
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:

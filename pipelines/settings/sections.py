@@ -514,6 +514,13 @@ class Network(Record):
     flow_bound_px: Annotated[float, between(0.1, 1000), Unit("px")] = setting(
         20.0, "Larger displacements in x or y are cut off to it."
     )
+    stream: bool = setting(
+        False,
+        "Store no pictures: videos are decoded again for each clip of the training and for each "
+        "test, while a GPU works. CLIPS then say which videos there are.",
+        Changes.WHICH,
+        added=True,
+    )
     width: CountOrZero = setting(
         0,
         "Channels of the first stage, which all others are multiples of, of each network that has "

@@ -1,6 +1,8 @@
 """Every network of the registry: a new one is taken up by itself."""
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -235,6 +237,26 @@ def test_the_phases_are_the_settings(name: str) -> None:
         rates = [phase.rate(step) for step in (0, 10, 20)]
         assert rates == [1, 0.5, 0.25]
         assert all(later < sooner for sooner, later in pairwise(rates))
+
+
+def test_streamed_videos_train_to_the_same_bits_also_after_a_stop(name: str) -> None:
+    frames, kept = tiny.videos(4), []
+    asked: list[list[int]] = []
+
+    def stream(numbers: Iterator[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        asked.append(list(numbers))
+        return ((frames[number], None) for number in asked[-1])
+
+    stored = tiny.sample(frames, TARGETS[:4])
+    expected = state_of(tiny.trained(name, of=stored))
+    streamed = replace(
+        stored, frames=frames[:0, 0], stream=stream, checkpoint=lambda state: kept.append(state())
+    )
+    assert_same(tiny.trained(name, of=streamed), expected)
+    # The batches are those of four steps, two of which are left after the stop.
+    assert_same(tiny.trained(name, of=replace(streamed, state=kept[1])), expected)
+    assert [len(numbers) for numbers in asked] == [4 * 6, 2 * 6]
+    assert asked[0][2 * 6 :] == asked[1]
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
