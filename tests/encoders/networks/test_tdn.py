@@ -150,3 +150,14 @@ def test_parameters_have_the_rates_of_their_kinds() -> None:
                 0.05 * (2 if is_bias else 5 if is_first else 1)
             )
             assert group.decay == (0 if is_bias else 0.01)
+
+
+def test_the_image_subnetwork_starts_from_a_tsn_of_flow() -> None:
+    tsn, drawn = tiny.network("tsn", channels=10), tiny.network("tdn", channels=10).state_dict()
+    with torch.no_grad():
+        for value in tsn.parameters():
+            value.add_(1)
+    found = tiny.network("tdn", channels=10).start_from(tsn.files()).state_dict()
+    for key, value in found.items():
+        own = tsn.state_dict().get(key, drawn[key])
+        assert torch.equal(value, own), key
