@@ -12,8 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.descriptors.streams import Stream
-from encoders.networks import body
-from encoders.networks.settings import ActionFlowSettings, TdnSettings
+from encoders.networks import base, body
+from encoders.networks.settings import (
+    OF_RGB,
+    ActionFlowSettings,
+    NetworkSettings,
+    TdnSettings,
+)
 from encoders.registry import ENCODERS
 from encoders.settings import EncoderSettings
 from pipelines.describe import weights
@@ -29,6 +34,7 @@ from pipelines.ledger import marks
 from pipelines.ledger.source import source_of
 from pipelines.networks import flow_pairs
 from pipelines.networks.maps import stream_of
+from pipelines.networks.train import files_of
 from pipelines.run.inputs import LEFT_OUT, RETRIES, Retries
 from pipelines.run.job import Job
 from pipelines.run.steps import STEPS
@@ -277,6 +283,7 @@ def _check_networks(job: Job) -> None:
         settings = config.network_variant(name).settings
         if isinstance(settings, ActionFlowSettings) and settings.pairs:
             flow_pairs.found(settings.pairs)
+        _check_start(job, name, settings)
         layers = settings.layers if isinstance(settings, TdnSettings) else ()
         where = (config.describe.backbone, layers, job.network_node, config.network.crop_px)
         try:
@@ -292,6 +299,21 @@ def _check_networks(job: Job) -> None:
             )
     if not job.store.exists(job.weights.file):
         job.weights.load()
+
+
+def _check_start(job: Job, name: str, settings: NetworkSettings) -> None:
+    """Refuse a network to start from that is not there."""
+    if settings.flow_start == OF_RGB and "rgb" not in job.config.network.streams:
+        raise ConfigError(
+            f"network.networks: {name}: flow_start={OF_RGB} expects network.streams=rgb,flow, got "
+            f"{','.join(job.config.network.streams)}"
+        )
+    for start in {settings.start, settings.flow_start} - {"", OF_RGB}:
+        if base.CLASSIFIERS not in files_of(start):
+            raise ConfigError(
+                f"network.networks: {name}: start: expected the folder of a trained network, such "
+                f"as OUT/networks/tsn-rgb/DIGEST, got {start} without {base.CLASSIFIERS}"
+            )
 
 
 def _check_settings(name: str, settings: EncoderSettings, stream: Stream) -> None:

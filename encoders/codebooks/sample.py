@@ -22,7 +22,8 @@ class FitSample:
     Attributes:
         frames: [f, T, C], any float dtype; whole videos, ascending by their number.
         video: [f] int64, the video of each frame, numbered from 0 over all workers.
-        targets: [v, K] of 0 and 1, the labels of all videos; None without labels.
+        targets: [v, K] of 0 and 1, the labels of all videos, or -1 where a video does not count for
+            a class; None without labels.
         multi_label: a video may have several labels.
         group: [v] int64, videos of one group belong together; None if each is its own group.
         levels: sides of the pyramid whose cells give a frame's descriptors, once for each view.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoders.networks.training import counted
 from encoders.settings import FvVaeSettings
 
 MIN_RELATIVE_VARIANCE = 1e-3
@@ -91,8 +92,8 @@ class FvVaeNet(nn.Module):
 
         Args:
             frames: descriptors [b, T, C].
-            targets: [b, K] of 0 and 1; read only if lambda3 > 0. A frame without a label adds
-                nothing to the cross-entropy.
+            targets: [b, K] of 0 and 1, or -1 where a video does not count for a class; read only
+                if lambda3 > 0. A frame without a label adds nothing to the cross-entropy.
             generator: on the frames' device; gives the dropout mask and the noise of z.
         """
         parts, z = self.evidence(frames, generator)
@@ -145,6 +146,7 @@ class FvVaeNet(nn.Module):
             scores = scores.amax(1, keepdim=True)
         scores = scores.flatten(0, 1)
         targets = targets.to(z.dtype).repeat_interleave(len(scores) // len(z), 0)
+        scores, targets = counted(scores, targets)
         if self.multi_label:
             losses = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
             return losses.sum(-1).mean()

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.backbones import load
+from encoders.backbones.flow_input import COLOURS
 from encoders.networks import training
 from encoders.networks.body import Body, Source
 from encoders.networks.settings import NetworkSettings, SnippetSettings
@@ -323,12 +324,51 @@ class Network(nn.Module, ABC):
             CLASSIFIERS: save_tensors(rest, "network", {"name": self.name}),
         }
 
+    def tensors_of(self, files: dict[str, bytes]) -> dict[str, Tensor]:
+        """Return the tensors that `files` wrote, by their names in the network; a backbone that is
+        not there has none."""
+        found = load_tensors(files[CLASSIFIERS])
+        for name in self.bodies:
+            if data := files.get(f"{name}.safetensors"):
+                found |= {f"bodies.{name}.model.{k}": v for k, v in load_tensors(data).items()}
+        return found
+
     def load_files(self, files: dict[str, bytes]) -> Self:
         """Return the network with the tensors that `files` wrote."""
-        self.load_state_dict(load_tensors(files[CLASSIFIERS]), strict=False)
-        for name in self.bodies:
-            self.body(name).model.load_state_dict(load_tensors(files[f"{name}.safetensors"]))
+        self.load_state_dict(self.tensors_of(files))
         return self.eval()
+
+    def start_from(self, files: dict[str, bytes]) -> Self:
+        """Return the network with the weights of another one, which `files` wrote.
+
+        Scores of other classes stay as they were drawn, as do parts that the other one has not. A
+        network of stacks of flow takes the mean over colours from one of pictures.
+
+        Raises:
+            ValueError: a tensor of another shape, or none that this network has.
+        """
+        own, taken = self.state_dict(), {}
+        for name, value in self.tensors_of(files).items():
+            if name not in own:
+                continue
+            shape = own[name].shape
+            if value.ndim == 4 and value.shape[1] == COLOURS != shape[1]:
+                value = value.mean(1, keepdim=True).repeat(1, shape[1], 1, 1)
+            others = [size for size, its in zip(shape, value.shape, strict=False) if size != its]
+            is_of_classes = name.startswith("classifiers.") and others == [self.num_classes]
+            if value.shape == shape:
+                taken[name] = value
+            elif not is_of_classes or value.ndim != len(shape):
+                raise ValueError(
+                    f"{self.name}.start: expected {name} {list(shape)}, got {list(value.shape)}; "
+                    "start from a network with the same settings and backbone"
+                )
+        if not taken:
+            raise ValueError(
+                f"{self.name}.start: expected tensors of a network {self.name}, got none"
+            )
+        self.load_state_dict(taken, strict=False)
+        return self
 
 
 def class_loss(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
@@ -337,7 +377,8 @@ def class_loss(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
 
 
 def class_losses(scores: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
-    """Return the cross-entropy [b] of each row of scores [b, K]."""
+    """Return the cross-entropy [b] of each row of scores [b, K], over the classes that count."""
+    scores, targets = training.counted(scores, targets)
     if multi_label:
         loss = functional.binary_cross_entropy_with_logits
         return loss(scores, targets, reduction="none").sum(1)

@@ -5,15 +5,19 @@ Letters: f kept frames of this worker, v its videos, b clips, n frames of a clip
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from encoders.fields import said
 from encoders.networks import training
 from encoders.networks.augment import augmented, augmented_maps
 from encoders.networks.base import Clips, Network
 from encoders.networks.end_point import from_levels
+
+Stream = Callable[[Iterator[int]], Iterator[tuple[Tensor, Tensor | None]]]
+"""Videos in the order of their numbers: frames, and levels of flow, as `ClipSample` has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +41,14 @@ class ClipSample:
         frames: uint8 [f, h, w, c], video by video, in order of time; may be a mapped file. Of
             networks that read maps: float [f, C, h, w].
         counts: [v] kept frames of each video, at least 1.
-        targets: [v, K] of 0 and 1.
+        targets: [v, K] of 0 and 1, or -1 where a video does not count for a class.
         run_frames: frames that are consecutive in the video; `counts` are multiples of it.
         flows: uint8 [f / run_frames, h, w, 2 (run_frames - 1)], levels of the flows of each run of
             frames, u and v in turn, for networks that learn flow.
         flow_bound_px: what the largest level stands for.
         pairs: what phases that read pairs learn from.
+        stream: instead of `frames` and `flows`: yields those of each video of the numbers that it
+            is given, in their order.
         multi_label: a video of any worker has several classes.
         rank, world_size, all_reduce, log, state, checkpoint: as in
             `encoders.codebooks.sample.FitSample`.
@@ -55,6 +61,7 @@ class ClipSample:
     flows: Tensor | None = None
     flow_bound_px: float = 0.0
     pairs: Pairs | None = None
+    stream: Stream | None = None
     multi_label: bool = False
     seed: int = 0
     rank: int = 0
@@ -82,7 +89,8 @@ def fit_network(network: Network, sample: ClipSample, crop_px: int, device: str 
             f"{network.name} training: expected videos on each of {sample.world_size} workers, got "
             f"none on worker {sample.rank}; lower fit.num_workers"
         )
-    if sample.flows is None and sample.pairs is None and network.settings.learns_flow:
+    has_flow = sample.flows is not None or sample.pairs is not None or sample.stream is not None
+    if network.settings.learns_flow and not has_flow:
         raise ValueError(f"{network.name} training: expected flow of the clips, got none")
     network.to(device)
     trainee = _Training(network, sample, crop_px, device)
@@ -97,11 +105,11 @@ def fit_network(network: Network, sample: ClipSample, crop_px: int, device: str 
     return network.eval()
 
 
-def flow_of(sample: ClipSample, places: list[int]) -> Tensor:
-    """Return the flow [t, h, w, 2] in px from frames to the ones after them in their runs."""
-    assert sample.flows is not None
+def flow_of(sample: ClipSample, flows: Tensor, places: list[int]) -> Tensor:
+    """Return the flow [t, h, w, 2] in px from frames to the ones after them in their runs, out of
+    the levels of all runs."""
     runs, offsets = zip(*(divmod(place, sample.run_frames) for place in places), strict=True)
-    levels = sample.flows[list(runs)].unflatten(3, (-1, 2))
+    levels = flows[list(runs)].unflatten(3, (-1, 2))
     return from_levels(levels[torch.arange(len(runs)), :, :, list(offsets)], sample.flow_bound_px)
 
 
@@ -111,12 +119,15 @@ class _Training(training.Trainee):
     def __init__(self, network: Network, sample: ClipSample, crop_px: int, device: str) -> None:
         self.network, self.sample = network, sample
         self.crop_px, self.device = crop_px, torch.device(device)
+        self.videos: Iterator[tuple[Tensor, Tensor | None]] | None = None
         self.name = network.name
         ends = torch.tensor(sample.counts).cumsum(0).tolist()
         self.starts = [end - count for end, count in zip(ends, sample.counts, strict=True)]
         settings = network.settings
         # As a saved state has them: lists stay lists, and tuples tuples.
-        self.run = {"network": network.name, **asdict(settings), "seed": sample.seed}
+        # A state of before knows no added settings.
+        own = {f.name: getattr(settings, f.name) for f in said(settings)}
+        self.run = {"network": network.name, **own, "seed": sample.seed}
         self.advice = (
             f"lower {network.name}.learning_rate ({settings.learning_rate:g}), or set "
             f"{network.name}.clip_norm"
@@ -184,13 +195,25 @@ class _Training(training.Trainee):
             return augmented(pairs.frames[number], network.settings, self.crop_px, draw, flow)
         num_runs = sample.counts[number] // sample.run_frames
         places = network.clip_places(num_runs, sample.run_frames, draw)
+        frames, flows = sample.frames, sample.flows
         own = [self.starts[number] + place for place in places]
-        frames = sample.frames[own]
+        if sample.stream:
+            frames, flows = self._streamed(step, sample.stream)
+            own = [*places]
+        frames = frames[own]
         if network.reads == "maps":
             return augmented_maps(frames, network.settings, draw), None
-        is_moving = network.num_flows and sample.flows is not None
-        flow = flow_of(sample, own[: network.num_flows]) if is_moving else None
+        flow = None
+        if network.num_flows and flows is not None:
+            flow = flow_of(sample, flows, own[: network.num_flows])
         return augmented(frames, network.settings, self.crop_px, draw, flow)
+
+    def _streamed(self, step: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Return the next video: from the first one that is asked for on all are known."""
+        if self.videos is None:
+            steps, count = range(step, sum(self.network.settings.steps)), len(self.sample.counts)
+            self.videos = stream(n for s in steps for _, n in self._chosen(s, count))
+        return next(self.videos)
 
     def _precision(self) -> contextlib.AbstractContextManager:
         """Return bfloat16 on a GPU, whose range is that of float32: no loss needs scaling."""

@@ -32,6 +32,9 @@ SCALES = 4
 Stream = Literal["rgb", "flow"]
 """Frames of a network: pictures, or stacks of optical flow."""
 
+OF_RGB = "rgb"
+"""Start of a network of flow: the network of pictures of the same run and fold (VU 3.3.4)."""
+
 Steps = Annotated[int, at_least(1), COUNTABLE]
 Share = Annotated[float, Rule("0 <= x < 1", lambda x: 0 <= x < 1)]
 Phases = Annotated[tuple[Steps, ...], Rule("one or more", lambda steps: len(steps) > 0)]
@@ -91,7 +94,20 @@ class NetworkSettings(Record):
     colour_jitter: Share = setting(
         0.0, "Brightness, contrast and saturation of a training clip change by at most this share."
     )
+    start: str = setting(
+        "",
+        "Folder or URI of a trained network of this kind (OUT/networks/NAME/DIGEST), whose weights "
+        "the training starts from, of another corpus for example: all but the class scores, where "
+        "the numbers of classes differ; none given: describe.weights, or drawn ones.",
+        added=True,
+    )
     flow_learning_rate: NotNegative = setting(0.0, "learning_rate on stream flow; 0: the same.")
+    flow_start: str = setting(
+        "",
+        f"start on stream flow; {OF_RGB}: this run's own network of pictures, without the same "
+        "fold; none given: the same as start.",
+        added=True,
+    )
     flow_num_steps: tuple[Steps, ...] = setting((), "num_steps on stream flow; none: the same.")
     flow_rate_at: Ascending = setting((), "rate_at on stream flow; none: the same.")
     flow_dropout: NotNegative = setting(0.0, "dropout on stream flow; 0: the same.")

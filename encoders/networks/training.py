@@ -255,6 +255,16 @@ def _check_same_run(trainee: Trainee, saved: dict) -> None:
             )
 
 
+NEVER = -1e9
+"""Score of a class that does not count: it has no part in a softmax, and no loss of its own."""
+
+
+def counted(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores and targets [b, K] without the classes that a video does not count for, whose
+    target is -1: they add nothing to a cross-entropy, and have no gradient."""
+    return scores.masked_fill(targets < 0, NEVER), targets.clamp(min=0)
+
+
 def generator(device: torch.device | str, *entropy: int) -> torch.Generator:
     """Return a generator whose numbers depend on a few whole numbers alone."""
     seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]

@@ -1,6 +1,5 @@
 """Training and test examples of a fold: vectors, and the classes that they are in."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from ray import ObjectRef
 from pipelines.classify.fold_sets import INNER_FOLDS, FoldSet
 from pipelines.errors import RunError
 from pipelines.index.folds import group_folds
+from pipelines.index.labels import target_matrix
 from pipelines.storage.columns import vectors_from_arrow
 from pipelines.storage.store import Store
 
@@ -160,21 +160,6 @@ def _groups(videos: pa.Table) -> list[str]:
     """Return the group of each video; a video without a group is a group of its own."""
     pairs = zip(videos["group"].to_pylist(), videos["video_id"].to_pylist(), strict=True)
     return [f"video {video}" if group is None else f"group {group}" for group, video in pairs]
-
-
-def target_matrix(
-    labels: list[list[str]], classes: list[str], ignored: Sequence[list[str]] = ()
-) -> np.ndarray:
-    """Return the targets [N, K]: 1 where a video has a class, -1 where it does not count for it,
-    else 0.
-    """
-    index_of_class = {name: k for k, name in enumerate(classes)}
-    targets = np.zeros((len(labels), len(classes)), np.int8)
-    for row, names in enumerate(ignored):
-        targets[row, [index_of_class[name] for name in names if name in index_of_class]] = -1
-    for row, names in enumerate(labels):
-        targets[row, [index_of_class[name] for name in names]] = 1
-    return targets
 
 
 def read_vectors(store: Store, name: str, rows: np.ndarray) -> np.ndarray:

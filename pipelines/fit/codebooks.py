@@ -30,6 +30,7 @@ from pipelines.cluster.meter import StepCounter
 from pipelines.cluster.teams import Dealer, Team, teams_at_once
 from pipelines.cluster.training import run_training
 from pipelines.errors import RunError
+from pipelines.index.labels import target_matrix
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import Contents, find, holds, publish_mark
 from pipelines.run.codebook import Codebook, Fitted
@@ -52,7 +53,8 @@ class Task:
     """A codebook to fit: its sample, the videos of it that it may see, and their labels.
 
     labels: {video_id: its labels}, empty where the codebook uses none. videos: those it is fitted
-    on. groups: {video_id: its group}, empty where no groups are held out.
+    on. groups: {video_id: its group}, empty where no groups are held out. ignored: {video_id:
+    classes that it does not count for}.
     """
 
     codebook: Codebook
@@ -61,6 +63,7 @@ class Task:
     labels: dict[str, list[str]]
     footer: dict[str, str]
     groups: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Fit(Protocol):
@@ -312,15 +315,15 @@ def fit_sample(
         frames = frames[use]
     number = {video: place for place, video in enumerate(sorted(task.videos))}
     classes = sorted({label for labels in task.labels.values() for label in labels})
-    targets = torch.zeros(len(number), len(classes))
-    for video, labels in task.labels.items():
-        for label in labels:
-            targets[number[video], classes.index(label)] = 1
+    labels, ignored = (
+        [of.get(video, []) for video in number] for of in (task.labels, task.ignored)
+    )
+    targets = torch.from_numpy(target_matrix(labels, classes, ignored)).float()
     return FitSample(
         frames=frames.to(ray.train.torch.get_device()),
         video=torch.tensor([number[videos[place]] for place in use], dtype=torch.int64),
         targets=targets if classes else None,
-        multi_label=bool((targets.sum(1) > 1).any()),
+        multi_label=bool(((targets > 0).sum(1) > 1).any()),
         group=_group_numbers(task, list(number)),
         levels=config.describe.spp_levels,
         seed=config.run.seed,

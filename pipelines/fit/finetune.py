@@ -68,12 +68,14 @@ class FinetuneJob:
         config = self.job.config
         describe = (config.describe.backbone, config.describe.scaling, config.describe.spp_levels)
         made_by = (self.job.weights.identity, config.fv_vae, config.finetune)
+        ignored = self.job.ignored(0)
         return "finetuned/" + digest(
             self.frames,
             describe,
             self.stream.node,
             made_by,
             sorted(self.labels.items()),
+            *([sorted(ignored.items())] if ignored else []),
             (config.fit.num_workers, config.run.seed),
         )
 
@@ -258,6 +260,7 @@ def _train(todo: FinetuneJob) -> None:
         sample=todo.frames,
         videos=frozenset(todo.labels),
         labels=todo.labels,
+        ignored=todo.job.ignored(0),
         footer=todo.job.footer("finetune"),
     )
     num_steps = config.fv_vae.steps_for(config.finetune.num_frames)

@@ -53,6 +53,7 @@ def fit_tasks(job: Job) -> list[codebooks.Task]:
             videos=job.training_videos(book.fold),
             labels=job.labels_for(book),
             groups=job.groups_for(book),
+            ignored=job.ignored(book.fold) if book.settings.uses_labels else {},
             footer=job.footer("fit") | {"video_fisher.codebook": book.digest},
         )
         for book in job.fitted

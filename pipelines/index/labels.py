@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
@@ -301,3 +302,18 @@ def _spelling(missing: list[str], unlabelled: list[str]) -> str:
         f". {len(same)} of them, such as {same[0][:200]!a}, are there in another Unicode form "
         "(NFC, NFD): write the labels as the files are named"
     )
+
+
+def target_matrix(
+    labels: list[list[str]], classes: list[str], ignored: Sequence[list[str]] = ()
+) -> np.ndarray:
+    """Return the targets [N, K]: 1 where a video has a class, -1 where it does not count for it,
+    else 0.
+    """
+    index_of_class = {name: k for k, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), np.int8)
+    for row, names in enumerate(ignored):
+        targets[row, [index_of_class[name] for name in names if name in index_of_class]] = -1
+    for row, names in enumerate(labels):
+        targets[row, [index_of_class[name] for name in names]] = 1
+    return targets

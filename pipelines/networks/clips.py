@@ -119,19 +119,27 @@ def clip_plan(job: Job) -> pa.Table:
 
 
 def _decode(job: Job, rows: pa.Table) -> Spent:
-    network, config = job.config.network, job.config
+    config = job.config
     pool = pools.pools(config.cluster).decode.fitting(rows.num_rows)
     line = progress_line(job, "train", rows.num_rows, {("read", "decode"): pool})
+    stage, arguments = decoding(config, line.meter, keeps=not config.network.stream)
     data = dataset(rows, VIDEOS_AT_A_TIME).map_batches(
-        Chain,
-        fn_constructor_args=(
-            (decoder, (config, line.meter)),
-            (KeepClips, (network.side_px, windows(config))),
-        ),
-        **pool.options(batch_size=VIDEOS_AT_A_TIME),
+        stage, fn_constructor_args=arguments, **pool.options(batch_size=VIDEOS_AT_A_TIME)
     )
     outputs = [sink.Output(CLIPS, job.clips, job.footer("train"))]
     return write_tables(job, line, data, outputs, rows_per_file=ROWS_PER_FILE["clips"])
+
+
+def decoding(
+    config: Config, meter: Meter = SILENT, *, keeps: bool = True
+) -> tuple[type[Chain], tuple]:
+    """Return the stage from rows of `clip_plan` to rows of CLIPS, and what it is made of.
+
+    Args:
+        keeps: the rows have their pictures and flow.
+    """
+    keep = (KeepClips, (config.network.side_px, windows(config), keeps))
+    return Chain, ((decoder, (config, meter)), keep)
 
 
 def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
@@ -151,9 +159,9 @@ def decoder(config: Config, meter: Meter = SILENT) -> stages.DecodeSegments:
 class KeepClips:
     """A mapper of decoded segments to CLIPS rows."""
 
-    def __init__(self, side_px: int, windows: tuple[Window, ...]) -> None:
+    def __init__(self, side_px: int, windows: tuple[Window, ...], keeps: bool = True) -> None:
         moving = [isinstance(window, FlowWindow) for window in windows]
-        self.side_px, self.has_flow = side_px, any(moving)
+        self.side_px, self.has_flow, self.keeps = side_px, any(moving), keeps
         # The last that is shown: runs, where there are some.
         self.shown = moving.index(True) - 1 if self.has_flow else len(windows) - 1
         self.run_frames = windows[self.shown].num_frames
@@ -178,8 +186,8 @@ class KeepClips:
             "status": status,
             "error": error,
             "frame_indices": indices,
-            "pictures": images[places].tobytes(),
-            "flow": flow,
+            "pictures": images[places].tobytes() if self.keeps else b"",
+            "flow": flow if self.keeps else None,
             "num_flows": len(row["places"][-1]) if flow else 0,
             "error_type": kind,
             # Of runs the frames between the sampled ones have no times here.

@@ -24,9 +24,11 @@ from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
 from pipelines.networks.activation import activation_rows
+from pipelines.networks.clips import decoding
 from pipelines.networks.flows import flow_rows
 from pipelines.networks.maps import StoredMaps
-from pipelines.networks.train import channels, column, source_of
+from pipelines.networks.streamed import channels, column
+from pipelines.networks.train import source_of
 from pipelines.run.codebook import FittedNetwork
 from pipelines.settings.config import Config
 from pipelines.storage.store import Store
@@ -86,7 +88,12 @@ class ScoreVideos:
         self.store, self.config, self.networks, self.meter = store, config, networks, meter
         (self.node, self.weights), self.classes = start, classes
         self.loaded: dict[int, Network] = {}
+        self.decoded: pa.Table | None = None
         self.stored, self.reader = stored, stored.reader(store) if stored else None
+        self.decoder = None
+        if config.network.stream and not stored:
+            kind, arguments = decoding(config, meter)
+            self.decoder = kind(*arguments)
 
     def __call__(self, places: pa.Table) -> pa.Table:
         rows = []
@@ -128,19 +135,34 @@ class ScoreVideos:
             maps, indices, times_s = self.stored.read(self.reader, place["files"], place["rows"])
             return torch.from_numpy(maps), indices, times_s
         network, stream = self.config.network, self.networks[place["fold"]].stream
-        with self.store.open_parquet(place["file"]) as file:
-            group, row = _group_of(file.metadata, place["row"])
-            names = [column(stream), "frame_indices", "timestamps_s"]
-            table = file.read_row_group(group, columns=names)
+        table = self._clip(place, [column(stream), "frame_indices", "timestamps_s"])
         shape = (-1, network.side_px, network.side_px, channels(network, stream))
-        data = table[column(stream)][row].as_buffer()
+        data = table[column(stream)][0].as_buffer()
         frames = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
-        indices = table["frame_indices"][row].as_py()
+        indices = table["frame_indices"][0].as_py()
         times_s = [float("nan")] * len(indices)
-        if "timestamps_s" in table.column_names and table["timestamps_s"][row].is_valid:
-            times_s = table["timestamps_s"][row].as_py()
+        if "timestamps_s" in table.column_names and table["timestamps_s"][0].is_valid:
+            times_s = table["timestamps_s"][0].as_py()
         # Flow is of the last frames.
         return frames, indices[-len(frames) :], times_s[-len(frames) :]
+
+    def _clip(self, place: dict, names: list[str]) -> pa.Table:
+        """Return some columns of a video's row of CLIPS, with its pictures."""
+        if self.decoder is None:
+            with self.store.open_parquet(place["file"]) as file:
+                group, row = _group_of(file.metadata, place["row"])
+                there = [name for name in names if name in file.schema_arrow.names]
+                return file.read_row_group(group, columns=there).slice(row, 1)
+        if self.decoded is None or self.decoded["video_id"][0].as_py() != place["video_id"]:
+            (decoded,) = self.decoder(pa.Table.from_pylist([place]))
+            self.decoded = decoded
+            if not decoded["frame_indices"][0].as_py():
+                error = decoded["error"][0].as_py()
+                raise RuntimeError(
+                    f"network.stream: expected the frames of {place['video_id']}, got none "
+                    f"({error})"
+                )
+        return self.decoded
 
     def row(self, network: Network, place: dict, frames: torch.Tensor, indices: list[int]) -> dict:
         """Return the scores of a video, by the network of the fold that `place` names."""
@@ -197,9 +219,7 @@ class ScoreVideos:
         if not (isinstance(network, ActionFlowNet) and network.num_flows):
             return []
         settings, size = self.config.network, self.config.run_frames
-        with self.store.open_parquet(place["file"]) as file:
-            group, row = _group_of(file.metadata, place["row"])
-            data = file.read_row_group(group, columns=["flow"])["flow"][row].as_buffer()
+        data = self._clip(place, ["flow"])["flow"][0].as_buffer()
         levels = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
         # Of each run those between its frames: there is none from its last one on.
         levels = levels.view(-1, settings.side_px, settings.side_px, size - 1, 2)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.networks.settings import OF_RGB
 from pipelines.cluster import pools, sink
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.datasets import dataset, progress_line, write_tables
@@ -15,14 +16,16 @@ from pipelines.index import current_rows
 from pipelines.ledger.accounts import Account, Spent, merged, settle
 from pipelines.ledger.marks import holds
 from pipelines.networks import score as network_score
-from pipelines.networks.clips import publish_clips
+from pipelines.networks.clips import clip_plan, publish_clips
 from pipelines.networks.maps import StoredMaps
 from pipelines.networks.train import Task, train_networks
+from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
 from pipelines.run.makers import Result
 from pipelines.storage.columns import names
 from pipelines.storage.store import DONE
 from pipelines.storage.tables import CAMS, CLIP_SCORES, FLOWS, SCORES, SCORES_OVER_TIME
+from pipelines.storage.uris import absolute_uri
 
 VIDEOS_PER_BLOCK = 8
 """Videos of a fold that an actor scores one after the other: it loads the fold's network once."""
@@ -36,22 +39,35 @@ def train(job: Job) -> tuple[Account, Spent]:
     """
     job.weights.keep(job.store)
     parts = [publish_clips(job)] if job.networks_see_pictures else [Spent(0.0, ())]
+    job.clips_came()
     tasks = [
         Task(
             network=network,
             sample=job.descriptors if network.reads_maps else job.clips,
             labels=_labels(job, network.fold),
             footer=job.footer("train") | {"video_fisher.network": network.digest},
+            start=_start(job, network),
+            ignored=job.ignored(network.fold),
         )
         for network in job.networks
         if not holds(job.store, f"{network.folder}/{DONE}")
     ]
     tasks = list({task.network.folder: task for task in tasks}.values())
-    if tasks:
-        parts.append(train_networks(job, tasks))
+    # Networks of flow may start from those of pictures.
+    waiting = [task for task in tasks if task.network.settings.start == OF_RGB]
+    first = [task for task in tasks if task not in waiting]
+    parts += [train_networks(job, now) for now in (first, waiting) if now]
     planned = {network.folder for network in job.networks}
     trained = {folder for folder in planned if holds(job.store, f"{folder}/{DONE}")}
     return settle("train", "networks", planned, trained), merged(parts)
+
+
+def _start(job: Job, network: FittedNetwork) -> str:
+    """Return the folder or URI of the network that one starts from; "": none."""
+    if network.settings.start != OF_RGB:
+        return network.settings.start and absolute_uri(network.settings.start)
+    (own,) = [n for n in job.networks_of(network.encoder, "rgb") if n.fold == network.fold]
+    return job.store.uri(own.folder)
 
 
 def _labels(job: Job, fold: int) -> dict[str, list[str]]:
@@ -189,7 +205,7 @@ def places_of_clips(job: Job, videos: pa.Table) -> pa.Table:
 
     def read(name: str) -> pa.Table:
         with job.store.open_parquet(name) as file:
-            table = file.read(columns=["video_id", "source", "frame_indices"])
+            table = file.read(columns=["clip_id", "video_id", "source", "frame_indices"])
         table = table.replace_schema_metadata(None)
         table = table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
         return table.append_column("row", pa.array(np.arange(table.num_rows)))
@@ -197,5 +213,10 @@ def places_of_clips(job: Job, videos: pa.Table) -> pa.Table:
     rows = cast(pa.Table, job.store.gather(read, job.store.files(job.clips)))
     rows = rows.filter(pc.greater(pc.list_value_length(rows["frame_indices"]), 0))
     rows = rows.drop_columns(["frame_indices"])
+    if job.config.network.stream:
+        # They are decoded where they are scored.
+        plan = clip_plan(job)
+        own = [n for n in plan.column_names if n not in rows.column_names or n == "clip_id"]
+        rows = rows.join(plan.select(own), "clip_id", join_type="inner")
     now = videos.select(["video_id", "source"])
     return rows.join(now, ["video_id", "source"], join_type="inner").sort_by("video_id")

@@ -4,11 +4,15 @@ Teams of workers train one network after another, each fold's on its own; what i
 published at once, and a network that was under way goes on from its last checkpoint.
 """
 
+import functools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.train
 import ray.train.torch
 import torch
 
@@ -22,10 +26,13 @@ from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.teams import Dealer, Team
 from pipelines.cluster.training import run_training
 from pipelines.fit import codebooks
+from pipelines.index.labels import target_matrix
 from pipelines.ledger.accounts import Spent
 from pipelines.ledger.marks import holds
 from pipelines.networks import flow_pairs
+from pipelines.networks.clips import clip_plan
 from pipelines.networks.maps import StoredMaps
+from pipelines.networks.streamed import Streamed, channels, column
 from pipelines.run.codebook import FittedNetwork
 from pipelines.run.job import Job
 from pipelines.settings.config import Config
@@ -33,16 +40,25 @@ from pipelines.settings.sections import Network
 from pipelines.storage.pictures import mapped
 from pipelines.storage.store import DONE, Store
 from pipelines.storage.tables import NETWORKS
+from pipelines.storage.uris import absolute_uri
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network to train: the folder of CLIPS, and {training video: its labels}."""
+    """A network to train.
+
+    Attributes:
+        sample: folder of CLIPS, or of DESCRIPTORS.
+        labels: {training video: its labels}. ignored: classes that it does not count for.
+        start: folder or URI of the network that it starts from; "": none.
+    """
 
     network: FittedNetwork
     sample: str
     labels: dict[str, list[str]]
     footer: dict[str, str]
+    start: str = ""
+    ignored: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def videos(self) -> frozenset[str]:
@@ -59,6 +75,7 @@ class Training:
         classes: of all videos, in the order of the scores.
         sources: {video: the file that counts}, as in VIDEOS.
         maps: those of a frozen backbone, where a network reads them.
+        plan: of the videos, where they are decoded again and again (network.stream).
     """
 
     tasks: list[Task]
@@ -69,6 +86,7 @@ class Training:
     classes: list[str]
     sources: dict[str, str]
     maps: StoredMaps | None = None
+    plan: pa.Table | None = None
 
 
 def train_networks(job: Job, tasks: list[Task]) -> Spent:
@@ -91,6 +109,7 @@ def train_networks(job: Job, tasks: list[Task]) -> Spent:
         job.classes,
         job.sources,
         StoredMaps.of(job) if any(task.network.reads_maps for task in tasks) else None,
+        clip_plan(job) if job.config.network.stream else None,
     )
     return run_training(
         _worker,
@@ -105,6 +124,9 @@ def train_networks(job: Job, tasks: list[Task]) -> Spent:
 
 def num_teams(settings: Network, num_networks: int) -> int:
     """Return the number of networks that are trained at once on today's cluster."""
+    if settings.stream and not settings.at_once:
+        # Decoders need the other CPUs.
+        return 1
     there = ray.cluster_resources()
     room = int(there.get("GPU", 0) or there.get("CPU", 1)) // settings.num_workers
     return min(num_networks, settings.at_once or max(1, room))
@@ -134,9 +156,10 @@ def _train_all(setting: dict) -> None:
             counts=share.counts,
             run_frames=1 if task.network.reads_maps else config.run_frames,
             flows=None if share.flows is None else torch.from_numpy(share.flows),
+            stream=share.stream,
             flow_bound_px=config.network.flow_bound_px,
             pairs=read_pairs(training, task, team),
-            targets=targets(training.classes, [task.labels[video] for video in share.videos]),
+            targets=targets(training.classes, task, share.videos),
             multi_label=any(len(labels) > 1 for labels in task.labels.values()),
             seed=config.run.seed,
             rank=team.rank,
@@ -149,7 +172,7 @@ def _train_all(setting: dict) -> None:
             ),
         )
         with meter("fit"):
-            files = _train(training, task.network, sample)
+            files = _train(training, task, sample)
         if team.rank == 0:
             seconds = time.monotonic() - started
             folder = task.network.folder
@@ -157,13 +180,23 @@ def _train_all(setting: dict) -> None:
             meter.done({"ok": 1})
 
 
-def _train(training: Training, fitted: FittedNetwork, sample: ClipSample) -> dict[str, bytes]:
-    config = training.config
+def _train(training: Training, task: Task, sample: ClipSample) -> dict[str, bytes]:
+    config, fitted = training.config, task.network
     source = source_of(config, training.node, training.weights(), fitted)
     kind = network_class(fitted.base)
     network = kind.build(source, fitted.settings, len(training.classes), config.run.seed)
+    if task.start:
+        network.start_from({name: read() for name, read in files_of(task.start).items()})
     device = str(ray.train.torch.get_device())
     return fit_network(network, sample, config.network.crop_px, device).files()
+
+
+def files_of(start: str) -> dict[str, Callable[[], bytes]]:
+    """Return {file: a function that reads it} of a trained network in a folder or at a URI."""
+    root, _, folder = absolute_uri(start).rstrip("/").rpartition("/")
+    store = Store(root)
+    names = store.files(folder, ".safetensors")
+    return {name.rpartition("/")[2]: functools.partial(store.read, name) for name in names}
 
 
 def source_of(config: Config, node: str, weights: bytes, fitted: FittedNetwork) -> Source:
@@ -185,16 +218,6 @@ def source_of(config: Config, node: str, weights: bytes, fitted: FittedNetwork) 
     )
 
 
-def channels(network: Network, stream: str) -> int:
-    """Return the channels of a frame: colours, or u and v of a stack of flows."""
-    return 3 if stream == "rgb" else 2 * network.flow_stack
-
-
-def column(stream: str) -> str:
-    """Return the column of CLIPS with the frames of a stream."""
-    return "pictures" if stream == "rgb" else "flow"
-
-
 @dataclass(frozen=True, eq=False)
 class Share:
     """Frames uint8 [f, side, side, c] of whole videos, or their maps float16 [f, C, h, w]; how many
@@ -204,6 +227,7 @@ class Share:
     videos: list[str]
     counts: list[int]
     flows: np.ndarray | None = None
+    stream: Streamed | None = None
 
 
 def read_share(training: Training, task: Task, team: Team) -> Share:
@@ -225,6 +249,14 @@ def read_share(training: Training, task: Task, team: Team) -> Share:
     network = training.config.network
     shape = (sum(counts), network.side_px, network.side_px, channels(network, stream))
     key = ("clip_id", "source")
+    if training.plan is not None:
+        ids = pa.array([row[0] for row in own], pa.string())
+        plan = training.plan.take(pc.index_in(ids, training.plan["clip_id"]))
+        learns_flow = task.network.settings.learns_flow
+        workers = ray.train.get_context().get_world_size()
+        videos = Streamed(training.config, plan, counts, stream, learns_flow, workers)
+        names, none = [row[2] for row in own], np.zeros((0, *shape[1:]), np.uint8)
+        return Share(none, names, counts, stream=videos)
     frames = mapped(training.store, task.sample, column(stream), key, first, shape)
     flows, size = None, training.config.run_frames
     if task.network.settings.learns_flow:
@@ -243,11 +275,9 @@ def read_pairs(training: Training, task: Task, team: Team) -> Pairs | None:
     return flow_pairs.read_all(own, training.config.network.side_px)
 
 
-def targets(classes: Sequence[str], labels: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Return [v, K] of 0 and 1."""
-    place = {label: number for number, label in enumerate(classes)}
-    table = torch.zeros(len(labels), len(classes))
-    for row, own in zip(table, labels, strict=True):
-        for label in own:
-            row[place[label]] = 1
-    return table
+def targets(classes: list[str], task: Task, videos: list[str]) -> torch.Tensor:
+    """Return [v, K] of 0 and 1, and -1 where a video does not count for a class."""
+    ignored = [task.ignored.get(video, []) for video in videos]
+    return torch.from_numpy(
+        target_matrix([task.labels[video] for video in videos], classes, ignored)
+    ).float()

@@ -355,11 +355,12 @@ class _Calculator:
     def train(self) -> StepPlan:
         """Plan the training of networks, each on a team of workers, and the decoding for CLIPS."""
         networks, settings = self.trials.networks, self.config.network
-        decode_s = self.counts.labelled * networks.decode_s
+        decode_s = (self.counts.labelled + networks.again) * networks.decode_s
         copies = sum(trial.copies for trial in networks.trials)
         core_s, gpu_s, flops = self._on_gpus(sum(t.copies * t.train_s for t in networks.trials))
         slots = self.shape.gpus or self.shape.cpus
-        teams = min(copies, settings.at_once or max(1, slots // settings.num_workers))
+        at_once = settings.at_once or int(settings.stream)
+        teams = min(copies, at_once or max(1, slots // settings.num_workers))
         workers = min(slots, teams * settings.num_workers)
         # The longest training keeps its team busy while the others are done.
         rounds = math.ceil(copies / teams) * teams / copies

@@ -17,7 +17,8 @@ from encoders.networks.scoring import clip_scores, drawn_clips
 from encoders.networks.settings import NetworkSettings
 from pipelines.networks.clips import clip_plan, decoder
 from pipelines.networks.maps import stream_of
-from pipelines.networks.train import channels, source_of
+from pipelines.networks.streamed import channels
+from pipelines.networks.train import source_of
 from pipelines.plan.probe import indexed
 from pipelines.plan.sample import now_s
 from pipelines.run.codebook import FittedNetwork
@@ -56,11 +57,13 @@ class Networks:
 
     Attributes:
         decode_s, clip_bytes: of a video in CLIPS; 0 where networks read maps.
+        again: clips whose videos training decodes once more, of all networks (network.stream).
     """
 
     trials: tuple[NetworkTrial, ...] = ()
     decode_s: float = 0.0
     clip_bytes: float = 0.0
+    again: int = 0
 
 
 NO_NETWORKS = Networks()
@@ -86,9 +89,12 @@ def try_networks(job: Job, store: Store, videos: pa.Table, num_classes: int) -> 
     run = job.config.run_frames
     size = 3 * run + (2 * settings.flow_stack if "flow" in settings.streams else 0)
     size += 2 * (run - 1) if job.config.learns_flow else 0
-    return Networks(
-        trials, _decode_s(job, store, videos), float(settings.frames * settings.side_px**2 * size)
-    )
+    decode_s = _decode_s(job, store, videos)
+    if settings.stream:
+        every = {n.folder: n.settings for n in job.networks if not n.reads_maps}.values()
+        again = sum(sum(own.steps) * own.batch_clips for own in every)
+        return Networks(trials, decode_s, again=again)
+    return Networks(trials, decode_s, float(settings.frames * settings.side_px**2 * size))
 
 
 def _try(job: Job, fitted: FittedNetwork, num_classes: int, copies: int) -> NetworkTrial:

@@ -28,6 +28,7 @@ import hashlib
 import re
 
 from encoders.fields import Changes, digested
+from encoders.networks.settings import OF_RGB
 from encoders.registry import ENCODERS
 from pipelines.ledger.marks import Contents, damage
 from pipelines.run.codebook import Codebook, FittedNetwork
@@ -481,7 +482,7 @@ class Folders(Inputs):
     def _codebook_digest(self, variant: Variant, stream: str, fold: int) -> str:
         if variant.base == EXTERNAL:
             return digest(EXTERNAL, variant.name, self.external[variant.name])
-        learns = ENCODERS[variant.base].learns
+        learns, ignored = ENCODERS[variant.base].learns, self.ignored(fold)
         return digest(
             variant.base,
             stream,
@@ -492,7 +493,23 @@ class Folders(Inputs):
             sorted(self._labels(fold).items()) if variant.uses_labels else [],
             sorted(self.training_videos(fold)) if fold >= 0 else None,
             *([self._groups_digest] if variant.settings.holds_out else []),
+            *([sorted(ignored.items())] if variant.uses_labels and ignored else []),
         )
+
+    @functools.cached_property
+    def _brought_back(self) -> list[tuple[str, str]]:
+        """Return (video, source) of CLIPS that have failed and came back with `--retry-failed`:
+        networks were trained without them."""
+        files = self.store.files(self.clips) if self.retries.passes else []
+        # Damaged ones are no better than none: `train` writes them anew, and this is forgotten.
+        if not files or any(damage(name, self.store.read(name)) for name in files):
+            return []
+        rows = self.store.read_table(self.clips, ["video_id", "source", "status"]).to_pylist()
+        failed, there = (
+            {(row["video_id"], row["source"]) for row in rows if (row["status"] == "failed") == is_}
+            for is_ in (True, False)
+        )
+        return sorted(failed & there)
 
     @functools.cached_property
     def _clips_digest(self) -> str:
@@ -504,10 +521,13 @@ class Folders(Inputs):
             (network.side_px, network.frames, self.config.decode.decoder),
             moving if "flow" in network.streams else None,
             *([self.config.run_frames, self.config.learns_flow and moving[1:]] if in_runs else []),
+            *(["streamed"] if network.stream else []),
         )
 
     def _network_digest(self, variant: NetworkVariant, stream: str, fold: int) -> str:
         config, allowed = self.config, self.training_videos(fold)
+        ignored = self.ignored(fold)
+        back = [pair for pair in self._brought_back if pair[0] in allowed]
         of_maps, crop_px = self.reads_maps(variant), config.network.crop_px
         return digest(
             variant.base,
@@ -519,6 +539,13 @@ class Folders(Inputs):
             self.classes,
             (config.describe.backbone, self.weights.identity, self.network_node),
             (None if of_maps else crop_px, config.network.num_workers, config.run.seed),
+            *(
+                [self._network_digest(variant, "rgb", fold)]
+                if stream == "flow" and variant.settings.flow_start == OF_RGB
+                else []
+            ),
+            *([sorted(ignored.items())] if ignored else []),
+            *([back] if back and not of_maps else []),
         )
 
     @property

@@ -200,6 +200,15 @@ class Inputs:
         """Return `groups` where fitting the codebook holds some out, else nothing."""
         return self.groups if book.settings.holds_out else {}
 
+    def ignored(self, fold: int) -> dict[str, list[str]]:
+        """Return {video: classes that it does not count for} of the videos that train in a fold and
+        have some."""
+        if "ignored" not in self.manifest.column_names:
+            return {}
+        allowed = self.training_videos(fold)
+        pairs = zip(self._video_ids, self.manifest["ignored"].to_pylist(), strict=True)
+        return {video: names for video, names in pairs if names and video in allowed}
+
     def _labels(self, fold: int) -> dict[str, list[str]]:
         allowed = self.training_videos(fold)
         pairs = zip(self._video_ids, self.manifest["labels"].to_pylist(), strict=True)

@@ -92,13 +92,17 @@ class Job(Folders):
         if left := set(marks.noted(self.store)):
             marks.note(self.store, left - {fault.file for fault in faults})
 
+    def clips_came(self) -> None:
+        """Name what follows by the videos that now have pictures."""
+        self._forget("_brought_back", "networks", "combinations", "results")
+
     def finish(self, step: str) -> None:
         """Mark a step as complete, and remove what it replaces where that is cheap to make
         again.
         """
         if step == "describe":
             # What follows is named by which segments are whole.
-            self._forget("_described_digest", "codebooks", "combinations", "results")
+            self._forget("_described_digest", "codebooks", "networks", "combinations", "results")
             if self.retries.decoder:
                 # Before the mark: a killed run comes here again.
                 passed = dataclasses.replace(self.retries, decoder="")

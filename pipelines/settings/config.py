@@ -265,6 +265,8 @@ class Config:
                 f"{near(base, NETWORKS, '')}"
             )
         record, values = getattr(self, base), {}
+        if self.network.width and hasattr(record, "width"):
+            values["width"] = self.network.width
         try:
             for field_name, equals, text in parts:
                 if not equals:

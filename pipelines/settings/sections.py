@@ -525,6 +525,20 @@ class Network(Record):
     flow_bound_px: Annotated[float, between(0.1, 1000), Unit("px")] = setting(
         20.0, "Larger displacements in x or y are cut off to it."
     )
+    stream: bool = setting(
+        False,
+        "Store no pictures: videos are decoded again for each clip of the training and for each "
+        "test, while a GPU works. CLIPS then say which videos there are.",
+        Changes.WHICH,
+        added=True,
+    )
+    width: CountOrZero = setting(
+        0,
+        "Channels of the first stage, which all others are multiples of, of each network that has "
+        "a field width (actionflownet), but for variants that give one; 0: its own section's.",
+        Changes.WHICH,
+        added=True,
+    )
     test_clips: Annotated[Count, Unit("clips")] = setting(
         25, "Clips at random times of a tested video, whose mean score counts (VU 5.4.2)."
     )

@@ -357,7 +357,7 @@ CLIPS = Table(
         Column(
             "pictures",
             pa.large_binary(),
-            "RGB, uint8 [frames, side_px, side_px, 3]; not compressed",
+            "RGB, uint8 [frames, side_px, side_px, 3]; not compressed; empty with network.stream",
         ),
         Column(
             "flow",

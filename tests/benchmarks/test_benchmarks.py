@@ -34,6 +34,8 @@ def small(monkeypatch: pytest.MonkeyPatch):
         (encoders.whitening_against_encoding, 1),
         (networks.train, 1),
         (networks.score, 1),
+        (networks.workers, 1),
+        (networks.long_clips, 1),
     ],
 )
 @pytest.mark.nightly

@@ -228,10 +228,9 @@ class ActionFlowNet(Network):
         made = cls(header["channels"], settings, header["num_classes"], 0)
         return made.load_files(files)
 
-    def load_files(self, files: dict[str, bytes]) -> Self:
-        self.encoder.load_state_dict(load_tensors(files[ENCODER]))
-        self.load_state_dict(load_tensors(files[CLASSIFIERS]), strict=False)
-        return self.eval()
+    def tensors_of(self, files: dict[str, bytes]) -> dict[str, Tensor]:
+        encoder = load_tensors(files[ENCODER])
+        return super().tensors_of(files) | {f"encoder.{k}": v for k, v in encoder.items()}
 
 
 def _norms(part: nn.Module) -> list[nn.Module]:

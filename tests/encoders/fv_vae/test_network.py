@@ -173,3 +173,33 @@ def test_wrong_inputs() -> None:
     for bad in (0.0, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"first batch: expected finite descriptors"):
             net().start_at(descriptor_moments(torch.full((2, T, C), bad)))
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_class_that_a_video_does_not_count_for_has_no_part_in_its_loss(
+    multi_label: bool,
+) -> None:
+    made, x = net(lambda3=1, multi_label=multi_label, class_pooling="max"), frames()
+    targets = torch.eye(K, dtype=torch.float64)[torch.arange(len(x)) % K]
+    targets[0, 1] = targets[1, 2] = -1
+    assert made.classifier is not None
+    bias = made.classifier.bias
+    found = made.loss(x, targets, noise())[1]["classification"]
+    scores = made.classifier(made.evidence(x, noise())[1]).amax(1)
+    expected = []
+    for row, target in zip(scores, targets, strict=True):
+        left = [k for k in range(K) if target[k] >= 0]
+        truth = target[left]
+        if multi_label:
+            shares = row[left].sigmoid()
+            parts = truth * shares.log() + (1 - truth) * (1 - shares).log()
+        else:
+            parts = truth * row[left].log_softmax(0)
+        expected.append(-parts.sum())
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    # Alone, the second frame says nothing about the third class.
+    (gradient,) = torch.autograd.grad(
+        made.loss(x[1:2], targets[1:2], noise())[1]["classification"], bias
+    )
+    assert gradient[2] == 0
+    assert gradient[1] != 0

@@ -1,6 +1,8 @@
 """Every network of the registry: a new one is taken up by itself."""
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,10 +10,11 @@ import torch
 from torch import Tensor
 
 from encoders.backbones import load
-from encoders.networks.base import Clips, Network
+from encoders.networks.base import CLASSIFIERS, Clips, Network
 from encoders.networks.fit import fit_network
-from encoders.networks.registry import NETWORKS
+from encoders.networks.registry import NETWORKS, network_class
 from encoders.networks.scoring import clip_scores
+from encoders.tensor_files import save_tensors
 from tests.encoders import oracles
 from tests.encoders.networks import tiny
 from tests.encoders.networks.tiny import CROP, K
@@ -234,3 +237,86 @@ def test_the_phases_are_the_settings(name: str) -> None:
         rates = [phase.rate(step) for step in (0, 10, 20)]
         assert rates == [1, 0.5, 0.25]
         assert all(later < sooner for sooner, later in pairwise(rates))
+
+
+def test_streamed_videos_train_to_the_same_bits_also_after_a_stop(name: str) -> None:
+    frames, kept = tiny.videos(4), []
+    asked: list[list[int]] = []
+
+    def stream(numbers: Iterator[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        asked.append(list(numbers))
+        return ((frames[number], None) for number in asked[-1])
+
+    stored = tiny.sample(frames, TARGETS[:4])
+    expected = state_of(tiny.trained(name, of=stored))
+    streamed = replace(
+        stored, frames=frames[:0, 0], stream=stream, checkpoint=lambda state: kept.append(state())
+    )
+    assert_same(tiny.trained(name, of=streamed), expected)
+    # The batches are those of four steps, two of which are left after the stop.
+    assert_same(tiny.trained(name, of=replace(streamed, state=kept[1])), expected)
+    assert [len(numbers) for numbers in asked] == [4 * 6, 2 * 6]
+    assert asked[0][2 * 6 :] == asked[1]
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_class_that_a_video_does_not_count_for_has_no_part_in_its_loss(
+    name: str, multi_label: bool
+) -> None:
+    network, targets = tiny.network(name, "tiny_plain").eval(), torch.eye(K)
+    targets[0, 1] = -1
+    clips = random_clips(K)
+    losses = [
+        network.losses(Clips(clips), t, None, multi_label=multi_label)["total"]
+        for t in (targets, targets.clamp(min=0))
+    ]
+    assert losses[0] < losses[1]
+    alone = network.losses(Clips(clips[:1]), targets[:1], None, multi_label=multi_label)["total"]
+    bias = [p for n, p in network.named_parameters() if n.startswith("class") and p.shape == (K,)]
+    (gradient,) = torch.autograd.grad(alone, bias[-1])
+    assert gradient[1] == 0
+    assert gradient[0] != 0
+
+
+def test_a_network_starts_from_one_of_other_classes(name: str) -> None:
+    kind, record = network_class(name), tiny.settings(name)
+    before, files = tiny.network(name), tiny.network(name).files()
+    drawn = kind.build(tiny.source("tiny", seed=5), record, K + 2, seed=9)
+    own = state_of(drawn)
+    started = drawn.start_from(files).state_dict()
+    for key, value in before.state_dict().items():
+        if value.shape == own[key].shape:
+            assert torch.equal(started[key], value)
+        else:
+            # New classes' scores stay as they were drawn.
+            assert K in value.shape
+            assert torch.equal(started[key], own[key])
+    other = kind.build(tiny.source("tiny", seed=5), record, K, seed=9)
+    assert_same(other.start_from(files), state_of(before))
+
+
+def test_a_network_of_flow_starts_from_one_of_pictures(name: str) -> None:
+    files = tiny.network(name).files()
+    of_flow = tiny.network(name, channels=10)
+    if not of_flow.bodies:
+        return
+    started, stacks = of_flow.start_from(files).state_dict(), 0
+    for key, value in tiny.network(name).state_dict().items():
+        if value.shape == started[key].shape:
+            assert torch.equal(started[key], value)
+        else:
+            stacks += 1
+            mean = value.mean(1, keepdim=True).expand_as(started[key])
+            torch.testing.assert_close(started[key], mean)
+    assert stacks == len(of_flow.bodies)
+
+
+def test_a_network_of_another_shape_is_no_start(name: str) -> None:
+    changed = {"width": 5} if name == "actionflownet" else {}
+    other = tiny.network(name, "tiny", **changed)
+    files = other.files()
+    if not changed:
+        weights = {k: torch.zeros(2, *v.shape) for k, v in other.state_dict().items()}
+        files = {CLASSIFIERS: save_tensors(weights, "network", {})}
+    with pytest.raises(ValueError, match=f"{name}.start: expected .* got .*same settings"):
+        tiny.network(name).start_from(files)

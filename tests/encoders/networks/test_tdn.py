@@ -160,3 +160,14 @@ def test_a_new_classifier_may_learn_faster_than_the_backbone() -> None:
     assert {name.partition(".")[0] for name in rates} == {"bodies", "classifiers"}
     for name, rate in rates.items():
         assert rate == pytest.approx(1.0 if name.startswith("classifiers.") else 0.1)
+
+
+def test_the_image_subnetwork_starts_from_a_tsn_of_flow() -> None:
+    tsn, drawn = tiny.network("tsn", channels=10), tiny.network("tdn", channels=10).state_dict()
+    with torch.no_grad():
+        for value in tsn.parameters():
+            value.add_(1)
+    found = tiny.network("tdn", channels=10).start_from(tsn.files()).state_dict()
+    for key, value in found.items():
+        own = tsn.state_dict().get(key, drawn[key])
+        assert torch.equal(value, own), key

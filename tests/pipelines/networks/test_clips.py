@@ -56,6 +56,28 @@ def test_failed_videos_are_decoded_again_only_when_asked_for(tmp_path: Path) -> 
     assert decoded(2) == {"b": (3, ""), "e": (3, "")}
 
 
+def test_networks_are_trained_again_where_a_retry_brought_training_videos_back(
+    tmp_path: Path,
+) -> None:
+    job = example(str(tmp_path), "network.networks=tsn,actionflownet")
+    job = dataclasses.replace(job, retries=Retries(1, ""))
+    rows = [clip("v0", "failed", 1), clip("v1", "ok", 1), clip("v2", "failed", 1)]
+    rows = [row | {"source": row["video_id"]} for row in rows]
+    # A video that came later has had one try.
+    rows.append(clip("v3", "ok", 2) | {"source": "v3"})
+    job.store.publish_table(f"{job.clips}/first.parquet", CLIPS.build(rows), {})
+    before = {network.fold: network.folder for network in job.networks}
+    never = dataclasses.replace(job, retries=Retries(0, ""))
+    assert before == {network.fold: network.folder for network in never.networks}
+    rows = [clip("v0", "ok", 2) | {"source": "v0"}, clip("v2", "failed", 2) | {"source": "v2"}]
+    job.store.publish_table(f"{job.clips}/second.parquet", CLIPS.build(rows), {})
+    job.clips_came()
+    after = {network.fold: network.folder for network in job.networks}
+    is_same = {fold: after[fold] == before[fold] for fold in before}
+    assert is_same == {fold: "v0" not in job.training_videos(fold) for fold in before}
+    assert sorted(is_same.values()) == [False, True]
+
+
 def test_without_clips_all_are_decoded(tmp_path: Path) -> None:
     job = example(str(tmp_path), "network.networks=tsn")
     plan = pa.table({"clip_id": ["a#00000"], "source": ["s"]})

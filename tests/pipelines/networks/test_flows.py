@@ -12,9 +12,10 @@ import torch
 from encoders.networks.end_point import from_levels
 from encoders.networks.flow.actionflownet import ActionFlowNet
 from pipelines.networks.activation import occlusion_map
-from pipelines.networks.clips import KeepClips, decoder, windows
+from pipelines.networks.clips import KeepClips, decoder, decoding, windows
 from pipelines.networks.flows import flow_rows
 from pipelines.networks.score import ScoreVideos, clip_rows, flow_table, map_rows
+from pipelines.networks.streamed import Streamed
 from pipelines.networks.train import Task, read_share
 from pipelines.run.job import Job
 from pipelines.storage.tables import CLIPS, FLOWS
@@ -35,6 +36,13 @@ SETTINGS = (
 )
 
 
+def planned(data: Path) -> pa.Table:
+    """The video as v0, to be decoded."""
+    video = segments(data / "clips" / "bikes.mp4")
+    video = video.set_column(1, "video_id", pa.array(["v0"]))
+    return video.set_column(video.schema.get_field_index("source"), "source", pa.array(["v0"]))
+
+
 @pytest.fixture(scope="module")
 def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, list[dict]]:
     """A job whose CLIPS has one video, as a run makes it; and its row."""
@@ -42,12 +50,9 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, lis
     job.__dict__["weights"] = SimpleNamespace(file="w", identity="w", description="w")
     stage = decoder(job.config)
     stage.compares = False
-    video = segments(data / "clips" / "bikes.mp4")
-    video = video.set_column(1, "video_id", pa.array(["v0"]))
-    video = video.set_column(video.schema.get_field_index("source"), "source", pa.array(["v0"]))
     keep = KeepClips(SIDE, windows(job.config))
     with closing(stage.decoder):
-        rows = pa.concat_tables([keep(frames) for frames in stage(video)])
+        rows = pa.concat_tables([keep(frames) for frames in stage(planned(data))])
     job.store.publish_table(f"{job.clips}/a.parquet", rows, {})
     return job, rows.to_pylist()
 
@@ -86,13 +91,45 @@ def test_a_video_shorter_than_a_run_fails_and_says_so() -> None:
 
 def test_a_worker_has_the_frames_and_the_flow_of_its_videos(made) -> None:
     job, (row,) = made
-    training = SimpleNamespace(store=job.store, config=job.config, sources=job.sources, maps=None)
+    training = SimpleNamespace(
+        store=job.store, config=job.config, sources=job.sources, maps=None, plan=None
+    )
     task = Task(job.networks[0], job.clips, {"v0": ["a"]}, {})
     share = read_share(training, task, SimpleNamespace(rank=0, size=1))
     assert (share.videos, share.counts) == (["v0"], [RUNS * RUN])
     assert share.frames.tobytes() == row["pictures"]
     assert share.flows is not None
     assert share.flows.tobytes() == row["flow"]
+
+
+def test_a_streamed_video_is_learned_from_and_scored_as_a_stored_one(made, data: Path) -> None:
+    job, (row,) = made
+    config = job.config.with_settings(["network.stream=true"])
+    kind, arguments = decoding(config)
+    stage, video = kind(*arguments), planned(data)
+    stage.first.compares = False
+    with closing(stage.first.decoder):
+        (decoded,) = [table.to_pylist()[0] for table in stage(video)]
+    streamed = Streamed(config, video, [RUNS * RUN], "rgb", learns_flow=True, num_workers=1)
+    frames, flows = streamed._video(decoded, 0)
+    assert flows is not None
+    assert frames.numpy().tobytes() == row["pictures"]
+    assert flows.numpy().tobytes() == row["flow"]
+    with pytest.raises(RuntimeError, match="expected the 10 frames of v0, got 5 of v0"):
+        streamed._video(decoded | {"frame_indices": row["frame_indices"][:5]}, 0)
+
+    fitted = job.networks[0]
+    network = ActionFlowNet(3, fitted.settings, 2, seed=4).eval()
+    for name, content in network.files().items():
+        job.store.publish(f"{fitted.folder}/{name}", content)
+    place = {"video_id": "v0", "fold": 0, "file": f"{job.clips}/a.parquet", "row": 0}
+    found = []
+    for own in (job.config, config):
+        scorer = ScoreVideos(job.store, own, {0: fitted}, ("n", lambda: b""), ["a", "b"])
+        if scorer.decoder:
+            scorer.decoder.first.compares = False
+        found.append(scorer(pa.Table.from_pylist([video.to_pylist()[0] | place])))
+    assert found[0].equals(found[1])
 
 
 def test_scores_flows_and_hidden_squares_of_a_video(made) -> None:
