@@ -98,7 +98,8 @@ def publish(store: Store, outputs: list[Output], rows: pa.Table) -> list[str]:
 def _without(rows: pa.Table, videos: frozenset[str]) -> pa.Table:
     if not videos:
         return rows
-    return rows.filter(pa.array([video not in videos for video in rows["video_id"].to_pylist()]))
+    is_new = [video not in videos for video in rows["video_id"].to_pylist()]
+    return rows.filter(pa.array(is_new, pa.bool_()))
 
 
 def in_key_order(table: pa.Table, key: tuple[str, ...]) -> pa.Table:

@@ -35,7 +35,7 @@ from pipelines.storage.tables import CURVES, ENCODINGS, NAMED_BY_KEYS, SAMPLES, 
 
 PROVENANCE = "video_fisher."
 
-BY_NAME = {table.name: table for table in KEPT}
+BY_NAME = {table.name: table for table in TABLES}
 
 UNNAMED = {"samples": SAMPLES, "codebooks": CURVES}
 """Tables whose folders run.json does not name, by the folder that they are in."""

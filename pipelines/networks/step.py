@@ -103,8 +103,12 @@ def _score(job: Job, result: Result) -> Spent:
     stored = StoredMaps.of(job) if next(iter(networks.values())).reads_maps else None
     plan = _plan_of_maps(job, stored) if stored else _plan(job)
     outputs = _outputs(job, result)
-    few = (CAMS, SCORES_OVER_TIME)
-    done = frozenset.intersection(*(o.visible for o in outputs if o.table not in few))
+    every, shown = names(plan), names(plan.filter(plan["is_shown"]))
+    # Videos of which a table has no rows.
+    without = {CAMS: every - shown}
+    if job.config.network.over_time != "all":
+        without[SCORES_OVER_TIME] = every - shown
+    done = frozenset.intersection(*(o.visible | without.get(o.table, frozenset()) for o in outputs))
     rows = plan.filter(pc.invert(pc.is_in(plan["video_id"], pa.array(sorted(done), pa.string()))))
     pool = pools.pools(job.config.cluster).encode.fitting(rows.num_rows)
     line = progress_line(job, "classify", rows.num_rows, {("read", "score"): pool})

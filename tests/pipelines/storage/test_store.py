@@ -23,6 +23,7 @@ from pipelines.storage.columns import file_name, places_of
 from pipelines.storage.filesystems import filesystem
 from pipelines.storage.parquet import write_parquet
 from pipelines.storage.store import Store
+from pipelines.storage.tables import VIDEOS
 from pipelines.storage.uris import absolute_uri
 
 
@@ -267,3 +268,12 @@ def test_a_killed_write_leaves_what_readers_pass_over_and_the_next_run_sweeps(
     assert store.sweep(before=left[0].stat().st_mtime + 1) == 1
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == sorted([*kept, "y.parquet"])
     assert Store(str(tmp_path / "nothing here")).sweep(before=1e12) == 0
+
+
+def test_a_table_that_gets_no_rows_beside_others_is_let_be(tmp_path: Path) -> None:
+    """As where a video is scored again that has no activation maps."""
+    rows = pa.table({"video_id": ["a"]})
+    none = sink.Output(VIDEOS, "none", {}, lambda rows: rows.slice(0, 0), frozenset({"b"}))
+    some = sink.Output(VIDEOS, "some", {}, visible=frozenset({"b"}))
+    names = sink.publish(Store(str(tmp_path)), [none, some], rows)
+    assert [name.partition("/")[0] for name in names] == ["some"]
