@@ -46,6 +46,7 @@ def saved(root: str, *, missing: int = 0) -> SavedRun:
     return SavedRun(store, CONFIG, tables | {"videos": "videos/d"})
 
 
+@pytest.mark.nightly
 def test_rules_that_choose_find_the_stream_that_knows(tmp_path) -> None:
     corpus = Corpus.read(saved(str(tmp_path)))
     assert list(corpus.grams) == [GOOD, NOISE]

@@ -110,7 +110,7 @@ print(time.process_time())
 
 @pytest.mark.parametrize("name", ["jobs", "pipelines"])
 def test_a_folder_with_a_package_of_its_own(tmp_path: Path, name: str) -> None:
-    """It is found before what is installed, also by Ray's workers: only these load pipelines."""
+    """Python finds it before what is installed; the command passes over it."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("raise SystemExit('not video-fisher')")
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
@@ -123,11 +123,10 @@ def test_a_folder_with_a_package_of_its_own(tmp_path: Path, name: str) -> None:
             ["-c", "import video_fisher; print(video_fisher.RunError.__module__)"],
         )
     ]
+    assert done[0].returncode == 2
+    assert done[0].stderr.startswith("error: --videos: Option '--videos' requires an arg")
     if name == "jobs":
-        assert [one.returncode for one in done] == [2, 0]
-        assert done[0].stderr.startswith("error: --videos: Option '--videos' requires an arg")
-        assert done[1].stdout == "pipelines.errors\n"
+        assert (done[1].returncode, done[1].stdout) == (0, "pipelines.errors\n")
         return
-    assert [one.returncode for one in done] == [2, 1]
-    assert done[0].stderr.startswith(f"error: {tmp_path}: expected a folder without a pipelines")
+    assert done[1].returncode == 1
     assert "expected its own package pipelines in" in done[1].stderr.splitlines()[-1]

@@ -121,7 +121,7 @@ def test_a_search_gives_rows(root: Path) -> None:
         (lambda run: run.search("v9"), "--query v9: expected a video_id of the run"),
         (lambda run: vf.open("/nowhere"), "/nowhere: expected a run with its run.json"),
         (lambda run: vf.run("x", out="y", describe={"nods": 2}), "did you mean nodes?"),
-        (lambda run: vf.run("x", out="y", settings={"fit.num_frames": 0}), "at least 1, got 0"),
+        (lambda run: vf.run("x", out="y", settings={"fit.num_frames": -1}), "at least 0, got -1"),
         (lambda run: vf.run("x", out="y", settings={"nodes": 2}), "expected 'section.field'"),
         (
             lambda run: vf.run("x", out="y", fit={"seed": 1}, settings={"fit.seed": 1}),
@@ -162,13 +162,13 @@ def test_a_wrong_setting_is_refused_before_torch_and_ray_are_loaded() -> None:
     script = """
 import sys, video_fisher as vf
 try:
-    vf.run("videos", out="out", fit={"num_frames": 0})
+    vf.run("videos", out="out", fit={"num_frames": -1})
 except vf.ConfigError as error:
     print(error)
 print([name for name in ("ray", "torch") if name in sys.modules])
 """
     done = python(script, cwd=ROOT)
-    assert done.stdout == ("settings: fit.num_frames: expected at least 1, got 0\n[]\n"), (
+    assert done.stdout == ("settings: fit.num_frames: expected at least 0, got -1\n[]\n"), (
         done.stderr
     )
 

@@ -135,7 +135,7 @@ def test_codebook_and_weights_are_those_of_the_footers(run: SavedRun) -> None:
         ),
         (
             b'{"config": {"recipe": "x", "fit": {"num_frames": -1}}, "tables": {}, "steps": {}}',
-            "at least 1, got -1",
+            "at least 0, got -1",
         ),
         (
             b'{"config": {"recipe": "x", "fit": 3}, "tables": {}, "steps": {}}',
