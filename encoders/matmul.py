@@ -91,19 +91,29 @@ def way(name: str) -> Iterator[None]:
                 mode.fp32_precision = _depth["before"]
 
 
+def wanted() -> str:
+    """Return what the environment variable says.
+
+    Raises:
+        ValueError: it names no way.
+    """
+    said = os.environ.get(VARIABLE, "auto")
+    if said not in ("auto", *WAYS):
+        raise ValueError(
+            f"{VARIABLE}: expected auto or one of {', '.join(WAYS)}, got {said!r}; set or unset "
+            "it in the environment of every node"
+        )
+    return said
+
+
 def chosen() -> str:
     """Return the way of this machine, a key of WAYS.
 
     Raises:
-        ValueError: the environment variable names no way.
+        ValueError: see `wanted`.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in ("auto", *WAYS):
-        raise ValueError(
-            f"{VARIABLE}: expected auto or one of {', '.join(WAYS)}, got {wanted!r}; set or unset "
-            "it in the environment of every node"
-        )
-    return _chosen(_cache_file()) if wanted == "auto" else wanted
+    said = wanted()
+    return _chosen(_cache_file()) if said == "auto" else said
 
 
 def choose(trials: Sequence[Trial]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders import matmul
 from encoders.descriptors.streams import Stream
 from encoders.networks import base, body
 from encoders.networks.settings import (
@@ -83,6 +84,11 @@ def prepare(inputs: Inputs, *, plan: bool = False) -> Job:
         ConfigError: any input or setting that cannot be right.
     """
     config, steps = inputs.config, inputs.steps
+    try:
+        matmul.wanted()
+    except ValueError as error:
+        # Workers would end in it, hours later.
+        raise ConfigError(str(error)) from error
     resolved_weights = weights.resolve(config.describe)
     streams = described_streams(config)
     media, has_boxes = config.manifest.media, config.picture.box == "crop"

@@ -23,6 +23,7 @@ from pipelines import logs
 from pipelines.cluster.broadcast import SharedFile
 from pipelines.cluster.device import device
 from pipelines.cluster.meter import SILENT, Meter
+from pipelines.errors import RunError
 from pipelines.networks.activation import activation_rows
 from pipelines.networks.clips import decoding
 from pipelines.networks.flows import flow_rows
@@ -158,9 +159,9 @@ class ScoreVideos:
             self.decoded = decoded
             if not decoded["frame_indices"][0].as_py():
                 error = decoded["error"][0].as_py()
-                raise RuntimeError(
+                raise RunError(
                     f"network.stream: expected the frames of {place['video_id']}, got none "
-                    f"({error})"
+                    f"({error}); give the command again"
                 )
         return self.decoded
 

@@ -15,6 +15,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from pipelines.cluster import pools
 from pipelines.cluster.datasets import dataset
+from pipelines.errors import RunError
 from pipelines.networks.clips import decoding
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Network
@@ -74,9 +75,9 @@ class Streamed:
         video = self.rows["video_id"][number].as_py()
         count = len(row["frame_indices"]) if self.stream == "rgb" else row["num_flows"]
         if (row["video_id"], count) != (video, self.counts[number]):
-            raise RuntimeError(
+            raise RunError(
                 f"network.stream: expected the {self.counts[number]} frames of {video}, got "
-                f"{count} of {row['video_id']} ({row['error']})"
+                f"{count} of {row['video_id']} ({row['error']}); give the command again"
             )
         side = network.side_px
         shape = (-1, side, side, channels(network, self.stream))

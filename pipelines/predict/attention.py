@@ -1,18 +1,17 @@
 """Attention of an FV-VAE over pictures, at each position of the maps (DQ appendix B, Figure 6)."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image
 
 from pipelines.describe.stage import described_streams
 from pipelines.encode.stage import load_encoder
 from pipelines.predict.confidence import described_rows, painted, shown
 from pipelines.run.saved import SavedRun
+from pipelines.storage.pictures import image_file
 from pipelines.video.stages import BOX
 
 
@@ -47,9 +46,7 @@ def attention(run: SavedRun, number: int) -> list[Attention]:
                 values = loaded.attention(rows).reshape(scale.height, scale.width).numpy()
             frame = shown(row["uri"], run.config, box)
             sides = np.concatenate([frame, painted(frame, values)], axis=1)
-            buffer = io.BytesIO()
-            Image.fromarray(sides).save(buffer, "PNG")
-            found.append(Attention(row["video_id"], values, buffer.getvalue()))
+            found.append(Attention(row["video_id"], values, image_file(sides, kind="PNG")))
         return found
     return []
 

@@ -158,6 +158,15 @@ print([name for name in ("ray", "torch", "torchvision", "sklearn", "av") if name
     assert done.stdout == "5 True True True\n[]\n", done.stderr
 
 
+def test_a_wrong_environment_is_refused_on_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDEO_FISHER_MATMUL", "mkl")
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(vf.ConfigError, match="VIDEO_FISHER_MATMUL: expected auto or one of"):
+        vf.run(tmp_path, out=tmp_path / "out", settings={"describe.weights": "random:0"})
+
+
 def test_a_wrong_setting_is_refused_before_torch_and_ray_are_loaded() -> None:
     script = """
 import sys, video_fisher as vf

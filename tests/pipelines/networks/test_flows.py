@@ -11,6 +11,7 @@ import torch
 
 from encoders.networks.end_point import from_levels
 from encoders.networks.flow.actionflownet import ActionFlowNet
+from pipelines.errors import RunError
 from pipelines.networks.activation import occlusion_map
 from pipelines.networks.clips import KeepClips, decoder, decoding, windows
 from pipelines.networks.flows import flow_rows
@@ -115,7 +116,7 @@ def test_a_streamed_video_is_learned_from_and_scored_as_a_stored_one(made, data:
     assert flows is not None
     assert frames.numpy().tobytes() == row["pictures"]
     assert flows.numpy().tobytes() == row["flow"]
-    with pytest.raises(RuntimeError, match="expected the 10 frames of v0, got 5 of v0"):
+    with pytest.raises(RunError, match="expected the 10 frames of v0, got 5 of v0"):
         streamed._video(decoded | {"frame_indices": row["frame_indices"][:5]}, 0)
 
     fitted = job.networks[0]
