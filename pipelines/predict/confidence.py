@@ -1,7 +1,6 @@
 """Confidence of a class over a picture: what each single position says of it (FK 4.5)."""
 
 import dataclasses
-import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -12,7 +11,6 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from encoders.descriptors.streams import Stream
 from encoders.descriptors.windows import mean_of_windows, windows
@@ -27,6 +25,7 @@ from pipelines.predict.model import Model, Scorer, choose
 from pipelines.run.saved import SavedRun
 from pipelines.settings.config import Config
 from pipelines.settings.sections import Picture, Sampling
+from pipelines.storage.pictures import image_file
 from pipelines.storage.store import Store
 from pipelines.storage.tables import CONFIDENCE
 from pipelines.storage.uris import absolute_uri
@@ -220,8 +219,6 @@ def _files(to: str) -> tuple[str, str]:
 
 def _publish(found: Confidence, model: Model, uri: str, to: str, frame: np.ndarray) -> None:
     folder, name = os.path.split(found.picture)
-    buffer = io.BytesIO()
-    Image.fromarray(painted(frame, found.values)).save(buffer, "PNG")
     row = {
         "uri": uri,
         "encoder": model.encoder,
@@ -233,5 +230,5 @@ def _publish(found: Confidence, model: Model, uri: str, to: str, frame: np.ndarr
     }
     store = Store(folder)
     with using("--to", to, "write there"):
-        store.publish(name, buffer.getvalue())
+        store.publish(name, image_file(painted(frame, found.values), kind="PNG"))
         store.publish_table(f"{name[:-4]}.parquet", CONFIDENCE.build([row]), {})
